@@ -1,0 +1,1 @@
+"""Exact optima, paper policies and exact scores."""

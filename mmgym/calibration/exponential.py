@@ -1,0 +1,389 @@
+r"""Maximum likelihood for exponential fill rates and for Brownian mid prices.
+
+An order at depth :math:`d` from the mid is filled at rate :math:`\lambda(d) = A e^{-k d}` per second, with
+:math:`A` = ``fill_rate`` and :math:`k` = ``fill_decay``. Two kinds of record tell :math:`A` and :math:`k`.
+
+*Fills of own quotes* (`fit_fills`). Row :math:`i` of depth :math:`d_i` and exposure :math:`e_i` seconds has
+:math:`n_i \sim \mathrm{Poisson}(A e^{-k d_i} e_i)` fills: a log-linear regression with offset :math:`\log e_i`. For
+given :math:`k` the best rate is :math:`A = \sum n_i / \sum e_i e^{-k d_i}`; what is left is one equation in :math:`k`,
+
+.. math:: \frac{\sum d_i e_i e^{-k d_i}}{\sum e_i e^{-k d_i}} = \frac{\sum n_i d_i}{\sum n_i} =: \bar d,
+
+whose left side falls strictly from the largest depth to the smallest, so that the maximum exists, and is unique, exactly
+when the mean depth of the fills lies strictly between the two. With :math:`n = \sum n_i` and :math:`v` the variance of
+the depth under the weights :math:`e_i e^{-k d_i}`, Fisher's information gives
+:math:`\mathrm{var}\,k = 1/(n v)` and :math:`\mathrm{var} \log A = 1/n + \bar d^2/(n v)`.
+
+*Market orders of others* (`fit_reaches`). A market order that reaches depth :math:`D` fills every quote up to
+:math:`D`, so :math:`\lambda(d)` is the rate of orders with :math:`D \ge d`. The counts at two depths hold the same orders
+and are no independent data; the reaches are. Given that it gets to a smallest depth :math:`d_0` (the touch; nothing is
+seen nearer to the mid) the reach beyond :math:`d_0` is exponential, and in whole ticks :math:`h` it is geometric: each
+further tick is reached with probability :math:`q = e^{-k h}`. Looking no deeper than a largest depth censors the
+reaches there, and the ticks tried are Bernoulli trials still: with :math:`s` ticks passed and :math:`u` orders seen to
+stop,
+
+.. math:: q = \frac{s}{s + u}, \qquad k = -\frac{\log q}{h}, \qquad \mathrm{var}\,k = \frac{1 - q}{h^2 q (s + u)}.
+
+The :math:`n` orders in :math:`T` seconds are Poisson and independent of their reaches, hence
+:math:`\log A = \log(n/T) + k d_0` with :math:`\mathrm{var} \log A = 1/n + d_0^2\, \mathrm{var}\,k`.
+
+Standard errors are those of the model. Fills that cluster have larger ones: ``dispersion`` says by how much.
+
+References
+----------
+Avellaneda, M. and Stoikov, S. (2008). High-frequency trading in a limit order book. *Quantitative Finance* 8(3),
+section 2.5 (exponential fill rates).
+
+Guéant, O., Lehalle, C.-A. and Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
+making problem. *Mathematics and Financial Economics* 7(4), section 2 (the market that is calibrated).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95
+QUANTILE = float(stats.norm.isf((1 - LEVEL) / 2))
+SMALLEST_EXPECTED_COUNT = 5.0  # per cell of the chi-square test
+LARGEST_CELL_NUMBER = 12
+WINDOWS = 30  # for the dispersion of a tape's order counts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error and 95 % interval."""
+
+    value: float
+    stderr: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class ExponentialFit:
+    """The exponential law of one side, and how well it holds.
+
+    Attributes
+    ----------
+    fill_rate : Estimate
+        A, per second. The interval is that of log A, carried over.
+    log_fill_rate : Estimate
+        log A.
+    fill_decay : Estimate
+        k, per unit of price.
+    fills : int
+        Fills, or market orders, that the estimates rest on.
+    exposure : float
+        Seconds.
+    deviance : float
+        Likelihood-ratio statistic of the exponential law against free rates in cells of depth.
+    degrees_of_freedom : int
+        Cells less two; zero where the data leave nothing to test.
+    p_value : float
+        Chi-square probability of a larger deviance; NaN without degrees of freedom. The parameters come from the
+        single observations, not from the cells, which makes it a little too small.
+    dispersion : float
+        Variance of the counts over the variance of Poisson counts. Where fills cluster it exceeds 1, and the standard
+        error of ``fill_rate`` is too small by about its square root.
+    rates : pandas.DataFrame
+        By depth (units of price): ``exposure`` (s), ``fills``, ``rate`` (1/s) with its exact 95 % Poisson interval
+        ``lower``, ``upper``, the ``fitted`` rate and ``ratio`` = rate / fitted.
+    """
+
+    fill_rate: Estimate
+    log_fill_rate: Estimate
+    fill_decay: Estimate
+    fills: int
+    exposure: float
+    deviance: float
+    degrees_of_freedom: int
+    p_value: float
+    dispersion: float
+    rates: pd.DataFrame = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class BrownianFit:
+    """Drift and volatility of a mid price.
+
+    Attributes
+    ----------
+    volatility, drift : Estimate
+        In price per square root of a second, and price per second.
+    increments : int
+        Price changes used.
+    duration : float
+        Their total time, seconds.
+    excess_kurtosis : float
+        Of the standardised changes; 0 under Brownian motion. Fat tails (positive) make the standard error of the
+        volatility too small by about ``sqrt(1 + excess_kurtosis / 2)``.
+    """
+
+    volatility: Estimate
+    drift: Estimate
+    increments: int
+    duration: float
+    excess_kurtosis: float
+
+
+def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> ExponentialFit:
+    """Fit the exponential law to the fills of own quotes (Poisson regression).
+
+    Parameters
+    ----------
+    depth : array_like, shape (n,)
+        Distance of the quote from the mid, units of price.
+    exposure : array_like, shape (n,)
+        Seconds for which the quote stood, positive.
+    fills : array_like, shape (n,)
+        Number of fills in that time, whole numbers.
+
+    Returns
+    -------
+    ExponentialFit
+
+    Raises
+    ------
+    ValueError
+        If an array is out of range, or the data do not identify both parameters: no fills, all depths equal, or all
+        fills at the smallest (largest) depth.
+    """
+    depth, exposure, fills = (np.asarray(values, dtype=float) for values in (depth, exposure, fills))
+    if not depth.ndim == 1 <= depth.size or not depth.shape == exposure.shape == fills.shape:
+        raise ValueError(
+            f"depth, exposure and fills need one shape (n,) with n >= 1, got {depth.shape}, {exposure.shape}, {fills.shape}"
+        )
+    if not np.isfinite(depth).all():
+        raise ValueError("depth must be finite")
+    if not (np.isfinite(exposure) & (exposure > 0)).all():
+        raise ValueError("exposure must be positive and finite (seconds)")
+    if not (np.isfinite(fills) & (fills >= 0) & (fills == np.floor(fills))).all():
+        raise ValueError("fills must be whole numbers, 0 or more")
+    total = fills.sum()
+    if total == 0:
+        raise ValueError("no fills: fill_rate and fill_decay need fills at two depths at least")
+    nearest, deepest = depth.min(), depth.max()
+    if nearest == deepest:
+        raise ValueError(f"all depths are {nearest:g}: fill_decay needs quotes at two depths at least")
+    mean = float(fills @ depth / total)
+    filled = depth[fills > 0]
+    if (filled == nearest).all() or (filled == deepest).all():
+        end = "smallest" if filled[0] == nearest else "largest"
+        raise ValueError(f"all fills are at the {end} depth: fill_decay needs a fill at another depth")
+
+    span = deepest - nearest
+    scaled = (depth - mean) / span
+
+    def excess(decay: float) -> float:
+        """Tilted mean of the depth, less the mean depth of the fills: falls from positive to negative."""
+        exponent = -decay * scaled
+        weight = exposure * np.exp(exponent - exponent.max())
+        return float(weight @ scaled / weight.sum())
+
+    bound = 1.0
+    while excess(-bound) <= 0 or excess(bound) >= 0:
+        bound *= 2
+    decay = float(optimize.brentq(excess, -bound, bound, xtol=1e-13)) / span
+
+    weight = exposure * np.exp(-decay * (depth - mean))
+    log_rate = math.log(total / weight.sum()) + decay * mean
+    variance = float(weight @ (depth - mean) ** 2 / weight.sum())
+    decay_stderr = 1 / math.sqrt(total * variance)
+    expected = total * weight / weight.sum()
+
+    cell = _depth_cells(depth, expected, int(min(LARGEST_CELL_NUMBER, total // SMALLEST_EXPECTED_COUNT)))
+    seconds, counts, fitted = (np.bincount(cell, weights=values) for values in (exposure, fills, expected))
+    rates = _rate_table(np.bincount(cell, weights=exposure * depth) / seconds, seconds, counts, fitted / seconds)
+    spread = float(((fills - expected) ** 2 / expected).sum()) / (fills.size - 2) if fills.size > 2 else math.nan
+    return _fit(log_rate, mean, decay, decay_stderr, int(total), float(exposure.sum()), counts, fitted, spread, rates)
+
+
+def fit_reaches(
+    time: ArrayLike,
+    reach: ArrayLike,
+    *,
+    start: float,
+    end: float,
+    tick: float,
+    minimum_depth: float,
+    maximum_depth: float | None = None,
+) -> ExponentialFit:
+    """Fit the exponential law to the reaches of market orders (geometric in ticks beyond the touch).
+
+    Parameters
+    ----------
+    time : array_like, shape (n,)
+        Times of the market orders of one side, seconds.
+    reach : array_like, shape (n,)
+        Distance of each order's worst price from the mid just before it, units of price. Orders that do not get to
+        `minimum_depth` are left out.
+    start, end : float
+        The window watched; orders outside it are left out. Its length is the exposure, seconds.
+    tick : float
+        Grid of the reaches beyond `minimum_depth`, units of price.
+    minimum_depth : float
+        The touch: nearest depth at which anything is seen.
+    maximum_depth : float, optional
+        Look no deeper: reaches are censored here. By default they are not.
+
+    Returns
+    -------
+    ExponentialFit
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or no order, or none that goes on beyond `minimum_depth`, or none that stops
+        before `maximum_depth`, is left.
+    """
+    time, reach = np.asarray(time, dtype=float), np.asarray(reach, dtype=float)
+    if time.ndim != 1 or time.shape != reach.shape or not np.isfinite([time, reach]).all():
+        raise ValueError(f"time and reach need one shape (n,) and finite values, got shapes {time.shape}, {reach.shape}")
+    if not (math.isfinite(tick) and tick > 0):
+        raise ValueError(f"tick must be positive and finite, got {tick}")
+    if not (math.isfinite(end - start) and end > start):
+        raise ValueError(f"the window must have positive length, got start {start} and end {end}")
+    limit = math.inf if maximum_depth is None else _whole_ticks(maximum_depth - minimum_depth, tick)
+    if not (math.isfinite(minimum_depth) and limit >= 1):
+        raise ValueError(
+            f"maximum_depth must exceed minimum_depth by a tick ({tick:g}) at least, got {maximum_depth}, {minimum_depth}"
+        )
+    passed = _whole_ticks(reach - minimum_depth, tick)
+    kept = (passed >= 0) & (time >= start) & (time <= end)
+    time, passed = time[kept], np.minimum(passed[kept], limit)
+    total, exposure = passed.size, end - start
+    stops, steps = int((passed < limit).sum()), float(passed.sum())
+    if total == 0:
+        raise ValueError(f"no market order reaches minimum_depth {minimum_depth:g}: both parameters need some")
+    if steps == 0 or stops == 0:
+        missing = "goes on beyond minimum_depth" if steps == 0 else "stops before maximum_depth"
+        raise ValueError(f"no market order {missing}: fill_decay needs orders of different reach")
+
+    decay = math.log1p(stops / steps) / tick
+    decay_stderr = math.sqrt(stops / (steps * (steps + stops))) / tick
+    log_rate = math.log(total / exposure) + decay * minimum_depth
+
+    grid = _reach_grid(passed, decay * tick)
+    counts = total - np.searchsorted(np.sort(passed), grid)
+    survival = np.exp(-decay * tick * grid)
+    rates = _rate_table(minimum_depth + tick * grid, np.full(grid.size, exposure), counts, total / exposure * survival)
+    observed, expected = -np.diff(counts, append=0), -total * np.diff(survival, append=0)
+    windows = np.histogram(time, bins=WINDOWS, range=(start, end))[0]
+    dispersion = float(windows.var(ddof=1) / windows.mean())
+    return _fit(
+        log_rate, minimum_depth, decay, decay_stderr, total, exposure, observed, expected, dispersion, rates
+    )
+
+
+def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = None) -> BrownianFit:
+    """Fit drift and volatility of an arithmetic Brownian motion, at any spacing of the times.
+
+    With changes ``x_i`` over ``t_i`` seconds: drift ``sum x / sum t``, volatility squared
+    ``sum((x - drift t)^2 / t) / (n - 1)``; the intervals (chi-square and Student) are exact.
+
+    Parameters
+    ----------
+    time : array_like, shape (n,)
+        Seconds, strictly rising within an episode.
+    mid : array_like, shape (n,)
+        Mid price at these times.
+    episode : array_like, shape (n,), optional
+        Label of the stretch a row belongs to; no change is taken across two stretches. One stretch by default.
+
+    Returns
+    -------
+    BrownianFit
+
+    Raises
+    ------
+    ValueError
+        If times do not rise, values are not finite, the mid never moves, or fewer than two changes are left.
+    """
+    time, mid = np.asarray(time, dtype=float), np.asarray(mid, dtype=float)
+    label = np.zeros(time.shape) if episode is None else np.asarray(episode)
+    if time.ndim != 1 or not time.shape == mid.shape == label.shape or not np.isfinite([time, mid]).all():
+        raise ValueError(f"time and mid need one shape (n,) and finite values, got shapes {time.shape} and {mid.shape}")
+    within = label[1:] == label[:-1]
+    seconds, change = np.diff(time)[within], np.diff(mid)[within]
+    number = seconds.size
+    if number < 2:
+        raise ValueError(f"the volatility needs two price changes at least, got {number}")
+    if not (seconds > 0).all():
+        raise ValueError("time must rise strictly from one mid price to the next")
+    duration = float(seconds.sum())
+    drift = float(change.sum()) / duration
+    normal = (change - drift * seconds) / np.sqrt(seconds)
+    squares = float(normal @ normal)
+    if not squares > 0:
+        raise ValueError("the mid price never moves off its drift: the volatility needs changes that differ")
+    freedom = number - 1
+    volatility = math.sqrt(squares / freedom)
+    tail = (1 - LEVEL) / 2
+    lower, upper = (math.sqrt(squares / float(stats.chi2.isf(q, freedom))) for q in (tail, 1 - tail))
+    drift_stderr = volatility / math.sqrt(duration)
+    reach = drift_stderr * float(stats.t.isf(tail, freedom))
+    return BrownianFit(
+        volatility=Estimate(volatility, volatility / math.sqrt(2 * freedom), lower, upper),
+        drift=Estimate(drift, drift_stderr, drift - reach, drift + reach),
+        increments=number,
+        duration=duration,
+        excess_kurtosis=float((normal**4).mean() / (normal**2).mean() ** 2) - 3.0,
+    )
+
+
+def _fit(
+    log_rate: float,
+    leverage: float,
+    decay: float,
+    decay_stderr: float,
+    fills: int,
+    exposure: float,
+    observed: ArrayLike,
+    expected: ArrayLike,
+    dispersion: float,
+    rates: pd.DataFrame,
+) -> ExponentialFit:
+    """Standard errors, intervals and the test; `leverage` is the depth whose log rate is independent of the decay."""
+    log_stderr = math.sqrt(1 / fills + (leverage * decay_stderr) ** 2)
+    log_estimate = _normal(log_rate, log_stderr)
+    rate = math.exp(log_rate)
+    deviance, freedom = _deviance(np.asarray(observed, dtype=float), np.asarray(expected, dtype=float))
+    return ExponentialFit(
+        fill_rate=Estimate(rate, rate * log_stderr, math.exp(log_estimate.lower), math.exp(log_estimate.upper)),
+        log_fill_rate=log_estimate,
+        fill_decay=_normal(decay, decay_stderr),
+        fills=fills,
+        exposure=exposure,
+        deviance=deviance,
+        degrees_of_freedom=freedom,
+        p_value=float(stats.chi2.sf(deviance, freedom)) if freedom else math.nan,
+        dispersion=dispersion,
+        rates=rates,
+    )
+
+
+def _normal(value: float, stderr: float) -> Estimate:
+    return Estimate(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
+
+
+def _deviance(observed: Array, expected: Array) -> tuple[float, int]:
+    """Deviance and degrees of freedom, neighbouring cells pooled until each expects enough."""
+    reached = 0.0
+    starts = []
+    for index, above in enumerate(expected[::-1].cumsum()[::-1]):
+        if above >= SMALLEST_EXPECTED_COUNT and (not starts or reached >= SMALLEST_EXPECTED_COUNT):
+            starts.append(index)
+            reached = 0.0
+        reached += expected[index]
+    if len(starts) < 3:
+        return 0.0, 0
+    seen, mean = np.add.reduceat(observed, starts), np.add.reduceat(expected, starts)
+    return max(0.0, 2 * float((stats_xlogy(seen, seen / mean)).sum())), len(starts) - 2

@@ -1,0 +1,1 @@
+"""The environments: spaces, units and documentation of each market."""

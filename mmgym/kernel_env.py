@@ -1,0 +1,550 @@
+"""The Gymnasium face of a kernel market: batches of rows, seeding, autoreset, info, state and rendering.
+
+`KernelVectorEnv` steps a batch of independent rows; `KernelEnv` is a batch of one. A market adds a subclass of each,
+with its spaces and its docstring, by way of a common base that derives from `MarketFace`.
+
+Seeding: row ``i`` of a batch seeded ``s`` owns a random stream that depends on ``s + i`` alone, and plays bit for bit
+what a single environment seeded ``s + i`` plays over successive resets without a seed.
+"""
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from mmgym.arguments import choice, integer
+from mmgym.market import Market, advance_rows, prepare_rows, reset_rows, start_rows, step_rows
+from mmgym.rendering import EpisodeHistory
+
+__all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
+
+STATE_FORMAT = 1
+_MASK_64 = (1 << 64) - 1
+
+Array = NDArray[Any]
+
+
+class MarketFace:
+    """What the single and the vector environment of a market share: its parameters and public maps.
+
+    A market's subclass sets `market`, `observation_box` and `action_box`, and defines the maps `to_quotes`,
+    `from_quotes` and `to_state` and the info entries.
+    """
+
+    market: ClassVar[Market]
+    params: Any
+
+    @classmethod
+    def create_params(cls, arguments: Mapping[str, Any]) -> Any:
+        """Checked parameters from constructor arguments."""
+        allowed = list(inspect.signature(cls.market.params_type.create).parameters)
+        unknown = [name for name in arguments if name not in allowed]
+        if unknown:
+            raise TypeError(f"unknown argument {unknown[0]!r}: allowed are {', '.join(allowed)}")
+        return cls.market.params_type.create(**arguments)
+
+    def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+        """Observation and action space of one environment."""
+        raise TypeError(f"{type(self).__name__} must define single_spaces()")
+
+    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
+        """Quotes in model units that actions stand for."""
+        raise TypeError(f"{type(self).__name__} must define to_quotes()")
+
+    def from_quotes(self, quotes: Any) -> Array:
+        """Actions that stand for quotes in model units."""
+        raise TypeError(f"{type(self).__name__} must define from_quotes()")
+
+    def to_state(self, observations: Any) -> tuple[Array, ...]:
+        """Integer coordinates (step first) of observations."""
+        raise TypeError(f"{type(self).__name__} must define to_state()")
+
+    def describe_rows(self, rows: Array, controls: Array, full: bool) -> dict[str, Any]:
+        """Info entries, arrays over rows, from state rows and the controls of the last step."""
+        raise TypeError(f"{type(self).__name__} must define describe_rows()")
+
+
+def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
+    """A zeroed structured array whose first row starts at a cache line."""
+    raw = np.zeros(count * dtype.itemsize + 64, dtype=np.uint8)
+    offset = -raw.ctypes.data % 64
+    return raw[offset : offset + count * dtype.itemsize].view(dtype)
+
+
+class _Rows:
+    """The state of a batch and its kernels. Everything here is shared by the single and the vector environment."""
+
+    def __init__(self, market: Market, params: NamedTuple, count: int) -> None:
+        self.market = market
+        self.record = market.record(params)
+        self.digest = market.digest(params)
+        self.state = _aligned_rows(market.row_dtype, count)
+        self.controls = np.zeros((count, market.num_controls))
+        self.intensities = np.zeros((count, market.num_intensities))
+        self.seeded = False
+        self.started = False
+
+    def seed(self, seeds: Sequence[int | None], mask: Array) -> None:
+        """Start the streams of masked rows; a seed of None leaves a row's stream, or draws one if it has none."""
+        if not self.seeded:
+            fresh = np.random.SeedSequence().generate_state(len(seeds), np.uint64)
+            start_rows(self.state, np.ones(len(seeds), dtype=np.bool_), fresh)
+            self.seeded = True
+        given = np.array([seed is not None for seed in seeds]) & mask
+        if given.any():
+            values = np.array([(seed or 0) & _MASK_64 for seed in seeds], dtype=np.uint64)
+            start_rows(self.state, given, values)
+
+    def reset(self, mask: Array, observations: Array) -> None:
+        reset_rows(self.record, self.state, mask, observations)
+        self.started = True
+
+    def get_state(self, rows: Array) -> dict[str, Any]:
+        chosen = self.state[rows]
+        state: dict[str, Any] = {
+            "format": STATE_FORMAT,
+            "market": self.market.name,
+            "parameters": self.digest,
+            "started": int(self.started),
+            "streams": np.stack([chosen["s0"], chosen["s1"]], axis=1),
+            "needs_reset": chosen["needs_reset"].copy(),
+        }
+        for name in self.market.state.names or ():
+            state[name] = chosen[name].copy()
+        return state
+
+    def set_state(self, state: Mapping[str, Any], rows: Array) -> None:
+        expected = {"format": STATE_FORMAT, "market": self.market.name, "parameters": self.digest}
+        for name, value in expected.items():
+            found = state.get(name)
+            if found is None or str(found) != str(value):
+                raise ValueError(f"state has {name} = {found!r}, but this environment takes {value!r} only")
+        columns = {"streams": (len(rows), 2), "needs_reset": (len(rows),)}
+        columns |= {name: (len(rows),) for name in self.market.state.names or ()}
+        for name, shape in columns.items():
+            if name not in state or np.shape(state[name]) != shape:
+                found = np.shape(state[name]) if name in state else "missing"
+                raise ValueError(f"state entry {name!r} is {found}, but {len(rows)} rows need shape {shape}")
+        if not int(state["started"]):
+            raise ValueError("state was taken before the first reset: reset the environment, then take its state")
+        self.state["s0"][rows] = state["streams"][:, 0]
+        self.state["s1"][rows] = state["streams"][:, 1]
+        self.state["needs_reset"][rows] = state["needs_reset"]
+        for name in self.market.state.names or ():
+            self.state[name][rows] = state[name]
+        self.seeded = True
+        self.started = True
+
+
+def _as_actions(actions: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Actions as a contiguous array of the kernel's type and shape; finite values survive the cast."""
+    found = np.asarray(actions)
+    allowed = f"{'numbers' if dtype.kind == 'f' else 'integers'} of shape {shape}"
+    kinds = "fiu" if dtype.kind == "f" else "iu"
+    if found.dtype.kind not in kinds:
+        raise ValueError(f"actions of type {found.dtype} are not allowed: they must be {allowed}")
+    if found.shape != shape:
+        raise ValueError(f"actions of shape {found.shape} are not allowed: they must be {allowed}")
+    if found.dtype != dtype and dtype.kind == "f":
+        bound = np.finfo(dtype).max
+        found = np.where(np.isfinite(found), np.clip(found, -bound, bound), found)
+    return np.ascontiguousarray(found, dtype=dtype)
+
+
+class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
+    """A single environment: a batch of one row.
+
+    Parameters
+    ----------
+    info : None or "full"
+        With "full", `info` has every entry that the market knows; otherwise the usual ones.
+    render_mode : None, "ansi" or "rgb_array"
+        "ansi" is one line of text, "rgb_array" a picture of the episode so far (needs matplotlib).
+    **arguments
+        The market's own arguments.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, *, info: str | None = None, render_mode: str | None = None, **arguments: Any) -> None:
+        for name in ("num_envs", "threads", "autoreset_mode", "copy"):
+            if name in arguments:
+                raise TypeError(f"{name!r} is an argument of the vector environment only: use gymnasium.make_vec")
+        self.params = self.create_params(arguments)
+        self._full_info = choice("info", info, (None, "full")) == "full"
+        self.render_mode = choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        self.observation_space, self.action_space = self.single_spaces()
+        self._action_shape = tuple(self.action_space.shape or ())
+        self._action_dtype = np.dtype(self.action_space.dtype)
+        self._rows = _Rows(self.market, self.params, 1)
+        self._observations = np.zeros((1, *(self.observation_space.shape or ())), dtype=np.float32)
+        self._rewards = np.zeros(1)
+        self._terminated = np.zeros(1, dtype=np.bool_)
+        self._closed = False
+        self._history = EpisodeHistory() if self.render_mode else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Start an episode; with a seed, also restart the random stream.
+
+        Raises
+        ------
+        ValueError
+            If an option is given: a single environment has none.
+        """
+        if self._closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment")
+        if options:
+            raise ValueError(f"reset options {sorted(options)} are not allowed: a single environment has none")
+        super().reset(seed=seed)
+        mask = np.ones(1, dtype=np.bool_)
+        self._rows.seed([seed], mask)
+        self._rows.reset(mask, self._observations)
+        self._rows.controls[:] = np.nan
+        if self._history is not None:
+            self._history.start(self.params, self._entries(True))
+        return self._observations[0].copy(), self._entries(self._full_info)
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Play one decision step.
+
+        Raises
+        ------
+        ValueError
+            If the action has the wrong shape or type or is not finite. The environment has then not moved.
+        gymnasium.error.ResetNeeded
+            Before the first reset and after the end of the episode.
+        """
+        if type(action) is not np.ndarray or action.shape != self._action_shape or action.dtype != self._action_dtype:
+            action = _as_actions(action, self._action_shape, self._action_dtype)
+        rows = self._rows
+        code = -1
+        if rows.started and not self._closed:
+            code = step_rows(
+                rows.record,
+                rows.state,
+                rows.controls,
+                rows.intensities,
+                action.reshape(1, -1),
+                self._observations,
+                self._rewards,
+                self._terminated,
+                False,
+            )
+        if code < 0:
+            self._refuse_step(action)
+        if self._history is not None:
+            self._history.add(self._entries(True), self._rewards.item())
+        return self._observations[0].copy(), self._rewards.item(), self._terminated.item(), False, self._entries(self._full_info)
+
+    def _refuse_step(self, action: Array) -> None:
+        if self._closed:
+            raise ClosedEnvironmentError("step() after close(): make a new environment")
+        if not self._rows.started:
+            raise ResetNeeded("step() before reset(): call reset() first")
+        if self._rows.state["needs_reset"][0]:
+            raise ResetNeeded("step() past the end of the episode: call reset() first")
+        raise ValueError(f"action {action} is not allowed: it must be finite and within {self.action_space}")
+
+    def _entries(self, full: bool) -> dict[str, Any]:
+        entries = self.describe_rows(self._rows.state, self._rows.controls, full)
+        return {name: value.item() for name, value in entries.items()}
+
+    def render(self) -> Any:
+        """The episode so far, as text ("ansi") or as an RGB array of shape (height, width, 3), uint8."""
+        if self._history is None:
+            gymnasium.logger.warn("render() needs render_mode='ansi' or 'rgb_array' at construction")
+            return None
+        if not self._rows.started:
+            raise ResetNeeded("render() before reset(): call reset() first")
+        return self._history.text() if self.render_mode == "ansi" else self._history.picture()
+
+    def close(self) -> None:
+        """End the environment: no step or reset is possible afterwards."""
+        self._closed = True
+
+    def get_state(self) -> dict[str, Any]:
+        """The complete state, as a flat dict of arrays (one row each), ints and the market's name."""
+        return self._rows.get_state(np.array([0]))
+
+    def set_state(self, state: Mapping[str, Any]) -> Array:
+        """Restore a state from `get_state`, of this or a vector environment (one row); returns the observation.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another market, of other parameters or of another number of rows.
+        """
+        self._rows.set_state(state, np.array([0]))
+        self._rows.reset(np.zeros(1, dtype=np.bool_), self._observations)
+        return self._observations[0].copy()
+
+
+class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """A batch of independent environments, stepped by one kernel call.
+
+    Parameters
+    ----------
+    num_envs : int
+        Number of rows, from 1 to 100,000,000.
+    threads : int
+        Number of threads that share a step, from 1 to 1024; the results do not depend on it.
+    autoreset_mode : gymnasium.vector.AutoresetMode or its value
+        "NextStep" (default), "SameStep" or "Disabled".
+    copy : bool
+        False returns the same arrays at every step instead of new ones.
+    info : None or "full"
+        With "full", `info` has every entry that the market knows, as arrays; otherwise it is empty.
+    **arguments
+        The market's own arguments.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        threads: int = 1,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
+        info: str | None = None,
+        render_mode: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.num_envs = integer("num_envs", num_envs, low=1, high=100_000_000)
+        if render_mode is not None:
+            raise ValueError(f"render_mode = {render_mode!r} is not allowed for a batch: render a single environment")
+        self.params = self.create_params(arguments)
+        self.threads = min(integer("threads", threads, low=1, high=1024), self.num_envs)
+        modes = {mode.value: mode for mode in AutoresetMode}
+        mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
+        self.autoreset_mode = modes[choice("autoreset_mode", mode, tuple(modes))]
+        self._copy = choice("copy", copy, (True, False))
+        self._full_info = choice("info", info, (None, "full")) == "full"
+        self.render_mode = None
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = self.single_spaces()
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._action_shape = (self.num_envs, *(self.single_action_space.shape or ()))
+        self._action_dtype = np.dtype(self.single_action_space.dtype)
+        self._observation_shape = (self.num_envs, *(self.single_observation_space.shape or ()))
+        self._rows = _Rows(self.market, self.params, self.num_envs)
+        self._autoreset = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        self._same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        self._kept = None if self._copy else self._new_outputs()
+        bounds = np.linspace(0, self.num_envs, self.threads + 1).astype(int)
+        self._parts = [slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = 0
+
+    def _new_outputs(self) -> tuple[Array, Array, Array, Array]:
+        count = self.num_envs
+        return (
+            np.empty(self._observation_shape, np.float32),
+            np.empty(count),
+            np.empty(count, np.bool_),
+            np.zeros(count, np.bool_),
+        )
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode in every row, or in the rows of ``options["reset_mask"]``.
+
+        Parameters
+        ----------
+        seed : int, list of (int or None), or None
+            ``seed + i`` for row ``i``, or one seed a row. Only the rows that are reset are reseeded; a row without a
+            seed goes on with its stream.
+        options : dict, optional
+            ``reset_mask``: bool array of shape ``(num_envs,)``.
+
+        Raises
+        ------
+        ValueError
+            For an unknown option, a mask of another shape or type or without a True, or a wrong number of seeds.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment")
+        mask = self._reset_mask(options)
+        seeds: Sequence[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs if self._rows.seeded else [None]
+            if not self._rows.seeded:
+                self._rows.seed([None] * self.num_envs, mask)
+        else:
+            super().reset(seed=seed if isinstance(seed, int) else None)
+            seeds = self._seeds(seed)
+            self._rows.seed(seeds, mask)
+        observations = self._new_outputs()[0] if self._kept is None else self._kept[0]
+        self._rows.reset(mask, observations)
+        self._rows.controls[mask] = np.nan
+        return observations, self._info()
+
+    def _seeds(self, seed: Any) -> list[int | None]:
+        if isinstance(seed, int | np.integer):
+            if seed < 0:
+                raise ValueError(f"seed = {seed} is not allowed: it must be a whole number >= 0")
+            return [int(seed) + i for i in range(self.num_envs)]
+        seeds = [None if value is None else int(value) for value in seed]
+        if len(seeds) != self.num_envs or any(value is not None and value < 0 for value in seeds):
+            raise ValueError(f"a list of seeds must have {self.num_envs} entries, each a whole number >= 0 or None")
+        return seeds
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> Array:
+        unknown = set(options or {}) - {"reset_mask"}
+        if unknown:
+            raise ValueError(f"reset options {sorted(unknown)} are not allowed: the only one is 'reset_mask'")
+        if not options:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        mask = np.asarray(options["reset_mask"])
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"reset_mask of type {mask.dtype} and shape {mask.shape} is not allowed: it must be a bool array of "
+                f"shape ({self.num_envs},) with at least one True"
+            )
+        if not self._rows.started and not mask.all():
+            raise ResetNeeded("the first reset must be of every row: a reset_mask can leave out rows later")
+        return mask
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Play one decision step in every row.
+
+        Parameters
+        ----------
+        actions : array of shape ``(num_envs, ...)``
+            Finite values outside the action box are clipped to it.
+
+        Raises
+        ------
+        ValueError
+            If the actions have the wrong shape or type, or a row is not finite (the message names the row). No row has
+            then moved, and the batch can be stepped again.
+        gymnasium.error.ResetNeeded
+            Before the first reset and, without autoreset, when a row is past the end of its episode.
+        """
+        if (
+            type(actions) is not np.ndarray
+            or actions.dtype != self._action_dtype
+            or actions.shape != self._action_shape
+            or not actions.flags.c_contiguous
+        ):
+            actions = _as_actions(actions, self._action_shape, self._action_dtype)
+        rows = self._rows
+        if self.closed or not rows.started:
+            self._refuse_step()
+        outputs = self._new_outputs() if self._kept is None else self._kept
+        if self.threads == 1:
+            code = step_rows(
+                rows.record, rows.state, rows.controls, rows.intensities, actions, *outputs[:3], self._autoreset
+            )
+        else:
+            code = self._step_in_threads(actions, outputs)
+        if code < 0:
+            self._refuse_row(-1 - code, actions)
+        if code and self._same_step:
+            return *outputs, self._restart(outputs[0], outputs[2])
+        return *outputs, self._info() if self._full_info else {}
+
+    def _step_in_threads(self, actions: Array, outputs: tuple[Array, ...]) -> int:
+        """`step_rows` with the rows shared among threads: all rows are checked before any moves."""
+        rows = self._rows
+        if self._pool is None or self._pool_process != os.getpid():  # threads do not survive a fork
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="mmgym")
+            self._pool_process = os.getpid()
+
+        def prepare(part: slice) -> int:
+            arrays = (rows.state, rows.controls, rows.intensities, actions)
+            bad = int(prepare_rows(rows.record, *(array[part] for array in arrays), self._autoreset))
+            return -1 if bad < 0 else part.start + bad
+
+        def advance(part: slice) -> int:
+            arrays = (rows.state, rows.controls, rows.intensities, *outputs[:3])
+            return int(advance_rows(rows.record, *(array[part] for array in arrays)))
+
+        bad = [row for row in self._pool.map(prepare, self._parts) if row >= 0]
+        return -1 - bad[0] if bad else sum(self._pool.map(advance, self._parts))
+
+    def _restart(self, observations: Array, terminated: Array) -> dict[str, Any]:
+        """Same-step autoreset: keep the final observations and infos, and start new episodes."""
+        final_observations = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(terminated):
+            final_observations[row] = observations[row].copy()
+        info: dict[str, Any] = {"final_obs": final_observations, "_final_obs": terminated.copy()}
+        final_info = self._info()
+        self._rows.reset(terminated, observations)
+        info["final_info"] = {**final_info, **{f"_{name}": terminated.copy() for name in final_info}}
+        info["_final_info"] = terminated.copy()
+        return {**info, **self._info()}
+
+    def _refuse_step(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("step() after close(): make a new environment")
+        raise ResetNeeded("step() before reset(): call reset() first")
+
+    def _refuse_row(self, row: int, actions: Array) -> None:
+        if not self._autoreset and self._rows.state["needs_reset"][row]:
+            raise ResetNeeded(
+                f"row {row} is past the end of its episode: reset it with options={{'reset_mask': ...}}"
+            )
+        raise ValueError(
+            f"action {actions[row]} of row {row} is not allowed: it must be finite and within {self.single_action_space}"
+        )
+
+    def _info(self) -> dict[str, Any]:
+        if not self._full_info:
+            return {}
+        return self.describe_rows(self._rows.state, self._rows.controls, True)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads."""
+        if self._pool is not None and self._pool_process == os.getpid():
+            self._pool.shutdown()
+        self._pool = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def get_state(self, rows: Any = None) -> dict[str, Any]:
+        """The complete state of all rows, or of the rows with these indices, as a flat dict of arrays and ints."""
+        return self._rows.get_state(self._row_indices(rows))
+
+    def set_state(self, state: Mapping[str, Any], rows: Any = None) -> Array:
+        """Restore a state from `get_state`, of this or another environment, into all rows or into ``rows``.
+
+        Returns
+        -------
+        array of shape ``(num_envs, ...)``
+            Observations of all rows.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another market, of other parameters or of another number of rows.
+        """
+        chosen = self._row_indices(rows)
+        if not self._rows.started and len(chosen) < self.num_envs:
+            raise ResetNeeded("set_state() of some rows before reset(): call reset() first")
+        self._rows.set_state(state, chosen)
+        observations = self._new_outputs()[0]
+        self._rows.reset(np.zeros(self.num_envs, dtype=np.bool_), observations)
+        return observations
+
+    def _row_indices(self, rows: Any) -> Array:
+        everything = np.arange(self.num_envs)
+        if rows is None:
+            return everything
+        try:
+            chosen = everything[np.atleast_1d(np.asarray(rows))]
+        except IndexError as error:
+            raise ValueError(f"rows = {rows!r} is not allowed: indices must be from 0 to {self.num_envs - 1}") from error
+        return np.atleast_1d(chosen)

@@ -1,0 +1,376 @@
+r"""Avellaneda-Stoikov / Guéant-Lehalle-Fernandez-Tapia market: continuous quotes, bounded inventory.
+
+The mid is an arithmetic Brownian motion, and orders of size ``D`` quoted at depths ``d`` (distances from the moving
+mid) are filled at the intensities (Avellaneda & Stoikov 2008, eqs. 2.1 and 2.11; Guéant, Lehalle & Fernandez-Tapia
+2013, eqs. 2.1-2.3)
+
+    dS = mu dt + sigma dW,    lambda_bid = A_bid exp(-k_bid d_bid) 1{q < Q},    lambda_ask = A_ask exp(-k_ask d_ask) 1{q > -Q},
+    dq = D (dN_bid - dN_ask),    dX = -D (S - d_bid) dN_bid + D (S + d_ask) dN_ask,
+
+so the wealth ``W = X + q S`` obeys ``dW = D d_bid dN_bid + D d_ask dN_ask + q dS``.
+
+One step freezes both depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential
+clocks, several fills a step, a filled order replaced at once, and a side inactive exactly while the inventory is at
+its bound. Given the inventory path, ``(int q dW, W_h)`` is Gaussian with covariance ``[[int q^2, int q], [int q, h]]``.
+
+Criteria: "mean" maximises ``E[W_T - W_0 - phi int q^2 dt - alpha q_T^2]``; "cara" maximises
+``E[-exp(-gamma (W_T - W_0 - alpha q_T^2))]``.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.arguments import choice, integer, pair, real
+from mmgym.market import Market, scalar_kernel
+from mmgym.random_streams import exponential, normal, uniform
+
+MEAN, CARA = 0, 1  # codes of `utility` in kernels, in the order of the Literal below
+PNL, EXPECTED = 0, 1  # codes of `reward`
+
+MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
+MAX_EVENTS = 10_000.0  # expected fills a step at the smallest depths
+MAX_EXPONENT = 600.0  # |fill_decay * depth|: beyond, an intensity leaves the range of floating point
+
+
+class Params(NamedTuple):
+    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
+
+    volatility: float  # sigma, price / sqrt(time)
+    drift: float  # mu, price / time
+    fill_rate_bid: float  # A_bid, 1 / time
+    fill_rate_ask: float  # A_ask, 1 / time
+    fill_decay_bid: float  # k_bid, 1 / price
+    fill_decay_ask: float  # k_ask, 1 / price
+    order_size: float  # D, assets
+    inventory_limit: float  # Q, assets
+    initial_inventory: float  # q_0, assets
+    initial_price: float  # S_0, price
+    horizon: float  # T, time
+    num_steps: int  # N, decisions
+    running_penalty: float  # phi, price / (assets * time)
+    terminal_penalty: float  # alpha, price / assets
+    utility: Literal["mean", "cara"]
+    risk_aversion: float  # gamma, 1 / (price * assets)
+    min_depth_bid: float  # price
+    min_depth_ask: float  # price
+    max_depth_bid: float  # price
+    max_depth_ask: float  # price
+    reward: Literal["pnl", "expected"]
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        volatility: float = 0.3,
+        fill_rate: float | list[float] = 0.9,
+        fill_decay: float | list[float] = 0.3,
+        drift: float = 0.0,
+        order_size: float = 1.0,
+        inventory_limit: float = 30.0,
+        initial_inventory: float = 0.0,
+        initial_price: float = 100.0,
+        horizon: float = 600.0,
+        num_steps: int = 600,
+        running_penalty: float | None = None,
+        terminal_penalty: float = 0.0,
+        utility: str = "mean",
+        risk_aversion: float = 0.01,
+        min_depth: float | list[float] | None = None,
+        max_depth: float | list[float] | None = None,
+        reward: str = "pnl",
+    ) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.glft.GLFTEnv`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+        """
+        volatility = real("volatility", volatility, low=0.0, high=1e9)
+        rate_bid, rate_ask = pair("fill_rate", fill_rate, above=0.0, high=1e12)
+        decay_bid, decay_ask = pair("fill_decay", fill_decay, above=0.0, high=1e9)
+        drift = real("drift", drift, low=-1e9, high=1e9)
+        order_size = real("order_size", order_size, above=0.0, high=1e9)
+        inventory_limit = real("inventory_limit", inventory_limit, low=order_size, high=1e6 * order_size)
+        initial_inventory = real("initial_inventory", initial_inventory, low=-inventory_limit, high=inventory_limit)
+        for name, value in (("inventory_limit", inventory_limit), ("initial_inventory", initial_inventory)):
+            if abs(value / order_size - round(value / order_size)) > 1e-9:
+                raise ValueError(f"{name} = {value!r} is not allowed: it must be a multiple of order_size = {order_size:g}")
+        initial_price = real("initial_price", initial_price, low=-1e12, high=1e12)
+        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
+        terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
+        utility = choice("utility", utility, ("mean", "cara"))
+        risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
+        if utility == "cara":
+            if risk_aversion == 0.0:
+                raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
+            if running_penalty is not None and running_penalty != 0.0:
+                raise ValueError(
+                    f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
+                    "none: it must be 0 or None"
+                )
+            running_penalty = 0.0
+        elif running_penalty is None:
+            running_penalty = 0.5 * risk_aversion * volatility**2
+        running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
+        depths = {}
+        for name, given, default in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0)):
+            chosen = [default / decay_bid, default / decay_ask] if given is None else given
+            depths[name] = pair(name, chosen, low=-1e12, high=1e12)
+        for side, decay, rate, low, high in zip(
+            ("bid", "ask"), (decay_bid, decay_ask), (rate_bid, rate_ask), *depths.values(), strict=True
+        ):
+            if not low < high:
+                raise ValueError(
+                    f"min_depth = {low!r} is not allowed on the {side} side: it must be below max_depth = {high!r}"
+                )
+            for name, value in (("min_depth", low), ("max_depth", high)):
+                real(name, value, low=-MAX_EXPONENT / decay, high=MAX_EXPONENT / decay)
+            if rate * math.exp(-decay * low) * horizon / num_steps > MAX_EVENTS:
+                raise ValueError(
+                    f"min_depth = {low!r} is not allowed on the {side} side: the expected fills a step there, fill_rate * "
+                    f"exp(-fill_decay * min_depth) * horizon / num_steps, must be at most {MAX_EVENTS:g}; raise min_depth "
+                    "or num_steps"
+                )
+        return cls(
+            volatility=volatility,
+            drift=drift,
+            fill_rate_bid=rate_bid,
+            fill_rate_ask=rate_ask,
+            fill_decay_bid=decay_bid,
+            fill_decay_ask=decay_ask,
+            order_size=order_size,
+            inventory_limit=inventory_limit,
+            initial_inventory=initial_inventory,
+            initial_price=initial_price,
+            horizon=horizon,
+            num_steps=num_steps,
+            running_penalty=running_penalty,
+            terminal_penalty=terminal_penalty,
+            utility=utility,
+            risk_aversion=risk_aversion,
+            min_depth_bid=depths["min_depth"][0],
+            min_depth_ask=depths["min_depth"][1],
+            max_depth_bid=depths["max_depth"][0],
+            max_depth_ask=depths["max_depth"][1],
+            reward=choice("reward", reward, ("pnl", "expected")),
+        )
+
+    # Derived constants. Those that kernels read are listed in MARKET below.
+
+    @property
+    def step_length(self) -> float:
+        """Length ``h`` of a decision step (time)."""
+        return self.horizon / self.num_steps
+
+    @property
+    def inverse_step(self) -> float:
+        """``1 / h`` (1 / time)."""
+        return self.num_steps / self.horizon
+
+    @property
+    def root_step(self) -> float:
+        """``sqrt(h)`` (sqrt(time))."""
+        return math.sqrt(self.step_length)
+
+    @property
+    def limit(self) -> int:
+        """Inventory bound in orders."""
+        return round(self.inventory_limit / self.order_size)
+
+    @property
+    def start(self) -> int:
+        """Initial inventory in orders."""
+        return round(self.initial_inventory / self.order_size)
+
+    @property
+    def center_bid(self) -> float:
+        """Bid depth of action 0 (price)."""
+        return 0.5 * (self.min_depth_bid + self.max_depth_bid)
+
+    @property
+    def center_ask(self) -> float:
+        """Ask depth of action 0 (price)."""
+        return 0.5 * (self.min_depth_ask + self.max_depth_ask)
+
+    @property
+    def reach_bid(self) -> float:
+        """Half the width of the bid's depth box (price)."""
+        return 0.5 * (self.max_depth_bid - self.min_depth_bid)
+
+    @property
+    def reach_ask(self) -> float:
+        """Half the width of the ask's depth box (price)."""
+        return 0.5 * (self.max_depth_ask - self.min_depth_ask)
+
+    @property
+    def depth_center(self) -> NDArray[np.float64]:
+        """Depths ``[bid, ask]`` of action 0 (price)."""
+        return np.array([self.center_bid, self.center_ask])
+
+    @property
+    def depth_reach(self) -> NDArray[np.float64]:
+        """Half widths ``[bid, ask]`` of the depth boxes (price)."""
+        return np.array([self.reach_bid, self.reach_ask])
+
+
+# One row of state. Inventory is counted in orders; amounts of money are sums since the reset.
+STATE = np.dtype(
+    [
+        ("spread_gain", "f8"),  # sum of depths earned plus drift gains, price * assets
+        ("price_gain", "f8"),  # sigma int q dW, price * assets
+        ("inventory_square", "f8"),  # int q^2 dt, assets^2 * time
+        ("mid", "f8"),  # S, price
+        ("step", "i4"),
+        ("inventory", "i4"),  # q / D
+        ("bid_fills", "u2"),  # in the last step
+        ("ask_fills", "u2"),
+    ]
+)
+
+
+@scalar_kernel
+def reset_one(p, s):
+    """Start an episode."""
+    s.spread_gain = 0.0
+    s.price_gain = 0.0
+    s.inventory_square = 0.0
+    s.mid = p.initial_price
+    s.step = 0
+    s.inventory = p.start
+    s.bid_fills = 0
+    s.ask_fills = 0
+
+
+@scalar_kernel
+def controls_one(p, action, controls, log_intensities):
+    """Depths [bid, ask] and log-intensities of an action, clipped to the box; False if it is not finite."""
+    bid, ask = np.float64(action[0]), np.float64(action[1])
+    finite = abs(bid) + abs(ask) < np.inf
+    controls[0] = p.center_bid + p.reach_bid * min(max(bid, -1.0), 1.0)
+    controls[1] = p.center_ask + p.reach_ask * min(max(ask, -1.0), 1.0)
+    log_intensities[0] = -p.fill_decay_bid * controls[0]
+    log_intensities[1] = -p.fill_decay_ask * controls[1]
+    return finite
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated)."""
+    bid_depth, ask_depth = controls[0], controls[1]
+    bid_rate, ask_rate = p.fill_rate_bid * intensities[0], p.fill_rate_ask * intensities[1]
+    q, s0, s1 = np.int64(s.inventory), s.s0, s.s1
+
+    left = p.step_length
+    int_q = int_qq = earned = 0.0
+    bids = asks = 0
+    active_bid = bid_rate if q < p.limit else 0.0
+    rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+    clock, s0, s1 = exponential(s0, s1)
+    while clock < rate * left:
+        elapsed = clock / rate
+        left -= elapsed
+        int_q += q * elapsed
+        int_qq += np.float64(q * q) * elapsed
+        side, s0, s1 = uniform(s0, s1)
+        is_bid = side * rate < active_bid
+        bids += is_bid
+        asks += not is_bid
+        q += 1 if is_bid else -1
+        earned += bid_depth if is_bid else ask_depth
+        active_bid = bid_rate if q < p.limit else 0.0
+        rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+        clock, s0, s1 = exponential(s0, s1)
+    int_q += q * left
+    int_qq += np.float64(q * q) * left
+
+    z, s0, s1 = normal(s0, s1)
+    brownian = p.root_step * z  # W_h
+    int_q_dw = q * brownian  # int q dW where q did not move
+    if bids + asks > 0:
+        mean_q = int_q * p.inverse_step
+        z, s0, s1 = normal(s0, s1)
+        int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
+
+    size = p.order_size
+    spread_gain = size * (earned + p.drift * int_q)
+    price_gain = size * p.volatility * int_q_dw
+    inventory_square = size * size * int_qq
+    s.spread_gain += spread_gain
+    s.price_gain += price_gain
+    s.inventory_square += inventory_square
+    s.mid += p.drift * p.step_length + p.volatility * brownian
+    s.inventory = q
+    s.bid_fills = bids
+    s.ask_fills = asks
+    s.s0 = s0
+    s.s1 = s1
+    s.step += 1
+    terminated = s.step >= p.num_steps
+
+    if p.utility == MEAN:
+        reward = spread_gain - p.running_penalty * inventory_square
+        if p.reward == PNL:
+            reward += price_gain
+        if terminated:
+            reward -= p.terminal_penalty * (size * q) ** 2
+        return reward, terminated
+    if not terminated:
+        return 0.0, terminated
+    exponent = -p.risk_aversion * (s.spread_gain - p.terminal_penalty * (size * q) ** 2)
+    if p.reward == PNL:
+        exponent -= p.risk_aversion * s.price_gain
+    else:
+        exponent += 0.5 * (p.risk_aversion * p.volatility) ** 2 * s.inventory_square
+    return -math.exp(min(exponent, 700.0)), terminated
+
+
+@scalar_kernel
+def observe_one(p, s, observation):
+    """Observation [elapsed fraction of the horizon, inventory / limit]."""
+    observation[0] = s.step / p.num_steps
+    observation[1] = s.inventory / p.limit
+
+
+MARKET = Market(
+    name="glft",
+    params_type=Params,
+    state=STATE,
+    derived=("step_length", "inverse_step", "root_step", "limit", "start", "center_bid", "center_ask", "reach_bid", "reach_ask"),
+    num_controls=2,
+    num_intensities=2,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+)
+
+
+def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
+    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+    return params.depth_center + params.depth_reach * clipped
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions, shape ``(..., 2)`` in [-1, 1], whose depths are the nearest to ``quotes`` (price) in the depth box."""
+    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, step: Any, inventory: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 2)``, of steps and inventories (in orders): bit for bit those of the environment."""
+    step, inventory = np.broadcast_arrays(step, inventory)
+    return np.stack([step / params.num_steps, inventory / params.limit], axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Step and inventory (in orders) of observations of shape ``(..., 2)``: the inverse of `observe`."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
+    return np.clip(step, 0, params.num_steps), np.clip(inventory, -params.limit, params.limit)

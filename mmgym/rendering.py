@@ -1,0 +1,78 @@
+"""Pictures of an episode: text lines and RGB arrays."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EpisodeHistory"]
+
+
+class EpisodeHistory:
+    """What `render` shows: mid, own quotes, fills, inventory and reward of the episode so far, one entry a step."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Any]] = []
+        self._unit = 1.0
+        self._horizon = 1.0
+
+    def start(self, params: Any, entries: dict[str, Any]) -> None:
+        """Forget the last episode. ``entries`` are the market's full info entries."""
+        self._unit = params.step_length
+        self._horizon = params.horizon
+        self._steps = [{**entries, "bid": np.nan, "ask": np.nan, "return": 0.0}]
+
+    def add(self, entries: dict[str, Any], reward: float) -> None:
+        """Add a step, whose quotes stood around the mid at its start."""
+        last = self._steps[-1]
+        bid, ask = last["mid"] - entries["bid_depth"], last["mid"] + entries["ask_depth"]
+        self._steps.append({**entries, "bid": bid, "ask": ask, "return": last["return"] + reward})
+
+    def text(self) -> str:
+        """One line on the last step."""
+        last = self._steps[-1]
+        time = (len(self._steps) - 1) * self._unit
+        return (
+            f"t {time:g}/{self._horizon:g}  mid {last['mid']:.4f}  bid {last['bid']:.4f}  ask {last['ask']:.4f}  "
+            f"fills {last['bid_fills']}+{last['ask_fills']}  inventory {last['inventory']:g}  cash {last['cash']:.4f}  "
+            f"return {last['return']:.4f}"
+        )
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The episode so far, shape (480, 640, 3), uint8.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, the extra ``plot``.
+        """
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("render_mode='rgb_array' needs matplotlib: pip install 'mmgym[plot]'") from error
+        columns = {name: np.array([step[name] for step in self._steps], dtype=float) for name in self._steps[0]}
+        time = np.arange(len(self._steps)) * self._unit
+        figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        prices, inventory = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        prices.plot(time, columns["mid"], color="black", linewidth=1.2, label="mid")
+        for name, color in (("bid", "tab:blue"), ("ask", "tab:red")):
+            if len(time) > 1:
+                prices.stairs(columns[name][1:], time, baseline=None, color=color, linewidth=0.9, label=name)
+            filled = columns[f"{name}_fills"] > 0
+            marker = "^" if name == "bid" else "v"
+            prices.plot(time[filled], columns[name][filled], marker, color=color, markersize=4)
+        prices.set_ylabel("price")
+        prices.legend(loc="upper left", fontsize=8, ncols=3)
+        last = self._steps[-1]
+        prices.set_title(
+            f"inventory {last['inventory']:g}   cash {last['cash']:.2f}   return {last['return']:.2f}", fontsize=10
+        )
+        inventory.step(time, columns["inventory"], where="post", color="tab:green")
+        inventory.axhline(0.0, color="black", linewidth=0.6)
+        inventory.set_ylabel("inventory")
+        inventory.set_xlabel("time")
+        inventory.set_xlim(0.0, self._horizon)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
