@@ -9,7 +9,8 @@ what a single environment seeded ``s + i`` plays over successive resets without 
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,13 +22,14 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer
-from mmgym.market import Market, advance_rows, prepare_rows, reset_rows, start_rows, step_rows
+from mmgym.market import Market, advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
 from mmgym.rendering import EpisodeHistory
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
 
 STATE_FORMAT = 1
 _MASK_64 = (1 << 64) - 1
+_FLOAT32, _BOOL = np.dtype(np.float32), np.dtype(np.bool_)  # ready-made: cheaper per array than the types
 
 Array = NDArray[Any]
 
@@ -67,9 +69,9 @@ class MarketFace:
         """Integer coordinates (step first) of observations."""
         raise TypeError(f"{type(self).__name__} must define to_state()")
 
-    def describe_rows(self, rows: Array, controls: Array, full: bool) -> dict[str, Any]:
-        """Info entries, arrays over rows, from state rows and the controls of the last step."""
-        raise TypeError(f"{type(self).__name__} must define describe_rows()")
+    def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
+        """Info entries from the state columns and the controls of the last step: numbers, or arrays over rows."""
+        raise TypeError(f"{type(self).__name__} must define describe()")
 
 
 def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
@@ -77,6 +79,16 @@ def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
     raw = np.zeros(count * dtype.itemsize + 64, dtype=np.uint8)
     offset = -raw.ctypes.data % 64
     return raw[offset : offset + count * dtype.itemsize].view(dtype)
+
+
+def _row_layout(dtype: np.dtype[Any]) -> struct.Struct:
+    """The layout of one structured row, for unpacking it to Python numbers (three times faster than ``item()``)."""
+    text, position = "=", 0
+    for name in dtype.names or ():
+        column, offset = dtype.fields[name][:2]  # type: ignore[index]
+        text += "x" * (offset - position) + column.char
+        position = offset + column.itemsize
+    return struct.Struct(text.replace("l", "q").replace("L", "Q"))
 
 
 class _Rows:
@@ -89,6 +101,7 @@ class _Rows:
         self.state = _aligned_rows(market.row_dtype, count)
         self.controls = np.zeros((count, market.num_controls))
         self.intensities = np.zeros((count, market.num_intensities))
+        self.arrays = (self.record, self.state, self.controls, self.intensities)
         self.seeded = False
         self.started = False
 
@@ -185,9 +198,8 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         self._action_shape = tuple(self.action_space.shape or ())
         self._action_dtype = np.dtype(self.action_space.dtype)
         self._rows = _Rows(self.market, self.params, 1)
-        self._observations = np.zeros((1, *(self.observation_space.shape or ())), dtype=np.float32)
-        self._rewards = np.zeros(1)
-        self._terminated = np.zeros(1, dtype=np.bool_)
+        self._unpack = _row_layout(self.market.row_dtype).unpack_from
+        self._observation_shape = tuple(self.observation_space.shape or ())
         self._closed = False
         self._history = EpisodeHistory() if self.render_mode else None
 
@@ -206,11 +218,11 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         mask = np.ones(1, dtype=np.bool_)
         self._rows.seed([seed], mask)
-        self._rows.reset(mask, self._observations)
+        observation = self._observe(mask)
         self._rows.controls[:] = np.nan
         if self._history is not None:
             self._history.start(self.params, self._entries(True))
-        return self._observations[0].copy(), self._entries(self._full_info)
+        return observation, self._entries(self._full_info)
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Play one decision step.
@@ -224,25 +236,15 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         """
         if type(action) is not np.ndarray or action.shape != self._action_shape or action.dtype != self._action_dtype:
             action = _as_actions(action, self._action_shape, self._action_dtype)
-        rows = self._rows
-        code = -1
-        if rows.started and not self._closed:
-            code = step_rows(
-                rows.record,
-                rows.state,
-                rows.controls,
-                rows.intensities,
-                action.reshape(1, -1),
-                self._observations,
-                self._rewards,
-                self._terminated,
-                False,
-            )
-        if code < 0:
+        if self._closed or not self._rows.started:
+            self._refuse_step(action)
+        observation = np.empty(self._observation_shape, np.float32)
+        status, reward = step_row(*self._rows.arrays, action, observation)
+        if status < 0:
             self._refuse_step(action)
         if self._history is not None:
-            self._history.add(self._entries(True), self._rewards.item())
-        return self._observations[0].copy(), self._rewards.item(), self._terminated.item(), False, self._entries(self._full_info)
+            self._history.add(self._entries(True), reward)
+        return observation, reward, status == 1, False, self._entries(self._full_info)
 
     def _refuse_step(self, action: Array) -> None:
         if self._closed:
@@ -253,9 +255,14 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
             raise ResetNeeded("step() past the end of the episode: call reset() first")
         raise ValueError(f"action {action} is not allowed: it must be finite and within {self.action_space}")
 
+    def _observe(self, reset_mask: Array) -> Array:
+        observations = np.empty((1, *self._observation_shape), np.float32)
+        self._rows.reset(reset_mask, observations)
+        return observations[0]
+
     def _entries(self, full: bool) -> dict[str, Any]:
-        entries = self.describe_rows(self._rows.state, self._rows.controls, full)
-        return {name: value.item() for name, value in entries.items()}
+        row = self.market.row_type._make(self._unpack(self._rows.state))
+        return self.describe(row, self._rows.controls[0].tolist() if full else (), full)
 
     def render(self) -> Any:
         """The episode so far, as text ("ansi") or as an RGB array of shape (height, width, 3), uint8."""
@@ -283,8 +290,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
             If the state is of another market, of other parameters or of another number of rows.
         """
         self._rows.set_state(state, np.array([0]))
-        self._rows.reset(np.zeros(1, dtype=np.bool_), self._observations)
-        return self._observations[0].copy()
+        return self._observe(np.zeros(1, dtype=np.bool_))
 
 
 class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
@@ -343,16 +349,17 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._kept = None if self._copy else self._new_outputs()
         bounds = np.linspace(0, self.num_envs, self.threads + 1).astype(int)
         self._parts = [slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._part_arrays = [tuple(array[part] for array in self._rows.arrays[1:]) for part in self._parts]
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = 0
 
     def _new_outputs(self) -> tuple[Array, Array, Array, Array]:
         count = self.num_envs
         return (
-            np.empty(self._observation_shape, np.float32),
+            np.empty(self._observation_shape, _FLOAT32),
             np.empty(count),
-            np.empty(count, np.bool_),
-            np.zeros(count, np.bool_),
+            np.empty(count, _BOOL),
+            np.zeros(count, _BOOL),
         )
 
     def reset(
@@ -444,9 +451,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._refuse_step()
         outputs = self._new_outputs() if self._kept is None else self._kept
         if self.threads == 1:
-            code = step_rows(
-                rows.record, rows.state, rows.controls, rows.intensities, actions, *outputs[:3], self._autoreset
-            )
+            code = step_rows(*rows.arrays, actions, *outputs[:3], self._autoreset)
         else:
             code = self._step_in_threads(actions, outputs)
         if code < 0:
@@ -457,22 +462,25 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _step_in_threads(self, actions: Array, outputs: tuple[Array, ...]) -> int:
         """`step_rows` with the rows shared among threads: all rows are checked before any moves."""
-        rows = self._rows
         if self._pool is None or self._pool_process != os.getpid():  # threads do not survive a fork
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="mmgym")
+            self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="mmgym")
             self._pool_process = os.getpid()
+        pool, record, parts = self._pool, self._rows.record, self._parts
 
-        def prepare(part: slice) -> int:
-            arrays = (rows.state, rows.controls, rows.intensities, actions)
-            bad = int(prepare_rows(rows.record, *(array[part] for array in arrays), self._autoreset))
-            return -1 if bad < 0 else part.start + bad
+        def share(task: Callable[[int], int]) -> list[int]:
+            others = [pool.submit(task, i) for i in range(1, len(parts))]
+            return [task(0), *(other.result() for other in others)]
 
-        def advance(part: slice) -> int:
-            arrays = (rows.state, rows.controls, rows.intensities, *outputs[:3])
-            return int(advance_rows(rows.record, *(array[part] for array in arrays)))
+        def prepare(i: int) -> int:
+            return int(prepare_rows(record, *self._part_arrays[i], actions[parts[i]], self._autoreset))
 
-        bad = [row for row in self._pool.map(prepare, self._parts) if row >= 0]
-        return -1 - bad[0] if bad else sum(self._pool.map(advance, self._parts))
+        def advance(i: int) -> int:
+            return int(advance_rows(record, *self._part_arrays[i], *(output[parts[i]] for output in outputs[:3])))
+
+        for part, row in zip(parts, share(prepare), strict=True):
+            if row >= 0:
+                return -1 - (part.start + row)
+        return sum(share(advance))
 
     def _restart(self, observations: Array, terminated: Array) -> dict[str, Any]:
         """Same-step autoreset: keep the final observations and infos, and start new episodes."""
@@ -503,7 +511,9 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _info(self) -> dict[str, Any]:
         if not self._full_info:
             return {}
-        return self.describe_rows(self._rows.state, self._rows.controls, True)
+        state = self._rows.state
+        columns = self.market.row_type._make(state[name].copy() for name in self.market.row_dtype.names)
+        return self.describe(columns, self._rows.controls.T.copy(), True)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

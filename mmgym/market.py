@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from numba.extending import overload
 from mmgym import random_streams, vector_exp
 from mmgym.vector_exp import fast_exp
 
-__all__ = ["Market", "advance_rows", "prepare_rows", "reset_rows", "scalar_kernel", "start_rows", "step_rows"]
+__all__ = ["Market", "advance_rows", "prepare_rows", "reset_rows", "scalar_kernel", "start_rows", "step_row", "step_rows"]
 
 scalar_kernel = njit(**random_streams.SCALAR)
 
@@ -69,6 +70,7 @@ class Market:
     step_one: Callable[..., Any]
     observe_one: Callable[..., Any]
     derived: tuple[str, ...] = ()
+    row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)
 
@@ -81,6 +83,7 @@ class Market:
         object.__setattr__(self, "record_dtype", np.dtype(fields))
         columns = ENGINE_COLUMNS[:2] + list(self.state.descr) + ENGINE_COLUMNS[2:]
         object.__setattr__(self, "row_dtype", np.dtype(columns, align=True))
+        object.__setattr__(self, "row_type", namedtuple(f"{self.name}_row", self.row_dtype.names))  # noqa: PYI024
         _MARKETS[from_dtype(self.record_dtype)] = self
 
     def _source_hash(self) -> str:
@@ -196,6 +199,20 @@ def step_rows(params, state, controls, intensities, actions, observations, rewar
     if row >= 0:
         return -1 - row
     return advance_rows(params, state, controls, intensities, observations, rewards, terminated)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def step_row(params, state, controls, intensities, action, observation):  # type: ignore[no-untyped-def]
+    """Step a batch of one: (status, reward), status -1 if it cannot be stepped, 1 if it terminated, else 0."""
+    p, s = params[0], state[0]
+    if s.needs_reset != 0 or not controls_one(p, action, controls[0], intensities[0]):
+        return -1, 0.0
+    for j in range(intensities.shape[1]):
+        intensities[0, j] = fast_exp(intensities[0, j])
+    reward, done = step_one(p, s, controls[0], intensities[0])
+    s.needs_reset = done
+    observe_one(p, s, observation)
+    return np.int64(done), reward
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

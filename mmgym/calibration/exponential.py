@@ -46,7 +46,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ LEVEL = 0.95
 QUANTILE = float(stats.norm.isf((1 - LEVEL) / 2))
 SMALLEST_EXPECTED_COUNT = 5.0  # per cell of the chi-square test
 LARGEST_CELL_NUMBER = 12
-WINDOWS = 30  # for the dispersion of a tape's order counts
+WINDOWS = 30  # stretches of time in which the dispersion counts
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class ExponentialFit:
         Chi-square probability of a larger deviance; NaN without degrees of freedom. The parameters come from the
         single observations, not from the cells, which makes it a little too small.
     dispersion : float
-        Variance of the counts over the variance of Poisson counts. Where fills cluster it exceeds 1, and the standard
-        error of ``fill_rate`` is too small by about its square root.
+        Variance of the counts in 30 stretches of time over the variance of Poisson counts. Where fills cluster it exceeds
+        1, and the standard error of ``fill_rate`` is too small by about its square root.
     rates : pandas.DataFrame
         By depth (units of price): ``exposure`` (s), ``fills``, ``rate`` (1/s) with its exact 95 % Poisson interval
         ``lower``, ``upper``, the ``fitted`` rate and ``ratio`` = rate / fitted.
@@ -140,7 +140,7 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
     Parameters
     ----------
     depth : array_like, shape (n,)
-        Distance of the quote from the mid, units of price.
+        Distance of the quote from the mid, units of price; rows in the order of time.
     exposure : array_like, shape (n,)
         Seconds for which the quote stood, positive.
     fills : array_like, shape (n,)
@@ -202,8 +202,22 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
     cell = _depth_cells(depth, expected, int(min(LARGEST_CELL_NUMBER, total // SMALLEST_EXPECTED_COUNT)))
     seconds, counts, fitted = (np.bincount(cell, weights=values) for values in (exposure, fills, expected))
     rates = _rate_table(np.bincount(cell, weights=exposure * depth) / seconds, seconds, counts, fitted / seconds)
-    spread = float(((fills - expected) ** 2 / expected).sum()) / (fills.size - 2) if fills.size > 2 else math.nan
-    return _fit(log_rate, mean, decay, decay_stderr, int(total), float(exposure.sum()), counts, fitted, spread, rates)
+    block = np.arange(fills.size) * WINDOWS // fills.size
+    in_block, mean_in_block = np.bincount(block, weights=fills), np.bincount(block, weights=expected)
+    fill_rate, log_estimate = _rate_estimates(log_rate, math.sqrt(1 / total + (mean * decay_stderr) ** 2))
+    deviance, freedom, p_value = _deviance(counts, fitted)
+    return ExponentialFit(
+        fill_rate=fill_rate,
+        log_fill_rate=log_estimate,
+        fill_decay=_normal(decay, decay_stderr),
+        fills=int(total),
+        exposure=float(exposure.sum()),
+        deviance=deviance,
+        degrees_of_freedom=freedom,
+        p_value=p_value,
+        dispersion=_dispersion(in_block, mean_in_block, 2),
+        rates=rates,
+    )
 
 
 def fit_reaches(
@@ -246,7 +260,9 @@ def fit_reaches(
     """
     time, reach = np.asarray(time, dtype=float), np.asarray(reach, dtype=float)
     if time.ndim != 1 or time.shape != reach.shape or not np.isfinite([time, reach]).all():
-        raise ValueError(f"time and reach need one shape (n,) and finite values, got shapes {time.shape}, {reach.shape}")
+        raise ValueError(
+            f"time and reach need one shape (n,) and finite values, got shapes {time.shape}, {reach.shape}"
+        )
     if not (math.isfinite(tick) and tick > 0):
         raise ValueError(f"tick must be positive and finite, got {tick}")
     if not (math.isfinite(end - start) and end > start):
@@ -272,14 +288,24 @@ def fit_reaches(
     log_rate = math.log(total / exposure) + decay * minimum_depth
 
     grid = _reach_grid(passed, decay * tick)
-    counts = total - np.searchsorted(np.sort(passed), grid)
+    counts = (total - np.searchsorted(np.sort(passed), grid)).astype(float)
     survival = np.exp(-decay * tick * grid)
     rates = _rate_table(minimum_depth + tick * grid, np.full(grid.size, exposure), counts, total / exposure * survival)
-    observed, expected = -np.diff(counts, append=0), -total * np.diff(survival, append=0)
+    observed, expected = -np.diff(counts, append=0.0), -total * np.diff(survival, append=0.0)
     windows = np.histogram(time, bins=WINDOWS, range=(start, end))[0]
-    dispersion = float(windows.var(ddof=1) / windows.mean())
-    return _fit(
-        log_rate, minimum_depth, decay, decay_stderr, total, exposure, observed, expected, dispersion, rates
+    fill_rate, log_estimate = _rate_estimates(log_rate, math.sqrt(1 / total + (minimum_depth * decay_stderr) ** 2))
+    deviance, freedom, p_value = _deviance(observed, expected)
+    return ExponentialFit(
+        fill_rate=fill_rate,
+        log_fill_rate=log_estimate,
+        fill_decay=_normal(decay, decay_stderr),
+        fills=total,
+        exposure=exposure,
+        deviance=deviance,
+        degrees_of_freedom=freedom,
+        p_value=p_value,
+        dispersion=_dispersion(windows, np.full(WINDOWS, total / WINDOWS), 1),
+        rates=rates,
     )
 
 
@@ -339,51 +365,82 @@ def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = No
     )
 
 
-def _fit(
-    log_rate: float,
-    leverage: float,
-    decay: float,
-    decay_stderr: float,
-    fills: int,
-    exposure: float,
-    observed: ArrayLike,
-    expected: ArrayLike,
-    dispersion: float,
-    rates: pd.DataFrame,
-) -> ExponentialFit:
-    """Standard errors, intervals and the test; `leverage` is the depth whose log rate is independent of the decay."""
-    log_stderr = math.sqrt(1 / fills + (leverage * decay_stderr) ** 2)
-    log_estimate = _normal(log_rate, log_stderr)
+def _rate_estimates(log_rate: float, stderr: float) -> tuple[Estimate, Estimate]:
+    """A (delta method, interval carried over from log A) and log A."""
+    log_estimate = _normal(log_rate, stderr)
     rate = math.exp(log_rate)
-    deviance, freedom = _deviance(np.asarray(observed, dtype=float), np.asarray(expected, dtype=float))
-    return ExponentialFit(
-        fill_rate=Estimate(rate, rate * log_stderr, math.exp(log_estimate.lower), math.exp(log_estimate.upper)),
-        log_fill_rate=log_estimate,
-        fill_decay=_normal(decay, decay_stderr),
-        fills=fills,
-        exposure=exposure,
-        deviance=deviance,
-        degrees_of_freedom=freedom,
-        p_value=float(stats.chi2.sf(deviance, freedom)) if freedom else math.nan,
-        dispersion=dispersion,
-        rates=rates,
-    )
+    return Estimate(rate, rate * stderr, math.exp(log_estimate.lower), math.exp(log_estimate.upper)), log_estimate
 
 
 def _normal(value: float, stderr: float) -> Estimate:
     return Estimate(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
 
 
-def _deviance(observed: Array, expected: Array) -> tuple[float, int]:
-    """Deviance and degrees of freedom, neighbouring cells pooled until each expects enough."""
-    reached = 0.0
-    starts = []
-    for index, above in enumerate(expected[::-1].cumsum()[::-1]):
-        if above >= SMALLEST_EXPECTED_COUNT and (not starts or reached >= SMALLEST_EXPECTED_COUNT):
+def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:
+    """Deviance, degrees of freedom and p-value; neighbouring cells are pooled until each expects enough."""
+    starts: list[int] = []
+    remaining = expected[::-1].cumsum()[::-1]
+    pooled = math.inf
+    for index, here in enumerate(expected):
+        if min(pooled, remaining[index]) >= SMALLEST_EXPECTED_COUNT:
             starts.append(index)
-            reached = 0.0
-        reached += expected[index]
-    if len(starts) < 3:
-        return 0.0, 0
+            pooled = 0.0
+        pooled += here
+    freedom = len(starts) - 2
+    if freedom < 1:
+        return 0.0, 0, math.nan
     seen, mean = np.add.reduceat(observed, starts), np.add.reduceat(expected, starts)
-    return max(0.0, 2 * float((stats_xlogy(seen, seen / mean)).sum())), len(starts) - 2
+    deviance = max(0.0, 2 * float(special.xlogy(seen, seen / mean).sum()))
+    return deviance, freedom, float(stats.chi2.sf(deviance, freedom))
+
+
+def _dispersion(counts: ArrayLike, expected: Array, parameters: int) -> float:
+    """Pearson's statistic per degree of freedom, over stretches of time; NaN where there are too few."""
+    counts, expected = np.asarray(counts, dtype=float)[expected > 0], expected[expected > 0]
+    freedom = counts.size - parameters
+    return float(((counts - expected) ** 2 / expected).sum()) / freedom if freedom > 0 else math.nan
+
+
+def _whole_ticks(distance: ArrayLike, tick: float) -> Array:
+    """Whole ticks in a distance, forgiving a millionth of a tick of rounding."""
+    return np.floor(np.round(np.asarray(distance, dtype=float) / tick, 6))
+
+
+def _depth_cells(depth: Array, expected: Array, number: int) -> NDArray[np.intp]:
+    """Cell of each row: at most `number` cells of about the same expected fills; equal depths share a cell."""
+    levels, level = np.unique(depth, return_inverse=True)
+    mass = np.bincount(level, weights=expected)
+    middle = (mass.cumsum() - mass / 2) / mass.sum()
+    cell = np.minimum((middle * max(number, 1)).astype(int), max(number, 1) - 1)
+    return np.unique(cell[level], return_inverse=True)[1]
+
+
+def _reach_grid(passed: Array, decay: float) -> Array:
+    """Ticks beyond the touch at which rates are shown: to the end of the fit, then to the end of the data."""
+    ordered = np.sort(passed)
+    few = int(SMALLEST_EXPECTED_COUNT)
+    seen = ordered[max(ordered.size - few, 0)]
+    fitted = min(math.log(max(ordered.size / few, 1.0)) / decay, ordered[-1])
+    grid = np.linspace(0, fitted, LARGEST_CELL_NUMBER + 1)
+    if seen > fitted:
+        grid = np.concatenate([grid, np.linspace(fitted, seen, LARGEST_CELL_NUMBER)])
+    return np.unique(np.round(grid))
+
+
+def _rate_table(depth: Array, exposure: Array, fills: Array, fitted: Array) -> pd.DataFrame:
+    """Rates by depth with exact Poisson intervals (Garwood)."""
+    tail = (1 - LEVEL) / 2
+    lower = np.where(fills > 0, special.gammaincinv(np.maximum(fills, 1), tail), 0.0)
+    upper = special.gammainccinv(fills + 1, tail)
+    return pd.DataFrame(
+        {
+            "depth": depth,
+            "exposure": exposure,
+            "fills": fills.astype(int),
+            "rate": fills / exposure,
+            "lower": lower / exposure,
+            "upper": upper / exposure,
+            "fitted": fitted,
+            "ratio": fills / exposure / fitted,
+        }
+    )

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 TAPE_NUMBERS = ("time_s", "bid", "bid_size", "ask", "ask_size", "price", "size")
 TAPE_WORDS = ("event", "side")
+TAPE_COLUMNS = ("time_s", "event", "bid", "bid_size", "ask", "ask_size", "price", "size", "side")
 ROWS_AT_ONCE = 100_000
 
 
@@ -158,6 +159,48 @@ def read_tape(path: str | Path) -> pd.DataFrame:
     require(path, tape, "side", side_known | quote, "the aggressor of a trade is 'buy' or 'sell'")
     require(path, tape, "side", (tape["side"] == "") | ~quote, "a quote row has no side")
     return tape
+
+
+def best_quotes(tape: pd.DataFrame) -> pd.DataFrame:
+    """Best quotes once the events of each time stamp are over.
+
+    Parameters
+    ----------
+    tape : pandas.DataFrame
+        What `read_tape` returned.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``time_s`` (strictly rising), ``bid``, ``ask`` and ``mid``, one row per time stamp that has quotes.
+    """
+    quotes = tape[tape["event"] == "quote"].groupby("time_s", as_index=False)[["bid", "ask"]].last()
+    return quotes.assign(mid=(quotes["bid"] + quotes["ask"]) / 2)
+
+
+def market_orders(tape: pd.DataFrame) -> pd.DataFrame:
+    """Market orders: the trades of one aggressor side at one time stamp, taken together.
+
+    Parameters
+    ----------
+    tape : pandas.DataFrame
+        What `read_tape` returned.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``time_s``, ``side`` (of the aggressor), ``size`` and ``reach``: the distance of the worst price from the mid
+        before the time stamp, in units of price; NaN where no quote comes before.
+    """
+    trades = tape[tape["event"] == "trade"]
+    orders = trades.groupby(["time_s", "side"], as_index=False).agg(
+        size=("size", "sum"), lowest=("price", "min"), highest=("price", "max")
+    )
+    quotes = best_quotes(tape)
+    before = np.searchsorted(quotes["time_s"], orders["time_s"])  # quotes before the time stamp
+    mid = np.concatenate([[np.nan], quotes["mid"]])[before]
+    reach = np.where(orders["side"] == "buy", orders["highest"] - mid, mid - orders["lowest"])
+    return orders[["time_s", "side", "size"]].assign(reach=reach)
 
 
 def _rows(path: Path) -> Iterator[list[str]]:

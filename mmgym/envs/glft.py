@@ -1,5 +1,6 @@
 """`mmgym/GLFT-v0` and `mmgym/AvellanedaStoikov-v0`: quoting with bounded inventory around a Brownian mid."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -33,24 +34,22 @@ class GLFTFace(MarketFace):
         """Step and inventory (in orders of ``order_size`` assets) of observations of shape ``(..., 2)``."""
         return glft.locate(self.params, observations)
 
-    def describe_rows(self, rows: NDArray[Any], controls: NDArray[Any], full: bool) -> dict[str, Any]:
-        """Info entries from state rows."""
-        p = self.params
-        mid = rows["mid"].copy()
-        inventory = rows["inventory"] * p.order_size
-        gain = rows["spread_gain"] + rows["price_gain"]
+    def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
+        """Info entries: cash and mid (price), inventory (assets), fills of the last step; `full` adds the rest."""
+        p, mid = self.params, state.mid
+        inventory = state.inventory * p.order_size
+        gain = state.spread_gain + state.price_gain
         entries = {
             "cash": p.initial_inventory * p.initial_price + gain - inventory * mid,
             "mid": mid,
             "inventory": inventory,
-            "bid_fills": rows["bid_fills"].copy(),
-            "ask_fills": rows["ask_fills"].copy(),
+            "bid_fills": state.bid_fills,
+            "ask_fills": state.ask_fills,
         }
         if full:
             entries["gain"] = gain
-            entries["inventory_square"] = rows["inventory_square"].copy()
-            entries["bid_depth"] = controls[:, 0].copy()
-            entries["ask_depth"] = controls[:, 1].copy()
+            entries["inventory_square"] = state.inventory_square
+            entries["bid_depth"], entries["ask_depth"] = controls
         return entries
 
 

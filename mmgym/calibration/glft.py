@@ -1,0 +1,470 @@
+"""Calibration of the GLFT market from a recorded market.
+
+The mid price follows ``dS = drift dt + volatility dW``; an order quoted at depth ``d`` from the mid is filled at rate
+``fill_rate * exp(-fill_decay * d)`` per second, bid and ask each with parameters of their own. `calibrate` estimates
+all of them by maximum likelihood from one of two kinds of file (``.csv``, or gzipped ``.csv.gz``).
+
+Quotes file
+-----------
+What a market maker's own quotes did: one row per interval in which the quotes stood still.
+
+============================ ============ ==========================================================================
+column                       unit         meaning
+============================ ============ ==========================================================================
+time                         s            start of the interval; rises strictly within an episode
+mid                          price        mid price at the start of the interval
+bid_depth, ask_depth         price        distance of the quote from the mid; may be empty where the exposure is 0
+bid_exposure, ask_exposure   s            how long the quote stood, 0 or more; 0 says that the side was not quoted
+bid_fills, ask_fills         count        fills in the interval; 0 where the exposure is 0
+episode (optional)           label        a number that changes where a new run begins; no price change is taken across
+============================ ============ ==========================================================================
+
+Further columns are ignored. Rows of exposure 0 count for the mid price only, so a last row of this kind may carry the
+final mid. A quote that goes on standing after a fill has its whole time as exposure; one that is withdrawn at its fill
+has the time until then.
+
+Level-1 tape
+------------
+Best quotes and trades of a whole market, in the format of `mmgym.calibration.tape`. Choices made in reading it:
+
+- Trades of one aggressor side at one time stamp are one market order. Sell orders fill bids, buy orders fill asks.
+- Its reach is the distance of its worst price from the mid *before that time stamp*: within a time stamp a tape may
+  print the new quotes ahead of the trades that caused them.
+- The smallest depth is the median half-spread (weighted by time). Nothing can be seen nearer to the mid, so
+  ``fill_rate`` is an extrapolation from there to depth 0. Orders that do not get so far are left out, and counted.
+- The mid is sampled every ``volatility_interval`` seconds (the last quote at or before), because at the scale of
+  milliseconds price changes are mostly rounding and bid-ask bounce. The estimate depends on the interval: state it.
+- A quote at depth ``d`` is taken to be filled by every order that reaches ``d``: first in its queue, and too small to
+  change what the others do.
+
+The estimators, their standard errors and the test of the exponential law are in `mmgym.calibration.exponential`.
+
+References
+----------
+Guéant, O., Lehalle, C.-A. and Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
+making problem. *Mathematics and Financial Economics* 7(4).
+
+Avellaneda, M. and Stoikov, S. (2008). High-frequency trading in a limit order book. *Quantitative Finance* 8(3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_brownian, fit_fills, fit_reaches
+from mmgym.calibration.tape import (
+    TAPE_COLUMNS,
+    best_quotes,
+    fail,
+    market_orders,
+    read_columns,
+    read_header,
+    read_tape,
+    require,
+)
+
+QUOTES_COLUMNS = (
+    "time",
+    "mid",
+    "bid_depth",
+    "ask_depth",
+    "bid_exposure",
+    "ask_exposure",
+    "bid_fills",
+    "ask_fills",
+)
+UNITS = {
+    "fill_rate": "1/s",
+    "log_fill_rate": "log(1/s)",
+    "fill_decay": "1/price",
+    "volatility": "price/sqrt(s)",
+    "drift": "price/s",
+}
+REJECTION = 0.01  # p-value below which the summary calls the exponential law rejected
+FIRM_COUNT = 25  # fills from which the summary compares a rate with the fitted one
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Parameters of the GLFT market with standard errors, 95 % intervals and tests of the model.
+
+    Attributes
+    ----------
+    source : str
+        Name of the file, without its folder.
+    kind : str
+        ``"quotes"`` or ``"tape"``.
+    bid, ask : ExponentialFit
+        Fill rate and decay of each side.
+    mid : BrownianFit
+        Volatility and drift.
+    volatility_interval : float or None
+        Seconds between the sampled mid prices of a tape; None for a quotes file, whose rows are used as they are.
+    minimum_depth : float or None
+        Smallest depth fitted on a tape, units of price; None for a quotes file.
+    maximum_depth : float or None
+        Depth at which the reaches of a tape were censored; None where they were not.
+    orders_left_out : int
+        Market orders of a tape that have no quote before them, or do not get to ``minimum_depth``.
+    """
+
+    source: str
+    kind: str
+    bid: ExponentialFit
+    ask: ExponentialFit
+    mid: BrownianFit
+    volatility_interval: float | None = None
+    minimum_depth: float | None = None
+    maximum_depth: float | None = None
+    orders_left_out: int = 0
+
+    def table(self) -> pd.DataFrame:
+        """One row per parameter: ``estimate, standard_error, lower, upper, unit`` (95 % interval)."""
+        rows = []
+        for name, estimate in self._estimates().items():
+            unit = UNITS[name.removesuffix("_bid").removesuffix("_ask")]
+            rows.append([estimate.value, estimate.stderr, estimate.lower, estimate.upper, unit])
+        columns = ["estimate", "standard_error", "lower", "upper", "unit"]
+        return pd.DataFrame(rows, columns=columns, index=pd.Index(list(self._estimates()), name="parameter"))
+
+    def kwargs(self, *, drift: bool = False) -> dict[str, float | list[float]]:
+        """Arguments for ``gymnasium.make("mmgym/GLFT-v0", **kwargs)``.
+
+        Parameters
+        ----------
+        drift : bool
+            Whether to pass the drift on. Left out by default: over any usual sample it is noise.
+
+        Raises
+        ------
+        ValueError
+            If a fill_decay is not positive: then the fills did not thin out with depth, and GLFT is no model for them.
+        """
+        decay = [self.bid.fill_decay.value, self.ask.fill_decay.value]
+        if min(decay) <= 0:
+            raise ValueError(f"fill_decay must be positive for the GLFT market, estimated [bid, ask] = {decay}")
+        arguments: dict[str, float | list[float]] = {
+            "volatility": self.mid.volatility.value,
+            "fill_rate": [self.bid.fill_rate.value, self.ask.fill_rate.value],
+            "fill_decay": decay,
+        }
+        if drift:
+            arguments["drift"] = self.mid.drift.value
+        return arguments
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types, the rates by depth included (a list of rows); NaN becomes None."""
+        return {
+            "source": self.source,
+            "kind": self.kind,
+            "bid": _json_side(self.bid),
+            "ask": _json_side(self.ask),
+            "mid": asdict(self.mid),
+            "volatility_interval": self.volatility_interval,
+            "minimum_depth": self.minimum_depth,
+            "maximum_depth": self.maximum_depth,
+            "orders_left_out": self.orders_left_out,
+        }
+
+    def summary(self) -> str:
+        """A few sentences: the estimates, and how well the model holds."""
+        mid, volatility = self.mid, self.mid.volatility
+        sampled = "" if self.volatility_interval is None else f", the mid sampled every {self.volatility_interval:g} s"
+        sentences = [
+            f"{self.source} ({self.kind}): volatility {volatility.value:.4g} +- {volatility.stderr:.2g} price/sqrt(s) "
+            f"from {mid.increments} price changes over {mid.duration:.5g} s{sampled}; their excess kurtosis is "
+            f"{mid.excess_kurtosis:.2g} (0 under the model)."
+        ]
+        if self.minimum_depth is not None:
+            depths = "on" if self.maximum_depth is None else f"to {self.maximum_depth:g}"
+            sentences.append(
+                f"Fitted from depth {self.minimum_depth:g} {depths} (price units); {self.orders_left_out} market orders "
+                "that do not get so far, or have no quote before them, were left out."
+            )
+        sentences += [_side_summary("Bid", self.bid, self.kind), _side_summary("Ask", self.ask, self.kind)]
+        return "\n".join(sentences)
+
+    def plot(self, path: str | Path) -> Path:
+        """Write a PNG: empirical rates by depth with 95 % intervals and the fitted law, one panel per side.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to write.
+
+        Returns
+        -------
+        Path
+            The file written.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
+
+        event = "fills" if self.kind == "quotes" else "market orders"
+        figure = Figure(figsize=(10, 4.5), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for panel, name, side in zip(panels, ("bid", "ask"), (self.bid, self.ask), strict=True):
+            rates = side.rates[side.rates["fills"] > 0]
+            errors = [rates["rate"] - rates["lower"], rates["upper"] - rates["rate"]]
+            panel.errorbar(
+                rates["depth"], rates["rate"], errors, fmt="o", markersize=4, capsize=2, label="observed, 95 %"
+            )
+            depth = np.linspace(min(0.0, rates["depth"].min()), rates["depth"].max(), 200)
+            rate, decay = side.fill_rate.value, side.fill_decay.value
+            panel.plot(depth, rate * np.exp(-decay * depth), label=f"{rate:.3g} exp(-{decay:.3g} d)")
+            panel.set_title(f"{name}: {side.fills} {event} in {side.exposure:.4g} s")
+            panel.set_xlabel("depth d from the mid (price units)")
+            panel.grid(alpha=0.3)
+            panel.legend()
+        shown = pd.concat([self.bid.rates, self.ask.rates])
+        highest = max(shown["upper"].max(), self.bid.fill_rate.value, self.ask.fill_rate.value)
+        panels[0].set_yscale("log")
+        panels[0].set_ylim(shown["lower"][shown["fills"] > 0].min() / 1.5, highest * 1.5)
+        panels[0].set_ylabel("fills per second" if self.kind == "quotes" else "orders reaching depth d, per second")
+        figure.savefig(path, format="png", dpi=150)
+        return Path(path)
+
+    def _estimates(self) -> dict[str, Estimate]:
+        estimates = {}
+        for name in ("fill_rate", "log_fill_rate", "fill_decay"):
+            for label, side in (("bid", self.bid), ("ask", self.ask)):
+                estimates[f"{name}_{label}"] = getattr(side, name)
+        return estimates | {"volatility": self.mid.volatility, "drift": self.mid.drift}
+
+
+def calibrate(
+    path: str | Path,
+    *,
+    kind: str = "auto",
+    volatility_interval: float = 1.0,
+    minimum_depth: float | None = None,
+    maximum_depth: float | None = None,
+) -> Calibration:
+    """Calibrate the GLFT market from a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A quotes file or a level-1 tape; the columns are in the module's docstring.
+    kind : {"auto", "quotes", "tape"}
+        Kind of file; ``"auto"`` looks at the header.
+    volatility_interval : float
+        Seconds between the sampled mid prices of a tape. A quotes file is used as it is.
+    minimum_depth, maximum_depth : float, optional
+        Depths of a tape between which the law is fitted, units of price: best those where quotes will stand. By default
+        from the median half-spread on. A quotes file takes neither.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the file breaks its format (the message names file, line and column), or the
+        data do not identify the parameters (the message says what is needed).
+    """
+    if kind not in ("auto", "quotes", "tape"):
+        raise ValueError(f"kind must be 'auto', 'quotes' or 'tape', got {kind!r}")
+    if kind == "auto":
+        header = read_header(path)
+        if "event" in header:
+            kind = "tape"
+        elif "bid_depth" in header or "ask_depth" in header:
+            kind = "quotes"
+        else:
+            known = f"a level-1 tape names {', '.join(TAPE_COLUMNS)}; a quotes file {', '.join(QUOTES_COLUMNS)}"
+            fail(path, 1, header[0], f"neither kind of file; {known}")
+    if kind == "tape":
+        return calibrate_tape(
+            path, volatility_interval=volatility_interval, minimum_depth=minimum_depth, maximum_depth=maximum_depth
+        )
+    if minimum_depth is not None or maximum_depth is not None:
+        raise ValueError("minimum_depth and maximum_depth are for tapes; a quotes file is fitted at its own depths")
+    return calibrate_quotes(path)
+
+
+def calibrate_quotes(path: str | Path) -> Calibration:
+    """Calibrate from a quotes file (see `calibrate`)."""
+    path = Path(path)
+    quotes = _read_quotes(path)
+    sides = []
+    for side in ("bid", "ask"):
+        live = quotes[quotes[f"{side}_exposure"] > 0]
+        if live.empty:
+            raise ValueError(f"{path}: {side}: never quoted; fill_rate and fill_decay need rows of positive exposure")
+        try:
+            sides.append(fit_fills(live[f"{side}_depth"], live[f"{side}_exposure"], live[f"{side}_fills"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {side}: {error}") from error
+    try:
+        mid = fit_brownian(quotes["time"], quotes["mid"], quotes["episode"])
+    except ValueError as error:
+        raise ValueError(f"{path}: mid: {error}") from error
+    return Calibration(source=path.name, kind="quotes", bid=sides[0], ask=sides[1], mid=mid)
+
+
+def calibrate_tape(
+    path: str | Path,
+    *,
+    volatility_interval: float = 1.0,
+    minimum_depth: float | None = None,
+    maximum_depth: float | None = None,
+    tick: float | None = None,
+) -> Calibration:
+    """Calibrate from a level-1 tape (see `calibrate`).
+
+    Parameters
+    ----------
+    path : str or Path
+        The tape.
+    volatility_interval : float
+        Seconds between the sampled mid prices.
+    minimum_depth : float, optional
+        Smallest depth fitted, units of price; by default the median half-spread, weighted by time.
+    maximum_depth : float, optional
+        Reaches are censored here; by default they are not.
+    tick : float, optional
+        Price grid; by default the smallest difference between two best quotes of the tape.
+    """
+    path = Path(path)
+    if not (math.isfinite(volatility_interval) and volatility_interval > 0):
+        raise ValueError(f"volatility_interval must be positive and finite (seconds), got {volatility_interval}")
+    tape = read_tape(path)
+    quotes, orders = best_quotes(tape), market_orders(tape)
+    if len(quotes) < 2:
+        raise ValueError(f"{path}: a tape needs quotes at two times at least, got {len(quotes)}")
+    time = quotes["time_s"].to_numpy(dtype=float)
+    start, end = float(time[0]), float(tape["time_s"].iloc[-1])
+    tick = _smallest_step(quotes) if tick is None else tick
+    minimum_depth = _touch(quotes, end, tick) if minimum_depth is None else minimum_depth
+
+    seen = orders[orders["reach"].notna()]
+    sides = []
+    for name, aggressor in (("bid", "sell"), ("ask", "buy")):
+        own = seen[seen["side"] == aggressor]
+        try:
+            side = fit_reaches(
+                own["time_s"],
+                own["reach"],
+                start=start,
+                end=end,
+                tick=tick,
+                minimum_depth=minimum_depth,
+                maximum_depth=maximum_depth,
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {name}: {error}") from error
+        sides.append(side)
+
+    number = math.floor((end - start) / volatility_interval + 1e-9) + 1
+    samples = start + volatility_interval * np.arange(number)
+    latest = np.searchsorted(time, samples + 1e-9 * volatility_interval, side="right") - 1
+    try:
+        mid = fit_brownian(samples, quotes["mid"].to_numpy(dtype=float)[latest])
+    except ValueError as error:
+        raise ValueError(f"{path}: mid, sampled every {volatility_interval:g} s: {error}") from error
+    return Calibration(
+        source=path.name,
+        kind="tape",
+        bid=sides[0],
+        ask=sides[1],
+        mid=mid,
+        volatility_interval=volatility_interval,
+        minimum_depth=minimum_depth,
+        maximum_depth=maximum_depth,
+        orders_left_out=len(orders) - sides[0].fills - sides[1].fills,
+    )
+
+
+def _read_quotes(path: Path) -> pd.DataFrame:
+    """Read and check a quotes file; the column ``episode`` is added where it lacks."""
+    with_episode = "episode" in read_header(path)
+    quotes = read_columns(path, (*QUOTES_COLUMNS, "episode") if with_episode else QUOTES_COLUMNS)
+    if not with_episode:
+        quotes["episode"] = 0.0
+    for column in ("time", "mid", "episode"):
+        require(path, quotes, column, quotes[column].notna(), "every row needs a number")
+    rises = (quotes["time"].diff() > 0) | (quotes["episode"].diff() != 0)
+    require(path, quotes, "time", rises, "time must rise strictly from one row of an episode to the next")
+    for side in ("bid", "ask"):
+        depth, exposure, fills = f"{side}_depth", f"{side}_exposure", f"{side}_fills"
+        live = ~(quotes[exposure] == 0)
+        require(path, quotes, exposure, quotes[exposure] >= 0, "an exposure is a number of seconds, 0 or more")
+        require(path, quotes, depth, quotes[depth].notna() | ~live, "a quote of positive exposure needs a depth")
+        whole = (quotes[fills] >= 0) & (quotes[fills] % 1 == 0)
+        require(path, quotes, fills, whole, "fills are a whole number, 0 or more")
+        require(path, quotes, fills, live | (quotes[fills] == 0), "without exposure there are no fills")
+    return quotes
+
+
+def _smallest_step(quotes: pd.DataFrame) -> float:
+    """Smallest difference between two best prices, rounded to six digits: the tick."""
+    prices = np.unique(quotes[["bid", "ask"]].to_numpy(dtype=float))
+    steps = np.diff(prices)
+    return float(f"{steps[steps > 1e-9 * np.abs(prices).max()].min():.6g}")
+
+
+def _touch(quotes: pd.DataFrame, end: float, tick: float) -> float:
+    """Median half-spread, weighted by the time it stood."""
+    half_spread = ((quotes["ask"] - quotes["bid"]) / 2).to_numpy(dtype=float)
+    seconds = np.diff(quotes["time_s"].to_numpy(dtype=float), append=end)
+    order = np.argsort(half_spread)
+    elapsed = seconds[order].cumsum()
+    median = half_spread[order][np.searchsorted(elapsed, elapsed[-1] / 2)]
+    return float(f"{round(median / tick, 6) * tick:.10g}")
+
+
+def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
+    """How well the exponential and the Poisson law hold on one side."""
+    rate, decay = side.fill_rate, side.fill_decay
+    text = (
+        f"{name}: fill_rate {rate.value:.4g} +- {rate.stderr:.2g} per s, fill_decay {decay.value:.4g} +- "
+        f"{decay.stderr:.2g} per price unit, from {side.fills} {'fills' if kind == 'quotes' else 'market orders'} "
+        f"in {side.exposure:.5g} s. "
+    )
+    if side.degrees_of_freedom == 0:
+        text += "The data leave nothing to test the exponential law with. "
+    else:
+        verdict = "is rejected" if side.p_value < REJECTION else "is not rejected"
+        text += (
+            f"The exponential law {verdict}: deviance {side.deviance:.4g} on {side.degrees_of_freedom} degrees of "
+            f"freedom, p {f'= {side.p_value:.2g}' if side.p_value >= 1e-12 else '< 1e-12'}. "
+        )
+    firm = side.rates[side.rates["fills"] >= FIRM_COUNT]
+    if not firm.empty:
+        ratio, depth = firm["ratio"].to_numpy(dtype=float), firm["depth"].to_numpy(dtype=float)
+        low, high = ratio.argmin(), ratio.argmax()
+        text += (
+            f"Empirical over fitted rate runs from {ratio[low]:.3g} (depth {depth[low]:.3g}) to {ratio[high]:.3g} "
+            f"(depth {depth[high]:.3g}) over the depths with {FIRM_COUNT} or more. "
+        )
+    if math.isfinite(side.dispersion):
+        text += (
+            f"Counts vary {side.dispersion:.3g} times as much as Poisson counts, so the standard error of fill_rate is "
+            f"{math.sqrt(side.dispersion):.2g} times what is stated. "
+        )
+    return text.rstrip()
+
+
+def _json_side(side: ExponentialFit) -> dict[str, Any]:
+    values = {field.name: getattr(side, field.name) for field in fields(side) if field.name != "rates"}
+    for name, value in values.items():
+        if isinstance(value, Estimate):
+            values[name] = asdict(value)
+        elif isinstance(value, float) and math.isnan(value):
+            values[name] = None
+    return values | {"rates": side.rates.to_dict(orient="records")}
