@@ -1,4 +1,4 @@
 """From recorded markets to model parameters, one module per market.
 
-Nothing is imported here; import the market that is wanted, for example ``from mmgym.calibration.glft import calibrate``.
+Nothing is imported here; import the market that is wanted: ``from mmgym.calibration.glft import calibrate``.
 """

@@ -9,18 +9,18 @@ given :math:`k` the best rate is :math:`A = \sum n_i / \sum e_i e^{-k d_i}`; wha
 
 .. math:: \frac{\sum d_i e_i e^{-k d_i}}{\sum e_i e^{-k d_i}} = \frac{\sum n_i d_i}{\sum n_i} =: \bar d,
 
-whose left side falls strictly from the largest depth to the smallest, so that the maximum exists, and is unique, exactly
+whose left side falls strictly from the largest depth to the smallest: the maximum exists, and is unique, exactly
 when the mean depth of the fills lies strictly between the two. With :math:`n = \sum n_i` and :math:`v` the variance of
 the depth under the weights :math:`e_i e^{-k d_i}`, Fisher's information gives
 :math:`\mathrm{var}\,k = 1/(n v)` and :math:`\mathrm{var} \log A = 1/n + \bar d^2/(n v)`.
 
 *Market orders of others* (`fit_reaches`). A market order that reaches depth :math:`D` fills every quote up to
-:math:`D`, so :math:`\lambda(d)` is the rate of orders with :math:`D \ge d`. The counts at two depths hold the same orders
-and are no independent data; the reaches are. Given that it gets to a smallest depth :math:`d_0` (the touch; nothing is
-seen nearer to the mid) the reach beyond :math:`d_0` is exponential, and in whole ticks :math:`h` it is geometric: each
-further tick is reached with probability :math:`q = e^{-k h}`. Looking no deeper than a largest depth censors the
-reaches there, and the ticks tried are Bernoulli trials still: with :math:`s` ticks passed and :math:`u` orders seen to
-stop,
+:math:`D`, so :math:`\lambda(d)` is the rate of orders with :math:`D \ge d`. The counts at two depths hold the same
+orders and are no independent data; the reaches are. Given that it gets to a smallest depth :math:`d_0` (the touch;
+nothing is seen nearer to the mid) the reach beyond :math:`d_0` is exponential, and in whole ticks :math:`h` it is
+geometric: each further tick is reached with probability :math:`q = e^{-k h}`. Looking no deeper than a largest depth
+censors the reaches there, and the ticks tried are Bernoulli trials still: with :math:`s` ticks passed and :math:`u`
+orders seen to stop,
 
 .. math:: q = \frac{s}{s + u}, \qquad k = -\frac{\log q}{h}, \qquad \mathrm{var}\,k = \frac{1 - q}{h^2 q (s + u)}.
 
@@ -91,8 +91,8 @@ class ExponentialFit:
         Chi-square probability of a larger deviance; NaN without degrees of freedom. The parameters come from the
         single observations, not from the cells, which makes it a little too small.
     dispersion : float
-        Variance of the counts in 30 stretches of time over the variance of Poisson counts. Where fills cluster it exceeds
-        1, and the standard error of ``fill_rate`` is too small by about its square root.
+        Variance of the counts in 30 stretches of time over that of Poisson counts. Where fills cluster it exceeds 1,
+        and the standard error of ``fill_rate`` is too small by about its square root.
     rates : pandas.DataFrame
         By depth (units of price): ``exposure`` (s), ``fills``, ``rate`` (1/s) with its exact 95 % Poisson interval
         ``lower``, ``upper``, the ``fitted`` rate and ``ratio`` = rate / fitted.
@@ -158,9 +158,8 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
     """
     depth, exposure, fills = (np.asarray(values, dtype=float) for values in (depth, exposure, fills))
     if not depth.ndim == 1 <= depth.size or not depth.shape == exposure.shape == fills.shape:
-        raise ValueError(
-            f"depth, exposure and fills need one shape (n,) with n >= 1, got {depth.shape}, {exposure.shape}, {fills.shape}"
-        )
+        shapes = f"{depth.shape}, {exposure.shape}, {fills.shape}"
+        raise ValueError(f"depth, exposure and fills need one shape (n,) with n >= 1, got {shapes}")
     if not np.isfinite(depth).all():
         raise ValueError("depth must be finite")
     if not (np.isfinite(exposure) & (exposure > 0)).all():
@@ -200,10 +199,9 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
     expected = total * weight / weight.sum()
 
     cell = _depth_cells(depth, expected, int(min(LARGEST_CELL_NUMBER, total // SMALLEST_EXPECTED_COUNT)))
-    seconds, counts, fitted = (np.bincount(cell, weights=values) for values in (exposure, fills, expected))
-    rates = _rate_table(np.bincount(cell, weights=exposure * depth) / seconds, seconds, counts, fitted / seconds)
+    seconds, counts, fitted = (_sums(cell, values) for values in (exposure, fills, expected))
+    rates = _rate_table(_sums(cell, exposure * depth) / seconds, seconds, counts, fitted / seconds)
     block = np.arange(fills.size) * WINDOWS // fills.size
-    in_block, mean_in_block = np.bincount(block, weights=fills), np.bincount(block, weights=expected)
     fill_rate, log_estimate = _rate_estimates(log_rate, math.sqrt(1 / total + (mean * decay_stderr) ** 2))
     deviance, freedom, p_value = _deviance(counts, fitted)
     return ExponentialFit(
@@ -215,7 +213,7 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
         deviance=deviance,
         degrees_of_freedom=freedom,
         p_value=p_value,
-        dispersion=_dispersion(in_block, mean_in_block, 2),
+        dispersion=_dispersion(_sums(block, fills), _sums(block, expected)),
         rates=rates,
     )
 
@@ -269,9 +267,8 @@ def fit_reaches(
         raise ValueError(f"the window must have positive length, got start {start} and end {end}")
     limit = math.inf if maximum_depth is None else _whole_ticks(maximum_depth - minimum_depth, tick)
     if not (math.isfinite(minimum_depth) and limit >= 1):
-        raise ValueError(
-            f"maximum_depth must exceed minimum_depth by a tick ({tick:g}) at least, got {maximum_depth}, {minimum_depth}"
-        )
+        given = f"minimum_depth {minimum_depth} and maximum_depth {maximum_depth}"
+        raise ValueError(f"maximum_depth must exceed minimum_depth by a tick ({tick:g}) at least, got {given}")
     passed = _whole_ticks(reach - minimum_depth, tick)
     kept = (passed >= 0) & (time >= start) & (time <= end)
     time, passed = time[kept], np.minimum(passed[kept], limit)
@@ -304,7 +301,7 @@ def fit_reaches(
         deviance=deviance,
         degrees_of_freedom=freedom,
         p_value=p_value,
-        dispersion=_dispersion(windows, np.full(WINDOWS, total / WINDOWS), 1),
+        dispersion=_dispersion(windows, np.full(WINDOWS, total / WINDOWS)),
         rates=rates,
     )
 
@@ -394,10 +391,10 @@ def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:
     return deviance, freedom, float(stats.chi2.sf(deviance, freedom))
 
 
-def _dispersion(counts: ArrayLike, expected: Array, parameters: int) -> float:
+def _dispersion(counts: ArrayLike, expected: Array) -> float:
     """Pearson's statistic per degree of freedom, over stretches of time; NaN where there are too few."""
     counts, expected = np.asarray(counts, dtype=float)[expected > 0], expected[expected > 0]
-    freedom = counts.size - parameters
+    freedom = counts.size - 1
     return float(((counts - expected) ** 2 / expected).sum()) / freedom if freedom > 0 else math.nan
 
 
@@ -406,10 +403,15 @@ def _whole_ticks(distance: ArrayLike, tick: float) -> Array:
     return np.floor(np.round(np.asarray(distance, dtype=float) / tick, 6))
 
 
+def _sums(cell: NDArray[np.intp], values: Array) -> Array:
+    """Sum of the values in each cell."""
+    return np.bincount(cell, weights=values).astype(float)
+
+
 def _depth_cells(depth: Array, expected: Array, number: int) -> NDArray[np.intp]:
     """Cell of each row: at most `number` cells of about the same expected fills; equal depths share a cell."""
-    levels, level = np.unique(depth, return_inverse=True)
-    mass = np.bincount(level, weights=expected)
+    level = np.unique(depth, return_inverse=True)[1]
+    mass = _sums(level, expected)
     middle = (mass.cumsum() - mass / 2) / mass.sum()
     cell = np.minimum((middle * max(number, 1)).astype(int), max(number, 1) - 1)
     return np.unique(cell[level], return_inverse=True)[1]

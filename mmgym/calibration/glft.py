@@ -6,22 +6,8 @@ all of them by maximum likelihood from one of two kinds of file (``.csv``, or gz
 
 Quotes file
 -----------
-What a market maker's own quotes did: one row per interval in which the quotes stood still.
-
-============================ ============ ==========================================================================
-column                       unit         meaning
-============================ ============ ==========================================================================
-time                         s            start of the interval; rises strictly within an episode
-mid                          price        mid price at the start of the interval
-bid_depth, ask_depth         price        distance of the quote from the mid; may be empty where the exposure is 0
-bid_exposure, ask_exposure   s            how long the quote stood, 0 or more; 0 says that the side was not quoted
-bid_fills, ask_fills         count        fills in the interval; 0 where the exposure is 0
-episode (optional)           label        a number that changes where a new run begins; no price change is taken across
-============================ ============ ==========================================================================
-
-Further columns are ignored. Rows of exposure 0 count for the mid price only, so a last row of this kind may carry the
-final mid. A quote that goes on standing after a fill has its whole time as exposure; one that is withdrawn at its fill
-has the time until then.
+What a market maker's own quotes did, in the format of `mmgym.calibration.quotes`: ``time, mid, bid_depth, ask_depth,
+bid_exposure, ask_exposure, bid_fills, ask_fills`` and optionally ``episode``, one row per interval.
 
 Level-1 tape
 ------------
@@ -33,7 +19,8 @@ Best quotes and trades of a whole market, in the format of `mmgym.calibration.ta
 - The smallest depth is the median half-spread (weighted by time). Nothing can be seen nearer to the mid, so
   ``fill_rate`` is an extrapolation from there to depth 0. Orders that do not get so far are left out, and counted.
 - The mid is sampled every ``volatility_interval`` seconds (the last quote at or before), because at the scale of
-  milliseconds price changes are mostly rounding and bid-ask bounce. The estimate depends on the interval: state it.
+  milliseconds it is no Brownian motion: prices are rounded to ticks, and one large order moves them in several steps.
+  The estimate depends on the interval: state it.
 - A quote at depth ``d`` is taken to be filled by every order that reaches ``d``: first in its queue, and too small to
   change what the others do.
 
@@ -58,27 +45,9 @@ import numpy as np
 import pandas as pd
 
 from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_brownian, fit_fills, fit_reaches
-from mmgym.calibration.tape import (
-    TAPE_COLUMNS,
-    best_quotes,
-    fail,
-    market_orders,
-    read_columns,
-    read_header,
-    read_tape,
-    require,
-)
+from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
+from mmgym.calibration.tape import TAPE_COLUMNS, best_quotes, fail, market_orders, read_header, read_tape
 
-QUOTES_COLUMNS = (
-    "time",
-    "mid",
-    "bid_depth",
-    "ask_depth",
-    "bid_exposure",
-    "ask_exposure",
-    "bid_fills",
-    "ask_fills",
-)
 UNITS = {
     "fill_rate": "1/s",
     "log_fill_rate": "log(1/s)",
@@ -87,6 +56,7 @@ UNITS = {
     "drift": "price/s",
 }
 REJECTION = 0.01  # p-value below which the summary calls the exponential law rejected
+CLUSTERED = 1.7  # dispersion that Poisson counts exceed in one sample of a hundred
 FIRM_COUNT = 25  # fills from which the summary compares a rate with the fitted one
 
 
@@ -184,8 +154,8 @@ class Calibration:
         if self.minimum_depth is not None:
             depths = "on" if self.maximum_depth is None else f"to {self.maximum_depth:g}"
             sentences.append(
-                f"Fitted from depth {self.minimum_depth:g} {depths} (price units); {self.orders_left_out} market orders "
-                "that do not get so far, or have no quote before them, were left out."
+                f"Fitted from depth {self.minimum_depth:g} {depths} (price units); left out: {self.orders_left_out} "
+                "market orders that do not get so far or have no quote before them."
             )
         sentences += [_side_summary("Bid", self.bid, self.kind), _side_summary("Ask", self.ask, self.kind)]
         return "\n".join(sentences)
@@ -210,6 +180,7 @@ class Calibration:
         """
         try:
             from matplotlib.figure import Figure
+            from matplotlib.ticker import LogLocator, NullFormatter
         except ImportError as error:
             raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
 
@@ -232,6 +203,9 @@ class Calibration:
         shown = pd.concat([self.bid.rates, self.ask.rates])
         highest = max(shown["upper"].max(), self.bid.fill_rate.value, self.ask.fill_rate.value)
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
         panels[0].set_ylim(shown["lower"][shown["fills"] > 0].min() / 1.5, highest * 1.5)
         panels[0].set_ylabel("fills per second" if self.kind == "quotes" else "orders reaching depth d, per second")
         figure.savefig(path, format="png", dpi=150)
@@ -300,7 +274,7 @@ def calibrate(
 def calibrate_quotes(path: str | Path) -> Calibration:
     """Calibrate from a quotes file (see `calibrate`)."""
     path = Path(path)
-    quotes = _read_quotes(path)
+    quotes = read_quotes(path)
     sides = []
     for side in ("bid", "ask"):
         live = quotes[quotes[f"{side}_exposure"] > 0]
@@ -390,27 +364,6 @@ def calibrate_tape(
     )
 
 
-def _read_quotes(path: Path) -> pd.DataFrame:
-    """Read and check a quotes file; the column ``episode`` is added where it lacks."""
-    with_episode = "episode" in read_header(path)
-    quotes = read_columns(path, (*QUOTES_COLUMNS, "episode") if with_episode else QUOTES_COLUMNS)
-    if not with_episode:
-        quotes["episode"] = 0.0
-    for column in ("time", "mid", "episode"):
-        require(path, quotes, column, quotes[column].notna(), "every row needs a number")
-    rises = (quotes["time"].diff() > 0) | (quotes["episode"].diff() != 0)
-    require(path, quotes, "time", rises, "time must rise strictly from one row of an episode to the next")
-    for side in ("bid", "ask"):
-        depth, exposure, fills = f"{side}_depth", f"{side}_exposure", f"{side}_fills"
-        live = ~(quotes[exposure] == 0)
-        require(path, quotes, exposure, quotes[exposure] >= 0, "an exposure is a number of seconds, 0 or more")
-        require(path, quotes, depth, quotes[depth].notna() | ~live, "a quote of positive exposure needs a depth")
-        whole = (quotes[fills] >= 0) & (quotes[fills] % 1 == 0)
-        require(path, quotes, fills, whole, "fills are a whole number, 0 or more")
-        require(path, quotes, fills, live | (quotes[fills] == 0), "without exposure there are no fills")
-    return quotes
-
-
 def _smallest_step(quotes: pd.DataFrame) -> float:
     """Smallest difference between two best prices, rounded to six digits: the tick."""
     prices = np.unique(quotes[["bid", "ask"]].to_numpy(dtype=float))
@@ -431,9 +384,10 @@ def _touch(quotes: pd.DataFrame, end: float, tick: float) -> float:
 def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
     """How well the exponential and the Poisson law hold on one side."""
     rate, decay = side.fill_rate, side.fill_decay
+    events = "fills" if kind == "quotes" else "market orders"
     text = (
         f"{name}: fill_rate {rate.value:.4g} +- {rate.stderr:.2g} per s, fill_decay {decay.value:.4g} +- "
-        f"{decay.stderr:.2g} per price unit, from {side.fills} {'fills' if kind == 'quotes' else 'market orders'} "
+        f"{decay.stderr:.2g} per price unit, from {side.fills} {events} "
         f"in {side.exposure:.5g} s. "
     )
     if side.degrees_of_freedom == 0:
@@ -450,13 +404,13 @@ def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
         low, high = ratio.argmin(), ratio.argmax()
         text += (
             f"Empirical over fitted rate runs from {ratio[low]:.3g} (depth {depth[low]:.3g}) to {ratio[high]:.3g} "
-            f"(depth {depth[high]:.3g}) over the depths with {FIRM_COUNT} or more. "
+            f"(depth {depth[high]:.3g}) over the depths with {FIRM_COUNT} {events} or more. "
         )
     if math.isfinite(side.dispersion):
-        text += (
-            f"Counts vary {side.dispersion:.3g} times as much as Poisson counts, so the standard error of fill_rate is "
-            f"{math.sqrt(side.dispersion):.2g} times what is stated. "
-        )
+        text += f"Counts over time vary {side.dispersion:.3g} times as much as Poisson counts"
+        if side.dispersion > CLUSTERED:
+            text += f": the standard error of fill_rate is about {math.sqrt(side.dispersion):.2g} times what is stated"
+        text += "."
     return text.rstrip()
 
 

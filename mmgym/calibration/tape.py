@@ -238,7 +238,7 @@ def _parse(
     text = pd.DataFrame(rows, columns=header, dtype=object)
     parsed: dict[str, pd.Series] = {}
     for column in numbers:
-        parsed[column] = pd.to_numeric(text[column].replace("", np.nan), errors="coerce").astype(float)
+        parsed[column] = pd.to_numeric(text[column], errors="coerce").astype(float)
         wrong: NDArray[np.intp] = np.flatnonzero(~np.isfinite(parsed[column]) & (text[column] != ""))
         if wrong.size:
             cell = text[column].iloc[wrong[0]]

@@ -1,0 +1,269 @@
+"""The named policies of an environment: its optimum and the policies of the papers, as tables behind `predict`."""
+
+import functools
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.frozen import FrozenProblem, Solution, criterion_value, frozen_problem, solve
+
+__all__ = [
+    "NoOptimum",
+    "OptimalPolicy",
+    "PaperPolicies",
+    "RandomPolicy",
+    "TablePolicy",
+    "best_known_policy",
+    "optimal_policy",
+    "paper_policies",
+    "paper_tables",
+    "params_of",
+    "problem_of",
+    "reference_policy",
+]
+
+Array = NDArray[Any]
+
+
+class NoOptimum(LookupError):
+    """The optimum of a market is not known, only bounds."""
+
+
+class PaperPolicies(NamedTuple):
+    """What the papers compare with: name -> function that returns controls (N, S, C), and the name with skill 0."""
+
+    tables: Mapping[str, Callable[[], Array]]
+    reference: str
+
+
+@singledispatch
+def paper_tables(params: Any) -> PaperPolicies:
+    """The paper policies of a market's parameters.
+
+    Raises
+    ------
+    TypeError
+        If the market has none.
+    """
+    raise TypeError(f"no paper policies are known for parameters of type {type(params).__name__}")
+
+
+class TablePolicy:
+    """A policy of the observation, tabulated over steps and states: acting is a look-up.
+
+    Parameters
+    ----------
+    problem : FrozenProblem
+    controls : (N, S, C)
+        Controls in model units. Where they lie outside the action space the nearest action is played.
+
+    Attributes
+    ----------
+    controls : (N, S, C)
+        What is played, in model units.
+    actions : (N, S, A)
+        The same as actions.
+    clipped : int
+        Number of (step, state) cells whose controls lay outside the action space.
+    """
+
+    markov = True
+
+    def __init__(self, problem: FrozenProblem, controls: Array) -> None:
+        self._problem = problem
+        self.actions = problem.actions(controls)
+        self.controls = problem.controls(self.actions)
+        tolerance = 1e-6 * (1.0 + np.abs(self.controls))
+        with np.errstate(invalid="ignore"):
+            self.clipped = int((np.abs(self.controls - controls) > tolerance).any(axis=-1).sum())
+
+    def _cells(self, observations: Any) -> tuple[Array, Array]:
+        step, state = self._problem.locate(observations)
+        return np.minimum(step, self._problem.num_steps - 1), state
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Action of one observation, or actions of a batch; a terminal observation gets the last step's action."""
+        return self.actions[self._cells(observation)], state
+
+
+class OptimalPolicy(TablePolicy):
+    """The optimum of an environment as built.
+
+    Attributes
+    ----------
+    optimum : float
+        The criterion from the environment's own initial state, in model units.
+    solution : baselines.frozen.Solution
+        Controls and values of every step and state.
+    level : str
+        "exact" or "certified".
+    binding : (N, S, C) bool
+        Where the bounds of the action space bind.
+    """
+
+    def __init__(self, problem: FrozenProblem, solution: Solution) -> None:
+        super().__init__(problem, solution.controls)
+        self.solution = solution
+        self.level = problem.level
+        self.optimum = float(
+            problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0])
+        )
+        self.binding = problem.binding(solution.controls)
+
+    def value(self, observation: Any) -> Array:
+        """The criterion that can still be reached from an observation, or from each of a batch (currency)."""
+        step, state = self._problem.locate(observation)
+        return np.asarray(self.solution.values[step, state])
+
+
+class RandomPolicy:
+    """Actions uniform on the action box.
+
+    Parameters
+    ----------
+    action_space : gymnasium.spaces.Box
+        Of one environment.
+    seed : int
+        Of the actions drawn by `predict`.
+    """
+
+    markov = True
+    nodes = 24
+
+    def __init__(self, action_space: gymnasium.spaces.Box, seed: int = 0) -> None:
+        self._space = action_space
+        self._random = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Uniform actions, whatever ``deterministic`` says."""
+        batch = np.shape(observation)[:-1]
+        low, high = self._space.low, self._space.high
+        return self._random.uniform(low, high, (*batch, *low.shape)).astype(self._space.dtype), state
+
+    def distribution(self, observations: Array) -> tuple[Array, Array]:
+        """Gauss-Legendre nodes (B, M, A) and weights (B, M) of the uniform law."""
+        x, w = np.polynomial.legendre.leggauss(self.nodes)
+        dimensions = self._space.low.size
+        grid = np.stack(np.meshgrid(*[x] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
+        weights = functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
+        center, reach = 0.5 * (self._space.high + self._space.low), 0.5 * (self._space.high - self._space.low)
+        batch = len(observations)
+        return np.broadcast_to(center + reach * grid, (batch, *grid.shape)), np.broadcast_to(weights, (batch, len(weights)))
+
+
+def _environment(env: Any, arguments: Mapping[str, Any]) -> Any:
+    if isinstance(env, str):
+        import mmgym  # noqa: F401  # registers the ids
+
+        return gymnasium.make(env, **arguments).unwrapped
+    if arguments:
+        raise TypeError(f"arguments {sorted(arguments)} are allowed with an environment id only")
+    base = getattr(env, "unwrapped", env)
+    if not hasattr(base, "params"):
+        raise TypeError(f"{type(base).__name__} is not an mmgym environment: give one, a vector environment, or an id")
+    return base
+
+
+def params_of(env: Any, **arguments: Any) -> Any:
+    """Parameters of an environment (wrapped or not), a vector environment, or an id with constructor arguments."""
+    return _environment(env, arguments).params
+
+
+def _load(market: str) -> None:
+    """Import the market's baselines, which register themselves."""
+    import_module(f"baselines.{market}")
+
+
+@functools.lru_cache(maxsize=64)
+def _problem(params: Any) -> FrozenProblem:
+    return frozen_problem(params)
+
+
+@functools.lru_cache(maxsize=16)
+def _solution(params: Any) -> Solution:
+    return solve(_problem(params))
+
+
+def problem_of(env: Any, **arguments: Any) -> FrozenProblem:
+    """The frozen-control problem of an environment (see `params_of`)."""
+    base = _environment(env, arguments)
+    _load(base.market.name)
+    return _problem(base.params)
+
+
+def optimal_policy(env: Any, **arguments: Any) -> OptimalPolicy:
+    """The optimal policy of an environment as built: its steps, order size, bounds and utility.
+
+    Parameters
+    ----------
+    env : environment, vector environment or id
+        With an id, ``arguments`` are those of its constructor.
+
+    Raises
+    ------
+    NoOptimum
+        If only bounds of the optimum are known.
+    """
+    problem = problem_of(env, **arguments)
+    if problem.level == "bracketed":
+        raise NoOptimum("only bounds of this market's optimum are known: use best_known_policy")
+    return OptimalPolicy(problem, _solution(params_of(env, **arguments)))
+
+
+def best_known_policy(env: Any, **arguments: Any) -> TablePolicy:
+    """The best policy known: the optimal one where there is one."""
+    return optimal_policy(env, **arguments)
+
+
+def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
+    """Policies that the papers compare with, by name, and ``random``."""
+    base = _environment(env, arguments)
+    _load(base.market.name)
+    found = paper_tables(base.params)
+    policies: dict[str, Any] = {
+        name: TablePolicy(_problem(base.params), table()) for name, table in found.tables.items()
+    }
+    space = base.single_action_space if isinstance(base, gymnasium.vector.VectorEnv) else base.action_space
+    policies["random"] = RandomPolicy(space)
+    return policies
+
+
+def reference_policy(env: Any, **arguments: Any) -> TablePolicy:
+    """The policy whose skill is 0."""
+    base = _environment(env, arguments)
+    _load(base.market.name)
+    found = paper_tables(base.params)
+    return TablePolicy(_problem(base.params), found.tables[found.reference]())
+
+
+@functools.lru_cache(maxsize=64)
+def _reference_value(params: Any) -> float:
+    found = paper_tables(params)
+    problem = _problem(params)
+    return criterion_value(problem, TablePolicy(problem, found.tables[found.reference]()).controls)
+
+
+def reference_value(env: Any, **arguments: Any) -> float:
+    """Criterion of the reference policy, in model units."""
+    base = _environment(env, arguments)
+    _load(base.market.name)
+    return _reference_value(base.params)

@@ -1,0 +1,311 @@
+"""Numba kernels of the frozen-quote step of the GLFT market.
+
+Inside a step the depths are constant, so every expectation over the step solves a linear system ``y' = K y`` that is
+tridiagonal in the inventory. It is summed as ``exp(-c h) sum_j (h (K + c))^j / j!`` with a shift ``c`` that makes every
+term positive for a plain expectation (uniformisation). Only one inventory of the result is wanted: after ``j`` terms
+the sum needs the inventories within ``terms - j`` of it, so the window shrinks.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+KERNEL = {"cache": True, "error_model": "numpy", "nogil": True}
+MAX_TERMS = 200_000
+
+
+@njit(**KERNEL)
+def num_terms(norm):
+    """Terms of ``exp(norm)``'s Taylor series until the rest is below 1e-17 of the sum."""
+    log_term, terms = 0.0, 0
+    while terms < norm or log_term > norm - 41.0:
+        terms += 1
+        log_term += math.log(norm / terms) if norm > 0.0 else -50.0
+        if terms >= MAX_TERMS:
+            break
+    return terms + 1
+
+
+@njit(**KERNEL)
+def backward_moments(step, states, rates, gains, drift_rate, variance_rate, values, result):
+    """First (and second) moments of an additive functional over one step plus the rest of the episode.
+
+    Parameters
+    ----------
+    step : float
+        Length of the step.
+    states : (M,) int
+        Index of the inventory (0 is the lower bound) at the start of the step.
+    rates, gains : (M, 2)
+        Intensities of bid and ask fills while active, and what a fill adds to the functional.
+    drift_rate, variance_rate : (S,)
+        What the functional gains per unit of time, and the variance of its Brownian part.
+    values : (S, K)
+        ``K = 1``: expectation of the rest. ``K = 2``: and its second moment.
+    result : (M, K)
+        The same at the start of the step.
+    """
+    count, moments = values.shape
+    f, g = np.empty(count), np.empty(count)
+    m, o = np.empty(count), np.empty(count)
+    for i in range(states.shape[0]):
+        q, up, down = states[i], rates[i, 0], rates[i, 1]
+        gain_up, gain_down = gains[i, 0], gains[i, 1]
+        shift = up + down
+        terms = num_terms(shift * step)
+        one = 1.0
+        low, high = max(0, q - terms), min(count - 1, q + terms)
+        for s in range(low, high + 1):
+            f[s] = values[s, 0]
+            m[s] = values[s, 1] if moments == 2 else 0.0
+        total_f, total_m = f[q], m[q]
+        for j in range(1, terms):
+            w = step / j
+            left = terms - j
+            low, high = max(0, q - left), min(count - 1, q + left)
+            for s in range(low, high + 1):
+                new_f = shift * f[s] + drift_rate[s] * one
+                new_m = shift * m[s] + 2.0 * drift_rate[s] * f[s] + variance_rate[s] * one
+                if s < count - 1:
+                    new_f += up * (f[s + 1] - f[s] + gain_up * one)
+                    new_m += up * (m[s + 1] - m[s] + gain_up * (2.0 * f[s + 1] + gain_up * one))
+                if s > 0:
+                    new_f += down * (f[s - 1] - f[s] + gain_down * one)
+                    new_m += down * (m[s - 1] - m[s] + gain_down * (2.0 * f[s - 1] + gain_down * one))
+                g[s], o[s] = w * new_f, w * new_m
+            f, g = g, f
+            m, o = o, m
+            one *= w * shift
+            total_f += f[q]
+            total_m += m[q]
+        scale = math.exp(-shift * step)
+        result[i, 0] = scale * total_f
+        if moments == 2:
+            result[i, 1] = scale * total_m
+
+
+@njit(**KERNEL)
+def backward_exponential(step, states, rates, gains, drift_rate, variance_rate, exponents, values, result):
+    """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
+
+    The other parameters are those of `backward_moments`; ``values`` and ``result`` have a column per exponent.
+    """
+    count, columns = values.shape
+    y, w_y = np.empty_like(values), np.empty_like(values)
+    growth = np.empty_like(values)
+    for s in range(count):
+        for k in range(columns):
+            z = exponents[k]
+            growth[s, k] = z * drift_rate[s] + 0.5 * z * z * variance_rate[s]
+    up_factor, down_factor = np.empty_like(exponents), np.empty_like(exponents)
+    for i in range(states.shape[0]):
+        q, up, down = states[i], rates[i, 0], rates[i, 1]
+        largest = 0.0
+        for k in range(columns):
+            up_factor[k] = up * np.exp(exponents[k] * gains[i, 0])
+            down_factor[k] = down * np.exp(exponents[k] * gains[i, 1])
+            largest = max(largest, abs(up_factor[k]) + abs(down_factor[k]))
+        slowest, fastest = 0.0, 0.0
+        for s in range(count):
+            for k in range(columns):
+                slowest = min(slowest, growth[s, k].real)
+                fastest = max(fastest, abs(growth[s, k]))
+        shift = up + down - slowest
+        terms = num_terms((max(shift, fastest) + largest) * step)
+        low, high = max(0, q - terms), min(count - 1, q + terms)
+        y[low : high + 1] = values[low : high + 1]
+        total = y[q].copy()
+        for j in range(1, terms):
+            w = step / j
+            left = terms - j
+            low, high = max(0, q - left), min(count - 1, q + left)
+            for s in range(low, high + 1):
+                leave = shift - (up if s < count - 1 else 0.0) - (down if s > 0 else 0.0)
+                for k in range(columns):
+                    w_y[s, k] = w * (leave + growth[s, k]) * y[s, k]
+                if s < count - 1:
+                    for k in range(columns):
+                        w_y[s, k] += w * up_factor[k] * y[s + 1, k]
+                if s > 0:
+                    for k in range(columns):
+                        w_y[s, k] += w * down_factor[k] * y[s - 1, k]
+            y, w_y = w_y, y
+            total += y[q]
+        result[i] = math.exp(-shift * step) * total
+
+
+@njit(**KERNEL)
+def forward_law(step, rates, law, result):
+    """Law of the inventory after a step, shape (S,), from the law before it and the rates (S, 2) of each inventory."""
+    count = law.shape[0]
+    p, w_p = np.empty(count), np.empty(count)
+    result[:] = 0.0
+    for q in range(count):
+        if law[q] == 0.0:
+            continue
+        up, down = rates[q, 0], rates[q, 1]
+        shift = up + down
+        terms = num_terms(shift * step)
+        scale = math.exp(-shift * step)
+        p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
+        w_p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
+        p[q] = law[q]
+        result[q] += scale * p[q]
+        for j in range(1, terms):
+            w = step / j
+            low, high = max(0, q - j), min(count - 1, q + j)
+            for s in range(low, high + 1):
+                mass = (shift - (up if s < count - 1 else 0.0) - (down if s > 0 else 0.0)) * p[s]
+                if s > 0:
+                    mass += up * p[s - 1]
+                if s < count - 1:
+                    mass += down * p[s + 1]
+                w_p[s] = w * mass
+            p, w_p = w_p, p
+            for s in range(low, high + 1):
+                result[s] += scale * p[s]
+
+
+@njit(**KERNEL)
+def _side(rate, fill_rate, decay, size, aversion):
+    """A side as a function of its intensity ``x``: weight of the neighbour's value and source, with two derivatives.
+
+    Mean criterion (``aversion`` 0): the neighbour has weight ``x``, the source is ``x D d(x)``, ``d(x) = ln(A / x) / k``.
+    CARA: weight ``x exp(-gamma D d(x)) = x (x / A)^(gamma D / k)``, no source.
+    """
+    depth = math.log(fill_rate / rate) / decay
+    if aversion == 0.0:
+        return rate, 1.0, 0.0, size * rate * depth, size * (depth - 1.0 / decay), -size / (decay * rate)
+    power = aversion * size / decay
+    factor = math.exp(-aversion * size * depth)
+    return rate * factor, (1.0 + power) * factor, power * (1.0 + power) * factor / rate, 0.0, 0.0, 0.0
+
+
+@njit(**KERNEL)
+def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out):
+    """One-step value at inventory ``q`` for intensities ``rates``, its gradient and its Hessian in them.
+
+    ``out`` is [y, y_b, y_a, y_bb, y_ab, y_aa]; ``blocks`` is scratch of shape (2, 6, S). The derivatives solve the
+    systems that differentiating ``y' = K y + source`` in the intensities gives.
+    """
+    count = values.shape[0]
+    x, z = rates[0], rates[1]
+    cb, cb1, cb2, sb, sb1, sb2 = _side(x, fill_rates[0], decays[0], size, aversion)
+    ca, ca1, ca2, sa, sa1, sa2 = _side(z, fill_rates[1], decays[1], size, aversion)
+    slowest, fastest = 0.0, 0.0
+    for s in range(count):
+        slowest = min(slowest, diagonal[s])
+        fastest = max(fastest, diagonal[s])
+    shift = x + z - slowest
+    terms = num_terms((shift + fastest + max(cb + ca - x - z, 0.0)) * step) + 2
+    y, n = blocks[0], blocks[1]
+    low, high = max(0, q - terms), min(count - 1, q + terms)
+    for s in range(low, high + 1):
+        y[0, s] = values[s]
+        for d in range(1, 6):
+            y[d, s] = 0.0
+    for d in range(6):
+        out[d] = y[d, q]
+    one = 1.0
+    for j in range(1, terms):
+        w = step / j
+        left = terms - j
+        low, high = max(0, q - left), min(count - 1, q + left)
+        for s in range(low, high + 1):
+            stay = shift + diagonal[s]
+            y0, yb, ya = y[0, s], y[1, s], y[2, s]
+            n0 = stay * y0 + source[s] * one
+            nb, na = stay * yb, stay * ya
+            nbb, nab, naa = stay * y[3, s], stay * y[4, s], stay * y[5, s]
+            if s < count - 1:
+                u0, ub, ua = y[0, s + 1], y[1, s + 1], y[2, s + 1]
+                n0 += cb * u0 - x * y0 + sb * one
+                nb += cb * ub - x * yb + cb1 * u0 - y0 + sb1 * one
+                na += cb * ua - x * ya
+                nbb += cb * y[3, s + 1] - x * y[3, s] + 2.0 * (cb1 * ub - yb) + cb2 * u0 + sb2 * one
+                nab += cb * y[4, s + 1] - x * y[4, s] + cb1 * ua - ya
+                naa += cb * y[5, s + 1] - x * y[5, s]
+            if s > 0:
+                u0, ub, ua = y[0, s - 1], y[1, s - 1], y[2, s - 1]
+                n0 += ca * u0 - z * y0 + sa * one
+                nb += ca * ub - z * yb
+                na += ca * ua - z * ya + ca1 * u0 - y0 + sa1 * one
+                nbb += ca * y[3, s - 1] - z * y[3, s]
+                nab += ca * y[4, s - 1] - z * y[4, s] + ca1 * ub - yb
+                naa += ca * y[5, s - 1] - z * y[5, s] + 2.0 * (ca1 * ua - ya) + ca2 * u0 + sa2 * one
+            n[0, s], n[1, s], n[2, s] = w * n0, w * nb, w * na
+            n[3, s], n[4, s], n[5, s] = w * nbb, w * nab, w * naa
+        y, n = n, y
+        one *= w * shift
+        for d in range(6):
+            out[d] += y[d, q]
+    scale = math.exp(-shift * step)
+    for d in range(6):
+        out[d] *= scale
+
+
+@njit(**KERNEL)
+def improve(step, fill_rates, decays, size, aversion, diagonal, source, low_rates, high_rates, values, depths, best):
+    """Best frozen depths of every inventory and their value, by a safeguarded Newton iteration in the intensities.
+
+    Parameters
+    ----------
+    diagonal, source : (S,)
+        Growth rate and reward rate of an inventory, besides fills.
+    low_rates, high_rates : (2,)
+        Bounds of the intensities: those of the depth box.
+    values : (S,)
+        Value at the end of the step; under CARA (``aversion > 0``) the expectation of ``exp(-gamma ...)``, minimised.
+    depths : (S, 2)
+        In: first guess. Out: best depths.
+    best : (S,)
+        Best values.
+    """
+    count = values.shape[0]
+    blocks = np.empty((2, 6, count))
+    out = np.empty(6)
+    sign = 1.0 if aversion == 0.0 else -1.0
+    rates, kept, newton = np.empty(2), np.empty(2), np.empty(2)
+    for q in range(count):
+        for side in range(2):
+            rate = fill_rates[side] * math.exp(-decays[side] * depths[q, side])
+            rates[side] = min(max(rate, low_rates[side]), high_rates[side])
+        kept_value = -np.inf
+        for iteration in range(100):
+            _value_and_slopes(
+                step, q, rates, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out
+            )
+            value = sign * out[0]
+            # A step may lose value only by rounding; otherwise halve it.
+            if iteration > 0 and value < kept_value - 1e-14 * abs(kept_value):
+                for side in range(2):
+                    rates[side] = 0.5 * (rates[side] + kept[side])
+                continue
+            kept_value = value
+            kept[:] = rates
+            gradient_b, gradient_a = sign * out[1], sign * out[2]
+            curve_b, cross, curve_a = sign * out[3], sign * out[4], sign * out[5]
+            free_b = not ((kept[0] <= low_rates[0] and gradient_b < 0) or (kept[0] >= high_rates[0] and gradient_b > 0))
+            free_a = not ((kept[1] <= low_rates[1] and gradient_a < 0) or (kept[1] >= high_rates[1] and gradient_a > 0))
+            newton[:] = 0.0
+            determinant = curve_b * curve_a - cross * cross
+            if free_b and free_a and curve_b < 0.0 and determinant > 0.0:
+                newton[0] = (cross * gradient_a - curve_a * gradient_b) / determinant
+                newton[1] = (cross * gradient_b - curve_b * gradient_a) / determinant
+            else:
+                if free_b:
+                    newton[0] = -gradient_b / curve_b if curve_b < 0.0 else math.copysign(kept[0], gradient_b)
+                if free_a:
+                    newton[1] = -gradient_a / curve_a if curve_a < 0.0 else math.copysign(kept[1], gradient_a)
+            change = 0.0
+            for side in range(2):
+                target = min(max(kept[side] + newton[side], 0.25 * kept[side]), 4.0 * kept[side])
+                target = min(max(target, low_rates[side]), high_rates[side])
+                change = max(change, abs(target - kept[side]) / kept[side])
+                rates[side] = target
+            if change < 1e-13:
+                break
+        best[q] = sign * kept_value
+        for side in range(2):
+            depths[q, side] = math.log(fill_rates[side] / kept[side]) / decays[side]

@@ -1,0 +1,137 @@
+"""The frozen-quote problem S1 of the GLFT market, exact to rounding.
+
+Inside a step the inventory is a birth-death chain with constant rates, so one-step expectations are exponentials of
+tridiagonal matrices; the best depths of each inventory come from a two-dimensional Newton iteration. Continuous-time
+counterparts: Guéant, Lehalle & Fernandez-Tapia (2013), eqs. (2.4)-(2.8).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.frozen import Functional, frozen_problem
+from baselines.glft import kernels
+from mmgym.models import glft
+
+Array = NDArray[np.float64]
+
+
+class GLFTProblem:
+    """`baselines.frozen.FrozenProblem` of the GLFT market. States are inventories from ``-limit`` to ``limit`` orders."""
+
+    num_controls = 2
+    tolerance = 0.0
+    level = "exact"
+
+    def __init__(self, params: glft.Params) -> None:
+        p = self.params = params
+        self.num_steps = p.num_steps
+        self.lots = np.arange(-p.limit, p.limit + 1)
+        self.num_states = len(self.lots)
+        self.inventory = self.lots * p.order_size  # assets
+        self.initial = (self.lots == p.start).astype(np.float64)
+        self.aversion = p.risk_aversion if p.utility == "cara" else 0.0
+        exponents = np.array([-self.aversion]) if self.aversion else None
+        self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
+        self.fill_rates = np.array([p.fill_rate_bid, p.fill_rate_ask])
+        self.decays = np.array([p.fill_decay_bid, p.fill_decay_ask])
+        self.low_depths = np.array([p.min_depth_bid, p.min_depth_ask])
+        self.high_depths = np.array([p.max_depth_bid, p.max_depth_ask])
+
+    def observations(self, n: int) -> NDArray[np.float32]:
+        return glft.observe(self.params, n, self.lots)
+
+    def locate(self, observations: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        step, lots = glft.locate(self.params, observations)
+        return step, lots + self.params.limit
+
+    def controls(self, actions: Array) -> Array:
+        return glft.to_quotes(self.params, actions)
+
+    def actions(self, controls: Array) -> NDArray[np.float32]:
+        return glft.from_quotes(self.params, controls)
+
+    def intensities(self, depths: Array) -> Array:
+        """Fill intensities (1 / time), shape (..., 2), of depths of that shape, while both sides are active."""
+        return np.asarray(self.fill_rates * np.exp(-self.decays * depths))
+
+    def _rates(self, functional: Functional) -> tuple[Array, Array]:
+        """What the functional gains per unit of time besides fills, and the variance of its Brownian part: (S,), (S,)."""
+        p, q = self.params, self.inventory
+        drift = functional.gain * p.drift * q - functional.penalty * p.running_penalty * q**2
+        drift = drift + functional.absolute_inventory * np.abs(q)
+        return drift, (functional.price * p.volatility * q) ** 2
+
+    def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
+        reward = -functional.penalty * self.params.terminal_penalty * self.inventory**2
+        if functional.exponents is not None:
+            return np.exp(np.multiply.outer(reward, functional.exponents))
+        return np.stack([reward**i for i in range(1, functional.moments + 1)], axis=1)
+
+    def backward(
+        self, n: int, states: NDArray[np.int64], controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        depths = np.ascontiguousarray(controls, dtype=np.float64)
+        rates = self.intensities(depths)
+        gains = functional.gain * self.params.order_size * depths + functional.fills
+        drift, variance = self._rates(functional)
+        values = np.ascontiguousarray(values)
+        result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+        system = (self.params.step_length, np.asarray(states), rates, gains, drift, variance)
+        if functional.exponents is None:
+            kernels.backward_moments(*system, values, result)
+        else:
+            kernels.backward_exponential(*system, functional.exponents.astype(values.dtype), values, result)
+        return result
+
+    def forward(self, n: int, controls: Array, law: Array) -> Array:
+        result = np.empty(self.num_states)
+        kernels.forward_law(self.params.step_length, self.intensities(controls), np.ascontiguousarray(law), result)
+        return result
+
+    def first_order_depths(self, values: Array) -> Array:
+        """Best depths (S, 2) of a short step before the criterion's values (S,) in model units.
+
+        A side at its bound takes the depth of the neighbouring inventory: it may reactivate inside the step.
+        """
+        size = self.params.order_size
+        slope = np.diff(values) / size
+        xi = self.aversion * size
+        base = np.log1p(xi / self.decays) / xi if xi else 1.0 / self.decays
+        bid, ask = base[0] - slope, base[1] + slope
+        return np.stack([np.append(bid, bid[-1]), np.append(ask[0], ask)], axis=1)
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        functional = self.criterion
+        drift, variance = self._rates(functional)
+        if self.aversion:
+            diagonal, source = -self.aversion * drift + 0.5 * self.aversion**2 * variance, np.zeros(self.num_states)
+        else:
+            diagonal, source = np.zeros(self.num_states), drift
+        column = np.ascontiguousarray(values[:, 0])
+        depths = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
+        best = np.empty(self.num_states)
+        kernels.improve(
+            self.params.step_length,
+            self.fill_rates,
+            self.decays,
+            self.params.order_size,
+            self.aversion,
+            diagonal,
+            source,
+            self.intensities(self.high_depths),
+            self.intensities(self.low_depths),
+            column,
+            depths,
+            best,
+        )
+        return depths, best[:, None]
+
+    def to_value(self, values: Array, log_scale: float | Array) -> Array:
+        return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
+
+    def binding(self, controls: Array) -> NDArray[np.bool_]:
+        slack = 1e-9 * (self.high_depths - self.low_depths)
+        return np.asarray((controls <= self.low_depths + slack) | (controls >= self.high_depths - slack))
+
+
+frozen_problem.register(glft.Params, GLFTProblem)

@@ -1,0 +1,50 @@
+"""Policies: what can be asked for an action, and the table policies of the baselines."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+__all__ = ["CallablePolicy", "Policy", "predict_batch"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Something that acts: Stable-Baselines3's `predict` and whether it is a function of the observation alone.
+
+    A stochastic policy may also have ``distribution(observations)``, which returns quadrature nodes of its actions,
+    shape (B, M, action), and their weights, shape (B, M).
+    """
+
+    markov: bool
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Actions of one observation or of a batch, and the next hidden state."""
+
+
+class CallablePolicy:
+    """A bare function of the batch of observations as a policy; ``markov=True`` declares that it depends on nothing else."""
+
+    def __init__(self, function: Any, markov: bool = False) -> None:
+        self._function = function
+        self.markov = markov
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """The function's actions."""
+        return self._function(observation), state
