@@ -19,12 +19,14 @@ __all__ = [
     "RandomPolicy",
     "TablePolicy",
     "best_known_policy",
+    "environment_of",
     "optimal_policy",
     "paper_policies",
     "paper_tables",
     "params_of",
     "problem_of",
     "reference_policy",
+    "reference_value",
 ]
 
 Array = NDArray[Any]
@@ -140,6 +142,7 @@ class RandomPolicy:
     """
 
     markov = True
+    has_mode = False  # a score must not be taken at one draw of its actions
     nodes = 24
 
     def __init__(self, action_space: gymnasium.spaces.Box, seed: int = 0) -> None:
@@ -170,7 +173,14 @@ class RandomPolicy:
         return np.broadcast_to(center + reach * grid, (batch, *grid.shape)), np.broadcast_to(weights, (batch, len(weights)))
 
 
-def _environment(env: Any, arguments: Mapping[str, Any]) -> Any:
+def environment_of(env: Any, **arguments: Any) -> Any:
+    """The mmgym environment behind an environment (wrapped or not), a vector environment, or an id with arguments.
+
+    Raises
+    ------
+    TypeError
+        If it is not one of mmgym's, or arguments come without an id.
+    """
     if isinstance(env, str):
         import mmgym  # noqa: F401  # registers the ids
 
@@ -185,7 +195,7 @@ def _environment(env: Any, arguments: Mapping[str, Any]) -> Any:
 
 def params_of(env: Any, **arguments: Any) -> Any:
     """Parameters of an environment (wrapped or not), a vector environment, or an id with constructor arguments."""
-    return _environment(env, arguments).params
+    return environment_of(env, **arguments).params
 
 
 def _load(market: str) -> None:
@@ -205,7 +215,7 @@ def _solution(params: Any) -> Solution:
 
 def problem_of(env: Any, **arguments: Any) -> FrozenProblem:
     """The frozen-control problem of an environment (see `params_of`)."""
-    base = _environment(env, arguments)
+    base = environment_of(env, **arguments)
     _load(base.market.name)
     return _problem(base.params)
 
@@ -236,7 +246,7 @@ def best_known_policy(env: Any, **arguments: Any) -> TablePolicy:
 
 def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
     """Policies that the papers compare with, by name, and ``random``."""
-    base = _environment(env, arguments)
+    base = environment_of(env, **arguments)
     _load(base.market.name)
     found = paper_tables(base.params)
     policies: dict[str, Any] = {
@@ -249,7 +259,7 @@ def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
 
 def reference_policy(env: Any, **arguments: Any) -> TablePolicy:
     """The policy whose skill is 0."""
-    base = _environment(env, arguments)
+    base = environment_of(env, **arguments)
     _load(base.market.name)
     found = paper_tables(base.params)
     return TablePolicy(_problem(base.params), found.tables[found.reference]())
@@ -264,6 +274,6 @@ def _reference_value(params: Any) -> float:
 
 def reference_value(env: Any, **arguments: Any) -> float:
     """Criterion of the reference policy, in model units."""
-    base = _environment(env, arguments)
+    base = environment_of(env, **arguments)
     _load(base.market.name)
     return _reference_value(base.params)

@@ -7,7 +7,7 @@ exact evaluation of any policy of the observation (`evaluate`), laws (`state_law
 policies (`tabulate`) and one-step advantages.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, NamedTuple, Protocol
@@ -103,6 +103,12 @@ class FrozenProblem(Protocol):
 
     def to_value(self, values: Array, log_scale: Any) -> Array:
         """The criterion in model units (a certainty equivalent under CARA), from the values of its functional."""
+
+    def log_weight(self, info: Mapping[str, Array]) -> Array:
+        """Logarithm of the factor of an exponential criterion that rows have earned so far, from their full `info`.
+
+        The Brownian part of the price is integrated out. Only for criteria with an exponent.
+        """
 
     def binding(self, controls: Array) -> Array:
         """Where controls lie on the bounds of the action space: bool, shape of ``controls``."""

@@ -42,7 +42,14 @@ class MarketFace:
     """
 
     market: ClassVar[Market]
+    step_entries: ClassVar[tuple[str, ...]] = ()  # info entries that belong to the step, not to the time after it
     params: Any
+    arguments: dict[str, Any]
+
+    def _take_arguments(self, arguments: dict[str, Any]) -> None:
+        """Keep the market's constructor arguments and the parameters that they make."""
+        self.params = self.create_params(arguments)
+        self.arguments = dict(arguments)
 
     @classmethod
     def create_params(cls, arguments: Mapping[str, Any]) -> Any:
@@ -186,12 +193,17 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
+    vector_class: ClassVar[type["KernelVectorEnv"]]
+
+    def make_batch(self, num_envs: int, **options: Any) -> "KernelVectorEnv":
+        """A batch of environments with this one's arguments; ``options`` are those of the vector environment only."""
+        return self.vector_class(num_envs, **self.arguments, **options)
 
     def __init__(self, *, info: str | None = None, render_mode: str | None = None, **arguments: Any) -> None:
         for name in ("num_envs", "threads", "autoreset_mode", "copy"):
             if name in arguments:
                 raise TypeError(f"{name!r} is an argument of the vector environment only: use gymnasium.make_vec")
-        self.params = self.create_params(arguments)
+        self._take_arguments(arguments)
         self._full_info = choice("info", info, (None, "full")) == "full"
         self.render_mode = choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.observation_space, self.action_space = self.single_spaces()
@@ -314,6 +326,10 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
 
+    def make_batch(self, num_envs: int, **options: Any) -> "KernelVectorEnv":
+        """Another batch with this one's arguments."""
+        return type(self)(num_envs, **self.arguments, **options)
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -328,7 +344,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.num_envs = integer("num_envs", num_envs, low=1, high=100_000_000)
         if render_mode is not None:
             raise ValueError(f"render_mode = {render_mode!r} is not allowed for a batch: render a single environment")
-        self.params = self.create_params(arguments)
+        self._take_arguments(arguments)
         self.threads = min(integer("threads", threads, low=1, high=1024), self.num_envs)
         modes = {mode.value: mode for mode in AutoresetMode}
         mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode

@@ -5,6 +5,8 @@ tridiagonal matrices; the best depths of each inventory come from a two-dimensio
 counterparts: Guéant, Lehalle & Fernandez-Tapia (2013), eqs. (2.4)-(2.8).
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -128,6 +130,11 @@ class GLFTProblem:
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
+
+    def log_weight(self, info: Mapping[str, Array]) -> Array:
+        gamma = self.aversion
+        variance = self.params.volatility**2 * info["inventory_square"]
+        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * variance)
 
     def binding(self, controls: Array) -> NDArray[np.bool_]:
         slack = 1e-9 * (self.high_depths - self.low_depths)

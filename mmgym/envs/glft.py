@@ -15,6 +15,7 @@ class GLFTFace(MarketFace):
     """Spaces, public maps and info entries of the GLFT market."""
 
     market = glft.MARKET
+    step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
     params: glft.Params
 
     def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
@@ -48,9 +49,14 @@ class GLFTFace(MarketFace):
         }
         if full:
             entries["gain"] = gain
+            entries["price_gain"] = state.price_gain
             entries["inventory_square"] = state.inventory_square
             entries["bid_depth"], entries["ask_depth"] = controls
         return entries
+
+
+class GLFTVectorEnv(GLFTFace, KernelVectorEnv):
+    """A batch of `GLFTEnv`, with `num_envs`, `threads`, `autoreset_mode` and `copy` of `KernelVectorEnv`."""
 
 
 class GLFTEnv(GLFTFace, KernelEnv):
@@ -114,7 +120,8 @@ class GLFTEnv(GLFTFace, KernelEnv):
     - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay`` and
       ``3 / fill_decay`` of each side.
     - `reward` ("pnl"): "pnl" or "expected".
-    - `info` (None): "full" adds the gain, the integral of squared inventory and the depths to `info`, which always has
+    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared
+      inventory and the depths to `info`, which always has
       cash, mid, inventory and the fills of the last step.
     - `render_mode` (None): "ansi" or "rgb_array".
     - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is empty
@@ -135,7 +142,4 @@ class GLFTEnv(GLFTFace, KernelEnv):
     """
 
 
-class GLFTVectorEnv(GLFTFace, KernelVectorEnv):
-    __doc__ = f"""A batch of `GLFTEnv`, with `num_envs`, `threads`, `autoreset_mode` and `copy` (see `KernelVectorEnv`).
-
-    {GLFTEnv.__doc__}"""
+    vector_class = GLFTVectorEnv
