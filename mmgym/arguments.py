@@ -22,7 +22,10 @@ def real(
     allowed = " ".join(["a finite number", " and ".join(bounds)]).strip()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise _refuse(name, value, allowed)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or not low <= number <= high or not number > above:
         raise _refuse(name, value, allowed)
     return number

@@ -88,14 +88,19 @@ def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
     return raw[offset : offset + count * dtype.itemsize].view(dtype)
 
 
+_STRUCT_CODES = {"f8": "d", "f4": "f", "b1": "?"} | {
+    f"{kind}{2**i}": code for kind, codes in (("i", "bhiq"), ("u", "BHIQ")) for i, code in enumerate(codes)
+}
+
+
 def _row_layout(dtype: np.dtype[Any]) -> struct.Struct:
     """The layout of one structured row, for unpacking it to Python numbers (three times faster than ``item()``)."""
     text, position = "=", 0
     for name in dtype.names or ():
         column, offset = dtype.fields[name][:2]  # type: ignore[index]
-        text += "x" * (offset - position) + column.char
+        text += "x" * (offset - position) + _STRUCT_CODES[column.str[1:]]
         position = offset + column.itemsize
-    return struct.Struct(text.replace("l", "q").replace("L", "Q"))
+    return struct.Struct(text)
 
 
 class _Rows:
@@ -153,7 +158,7 @@ class _Rows:
             if name not in state or np.shape(state[name]) != shape:
                 found = np.shape(state[name]) if name in state else "missing"
                 raise ValueError(f"state entry {name!r} is {found}, but {len(rows)} rows need shape {shape}")
-        if not int(state["started"]):
+        if not int(state.get("started", 0)):
             raise ValueError("state was taken before the first reset: reset the environment, then take its state")
         self.state["s0"][rows] = state["streams"][:, 0]
         self.state["s1"][rows] = state["streams"][:, 1]
@@ -302,7 +307,10 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
             If the state is of another market, of other parameters or of another number of rows.
         """
         self._rows.set_state(state, np.array([0]))
-        return self._observe(np.zeros(1, dtype=np.bool_))
+        observation = self._observe(np.zeros(1, dtype=np.bool_))
+        if self._history is not None:
+            self._history.start(self.params, self._entries(True), int(self.to_state(observation)[0]))
+        return observation
 
 
 class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
@@ -365,9 +373,13 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._kept = None if self._copy else self._new_outputs()
         bounds = np.linspace(0, self.num_envs, self.threads + 1).astype(int)
         self._parts = [slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
-        self._part_arrays = [tuple(array[part] for array in self._rows.arrays[1:]) for part in self._parts]
+        self._part_arrays = self._share_arrays()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = 0
+
+    def _share_arrays(self) -> list[tuple[Array, ...]]:
+        """Each thread's share of the rows, as views."""
+        return [tuple(array[part] for array in self._rows.arrays[1:]) for part in self._parts]
 
     def _new_outputs(self) -> tuple[Array, Array, Array, Array]:
         count = self.num_envs
@@ -405,8 +417,8 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             if not self._rows.seeded:
                 self._rows.seed([None] * self.num_envs, mask)
         else:
-            super().reset(seed=seed if isinstance(seed, int) else None)
             seeds = self._seeds(seed)
+            super().reset(seed=seed if isinstance(seed, int) else None)
             self._rows.seed(seeds, mask)
         observations = self._new_outputs()[0] if self._kept is None else self._kept[0]
         self._rows.reset(mask, observations)
@@ -414,14 +426,16 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         return observations, self._info()
 
     def _seeds(self, seed: Any) -> list[int | None]:
-        if isinstance(seed, int | np.integer):
-            if seed < 0:
-                raise ValueError(f"seed = {seed} is not allowed: it must be a whole number >= 0")
+        def acceptable(value: Any) -> bool:
+            return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+
+        if acceptable(seed):
             return [int(seed) + i for i in range(self.num_envs)]
-        seeds = [None if value is None else int(value) for value in seed]
-        if len(seeds) != self.num_envs or any(value is not None and value < 0 for value in seeds):
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+            raise ValueError(f"seed = {seed!r} is not allowed: it must be a whole number >= 0, or a list of seeds")
+        if len(seed) != self.num_envs or not all(value is None or acceptable(value) for value in seed):
             raise ValueError(f"a list of seeds must have {self.num_envs} entries, each a whole number >= 0 or None")
-        return seeds
+        return [None if value is None else int(value) for value in seed]
 
     def _reset_mask(self, options: dict[str, Any] | None) -> Array:
         unknown = set(options or {}) - {"reset_mask"}
@@ -506,6 +520,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         info: dict[str, Any] = {"final_obs": final_observations, "_final_obs": terminated.copy()}
         final_info = self._info()
         self._rows.reset(terminated, observations)
+        self._rows.controls[terminated] = np.nan
         info["final_info"] = {**final_info, **{f"_{name}": terminated.copy() for name in final_info}}
         info["_final_info"] = terminated.copy()
         return {**info, **self._info()}
@@ -538,7 +553,11 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._pool = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+        return {**self.__dict__, "_pool": None, "_part_arrays": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._part_arrays = self._share_arrays()  # views of this copy's rows
 
     def get_state(self, rows: Any = None) -> dict[str, Any]:
         """The complete state of all rows, or of the rows with these indices, as a flat dict of arrays and ints."""

@@ -179,6 +179,7 @@ def advance_rows(params, state, controls, intensities, observations, rewards, te
         s = state[i]
         if s.needs_reset != 0:
             reset_one(p, s)
+            controls[i, :] = np.nan  # the action was not played
             s.needs_reset = 0
             rewards[i] = 0.0
             terminated[i] = False

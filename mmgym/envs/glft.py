@@ -25,7 +25,7 @@ class GLFTFace(MarketFace):
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:
         """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
-        return glft.to_quotes(self.params, np.asarray(actions, dtype=np.float32))
+        return glft.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
 
     def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
         """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""

@@ -1,0 +1,100 @@
+"""Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from agents.algorithms import ALGORITHMS
+
+__all__ = ["Config", "config_names", "load_config"]
+
+# Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
+RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
+ALGORITHM_KEYS = {
+    "ppo": (
+        "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
+        "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
+    ),
+    "a2c": (
+        "policy", "learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm",
+        "rms_prop_eps", "use_rms_prop", "normalize_advantage", "policy_kwargs",
+    ),
+}  # fmt: skip
+
+
+class Config(NamedTuple):
+    """One algorithm's settings for one environment."""
+
+    algorithm: str
+    n_envs: int
+    n_timesteps: int
+    normalize: dict[str, Any]  # keyword arguments of VecNormalize; empty for none
+    hyperparameters: dict[str, Any]
+
+
+def config_names() -> list[str]:
+    """Names of the shipped configurations."""
+    return sorted(entry.name[:-4] for entry in files("agents.configs").iterdir() if entry.name.endswith(".yml"))
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    """Text and file name of a configuration: a path, or the name of a shipped one."""
+    path = Path(name_or_path)
+    if path.suffix in (".yml", ".yaml") and path.is_file():
+        return path.read_text(encoding="utf-8"), str(path)
+    shipped = files("agents.configs") / f"{path.stem}.yml"
+    if path.parent in (Path(), Path("configs")) and shipped.is_file():
+        return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
+    raise FileNotFoundError(
+        f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {', '.join(config_names())}"
+    )
+
+
+def load_config(name_or_path: str, env_id: str) -> Config:
+    """Settings for an environment id from a configuration file.
+
+    Parameters
+    ----------
+    name_or_path : str
+        Path of a ``<algorithm>.yml``, or the name of a shipped one ("ppo").
+    env_id : str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not YAML, has no settings for the id, an unknown key, a wrong value, or a discount other than 1.
+    """
+    text, source = _read(name_or_path)
+    algorithm = Path(source).stem.split("-")[0]
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"{source}: the file name must start with an algorithm: {', '.join(ALGORITHMS)}")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get(env_id), dict):
+        known = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
+        raise ValueError(f"{source} has no settings for {env_id!r}: it has them for {known}")
+    settings = dict(content[env_id])
+    allowed = (*RUN_KEYS, *ALGORITHM_KEYS[algorithm])
+    for key in settings:
+        if key not in allowed:
+            raise ValueError(f"{source}: unknown key {key!r} of {env_id}: allowed are {', '.join(allowed)}")
+    if settings.get("gamma") != 1.0:
+        raise ValueError(f"{source}: gamma = {settings.get('gamma')!r} of {env_id} must be 1.0: returns are undiscounted")
+    for key in ("n_envs", "n_timesteps"):
+        value = settings.pop(key, None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+            raise ValueError(f"{source}: {key} = {value!r} of {env_id} must be a whole number >= 1")
+        settings[key] = int(value)
+    normalize = settings.pop("normalize", False)
+    if normalize is True:
+        normalize = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
+    if normalize is not False and (not isinstance(normalize, dict) or normalize.get("gamma") != 1.0):
+        raise ValueError(f"{source}: normalize of {env_id} must be true, false or a mapping with gamma: 1.0")
+    n_envs, n_timesteps = settings.pop("n_envs"), settings.pop("n_timesteps")
+    return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), settings)

@@ -1,0 +1,85 @@
+"""Trained Stable-Baselines3 models as policies that can be scored exactly."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.gaussian import clipped_gaussian_nodes
+
+__all__ = ["ModelPolicy", "as_policy"]
+
+Array = NDArray[Any]
+
+
+class ModelPolicy:
+    """A feed-forward SB3 model with its normalisation of observations: a function of the observation.
+
+    Parameters
+    ----------
+    model : stable_baselines3 algorithm
+    normalisation : VecNormalize or None
+        Whose running statistics of observations the model saw.
+    """
+
+    markov = True
+
+    def __init__(self, model: Any, normalisation: Any = None) -> None:
+        self.model = model
+        self._normalisation = normalisation
+
+    def _seen(self, observations: Any) -> Any:
+        return observations if self._normalisation is None else self._normalisation.normalize_obs(observations)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """The model's actions, clipped to the action space."""
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.model.predict(
+            self._seen(observation), state=state, episode_start=episode_start, deterministic=deterministic, **masks
+        )
+
+    def distribution(self, observations: Array) -> tuple[Array, Array]:
+        """How the model acts: quadrature nodes (B, M, A) and weights (B, M) of its clipped Gaussian head.
+
+        Raises
+        ------
+        TypeError
+            If the model has no diagonal Gaussian head on a box.
+        """
+        import torch
+        from stable_baselines3.common.distributions import DiagGaussianDistribution
+
+        space = self.model.action_space
+        with torch.no_grad():
+            tensor, _ = self.model.policy.obs_to_tensor(self._seen(observations))
+            head = self.model.policy.get_distribution(tensor)
+        if not isinstance(head, DiagGaussianDistribution) or not isinstance(space, gymnasium.spaces.Box):
+            raise TypeError(f"{type(head).__name__} has no quadrature: use method='simulated'")
+        mean, std = head.distribution.mean.numpy(), head.distribution.stddev.numpy()
+        return clipped_gaussian_nodes(mean.astype(np.float64), std.astype(np.float64), space.low, space.high)
+
+
+def as_policy(model: Any) -> ModelPolicy:
+    """A trained SB3 model as a policy, with the normalisation of the `VecNormalize` around its environment.
+
+    Raises
+    ------
+    TypeError
+        If the model is recurrent: it is then not a function of the observation (score ``model`` itself, simulated).
+    """
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    if not isinstance(model, BaseAlgorithm):
+        raise TypeError(f"{type(model).__name__} is not a Stable-Baselines3 model")
+    if "Recurrent" in type(model).__name__:
+        raise TypeError("a recurrent model is not a function of the observation: score the model itself, simulated")
+    found = model.get_vec_normalize_env() if model.get_env() is not None else None
+    return ModelPolicy(model, found if found is not None and found.norm_obs else None)

@@ -1,0 +1,50 @@
+"""What a reproduction leaves behind: tables (CSV), pictures (PNG) and text, each written completely or not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["new_figure", "text_table", "write_figure", "write_table"]
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary file beside ``path`` and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, without its index; numbers keep 12 significant digits."""
+    _write(path, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.12g"))
+
+
+def text_table(frame: pd.DataFrame, digits: int) -> str:
+    """A table as plain text: so many decimals, no negative zeros, nothing where a number is missing."""
+    return frame.to_string(index=False, float_format=lambda x: f"{round(x, digits) + 0.0:.{digits}f}", na_rep="")
+
+
+def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
+    """An empty matplotlib figure of that size (inches) that lays itself out.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib, the extra ``plot``.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the figures of a reproduction need matplotlib: pip install 'mmgym[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, 150 dots an inch."""
+    _write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

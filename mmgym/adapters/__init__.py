@@ -1,0 +1,1 @@
+"""Other libraries' environment interfaces, each imported on demand."""

@@ -1,0 +1,152 @@
+"""A batch of environments as a Stable-Baselines3 `VecEnv`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+try:
+    from stable_baselines3.common.vec_env import VecEnv
+except ImportError as error:
+    raise ImportError("mmgym.adapters.sb3 needs Stable-Baselines3: pip install 'mmgym[agents]'") from error
+
+from mmgym.kernel_env import KernelVectorEnv
+
+__all__ = ["SB3VecEnv", "make_sb3_env"]
+
+Array = NDArray[Any]
+
+
+class SB3VecEnv(VecEnv):  # type: ignore[misc]
+    """Serve a batch of mmgym environments to Stable-Baselines3.
+
+    Parameters
+    ----------
+    envs : KernelVectorEnv
+        A batch with ``autoreset_mode="Disabled"``: this class restarts finished rows itself, as SB3 expects it, within
+        the step. The finished rows' infos have ``terminal_observation`` and ``TimeLimit.truncated`` (False: the horizon
+        is a true end). Unfinished rows share one empty dict.
+
+    Raises
+    ------
+    ValueError
+        If the batch resets itself.
+    """
+
+    def __init__(self, envs: KernelVectorEnv) -> None:
+        if envs.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(f"autoreset_mode {envs.autoreset_mode.value!r} is not allowed here: it must be 'Disabled'")
+        self.envs = envs
+        self._actions: Array | None = None
+        self._nothing: dict[str, Any] = {}
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> Array:
+        """Start an episode in every row, with the seeds of the last `seed` call if there was one."""
+        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
+        observations, info = self.envs.reset(seed=seeds)
+        self.reset_infos = self._row_infos(info)
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: Array) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
+        """Step every row and restart those that finished."""
+        observations, rewards, finished, _, info = self.envs.step(self._actions)
+        infos = self._row_infos(info)
+        if finished.any():
+            finished = finished.copy()
+            last = observations.copy()
+            observations, _ = self.envs.reset(options={"reset_mask": finished})
+            for row in np.flatnonzero(finished):
+                infos[row] = {**infos[row], "terminal_observation": last[row], "TimeLimit.truncated": False}
+        return observations, rewards.astype(np.float32), finished, infos
+
+    def _row_infos(self, info: dict[str, Any]) -> list[dict[str, Any]]:
+        if not info:
+            return [self._nothing] * self.num_envs
+        columns = {name: np.asarray(values).tolist() for name, values in info.items()}
+        return [{name: values[row] for name, values in columns.items()} for row in range(self.num_envs)]
+
+    def close(self) -> None:
+        """Close the batch."""
+        self.envs.close()
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds of the next `reset`: ``seed + i`` for row ``i``."""
+        self._seeds = [None] * self.num_envs if seed is None else [int(seed) + i for i in range(self.num_envs)]
+        return list(self._seeds)
+
+    def _count(self, indices: None | int | Iterable[int]) -> list[int]:
+        return list(self._get_indices(indices))
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether the batch has an attribute."""
+        return hasattr(self.envs, attr_name)
+
+    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+        """The batch's attribute, once per row asked for."""
+        if attr_name == "render_mode":
+            return [None] * len(self._count(indices))
+        return [getattr(self.envs, attr_name)] * len(self._count(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+        """Set an attribute of the whole batch.
+
+        Raises
+        ------
+        ValueError
+            If it is asked for some rows only.
+        """
+        if len(self._count(indices)) != self.num_envs:
+            raise ValueError(f"{attr_name!r} can be set for all rows only: they are one batch")
+        setattr(self.envs, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *arguments: Any, indices: None | int | Iterable[int] = None, **keywords: Any
+    ) -> list[Any]:
+        """Call the batch's method once; an array with a row per environment is handed out by rows."""
+        found = getattr(self.envs, method_name)(*arguments, **keywords)
+        by_row = isinstance(found, np.ndarray) and found.ndim > 0 and len(found) == self.num_envs
+        return [found[row] if by_row else found for row in self._count(indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: None | int | Iterable[int] = None
+    ) -> list[bool]:
+        """No row is wrapped."""
+        return [False] * len(self._count(indices))
+
+    def get_images(self) -> Sequence[Array | None]:
+        """No row is rendered."""
+        return [None] * self.num_envs
+
+
+def make_sb3_env(env_id: str, num_envs: int, *, threads: int = 1, **arguments: Any) -> SB3VecEnv:
+    """A batch of an mmgym id for Stable-Baselines3.
+
+    Parameters
+    ----------
+    env_id : str
+    num_envs, threads : int
+        Rows, and threads that share a step.
+    **arguments
+        The environment's constructor arguments.
+    """
+    import mmgym  # noqa: F401  # registers the ids
+
+    envs = gymnasium.make_vec(
+        env_id,
+        num_envs=num_envs,
+        vectorization_mode="vector_entry_point",
+        threads=threads,
+        autoreset_mode="Disabled",
+        **arguments,
+    )
+    return SB3VecEnv(envs.unwrapped)  # type: ignore[arg-type]
