@@ -85,7 +85,7 @@ def load_config(name_or_path: str, env_id: str) -> Config:
         if key not in allowed:
             raise ValueError(f"{source}: unknown key {key!r} of {env_id}: allowed are {', '.join(allowed)}")
     if settings.get("gamma") != 1.0:
-        raise ValueError(f"{source}: gamma = {settings.get('gamma')!r} of {env_id} must be 1.0: returns are undiscounted")
+        raise ValueError(f"{source}: gamma of {env_id} is {settings.get('gamma')!r}, but must be 1.0: no discounting")
     for key in ("n_envs", "n_timesteps"):
         value = settings.pop(key, None)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):

@@ -12,7 +12,6 @@ are read with ``allow_pickle=False``. Folders are written under a temporary name
 """
 
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -133,7 +132,7 @@ def write_folder(folder: Path, description: dict[str, Any], files: dict[str, Arr
         np.savez(fresh / name, allow_pickle=False, **arrays)  # type: ignore[arg-type]
     (fresh / "model.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
+        folder.replace(old)
+    fresh.replace(folder)
     if old.exists():
         shutil.rmtree(old)

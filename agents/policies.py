@@ -42,9 +42,10 @@ class ModelPolicy:
     ) -> tuple[Any, Any]:
         """The model's actions, clipped to the action space."""
         masks = {} if action_masks is None else {"action_masks": action_masks}
-        return self.model.predict(
+        actions, state = self.model.predict(
             self._seen(observation), state=state, episode_start=episode_start, deterministic=deterministic, **masks
         )
+        return actions, state
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """How the model acts: quadrature nodes (B, M, A) and weights (B, M) of its clipped Gaussian head.

@@ -29,7 +29,7 @@ try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-    from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
+    from mmgym.adapters.sb3 import make_sb3_env
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
 
@@ -68,14 +68,15 @@ def _build_env(config: Config, env_id: str, arguments: Mapping[str, Any], thread
     return VecNormalize(venv, **config.normalize) if config.normalize else venv
 
 
-def _batch(venv: VecEnv) -> SB3VecEnv:
+def _batch(venv: Any) -> Any:
+    """The `SB3VecEnv` under the normalisation, if there is one."""
     return venv.venv if isinstance(venv, VecNormalize) else venv
 
 
-def _statistics(venv: VecEnv) -> Arrays | None:
+def _statistics(venv: Any) -> Arrays | None:
     if not isinstance(venv, VecNormalize):
         return None
-    found = {"returns": venv.returns.copy()}
+    found: Arrays = {"returns": venv.returns.copy()}
     for name in ("obs_rms", "ret_rms"):
         running = getattr(venv, name, None)
         if running is not None:
@@ -83,7 +84,7 @@ def _statistics(venv: VecEnv) -> Arrays | None:
     return found
 
 
-def _restore_statistics(venv: VecEnv, found: Arrays | None) -> None:
+def _restore_statistics(venv: Any, found: Arrays | None) -> None:
     if (found is None) == isinstance(venv, VecNormalize):
         raise ModelFileError("normalisation.npz and the hyperparameters disagree on whether the run normalises")
     if found is None:
@@ -100,7 +101,7 @@ def _restore_statistics(venv: VecEnv, found: Arrays | None) -> None:
 def _describe(model: Any, config: Config, env_id: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
     """``model.json`` and ``parameters.npz`` of a model: state dicts of networks and optimisers, and loose tensors."""
     arrays: Arrays = {}
-    names, loose = model._get_torch_save_params()
+    _, loose = model._get_torch_save_params()
     tree: dict[str, Any] = dict(model.get_parameters())
     for name in loose or []:
         tree[name] = getattr(model, name)
@@ -121,7 +122,7 @@ def _describe(model: Any, config: Config, env_id: str, arguments: Mapping[str, A
 
 def _restore_parameters(model: Any, description: dict[str, Any], arrays: Arrays) -> None:
     tree = unflatten(description["layout"], arrays, lambda array: torch.from_numpy(np.array(array)))
-    names, loose = model._get_torch_save_params()
+    _, loose = model._get_torch_save_params()
     try:
         for name in loose or []:
             getattr(model, name).data.copy_(tree.pop(name))
@@ -170,7 +171,7 @@ def _save_checkpoint(
     description, arrays = _describe(model, config, env_id, arguments)
     venv = model.get_env()
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # SB3 draws from it
     state = _batch(venv).envs.get_state()
     training: Arrays = {
         "torch": torch.get_rng_state().numpy(),

@@ -32,7 +32,7 @@ __all__ = [
 Array = NDArray[Any]
 
 
-class NoOptimum(LookupError):
+class NoOptimum(LookupError):  # noqa: N818  # the public name
     """The optimum of a market is not known, only bounds."""
 
 
@@ -119,9 +119,7 @@ class OptimalPolicy(TablePolicy):
         super().__init__(problem, solution.controls)
         self.solution = solution
         self.level = problem.level
-        self.optimum = float(
-            problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0])
-        )
+        self.optimum = float(problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0]))
         self.binding = problem.binding(solution.controls)
 
     def value(self, observation: Any) -> Array:
@@ -170,7 +168,8 @@ class RandomPolicy:
         weights = functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
         center, reach = 0.5 * (self._space.high + self._space.low), 0.5 * (self._space.high - self._space.low)
         batch = len(observations)
-        return np.broadcast_to(center + reach * grid, (batch, *grid.shape)), np.broadcast_to(weights, (batch, len(weights)))
+        nodes = np.broadcast_to(center + reach * grid, (batch, *grid.shape))
+        return nodes, np.broadcast_to(weights, (batch, len(weights)))
 
 
 def environment_of(env: Any, **arguments: Any) -> Any:
@@ -252,7 +251,7 @@ def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
     policies: dict[str, Any] = {
         name: TablePolicy(_problem(base.params), table()) for name, table in found.tables.items()
     }
-    space = base.single_action_space if isinstance(base, gymnasium.vector.VectorEnv) else base.action_space
+    space: Any = getattr(base, "single_action_space", base.action_space)
     policies["random"] = RandomPolicy(space)
     return policies
 

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from baselines.policy import Policy
 
 __all__ = [
-    "Functional",
+    "PNL",
     "FrozenProblem",
+    "Functional",
+    "PnlLaw",
     "Solution",
     "Table",
     "advantages",
     "characteristic_function",
+    "criterion_value",
     "evaluate",
     "frozen_problem",
     "moments",
@@ -190,10 +193,9 @@ def _backward_step(problem: FrozenProblem, n: int, table: Table, values: Array, 
     if table.weights is None:
         return problem.backward(n, states, controls, values, functional)
     nodes = controls.shape[1]
-    flat = problem.backward(
-        n, np.repeat(states, nodes), controls.reshape(-1, controls.shape[-1]), values, functional
-    )
-    return np.einsum("smk,sm->sk", flat.reshape(len(states), nodes, -1), table.weights[n])
+    flat = problem.backward(n, np.repeat(states, nodes), controls.reshape(-1, controls.shape[-1]), values, functional)
+    mixed: Array = np.einsum("smk,sm->sk", flat.reshape(len(states), nodes, -1), table.weights[n])
+    return mixed
 
 
 def evaluate(problem: FrozenProblem, table: Table | Array, functional: Functional | None = None) -> tuple[Array, Array]:
@@ -344,9 +346,7 @@ def tabulate(problem: FrozenProblem, policy: Policy, chunk: int = 262_144) -> Ta
     """The table that a policy of the observation plays, at its mode if it is stochastic."""
     observations = _all_observations(problem)
     flat = observations.reshape(-1, observations.shape[-1])
-    parts = [
-        np.asarray(policy.predict(flat[i : i + chunk], deterministic=True)[0]) for i in range(0, len(flat), chunk)
-    ]
+    parts = [np.asarray(policy.predict(flat[i : i + chunk], deterministic=True)[0]) for i in range(0, len(flat), chunk)]
     controls = problem.controls(np.concatenate(parts))
     return Table(controls.reshape(*observations.shape[:2], problem.num_controls))
 

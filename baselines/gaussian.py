@@ -1,4 +1,4 @@
-"""Quadrature of clipped Gaussian actions: how a stochastic policy with a diagonal Gaussian head acts, without sampling."""
+"""Quadrature of clipped Gaussian actions: how a policy with a diagonal Gaussian head acts, without sampling."""
 
 import functools
 from typing import Any

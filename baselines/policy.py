@@ -2,12 +2,11 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy", "predict_batch"]
+__all__ = ["CallablePolicy", "Policy"]
 
 
 @runtime_checkable
@@ -32,7 +31,7 @@ class Policy(Protocol):
 
 
 class CallablePolicy:
-    """A bare function of the batch of observations as a policy; ``markov=True`` declares that it depends on nothing else."""
+    """A bare function of the batch of observations; ``markov=True`` declares that it depends on nothing else."""
 
     def __init__(self, function: Any, markov: bool = False) -> None:
         self._function = function

@@ -20,7 +20,7 @@ __all__ = ["AboveOptimum", "Score", "pnl_distribution", "rollout", "score", "sco
 Array = NDArray[Any]
 
 
-class AboveOptimum(RuntimeError):
+class AboveOptimum(RuntimeError):  # noqa: N818  # the public name
     """A policy scored above the optimum, beyond rounding and sampling error: there is a bug somewhere."""
 
 
@@ -190,9 +190,14 @@ def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Scor
     raw = problem.initial @ values[0, :, 0]
     _, std = frozen.moments(problem, table, criterion)
     pnl, pnl_std = frozen.moments(problem, table, frozen.PNL)
+    wanted = {
+        "fills": Functional(fills=1.0),
+        "orders": Functional(orders=1.0),
+        "absolute_inventory": Functional(absolute_inventory=1.0),
+    }
     counts = {}
-    for name in ("fills", "orders", "absolute_inventory"):
-        found, _ = frozen.evaluate(problem, table, Functional(**{name: 1.0}))
+    for name, functional in wanted.items():
+        found, _ = frozen.evaluate(problem, table, functional)
         counts[name] = float(problem.initial @ found[0, :, 0])
     return Score(
         value=float(problem.to_value(raw, log_scale[0])),
@@ -213,7 +218,9 @@ def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Scor
     )
 
 
-def _play(base: Any, player: Any, optimal: OptimalPolicy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
+def _play(
+    base: Any, player: Any, optimal: OptimalPolicy, deterministic: bool, count: int, seed: int
+) -> Mapping[str, Array]:
     """Episodes of ``count`` rows: control-variate estimates of the criterion, raw returns, P&L and counts."""
     problem, solution = problem_of(base), optimal.solution
     envs = base.make_batch(count, info="full")

@@ -12,9 +12,7 @@ def _refuse(name: str, value: Any, allowed: str) -> ValueError:
     return ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")
 
 
-def real(
-    name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf
-) -> float:
+def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> float:
     """A finite number with ``low <= value <= high`` and ``value > above``, as a float."""
     bounds = [f"> {above:g}"] if above > -math.inf else []
     bounds += [f">= {low:g}"] if low > -math.inf else []

@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -22,7 +23,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer
-from mmgym.market import Market, advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
+from mmgym.batch_kernels import advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
+from mmgym.market import Market
 from mmgym.rendering import EpisodeHistory
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
@@ -85,7 +87,8 @@ def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
     """A zeroed structured array whose first row starts at a cache line."""
     raw = np.zeros(count * dtype.itemsize + 64, dtype=np.uint8)
     offset = -raw.ctypes.data % 64
-    return raw[offset : offset + count * dtype.itemsize].view(dtype)
+    rows: Array = raw[offset : offset + count * dtype.itemsize].view(dtype)
+    return rows
 
 
 _STRUCT_CODES = {"f8": "d", "f4": "f", "b1": "?"} | {
@@ -261,7 +264,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
             self._refuse_step(action)
         if self._history is not None:
             self._history.add(self._entries(True), reward)
-        return observation, reward, status == 1, False, self._entries(self._full_info)
+        return observation, reward, bool(status), False, self._entries(self._full_info)
 
     def _refuse_step(self, action: Array) -> None:
         if self._closed:
@@ -275,11 +278,13 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
     def _observe(self, reset_mask: Array) -> Array:
         observations = np.empty((1, *self._observation_shape), np.float32)
         self._rows.reset(reset_mask, observations)
-        return observations[0]
+        observation: Array = observations[0]
+        return observation
 
     def _entries(self, full: bool) -> dict[str, Any]:
-        row = self.market.row_type._make(self._unpack(self._rows.state))
-        return self.describe(row, self._rows.controls[0].tolist() if full else (), full)
+        row = self.market.row_type._make(self._unpack(self._rows.state.data))
+        controls: list[float] = self._rows.controls[0].tolist() if full else []
+        return self.describe(row, controls, full)
 
     def render(self) -> Any:
         """The episode so far, as text ("ansi") or as an RGB array of shape (height, width, 3), uint8."""
@@ -357,7 +362,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         modes = {mode.value: mode for mode in AutoresetMode}
         mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
         self.autoreset_mode = modes[choice("autoreset_mode", mode, tuple(modes))]
-        self._copy = choice("copy", copy, (True, False))
+        self._copy: bool = choice("copy", copy, (True, False))
         self._full_info = choice("info", info, (None, "full")) == "full"
         self.render_mode = None
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -372,7 +377,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         self._kept = None if self._copy else self._new_outputs()
         bounds = np.linspace(0, self.num_envs, self.threads + 1).astype(int)
-        self._parts = [slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._parts = [slice(low, high) for low, high in pairwise(bounds)]
         self._part_arrays = self._share_arrays()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = 0
@@ -427,7 +432,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _seeds(self, seed: Any) -> list[int | None]:
         def acceptable(value: Any) -> bool:
-            return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+            return bool(isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0)
 
         if acceptable(seed):
             return [int(seed) + i for i in range(self.num_envs)]
@@ -509,7 +514,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
 
         for part, row in zip(parts, share(prepare), strict=True):
             if row >= 0:
-                return -1 - (part.start + row)
+                return -1 - (int(part.start) + row)
         return sum(share(advance))
 
     def _restart(self, observations: Array, terminated: Array) -> dict[str, Any]:
@@ -532,9 +537,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _refuse_row(self, row: int, actions: Array) -> None:
         if not self._autoreset and self._rows.state["needs_reset"][row]:
-            raise ResetNeeded(
-                f"row {row} is past the end of its episode: reset it with options={{'reset_mask': ...}}"
-            )
+            raise ResetNeeded(f"row {row} is past the end of its episode: reset it, with a reset_mask")
         raise ValueError(
             f"action {actions[row]} of row {row} is not allowed: it must be finite and within {self.single_action_space}"
         )
@@ -543,8 +546,8 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if not self._full_info:
             return {}
         state = self._rows.state
-        columns = self.market.row_type._make(state[name].copy() for name in self.market.row_dtype.names)
-        return self.describe(columns, self._rows.controls.T.copy(), True)
+        columns = self.market.row_type._make(state[name].copy() for name in state.dtype.names or ())
+        return self.describe(columns, list(self._rows.controls.T.copy()), True)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
@@ -591,5 +594,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         try:
             chosen = everything[np.atleast_1d(np.asarray(rows))]
         except IndexError as error:
-            raise ValueError(f"rows = {rows!r} is not allowed: indices must be from 0 to {self.num_envs - 1}") from error
+            raise ValueError(
+                f"rows = {rows!r} is not allowed: indices must be from 0 to {self.num_envs - 1}"
+            ) from error
         return np.atleast_1d(chosen)

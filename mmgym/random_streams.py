@@ -9,12 +9,17 @@ method for generating random variables, here with 256 layers and 52/53-bit absci
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-SCALAR = {"forceinline": True, "error_model": "numpy", "cache": True}  # a scalar function of the hot path
-RARE = {"error_model": "numpy", "cache": True}  # kept out of line: 1 to 2 % of the draws
+SCALAR: dict[str, Any] = {
+    "forceinline": True,
+    "error_model": "numpy",
+    "cache": True,
+}  # a scalar function of the hot path
+RARE: dict[str, Any] = {"error_model": "numpy", "cache": True}  # kept out of line: 1 to 2 % of the draws
 
 NORMAL_EDGE = 3.6541528853610088  # start of the tail, for 256 layers of equal area
 EXPONENTIAL_EDGE = 7.69711747013104972
@@ -27,7 +32,7 @@ _ONE = np.uint64(1)
 _UNIT = 2.0**-53
 
 
-def _ziggurat(density, inverse, edge, area, bits):  # type: ignore[no-untyped-def]
+def _ziggurat(density, inverse, edge, area, bits):
     """Tables of a 256-layer ziggurat: acceptance thresholds, scales of the abscissae and ordinates of the layers."""
     x = np.zeros(257)
     x[0], x[1] = area / density(edge), edge

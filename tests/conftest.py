@@ -1,4 +1,4 @@
-"""Compiled kernels are cached on disk by a hash of the sources: numba's cache misses edits in functions of other files."""
+"""The on-disk cache of compiled kernels is keyed by the sources: numba itself misses edits in functions of other files."""
 
 import hashlib
 import os

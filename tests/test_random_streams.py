@@ -95,7 +95,7 @@ def first_uniforms(seeds, count):
     return out
 
 
-# --- A second implementation, on Python's integers -----------------------------------------------------------------
+# --- A second implementation, on Python's integers -------------------------------------------------------------------
 
 
 def rotate_left(x, bits):
@@ -186,7 +186,7 @@ def test_a_uniform_is_the_top_53_bits():
     assert (np.uint64(MASK) >> np.uint64(11)) * 2.0**-53 < 1.0
 
 
-# --- Distributions -----------------------------------------------------------------------------------------------------
+# --- Distributions ---------------------------------------------------------------------------------------------------
 
 LAWS = {"uniform": stats.uniform(), "normal": stats.norm(), "exponential": stats.expon()}
 
@@ -214,7 +214,9 @@ def test_law_of_the_draws(kind, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("kind", "edge"), [("normal", random_streams.NORMAL_EDGE), ("exponential", random_streams.EXPONENTIAL_EDGE)])
+@pytest.mark.parametrize(
+    ("kind", "edge"), [("normal", random_streams.NORMAL_EDGE), ("exponential", random_streams.EXPONENTIAL_EDGE)]
+)
 def test_tails_of_the_ziggurats(kind, edge, size):
     """Counts on both sides of the edge where the ziggurat's table ends, by the exact binomial law."""
     law, sample = LAWS[kind], draws(kind, size, seed=21)
@@ -250,13 +252,19 @@ def test_consecutive_draws_are_independent(kind, size):
 
 def test_the_sign_of_a_normal_does_not_tell_its_size():
     sample = draws("normal", 1_000_000, seed=23)
-    z = np.mean(np.sign(sample) * (np.abs(sample) - math.sqrt(2 / math.pi))) / math.sqrt((1 - 2 / math.pi) / len(sample))
+    z = np.mean(np.sign(sample) * (np.abs(sample) - math.sqrt(2 / math.pi))) / math.sqrt(
+        (1 - 2 / math.pi) / len(sample)
+    )
     assert 2.0 * stats.norm.sf(abs(z)) > FALSE_ALARMS
 
 
-# --- Streams against each other ------------------------------------------------------------------------------------------
+# --- Streams against each other --------------------------------------------------------------------------------------
 
-RUN_SEEDS = [int(np.random.SeedSequence([run, purpose]).generate_state(1, np.uint64)[0]) for run in range(60) for purpose in (0, 1)]
+RUN_SEEDS = [
+    int(np.random.SeedSequence([run, purpose]).generate_state(1, np.uint64)[0])
+    for run in range(60)
+    for purpose in (0, 1)
+]
 
 SEED_FAMILIES = {
     "rows of a batch seeded 0": range(120),
@@ -306,7 +314,7 @@ def test_no_two_seeds_share_a_stream():
     assert (streams.any(axis=1)).all()
 
 
-# --- The exponential ---------------------------------------------------------------------------------------------------
+# --- The exponential -------------------------------------------------------------------------------------------------
 
 
 def fast_exponentials(arguments):
@@ -337,7 +345,9 @@ def test_exponential_at_the_edges_of_its_tables():
     assert decimal_error(np.concatenate([multiples, np.nextafter(multiples, np.inf)])) < 4e-16
 
 
-@pytest.mark.parametrize("size", [pytest.param(200_000, id="reduced"), pytest.param(20_000_000, id="full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [pytest.param(200_000, id="reduced"), pytest.param(20_000_000, id="full", marks=pytest.mark.slow)]
+)
 def test_exponential_against_the_c_library(size):
     arguments = np.random.default_rng(4).uniform(-690.0, 690.0, size)
     error = np.abs(fast_exponentials(arguments) / np.exp(arguments) - 1.0)

@@ -18,7 +18,8 @@ __all__ = ["avellaneda_stoikov_depths", "glft_asymptotic_depths", "riccati_depth
 def _grid(params: Params) -> tuple[Array, Array]:
     """Time left at each decision (N, 1) and inventory in assets (1, S)."""
     left = params.horizon - np.arange(params.num_steps) * params.step_length
-    return left[:, None], (np.arange(-params.limit, params.limit + 1) * params.order_size)[None, :]
+    inventory = np.asarray(np.arange(-params.limit, params.limit + 1) * params.order_size, dtype=np.float64)
+    return np.asarray(left[:, None], dtype=np.float64), inventory[None, :]
 
 
 def avellaneda_stoikov_depths(params: Params) -> Array:
@@ -35,7 +36,7 @@ def avellaneda_stoikov_depths(params: Params) -> Array:
 
 
 def glft_asymptotic_depths(params: Params) -> Array:
-    """Depths (N, S, 2) of Guéant, Lehalle & Fernandez-Tapia (2013), Proposition 3, with drift (their section 5) (price).
+    """Depths (N, S, 2) of Guéant, Lehalle & Fernandez-Tapia (2013), Proposition 3, with drift (price).
 
     Unequal fill rates enter through the exact symmetrisation. Unequal decays have no closed form: their geometric mean
     takes the place of ``k`` in the slope. A drift with costless inventory has infinite depths, which the box clips.
@@ -57,10 +58,10 @@ def glft_asymptotic_depths(params: Params) -> Array:
 
 
 def riccati_depths(params: Params) -> Array:
-    """Depths (N, S, 2) from the quadratic value ``v = b(tau) q - a(tau) q^2`` of Bergault & Guéant (2021) (price).
+    """Depths (N, S, 2) from the quadratic value ``b(tau) q - a(tau) q^2`` of Bergault & Guéant (2021) (price).
 
-    The Hamiltonians are replaced by their second-order Taylor polynomials at 0, which gives a Riccati equation for ``a``
-    and a linear one for ``b`` (drift, and sides that differ); ``tau`` is the time left.
+    The Hamiltonians are replaced by their second-order Taylor polynomials at 0, which gives a Riccati equation for
+    ``a`` and a linear one for ``b`` (drift, and sides that differ); ``tau`` is the time left.
     """
     left, q = _grid(params)
     size = params.order_size
@@ -81,12 +82,16 @@ def riccati_depths(params: Params) -> Array:
 
     times = left[::-1, 0]
     found = solve_ivp(
-        slopes, (0.0, params.horizon), [params.terminal_penalty, 0.0], method="LSODA", t_eval=times, rtol=1e-11, atol=1e-13
+        slopes,
+        (0.0, params.horizon),
+        [params.terminal_penalty, 0.0],
+        method="LSODA",
+        t_eval=times,
+        rtol=1e-11,
+        atol=1e-13,
     )
     if not found.success:
         raise RuntimeError(f"the Riccati equation could not be integrated: {found.message}")
     a, b = (row[::-1, None] for row in found.y)
     bid, ask = base_depths(params)
     return np.stack([bid - b + a * (2.0 * q + size), ask + b - a * (2.0 * q - size)], axis=-1)
-
-

@@ -4,10 +4,12 @@ With ``u = x + q S + v(t, q)`` (mean criterion) or ``u = -exp(-gamma (x + q S + 
 
     v_t + mu q - c q^2 + sum_sides (A D C / k) exp(k (v(t, q +- D) - v(t, q)) / D) = 0,    v(T, q) = -alpha q^2,
 
-``c = phi, C = 1 / e`` (mean) or ``c = gamma sigma^2 / 2, C = (1 + gamma D / k)^-(1 + k / (gamma D))`` (CARA); a side is
-dropped at its bound (Guéant, Lehalle & Fernandez-Tapia 2013, Theorem 1; Cartea, Jaimungal & Penalva 2015, section 10.2).
-Where both sides have the same ``k``, ``omega = exp(k v / D)`` makes it linear, ``omega(t) = exp(M (T - t)) omega(T)``, with
-off-diagonals ``A C``; the exponential is summed from non-negative terms, so even entries near e^-700 keep their digits.
+``c = phi, C = 1 / e`` (mean) or ``c = gamma sigma^2 / 2, C = (1 + gamma D / k)^-(1 + k / (gamma D))`` (CARA); a side
+is dropped at its bound (Guéant, Lehalle & Fernandez-Tapia 2013, Theorem 1; Cartea, Jaimungal & Penalva 2015, section
+10.2).
+Where both sides have the same ``k``, ``omega = exp(k v / D)`` makes it linear: ``omega(t) = exp(M (T - t)) omega(T)``
+with off-diagonals ``A C``. The exponential is summed from non-negative terms: even entries near e^-700 keep their
+digits.
 """
 
 import numpy as np
@@ -35,7 +37,7 @@ def inventory_cost(params: Params) -> float:
 
 
 def base_depths(params: Params) -> Array:
-    """Depths ``[bid, ask]`` that are best where inventory has no cost (price): 1 / k, or ln(1 + gamma D / k) / (gamma D)."""
+    """Best depths ``[bid, ask]`` where inventory has no cost (price): 1/k, or ln(1 + gamma D / k) / (gamma D)."""
     decays, xi = np.array([params.fill_decay_bid, params.fill_decay_ask]), aversion(params) * params.order_size
     return np.asarray(np.log1p(xi / decays) / xi if xi else 1.0 / decays)
 
@@ -48,7 +50,7 @@ def effective_rates(params: Params) -> Array:
 
 
 def _inventories(params: Params) -> Array:
-    return np.arange(-params.limit, params.limit + 1) * params.order_size
+    return np.asarray(np.arange(-params.limit, params.limit + 1) * params.order_size, dtype=np.float64)
 
 
 def _linear_system(params: Params) -> tuple[Array, float]:
@@ -104,11 +106,12 @@ def continuous_values(params: Params, num_steps: int | None = None) -> Array:
         size = omega.max()
         omega, log_scale = omega / size, log_scale + step_scale + float(np.log(size))
         log_omega[n] = np.log(omega) + log_scale
-    return log_omega / unit
+    values: Array = log_omega / unit
+    return values
 
 
 def _slope(params: Params) -> tuple[Array, Array, Array]:
-    """Weights ``A D C / k`` and exponents ``k / D`` of the two sides, and the cost of each inventory per unit of time."""
+    """Weights ``A D C / k`` and exponents ``k / D`` of the sides, and the flow of each inventory per unit of time."""
     decays = np.array([params.fill_decay_bid, params.fill_decay_ask])
     q = _inventories(params)
     weights = effective_rates(params) * params.order_size / decays
@@ -171,7 +174,8 @@ def stationary_depths(params: Params) -> Array:
         diagonal, bid, ask = np.diag(matrix), *effective_rates(params)
         size = len(diagonal)
         coupling = np.full(size - 1, np.sqrt(bid * ask))
-        top = float(eigh_tridiagonal(diagonal, coupling, eigvals_only=True, select="i", select_range=(size - 1,) * 2)[0])
+        last = (size - 1, size - 1)
+        top = float(eigh_tridiagonal(diagonal, coupling, eigvals_only=True, select="i", select_range=last)[0])
         peak = int(np.argmax(diagonal))
         log_ratio = np.empty(size - 1)  # ln f(q + 1) / f(q)
         ratio = 0.0
@@ -188,7 +192,8 @@ def stationary_depths(params: Params) -> Array:
     def imbalance(slope: Array) -> Array:
         return np.diff(_time_derivative(params, np.concatenate([[0.0], np.cumsum(slope)])))
 
-    relaxed = _integrate_nonlinear(params, np.array([0.0, max(params.horizon, 10.0 / effective_rates(params).min())]))[0]
+    long = max(params.horizon, 10.0 / float(effective_rates(params).min()))
+    relaxed = _integrate_nonlinear(params, np.array([0.0, long]))[0]
     found = root(imbalance, np.diff(relaxed), method="hybr", tol=1e-13)
     if np.abs(imbalance(found.x)).max() > 1e-8 * effective_rates(params).max():
         raise RuntimeError(f"the stationary depths were not found: {found.message}")

@@ -7,11 +7,12 @@ the sum needs the inventories within ``terms - j`` of it, so the window shrinks.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-KERNEL = {"cache": True, "error_model": "numpy", "nogil": True}
+KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 MAX_TERMS = 200_000
 
 
@@ -169,7 +170,7 @@ def forward_law(step, rates, law, result):
 
 @njit(**KERNEL)
 def _side(rate, fill_rate, decay, size, aversion):
-    """A side as a function of its intensity ``x``: weight of the neighbour's value and source, with two derivatives.
+    """A side as a function of its intensity ``x``: weight of the neighbour's value, source, and two derivatives.
 
     Mean criterion (``aversion`` 0): the neighbour has weight ``x``, the source is ``x D d(x)``, ``d(x) = ln(A / x) / k``.
     CARA: weight ``x exp(-gamma D d(x)) = x (x / A)^(gamma D / k)``, no source.
@@ -273,9 +274,7 @@ def improve(step, fill_rates, decays, size, aversion, diagonal, source, low_rate
             rates[side] = min(max(rate, low_rates[side]), high_rates[side])
         kept_value = -np.inf
         for iteration in range(100):
-            _value_and_slopes(
-                step, q, rates, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out
-            )
+            _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out)
             value = sign * out[0]
             # A step may lose value only by rounding; otherwise halve it.
             if iteration > 0 and value < kept_value - 1e-14 * abs(kept_value):

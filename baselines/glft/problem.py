@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 class GLFTProblem:
-    """`baselines.frozen.FrozenProblem` of the GLFT market. States are inventories from ``-limit`` to ``limit`` orders."""
+    """The GLFT market as a `FrozenProblem`. States are the inventories from ``-limit`` to ``limit`` orders."""
 
     num_controls = 2
     tolerance = 0.0
@@ -29,7 +29,7 @@ class GLFTProblem:
         self.num_steps = p.num_steps
         self.lots = np.arange(-p.limit, p.limit + 1)
         self.num_states = len(self.lots)
-        self.inventory = self.lots * p.order_size  # assets
+        self.inventory: Array = np.asarray(self.lots * p.order_size, dtype=np.float64)  # assets
         self.initial = (self.lots == p.start).astype(np.float64)
         self.aversion = p.risk_aversion if p.utility == "cara" else 0.0
         exponents = np.array([-self.aversion]) if self.aversion else None
@@ -57,7 +57,7 @@ class GLFTProblem:
         return np.asarray(self.fill_rates * np.exp(-self.decays * depths))
 
     def _rates(self, functional: Functional) -> tuple[Array, Array]:
-        """What the functional gains per unit of time besides fills, and the variance of its Brownian part: (S,), (S,)."""
+        """Gain of the functional per unit of time besides fills (S,), and variance of its Brownian part (S,)."""
         p, q = self.params, self.inventory
         drift = functional.gain * p.drift * q - functional.penalty * p.running_penalty * q**2
         drift = drift + functional.absolute_inventory * np.abs(q)
@@ -66,7 +66,7 @@ class GLFTProblem:
     def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
         reward = -functional.penalty * self.params.terminal_penalty * self.inventory**2
         if functional.exponents is not None:
-            return np.exp(np.multiply.outer(reward, functional.exponents))
+            return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
         return np.stack([reward**i for i in range(1, functional.moments + 1)], axis=1)
 
     def backward(

@@ -1,1 +1,12 @@
-"""The papers' tables and figures, one file a paper."""
+"""The papers' tables and figures, one file a paper.
+
+Each module has ``reproduce(folder, *, quick=False, progress=True) -> str``.
+"""
+
+__all__ = ["PAPERS"]
+
+# Name of the command -> module in this package.
+PAPERS: dict[str, str] = {
+    "avellaneda-stoikov-2008": "avellaneda_stoikov_2008",
+    "gueant-2013": "gueant_2013",
+}

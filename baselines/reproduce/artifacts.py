@@ -1,12 +1,13 @@
 """What a reproduction leaves behind: tables (CSV), pictures (PNG) and text, each written completely or not at all."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["new_figure", "text_table", "write_figure", "write_table"]
+__all__ = ["new_figure", "paragraph", "text_table", "write_figure", "write_table"]
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
@@ -28,6 +29,11 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 def text_table(frame: pd.DataFrame, digits: int) -> str:
     """A table as plain text: so many decimals, no negative zeros, nothing where a number is missing."""
     return frame.to_string(index=False, float_format=lambda x: f"{round(x, digits) + 0.0:.{digits}f}", na_rep="")
+
+
+def paragraph(text: str) -> str:
+    """Text in lines of at most 110 characters."""
+    return textwrap.fill(" ".join(text.split()), 110)
 
 
 def new_figure(width: float = 7.0, height: float = 4.5) -> Any:

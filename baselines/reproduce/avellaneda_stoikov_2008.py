@@ -11,7 +11,8 @@ The recipe is a Markov chain, so its moments need no simulation: here they are e
     time-dependent:  gamma sigma^2 (T - t) + (2 / gamma) ln(1 + gamma / k)   (eq. 3.18),
     constant:        (2 / gamma) ln(1 + gamma / k)                           (the spread that the table prints),
 
-beside 1000 simulated paths, as in the paper, and the exact values of the model itself: Poisson fills in continuous time.
+beside 1000 simulated paths, as in the paper, and the exact values of the model itself, with Poisson fills in continuous
+time.
 """
 
 import itertools
@@ -28,7 +29,7 @@ from baselines import frozen
 from baselines.frozen import Functional, PnlLaw
 from baselines.glft.feedback import feedback_moments, feedback_problem
 from baselines.glft.problem import GLFTProblem
-from baselines.reproduce.artifacts import new_figure, text_table, write_figure, write_table
+from baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.models.glft import Params
 
 Array = NDArray[Any]
@@ -170,9 +171,7 @@ def _final_inventory(problem: GLFTProblem, depths: Array) -> tuple[float, float]
     return mean, math.sqrt(float(law @ problem.inventory**2) - mean**2)
 
 
-def recipe_row(
-    risk_aversion: float, strategy: str, reading: str, lowest_depth: float = -math.inf
-) -> dict[str, float]:
+def recipe_row(risk_aversion: float, strategy: str, reading: str, lowest_depth: float = -math.inf) -> dict[str, float]:
     """Exact row of the paper's table under its Bernoulli recipe.
 
     Parameters
@@ -321,7 +320,7 @@ def _histogram(risk_aversion: float, profits: dict[str, Array], laws: dict[str, 
         axes.plot(x, laws[strategy].density(x), color=color, label=f"{strategy}, exact")
     axes.set_xlabel("final profit (price units)")
     axes.set_ylabel("density (1 / price unit)")
-    axes.set_title(f"Profit of both strategies, risk aversion gamma = {risk_aversion:g}, time-dependent spread")
+    axes.set_title(f"Final profit, gamma = {risk_aversion:g}, time-dependent spread")
     axes.legend(frameon=False)
     return figure
 
@@ -335,7 +334,7 @@ def _path_picture(history: dict[str, Array]) -> Any:
     prices.plot(time, history["reservation"], color="tab:green", linewidth=1.2, label="reservation price")
     prices.plot(time, history["bid"], color="tab:blue", linewidth=0.8, label="bid")
     prices.set_ylabel("price (price units)")
-    prices.set_title("One path of the inventory strategy, gamma = 0.1, time-dependent spread")
+    prices.set_title("One path of the inventory strategy, gamma = 0.1")
     prices.legend(frameon=False, ncols=4, loc="upper center")
     low, high = prices.get_ylim()
     prices.set_ylim(low, high + 0.12 * (high - low))
@@ -370,17 +369,18 @@ def _verdict(numbers: pd.DataFrame) -> str:
     for source, (_, reading, _) in VERSIONS.items():
         of_source = numbers[numbers["source"] == source]
         missing = of_source[~of_source["reproduced"]]
-        lines.append(
-            f"{source} ({reading} spread): {len(of_source) - len(missing)} of {len(of_source)} numbers are reproduced."
-        )
+        count = f"{len(of_source) - len(missing)} of {len(of_source)} numbers are reproduced"
+        lines.append(f"{source} ({reading} spread): {count}.")
         for _, row in missing.iterrows():
-            exact = ", ".join(f"{row[f'exact_{reading}']:.2f} with a {reading} spread" for reading in READINGS)
-            case = f"gamma {row['gamma']:g}, {row['strategy']} strategy"
-            lines.append(f"  NOT reproduced: {case}, {row['quantity']} {row['printed']:.2f}; exact {exact}.")
+            case = f"gamma {row['gamma']:g}, {row['strategy']}, {row['quantity']} {row['printed']:.2f}"
+            exact = " and ".join(f"{row[f'exact_{reading}']:.2f} ({reading} spread)" for reading in READINGS)
+            lines.append(f"  NOT reproduced: {case}; exact {exact}.")
     floored = [recipe_row(0.5, "inventory", reading, lowest_depth=0.0)["profit"] for reading in READINGS]
     lines.append(
-        f"  (gamma 0.5, inventory strategy: nor do quotes kept from crossing the mid earn 33.92; they earn {floored[0]:.2f} "
-        f"and {floored[1]:.2f}.)"
+        paragraph(
+            f"""Nor does the inventory strategy for gamma 0.5 earn 33.92 where quotes are kept from crossing the mid: it
+            earns {floored[0]:.2f} with a {READINGS[0]} spread and {floored[1]:.2f} with a {READINGS[1]} one."""
+        )
     )
     return "\n".join(lines)
 
@@ -403,7 +403,8 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         Without matplotlib, the extra ``plot``.
     """
     new_figure()  # fails early where matplotlib is missing
-    rows, profits, path = _printed_rows(), {}, {}
+    rows, profits = _printed_rows(), {}
+    path: dict[str, Array] = {}
     cases = list(itertools.product(RISK_AVERSIONS, STRATEGIES, READINGS))
     bar = tqdm(total=len(cases) + 2 * len(RISK_AVERSIONS), desc="avellaneda-stoikov-2008", disable=not progress)
     with bar:
@@ -439,23 +440,31 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
             write_figure(_histogram(risk_aversion, sample, laws), folder / name)
     parts = [
         "Avellaneda & Stoikov (2008), section 3.3: the inventory strategy against the symmetric one.",
-        f"sigma {VOLATILITY:g}, A {FILL_RATE:g}, k {FILL_DECAY:g}, T {HORIZON:g}, dt {HORIZON / NUM_STEPS:g}; amounts in "
-        "price units, inventories in assets.",
-        "exact: the paper's recipe (Bernoulli fills), no sampling error. simulated: the recipe, "
-        f"{PATHS} paths, +- one standard error.\ncontinuous: the model itself, Poisson fills, quotes never below depth "
-        f"{LOWEST_DEPTH:g}. preprint: as often quoted, not checked against a copy.",
+        paragraph(
+            f"""sigma {VOLATILITY:g}, A {FILL_RATE:g}, k {FILL_DECAY:g}, T {HORIZON:g}, dt {HORIZON / NUM_STEPS:g};
+            amounts in price units, inventories in assets."""
+        ),
+        paragraph(
+            f"""exact: the paper's recipe (Bernoulli fills), no sampling error. simulated: the recipe, {PATHS} paths, +-
+            one standard error. continuous: the model itself, Poisson fills, quotes never below depth {LOWEST_DEPTH:g}.
+            preprint: as often quoted, not checked against a copy."""
+        ),
+        *(f"gamma = {gamma:g}\n{_table_of(table, gamma)}" for gamma in RISK_AVERSIONS),
+        paragraph(
+            f"""A printed number counts as reproduced within 3 standard errors ({PATHS} paths) of the exact one, for the
+            spread that its version prints."""
+        )
+        + "\n"
+        + _verdict(numbers),
+        paragraph(
+            """The standard deviations of the final inventory show that the paper played the Bernoulli recipe with
+            dt = 0.005 (a side is filled with probability 0.26 a step): for gamma 0.1 Poisson fills give the symmetric
+            strategy 9.6 to 10.3 where 8.66 is printed. Bernoulli fills vary less than Poisson ones, so the recipe
+            flatters both strategies. Take the exact rows as reference, not the printed ones."""
+        ),
+        paragraph(
+            """Not checked: the paper's mean final inventories and the spreads left empty above, for lack of a copy of
+            its tables. The mean final inventory is exactly 0 by symmetry."""
+        ),
     ]
-    parts += [f"gamma = {gamma:g}\n{_table_of(table, gamma)}" for gamma in RISK_AVERSIONS]
-    parts.append(
-        "A printed number counts as reproduced within 3 standard errors (1000 paths) of the exact one, for the spread "
-        "that its version prints.\n" + _verdict(numbers)
-    )
-    parts.append(
-        "The standard deviations of final inventory show that the paper played the Bernoulli recipe with dt = 0.005 (a "
-        "side is filled\nwith probability 0.26 a step): Poisson fills would give 9.6 to 10.3 where it prints 8.7. Such "
-        "fills vary less than Poisson\nones, so the recipe flatters both strategies; take the exact rows as reference, "
-        "not the printed ones.\n"
-        "Not checked: the paper's mean final inventories and the spreads left empty above, for lack of a copy of its "
-        "tables; the mean\nfinal inventory is exactly 0 by symmetry."
-    )
     return "\n\n".join(parts)

@@ -84,20 +84,20 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         self._seeds = [None] * self.num_envs if seed is None else [int(seed) + i for i in range(self.num_envs)]
         return list(self._seeds)
 
-    def _count(self, indices: None | int | Iterable[int]) -> list[int]:
+    def _count(self, indices: int | Iterable[int] | None) -> list[int]:
         return list(self._get_indices(indices))
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether the batch has an attribute."""
         return hasattr(self.envs, attr_name)
 
-    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """The batch's attribute, once per row asked for."""
         if attr_name == "render_mode":
             return [None] * len(self._count(indices))
         return [getattr(self.envs, attr_name)] * len(self._count(indices))
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set an attribute of the whole batch.
 
         Raises
@@ -110,7 +110,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         setattr(self.envs, attr_name, value)
 
     def env_method(
-        self, method_name: str, *arguments: Any, indices: None | int | Iterable[int] = None, **keywords: Any
+        self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
         """Call the batch's method once; an array with a row per environment is handed out by rows."""
         found = getattr(self.envs, method_name)(*arguments, **keywords)
@@ -118,7 +118,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         return [found[row] if by_row else found for row in self._count(indices)]
 
     def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: None | int | Iterable[int] = None
+        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
     ) -> list[bool]:
         """No row is wrapped."""
         return [False] * len(self._count(indices))

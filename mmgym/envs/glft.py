@@ -63,37 +63,37 @@ class GLFTEnv(GLFTFace, KernelEnv):
     r"""Market making in one asset with bounded inventory (inventory in assets, traded in orders of `order_size`).
 
     ## Description
-    The agent quotes a bid and an ask around a mid price that follows an arithmetic Brownian motion,
-    ``dS = drift dt + volatility dW``. A quote at depth ``d`` (its distance from the *moving* mid) is filled at intensity
-    ``fill_rate * exp(-fill_decay * d)``; a filled order is replaced at once, and a side is inactive exactly while the
-    inventory is at its limit. This is the market of Avellaneda & Stoikov (2008) with the inventory bounds of Guéant,
-    Lehalle & Fernandez-Tapia (2013).
+    The agent quotes a bid and an ask around a mid price that follows an arithmetic Brownian motion, ``dS = drift dt
+    + volatility dW``. A quote at depth ``d`` (its distance from the *moving* mid) is filled at intensity
+    ``fill_rate * exp(-fill_decay * d)``; a filled order is replaced at once, and a side is inactive exactly while
+    the inventory is at its limit. This is the market of Avellaneda & Stoikov (2008) with the inventory bounds of
+    Guéant, Lehalle & Fernandez-Tapia (2013).
 
-    A step freezes both depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time: several
-    fills may happen in a step, there is no discretisation bias, and a constant quote has the same value for every
-    number of steps. `baselines.optimal_policy` returns the exact optimum of this environment as built.
+    A step freezes both depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time:
+    several fills may happen in a step, there is no discretisation bias, and a constant quote has the same value for
+    every number of steps. `baselines.optimal_policy` returns the exact optimum of this environment as built.
 
     Units: prices in the currency, inventory in assets, time in the unit of `horizon`.
 
     ## Action Space
-    `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[min_depth, max_depth]`` of each side. With the default
-    box ``[-1/k, 3/k]``, ``k = fill_decay``, action 0 is the depth ``1/k``. Finite values outside the box are clipped to
-    it. `to_quotes` and `from_quotes` convert.
+    `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[min_depth, max_depth]`` of each side. With the
+    default box ``[-1/k, 3/k]``, ``k = fill_decay``, action 0 is the depth ``1/k``. Finite values outside the box
+    are clipped to it. `to_quotes` and `from_quotes` convert.
 
     ## Observation Space
-    `Box([0, -1], [1, 1], (2,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`. `to_state`
-    recovers the step and the inventory exactly.
+    `Box([0, -1], [1, 1], (2,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`.
+    `to_state` recovers the step and the inventory exactly.
 
     ## Rewards
-    With ``utility="mean"`` the reward of a step is the gain of marked-to-mid wealth minus
-    ``running_penalty * int inventory^2 dt``, and the last reward also has ``-terminal_penalty * inventory^2``. With
-    ``reward="expected"`` the Brownian part of the gain is integrated out: same expectation, less variance. The same seed
-    gives the same fills and prices for both.
+    With ``utility="mean"`` the reward of a step is the gain of marked-to-mid wealth minus ``running_penalty * int
+    inventory^2 dt``, and the last reward also has ``-terminal_penalty * inventory^2``. With ``reward="expected"``
+    the Brownian part of the gain is integrated out: same expectation, less variance. The same seed gives the same
+    fills and prices for both.
 
-    With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty *
-    inventory^2))``; ``reward="expected"`` integrates the Brownian part out of it. That reward depends on wealth, which is
-    not observed: the best policy is still a function of the observation, but a critic that bootstraps from the
-    observation is not valid. The exponent is cut at 700.
+    With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty
+    * inventory^2))``; ``reward="expected"`` integrates the Brownian part out of it. That reward depends on wealth,
+    which is not observed: the best policy is still a function of the observation, but a critic that bootstraps from
+    the observation is not valid. The exponent is cut at 700.
 
     Rewards are undiscounted and add up to the criterion.
 
@@ -105,31 +105,31 @@ class GLFTEnv(GLFTFace, KernelEnv):
 
     ## Arguments
     - `volatility` (0.3): price / sqrt(time), >= 0.
-    - `fill_rate` (0.9), `fill_decay` (0.3): fills / time at depth 0 and 1 / price, > 0; a number or a `[bid, ask]` pair.
+    - `fill_rate` (0.9), `fill_decay` (0.3): fills / time at depth 0 and 1 / price, > 0; a number or a `[bid, ask]`
+      pair.
     - `drift` (0.0): of the mid, price / time.
     - `order_size` (1.0): assets of an order, > 0.
     - `inventory_limit` (30.0), `initial_inventory` (0.0): assets, multiples of `order_size`.
     - `initial_price` (100.0).
     - `horizon` (600.0), `num_steps` (600): time and number of decisions.
-    - `running_penalty` (None): price / (assets * time), >= 0; None is ``risk_aversion * volatility^2 / 2`` under "mean".
-      Under "cara" it must be None or 0.
+    - `running_penalty` (None): price / (assets * time), >= 0; None is ``risk_aversion * volatility^2 / 2`` under
+      "mean". Under "cara" it must be None or 0.
     - `terminal_penalty` (0.0): price / assets, >= 0.
     - `utility` ("mean"): "mean" or "cara".
     - `risk_aversion` (0.01): 1 / currency, >= 0 (> 0 under "cara"). Under "mean" it only sets the default of
       `running_penalty`.
-    - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay`` and
-      ``3 / fill_decay`` of each side.
+    - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay``
+      and ``3 / fill_decay`` of each side.
     - `reward` ("pnl"): "pnl" or "expected".
-    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared
-      inventory and the depths to `info`, which always has
-      cash, mid, inventory and the fills of the last step.
+    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
+      depths to `info`, which always has cash, mid, inventory and the fills of the last step.
     - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is empty
-      there unless "full".
+    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
+      empty there unless "full".
 
-    The defaults are the parameter set of Guéant, Lehalle & Fernandez-Tapia (2013). `mmgym/AvellanedaStoikov-v0` has those
-    of Avellaneda & Stoikov (2008): volatility 2, fill_rate 140, fill_decay 1.5, horizon 1, 200 steps, inventory_limit 10,
-    risk_aversion 0.1 (hence running_penalty 0.2).
+    The defaults are the parameter set of Guéant, Lehalle & Fernandez-Tapia (2013). `mmgym/AvellanedaStoikov-v0` has
+    those of Avellaneda & Stoikov (2008): volatility 2, fill_rate 140, fill_decay 1.5, horizon 1, 200 steps,
+    inventory_limit 10, risk_aversion 0.1 (hence running_penalty 0.2).
 
     ## Version History
     - v0: first version.
@@ -140,6 +140,5 @@ class GLFTEnv(GLFTFace, KernelEnv):
       making problem. Mathematics and Financial Economics 7(4).
     - Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and High-Frequency Trading, chapter 10.
     """
-
 
     vector_class = GLFTVectorEnv

@@ -4,7 +4,8 @@ The mid is an arithmetic Brownian motion, and orders of size ``D`` quoted at dep
 mid) are filled at the intensities (Avellaneda & Stoikov 2008, eqs. 2.1 and 2.11; Guéant, Lehalle & Fernandez-Tapia
 2013, eqs. 2.1-2.3)
 
-    dS = mu dt + sigma dW,    lambda_bid = A_bid exp(-k_bid d_bid) 1{q < Q},    lambda_ask = A_ask exp(-k_ask d_ask) 1{q > -Q},
+    dS = mu dt + sigma dW,
+    lambda_bid = A_bid exp(-k_bid d_bid) 1{q < Q},    lambda_ask = A_ask exp(-k_ask d_ask) 1{q > -Q},
     dq = D (dN_bid - dN_ask),    dX = -D (S - d_bid) dN_bid + D (S + d_ask) dN_ask,
 
 so the wealth ``W = X + q S`` obeys ``dW = D d_bid dN_bid + D d_ask dN_ask + q dS``.
@@ -98,16 +99,20 @@ class Params(NamedTuple):
         initial_inventory = real("initial_inventory", initial_inventory, low=-inventory_limit, high=inventory_limit)
         for name, value in (("inventory_limit", inventory_limit), ("initial_inventory", initial_inventory)):
             if abs(value / order_size - round(value / order_size)) > 1e-9:
-                raise ValueError(f"{name} = {value!r} is not allowed: it must be a multiple of order_size = {order_size:g}")
+                raise ValueError(
+                    f"{name} = {value!r} is not allowed: it must be a multiple of order_size = {order_size:g}"
+                )
         initial_price = real("initial_price", initial_price, low=-1e12, high=1e12)
         horizon = real("horizon", horizon, above=0.0, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
-        utility = choice("utility", utility, ("mean", "cara"))
+        choice("utility", utility, ("mean", "cara"))
         risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
         if utility == "cara":
             if risk_aversion == 0.0:
-                raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
+                raise ValueError(
+                    "risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0"
+                )
             if running_penalty is not None and running_penalty != 0.0:
                 raise ValueError(
                     f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
@@ -132,9 +137,9 @@ class Params(NamedTuple):
                 real(name, value, low=-MAX_EXPONENT / decay, high=MAX_EXPONENT / decay)
             if rate * math.exp(-decay * low) * horizon / num_steps > MAX_EVENTS:
                 raise ValueError(
-                    f"min_depth = {low!r} is not allowed on the {side} side: the expected fills a step there, fill_rate * "
-                    f"exp(-fill_decay * min_depth) * horizon / num_steps, must be at most {MAX_EVENTS:g}; raise min_depth "
-                    "or num_steps"
+                    f"min_depth = {low!r} is not allowed on the {side} side: the expected fills a step there, "
+                    "fill_rate * exp(-fill_decay * min_depth) * horizon / num_steps, must be at most "
+                    f"{MAX_EVENTS:g}; raise min_depth or num_steps"
                 )
         return cls(
             volatility=volatility,
@@ -151,7 +156,7 @@ class Params(NamedTuple):
             num_steps=num_steps,
             running_penalty=running_penalty,
             terminal_penalty=terminal_penalty,
-            utility=utility,
+            utility=choice("utility", utility, ("mean", "cara")),
             risk_aversion=risk_aversion,
             min_depth_bid=depths["min_depth"][0],
             min_depth_ask=depths["min_depth"][1],
@@ -340,7 +345,17 @@ MARKET = Market(
     name="glft",
     params_type=Params,
     state=STATE,
-    derived=("step_length", "inverse_step", "root_step", "limit", "start", "center_bid", "center_ask", "reach_bid", "reach_ask"),
+    derived=(
+        "step_length",
+        "inverse_step",
+        "root_step",
+        "limit",
+        "start",
+        "center_bid",
+        "center_ask",
+        "reach_bid",
+        "reach_ask",
+    ),
     num_controls=2,
     num_intensities=2,
     reset_one=reset_one,

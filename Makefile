@@ -1,0 +1,34 @@
+# `make demo` and `make test` set everything up by themselves, in either order, from a clean clone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Numba's on-disk cache does not notice edits in callees of other files: one cache per state of the sources.
+export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache/$(shell cat $$(find mmgym baselines agents -name '*.py' | sort) | sha256sum | cut -c1-16)
+
+.PHONY: demo test slow check throughput clean
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/mmgym demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+throughput: .venv/installed
+	$(BIN)/mmgym throughput
+
+clean:
+	rm -rf .venv .numba_cache build *.egg-info

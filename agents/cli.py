@@ -1,0 +1,285 @@
+"""The command line: ``mmgym COMMAND``."""
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["main"]
+
+
+class UsageError(Exception):
+    """Something in the command line cannot be used; the message says what is allowed."""
+
+
+def _environment_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Constructor arguments from ``name=value`` words; values are Python literals, other words are text."""
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--set {pair!r}: must be name=value, for example --set fill_decay=1.2")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
+def _show(table: pd.DataFrame, file: str | None, *, index: bool = True) -> None:
+    """Print a table and, if asked, write it as CSV or JSON."""
+    with pd.option_context("display.width", 200, "display.max_columns", 30, "display.max_rows", 200):
+        print(table.to_string(index=index, float_format=lambda x: f"{x:.6g}"))
+    if file is None:
+        return
+    path = Path(file)
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        part.write_text(table.to_json(orient="index" if index else "records", indent=1), encoding="utf-8")
+    elif path.suffix == ".csv":
+        table.to_csv(part, index=index)
+    else:
+        raise UsageError(f"--output {file}: the name must end in .csv or .json")
+    part.replace(path)
+    print(f"\nwritten: {path}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from mmgym.registration import ENVIRONMENTS
+
+    rows = [{"id": row.id, "market": row.market, "optimum": row.level, "source": row.title} for row in ENVIRONMENTS]
+    _show(pd.DataFrame(rows), options.output, index=False)
+
+
+def _solve(options: argparse.Namespace) -> None:
+    import time
+
+    from baselines import optimal_policy
+    from baselines.catalogue import environment_of, reference_value
+
+    env = environment_of(options.env, **_environment_arguments(options.set))
+    started = time.perf_counter()
+    best = optimal_policy(env)
+    seconds = time.perf_counter() - started
+    steps, states, _ = best.controls.shape
+    print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
+    print(f"{steps} steps x {states} states, solved in {seconds:.2f} s (compilation included)")
+    binding = best.binding.any(axis=-1)
+    print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
+    rows = []
+    for n in range(0, steps, max(steps // 4, 1)):
+        for s in range(0, states, max((states - 1) // 6, 1)):
+            values = best.solution.controls[n, s]
+            rows.append({"step": n, "state": s, "value": best.solution.values[n, s], **_controls(env, values)})
+    print()
+    _show(pd.DataFrame(rows), options.output, index=False)
+
+
+def _controls(env: Any, values: Any) -> dict[str, float]:
+    names = [name for name in env.step_entries if name.endswith("_depth")]
+    return dict(zip(names, map(float, values), strict=True))
+
+
+def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
+    """Policies named on the command line: "optimal", a paper policy, "all", or a model folder."""
+    from baselines import optimal_policy, paper_policies
+
+    known: dict[str, Any] = {"optimal": optimal_policy(env), **paper_policies(env)}
+    found: dict[str, Any] = {}
+    for name in options.policy:
+        if name == "all":
+            found |= known
+        elif name in known:
+            found[name] = known[name]
+        elif Path(name).exists():
+            from agents.train import load_model
+
+            folder = Path(name) / "model" if (Path(name) / "model" / "model.json").exists() else Path(name)
+            found[name], _ = load_model(folder)
+        else:
+            raise UsageError(f"policy {name!r} is neither a folder nor one of: all, {', '.join(known)}")
+    return found
+
+
+def _score(options: argparse.Namespace) -> None:
+    from baselines import pnl_distribution, score, score_table
+    from baselines.catalogue import environment_of
+
+    env = environment_of(options.env, **_environment_arguments(options.set))
+    policies = _policies(options, env)
+    method = "simulated" if options.simulated else "auto"
+    scores = {
+        name: score(
+            env,
+            policy,
+            method=method,
+            episodes=options.episodes,
+            stderr=options.stderr,
+            seed=options.seed,
+            deterministic=not options.as_it_acts,
+            progress=sys.stderr.isatty(),
+        )
+        for name, policy in policies.items()
+    }
+    table = score_table(scores)
+    if options.risk:
+        for name, policy in policies.items():
+            law = pnl_distribution(env, policy, deterministic=not options.as_it_acts)
+            for level in (0.95, 0.99):
+                table.loc[name, f"VaR {level:.0%}"] = law.value_at_risk(level)
+                table.loc[name, f"CVaR {level:.0%}"] = law.expected_shortfall(level)
+    print(f"{options.env}: optimum {next(iter(scores.values())).optimum_upper:.10f}\n")
+    _show(table, options.output)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from agents.train import train
+
+    folder, found = train(
+        options.config,
+        options.env,
+        seed=options.seed,
+        folder=options.folder,
+        arguments=_environment_arguments(options.set),
+        reward=options.reward,
+        timesteps=options.timesteps,
+        threads=options.threads,
+        checkpoint_steps=options.checkpoint_steps,
+        resume=options.resume,
+    )
+    print(f"skill {found.skill:.4f}, regret {found.regret}, optimum {found.optimum_upper:.6f}; saved in {folder}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from agents.demo import demo
+
+    demo(Path(options.folder), seed=options.seed, timesteps=options.timesteps, threads=options.threads)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from mmgym.calibration.glft import calibrate
+
+    found = calibrate(
+        options.file,
+        kind=options.kind,
+        volatility_interval=options.volatility_interval,
+        minimum_depth=options.minimum_depth,
+        maximum_depth=options.maximum_depth,
+    )
+    _show(found.table(), options.output)
+    print()
+    print(found.summary())
+    print(f'\ngymnasium.make("mmgym/GLFT-v0", **{json.dumps(found.kwargs())})')
+    if options.plot:
+        found.plot(options.plot)
+        print(f"written: {options.plot}")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from importlib import import_module
+
+    from baselines.reproduce import PAPERS
+
+    folder = Path(options.folder or Path("results") / options.paper)
+    module = import_module(f"baselines.reproduce.{PAPERS[options.paper]}")
+    print(module.reproduce(folder, quick=options.quick, progress=sys.stderr.isatty()))
+    print(f"\nwritten: {folder}")
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    from agents.throughput import throughput
+
+    _show(throughput(options.env, seconds=options.seconds), options.output, index=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from baselines.reproduce import PAPERS
+
+    description = "Market making in which the best possible result is known."
+    parser = argparse.ArgumentParser(prog="mmgym", description=description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help_text: str, *, env: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(run=run)
+        if env:
+            sub.add_argument("--env", required=True, metavar="ID", help="environment id, see `mmgym list`")
+            text = "constructor argument of the environment (may be repeated)"
+            sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+        return sub
+
+    def output(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
+
+    output(command("list", _list, "list the environments and how exactly their optimum is known"))
+    output(command("solve", _solve, "solve an environment exactly and print its optimum", env=True))
+
+    sub = command("score", _score, "score policies or trained models against the optimum", env=True)
+    sub.add_argument("policy", nargs="+", help="optimal, a paper policy, all, or the folder of a run or model")
+    sub.add_argument("--simulated", action="store_true", help="simulate with the advantage-sum control variate")
+    sub.add_argument("--as-it-acts", action="store_true", help="score a stochastic policy as it acts, not at its mode")
+    sub.add_argument("--episodes", type=int, default=2000, help="simulated episodes (default 2000)")
+    sub.add_argument("--stderr", type=float, help="standard error at which a simulation stops")
+    sub.add_argument("--seed", type=int, default=0, help="seed of a simulation (default 0)")
+    sub.add_argument("--risk", action="store_true", help="add VaR and CVaR of the final P&L, from its exact law")
+    output(sub)
+
+    sub = command("train", _train, "train an agent and score it exactly", env=True)
+    sub.add_argument("config", help="path of a configuration, or the name of a shipped one (ppo)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the run (default 0)")
+    sub.add_argument("--folder", help="of the run (default runs/ENVIRONMENT/ALGORITHM-SEED)")
+    sub.add_argument("--reward", choices=["expected", "pnl"], default="expected", help="rewards to train on")
+    sub.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
+    sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
+    sub.add_argument("--checkpoint-steps", type=int, default=1_000_000, help="steps between checkpoints (default 1e6)")
+    sub.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+
+    sub = command("demo", _demo, "train PPO in the Avellaneda-Stoikov market and compare it with the optimum")
+    sub.add_argument("--folder", default="runs/demo")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
+    sub.add_argument("--threads", type=int, default=2, help="threads (default 2)")
+
+    sub = command("calibrate", _calibrate, "fit a market's parameters to a file")
+    sub.add_argument("market", choices=["glft"])
+    sub.add_argument("file", help="quotes or level-1 tape, .csv or .csv.gz (columns: see mmgym.calibration.glft)")
+    sub.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto")
+    sub.add_argument("--volatility-interval", type=float, default=1.0, help="tape: seconds between mids (default 1)")
+    sub.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit")
+    sub.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit")
+    sub.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
+    output(sub)
+
+    sub = command("reproduce", _reproduce, "recompute a paper's tables and figures")
+    sub.add_argument("paper", choices=sorted(PAPERS))
+    sub.add_argument("--folder", help="where to write (default results/PAPER)")
+    sub.add_argument("--quick", action="store_true", help="smaller sizes")
+
+    sub = command("throughput", _throughput, "measure environment and training speed on this machine")
+    sub.add_argument("--env", default="mmgym/AvellanedaStoikov-v0", metavar="ID")
+    sub.add_argument("--seconds", type=float, default=1.0, help="per measurement (default 1)")
+    output(sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 2 where something given cannot be used."""
+    options = _parser().parse_args(arguments)
+    import gymnasium
+
+    try:
+        options.run(options)
+    except (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, gymnasium.error.Error) as error:
+        print(f"mmgym {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

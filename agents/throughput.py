@@ -1,0 +1,126 @@
+"""How fast the environments are on this machine: bare batches, through the SB3 adapter, and PPO end to end."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pandas as pd
+
+import mmgym  # noqa: F401  # registers the ids
+
+__all__ = ["throughput"]
+
+
+def _rate(run: Callable[[], None], steps: int, seconds: float) -> tuple[float, float]:
+    """Best and median steps per second of ``run``, which makes ``steps`` steps."""
+    run()
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(rates) < 3 or time.perf_counter() < end:
+        started = time.perf_counter()
+        run()
+        rates.append(steps / (time.perf_counter() - started))
+    return float(np.max(rates)), float(np.median(rates))
+
+
+def _vector(env_id: str, num_envs: int, seconds: float, **options: Any) -> tuple[float, float]:
+    envs = gymnasium.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", **options)
+    envs.reset(seed=0)
+    actions = np.zeros(envs.action_space.shape or (), dtype=envs.action_space.dtype)
+    count = max(1, 400_000 // num_envs)
+
+    def run() -> None:
+        for _ in range(count):
+            envs.step(actions)
+
+    return _rate(run, count * num_envs, seconds)
+
+
+def _single(env_id: str, seconds: float) -> tuple[float, float]:
+    env = gymnasium.make(env_id).unwrapped
+    action = np.zeros(env.action_space.shape or (), dtype=env.action_space.dtype)
+    env.reset(seed=0)
+
+    def run() -> None:
+        for _ in range(20_000):
+            if env.step(action)[2]:
+                env.reset()
+
+    return _rate(run, 20_000, seconds)
+
+
+def _adapter(env_id: str, num_envs: int, seconds: float) -> tuple[float, float]:
+    from mmgym.adapters.sb3 import make_sb3_env
+
+    venv = make_sb3_env(env_id, num_envs)
+    venv.seed(0)
+    venv.reset()
+    actions = np.zeros((num_envs, *(venv.action_space.shape or ())), dtype=venv.action_space.dtype)
+    count = max(1, 400_000 // num_envs)
+
+    def run() -> None:
+        for _ in range(count):
+            venv.step(actions)
+
+    return _rate(run, count * num_envs, seconds)
+
+
+def _ppo(env_id: str, threads: int) -> tuple[float, float]:
+    import torch
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from agents.config import load_config
+    from agents.train import build_model
+    from mmgym.adapters.sb3 import make_sb3_env
+
+    torch.set_num_threads(threads)
+    config = load_config("ppo", env_id)
+    venv: Any = make_sb3_env(env_id, config.n_envs)
+    if config.normalize:
+        venv = VecNormalize(venv, **config.normalize)
+    model = build_model(config, venv, 0, None)
+    rollout = config.n_envs * config.hyperparameters["n_steps"]
+    rates = []
+    for _ in range(4):
+        started = time.perf_counter()
+        model.learn(rollout, reset_num_timesteps=False)
+        rates.append(rollout / (time.perf_counter() - started))
+    return float(np.max(rates)), float(np.median(rates))
+
+
+def throughput(env_id: str, seconds: float = 1.0) -> pd.DataFrame:
+    """Environment steps per second, best and median of repeated runs.
+
+    Parameters
+    ----------
+    env_id : str
+    seconds : float
+        Time spent on each measurement, > 0.
+
+    Returns
+    -------
+    DataFrame
+        One row per measurement. Those that need Stable-Baselines3 are left out without it.
+    """
+    if not seconds > 0.0:
+        raise ValueError(f"seconds = {seconds} is not allowed: it must be > 0")
+    found = {
+        "single environment": _single(env_id, seconds),
+        "batch of 64": _vector(env_id, 64, seconds),
+        "batch of 64, copy=False": _vector(env_id, 64, seconds, copy=False),
+        "batch of 4,096": _vector(env_id, 4096, seconds),
+        "batch of 65,536": _vector(env_id, 65_536, seconds),
+        "batch of 65,536, copy=False": _vector(env_id, 65_536, seconds, copy=False),
+        "batch of 65,536, 2 threads": _vector(env_id, 65_536, seconds, threads=2),
+        "batch of 65,536, 2 threads, copy=False": _vector(env_id, 65_536, seconds, threads=2, copy=False),
+    }
+    try:
+        found["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds)
+        found["SB3 PPO end to end, 1 thread"] = _ppo(env_id, 1)
+        found["SB3 PPO end to end, 2 threads"] = _ppo(env_id, 2)
+    except ImportError as error:
+        print(f"SB3 is left out: {error}")
+    rows = [{"what": what, "best steps/s": best, "median steps/s": median} for what, (best, median) in found.items()]
+    return pd.DataFrame(rows)

@@ -1,0 +1,146 @@
+"""The loops over the rows of a batch, written once for all markets.
+
+Inside them `reset_one`, `controls_one`, `step_one` and `observe_one` stand for the functions of a market: numba looks
+them up by the type of the parameter record when it compiles a loop, and inlines them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from mmgym import random_streams
+from mmgym.vector_exp import fast_exp
+
+__all__ = ["advance_rows", "prepare_rows", "register", "reset_rows", "start_rows", "step_row", "step_rows"]
+
+LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+
+_markets: dict[Any, Any] = {}  # numba type of the parameter record -> market
+
+
+def register(record_type: Any, market: Any) -> None:
+    """Make a market's functions known for its type of parameter record."""
+    _markets[record_type] = market
+
+
+# Stand-ins that the batch loops call; numba puts the functions of the record's market in their place.
+
+
+def reset_one(p, s):
+    raise TypeError("only for use in kernels")
+
+
+def controls_one(p, action, controls, log_intensities):
+    raise TypeError("only for use in kernels")
+
+
+def step_one(p, s, controls, intensities):
+    raise TypeError("only for use in kernels")
+
+
+def observe_one(p, s, observation):
+    raise TypeError("only for use in kernels")
+
+
+def _resolve(stand_in: Callable[..., Any]) -> None:
+    @overload(stand_in, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
+    @functools.wraps(stand_in)
+    def find(p, *rest):
+        market = _markets.get(p)
+        if market is None:
+            return None
+        function = getattr(market, stand_in.__name__)
+        return lambda p, *rest: function(p, *rest)
+
+
+for _stand_in in (reset_one, controls_one, step_one, observe_one):
+    _resolve(_stand_in)
+
+
+@njit(**LOOP)
+def prepare_rows(params, state, controls, intensities, actions, autoreset):
+    """Controls and intensities of every row's action; the first row that cannot be stepped, or -1. No state changes.
+
+    A row with ``needs_reset`` can be stepped only with ``autoreset``.
+    """
+    p = params[0]
+    for i in range(np.uint64(state.shape[0])):
+        acceptable = controls_one(p, actions[i], controls[i], intensities[i])
+        if not acceptable or (state[i].needs_reset != 0 and not autoreset):
+            return np.int64(i)
+    flat = intensities.reshape(-1)
+    for j in range(flat.shape[0]):
+        flat[j] = fast_exp(flat[j])
+    return -1
+
+
+@njit(**LOOP)
+def advance_rows(params, state, controls, intensities, observations, rewards, terminated):
+    """Step every row with its prepared controls, or start its next episode; the number of rows that terminated."""
+    p = params[0]
+    finished = 0
+    for i in range(np.uint64(state.shape[0])):
+        s = state[i]
+        if s.needs_reset != 0:
+            reset_one(p, s)
+            controls[i, :] = np.nan  # the action was not played
+            s.needs_reset = 0
+            rewards[i] = 0.0
+            terminated[i] = False
+        else:
+            reward, done = step_one(p, s, controls[i], intensities[i])
+            rewards[i] = reward
+            terminated[i] = done
+            s.needs_reset = done
+            finished += done
+        observe_one(p, s, observations[i])
+    return finished
+
+
+@njit(**LOOP)
+def step_rows(params, state, controls, intensities, actions, observations, rewards, terminated, autoreset):
+    """`prepare_rows`, then `advance_rows`: rows that terminated, or ``-1 - row`` for a row that cannot be stepped."""
+    row = prepare_rows(params, state, controls, intensities, actions, autoreset)
+    if row >= 0:
+        return -1 - row
+    return advance_rows(params, state, controls, intensities, observations, rewards, terminated)
+
+
+@njit(**LOOP)
+def step_row(params, state, controls, intensities, action, observation):
+    """Step a batch of one: (status, reward), status -1 if it cannot be stepped, 1 if it terminated, else 0."""
+    p, s = params[0], state[0]
+    if s.needs_reset != 0 or not controls_one(p, action, controls[0], intensities[0]):
+        return -1, 0.0
+    for j in range(intensities.shape[1]):
+        intensities[0, j] = fast_exp(intensities[0, j])
+    reward, done = step_one(p, s, controls[0], intensities[0])
+    s.needs_reset = done
+    observe_one(p, s, observation)
+    return np.int64(done), reward
+
+
+@njit(**LOOP)
+def reset_rows(params, state, mask, observations):
+    """Start a new episode in the rows of ``mask`` and observe every row."""
+    p = params[0]
+    for i in range(np.uint64(state.shape[0])):
+        s = state[i]
+        if mask[i]:
+            reset_one(p, s)
+            s.needs_reset = 0
+        observe_one(p, s, observations[i])
+
+
+@njit(**LOOP)
+def start_rows(state, mask, seeds):
+    """Start the streams of the rows of ``mask`` from 64-bit seeds."""
+    for i in range(np.uint64(state.shape[0])):
+        if mask[i]:
+            s0, s1 = random_streams.start_stream(seeds[i])
+            state[i].s0 = s0
+            state[i].s1 = s1
