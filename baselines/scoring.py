@@ -257,7 +257,7 @@ def _simulate(
     progress: bool,
 ) -> Score:
     problem = problem_of(base)
-    batch = min(episodes, 2_000)
+    batch = min(episodes, 10_000)
     most = episodes if stderr is None else 1000 * episodes
     parts: list[Mapping[str, Array]] = []
     done, error = 0, math.inf

@@ -14,7 +14,7 @@ and ``chi = E[exp(z R)]`` solves
 
     -chi_t = (z c + z^2 s^2 / 2) chi + sum_sides lambda (exp(z g) chi(q +- 1) - chi).
 
-The exponential of each cell's system is applied by its Taylor series, in pieces of norm at most 1: exact to rounding.
+The exponential of each cell's system is summed as a Taylor series, in pieces of norm at most 1: exact to rounding.
 
 Sources: Guéant, Lehalle & Fernandez-Tapia (2013), eqs. (2.1)-(2.3), for the market; the equations are the Kolmogorov
 backward equations of its controlled chain.
@@ -24,12 +24,13 @@ import math
 from typing import Any, NoReturn
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from baselines import frozen
 from baselines.frozen import Functional, PnlLaw
 from baselines.glft.problem import GLFTProblem
-from mmgym.models.glft import Params
+from mmgym.models.glft import MAX_EVENTS, Params
 
 Array = NDArray[Any]
 
@@ -44,26 +45,59 @@ __all__ = [
 TAYLOR_TERMS = 20  # of an exponential of norm at most 1: the rest is below 1 / 21! = 2e-20
 
 
-def _tridiagonal(diagonal: Array, up: Array, down: Array) -> Array:
-    """Matrices (..., S, S) whose row ``q`` has ``down, diagonal, up`` of shape (..., S); beyond the bounds nothing."""
-    index = np.arange(diagonal.shape[-1])
-    matrix = np.zeros((*diagonal.shape, len(index)), dtype=diagonal.dtype)
-    matrix[..., index, index] = diagonal
-    matrix[..., index[:-1], index[1:]] = up[..., :-1]
-    matrix[..., index[1:], index[:-1]] = down[..., 1:]
-    return matrix
+@njit(cache=True, error_model="numpy", nogil=True)
+def _integrate(
+    length: float, stay: Array, up: Array, down: Array, coupling: Array, source: Array, values: Array
+) -> Array:
+    """Values (S, K) after the time ``length`` of a linear system that is tridiagonal in the inventory.
 
-
-def _apply_exponential(matrix: Array, vector: Array, length: float, norm: float) -> Array:
-    """``exp(length * matrix) @ vector``, where ``norm`` bounds the matrix up to a change of units."""
+    Parameters
+    ----------
+    stay, up, down : (S, K), or (S, 1) for all columns alike
+        Weights of the inventory itself, the next higher and the next lower one (1 / time).
+    coupling : (S, 3) or (0, 3)
+        Weights ``stay, up, down`` of the first column in the derivative of the second.
+    source : (S, K)
+        Constant part of the derivative.
+    values : (S, K)
+        At the start.
+    """
+    count, columns = values.shape
+    own = 1 if stay.shape[1] > 1 else 0  # whether columns have weights of their own
+    norm = 0.0
+    for q in range(count):
+        for k in range(stay.shape[1]):
+            norm = max(norm, abs(stay[q, k]) + abs(up[q, k]) + abs(down[q, k]))
     pieces = max(1, math.ceil(length * norm))
-    step = matrix * (length / pieces)
+    total, term, next_term = values.copy(), np.empty_like(values), np.empty_like(values)
     for _ in range(pieces):
-        term = vector
+        for q in range(count):
+            for k in range(columns):
+                term[q, k] = total[q, k]
         for j in range(1, TAYLOR_TERMS + 1):
-            term = step @ term / j
-            vector = vector + term
-    return vector
+            step = length / (pieces * j)
+            for q in range(count):
+                for k in range(columns):
+                    change = stay[q, own * k] * term[q, k]
+                    if q < count - 1:
+                        change += up[q, own * k] * term[q + 1, k]
+                    if q > 0:
+                        change += down[q, own * k] * term[q - 1, k]
+                    if j == 1:
+                        change += source[q, k]
+                    next_term[q, k] = step * change
+                if len(coupling) > 0:
+                    change = coupling[q, 0] * term[q, 0]
+                    if q < count - 1:
+                        change += coupling[q, 1] * term[q + 1, 0]
+                    if q > 0:
+                        change += coupling[q, 2] * term[q - 1, 0]
+                    next_term[q, 1] += step * change
+            term, next_term = next_term, term
+            for q in range(count):
+                for k in range(columns):
+                    total[q, k] += term[q, k]
+    return total
 
 
 class FeedbackProblem(GLFTProblem):
@@ -78,7 +112,8 @@ class FeedbackProblem(GLFTProblem):
         """Bid and ask intensities (S,), (S,) of depths (S, 2), zero at the bound (1 / time)."""
         rates = self.intensities(depths)
         rates[-1, 0] = rates[0, 1] = 0.0
-        return rates[:, 0], rates[:, 1]
+        bid, ask = np.ascontiguousarray(rates.T)
+        return bid, ask
 
     def backward(
         self, n: int, states: NDArray[np.int64], controls: Array, values: Array, functional: Functional
@@ -92,38 +127,32 @@ class FeedbackProblem(GLFTProblem):
         """
         if not np.array_equal(states, np.arange(self.num_states)):
             raise ValueError("states must be all inventories in order: a value depends on the depths of all of them")
-        length, size = self.params.step_length, self.num_states
         bid, ask = self._active_rates(controls)
-        leave = bid + ask
         gain_bid, gain_ask = (functional.gain * self.params.order_size * controls + functional.fills).T
         drift, variance = self._rates(functional)
-
+        leave, coupling = bid + ask, np.empty((0, 3))
         if functional.exponents is not None:
-            z = functional.exponents[:, None]
-            up, down = bid * np.exp(z * gain_bid), ask * np.exp(z * gain_ask)
-            stay = z * drift + 0.5 * z**2 * variance - leave
-            norm = float((np.abs(stay) + np.abs(up) + np.abs(down)).max())
-            columns = values.T[:, :, None]
-            return _apply_exponential(_tridiagonal(stay, up, down), columns, length, norm)[:, :, 0].T
-
-        # Columns and rows: the constant 1, f at every inventory, m at every inventory.
-        mean, square = slice(1, 1 + size), slice(1 + size, 1 + 2 * size)
-        matrix = np.zeros((1 + values.shape[1] * size,) * 2)
-        matrix[mean, 0] = drift + bid * gain_bid + ask * gain_ask
-        matrix[mean, mean] = generator = _tridiagonal(-leave, bid, ask)
-        if values.shape[1] == 2:
-            matrix[square, 0] = variance + bid * gain_bid**2 + ask * gain_ask**2
-            matrix[square, mean] = 2.0 * _tridiagonal(drift, bid * gain_bid, ask * gain_ask)
-            matrix[square, square] = generator
-        vector = np.concatenate([[1.0], values.T.ravel()])
-        found = _apply_exponential(matrix, vector, length, 2.0 * float(leave.max()))
-        return found[1:].reshape(-1, size).T
+            z = functional.exponents
+            stay = np.multiply.outer(drift, z) + 0.5 * np.multiply.outer(variance, z**2) - leave[:, None]
+            up = bid[:, None] * np.exp(np.multiply.outer(gain_bid, z))
+            down = ask[:, None] * np.exp(np.multiply.outer(gain_ask, z))
+            source = np.zeros(values.shape)
+        else:
+            stay, up, down = -leave[:, None], bid[:, None], ask[:, None]
+            earned_bid, earned_ask = bid * gain_bid, ask * gain_ask
+            squares = variance + earned_bid * gain_bid + earned_ask * gain_ask
+            source = np.stack([drift + earned_bid + earned_ask, squares][: functional.moments], axis=1)
+            if functional.moments == 2:
+                coupling = 2.0 * np.stack([drift, earned_bid, earned_ask], axis=1)
+        return _integrate(self.params.step_length, stay, up, down, coupling, source, np.ascontiguousarray(values))
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the inventory at the end of a cell from the law at its start and the depths (S, 2)."""
         bid, ask = self._active_rates(controls)
-        generator = _tridiagonal(-bid - ask, bid, ask)
-        return _apply_exponential(generator.T, law, self.params.step_length, 2.0 * float((bid + ask).max()))
+        stay, from_above, from_below = -(bid + ask), np.roll(ask, -1), np.roll(bid, 1)
+        coupling, source = np.empty((0, 3)), np.zeros((len(law), 1))
+        columns = (stay[:, None], from_above[:, None], from_below[:, None])
+        return _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])[:, 0]
 
     def improve(self, n: int, values: Array) -> NoReturn:
         """Not offered.
@@ -142,14 +171,20 @@ def feedback_problem(params: Params, depths: Array) -> FeedbackProblem:
     Raises
     ------
     ValueError
-        If the table has another shape, or depths are not finite.
+        If the table has another shape, depths are not finite, or so low that an order would be filled more than
+        `mmgym.models.glft.MAX_EVENTS` times in a cell.
     """
     states = 2 * params.limit + 1
     if np.ndim(depths) != 3 or np.shape(depths)[1:] != (states, 2) or not len(depths):
         raise ValueError(f"depths have shape {np.shape(depths)}: it must be (cells, {states}, 2)")
     if not np.isfinite(depths).all():
         raise ValueError("depths must be finite")
-    return FeedbackProblem(params._replace(num_steps=len(depths)))
+    problem = FeedbackProblem(params._replace(num_steps=len(depths)))
+    with np.errstate(over="ignore"):
+        fills = float(problem.intensities(depths).max()) * problem.params.step_length
+    if fills > MAX_EVENTS:
+        raise ValueError(f"depths are too low: {fills:g} fills in a cell, at most {MAX_EVENTS:g} are allowed")
+    return problem
 
 
 def feedback_moments(params: Params, depths: Array, functional: Functional = frozen.PNL) -> tuple[float, float]:
@@ -167,7 +202,7 @@ def feedback_moments(params: Params, depths: Array, functional: Functional = fro
     Raises
     ------
     ValueError
-        If the table has the wrong shape, or depths are not finite.
+        As `feedback_problem`.
     """
     return frozen.moments(feedback_problem(params, depths), depths, functional)
 
@@ -187,7 +222,7 @@ def feedback_certainty_equivalent(params: Params, depths: Array, risk_aversion: 
     Raises
     ------
     ValueError
-        If ``risk_aversion`` is not positive, the table has the wrong shape, or depths are not finite.
+        If ``risk_aversion`` is not positive, or as `feedback_problem`.
     """
     if not 0.0 < risk_aversion < math.inf:
         raise ValueError(f"risk_aversion = {risk_aversion!r} is not allowed: it must be a finite number > 0")

@@ -1,9 +1,9 @@
 """Numba kernels of the frozen-quote step of the GLFT market.
 
 Inside a step the depths are constant, so every expectation over the step solves a linear system ``y' = K y`` that is
-tridiagonal in the inventory. It is summed as ``exp(-c h) sum_j (h (K + c))^j / j!`` with a shift ``c`` that makes every
-term positive for a plain expectation (uniformisation). Only one inventory of the result is wanted: after ``j`` terms
-the sum needs the inventories within ``terms - j`` of it, so the window shrinks.
+tridiagonal in the inventory. It is summed by uniformisation, ``exp(h K) = sum_j Poisson(j; c h) (1 + K / c)^j``, with a
+shift ``c`` that makes every term positive for a plain expectation. Only one inventory of the result is wanted: after
+``j`` terms the sum needs the inventories within ``terms - j`` of it, so the window shrinks.
 """
 
 import math
@@ -55,35 +55,35 @@ def backward_moments(step, states, rates, gains, drift_rate, variance_rate, valu
         gain_up, gain_down = gains[i, 0], gains[i, 1]
         shift = up + down
         terms = num_terms(shift * step)
-        one = 1.0
         low, high = max(0, q - terms), min(count - 1, q + terms)
         for s in range(low, high + 1):
             f[s] = values[s, 0]
             m[s] = values[s, 1] if moments == 2 else 0.0
-        total_f, total_m = f[q], m[q]
+        log_weight = -shift * step
+        weight = math.exp(log_weight)
+        total_f, total_m = weight * f[q], weight * m[q]
         for j in range(1, terms):
-            w = step / j
+            log_weight += math.log(shift * step / j)
+            weight = math.exp(log_weight)
             left = terms - j
             low, high = max(0, q - left), min(count - 1, q + left)
             for s in range(low, high + 1):
-                new_f = shift * f[s] + drift_rate[s] * one
-                new_m = shift * m[s] + 2.0 * drift_rate[s] * f[s] + variance_rate[s] * one
+                new_f = drift_rate[s]
+                new_m = 2.0 * drift_rate[s] * f[s] + variance_rate[s]
                 if s < count - 1:
-                    new_f += up * (f[s + 1] - f[s] + gain_up * one)
-                    new_m += up * (m[s + 1] - m[s] + gain_up * (2.0 * f[s + 1] + gain_up * one))
+                    new_f += up * (f[s + 1] - f[s] + gain_up)
+                    new_m += up * (m[s + 1] - m[s] + gain_up * (2.0 * f[s + 1] + gain_up))
                 if s > 0:
-                    new_f += down * (f[s - 1] - f[s] + gain_down * one)
-                    new_m += down * (m[s - 1] - m[s] + gain_down * (2.0 * f[s - 1] + gain_down * one))
-                g[s], o[s] = w * new_f, w * new_m
+                    new_f += down * (f[s - 1] - f[s] + gain_down)
+                    new_m += down * (m[s - 1] - m[s] + gain_down * (2.0 * f[s - 1] + gain_down))
+                g[s], o[s] = f[s] + new_f / shift, m[s] + new_m / shift
             f, g = g, f
             m, o = o, m
-            one *= w * shift
-            total_f += f[q]
-            total_m += m[q]
-        scale = math.exp(-shift * step)
-        result[i, 0] = scale * total_f
+            total_f += weight * f[q]
+            total_m += weight * m[q]
+        result[i, 0] = total_f
         if moments == 2:
-            result[i, 1] = scale * total_m
+            result[i, 1] = total_m
 
 
 @njit(**KERNEL)
@@ -93,7 +93,7 @@ def backward_exponential(step, states, rates, gains, drift_rate, variance_rate, 
     The other parameters are those of `backward_moments`; ``values`` and ``result`` have a column per exponent.
     """
     count, columns = values.shape
-    y, w_y = np.empty_like(values), np.empty_like(values)
+    y, next_y = np.empty_like(values), np.empty_like(values)
     growth = np.empty_like(values)
     for s in range(count):
         for k in range(columns):
@@ -113,34 +113,41 @@ def backward_exponential(step, states, rates, gains, drift_rate, variance_rate, 
                 slowest = min(slowest, growth[s, k].real)
                 fastest = max(fastest, abs(growth[s, k]))
         shift = up + down - slowest
+        inverse = 1.0 / shift
         terms = num_terms((max(shift, fastest) + largest) * step)
         low, high = max(0, q - terms), min(count - 1, q + terms)
         y[low : high + 1] = values[low : high + 1]
-        total = y[q].copy()
+        log_weight = -shift * step
+        weight = math.exp(log_weight)
+        for k in range(columns):
+            result[i, k] = weight * y[q, k]
         for j in range(1, terms):
-            w = step / j
+            log_weight += math.log(shift * step / j)
+            weight = math.exp(log_weight)
             left = terms - j
             low, high = max(0, q - left), min(count - 1, q + left)
             for s in range(low, high + 1):
                 leave = shift - (up if s < count - 1 else 0.0) - (down if s > 0 else 0.0)
                 for k in range(columns):
-                    w_y[s, k] = w * (leave + growth[s, k]) * y[s, k]
+                    next_y[s, k] = (leave + growth[s, k]) * y[s, k]
                 if s < count - 1:
                     for k in range(columns):
-                        w_y[s, k] += w * up_factor[k] * y[s + 1, k]
+                        next_y[s, k] += up_factor[k] * y[s + 1, k]
                 if s > 0:
                     for k in range(columns):
-                        w_y[s, k] += w * down_factor[k] * y[s - 1, k]
-            y, w_y = w_y, y
-            total += y[q]
-        result[i] = math.exp(-shift * step) * total
+                        next_y[s, k] += down_factor[k] * y[s - 1, k]
+                for k in range(columns):
+                    next_y[s, k] *= inverse
+            y, next_y = next_y, y
+            for k in range(columns):
+                result[i, k] += weight * y[q, k]
 
 
 @njit(**KERNEL)
 def forward_law(step, rates, law, result):
     """Law of the inventory after a step, shape (S,), from the law before it and the rates (S, 2) of each inventory."""
     count = law.shape[0]
-    p, w_p = np.empty(count), np.empty(count)
+    p, next_p = np.empty(count), np.empty(count)
     result[:] = 0.0
     for q in range(count):
         if law[q] == 0.0:
@@ -148,13 +155,15 @@ def forward_law(step, rates, law, result):
         up, down = rates[q, 0], rates[q, 1]
         shift = up + down
         terms = num_terms(shift * step)
-        scale = math.exp(-shift * step)
         p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
-        w_p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
+        next_p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
         p[q] = law[q]
-        result[q] += scale * p[q]
+        log_weight = -shift * step
+        weight = math.exp(log_weight)
+        result[q] += weight * p[q]
         for j in range(1, terms):
-            w = step / j
+            log_weight += math.log(shift * step / j)
+            weight = math.exp(log_weight)
             low, high = max(0, q - j), min(count - 1, q + j)
             for s in range(low, high + 1):
                 mass = (shift - (up if s < count - 1 else 0.0) - (down if s > 0 else 0.0)) * p[s]
@@ -162,10 +171,10 @@ def forward_law(step, rates, law, result):
                     mass += up * p[s - 1]
                 if s < count - 1:
                     mass += down * p[s + 1]
-                w_p[s] = w * mass
-            p, w_p = w_p, p
+                next_p[s] = mass / shift
+            p, next_p = next_p, p
             for s in range(low, high + 1):
-                result[s] += scale * p[s]
+                result[s] += weight * p[s]
 
 
 @njit(**KERNEL)
@@ -206,44 +215,43 @@ def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagon
         y[0, s] = values[s]
         for d in range(1, 6):
             y[d, s] = 0.0
+    log_weight = -shift * step
+    weight = math.exp(log_weight)
     for d in range(6):
-        out[d] = y[d, q]
-    one = 1.0
+        out[d] = weight * y[d, q]
+    w = 1.0 / shift
     for j in range(1, terms):
-        w = step / j
+        log_weight += math.log(shift * step / j)
+        weight = math.exp(log_weight)
         left = terms - j
         low, high = max(0, q - left), min(count - 1, q + left)
         for s in range(low, high + 1):
             stay = shift + diagonal[s]
             y0, yb, ya = y[0, s], y[1, s], y[2, s]
-            n0 = stay * y0 + source[s] * one
+            n0 = stay * y0 + source[s]
             nb, na = stay * yb, stay * ya
             nbb, nab, naa = stay * y[3, s], stay * y[4, s], stay * y[5, s]
             if s < count - 1:
                 u0, ub, ua = y[0, s + 1], y[1, s + 1], y[2, s + 1]
-                n0 += cb * u0 - x * y0 + sb * one
-                nb += cb * ub - x * yb + cb1 * u0 - y0 + sb1 * one
+                n0 += cb * u0 - x * y0 + sb
+                nb += cb * ub - x * yb + cb1 * u0 - y0 + sb1
                 na += cb * ua - x * ya
-                nbb += cb * y[3, s + 1] - x * y[3, s] + 2.0 * (cb1 * ub - yb) + cb2 * u0 + sb2 * one
+                nbb += cb * y[3, s + 1] - x * y[3, s] + 2.0 * (cb1 * ub - yb) + cb2 * u0 + sb2
                 nab += cb * y[4, s + 1] - x * y[4, s] + cb1 * ua - ya
                 naa += cb * y[5, s + 1] - x * y[5, s]
             if s > 0:
                 u0, ub, ua = y[0, s - 1], y[1, s - 1], y[2, s - 1]
-                n0 += ca * u0 - z * y0 + sa * one
+                n0 += ca * u0 - z * y0 + sa
                 nb += ca * ub - z * yb
-                na += ca * ua - z * ya + ca1 * u0 - y0 + sa1 * one
+                na += ca * ua - z * ya + ca1 * u0 - y0 + sa1
                 nbb += ca * y[3, s - 1] - z * y[3, s]
                 nab += ca * y[4, s - 1] - z * y[4, s] + ca1 * ub - yb
-                naa += ca * y[5, s - 1] - z * y[5, s] + 2.0 * (ca1 * ua - ya) + ca2 * u0 + sa2 * one
+                naa += ca * y[5, s - 1] - z * y[5, s] + 2.0 * (ca1 * ua - ya) + ca2 * u0 + sa2
             n[0, s], n[1, s], n[2, s] = w * n0, w * nb, w * na
             n[3, s], n[4, s], n[5, s] = w * nbb, w * nab, w * naa
         y, n = n, y
-        one *= w * shift
         for d in range(6):
-            out[d] += y[d, q]
-    scale = math.exp(-shift * step)
-    for d in range(6):
-        out[d] *= scale
+            out[d] += weight * y[d, q]
 
 
 @njit(**KERNEL)

@@ -126,7 +126,7 @@ class GLFTProblem:
             depths,
             best,
         )
-        return depths, best[:, None]
+        return np.clip(depths, self.low_depths, self.high_depths), best[:, None]
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)

@@ -78,24 +78,26 @@ class BernoulliProblem(GLFTProblem):
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
         """Values (M, K) at step n, from the values (S, K) of step n + 1, by the four outcomes of a step."""
         bid, ask = self._fill_probabilities(states, controls)
-        gains = functional.gain * self.params.order_size * controls + functional.fills
+        gain_bid, gain_ask = (functional.gain * self.params.order_size * controls + functional.fills).T
         drift, variance = (rate * self.params.step_length for rate in self._rates(functional))
-        exponents = functional.exponents
-        if exponents is not None:
-            carried = np.exp(0.5 * np.multiply.outer(variance, exponents**2)) * values
-            growth = np.exp(exponents * drift[states, None])
-            of_bid, of_ask = np.exp(exponents * gains[:, :1]), np.exp(exponents * gains[:, 1:])
+        outcomes = list(itertools.product((0, 1), (0, 1)))  # bids and asks filled
+        after = {(b, a): np.clip(states + b - a, 0, self.num_states - 1) for b, a in outcomes}
         result = np.zeros((len(states), values.shape[1]), dtype=values.dtype)
-        for bids, asks in itertools.product((0, 1), (0, 1)):
-            weight = np.where(bids, bid, 1.0 - bid) * np.where(asks, ask, 1.0 - ask)
-            after = np.clip(states + bids - asks, 0, self.num_states - 1)
-            if exponents is not None:
-                result += weight[:, None] * growth * of_bid**bids * of_ask**asks * carried[after]
-                continue
-            gain, rest = drift[states] + bids * gains[:, 0] + asks * gains[:, 1], values[after]
+        if functional.exponents is not None:
+            z = functional.exponents
+            carried = np.exp(0.5 * np.multiply.outer(variance, z**2)) * values
+            of_bid = ((1.0 - bid)[:, None], bid[:, None] * np.exp(np.multiply.outer(gain_bid, z)))
+            of_ask = ((1.0 - ask)[:, None], ask[:, None] * np.exp(np.multiply.outer(gain_ask, z)))
+            for b, a in outcomes:
+                result += of_bid[b] * of_ask[a] * carried[after[b, a]]
+            return result * np.exp(np.multiply.outer(drift[states], z))
+        for b, a in outcomes:
+            weight = (bid if b else 1.0 - bid) * (ask if a else 1.0 - ask)
+            gain, rest = drift[states] + b * gain_bid + a * gain_ask, values[after[b, a]]
             result[:, 0] += weight * (gain + rest[:, 0])
             if functional.moments == 2:
-                result[:, 1] += weight * (gain**2 + variance[after] + 2.0 * gain * rest[:, 0] + rest[:, 1])
+                square = gain**2 + variance[after[b, a]] + 2.0 * gain * rest[:, 0] + rest[:, 1]
+                result[:, 1] += weight * square
         return result
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
@@ -393,7 +395,8 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     folder : Path
         Made if missing. It gets ``tables.csv``, ``printed_numbers.csv``, ``path.csv`` and four pictures.
     quick : bool
-        Coarser time cells for the continuous-time rows: their last decimal may change.
+        Coarser time cells for the continuous-time rows, whose last decimal may change, and a narrower inventory grid
+        for the curves of the histograms.
     progress : bool
         Whether to show a progress bar.
 
@@ -433,7 +436,8 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         for i, risk_aversion in enumerate(RISK_AVERSIONS):
             laws = {}
             for strategy in STRATEGIES:
-                laws[strategy] = frozen.pnl_law(*_recipe(risk_aversion, strategy, "time-dependent", limit=NARROW))
+                recipe = _recipe(risk_aversion, strategy, "time-dependent", limit=40 if quick else NARROW)
+                laws[strategy] = frozen.pnl_law(*recipe, width=8.0)
                 bar.update()
             sample = {strategy: profits[risk_aversion, strategy] for strategy in STRATEGIES}
             name = f"figure_{i + 2}_profit_gamma_{risk_aversion:g}.png"

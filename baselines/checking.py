@@ -1,0 +1,277 @@
+"""A conformance suite for baselines: a market's optimum, exact evaluation and simulation must agree.
+
+Run it in a test of each market that you write a `baselines.frozen.FrozenProblem` for::
+
+    from baselines.checking import check_baseline
+
+    def test_my_baseline():
+        check_baseline("mmgym/GLFT-v0", num_steps=10, horizon=10.0)
+"""
+
+import copy
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from scipy import stats
+
+from baselines import frozen
+from baselines.catalogue import TablePolicy, environment_of, optimal_policy, problem_of, reference_policy
+from baselines.frozen import FrozenProblem, Functional, Solution
+from baselines.scoring import score
+
+__all__ = ["check_baseline"]
+
+Array = NDArray[Any]
+
+FALSE_ALARMS = 1e-3  # of all statistical comparisons of one call together
+ROUNDING = 1e-9  # relative
+SUBOPTIMAL = 8  # random and perturbed tables that are held against the optimum
+
+
+def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **arguments: Any) -> dict[str, float]:
+    """Check that the optimum, the exact evaluation and the simulation of an environment agree.
+
+    Checked are: the exact value of the optimal policy is the optimum; no random or perturbed table and no random
+    control in a single step is worth more; forward laws sum to 1 and give the values that backward recursions give;
+    along simulated paths the problem's observations are those of the environment bit for bit, states are visited as
+    often as the laws say, and returns, final P&L and the control-variate scores have the exact expectations.
+
+    Statistical comparisons have a false-alarm rate of 1e-3 all together; with the same arguments they give the same
+    result every time.
+
+    Parameters
+    ----------
+    env : environment, vector environment or id
+        With an id, ``arguments`` are those of its constructor. Choose them such that episodes are short.
+    episodes : int
+        Simulated episodes of each policy, at least 100.
+    seed : int
+        Of the simulations and the random tables.
+
+    Returns
+    -------
+    dict of str to float
+        The figures that were compared: optimum, exact values, simulated values with their z-scores, the best of the
+        suboptimal tables, the smallest p-value of the state frequencies.
+
+    Raises
+    ------
+    AssertionError
+        If something disagrees; the message names it.
+    ValueError
+        If there are too few episodes.
+    baselines.NoOptimum
+        If only bounds of the market's optimum are known.
+    """
+    if episodes < 100:
+        raise ValueError(f"episodes = {episodes} is not allowed: it must be a whole number >= 100")
+    base = environment_of(env, **arguments)
+    return _Suite(base, episodes, seed).run()
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+class _Suite:
+    def __init__(self, base: Any, episodes: int, seed: int) -> None:
+        self.base, self.episodes, self.seed = base, episodes, seed
+        self.problem: FrozenProblem = problem_of(base)
+        self.optimal = optimal_policy(base)
+        self.solution: Solution = self.optimal.solution
+        vector = isinstance(base, gymnasium.vector.VectorEnv)
+        self.space = copy.deepcopy(base.single_action_space if vector else base.action_space)
+        self.random = np.random.default_rng([seed, 1])
+        self.slack = self.problem.tolerance + ROUNDING * (1.0 + abs(self.optimal.optimum))
+        self.figures: dict[str, float] = {"optimum": self.optimal.optimum}
+        self.p_values: dict[str, float] = {}
+
+    def run(self) -> dict[str, float]:
+        self.check_optimum()
+        self.check_suboptimal_tables()
+        self.check_single_steps()
+        policies = {
+            "optimal": self.optimal,
+            "reference": reference_policy(self.base),
+            "random": self.random_table(),
+            "perturbed": self.perturbed_table(0.3),
+        }
+        for number, (name, policy) in enumerate(policies.items()):
+            self.check_law(name, policy)
+            self.check_simulation(name, policy, number)
+        for name, p in self.p_values.items():
+            bound = FALSE_ALARMS / len(self.p_values)
+            _require(p > bound, f"{name} disagrees with the exact one: p-value {p:.2g}, not above {bound:.2g}")
+        self.figures["smallest p-value"] = min(self.p_values.values())
+        return self.figures
+
+    # Tables
+
+    def random_actions(self, count: int) -> Array:
+        space = batch_space(self.space, count)
+        space.seed(int(self.random.integers(2**31)))
+        return np.asarray(space.sample())
+
+    def random_table(self) -> TablePolicy:
+        """Another random action in every cell."""
+        problem = self.problem
+        controls = problem.controls(self.random_actions(problem.num_steps * problem.num_states))
+        return TablePolicy(problem, controls.reshape(problem.num_steps, problem.num_states, -1))
+
+    def perturbed_table(self, size: float) -> TablePolicy:
+        """The optimum with actions moved by up to ``size``; discrete ones redrawn in that fraction of the cells."""
+        actions = self.optimal.actions
+        flat = actions.reshape(-1, actions.shape[-1])
+        drawn = self.random_actions(len(flat))
+        if isinstance(self.space, gymnasium.spaces.Box):
+            moved = np.clip(flat + size * drawn, self.space.low, self.space.high).astype(flat.dtype)
+        else:
+            moved = np.where(self.random.random((len(flat), 1)) < size, drawn, flat)
+        controls = self.problem.controls(moved)
+        return TablePolicy(self.problem, controls.reshape(*actions.shape[:2], -1))
+
+    def value(self, controls: Array) -> float:
+        return frozen.criterion_value(self.problem, controls)
+
+    # Exact comparisons
+
+    def check_optimum(self) -> None:
+        optimum = self.optimal.optimum
+        for name, controls in (("controls", self.solution.controls), ("actions", self.optimal.controls)):
+            value = self.value(controls)
+            _require(
+                abs(value - optimum) <= self.slack,
+                f"the exact value of the optimal {name} is {value!r}, but the optimum is {optimum!r}",
+            )
+            self.figures[f"exact value of the optimal {name}"] = value
+        initial = self.problem.initial
+        start = float(np.ravel(self.optimal.value(self.problem.observations(0)[np.argmax(initial)]))[0])
+        if initial.max() == 1.0:
+            _require(
+                abs(start - optimum) <= self.slack, f"value() of the initial observation is {start!r}, not {optimum!r}"
+            )
+
+    def check_suboptimal_tables(self) -> None:
+        tables = {f"random table {i}": self.random_table() for i in range(SUBOPTIMAL // 2)}
+        sizes = np.geomspace(1e-3, 0.5, SUBOPTIMAL // 2)
+        tables |= {f"optimum perturbed by {size:.2g}": self.perturbed_table(float(size)) for size in sizes}
+        values = {name: self.value(table.controls) for name, table in tables.items()}
+        best = max(values, key=lambda name: values[name])
+        optimum = self.optimal.optimum
+        _require(
+            values[best] <= optimum + self.slack,
+            f"the {best} has the exact value {values[best]!r}, above the optimum {optimum!r}",
+        )
+        self.figures["best suboptimal table"] = values[best]
+
+    def check_single_steps(self) -> None:
+        """One random control, then the optimum: never better, from any state of a few steps."""
+        problem, solution = self.problem, self.solution
+        states = np.repeat(np.arange(problem.num_states), 8)
+        for n in np.unique(np.linspace(0, problem.num_steps - 1, 5).astype(int)).tolist():
+            controls = problem.controls(self.random_actions(len(states)))
+            raw = frozen.advantages(problem, solution, n, states, controls)
+            values = problem.to_value(raw, solution.log_scale[n])
+            gap = solution.values[n][states] - values
+            worst = int(np.argmin(gap))
+            slack = problem.tolerance + ROUNDING * (1.0 + abs(solution.values[n]).max())
+            _require(
+                gap[worst] >= -slack,
+                f"at step {n}, state {states[worst]}, the controls {controls[worst]} are better than the optimal ones "
+                f"{solution.controls[n, states[worst]]} by {-gap[worst]:.3g}",
+            )
+
+    def check_law(self, name: str, policy: TablePolicy) -> None:
+        """Laws sum to 1, and the value that they give is that of the backward recursion."""
+        problem = self.problem
+        laws = frozen.state_laws(problem, policy.controls)
+        error = float(np.abs(laws.sum(axis=1) - 1.0).max())
+        _require(error <= 1e-9, f"a law of the state under the {name} policy misses the sum 1 by {error:.3g}")
+        _require(laws.min() >= -1e-12, f"a law of the state under the {name} policy has the entry {laws.min():.3g}")
+        functional = Functional(gain=1.0, penalty=1.0, fills=0.5, orders=0.25, absolute_inventory=0.125)
+        nothing, states = np.zeros((problem.num_states, 1)), np.arange(problem.num_states)
+        forward = float(laws[-1] @ problem.terminal(functional)[:, 0])
+        for n in range(problem.num_steps):
+            step = problem.backward(n, states, policy.controls[n], nothing, functional)
+            forward += float(laws[n] @ step[:, 0])
+        values, _ = frozen.evaluate(problem, policy.controls, functional)
+        backward = float(problem.initial @ values[0, :, 0])
+        slack = problem.tolerance + ROUNDING * (1.0 + abs(values).max())
+        _require(
+            abs(forward - backward) <= slack,
+            f"gain, penalties, fills and inventory of the {name} policy: {forward!r} forward, {backward!r} backward",
+        )
+        self.figures[f"exact value of the {name} policy"] = self.value(policy.controls)
+
+    # Simulation
+
+    def check_simulation(self, name: str, policy: TablePolicy, number: int) -> None:
+        problem = self.problem
+        base_seed = int(np.random.SeedSequence([self.seed, 2, number]).generate_state(1, np.uint64)[0])
+        laws = frozen.state_laws(problem, policy.controls)
+        compared = set(np.unique(np.linspace(0, problem.num_steps, 5).astype(int)[1:]).tolist())
+        envs = self.base.make_batch(self.episodes, info="full", autoreset_mode="Disabled")
+        observations, info = envs.reset(seed=base_seed)
+        returns = np.zeros(self.episodes)
+        for n in range(problem.num_steps + 1):
+            steps, cells = problem.locate(observations)
+            _require((steps == n).all(), f"locate() puts observations of step {n} at the steps {np.unique(steps)}")
+            expected = problem.observations(n)[cells]
+            same = expected.dtype == observations.dtype and np.array_equal(expected, observations)
+            _require(same, f"the problem's observations of step {n} are not those of the environment bit for bit")
+            if n in compared:
+                counts = np.bincount(cells, minlength=problem.num_states)
+                label = f"frequency of states at step {n} under the {name} policy"
+                self.p_values[label] = _frequency_p_value(counts, laws[n])
+            if n < problem.num_steps:
+                observations, rewards, terminated, _, info = envs.step(policy.predict(observations)[0])
+                last = n == problem.num_steps - 1
+                _require((terminated == last).all(), f"step {n} of {problem.num_steps}: terminated is {terminated}")
+                returns += rewards
+        self.check_means(name, policy, returns, np.asarray(info["gain"], dtype=np.float64))
+        found = score(self.base, policy, method="simulated", episodes=self.episodes, seed=self.seed)
+        self.compare(
+            f"control-variate score of the {name} policy", found.value, found.stderr, self.value(policy.controls)
+        )
+
+    def check_means(self, name: str, policy: TablePolicy, returns: Array, pnl: Array) -> None:
+        problem, root = self.problem, math.sqrt(self.episodes)
+        mean, std = frozen.moments(problem, policy.controls, frozen.PNL)
+        self.compare(f"mean P&L of the {name} policy", float(pnl.mean()), std / root, mean)
+        exponents = problem.criterion.exponents
+        if exponents is None:
+            stderr = float(returns.std(ddof=1)) / root
+            self.compare(
+                f"mean return of the {name} policy", float(returns.mean()), stderr, self.value(policy.controls)
+            )
+            return
+        values, log_scale = frozen.evaluate(problem, policy.controls)
+        utility = -float(problem.initial @ values[0, :, 0] * np.exp(log_scale[0]))
+        stderr = float(returns.std(ddof=1)) / root
+        if stderr < 0.03 * abs(utility):  # else the mean of so skewed a variable is not nearly normal
+            self.compare(f"mean utility of the {name} policy", float(returns.mean()), stderr, utility)
+
+    def compare(self, name: str, found: float, stderr: float, exact: float) -> None:
+        excess = max(abs(found - exact) - self.problem.tolerance - ROUNDING * (1.0 + abs(exact)), 0.0)
+        z = excess / stderr if stderr > 0.0 else (math.inf if excess > 0.0 else 0.0)
+        self.figures[name], self.figures[f"z of the {name}"] = found, z
+        self.p_values[name] = float(2.0 * stats.norm.sf(z))
+
+
+def _frequency_p_value(counts: Array, law: Array) -> float:
+    """Chi-square test of counts against a law; cells that expect fewer than 5 are pooled."""
+    if counts[law <= 0.0].any():
+        return 0.0
+    total = int(counts.sum())
+    expected = law / law.sum() * total
+    order = np.argsort(expected)
+    pooled = max(int(np.searchsorted(np.cumsum(expected[order]), 5.0)), int((expected < 5.0).sum()) - 1)
+    small, large = order[: pooled + 1], order[pooled + 1 :]
+    found = np.append(counts[large], counts[small].sum())
+    wanted = np.append(expected[large], expected[small].sum())
+    return float(stats.chisquare(found, wanted).pvalue) if len(found) > 1 else 1.0
