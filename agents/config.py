@@ -1,6 +1,5 @@
 """Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,14 @@ class Config(NamedTuple):
 
 def config_names() -> list[str]:
     """Names of the shipped configurations."""
-    return sorted(entry.name[:-4] for entry in files("agents.configs").iterdir() if entry.name.endswith(".yml"))
+    return sorted(path.stem for path in _shipped_folder().glob("*.yml"))
+
+
+def _shipped_folder() -> Path:
+    """``configs/`` of a checkout, or the copy inside the installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "configs"
+    return checkout if checkout.is_dir() else package / "configs"
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
@@ -44,7 +50,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
     path = Path(name_or_path)
     if path.suffix in (".yml", ".yaml") and path.is_file():
         return path.read_text(encoding="utf-8"), str(path)
-    shipped = files("agents.configs") / f"{path.stem}.yml"
+    shipped = _shipped_folder() / f"{path.stem}.yml"
     if path.parent in (Path(), Path("configs")) and shipped.is_file():
         return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
     raise FileNotFoundError(

@@ -86,7 +86,7 @@ def read_arrays(path: Path) -> Arrays:
         If the file is missing, truncated, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ModelFileError(f"{path} is not a readable npz file of plain arrays: {error}") from error

@@ -141,7 +141,7 @@ class RandomPolicy:
 
     markov = True
     has_mode = False  # a score must not be taken at one draw of its actions
-    nodes = 24
+    nodes = 12  # per dimension: 1e-9 of the value where a step has few fills, 1e-4 where it has fifty
 
     def __init__(self, action_space: gymnasium.spaces.Box, seed: int = 0) -> None:
         self._space = action_space

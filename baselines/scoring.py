@@ -186,21 +186,28 @@ def score(
 def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Score:
     problem = problem_of(base)
     criterion = problem.criterion
-    values, log_scale = frozen.evaluate(problem, table)
-    raw = problem.initial @ values[0, :, 0]
-    _, std = frozen.moments(problem, table, criterion)
+    mean, std = frozen.moments(problem, table, criterion)
+    value, utility = mean, None
+    if criterion.exponents is not None:
+        values, log_scale = frozen.evaluate(problem, table)
+        raw = problem.initial @ values[0, :, 0]
+        value = float(problem.to_value(raw, log_scale[0]))
+        with np.errstate(over="ignore"):
+            utility = float(-raw * np.exp(log_scale[0]))
     pnl, pnl_std = frozen.moments(problem, table, frozen.PNL)
     wanted = {
         "fills": Functional(fills=1.0),
         "orders": Functional(orders=1.0),
         "absolute_inventory": Functional(absolute_inventory=1.0),
     }
-    counts = {}
+    counts = dict.fromkeys(wanted, 0.0)
     for name, functional in wanted.items():
+        if name == "orders" and not problem.has_market_orders:
+            continue
         found, _ = frozen.evaluate(problem, table, functional)
         counts[name] = float(problem.initial @ found[0, :, 0])
     return Score(
-        value=float(problem.to_value(raw, log_scale[0])),
+        value=value,
         value_error=problem.tolerance,
         stderr=0.0,
         optimum_lower=optimal.optimum,
@@ -214,7 +221,7 @@ def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Scor
         fills=counts["fills"],
         orders=counts["orders"],
         mean_absolute_inventory=counts["absolute_inventory"] / base.params.horizon,
-        utility=None if criterion.exponents is None else float(-raw * np.exp(log_scale[0])),
+        utility=utility,
     )
 
 

@@ -168,6 +168,7 @@ class _Rows:
         self.state["needs_reset"][rows] = state["needs_reset"]
         for name in self.market.state.names or ():
             self.state[name][rows] = state[name]
+        self.controls[rows] = np.nan  # the last step's controls are not part of a state
         self.seeded = True
         self.started = True
 

@@ -22,8 +22,8 @@ _POWER = np.array([2.0**i for i in range(-1000, 1001)])
 
 @njit(forceinline=True, error_model="numpy", cache=True)
 def fast_exp(x):
-    """``exp(x)`` for one float64."""
-    x = min(max(x, -LIMIT), LIMIT)
+    """``exp(x)`` for one float64; not-a-number is taken as the lower limit, so that the tables are never left."""
+    x = min(max(-LIMIT, x), LIMIT)
     rounded = (x * _PER_UNIT + _ROUND) - _ROUND
     r = (x - rounded * _LN2_HIGH) - rounded * _LN2_LOW
     k = np.int64(rounded)

@@ -443,6 +443,15 @@ def test_a_state_survives_a_file(tmp_path):
     assert_same([array for actions in random_actions(6, 3) for array in envs.step(actions)[:4]], expected)
 
 
+def test_depths_are_not_part_of_a_state():
+    """Rows that took a state do not report the quotes that stood in them before."""
+    envs = GLFTVectorEnv(3, info="full", **SHORT)
+    play(envs, 3, steps=2)
+    envs.set_state(envs.get_state(rows=[0]), rows=[1])
+    _, info = envs.reset(options={"reset_mask": np.array([True, False, False])})
+    assert np.isnan(info["bid_depth"]).tolist() == [True, True, False]
+
+
 def test_common_random_numbers():
     """All rows take the state of one: they play alike under the same actions, and share fills under others' seeds."""
     env, envs = GLFTEnv(**SHORT), GLFTVectorEnv(4, **SHORT)

@@ -54,6 +54,12 @@ def exponential_draws(s0, s1, out):
 
 
 @njit(cache=True)
+def normal_tail_draws(s0, s1, out):
+    for i in range(out.size):
+        out[i], s0, s1 = random_streams._normal_tail(s0, s1)
+
+
+@njit(cache=True)
 def start_streams(seeds, out):
     for i in range(seeds.size):
         out[i, 0], out[i, 1] = random_streams.start_stream(seeds[i])
@@ -232,6 +238,15 @@ def test_tails_of_the_ziggurats(kind, edge, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_tail_of_the_normal_by_itself(size):
+    """Too rare among normals for their own tests to see its shape."""
+    edge, sample = random_streams.NORMAL_EDGE, np.empty(size)
+    normal_tail_draws(np.uint64(3), np.uint64(4), sample)
+    assert sample.min() >= edge
+    assert stats.kstest(stats.norm.sf(sample) / stats.norm.sf(edge), "uniform").pvalue > FALSE_ALARMS
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", list(LAWS))
 def test_consecutive_draws_are_independent(kind, size):
     quantiles = LAWS[kind].cdf(draws(kind, size, seed=22))
@@ -361,6 +376,10 @@ def test_exponential_is_cut_at_its_limit():
     below = fast_exponentials([-LIMIT, -690.1, -745.0, -1e300, -np.inf])
     assert (below == below[0]).all()
     assert below[0] == pytest.approx(math.exp(-690.0), rel=1e-15)
+
+
+def test_exponential_of_not_a_number_stays_in_its_tables():
+    assert fast_exponentials([np.nan, -np.nan, -690.0]).tolist() == [fast_exponentials([-690.0])[0]] * 3
 
 
 def test_exponential_of_tiny_arguments():

@@ -1,0 +1,157 @@
+"""The house: import direction, one word per market, and what every environment id must have."""
+
+import ast
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import gymnasium
+import pytest
+import yaml
+
+import baselines
+import mmgym
+from mmgym.registration import ENVIRONMENTS
+
+ROOT = Path(mmgym.__file__).resolve().parents[1]
+PACKAGES = ("mmgym", "baselines", "agents")
+MARKETS = sorted({row.market for row in ENVIRONMENTS})
+SECTIONS = (
+    "Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End", "Arguments",
+    "Version History", "References",
+)  # fmt: skip
+
+
+def imported(path):
+    """Top-level packages that a file imports, with the file's own imports inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def sources(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def test_imports_run_one_way():
+    allowed = {"mmgym": {"mmgym"}, "baselines": {"mmgym", "baselines"}, "agents": set(PACKAGES)}
+    for package, may in allowed.items():
+        for path in sources(package):
+            for name in imported(path):
+                top = name.split(".")[0]
+                assert top not in PACKAGES or top in may, f"{path} imports {name}"
+                if package == "baselines":
+                    assert top not in ("torch", "stable_baselines3", "sb3_contrib"), f"{path} imports {name}"
+
+
+def _is_module(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def is_module(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def test_no_import_circle():
+    graph = {}
+    for package in PACKAGES:
+        for path in sources(package):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            graph[module] = set()
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ImportFrom):
+                    names = {f"{node.module}.{alias.name}" for alias in node.names}
+                    graph[module] |= {name if is_module(name) else node.module for name in names} - {module}
+
+    def visit(module, trail):
+        assert module not in trail, f"import circle: {' -> '.join([*trail, module])}"
+        for name in graph.get(module, ()):
+            if name in graph:
+                visit(name, (*trail, module))
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_models_and_kernels_do_not_use_numpy_random():
+    for path in [*sources("mmgym/models"), ROOT / "mmgym" / "random_streams.py", ROOT / "mmgym" / "batch_kernels.py"]:
+        assert "np.random." not in path.read_text(encoding="utf-8"), path
+
+
+def test_file_names():
+    forbidden = {"utils", "helpers", "common", "misc"}
+    for package in (*PACKAGES, "tests"):
+        for path in sources(package):
+            assert path.stem not in forbidden, path
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_one_word_names_a_market_on_every_floor(market):
+    wanted = [f"mmgym.models.{market}", f"mmgym.envs.{market}", f"baselines.{market}"]
+    missing = [name for name in wanted if find_spec(name) is None]
+    assert not missing
+    tests = [path.name for path in (ROOT / "tests").glob("test_*.py") if market in path.name]
+    assert len(tests) >= 2, f"{market} needs two test files"
+
+
+@pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)
+def test_every_id_has_what_it_needs(row):
+    env = gymnasium.make(row.id)
+    envs = gymnasium.make_vec(row.id, num_envs=2)
+    assert type(env.unwrapped).__name__ == row.env
+    assert type(envs.unwrapped).__name__ == row.vector_env
+    assert env.spec.max_episode_steps is None
+    doc = type(env.unwrapped).__doc__
+    found = re.findall(r"^ +## (.+)$", doc, flags=re.M)
+    assert found == list(SECTIONS)
+    assert "inventory" in doc.splitlines()[0]  # the unit of inventory stands in the first line
+    arguments = re.findall(r"`(\w+)` \(", doc)
+    for name in env.unwrapped.arguments:
+        assert name in arguments, f"argument {name} is not documented"
+    if row.level == "bracketed":
+        with pytest.raises(baselines.NoOptimum):
+            baselines.optimal_policy(env)
+    else:
+        assert baselines.optimal_policy(env).level == row.level
+    assert baselines.best_known_policy(env) is not None
+    assert baselines.paper_policies(env)
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / "configs").glob("*.yml")]
+    assert any(row.id in config for config in configs), f"no configuration for {row.id}"
+
+
+def test_every_constructor_argument_is_documented_and_takes_json_types():
+    import inspect
+
+    from mmgym.envs.glft import GLFTEnv
+    from mmgym.models.glft import Params
+
+    for name, parameter in inspect.signature(Params.create).parameters.items():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert f"`{name}` (" in GLFTEnv.__doc__, name
+        assert isinstance(parameter.default, float | int | str | None), name
+
+
+def test_configurations_are_undiscounted_plain_yaml():
+    for path in (ROOT / "configs").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        assert "!!python" not in text
+        for env_id, settings in yaml.safe_load(text).items():
+            assert settings["gamma"] == 1.0, (path, env_id)
+
+
+def test_nothing_tracked_names_a_machine():
+    for path in [*ROOT.glob("*.toml"), *ROOT.glob("*.lock"), ROOT / "README.md", ROOT / "Makefile"]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(/work/|/root/|/home/\w|--index-url|find-links)", text), path
+
+
+def test_lock_pins_every_version():
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+    assert lines
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][\w.!]*", line) for line in lines)
+    assert "torch==2.13.0" in lines
