@@ -540,7 +540,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if not self._autoreset and self._rows.state["needs_reset"][row]:
             raise ResetNeeded(f"row {row} is past the end of its episode: reset it, with a reset_mask")
         raise ValueError(
-            f"action {actions[row]} of row {row} is not allowed: it must be finite and within {self.single_action_space}"
+            f"action {actions[row]} of row {row} is not allowed: it must be finite, within {self.single_action_space}"
         )
 
     def _info(self) -> dict[str, Any]:

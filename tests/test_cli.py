@@ -61,7 +61,7 @@ def test_score_papers_and_risk(capsys, tmp_path):
 def test_train_score_and_resume(capsys, tmp_path):
     config = tmp_path / "ppo.yml"
     config.write_text(
-        "mmgym/AvellanedaStoikov-v0:\n  n_envs: 8\n  n_timesteps: 1600\n  n_steps: 100\n  batch_size: 400\n  gamma: 1.0\n"
+        f"{AS}: {{n_envs: 8, n_timesteps: 1600, n_steps: 100, batch_size: 400, gamma: 1.0}}\n", encoding="utf-8"
     )
     folder = str(tmp_path / "run")
     status, out, _ = run(capsys, "train", str(config), "--env", AS, "--seed", "3", "--folder", folder)

@@ -134,7 +134,7 @@ def test_constant_quote_is_worth_the_same_for_any_number_of_steps(env, arguments
     ],
 )
 def test_best_depths_against_grid_search_and_dense_exponential(arguments):
-    """The Newton iteration finds the global maximum of a one-step value that is computed here by a dense exponential."""
+    """The Newton iteration finds the global maximum of a one-step value, here from a dense exponential."""
     params = params_of(GLFT, **arguments)
     problem = problem_of(GLFT, **arguments)
     n = params.num_steps - 1

@@ -26,7 +26,8 @@ def test_there_are_snippets():
 
 
 def test_table_of_optima_is_what_is_solved():
-    rows = re.findall(r"^\| `(mmgym/[\w-]+)`(?:, `(\w+)=\"(\w+)\"`)? \| ([\d.]+) \| ([\d.]+) \| (\w+) \|$", TEXT, flags=re.M)
+    name = r"`(mmgym/[\w-]+)`(?:, `(\w+)=\"(\w+)\"`)?"
+    rows = re.findall(rf"^\| {name} \| ([\d.]+) \| ([\d.]+) \| (\w+) \|$", TEXT, flags=re.M)
     assert len(rows) == 3
     for env_id, name, value, optimum, reference, level in rows:
         arguments = {name: value} if name else {}

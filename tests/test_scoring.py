@@ -27,7 +27,8 @@ SMALL = {
 FAMILY_FALSE_ALARM = 1e-3  # of each parametrised statistical test below, all its cases together
 SIZES = [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 POLICIES = [
-    "optimal", "hjb", "riccati", "glft_asymptotic", "stationary", "avellaneda_stoikov", "zero_skew", "constant", "random",
+    "optimal", "hjb", "riccati", "glft_asymptotic", "stationary", "avellaneda_stoikov", "zero_skew", "constant",
+    "random",
 ]  # fmt: skip
 
 

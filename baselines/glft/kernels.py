@@ -181,7 +181,7 @@ def forward_law(step, rates, law, result):
 def _side(rate, fill_rate, decay, size, aversion):
     """A side as a function of its intensity ``x``: weight of the neighbour's value, source, and two derivatives.
 
-    Mean criterion (``aversion`` 0): the neighbour has weight ``x``, the source is ``x D d(x)``, ``d(x) = ln(A / x) / k``.
+    Mean criterion (``aversion`` 0): weight ``x``, source ``x D d(x)`` with the depth ``d(x) = ln(A / x) / k``.
     CARA: weight ``x exp(-gamma D d(x)) = x (x / A)^(gamma D / k)``, no source.
     """
     depth = math.log(fill_rate / rate) / decay
