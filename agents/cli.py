@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--folder", default="runs/demo")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
-    sub.add_argument("--threads", type=int, default=2, help="threads (default 2)")
+    sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
 
     sub = command("calibrate", _calibrate, "fit a market's parameters to a file")
     sub.add_argument("market", choices=["glft"])

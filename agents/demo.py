@@ -54,7 +54,7 @@ def plot_quotes(path: Path, env: Any, policy: Any, best: OptimalPolicy, title: s
     part.replace(path)
 
 
-def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: int = 2) -> None:
+def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: int = 1) -> None:
     """Train, score and draw; everything is written to ``folder``.
 
     Parameters

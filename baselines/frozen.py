@@ -358,7 +358,10 @@ def tabulate(problem: FrozenProblem, policy: Policy, chunk: int = 262_144) -> Ta
     observations = _all_observations(problem)
     flat = observations.reshape(-1, observations.shape[-1])
     parts = [np.asarray(policy.predict(flat[i : i + chunk], deterministic=True)[0]) for i in range(0, len(flat), chunk)]
-    controls = problem.controls(np.concatenate(parts))
+    actions = np.concatenate(parts)
+    if actions.dtype.kind == "f":
+        actions = actions.astype(np.float32)  # as the environment takes them
+    controls = problem.controls(actions)
     return Table(controls.reshape(*observations.shape[:2], problem.num_controls))
 
 

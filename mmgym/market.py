@@ -5,6 +5,7 @@ record carries a hash of the sources, so that the on-disk cache of compiled kern
 changed.
 """
 
+import contextlib
 import hashlib
 import inspect
 from collections import namedtuple
@@ -81,8 +82,11 @@ class Market:
 
     def _source_hash(self) -> str:
         sources = [inspect.getfile(module) for module in (batch_kernels, random_streams, vector_exp)]
-        sources.append(inspect.getfile(self.params_type))
         digest = hashlib.sha256()
+        with contextlib.suppress(TypeError, OSError):  # a class typed into a notebook has no file
+            sources.append(inspect.getfile(self.params_type))
+        for function in (self.reset_one, self.controls_one, self.step_one, self.observe_one):
+            digest.update(getattr(function, "py_func", function).__code__.co_code)
         for source in sources:
             digest.update(Path(source).read_bytes())
         return digest.hexdigest()[:16]

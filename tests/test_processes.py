@@ -108,12 +108,16 @@ print("done")
 
 @needs_fork
 def test_a_worker_forked_while_a_step_is_under_way(run_script):
-    """Threads hold their locks at the fork; the child's batch must not wait for them."""
+    """Threads hold their locks at the fork; the child's batch must not wait for them.
+
+    The kernels are loaded before: numba's own lock does not survive a fork while another thread compiles or loads.
+    """
     output = run_script(
         PREAMBLE
         + """
 envs = make(count=20_000, threads=3)
 envs.reset(seed=0)
+envs.step(actions(20_000, 1)[0])
 stop = threading.Event()
 
 def keep_stepping():
