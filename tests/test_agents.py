@@ -286,7 +286,7 @@ def test_check_env_of_sb3_has_nothing_to_say():
 
 @pytest.mark.slow
 def test_the_shipped_ppo_reaches_its_skill():
-    """Skill >= 0.97 on the preset for at least 4 of 5 seeds (about 8 minutes on one core)."""
+    """Skill >= 0.97 on the preset for at least 4 of 5 seeds (about 6 minutes on one core)."""
     import tempfile
 
     skills = []
