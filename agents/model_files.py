@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FORMAT", "ModelFileError", "flatten", "read_arrays", "read_folder", "unflatten", "write_folder"]
+__all__ = [
+    "FORMAT",
+    "ModelFileError",
+    "flatten",
+    "read_arrays",
+    "read_folder",
+    "recover_folder",
+    "unflatten",
+    "write_folder",
+]
 
 FORMAT = "mmgym model 1"
 Arrays = dict[str, NDArray[Any]]
@@ -120,9 +129,17 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays, Arrays | None]:
     return description, read_arrays(folder / "parameters.npz"), read_arrays(statistics) if statistics.exists() else None
 
 
+def recover_folder(folder: Path) -> None:
+    """Put the previous folder back if a write was killed between its two renames."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        old.replace(folder)
+
+
 def write_folder(folder: Path, description: dict[str, Any], files: dict[str, Arrays]) -> None:
     """Write a folder under a temporary name and rename it; an older one of that name is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(folder)
     fresh, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     for leftover in (fresh, old):
         if leftover.exists():

@@ -7,6 +7,7 @@ killed and resumed ends with the same parameters, bit for bit, as one that was n
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,16 @@ from tqdm.auto import tqdm
 
 from agents.algorithms import algorithm_class
 from agents.config import Config, load_config
-from agents.model_files import FORMAT, ModelFileError, flatten, read_arrays, read_folder, unflatten, write_folder
+from agents.model_files import (
+    FORMAT,
+    ModelFileError,
+    flatten,
+    read_arrays,
+    read_folder,
+    recover_folder,
+    unflatten,
+    write_folder,
+)
 from agents.policies import ModelPolicy, as_policy
 from agents.runs import derived_seed, provenance, write_json
 from baselines.catalogue import environment_of
@@ -320,6 +330,7 @@ def train(
     home = Path("runs") / run_name if folder is None else Path(folder)
     settings = {"seed": seed, "env": env_id, "arguments": arguments, "config": config._asdict()}
     summary_file, checkpoint = home / "run.json", home / "checkpoint"
+    recover_folder(checkpoint)
     resumable = resume and checkpoint.exists()
     if summary_file.exists():
         before = json.loads(summary_file.read_text(encoding="utf-8"))
@@ -328,6 +339,8 @@ def train(
         if resume and before.get("score"):
             policy, _ = load_model(home / "model")
             return home, score(environment_of(env_id, **arguments), policy)
+    if not resumable and checkpoint.exists():  # of an earlier run: a later --resume must not find it
+        shutil.rmtree(checkpoint)
     run: dict[str, Any] = {"settings": settings, **provenance()}
     write_json(summary_file, run)
 
@@ -367,7 +380,5 @@ def train(
     }
     write_json(summary_file, run)
     if checkpoint.exists():
-        for file in checkpoint.iterdir():
-            file.unlink()
-        checkpoint.rmdir()
+        shutil.rmtree(checkpoint)
     return home, found

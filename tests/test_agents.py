@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import baselines
 from agents.config import load_config
-from agents.model_files import ModelFileError, flatten, unflatten
+from agents.model_files import ModelFileError, flatten, recover_folder, unflatten, write_folder
 from agents.policies import as_policy
 from agents.runs import derived_seed
 from agents.train import load_model, train
@@ -172,6 +172,36 @@ t.train({config!r}, {AS!r}, seed=3, folder={str(tmp_path / "killed")!r}, checkpo
     assert left == folder
     with pytest.raises(ValueError, match="run with other settings"):
         train(config, AS, seed=4, folder=tmp_path / "killed", resume=True, progress=False)
+
+
+def test_a_write_killed_between_its_renames_loses_nothing(config, tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint"
+    write_folder(folder, {"number": 1}, {"a.npz": {"x": np.arange(3)}})
+    rename = Path.replace
+
+    def die(self, target):
+        if self.name.endswith(".part"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, {"number": 2}, {"a.npz": {"x": np.arange(3)}})
+    monkeypatch.undo()
+    assert not folder.exists()
+    recover_folder(folder)
+    assert json.loads((folder / "model.json").read_text()) == {"number": 1}
+    write_folder(folder, {"number": 3}, {"a.npz": {"x": np.arange(3)}})
+    assert json.loads((folder / "model.json").read_text()) == {"number": 3}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint"]
+
+
+def test_a_fresh_run_does_not_leave_an_older_checkpoint_to_resume(config, tmp_path, monkeypatch):
+    write_folder(tmp_path / "run" / "checkpoint", {"number": 1}, {})
+    monkeypatch.setattr("agents.train.build_model", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, AS, folder=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_environments_get_derived_seeds():
