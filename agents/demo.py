@@ -8,8 +8,9 @@ import numpy as np
 
 from agents.train import load_model, train
 from baselines import optimal_policy, paper_policies, score, score_table
-from baselines.catalogue import OptimalPolicy, environment_of
+from baselines.catalogue import OptimalPolicy, environment_of, problem_of
 from baselines.frozen import tabulate
+from baselines.reproduce.artifacts import new_figure, write_figure, write_table
 
 __all__ = ["demo", "plot_quotes"]
 
@@ -24,17 +25,11 @@ def plot_quotes(path: Path, env: Any, policy: Any, best: OptimalPolicy, title: s
     ImportError
         Without matplotlib, the extra ``plot``.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'mmgym[plot]'") from error
-    from baselines.catalogue import problem_of
-
     params = env.params
     played = tabulate(problem_of(env), policy).controls
     inventory = np.arange(-params.limit, params.limit + 1) * params.order_size
     steps = [0, params.num_steps // 2, int(0.9 * params.num_steps), params.num_steps - 1]
-    figure = Figure(figsize=(10, 6.4), dpi=110, layout="constrained")
+    figure = new_figure(10, 6.4)
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for axis, n in zip(axes.flat, steps, strict=True):
         for side, color, name in ((0, "tab:blue", "bid"), (1, "tab:red", "ask")):
@@ -49,9 +44,7 @@ def plot_quotes(path: Path, env: Any, policy: Any, best: OptimalPolicy, title: s
         axis.set_ylabel("depth: distance from the mid (price)")
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(title)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    part.replace(path)
+    write_figure(figure, path)
 
 
 def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: int = 1) -> None:
@@ -85,7 +78,7 @@ def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: 
         scores[name] = score(env, policy)
     table = score_table(scores)
     print(table.to_string(float_format=lambda x: f"{x:.5g}"))
-    table.to_csv(folder / "scores.csv")
+    write_table(table.rename_axis("policy").reset_index(), folder / "scores.csv")
     title = f"PPO after training: skill {found.skill:.4f} (0: constant quotes, 1: optimum), regret {found.regret:.4f}"
     plot_quotes(folder / "quotes.png", env, agent, best, title)
     print(f"\nPPO reaches skill {found.skill:.4f}: {found.value:.4f} of the optimum {found.optimum_upper:.4f}.")

@@ -353,11 +353,14 @@ def _all_observations(problem: FrozenProblem) -> Array:
     return np.stack([problem.observations(n) for n in range(problem.num_steps)])
 
 
-def tabulate(problem: FrozenProblem, policy: Policy, chunk: int = 262_144) -> Table:
-    """The table that a policy of the observation plays, at its mode if it is stochastic."""
+def tabulate(problem: FrozenProblem, policy: Policy, *, deterministic: bool = True, chunk: int = 262_144) -> Table:
+    """The table that a policy of the observation plays, at its mode or as one draw of its actions."""
     observations = _all_observations(problem)
     flat = observations.reshape(-1, observations.shape[-1])
-    parts = [np.asarray(policy.predict(flat[i : i + chunk], deterministic=True)[0]) for i in range(0, len(flat), chunk)]
+    parts = [
+        np.asarray(policy.predict(flat[i : i + chunk], deterministic=deterministic)[0])
+        for i in range(0, len(flat), chunk)
+    ]
     actions = np.concatenate(parts)
     if actions.dtype.kind == "f":
         actions = actions.astype(np.float32)  # as the environment takes them

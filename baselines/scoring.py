@@ -107,9 +107,14 @@ def _table(problem: frozen.FrozenProblem, policy: Any, deterministic: bool) -> t
         return frozen.tabulate(problem, policy), "exact"
     if hasattr(policy, "distribution"):
         return frozen.tabulate_distribution(problem, policy), "exact, as it acts"
-    if deterministic or getattr(policy, "deterministic", False):
+    if deterministic:
         raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")
-    return frozen.tabulate(problem, policy), "exact"
+    mode = frozen.tabulate(problem, policy)
+    if not np.array_equal(mode.controls, frozen.tabulate(problem, policy, deterministic=False).controls):
+        raise ValueError(
+            f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
+        )
+    return mode, "exact"
 
 
 def score(

@@ -417,15 +417,12 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self.closed:
             raise ClosedEnvironmentError("reset() after close(): make a new environment")
         mask = self._reset_mask(options)
-        seeds: Sequence[int | None]
-        if seed is None:
-            seeds = [None] * self.num_envs if self._rows.seeded else [None]
-            if not self._rows.seeded:
-                self._rows.seed([None] * self.num_envs, mask)
-        else:
+        if seed is not None:
             seeds = self._seeds(seed)
             super().reset(seed=seed if isinstance(seed, int) else None)
             self._rows.seed(seeds, mask)
+        elif not self._rows.seeded:
+            self._rows.seed([None] * self.num_envs, mask)
         observations = self._new_outputs()[0] if self._kept is None else self._kept[0]
         self._rows.reset(mask, observations)
         self._rows.controls[mask] = np.nan

@@ -239,6 +239,19 @@ def test_refusals_name_what_is_allowed():
         baselines.score(AS, constant, method="guess")
     with pytest.raises(ValueError, match="pass markov=True"):
         baselines.score(AS, lambda observations: observations, method="exact")
+    random = np.random.default_rng(1)
+
+    class Drawing:
+        markov = True
+
+        def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
+            noise = 0.0 if deterministic else random.normal(size=(len(observation), 2))
+            return np.float32(noise) + np.zeros((len(observation), 2), np.float32), state
+
+    with pytest.raises(ValueError, match="draws its actions, but has no distribution"):
+        baselines.score(AS, Drawing(), deterministic=False)
+    assert baselines.score(AS, Drawing()).method == "exact"
+    assert baselines.score(AS, constant, deterministic=False).method == "exact"
     with pytest.raises(TypeError, match="is not a policy"):
         baselines.score(AS, 3)
     with pytest.raises(TypeError, match="is not an mmgym environment"):

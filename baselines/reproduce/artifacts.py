@@ -47,7 +47,7 @@ def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the figures of a reproduction need matplotlib: pip install 'mmgym[plot]'") from error
+        raise ImportError("pictures need matplotlib: pip install 'mmgym[plot]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
