@@ -78,6 +78,10 @@ class MarketFace:
         """Integer coordinates (step first) of observations."""
         raise TypeError(f"{type(self).__name__} must define to_state()")
 
+    def encode_actions(self, actions: Array) -> Array:
+        """Actions of the action space (checked type and shape) as the kernel takes them: as they are by default."""
+        return actions
+
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries from the state columns and the controls of the last step: numbers, or arrays over rows."""
         raise TypeError(f"{type(self).__name__} must define describe()")
@@ -260,7 +264,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         if self._closed or not self._rows.started:
             self._refuse_step(action)
         observation = np.empty(self._observation_shape, np.float32)
-        status, reward = step_row(*self._rows.arrays, action, observation)
+        status, reward = step_row(*self._rows.arrays, self.encode_actions(action), observation)
         if status < 0:
             self._refuse_step(action)
         if self._history is not None:
@@ -483,10 +487,11 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self.closed or not rows.started:
             self._refuse_step()
         outputs = self._new_outputs() if self._kept is None else self._kept
+        encoded = self.encode_actions(actions)
         if self.threads == 1:
-            code = step_rows(*rows.arrays, actions, *outputs[:3], self._autoreset)
+            code = step_rows(*rows.arrays, encoded, *outputs[:3], self._autoreset)
         else:
-            code = self._step_in_threads(actions, outputs)
+            code = self._step_in_threads(encoded, outputs)
         if code < 0:
             self._refuse_row(-1 - code, actions)
         if code and self._same_step:

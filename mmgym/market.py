@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import inspect
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -36,11 +36,15 @@ class Market:
     name : str
         The one word that names the market on every floor.
     params_type : type
-        NamedTuple of float, int, bool and ``Literal`` fields. A ``Literal`` is its index in kernels.
+        NamedTuple of float, int, bool and ``Literal`` fields. A ``Literal`` is its index in kernels, which do not see
+        fields that are tuples.
     state : numpy.dtype
         Columns of one row of state. The engine adds the stream ``s0, s1`` and ``needs_reset``.
     derived : tuple of str
         Properties of the parameters that kernels read like fields.
+    arrays : dict of str to tuple of int
+        Properties of the parameters that are arrays, and the shape to which they are padded for kernels: one shape
+        for all parameters of a market, so that its kernels are compiled once.
     num_controls, num_intensities : int
         Lengths of the rows that ``controls_one`` fills.
     reset_one : function ``(p, s)``
@@ -64,21 +68,27 @@ class Market:
     step_one: Callable[..., Any]
     observe_one: Callable[..., Any]
     derived: tuple[str, ...] = ()
+    arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.params_type)
-        fields = [(name, _kernel_type(hints[name])) for name in self.params_type._fields]
+        fields: list[Any] = [(name, _kernel_type(hints[name])) for name in self._plain_fields()]
         getters = {name: getattr(self.params_type, name).fget for name in self.derived}
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
+        fields += [(name, "f8", shape) for name, shape in self.arrays.items()]
         fields.append((f"{self.name}_{self._source_hash()}", "u1"))
         object.__setattr__(self, "record_dtype", np.dtype(fields))
         columns = ENGINE_COLUMNS[:2] + list(self.state.descr) + ENGINE_COLUMNS[2:]
         object.__setattr__(self, "row_dtype", np.dtype(columns, align=True))
         object.__setattr__(self, "row_type", namedtuple(f"{self.name}_row", self.row_dtype.names or ()))
         batch_kernels.register(from_dtype(self.record_dtype), self)
+
+    def _plain_fields(self) -> list[str]:
+        hints = get_type_hints(self.params_type)
+        return [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
 
     def _source_hash(self) -> str:
         sources = [inspect.getfile(module) for module in (batch_kernels, random_streams, vector_exp)]
@@ -94,9 +104,15 @@ class Market:
     def record(self, params: NamedTuple) -> np.ndarray[Any, Any]:
         """The parameters as kernels take them: a structured array of length 1."""
         hints = get_type_hints(self.params_type)
-        values = [_kernel_value(hints[name], value) for name, value in params._asdict().items()]
-        values += [getattr(params, name) for name in self.derived]
-        return np.array([(*values, 0)], dtype=self.record_dtype)
+        record = np.zeros(1, dtype=self.record_dtype)
+        for name in self._plain_fields():
+            record[name] = _kernel_value(hints[name], getattr(params, name))
+        for name in self.derived:
+            record[name] = getattr(params, name)
+        for name in self.arrays:
+            values = np.asarray(getattr(params, name), dtype=np.float64)
+            record[name][(0, *(slice(length) for length in values.shape))] = values
+        return record
 
     def digest(self, params: NamedTuple) -> int:
         """A 63-bit number that tells parameters of this market apart."""

@@ -42,6 +42,9 @@ ENVIRONMENTS = (
         "exact",
         "Avellaneda-Stoikov (2008)",
     ),
+    Registered(
+        "mmgym/TickSpread-v0", "tick_spread", "TickSpreadEnv", "TickSpreadVectorEnv", {}, "exact", "Guilbaud-Pham (2013)"
+    ),
 )
 
 

@@ -1,0 +1,219 @@
+"""`mmgym/TickSpread-v0`: limit and market orders in a spread of a few ticks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
+from mmgym.models import tick_spread
+
+
+class TickSpreadFace(MarketFace):
+    """Spaces, public maps, masks and info entries of the tick-spread market."""
+
+    market = tick_spread.MARKET
+    step_entries = (
+        "bid_fills", "ask_fills", "market_orders", "bid_depth", "ask_depth", "bid_size", "ask_size", "market_order"
+    )  # fmt: skip
+    params: tick_spread.Params
+
+    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]:
+        """Observation box and action space of one environment."""
+        observations = gymnasium.spaces.Box(np.array([0, -1, 0], np.float32), np.array([1, 1, 1], np.float32))
+        if self.params.actions == "flat":
+            return observations, gymnasium.spaces.Discrete(len(self.params.flat_actions))
+        return observations, gymnasium.spaces.MultiDiscrete(self.params.action_sizes)
+
+    def encode_actions(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Flat actions as full ones; full ones as they are. A flat action out of range gets entries out of range."""
+        if self.params.actions == "multi":
+            return actions
+        table = self._flat_table
+        return table[np.clip(actions, -1, len(table) - 1)]
+
+    @property
+    def _flat_table(self) -> NDArray[np.int64]:
+        """The flat actions as full ones and, at the end, what stands for one out of range."""
+        found: NDArray[np.int64] | None = self.__dict__.get("_flat_entries")
+        if found is None:
+            found = np.vstack([self.params.flat_actions, np.full((1, 5), -1)])
+            self.__dict__["_flat_entries"] = found
+        return found
+
+    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
+        """Controls ``[bid improved, ask improved, bid size, ask size, market order]`` of actions, shape ``(..., 5)``.
+
+        The first two are 0 or 1, sizes are in shares, a market order to sell is negative. They are what is asked for:
+        a step cuts them to what the inventory and the spread allow.
+        """
+        return tick_spread.to_quotes(self.params, self.encode_actions(np.asarray(actions)))
+
+    def from_quotes(self, quotes: Any) -> NDArray[np.int64]:
+        """Actions whose controls (see `to_quotes`) are nearest to ``quotes``; flat ones by the distance in lots."""
+        full = tick_spread.from_quotes(self.params, quotes)
+        return full if self.params.actions == "multi" else tick_spread.nearest_flat(self.params, full)
+
+    def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., 3)``."""
+        return tick_spread.locate(self.params, observations)
+
+    def masks(self, observations: Any) -> NDArray[np.bool_]:
+        """Which action entries are allowed at observations ``(..., 3)``, flat over the components: ``(..., entries)``.
+
+        An entry is masked iff it is not allowed whatever the other components are.
+        """
+        _, inventory, spread = self.to_state(observations)
+        find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
+        return find(self.params, inventory, spread)
+
+    def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
+        """Info entries: cash and mid (euro), inventory (shares), spread (euro), fills; `full` adds the rest."""
+        p, mid = self.params, state.mid
+        inventory = state.inventory * p.lot
+        spread = (state.spread + 1) * p.tick
+        gain = state.order_gain + state.price_gain
+        entries = {
+            "cash": p.initial_inventory * p.initial_price + gain - inventory * mid,
+            "mid": mid,
+            "inventory": inventory,
+            "spread": spread,
+            "bid_fills": state.bid_fills,
+            "ask_fills": state.ask_fills,
+            "market_orders": state.market_orders,
+            "masked_actions": state.masked_actions,
+        }
+        if full:
+            bid_improved, ask_improved, bid_size, ask_size, order, before = controls
+            entries["gain"] = gain
+            entries["price_gain"] = state.price_gain
+            entries["inventory_square"] = state.inventory_square
+            entries["bid_depth"] = before * p.tick / 2 - bid_improved * p.tick
+            entries["ask_depth"] = before * p.tick / 2 - ask_improved * p.tick
+            entries["bid_size"] = bid_size * p.lot
+            entries["ask_size"] = ask_size * p.lot
+            entries["market_order"] = order * p.lot
+        return entries
+
+
+class TickSpreadVectorEnv(TickSpreadFace, KernelVectorEnv):
+    """A batch of `TickSpreadEnv`, with `num_envs`, `threads`, `autoreset_mode` and `copy` of `KernelVectorEnv`."""
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which action entries are allowed now, shape ``(num_envs, entries)``: see `masks`."""
+        state = self._rows.state
+        find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
+        return find(self.params, state["inventory"], state["spread"])
+
+
+class TickSpreadEnv(TickSpreadFace, KernelEnv):
+    r"""Market making with limit and market orders in a spread of a few ticks (inventory in shares, traded in lots).
+
+    ## Description
+    The agent of Guilbaud & Pham (2013): the spread is a Markov chain on 1 to m ticks that jumps at the ticks of a
+    Poisson clock; limit orders stand at the best price or one tick better, are filled at intensities that depend on
+    the spread and the quote, and earn a rebate; market orders cross the spread and pay a fee.
+
+    A step sends at most one market order at the current spread, then freezes quotes and sizes for ``horizon /
+    num_steps`` seconds and simulates the rest exactly, in continuous time: the spread may jump and several fills may
+    happen, each at the *current* spread; a filled order is posted again with the same size; an improved quote counts
+    as best while the spread is one tick. `baselines.optimal_policy` returns the exact optimum of this environment as
+    built.
+
+    The market order is cut so that the inventory stays within `inventory_limit`, then the sizes to the room that is
+    left. Inside the step a fill executes ``min(size, room left)``, and a side without room is off.
+
+    Units: euro, shares, seconds.
+
+    ## Action Space
+    `MultiDiscrete([2, 2, B + 1, B + 1, 2 M + 1])` with ``B = limit_order_max / lot`` and ``M = market_order_max /
+    lot``: bid quote and ask quote (0 best, 1 one tick better), bid size and ask size (lots), market order (entry
+    ``M`` is none, ``M + k`` buys and ``M - k`` sells ``k`` lots).
+
+    `action_masks()` returns the entries that are allowed, one flat array as sb3-contrib's MaskablePPO takes it. An
+    entry is masked iff it is not allowed whatever the other components are: an improved quote at a spread of one
+    tick, a market order beyond the limit, a size that no market order would make room for. A masked entry, if sent,
+    is played as the nearest allowed one and counted in ``info["masked_actions"]``.
+
+    With ``actions="flat"`` it is `Discrete(27)`, for agents with one discrete action: each side off, at best or
+    improved with the largest size, and a market order of none, half the largest size bought, or as much sold.
+
+    ## Observation Space
+    `Box([0, -1, 0], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
+    and ``(i - 1) / (m - 1)`` of the spread of ``i`` ticks. `to_state` recovers the integers exactly.
+
+    ## Rewards
+    With ``utility="mean"`` the reward of a step is the gain of marked-to-mid wealth (edges earned, minus the cost of
+    the market order, plus the Brownian gain of the inventory) minus ``running_penalty * int inventory^2 dt``; the
+    last reward also has the cost of liquidating the inventory at the final spread. With ``reward="expected"`` the
+    Brownian part is integrated out: same expectation, far less variance. The same seed gives the same fills for both.
+
+    With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0))`` with the wealth
+    after liquidation; ``reward="expected"`` integrates the Brownian part out of it. That reward depends on wealth,
+    which is not observed: the best policy is still a function of the observation, but a critic that bootstraps from
+    the observation is not valid. The exponent is cut at 700.
+
+    Rewards are undiscounted and add up to the criterion.
+
+    ## Starting State
+    Step 0, `initial_inventory`, `initial_price`, no cash; the spread is `initial_spread` ticks or drawn from its
+    stationary law.
+
+    ## Episode End
+    `terminated` after `num_steps` steps; never `truncated`. The inventory of the last observation is what was
+    liquidated.
+
+    ## Arguments
+    - `tick` (0.005): euro, > 0.
+    - `spread_transitions` (None): transition matrix of the spread at the ticks of the clock, rows of m numbers that
+      sum to 1, zero diagonal, m from 2 to 32. None is Table 1 of the paper, its rows normalised (m = 6).
+    - `clock_rate` (1.0): ticks of the clock per second, >= 0; or a list of ``[start, rate]`` pairs, starts in seconds
+      since the reset rising from 0.
+    - `fill_rate_best` (None), `fill_rate_improved` (None): fills per second of a quote at, and one tick inside, the
+      best price, >= 0: a number, a list with one per spread, or a pair ``[bid, ask]`` of such lists. An improved
+      quote at a spread of one tick counts as best: that entry is not used. None is Table 3, bid and ask averaged.
+    - `rebate` (0.0008), `fee` (0.0012): euro per share, of limit orders filled and of market orders.
+    - `fixed_fee` (1e-06): euro per market order, and for the liquidation.
+    - `running_penalty` (None): **euro per share squared per second**: holding 100 shares for one second costs
+      ``running_penalty * 10^4`` euro. It is not the bare gamma of the paper, whose unit is unstated and whose value
+      cannot be read in shares or lots; ``gamma = 5`` corresponds to 3e-6. None is 3e-6 under "mean"; under "cara"
+      it must be None or 0.
+    - `lot` (10.0): shares; sizes and inventories are whole lots.
+    - `limit_order_max` (100.0), `market_order_max` (100.0): largest sizes in shares, at most 127 lots; without market
+      orders: 0.
+    - `inventory_limit` (1000.0): shares; None is more than limit orders are filled in an episode but with probability
+      1e-12.
+    - `initial_inventory` (0.0): shares.
+    - `initial_price` (45.0): euro.
+    - `volatility` (0.008): of the mid, euro / sqrt(s), >= 0.
+    - `horizon` (300.0), `num_steps` (300): seconds and number of decisions (the paper's backtest steps by 0.3 s).
+    - `initial_spread` ("stationary"): ticks, from 1 to m, or "stationary".
+    - `utility` ("mean"): "mean" or "cara".
+    - `risk_aversion` (0.09375): 1 / euro, > 0 under "cara" (the default charges price risk like the running penalty
+      3e-6 does); not used under "mean".
+    - `reward` ("pnl"): "pnl" or "expected".
+    - `actions` ("multi"): "multi" or "flat".
+    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory, and the
+      depths, sizes and market order that were played to `info`, which always has cash, mid, inventory, spread, fills
+      and market orders of the last step, and `masked_actions` since the reset.
+    - `render_mode` (None): "ansi" or "rgb_array".
+    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
+      empty there unless "full".
+
+    ## Version History
+    - v0: first version.
+
+    ## References
+    - Guilbaud, F. & Pham, H. (2013). Optimal high-frequency trading with limit and market orders. Quantitative Finance
+      13(1). arXiv:1106.5040.
+    """
+
+    vector_class = TickSpreadVectorEnv
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which action entries are allowed now, shape ``(entries,)``: see `masks`."""
+        state = self._rows.state[0]
+        find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
+        return find(self.params, int(state["inventory"]), int(state["spread"]))

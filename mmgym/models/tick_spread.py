@@ -1,0 +1,742 @@
+r"""Guilbaud-Pham market: limit and market orders in a spread of a few ticks (Guilbaud & Pham 2013).
+
+The mid is a martingale, ``dP = sigma dW``. The spread is ``S = i d`` for a Markov chain ``i`` on ``1..m`` with
+transition matrix ``rho``, which jumps at the ticks of a Poisson clock of rate ``lambda(t)`` (2.1). Limit orders of
+``l`` shares stand at the best price or, where the spread is two ticks or more, one tick better; they are filled whole
+at the intensities ``lambda_i(q)``, ``q`` in {best, improved}, and re-posted at once. Each share filled earns over mid
+
+    h_i(q) = i d / 2 - d 1{q improved} + rebate,
+
+and a market order of ``e`` shares costs ``|e| (i d / 2 + fee) + fixed_fee`` over mid (2.7). Wealth ``W = X + Y P`` obeys
+
+    dW = l_bid h_i(q_bid) dN_bid + l_ask h_i(q_ask) dN_ask - (cost of market orders) + Y dP,    dY = l_bid dN_bid - ...
+
+and what is left at the horizon is liquidated at that cost: ``L(x, y, p, s)`` of the paper. The criterion "mean"
+maximises ``E[L_T - W_0 - c int Y^2 dt]`` (3.2), (3.7); "cara" maximises ``E[-exp(-eta (L_T - W_0))]`` (3.9).
+
+One step of length ``h = horizon / num_steps`` is the frozen-control problem:
+
+1. One market order, cut so that the inventory stays within its limit, at the current spread.
+2. Quotes and sizes, frozen for the step. Sizes are cut to the room that the inventory then has. An improved quote
+   counts as best where the spread is one tick: for the whole step if it is so when the order is sent, and otherwise
+   only while the spread is so narrow.
+3. Competing exponential clocks: spread jumps, bid fills and ask fills, at the intensities and edges of the *current*
+   spread. A fill executes ``min(size, room left)``; a side without room is off until the inventory returns.
+4. After the last step, liquidation at the spread of that time.
+
+Given the inventory path, ``(int Y dW, W_h)`` is Gaussian with covariance ``[[int Y^2, int Y], [int Y, h]]``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import poisson
+
+from mmgym.arguments import choice, integer, real
+from mmgym.market import Market, scalar_kernel
+from mmgym.random_streams import exponential, normal, uniform
+
+MEAN, CARA = 0, 1  # codes of `utility` in kernels, in the order of the Literal below
+PNL, EXPECTED = 0, 1  # codes of `reward`
+
+MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
+MAX_EVENTS = 10_000.0  # expected events a step
+MAX_SPREADS = 32
+MAX_PIECES = 64  # of the clock
+MAX_LOTS = 127  # of an order
+MAX_INVENTORY = 1_000_000  # lots
+
+# Table 1 as printed (rows sum to 0.997..0.999), and Table 3 averaged over bid and ask (1 / s).
+TABLE_1 = (
+    (0.0, 0.410, 0.220, 0.160, 0.142, 0.065),
+    (0.201, 0.0, 0.435, 0.192, 0.103, 0.067),
+    (0.113, 0.221, 0.0, 0.4582, 0.147, 0.059),
+    (0.070, 0.085, 0.275, 0.0, 0.465, 0.102),
+    (0.068, 0.049, 0.073, 0.363, 0.0, 0.446),
+    (0.077, 0.057, 0.059, 0.112, 0.692, 0.0),
+)
+TABLE_3_BEST = (0.06285, 0.04925, 0.04100, 0.03845, 0.04435, 0.05840)
+TABLE_3_IMPROVED = (0.16240, 0.10615, 0.08805, 0.08760, 0.09695, 0.12285)
+
+Array = NDArray[Any]
+
+
+class Params(NamedTuple):
+    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
+
+    tick: float  # delta, euro
+    spread_transitions: tuple[tuple[float, ...], ...]  # rho, rows sum to 1
+    clock_starts: tuple[float, ...]  # s, the first is 0
+    clock_rates: tuple[float, ...]  # lambda from each start on, 1 / s
+    best_bid_rates: tuple[float, ...]  # lambda_i(Bb), 1 / s
+    best_ask_rates: tuple[float, ...]  # lambda_i(Ba), 1 / s
+    improved_bid_rates: tuple[float, ...]  # lambda_i(Bb+), 1 / s; that of a spread of one tick is not used
+    improved_ask_rates: tuple[float, ...]  # lambda_i(Ba-), 1 / s; the same
+    rebate: float  # rho of remark 2.1, euro / share
+    fee: float  # epsilon, euro / share
+    fixed_fee: float  # epsilon_0, euro
+    running_penalty: float  # c, euro / (share^2 s)
+    lot: float  # shares
+    limit_order_max: float  # l_bar, shares
+    market_order_max: float  # e_bar, shares
+    inventory_limit: float  # shares
+    initial_inventory: float  # shares
+    initial_price: float  # P_0, euro
+    volatility: float  # sigma, euro / sqrt(s)
+    horizon: float  # T, s
+    num_steps: int  # decisions
+    initial_spread: int  # ticks; 0: drawn from the stationary law of rho
+    utility: Literal["mean", "cara"]
+    risk_aversion: float  # eta, 1 / euro
+    reward: Literal["pnl", "expected"]
+    actions: Literal["multi", "flat"]
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        tick: float = 0.005,
+        spread_transitions: list[list[float]] | None = None,
+        clock_rate: float | list[list[float]] = 1.0,
+        fill_rate_best: float | list[float] | list[list[float]] | None = None,
+        fill_rate_improved: float | list[float] | list[list[float]] | None = None,
+        rebate: float = 0.0008,
+        fee: float = 0.0012,
+        fixed_fee: float = 1e-6,
+        running_penalty: float | None = None,
+        lot: float = 10.0,
+        limit_order_max: float = 100.0,
+        market_order_max: float = 100.0,
+        inventory_limit: float | None = 1000.0,
+        initial_inventory: float = 0.0,
+        initial_price: float = 45.0,
+        volatility: float = 0.008,
+        horizon: float = 300.0,
+        num_steps: int = 300,
+        initial_spread: int | str = "stationary",
+        utility: str = "mean",
+        risk_aversion: float = 0.09375,
+        reward: str = "pnl",
+        actions: str = "multi",
+    ) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.tick_spread.TickSpreadEnv`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+        """
+        tick = real("tick", tick, above=0.0, high=1e9)
+        transitions = _transitions(spread_transitions)
+        spreads = len(transitions)
+        best = _side_rates("fill_rate_best", TABLE_3_BEST if fill_rate_best is None else fill_rate_best, spreads)
+        improved = _side_rates(
+            "fill_rate_improved", TABLE_3_IMPROVED if fill_rate_improved is None else fill_rate_improved, spreads
+        )
+        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
+        starts, rates = _clock(clock_rate)
+        rebate = real("rebate", rebate, low=-1e9, high=1e9)
+        fee = real("fee", fee, low=-1e9, high=1e9)
+        fixed_fee = real("fixed_fee", fixed_fee, low=0.0, high=1e9)
+        if fee < -0.5 * tick:
+            raise ValueError(
+                f"fee = {fee!r} is not allowed: it must be >= {-0.5 * tick:g} (minus half a tick), or market orders "
+                "would earn money"
+            )
+        lot = real("lot", lot, above=0.0, high=1e9)
+        sizes = {}
+        for name, value, low in (("limit_order_max", limit_order_max, 1), ("market_order_max", market_order_max, 0)):
+            sizes[name] = _lots(name, value, lot, low, MAX_LOTS)
+        fastest = max(max(rates_of_side) for rates_of_side in (*best, *improved))
+        _expected_events(max(rates) + 2.0 * fastest, horizon / num_steps)
+        if inventory_limit is None:  # more fills than a side ever gets
+            inventory_limit = lot * sizes["limit_order_max"] * (1 + float(poisson.isf(1e-12, fastest * horizon)))
+        limit = _lots("inventory_limit", inventory_limit, lot, 1, MAX_INVENTORY)
+        start = _lots("initial_inventory", initial_inventory, lot, -limit, limit)
+        choice("utility", utility, ("mean", "cara"))
+        risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
+        if utility == "cara":
+            if risk_aversion == 0.0:
+                raise ValueError(
+                    "risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0"
+                )
+            if running_penalty is not None and running_penalty != 0.0:
+                raise ValueError(
+                    f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
+                    "none: it must be 0 or None"
+                )
+            running_penalty = 0.0
+        elif running_penalty is None:
+            running_penalty = 3e-6
+        if isinstance(initial_spread, str):
+            choice("initial_spread", initial_spread, ("stationary",))
+            spread_at_start = 0
+            stationary_law(transitions)
+        else:
+            spread_at_start = integer("initial_spread", initial_spread, low=1, high=spreads)
+        return cls(
+            tick=tick,
+            spread_transitions=transitions,
+            clock_starts=starts,
+            clock_rates=rates,
+            best_bid_rates=best[0],
+            best_ask_rates=best[1],
+            improved_bid_rates=improved[0],
+            improved_ask_rates=improved[1],
+            rebate=rebate,
+            fee=fee,
+            fixed_fee=fixed_fee,
+            running_penalty=real("running_penalty", running_penalty, low=0.0, high=1e9),
+            lot=lot,
+            limit_order_max=lot * sizes["limit_order_max"],
+            market_order_max=lot * sizes["market_order_max"],
+            inventory_limit=lot * limit,
+            initial_inventory=lot * start,
+            initial_price=real("initial_price", initial_price, low=-1e12, high=1e12),
+            volatility=real("volatility", volatility, low=0.0, high=1e9),
+            horizon=horizon,
+            num_steps=num_steps,
+            initial_spread=spread_at_start,
+            utility=choice("utility", utility, ("mean", "cara")),
+            risk_aversion=risk_aversion,
+            reward=choice("reward", reward, ("pnl", "expected")),
+            actions=choice("actions", actions, ("multi", "flat")),
+        )
+
+    # Derived constants. Those that kernels read are listed in MARKET below; money is per lot there.
+
+    @property
+    def step_length(self) -> float:
+        """Length ``h`` of a decision step (s)."""
+        return self.horizon / self.num_steps
+
+    @property
+    def inverse_step(self) -> float:
+        """``1 / h`` (1 / s)."""
+        return self.num_steps / self.horizon
+
+    @property
+    def root_step(self) -> float:
+        """``sqrt(h)`` (sqrt(s))."""
+        return math.sqrt(self.step_length)
+
+    @property
+    def num_spreads(self) -> int:
+        """``m``."""
+        return len(self.spread_transitions)
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces on which the clock's rate is constant."""
+        return len(self.clock_starts)
+
+    @property
+    def limit(self) -> int:
+        """Inventory bound in lots."""
+        return round(self.inventory_limit / self.lot)
+
+    @property
+    def start(self) -> int:
+        """Initial inventory in lots."""
+        return round(self.initial_inventory / self.lot)
+
+    @property
+    def size_max(self) -> int:
+        """Largest limit order in lots."""
+        return round(self.limit_order_max / self.lot)
+
+    @property
+    def order_max(self) -> int:
+        """Largest market order in lots."""
+        return round(self.market_order_max / self.lot)
+
+    @property
+    def spreads(self) -> NDArray[np.float64]:
+        """``i d`` (euro), shape (m,)."""
+        return self.tick * np.arange(1, self.num_spreads + 1)
+
+    @property
+    def bid_rates(self) -> NDArray[np.float64]:
+        """Bid intensities (1 / s), shape (2, m): best and improved, which is best at a spread of one tick."""
+        return _effective(self.best_bid_rates, self.improved_bid_rates)
+
+    @property
+    def ask_rates(self) -> NDArray[np.float64]:
+        """Ask intensities (1 / s), shape (2, m), like `bid_rates`."""
+        return _effective(self.best_ask_rates, self.improved_ask_rates)
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """``h_i(q)`` of a lot (euro), shape (2, m)."""
+        best = 0.5 * self.spreads + self.rebate
+        return self.lot * _effective(best, best - self.tick)
+
+    @property
+    def crossing_costs(self) -> NDArray[np.float64]:
+        """Cost over mid of a market order, per lot and without the fixed fee (euro), shape (m,)."""
+        return self.lot * (0.5 * self.spreads + self.fee)
+
+    @property
+    def cumulative_transitions(self) -> NDArray[np.float64]:
+        """Cumulative rows of ``rho``, shape (m, m); the last entry of a row that can be reached is above 1."""
+        return _cumulative(np.array(self.spread_transitions))
+
+    @property
+    def initial_spread_law(self) -> NDArray[np.float64]:
+        """Law of the spread at step 0, shape (m,)."""
+        if self.initial_spread:
+            return np.eye(self.num_spreads)[self.initial_spread - 1]
+        return stationary_law(self.spread_transitions)
+
+    @property
+    def cumulative_initial_law(self) -> NDArray[np.float64]:
+        """Cumulative `initial_spread_law`."""
+        return _cumulative(self.initial_spread_law[None])[0]
+
+    @property
+    def piece_starts(self) -> NDArray[np.float64]:
+        """Starts of the clock's pieces (s) and, after the last, infinity."""
+        return np.array([*self.clock_starts, math.inf])
+
+    @property
+    def piece_rates(self) -> NDArray[np.float64]:
+        """Rate of the clock on each piece (1 / s)."""
+        return np.array(self.clock_rates)
+
+    @property
+    def action_sizes(self) -> NDArray[np.int64]:
+        """Numbers of choices of the full action: bid quote, ask quote, bid size, ask size, market order."""
+        return np.array([2, 2, self.size_max + 1, self.size_max + 1, 2 * self.order_max + 1])
+
+    @property
+    def flat_actions(self) -> NDArray[np.int64]:
+        """The flat actions as full ones, shape (F, 5)."""
+        full, none = self.size_max, self.order_max
+        sides = [(0, 0), (0, full), (1, full)]
+        block = max(min(full, none) // 2, 1) if none else 0
+        orders = [none] if not block else [none, none - block, none + block]
+        return np.array([(b, a, k, l, e) for e in orders for b, k in sides for a, l in sides])  # noqa: E741
+
+
+def _lots(name: str, value: Any, lot: float, low: int, high: int) -> int:
+    """A number of shares as whole lots from ``low`` to ``high``."""
+    shares = real(name, value, low=low * lot * (1 - 1e-12) if low > 0 else low * lot, high=high * lot)
+    if abs(shares / lot - round(shares / lot)) > 1e-9:
+        raise ValueError(f"{name} = {value!r} is not allowed: it must be a multiple of lot = {lot:g} shares")
+    return round(shares / lot)
+
+
+def _expected_events(rate: float, step: float) -> None:
+    if rate * step > MAX_EVENTS:
+        raise ValueError(
+            f"clock_rate and the fill rates are not allowed: {rate * step:g} expected events a step must be at most "
+            f"{MAX_EVENTS:g}; raise num_steps"
+        )
+
+
+def _rows(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError(f"{name} = {value!r} is not allowed: it must be a list")
+    return list(value)
+
+
+def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
+    """A checked transition matrix; Table 1, its rows normalised, by default."""
+    if given is None:
+        return tuple(tuple(value / math.fsum(row) for value in row) for row in TABLE_1)
+    rows = [_rows(f"spread_transitions[{i}]", row) for i, row in enumerate(_rows("spread_transitions", given))]
+    if not 2 <= len(rows) <= MAX_SPREADS or any(len(row) != len(rows) for row in rows):
+        raise ValueError(
+            f"spread_transitions of {len(rows)} rows of {[len(row) for row in rows]} entries is not allowed: it must be "
+            f"a square matrix of 2 to {MAX_SPREADS} rows"
+        )
+    checked = []
+    for i, row in enumerate(rows):
+        values = [real(f"spread_transitions[{i}][{j}]", value, low=0.0, high=1.0) for j, value in enumerate(row)]
+        if values[i] != 0.0:
+            raise ValueError(
+                f"spread_transitions[{i}][{i}] = {values[i]!r} is not allowed: the diagonal must be 0, the spread "
+                "changes at every tick of the clock"
+            )
+        total = math.fsum(values)
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(
+                f"spread_transitions[{i}] is not allowed: the row must sum to 1, its sum is {total:.9g} (divide it by "
+                "that to normalise it)"
+            )
+        checked.append(tuple(value / total for value in values))
+    return tuple(checked)
+
+
+def _side_rates(name: str, given: Any, spreads: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Bid and ask rates per spread from a number, one list for both sides, or a pair of lists."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        given = [given] * spreads
+    nested = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
+    sides = list(given) if nested and all(nested) else [given, given]
+    if len(sides) != 2 or any(len(side) != spreads for side in sides):
+        raise ValueError(
+            f"{name} = {given!r} is not allowed: it must be a number, a list of {spreads} numbers (one a spread), or a "
+            f"pair [bid, ask] of such lists"
+        )
+    bid, ask = (
+        tuple(real(f"{name}[{i}] ({label})", value, low=0.0, high=1e12) for i, value in enumerate(side))
+        for label, side in zip(("bid", "ask"), sides, strict=True)
+    )
+    return bid, ask
+
+
+def _clock(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Starts and rates of the clock's pieces from a number, or from a list of [start, rate] pairs."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return (0.0,), (real("clock_rate", given, low=0.0, high=1e12),)
+    pairs = [_rows(f"clock_rate[{k}]", pair) for k, pair in enumerate(given)]
+    if not 1 <= len(pairs) <= MAX_PIECES or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(
+            f"clock_rate = {given!r} is not allowed: it must be a number, or a list of 1 to {MAX_PIECES} pairs "
+            "[start in seconds, rate]"
+        )
+    starts = [real(f"clock_rate[{k}][0] (start)", start, low=0.0, high=1e9) for k, (start, _) in enumerate(pairs)]
+    rates = [real(f"clock_rate[{k}][1] (rate)", rate, low=0.0, high=1e12) for k, (_, rate) in enumerate(pairs)]
+    if starts[0] != 0.0 or any(b <= a for a, b in zip(starts, starts[1:], strict=False)):
+        raise ValueError(f"clock_rate = {given!r} is not allowed: its starts must rise from 0")
+    return tuple(starts), tuple(rates)
+
+
+def _effective(best: Any, improved: Any) -> NDArray[np.float64]:
+    """What best and improved quotes have at each spread: at one tick the improved quote is the best one."""
+    table = np.array([best, improved], dtype=np.float64)
+    table[1, 0] = table[0, 0]
+    return table
+
+
+def _cumulative(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cumulative rows whose entries from the last possible one on are above 1, so that no draw passes them."""
+    total = np.cumsum(rows, axis=1)
+    for row, law in zip(total, rows, strict=True):
+        row[np.flatnonzero(law)[-1] :] = 2.0
+    return total
+
+
+def stationary_law(transitions: Any) -> NDArray[np.float64]:
+    """Stationary law (m,) of a transition matrix: of the spread in calendar time too, as its clock has one rate.
+
+    Raises
+    ------
+    ValueError
+        If there are several.
+    """
+    rho = np.array(transitions)
+    system = np.vstack([rho.T - np.eye(len(rho)), np.ones(len(rho))])
+    if np.linalg.matrix_rank(system, tol=1e-12) < len(rho):
+        raise ValueError(
+            "initial_spread = 'stationary' is not allowed: spread_transitions has several stationary laws; give the "
+            "spread in ticks"
+        )
+    right = np.append(np.zeros(len(rho)), 1.0)
+    law = np.clip(np.linalg.lstsq(system, right, rcond=None)[0], 0.0, None)
+    law[law < 1e-14] = 0.0
+    return np.asarray(law / law.sum())
+
+
+# One row of state. Inventory is counted in lots; amounts of money are sums since the reset.
+STATE = np.dtype(
+    [
+        ("order_gain", "f8"),  # edges earned minus costs of market orders and of liquidation, euro
+        ("price_gain", "f8"),  # sigma int Y dW, euro
+        ("inventory_square", "f8"),  # int Y^2 dt, share^2 s
+        ("mid", "f8"),  # P, euro
+        ("step", "i4"),
+        ("inventory", "i4"),  # Y / lot
+        ("spread", "i4"),  # i - 1
+        ("masked_actions", "i4"),  # since the reset
+        ("bid_fills", "u2"),  # in the last step
+        ("ask_fills", "u2"),
+        ("market_orders", "u2"),  # in the last step: 0 or 1
+    ]
+)
+
+
+@scalar_kernel
+def reset_one(p, s):
+    """Start an episode."""
+    s.order_gain = 0.0
+    s.price_gain = 0.0
+    s.inventory_square = 0.0
+    s.mid = p.initial_price
+    s.step = 0
+    s.inventory = p.start
+    s.masked_actions = 0
+    s.bid_fills = 0
+    s.ask_fills = 0
+    s.market_orders = 0
+    spread = p.initial_spread - 1
+    if spread < 0:
+        spread = 0
+        draw, s.s0, s.s1 = uniform(s.s0, s.s1)
+        while draw >= p.cumulative_initial_law[spread]:
+            spread += 1
+    s.spread = spread
+
+
+@scalar_kernel
+def controls_one(p, action, controls, log_intensities):
+    """Controls [bid improved, ask improved, bid lots, ask lots, market order in lots]; False if out of range."""
+    acceptable = True
+    controls[5] = 0.0
+    for i in range(5):
+        acceptable &= 0 <= action[i] < p.action_sizes[i]
+        controls[i] = action[i]
+    controls[4] -= p.order_max
+    return acceptable
+
+
+@scalar_kernel
+def admit_one(p, inventory, spread, controls):
+    """Cut controls to what the state allows, in place; the number of entries that were masked.
+
+    An entry is masked if it is not allowed whatever the others are. The market order is cut first, then the sizes to
+    the room that it leaves.
+    """
+    limit, masked = p.limit, 0
+    order = min(max(controls[4], -limit - inventory), limit - inventory)
+    masked += order != controls[4]
+    controls[4] = order
+    if spread == 0:
+        masked += (controls[0] != 0.0) + (controls[1] != 0.0)
+        controls[0] = 0.0
+        controls[1] = 0.0
+    masked += controls[2] > limit - inventory + min(p.order_max, limit + inventory)
+    masked += controls[3] > limit + inventory + min(p.order_max, limit - inventory)
+    controls[2] = min(controls[2], limit - inventory - order)
+    controls[3] = min(controls[3], limit + inventory + order)
+    return masked
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated). Puts the controls that were played in place of those asked for."""
+    q, spread = np.int64(s.inventory), np.int64(s.spread)
+    controls[5] = spread + 1.0
+    s.masked_actions += np.int32(admit_one(p, q, spread, controls))
+    bid_quote, ask_quote = np.int64(controls[0]), np.int64(controls[1])
+    bid_size, ask_size = np.int64(controls[2]), np.int64(controls[3])
+    order = np.int64(controls[4])
+    s0, s1 = s.s0, s.s1
+
+    earned = 0.0
+    if order != 0:
+        earned = -abs(order) * p.crossing_costs[spread] - p.fixed_fee
+        q += order
+
+    piece, boundary, last = 0, p.step_length, True
+    if p.num_pieces > 1:
+        started = s.step * p.step_length
+        while piece + 1 < p.num_pieces and p.piece_starts[piece + 1] <= started:
+            piece += 1
+        last = p.piece_starts[piece + 1] >= started + p.step_length
+        boundary = p.step_length if last else p.piece_starts[piece + 1] - started
+
+    time = int_q = int_qq = 0.0
+    bids = asks = 0
+    clock, s0, s1 = exponential(s0, s1)
+    while True:
+        tick_rate = p.piece_rates[piece]
+        active_bid = p.bid_rates[bid_quote, spread] if bid_size > 0 and q < p.limit else 0.0
+        active_ask = p.ask_rates[ask_quote, spread] if ask_size > 0 and q > -p.limit else 0.0
+        rate = tick_rate + active_bid + active_ask
+        left = boundary - time
+        if clock >= rate * left:
+            clock -= rate * left
+            int_q += q * left
+            int_qq += np.float64(q * q) * left
+            if last:
+                break
+            time = boundary
+            started = s.step * p.step_length
+            piece += 1
+            last = p.piece_starts[piece + 1] >= started + p.step_length
+            boundary = p.step_length if last else p.piece_starts[piece + 1] - started
+            continue
+        elapsed = clock / rate
+        time += elapsed
+        int_q += q * elapsed
+        int_qq += np.float64(q * q) * elapsed
+        draw, s0, s1 = uniform(s0, s1)
+        draw *= rate
+        if draw < tick_rate:
+            target = 0
+            while draw >= tick_rate * p.cumulative_transitions[spread, target]:
+                target += 1
+            spread = target
+        elif draw < tick_rate + active_bid:
+            size = min(bid_size, p.limit - q)
+            bids += 1
+            q += size
+            earned += size * p.edges[bid_quote, spread]
+        else:
+            size = min(ask_size, p.limit + q)
+            asks += 1
+            q -= size
+            earned += size * p.edges[ask_quote, spread]
+        clock, s0, s1 = exponential(s0, s1)
+
+    z, s0, s1 = normal(s0, s1)
+    brownian = p.root_step * z  # W_h
+    int_q_dw = q * brownian  # int q dW where q did not move
+    if bids + asks > 0:
+        mean_q = int_q * p.inverse_step
+        z, s0, s1 = normal(s0, s1)
+        int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
+
+    s.step += 1
+    terminated = s.step >= p.num_steps
+    if terminated and q != 0:
+        earned -= abs(q) * p.crossing_costs[spread] + p.fixed_fee
+    price_gain = p.lot * p.volatility * int_q_dw
+    inventory_square = p.lot * p.lot * int_qq
+    s.order_gain += earned
+    s.price_gain += price_gain
+    s.inventory_square += inventory_square
+    s.mid += p.volatility * brownian
+    s.inventory = q
+    s.spread = spread
+    s.bid_fills = bids
+    s.ask_fills = asks
+    s.market_orders = order != 0
+    s.s0 = s0
+    s.s1 = s1
+
+    if p.utility == MEAN:
+        reward = earned - p.running_penalty * inventory_square
+        if p.reward == PNL:
+            reward += price_gain
+        return reward, terminated
+    if not terminated:
+        return 0.0, terminated
+    exponent = -p.risk_aversion * s.order_gain
+    if p.reward == PNL:
+        exponent -= p.risk_aversion * s.price_gain
+    else:
+        exponent += 0.5 * (p.risk_aversion * p.volatility) ** 2 * s.inventory_square
+    return -math.exp(min(exponent, 700.0)), terminated
+
+
+@scalar_kernel
+def observe_one(p, s, observation):
+    """Observation [elapsed fraction of the horizon, inventory / limit, (spread - 1) / (m - 1)]."""
+    observation[0] = s.step / p.num_steps
+    observation[1] = s.inventory / p.limit
+    observation[2] = s.spread / (p.num_spreads - 1)
+
+
+MARKET = Market(
+    name="tick_spread",
+    params_type=Params,
+    state=STATE,
+    derived=(
+        "step_length",
+        "inverse_step",
+        "root_step",
+        "num_spreads",
+        "num_pieces",
+        "limit",
+        "start",
+        "size_max",
+        "order_max",
+    ),
+    arrays={
+        "bid_rates": (2, MAX_SPREADS),
+        "ask_rates": (2, MAX_SPREADS),
+        "edges": (2, MAX_SPREADS),
+        "crossing_costs": (MAX_SPREADS,),
+        "cumulative_transitions": (MAX_SPREADS, MAX_SPREADS),
+        "cumulative_initial_law": (MAX_SPREADS,),
+        "piece_starts": (MAX_PIECES + 1,),
+        "piece_rates": (MAX_PIECES,),
+        "action_sizes": (5,),
+    },
+    num_controls=6,  # the last is the spread in ticks that the step started with
+    num_intensities=0,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+)
+
+
+def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
+    """Controls ``[bid improved, ask improved, bid size, ask size, market order]`` of full actions, sizes in shares."""
+    controls = np.array(actions, dtype=np.float64)
+    controls[..., 4] -= params.order_max
+    controls[..., 2:] *= params.lot
+    return controls
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.int64]:
+    """Full actions, shape ``(..., 5)``, whose controls are the nearest to ``quotes`` (sizes in shares)."""
+    entries = np.array(quotes, dtype=np.float64)
+    entries[..., 2:] /= params.lot
+    entries[..., 4] += params.order_max
+    return np.clip(np.rint(entries), 0, params.action_sizes - 1).astype(np.int64)
+
+
+def nearest_flat(params: Params, full: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Flat actions nearest to full ones of shape ``(..., 5)``, by the sum of distances of their entries."""
+    entries = full.reshape(-1, 5)
+    found = np.empty(len(entries), dtype=np.int64)
+    for start in range(0, len(entries), 65_536):
+        part = entries[start : start + 65_536]
+        found[start : start + 65_536] = np.abs(part[:, None] - params.flat_actions).sum(axis=-1).argmin(axis=1)
+    return found.reshape(full.shape[:-1])
+
+
+def observe(params: Params, step: Any, inventory: Any, spread: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 3)``, of steps, inventories (lots) and spreads (ticks - 1), bit for bit."""
+    step, inventory, spread = np.broadcast_arrays(step, inventory, spread)
+    columns = [step / params.num_steps, inventory / params.limit, spread / (params.num_spreads - 1)]
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., 3)``: the inverse of `observe`."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
+    spread = np.rint(observations[..., 2] * (params.num_spreads - 1)).astype(np.int64)
+    return (
+        np.clip(step, 0, params.num_steps),
+        np.clip(inventory, -params.limit, params.limit),
+        np.clip(spread, 0, params.num_spreads - 1),
+    )
+
+
+def masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
+    """Which entries of the full action are allowed, flat: shape ``(..., sum of action_sizes)``.
+
+    An entry is masked iff it is not allowed whatever the other components are; size 0 and no market order never are.
+
+    Parameters
+    ----------
+    inventory, spread : int arrays of one shape
+        Lots, and ticks - 1.
+    """
+    inventory, spread = (np.asarray(value)[..., None] for value in np.broadcast_arrays(inventory, spread))
+    limit, order_max = params.limit, params.order_max
+    size, order = np.arange(params.size_max + 1), np.arange(-order_max, order_max + 1)
+    quote = np.concatenate([np.ones_like(spread, dtype=bool), spread > 0], axis=-1)
+    bid_room = limit - inventory + np.minimum(order_max, limit + inventory)
+    ask_room = limit + inventory + np.minimum(order_max, limit - inventory)
+    after = inventory + order
+    return np.concatenate([quote, quote, size <= bid_room, size <= ask_room, np.abs(after) <= limit], axis=-1)
+
+
+def flat_masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
+    """Which flat actions are allowed, shape ``(..., F)``: those with no masked entry."""
+    allowed = masks(params, inventory, spread)
+    offsets = np.concatenate([[0], np.cumsum(params.action_sizes)[:-1]])
+    return np.asarray(allowed[..., params.flat_actions + offsets].all(axis=-1))
