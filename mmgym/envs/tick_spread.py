@@ -137,8 +137,9 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     tick, a market order beyond the limit, a size that no market order would make room for. A masked entry, if sent,
     is played as the nearest allowed one and counted in ``info["masked_actions"]``.
 
-    With ``actions="flat"`` it is `Discrete(27)`, for agents with one discrete action: each side off, at best or
-    improved with the largest size, and a market order of none, half the largest size bought, or as much sold.
+    With ``actions="flat"`` it is `Discrete(15)`, for agents with one discrete action: each side off, at best or
+    improved with the largest size (9), or half the largest size bought by market order with the bid off, at best or
+    improved and the ask off (3), or the same sold (3). Its optimum is that of these actions: 21.83 of 22.18.
 
     ## Observation Space
     `Box([0, -1, 0], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,

@@ -314,12 +314,15 @@ class Params(NamedTuple):
 
     @property
     def flat_actions(self) -> NDArray[np.int64]:
-        """The flat actions as full ones, shape (F, 5)."""
+        """The flat actions as full ones, shape (F, 5): nine quotes and, with a market order, three on its side."""
         full, none = self.size_max, self.order_max
+        block = max(min(full, none) // 2, min(1, none))
         sides = [(0, 0), (0, full), (1, full)]
-        block = max(min(full, none) // 2, 1) if none else 0
-        orders = [none] if not block else [none, none - block, none + block]
-        return np.array([(b, a, k, l, e) for e in orders for b, k in sides for a, l in sides])  # noqa: E741
+        actions = [(bid, ask, b, a, none) for bid, b in sides for ask, a in sides]
+        if block:
+            actions += [(bid, 0, b, 0, none + block) for bid, b in sides]
+            actions += [(0, ask, 0, a, none - block) for ask, a in sides]
+        return np.array(actions)
 
 
 def _lots(name: str, value: Any, lot: float, low: int, high: int) -> int:
