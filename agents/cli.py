@@ -4,10 +4,11 @@ import argparse
 import ast
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 __all__ = ["main"]
@@ -61,7 +62,7 @@ def _solve(options: argparse.Namespace) -> None:
     import time
 
     from baselines import optimal_policy
-    from baselines.catalogue import environment_of, reference_value
+    from baselines.catalogue import environment_of, problem_of, reference_value
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
@@ -69,21 +70,30 @@ def _solve(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     steps, states, _ = best.controls.shape
     print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
-    print(f"{steps} steps x {states} states, solved in {seconds:.2f} s (compilation included)")
+    print(f"{steps} steps x {states} states, solved or read from disk in {seconds:.2f} s (compilation included)")
     binding = best.binding.any(axis=-1)
     print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
+    coordinates = problem_of(env).coordinates
     rows = []
     for n in range(0, steps, max(steps // 4, 1)):
-        for s in range(0, states, max((states - 1) // 6, 1)):
-            values = best.solution.controls[n, s]
-            rows.append({"step": n, "state": s, "value": best.solution.values[n, s], **_controls(env, values)})
+        for s in _shown(coordinates):
+            state = {name: values[s] for name, values in coordinates.items()}
+            controls = dict(zip(env.control_names, best.solution.controls[n, s], strict=True))
+            rows.append({"step": n, **state, "value": best.solution.values[n, s], **controls})
     print()
     _show(pd.DataFrame(rows), options.output, index=False)
 
 
-def _controls(env: Any, values: Any) -> dict[str, float]:
-    names = [name for name in env.step_entries if name.endswith("_depth")]
-    return dict(zip(names, map(float, values), strict=True))
+def _shown(coordinates: Mapping[str, Any]) -> list[int]:
+    """Some states to print: about seven inventories, at each value of the other coordinates (three at most)."""
+    inventory = coordinates["inventory"]
+    levels = np.unique(inventory)
+    chosen = np.isin(inventory, levels[:: max((len(levels) - 1) // 6, 1)])
+    for name, values in coordinates.items():
+        if name != "inventory":
+            others = np.unique(values)
+            chosen &= np.isin(values, others[np.unique(np.linspace(0, len(others) - 1, 3).astype(int))])
+    return [int(s) for s in np.flatnonzero(chosen)]
 
 
 def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
@@ -231,7 +241,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _throughput(options: argparse.Namespace) -> None:
     from agents.throughput import throughput
 
-    _show(throughput(options.env, seconds=options.seconds), options.output, index=False)
+    arguments = _environment_arguments(options.set)
+    _show(throughput(options.env, seconds=options.seconds, **arguments), options.output, index=False)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -291,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("throughput", _throughput, "measure environment and training speed on this machine")
     sub.add_argument("--env", default="mmgym/AvellanedaStoikov-v0", metavar="ID")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="constructor argument")
     sub.add_argument("--seconds", type=float, default=1.0, help="per measurement (default 1)")
     output(sub)
     return parser

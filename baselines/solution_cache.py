@@ -4,6 +4,7 @@ They lie in the user's cache folder, or in ``MMGYM_CACHE_DIR`` if that is set, a
 written under a temporary name and renamed; one that cannot be read is solved again.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -55,13 +56,14 @@ def save_solution(problem: Any, solution: frozen.Solution) -> None:
             np.savez_compressed(stream, controls=controls, raw=solution.raw, log_scale=solution.log_scale)
         part.replace(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def load_solution(problem: Any) -> frozen.Solution | None:
     """A kept solution of exactly these parameters and sources, or None."""
     try:
-        with np.load(solution_file(problem), allow_pickle=False) as found:
+        with solution_file(problem).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             controls, raw, log_scale = (found[name] for name in ("controls", "raw", "log_scale"))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -13,6 +13,7 @@ from numba import njit
 
 from baselines.uniformisation import KERNEL, num_terms
 
+
 @njit(**KERNEL)
 def backward_moments(step, states, rates, gains, drift_rate, variance_rate, values, result):
     """First (and second) moments of an additive functional over one step plus the rest of the episode.

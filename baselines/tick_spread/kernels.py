@@ -1,9 +1,10 @@
 """Numba kernels of the frozen-control step of the tick-spread market.
 
-Inside a step quotes and sizes are constant, so expectations over the step solve a linear system ``f' = K f + source`` on
-(spread, inventory), summed by uniformisation for all starting states at once. Arrays over states are (m, Y): spread
-by inventory from ``-limit`` to ``limit`` lots, so that all inner loops run along the inventory. Work arrays are padded
-by the larger size on both sides with the values at the bounds: an executed size ``min(size, room)`` is then a shift.
+Inside a step quotes and sizes are constant, so expectations over the step solve a linear system ``f' = K f +
+source`` on (spread, inventory), summed by uniformisation for all starting states at once. Arrays over states are (m,
+Y): spread by inventory from ``-limit`` to ``limit`` lots, so that all inner loops run along the inventory. Work arrays
+are padded by the larger size on both sides with the values at the bounds: an executed size ``min(size, room)`` is then
+a shift.
 
 A *quad* is [bid improved, ask improved, bid lots, ask lots]. `steps` is (pieces, 2): rate of the clock and length of
 each piece of the step, in order of time.
@@ -157,7 +158,19 @@ def moments_of_quads(
 
 @njit(**KERNEL)
 def exponentials_of_quads(
-    steps, transitions, bid_rates, ask_rates, edges, limit, fill_weight, drift, variance, quads, exponents, values, result
+    steps,
+    transitions,
+    bid_rates,
+    ask_rates,
+    edges,
+    limit,
+    fill_weight,
+    drift,
+    variance,
+    quads,
+    exponents,
+    values,
+    result,
 ):
     """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
 

@@ -7,6 +7,7 @@ states at once. Continuous-time counterpart: Guilbaud & Pham (2013), eqs. (3.8),
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,11 @@ class TickSpreadProblem:
         self.num_states = p.num_spreads * self.count
         self.lots = np.tile(np.arange(-p.limit, p.limit + 1), p.num_spreads)
         self.spread = np.repeat(np.arange(p.num_spreads), self.count)
-        self.inventory: Array = np.arange(-p.limit, p.limit + 1) * p.lot  # shares, (Y,)
+        self.inventory: Array = np.asarray(np.arange(-p.limit, p.limit + 1) * p.lot, np.float64)  # shares, (Y,)
+        self.coordinates: Mapping[str, NDArray[Any]] = {
+            "spread": p.spreads[self.spread],
+            "inventory": self.lots * p.lot,
+        }
         self.initial = (p.initial_spread_law[:, None] * (self.inventory == p.lot * p.start)).ravel()
         self.aversion = p.risk_aversion if p.utility == "cara" else 0.0
         exponents = np.array([-self.aversion]) if self.aversion else None
@@ -179,13 +184,11 @@ class TickSpreadProblem:
         states = np.flatnonzero(law)
         quads, _, landed = self.admitted(states, np.asarray(controls, dtype=np.float64)[states])
         groups, which = self._grouped(quads)
-        laws = np.zeros((len(groups), self.num_states))
-        np.add.at(laws, (which, landed), law[states])
+        by_quad = np.zeros((len(groups), self.num_states))
+        np.add.at(by_quad, (which, landed), law[states])
+        laws = by_quad.reshape(-1, *self.shape)
         result = np.empty(self.shape)
-        laws = laws.reshape(-1, *self.shape)
-        kernels.law_of_quads(
-            self.steps(n), self.transitions, self.bid_rates, self.ask_rates, groups, laws, result
-        )
+        kernels.law_of_quads(self.steps(n), self.transitions, self.bid_rates, self.ask_rates, groups, laws, result)
         return result.ravel()
 
     def improve(self, n: int, values: Array) -> tuple[Array, Array]:
@@ -243,9 +246,7 @@ class TickSpreadProblem:
             alone[:, 1:] = singles[first : first + 2 * p.size_max].reshape(2, p.size_max, *self.shape)
         centered = values - 0.5 * (values.max() + values.min())
         penalty = p.running_penalty * p.lot**2
-        return np.asarray(
-            kernels.promising_quads(laws, products, penalty, slack, loss, centered, bid_alone, ask_alone)
-        )
+        return np.asarray(kernels.promising_quads(laws, products, penalty, slack, loss, centered, bid_alone, ask_alone))
 
     def _count(self, steps: Array) -> tuple[Array, Array, Array, Array, float]:
         """Laws of fills in a step without an inventory bound, and what it can matter that there is one.
