@@ -22,6 +22,7 @@ from agents.train import load_model, train
 from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
 
 AS = "mmgym/AvellanedaStoikov-v0"
+TS = "mmgym/TickSpread-v0"
 TINY = """
 mmgym/AvellanedaStoikov-v0:
   n_envs: 8
@@ -208,6 +209,39 @@ def test_environments_get_derived_seeds():
     seeds = {derived_seed(run, purpose) for run in range(100) for purpose in ("environment", "evaluation")}
     assert len(seeds) == 200
     assert min(abs(a - b) for a in seeds for b in seeds if a != b) > 10**12
+
+
+def test_a_masked_model_is_trained_saved_resumed_and_scored(tmp_path):
+    """MaskablePPO gets its masks from the observations, in training, when loaded, and when scored."""
+    path = tmp_path / "maskable_ppo.yml"
+    path.write_text(TINY.replace("mmgym/AvellanedaStoikov-v0", TS).replace(", log_std_init: -1.0", ""))
+    market = {"num_steps": 50, "horizon": 50.0, "lot": 50.0, "inventory_limit": 200.0}
+    folder, found = train(str(path), TS, folder=tmp_path / "run", arguments=market, timesteps=1600, progress=False)
+    policy, description = load_model(folder / "model")
+    assert description["algorithm"] == "maskable_ppo"
+    assert baselines.score(TS, policy, **market).value == pytest.approx(found.value, abs=1e-12)
+    env = gymnasium.make(TS, **market).unwrapped
+    observation, _ = env.reset(seed=0)
+    terminated = False
+    while not terminated:
+        observation, _, terminated, _, info = env.step(policy.predict(observation)[0])
+    assert info["masked_actions"] == 0
+    with pytest.raises(TypeError, match="simulated"):
+        baselines.score(TS, policy, deterministic=False, **market)
+    acting = baselines.score(TS, policy, method="simulated", deterministic=False, episodes=200, **market)
+    assert acting.method == "simulated"
+
+
+def test_a_dqn_learns_in_flat_actions():
+    from stable_baselines3 import DQN
+
+    market = {"actions": "flat", "num_steps": 20, "horizon": 20.0, "lot": 50.0, "inventory_limit": 200.0}
+    venv = make_sb3_env(TS, 4, reward="expected", **market)
+    model = DQN("MlpPolicy", venv, gamma=1.0, learning_starts=50, seed=0, device="cpu")
+    model.learn(400)
+    found = baselines.score(TS, as_policy(model), **market)
+    assert found.method == "exact"
+    assert found.value < found.optimum_upper
 
 
 # --- safe files

@@ -444,17 +444,17 @@ def test_skill_of_the_observation_policy_is_that_of_the_score():
 
 def test_constant_strategy_without_a_bound():
     """A limit that is never reached: fills are 300 s at the stationary rate, the mean 25.290 (section 5)."""
-    arguments = {"lot": 100.0, "inventory_limit": None, "num_steps": 1000}
-    found = baselines.score(ID, baselines.paper_policies(ID, **arguments)["constant"], **arguments)
-    params = Params.create(**arguments)
-    rate = float(params.initial_spread_law @ params.best_bid_rates)
-    assert found.fills / 2 == pytest.approx(300.0 * rate, rel=1e-9)
-    assert found.pnl == pytest.approx(25.290, abs=0.001)
-    problem_ = TickSpreadProblem(params)
+    params = Params.create(lot=100.0, inventory_limit=None)
+    found = TickSpreadProblem(params)
     constant = catalogue.paper_tables(params).tables["constant"]()
-    _, price_std = frozen.moments(problem_, constant, Functional(price=1.0))
+    rate = float(params.initial_spread_law @ params.best_bid_rates)
+    fills, _ = frozen.evaluate(found, constant, Functional(fills=1.0))
+    assert found.initial @ fills[0, :, 0] == pytest.approx(2.0 * 300.0 * rate, rel=1e-9)
+    mean, std = frozen.moments(found, constant, frozen.PNL)
+    assert mean == pytest.approx(25.290, abs=0.001)
+    _, price_std = frozen.moments(found, constant, Functional(price=1.0))
     assert price_std == pytest.approx(0.008 * 100.0 * 300.0 * math.sqrt(rate), rel=1e-9)  # E Y_t^2 = 2 rate 100^2 t
-    assert price_std < found.pnl_std < 1.02 * price_std
+    assert price_std < std < 1.02 * price_std
 
 
 # --- Solutions on disk -----------------------------------------------------------------------------------------------
