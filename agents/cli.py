@@ -140,7 +140,7 @@ def _score(options: argparse.Namespace) -> None:
     table = score_table(scores)
     if options.risk:
         for name, policy in policies.items():
-            law = pnl_distribution(env, policy, deterministic=not options.as_it_acts)
+            law = pnl_distribution(env, policy, deterministic=not options.as_it_acts, progress=sys.stderr.isatty())
             for level in (0.95, 0.99):
                 table.loc[name, f"VaR {level:.0%}"] = law.value_at_risk(level)
                 table.loc[name, f"CVaR {level:.0%}"] = law.expected_shortfall(level)

@@ -321,11 +321,18 @@ class PnlLaw:
         return -(x * (1.0 - confidence) - float(integral)) / (1.0 - confidence)
 
 
-def pnl_law(problem: FrozenProblem, table: Table | Array, functional: Functional = PNL, width: float = 12.0) -> PnlLaw:
+def pnl_law(
+    problem: FrozenProblem,
+    table: Table | Array,
+    functional: Functional = PNL,
+    width: float = 12.0,
+    progress: Callable[[int], object] | None = None,
+) -> PnlLaw:
     """Law of the final P&L (or of another functional with price noise) from its characteristic function.
 
     The series stands on the mean plus or minus ``width`` standard deviations and has as many terms as it takes for the
-    characteristic function to fall below 1e-13, but 512 at most.
+    characteristic function to fall below 1e-13, but 512 at most. ``progress`` is called with the number of terms that
+    have been found since the last call.
 
     Raises
     ------
@@ -340,7 +347,10 @@ def pnl_law(problem: FrozenProblem, table: Table | Array, functional: Functional
     truncation = 1.0
     while len(found) < 512 and truncation > 1e-13:
         u = np.arange(len(found), len(found) + 32) * np.pi / (high - low)
-        found = np.concatenate([found, characteristic_function(problem, table, functional, u)])
+        for part in np.split(u, 8):
+            found = np.concatenate([found, characteristic_function(problem, table, functional, part)])
+            if progress is not None:
+                progress(len(part))
         truncation = float(np.abs(found[-8:]).max())
     if truncation > 1e-2:
         raise ValueError("the characteristic function does not vanish: the law is too nearly discrete for a density")

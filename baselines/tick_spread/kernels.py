@@ -157,6 +157,22 @@ def moments_of_quads(
 
 
 @njit(**KERNEL)
+def _factors(rates, gains, fill_weight, size, room, exponent, real, imaginary):
+    """``rate exp(exponent * gain)`` of a fill, by spread and inventory, as real and imaginary part.
+
+    ``room[y]`` is the lots that can still be executed at inventory ``y``; ``gains`` are those of a lot.
+    """
+    for j in range(real.shape[0]):
+        for y in range(real.shape[1]):
+            if y > 0 and min(size, room[y]) == min(size, room[y - 1]):
+                real[j, y], imaginary[j, y] = real[j, y - 1], imaginary[j, y - 1]
+                continue
+            lots = min(size, room[y])
+            factor = rates[j] * np.exp(exponent * (gains[j] * lots + (fill_weight if lots > 0 else 0.0)))
+            real[j, y], imaginary[j, y] = factor.real, factor.imag
+
+
+@njit(**KERNEL)
 def exponentials_of_quads(
     steps,
     transitions,
@@ -174,38 +190,35 @@ def exponentials_of_quads(
 ):
     """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
 
-    The other parameters are those of `moments_of_quads`; ``values`` is (K, m, Y) and ``result`` (G, K, m, Y).
+    The other parameters are those of `moments_of_quads`. Exponents are complex; ``values`` (2, K, m, Y) and ``result``
+    (G, 2, K, m, Y) hold real and imaginary parts, apart because the compiler vectorises only real arithmetic. Where no
+    exponent has an imaginary part, imaginary parts of values are taken to be 0.
     """
-    columns, spreads, count = values.shape
+    _, columns, spreads, count = values.shape
+    parts = 2 if (exponents.imag != 0.0).any() else 1
     width = 1
     for g in range(quads.shape[0]):
         width = max(width, quads[g, 2], quads[g, 3])
-    shape = (spreads, count + 2 * width)
-    f, next_f, total = np.zeros(shape, values.dtype), np.zeros(shape, values.dtype), np.zeros(shape, values.dtype)
-    up, down = np.zeros((spreads, count), values.dtype), np.zeros((spreads, count), values.dtype)
-    keep = np.zeros((spreads, count), values.dtype)
-    for g in range(quads.shape[0]):
-        bid_size, ask_size = quads[g, 2], quads[g, 3]
-        bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
-        ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
-        for k in range(columns):
-            z = exponents[k]
-            slowest, grown, largest, fastest = 0.0, 0.0, 0.0, 0.0
-            for y in range(count):
-                growth = z * drift[y] + 0.5 * z * z * variance[y]
-                slowest = min(slowest, growth.real)
-                grown = max(grown, abs(growth))
-            for j in range(spreads):
-                fastest = max(fastest, bid[j] + ask[j])
-                for y in range(count):
-                    bid_lots, ask_lots = min(bid_size, count - 1 - y), min(ask_size, y)
-                    bid_gain = edges[quads[g, 0], j] * bid_lots + (fill_weight if bid_lots > 0 else 0.0)
-                    ask_gain = edges[quads[g, 1], j] * ask_lots + (fill_weight if ask_lots > 0 else 0.0)
-                    up[j, y] = bid[j] * np.exp(z * bid_gain)
-                    down[j, y] = ask[j] * np.exp(z * ask_gain)
-                    largest = max(largest, abs(up[j, y]) + abs(down[j, y]))
-            for j in range(spreads):
-                f[j, width : width + count] = values[k, j]
+    shape = (2, spreads, count + 2 * width)
+    f, next_f, total = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    up, down = np.zeros((2, spreads, count)), np.zeros((2, spreads, count))
+    keep = np.zeros((2, count))
+    bid_room, ask_room = count - 1 - np.arange(count), np.arange(count)
+    result[:] = 0.0
+    for column in range(columns):
+        z = exponents[column]
+        growth = z * drift + 0.5 * z * z * variance
+        slowest, grown = min(growth.real.min(), 0.0), np.abs(growth).max()
+        for g in range(quads.shape[0]):
+            bid_size, ask_size = quads[g, 2], quads[g, 3]
+            bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
+            ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
+            _factors(bid, edges[quads[g, 0]], fill_weight, bid_size, bid_room, z, up[0], up[1])
+            _factors(ask, edges[quads[g, 1]], fill_weight, ask_size, ask_room, z, down[0], down[1])
+            fastest = (bid + ask).max()
+            largest = (np.hypot(up[0], up[1]) + np.hypot(down[0], down[1])).max()
+            for part in range(parts):
+                f[part, :, width : width + count] = values[part, column]
             for piece in range(steps.shape[0] - 1, -1, -1):
                 clock, length = steps[piece, 0], steps[piece, 1]
                 rate = clock + fastest - slowest
@@ -214,31 +227,46 @@ def exponentials_of_quads(
                 inverse = 1.0 / rate
                 terms = num_terms((max(rate, grown) + clock + largest) * length)
                 weights = poisson_weights(rate * length, terms)
-                for j in range(spreads):
-                    for y in range(count):
-                        growth = z * drift[y] + 0.5 * z * z * variance[y]
-                        keep[j, y] = (rate - clock - bid[j] - ask[j] + growth) * inverse
-                    for i in range(width, width + count):
-                        total[j, i] = weights[0] * f[j, i]
+                total[:] = 0.0
+                for part in range(parts):
+                    _add(total[part], weights[0], f[part], width, count)
                 for term in range(1, terms):
-                    _pad(f, width, count)
-                    weight = weights[term]
+                    for part in range(parts):
+                        _pad(f[part], width, count)
                     for j in range(spreads):
-                        for y in range(count):
-                            i = width + y
-                            moved = up[j, y] * f[j, i + bid_size] + down[j, y] * f[j, i - ask_size]
-                            next_f[j, i] = keep[j, y] * f[j, i] + inverse * moved
-                        for other in range(spreads):
-                            jump = clock * transitions[j, other] * inverse
-                            if jump != 0.0:
-                                for i in range(width, width + count):
-                                    next_f[j, i] += jump * f[other, i]
-                        for i in range(width, width + count):
-                            total[j, i] += weight * next_f[j, i]
+                        keep[0] = (rate - clock - bid[j] - ask[j] + growth.real) * inverse
+                        keep[1] = growth.imag * inverse
+                        for part in range(parts):
+                            new = next_f[part, j, width : width + count]
+                            for factor in range(parts):
+                                # real part: real * real - imaginary * imaginary; imaginary part: the cross products
+                                source = f[factor if part == 0 else 1 - factor, j]
+                                sign = -1.0 if part == 0 and factor == 1 else 1.0
+                                here = source[width : width + count]
+                                above = source[width + bid_size : width + bid_size + count]
+                                below = source[width - ask_size : width - ask_size + count]
+                                stay, raised, lowered = keep[factor], up[factor, j], down[factor, j]
+                                scale = sign * inverse
+                                if factor == 0:
+                                    for y in range(count):
+                                        moved = raised[y] * above[y] + lowered[y] * below[y]
+                                        new[y] = stay[y] * here[y] + inverse * moved
+                                else:
+                                    for y in range(count):
+                                        moved = raised[y] * above[y] + lowered[y] * below[y]
+                                        new[y] += sign * stay[y] * here[y] + scale * moved
+                            for other in range(spreads):
+                                jump = clock * transitions[j, other] * inverse
+                                if jump != 0.0:
+                                    jumped = f[part, other, width : width + count]
+                                    for y in range(count):
+                                        new[y] += jump * jumped[y]
+                    for part in range(parts):
+                        _add(total[part], weights[term], next_f[part], width, count)
                     f, next_f = next_f, f
                 f, total = total, f
-            for j in range(spreads):
-                result[g, k, j] = f[j, width : width + count]
+            for part in range(parts):
+                result[g, part, column] = f[part, :, width : width + count]
 
 
 @njit(**KERNEL)

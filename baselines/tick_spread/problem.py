@@ -162,7 +162,6 @@ class TickSpreadProblem:
     def _quad_values(self, n: int, quads: Integers, values: Array, functional: Functional) -> Array:
         """Values (G, K, m, Y) after the market order, for each quad and all states."""
         columns = np.ascontiguousarray(values.T).reshape(values.shape[1], *self.shape)
-        found = np.empty((len(quads), *columns.shape), dtype=values.dtype)
         system = (
             self.steps(n),
             self.transitions,
@@ -175,10 +174,13 @@ class TickSpreadProblem:
             quads,
         )
         if functional.exponents is None:
+            found = np.empty((len(quads), *columns.shape))
             kernels.moments_of_quads(*system, columns, found)
-        else:
-            kernels.exponentials_of_quads(*system, functional.exponents.astype(values.dtype), columns, found)
-        return found
+            return found
+        parts = np.stack([columns.real, columns.imag])
+        split = np.empty((len(quads), *parts.shape))
+        kernels.exponentials_of_quads(*system, functional.exponents.astype(np.complex128), parts, split)
+        return np.asarray(split[:, 0] + 1j * split[:, 1] if np.iscomplexobj(values) else split[:, 0])
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         states = np.flatnonzero(law)
