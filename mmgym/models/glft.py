@@ -26,10 +26,8 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer, pair, real
 from mmgym.market import Market, scalar_kernel
-from mmgym.random_streams import exponential, normal, uniform
-
-MEAN, CARA = 0, 1  # codes of `utility` in kernels, in the order of the Literal below
-PNL, EXPECTED = 0, 1  # codes of `reward`
+from mmgym.models.wealth import criterion_arguments, price_noise, step_reward
+from mmgym.random_streams import exponential, uniform
 
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
 MAX_EVENTS = 10_000.0  # expected fills a step at the smallest depths
@@ -106,22 +104,10 @@ class Params(NamedTuple):
         horizon = real("horizon", horizon, above=0.0, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
-        choice("utility", utility, ("mean", "cara"))
         risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
-        if utility == "cara":
-            if risk_aversion == 0.0:
-                raise ValueError(
-                    "risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0"
-                )
-            if running_penalty is not None and running_penalty != 0.0:
-                raise ValueError(
-                    f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
-                    "none: it must be 0 or None"
-                )
-            running_penalty = 0.0
-        elif running_penalty is None:
-            running_penalty = 0.5 * risk_aversion * volatility**2
-        running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
+        risk_aversion, running_penalty = criterion_arguments(
+            utility, risk_aversion, running_penalty, default=0.5 * risk_aversion * volatility**2
+        )
         depths = {}
         for name, given, default in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0)):
             chosen = [default / decay_bid, default / decay_ask] if given is None else given
@@ -293,14 +279,7 @@ def step_one(p, s, controls, intensities):
     int_q += q * left
     int_qq += np.float64(q * q) * left
 
-    z, s0, s1 = normal(s0, s1)
-    brownian = p.root_step * z  # W_h
-    int_q_dw = q * brownian  # int q dW where q did not move
-    if bids + asks > 0:
-        mean_q = int_q * p.inverse_step
-        z, s0, s1 = normal(s0, s1)
-        int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
-
+    int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
     size = p.order_size
     spread_gain = size * (earned + p.drift * int_q)
     price_gain = size * p.volatility * int_q_dw
@@ -317,21 +296,18 @@ def step_one(p, s, controls, intensities):
     s.step += 1
     terminated = s.step >= p.num_steps
 
-    if p.utility == MEAN:
-        reward = spread_gain - p.running_penalty * inventory_square
-        if p.reward == PNL:
-            reward += price_gain
-        if terminated:
-            reward -= p.terminal_penalty * (size * q) ** 2
-        return reward, terminated
-    if not terminated:
-        return 0.0, terminated
-    exponent = -p.risk_aversion * (s.spread_gain - p.terminal_penalty * (size * q) ** 2)
-    if p.reward == PNL:
-        exponent -= p.risk_aversion * s.price_gain
-    else:
-        exponent += 0.5 * (p.risk_aversion * p.volatility) ** 2 * s.inventory_square
-    return -math.exp(min(exponent, 700.0)), terminated
+    penalty = p.terminal_penalty * (size * q) ** 2 if terminated else 0.0
+    reward = step_reward(
+        p,
+        terminated,
+        spread_gain - penalty,
+        price_gain,
+        inventory_square,
+        s.spread_gain - penalty,
+        s.price_gain,
+        s.inventory_square,
+    )
+    return reward, terminated
 
 
 @scalar_kernel
@@ -343,6 +319,7 @@ def observe_one(p, s, observation):
 
 MARKET = Market(
     name="glft",
+    modules=("mmgym.models.wealth",),
     params_type=Params,
     state=STATE,
     derived=(

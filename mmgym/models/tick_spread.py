@@ -40,10 +40,8 @@ from scipy.stats import poisson
 
 from mmgym.arguments import choice, integer, real
 from mmgym.market import Market, scalar_kernel
-from mmgym.random_streams import exponential, normal, uniform
-
-MEAN, CARA = 0, 1  # codes of `utility` in kernels, in the order of the Literal below
-PNL, EXPECTED = 0, 1  # codes of `reward`
+from mmgym.models.wealth import criterion_arguments, price_noise, step_reward
+from mmgym.random_streams import exponential, uniform
 
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
 MAX_EVENTS = 10_000.0  # expected events a step
@@ -158,21 +156,7 @@ class Params(NamedTuple):
             inventory_limit = lot * sizes["limit_order_max"] * (1 + float(poisson.isf(1e-12, fastest * horizon)))
         limit = _lots("inventory_limit", inventory_limit, lot, 1, MAX_INVENTORY)
         start = _lots("initial_inventory", initial_inventory, lot, -limit, limit)
-        choice("utility", utility, ("mean", "cara"))
-        risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
-        if utility == "cara":
-            if risk_aversion == 0.0:
-                raise ValueError(
-                    "risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0"
-                )
-            if running_penalty is not None and running_penalty != 0.0:
-                raise ValueError(
-                    f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
-                    "none: it must be 0 or None"
-                )
-            running_penalty = 0.0
-        elif running_penalty is None:
-            running_penalty = 3e-6
+        risk_aversion, running_penalty = criterion_arguments(utility, risk_aversion, running_penalty, default=3e-6)
         if isinstance(initial_spread, str):
             choice("initial_spread", initial_spread, ("stationary",))
             spread_at_start = 0
@@ -191,7 +175,7 @@ class Params(NamedTuple):
             rebate=rebate,
             fee=fee,
             fixed_fee=fixed_fee,
-            running_penalty=real("running_penalty", running_penalty, low=0.0, high=1e9),
+            running_penalty=running_penalty,
             lot=lot,
             limit_order_max=lot * sizes["limit_order_max"],
             market_order_max=lot * sizes["market_order_max"],
@@ -593,14 +577,7 @@ def step_one(p, s, controls, intensities):
             earned += size * p.edges[ask_quote, spread]
         clock, s0, s1 = exponential(s0, s1)
 
-    z, s0, s1 = normal(s0, s1)
-    brownian = p.root_step * z  # W_h
-    int_q_dw = q * brownian  # int q dW where q did not move
-    if bids + asks > 0:
-        mean_q = int_q * p.inverse_step
-        z, s0, s1 = normal(s0, s1)
-        int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
-
+    int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
     s.step += 1
     terminated = s.step >= p.num_steps
     if terminated and q != 0:
@@ -619,19 +596,10 @@ def step_one(p, s, controls, intensities):
     s.s0 = s0
     s.s1 = s1
 
-    if p.utility == MEAN:
-        reward = earned - p.running_penalty * inventory_square
-        if p.reward == PNL:
-            reward += price_gain
-        return reward, terminated
-    if not terminated:
-        return 0.0, terminated
-    exponent = -p.risk_aversion * s.order_gain
-    if p.reward == PNL:
-        exponent -= p.risk_aversion * s.price_gain
-    else:
-        exponent += 0.5 * (p.risk_aversion * p.volatility) ** 2 * s.inventory_square
-    return -math.exp(min(exponent, 700.0)), terminated
+    reward = step_reward(
+        p, terminated, earned, price_gain, inventory_square, s.order_gain, s.price_gain, s.inventory_square
+    )
+    return reward, terminated
 
 
 @scalar_kernel
@@ -644,6 +612,7 @@ def observe_one(p, s, observation):
 
 MARKET = Market(
     name="tick_spread",
+    modules=("mmgym.models.wealth",),
     params_type=Params,
     state=STATE,
     derived=(

@@ -1,0 +1,75 @@
+"""What markets with a Brownian mid and the criteria "mean" and "cara" share: price noise, rewards, their arguments.
+
+Given the inventory path ``q``, ``(int q dW, W_h)`` is Gaussian with covariance ``[[int q^2, int q], [int q, h]]``.
+"""
+
+import math
+from typing import Any
+
+from mmgym.arguments import choice, real
+from mmgym.market import scalar_kernel
+from mmgym.random_streams import normal
+
+MEAN, CARA = 0, 1  # codes of `utility` in kernels: Literal["mean", "cara"]
+PNL, EXPECTED = 0, 1  # codes of `reward`: Literal["pnl", "expected"]
+MAX_EXPONENT = 700.0  # of a CARA reward
+
+__all__ = ["CARA", "EXPECTED", "MEAN", "PNL", "criterion_arguments", "price_noise", "step_reward"]
+
+
+def criterion_arguments(utility: Any, risk_aversion: Any, running_penalty: Any, default: float) -> tuple[float, float]:
+    """Checked ``risk_aversion`` and ``running_penalty``; None is ``default`` under "mean" and 0 under "cara".
+
+    Raises
+    ------
+    ValueError
+        If an argument is of the wrong type or out of range, or the two do not go with the utility.
+    """
+    choice("utility", utility, ("mean", "cara"))
+    risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
+    if utility == "cara":
+        if risk_aversion == 0.0:
+            raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
+        if running_penalty is not None and running_penalty != 0.0:
+            raise ValueError(
+                f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
+                "none: it must be 0 or None"
+            )
+        running_penalty = 0.0
+    elif running_penalty is None:
+        running_penalty = default
+    return risk_aversion, real("running_penalty", running_penalty, low=0.0, high=1e9)
+
+
+@scalar_kernel
+def price_noise(p, q, moved, int_q, int_qq, s0, s1):
+    """``(int q dW, W_h)`` over a step that ends with inventory ``q``; ``moved`` is False where ``q`` was constant."""
+    z, s0, s1 = normal(s0, s1)
+    brownian = p.root_step * z
+    int_q_dw = q * brownian
+    if moved:
+        mean_q = int_q * p.inverse_step
+        z, s0, s1 = normal(s0, s1)
+        int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
+    return int_q_dw, brownian, s0, s1
+
+
+@scalar_kernel
+def step_reward(p, terminated, gain, price_gain, inventory_square, total_gain, total_price_gain, total_square):
+    """Reward of a step from its gain without price noise, its price gain and ``int q^2``, and their episode's totals.
+
+    Terminal costs are part of the last gain.
+    """
+    if p.utility == MEAN:
+        reward = gain - p.running_penalty * inventory_square
+        if p.reward == PNL:
+            reward += price_gain
+        return reward
+    if not terminated:
+        return 0.0
+    exponent = -p.risk_aversion * total_gain
+    if p.reward == PNL:
+        exponent -= p.risk_aversion * total_price_gain
+    else:
+        exponent += 0.5 * (p.risk_aversion * p.volatility) ** 2 * total_square
+    return -math.exp(min(exponent, MAX_EXPONENT))
