@@ -100,20 +100,25 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
     """Policies named on the command line: "optimal", a paper policy, "all", or a model folder."""
     from baselines import optimal_policy, paper_policies
 
-    known: dict[str, Any] = {"optimal": optimal_policy(env), **paper_policies(env)}
+    papers: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for name in options.policy:
-        if name == "all":
-            found |= known
-        elif name in known:
-            found[name] = known[name]
+        if name == "optimal":
+            found[name] = optimal_policy(env)
         elif Path(name).exists():
             from agents.train import load_model
 
             folder = Path(name) / "model" if (Path(name) / "model" / "model.json").exists() else Path(name)
             found[name], _ = load_model(folder)
         else:
-            raise UsageError(f"policy {name!r} is neither a folder nor one of: all, {', '.join(known)}")
+            papers = papers or paper_policies(env)
+            if name == "all":
+                found |= {"optimal": optimal_policy(env), **papers}
+            elif name in papers:
+                found[name] = papers[name]
+            else:
+                known = ", ".join(papers)
+                raise UsageError(f"policy {name!r} is neither a folder nor one of: all, optimal, {known}")
     return found
 
 

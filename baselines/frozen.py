@@ -331,7 +331,7 @@ def pnl_law(
     """Law of the final P&L (or of another functional with price noise) from its characteristic function.
 
     The series stands on the mean plus or minus ``width`` standard deviations and has as many terms as it takes for the
-    characteristic function to fall below 1e-13, but 512 at most. ``progress`` is called with the number of terms that
+    characteristic function to fall below 1e-12, but 512 at most. ``progress`` is called with the number of terms that
     have been found since the last call.
 
     Raises
@@ -345,7 +345,7 @@ def pnl_law(
     low, high = mean - width * std, mean + width * std
     found = np.empty(0, dtype=complex)
     truncation = 1.0
-    while len(found) < 512 and truncation > 1e-13:
+    while len(found) < 512 and truncation > 1e-12:
         u = np.arange(len(found), len(found) + 32) * np.pi / (high - low)
         for part in np.split(u, 8):
             found = np.concatenate([found, characteristic_function(problem, table, functional, part)])

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ def cache_folder() -> Path:
 
 
 def _source_hash(problem: Any) -> str:
-    """A hash of the sources that a solution depends on: the market's model and its baselines, and what is generic."""
+    """A hash of the sources that a solution depends on: the models, the market's baselines, and what is generic."""
     own = Path(inspect.getfile(type(problem)))
     sources = [Path(inspect.getfile(module)) for module in (frozen, uniformisation)]
-    sources += [*sorted(own.parent.glob("*.py")), Path(inspect.getfile(type(problem.params)))]
+    models = Path(inspect.getfile(type(problem.params))).parent
+    sources += [*sorted(own.parent.glob("*.py")), *sorted(models.glob("*.py"))]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.read_bytes())
@@ -65,7 +67,7 @@ def load_solution(problem: Any) -> frozen.Solution | None:
     try:
         with solution_file(problem).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             controls, raw, log_scale = (found[name] for name in ("controls", "raw", "log_scale"))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     steps, states = problem.num_steps, problem.num_states
     if controls.shape != (steps, states, problem.num_controls) or raw.shape != (steps + 1, states):

@@ -15,7 +15,7 @@ from numba.extending import overload
 from mmgym import random_streams
 from mmgym.vector_exp import fast_exp
 
-__all__ = ["advance_rows", "prepare_rows", "register", "reset_rows", "start_rows", "step_row", "step_rows"]
+__all__ = ["advance_rows", "markets", "prepare_rows", "register", "reset_rows", "start_rows", "step_row", "step_rows"]
 
 LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
@@ -25,6 +25,11 @@ _markets: dict[Any, Any] = {}  # numba type of the parameter record -> market
 def register(record_type: Any, market: Any) -> None:
     """Make a market's functions known for its type of parameter record."""
     _markets[record_type] = market
+
+
+def markets() -> list[Any]:
+    """The registered markets, the latest first."""
+    return list(reversed(_markets.values()))
 
 
 # Stand-ins that the batch loops call; numba puts the functions of the record's market in their place.

@@ -94,6 +94,7 @@ def check_market(market: str | type[KernelEnv] | type[KernelVectorEnv], **argume
         _check_state,
         _check_copy,
         _check_independence,
+        _check_pickling,
         _check_specification,
     ):
         check(suite)
@@ -689,6 +690,16 @@ def _check_independence(suite: _Suite) -> None:
                     _equal(observation, episode.observations[step + 1]) and reward == episode.rewards[step],
                     "environments that take turns play differently from one alone: they share state",
                 )
+
+
+def _check_pickling(suite: _Suite) -> None:
+    for env in (suite.make_single(), suite.make_batch(3)):
+        env.reset(seed=SEED)
+        again = pickle.loads(pickle.dumps(env))
+        action = _random_actions(env.action_space, 9, 1)[0]
+        _require(
+            _equal(env.step(action)[0], again.step(action)[0]), f"a pickled {type(env).__name__} plays differently"
+        )
 
 
 def _check_specification(suite: _Suite) -> None:

@@ -88,6 +88,12 @@ class MarketFace:
         space = self.single_spaces()[1]
         return np.zeros(space.shape or (), dtype=space.dtype)
 
+    def require_started(self, what: str) -> None:
+        """Refuse what needs a first reset."""
+        rows: _Rows = self.__dict__["_rows"]
+        if not rows.started:
+            raise ResetNeeded(f"{what} before reset(): call reset() first")
+
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries from the state columns and the controls of the last step: numbers, or arrays over rows."""
         raise TypeError(f"{type(self).__name__} must define describe()")
@@ -309,6 +315,13 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
     def close(self) -> None:
         """End the environment: no step or reset is possible afterwards."""
         self._closed = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_unpack": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._unpack = _row_layout(self.market.row_dtype).unpack_from
 
     def get_state(self) -> dict[str, Any]:
         """The complete state, as a flat dict of arrays (one row each), ints and the market's name."""

@@ -90,6 +90,9 @@ class Market:
         object.__setattr__(self, "row_type", namedtuple(f"{self.name}_row", self.row_dtype.names or ()))
         batch_kernels.register(from_dtype(self.record_dtype), self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _market_of, (self.name, self.params_type)  # unpickling the type imports the module that makes the market
+
     def _plain_fields(self) -> list[str]:
         hints = get_type_hints(self.params_type)
         return [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
@@ -124,6 +127,14 @@ class Market:
         """A 63-bit number that tells parameters of this market apart."""
         text = f"{self.name}{params._asdict()!r}".encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def _market_of(name: str, params_type: Any) -> Any:
+    """The market of that name and type of parameters in this process."""
+    for market in batch_kernels.markets():
+        if market.name == name and market.params_type is params_type:
+            return market
+    raise LookupError(f"no market {name!r} with parameters {params_type!r} is known here")
 
 
 def _kernel_type(hint: Any) -> str:

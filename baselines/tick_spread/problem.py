@@ -23,6 +23,7 @@ Integers = NDArray[np.int64]
 __all__ = ["TickSpreadProblem", "clock_profile"]
 
 FILTERED = 1e-15  # probability of more fills in a step than the filter looks at
+MOST_FILLS = 64  # in a step that is filtered: beyond, its laws cost more than evaluating every quad
 
 
 def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array:
@@ -197,9 +198,10 @@ class TickSpreadProblem:
         p = self.params
         if p.actions == "flat":
             return self._improve_flat(n, values)
-        quads = self._quads(both=bool(self.aversion))
+        everything = bool(self.aversion) or self.filtered_fills > MOST_FILLS
+        quads = self._quads(both=everything)
         found = self._quad_values(n, quads, values, self.criterion)[:, 0]
-        if not self.aversion:
+        if not everything:
             promising = self._promising(n, values[:, 0].reshape(self.shape), found)
             quads = np.concatenate([quads, promising])
             found = np.concatenate([found, self._quad_values(n, promising, values, self.criterion)[:, 0]])
@@ -250,6 +252,16 @@ class TickSpreadProblem:
         penalty = p.running_penalty * p.lot**2
         return np.asarray(kernels.promising_quads(laws, products, penalty, slack, loss, centered, bid_alone, ask_alone))
 
+    @property
+    def highest_means(self) -> Array:
+        """Expected fills in a step, [bid, ask], at the highest rates."""
+        return np.array([self.bid_rates.max(), self.ask_rates.max()]) * self.params.step_length
+
+    @property
+    def filtered_fills(self) -> int:
+        """Fills in a step that are exceeded with the probability `FILTERED` at most."""
+        return max(int(poisson.isf(FILTERED, self.highest_means.sum())), 2)
+
     def _count(self, steps: Array) -> tuple[Array, Array, Array, Array, float]:
         """Laws of fills in a step without an inventory bound, and what it can matter that there is one.
 
@@ -260,8 +272,7 @@ class TickSpreadProblem:
         filling too, from independent Poisson numbers of fills at the highest rates; and the probability of more fills
         than the laws have.
         """
-        means = np.array([self.bid_rates.max(), self.ask_rates.max()]) * self.params.step_length
-        fills = max(int(poisson.isf(FILTERED, means.sum())), 2)
+        means, fills = self.highest_means, self.filtered_fills
         laws, products = kernels.count_laws(steps, self.transitions, self.bid_rates, self.ask_rates, fills)
         number = np.arange(2 * fills + 2)
         beyond = np.maximum(number - np.arange(fills + 2)[:, None] + 1, 0)

@@ -96,8 +96,9 @@ class TickSpreadFace(MarketFace):
             entries["gain"] = gain
             entries["price_gain"] = state.price_gain
             entries["inventory_square"] = state.inventory_square
-            entries["bid_depth"] = before * p.tick / 2 - bid_improved * p.tick
-            entries["ask_depth"] = before * p.tick / 2 - ask_improved * p.tick
+            best = before * p.tick / 2
+            entries["bid_depth"] = np.where(np.asarray(bid_size) > 0, best - bid_improved * p.tick, np.nan)[()]
+            entries["ask_depth"] = np.where(np.asarray(ask_size) > 0, best - ask_improved * p.tick, np.nan)[()]
             entries["bid_size"] = bid_size * p.lot
             entries["ask_size"] = ask_size * p.lot
             entries["market_order"] = order * p.lot
@@ -109,6 +110,7 @@ class TickSpreadVectorEnv(TickSpreadFace, KernelVectorEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which action entries are allowed now, shape ``(num_envs, entries)``: see `masks`."""
+        self.require_started("action_masks()")
         state = self._rows.state
         find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
         return find(self.params, state["inventory"], state["spread"])
@@ -143,9 +145,10 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     tick, a market order beyond the limit, a size that no market order would make room for. A masked entry, if sent,
     is played as the nearest allowed one and counted in ``info["masked_actions"]``.
 
-    With ``actions="flat"`` it is `Discrete(15)`, for agents with one discrete action: each side off, at best or
-    improved with the largest size (9), or half the largest size bought by market order with the bid off, at best or
-    improved and the ask off (3), or the same sold (3). Its optimum is that of these actions: 21.83 of 22.18.
+    With ``actions="flat"`` it is `Discrete(15)` (9 without market orders), for agents with one discrete action: each
+    side off, at best or improved with the largest size (9), or half the largest size bought by market order with the
+    bid off, at best or improved and the ask off (3), or the same sold (3). Its optimum is that of these actions: 21.83
+    of 22.18.
 
     ## Observation Space
     `Box([0, -1, 0], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
@@ -191,8 +194,8 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     - `lot` (10.0): shares; sizes and inventories are whole lots.
     - `limit_order_max` (100.0), `market_order_max` (100.0): largest sizes in shares, at most 127 lots; without market
       orders: 0.
-    - `inventory_limit` (1000.0): shares; None is more than limit orders are filled in an episode but with probability
-      1e-12.
+    - `inventory_limit` (1000.0): shares; None is further from `initial_inventory` than the fills of a side reach in an
+      episode, but with probability 1e-12 (market orders are still cut to it).
     - `initial_inventory` (0.0): shares.
     - `initial_price` (45.0): euro.
     - `volatility` (0.008): of the mid, euro / sqrt(s), >= 0.
@@ -204,8 +207,8 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     - `reward` ("pnl"): "pnl" or "expected".
     - `actions` ("multi"): "multi" or "flat".
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory, and the
-      depths, sizes and market order that were played to `info`, which always has cash, mid, inventory, spread, fills
-      and market orders of the last step, and `masked_actions` since the reset.
+      depths (NaN without a quote), sizes and market order that were played to `info`, which always has cash, mid,
+      inventory, spread, fills and market orders of the last step, and `masked_actions` since the reset.
     - `render_mode` (None): "ansi" or "rgb_array".
     - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
       empty there unless "full".
@@ -222,6 +225,7 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which action entries are allowed now, shape ``(entries,)``: see `masks`."""
+        self.require_started("action_masks()")
         state = self._rows.state[0]
         find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
         return find(self.params, int(state["inventory"]), int(state["spread"]))

@@ -153,7 +153,14 @@ class Params(NamedTuple):
         fastest = max(max(rates_of_side) for rates_of_side in (*best, *improved))
         _expected_events(max(rates) + 2.0 * fastest, horizon / num_steps)
         if inventory_limit is None:  # more fills than a side ever gets
-            inventory_limit = lot * sizes["limit_order_max"] * (1 + float(poisson.isf(1e-12, fastest * horizon)))
+            fills = 1 + round(poisson.isf(1e-12, fastest * horizon))
+            start_lots = math.ceil(abs(real("initial_inventory", initial_inventory)) / lot)
+            if fills * sizes["limit_order_max"] + start_lots > MAX_INVENTORY:
+                raise ValueError(
+                    f"inventory_limit = None is not allowed here: {fills} fills of the largest size are more than the "
+                    f"{MAX_INVENTORY} lots that an inventory can have; give a limit"
+                )
+            inventory_limit = lot * (fills * sizes["limit_order_max"] + start_lots)
         limit = _lots("inventory_limit", inventory_limit, lot, 1, MAX_INVENTORY)
         start = _lots("initial_inventory", initial_inventory, lot, -limit, limit)
         risk_aversion, running_penalty = criterion_arguments(utility, risk_aversion, running_penalty, default=3e-6)
