@@ -338,7 +338,7 @@ def stationary_rate(base_rate: ArrayLike, excitation: ArrayLike, decay: ArrayLik
         As `parameters`: the branching ratio must be below 1.
     """
     mu, zeta, rho = parameters(base_rate, excitation, decay)
-    return np.linalg.solve(np.eye(mu.size) - zeta / rho[:, None], mu)
+    return np.asarray(np.linalg.solve(np.eye(mu.size) - zeta / rho[:, None], mu), dtype=np.float64)
 
 
 # Moments
