@@ -53,6 +53,7 @@ __all__ = [
     "PoissonFit",
     "Residuals",
     "Windows",
+    "draw_residuals",
     "fit_hawkes",
     "fit_market_orders",
     "fit_poisson",
@@ -70,6 +71,8 @@ START_DECAYS = (0.03, 0.3, 3.0, 30.0, 300.0, 3000.0)  # in units of the mean rat
 START_RATIO = 0.5
 NO_EXCITATION = 1e-9  # branching ratio below which the maximum lies on the boundary
 NEWTON_STEPS = 20
+PLOT_POINTS = 4000
+REJECTION = 0.01  # p-value below which a summary calls a law rejected
 
 
 # Residuals
@@ -172,29 +175,35 @@ def plot_residuals(path: str | Path, samples: Mapping[str, Residuals], title: st
 
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    largest = 0.0
-    for name, sample in samples.items():
-        gaps = np.sort(sample.gaps)
-        share = (np.arange(gaps.size) + 0.5) / max(gaps.size, 1)
-        if gaps.size > 4000:  # enough points for a picture, the tail kept
-            shown = np.unique(np.concatenate([np.linspace(0, gaps.size - 1, 2000), gaps.size - np.arange(1, 2001)]))
-            gaps, share = gaps[shown.astype(int)], share[shown.astype(int)]
-        statistic, p_value = sample.test_gaps()
-        left.plot(share, -np.expm1(-gaps), ".", markersize=3, label=f"{name}: KS {statistic:.3g}, p = {p_value:.2g}")
-        right.plot(-np.log1p(-share), gaps, ".", markersize=3, label=name)
-        if gaps.size:
-            largest = max(largest, float(-np.log1p(-share[-1])))
-    left.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, zorder=0)
-    right.plot([0, largest], [0, largest], color="0.5", linewidth=0.8, zorder=0)
-    left.set(title="PP", xlabel="empirical probability", ylabel="probability under the model")
-    right.set(title="QQ", xlabel="unit exponential quantile", ylabel="residual gap")
-    for panel in (left, right):
-        panel.grid(alpha=0.3)
-        panel.legend()
+    draw_residuals(left, right, samples)
     if title:
         figure.suptitle(title)
     figure.savefig(path, format="png", dpi=150)
     return Path(path)
+
+
+def draw_residuals(left: Any, right: Any, samples: Mapping[str, Residuals]) -> None:
+    """Draw PP plots on the left and QQ plots on the right of two matplotlib axes."""
+    largest = 1.0
+    for name, sample in samples.items():
+        gaps = np.sort(sample.gaps)
+        share = (np.arange(gaps.size) + 0.5) / max(gaps.size, 1)
+        if gaps.size > PLOT_POINTS:  # evenly spaced ones and the whole tail are enough for a picture
+            half = PLOT_POINTS // 2
+            shown = np.concatenate([np.linspace(0, gaps.size - half, half), gaps.size - half + np.arange(half)])
+            gaps, share = gaps[shown.astype(int)], share[shown.astype(int)]
+        statistic, p_value = sample.test_gaps()
+        label = f"{name}: KS {statistic:.3g}, p {f'= {p_value:.2g}' if p_value >= 1e-12 else '< 1e-12'}"
+        left.plot(share, -np.expm1(-gaps), ".", markersize=3, label=label)
+        right.plot(-np.log1p(-share), gaps, ".", markersize=3, label=name)
+        largest = max(largest, float(-np.log1p(-share[-1])))
+    left.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, zorder=0)
+    right.plot([0, largest], [0, largest], color="0.5", linewidth=0.8, zorder=0)
+    left.set(xlabel="empirical probability", ylabel="probability under the model")
+    right.set(xlabel="unit exponential quantile", ylabel="residual gap")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+        panel.legend()
 
 
 # Maximum likelihood
@@ -298,6 +307,34 @@ class HawkesFit:
         tests = self.tests().to_dict(orient="index")
         everything = content | {"covariance": self.covariance.tolist()} | numbers | {"tests": tests}
         return {name: json_value(value) for name, value in everything.items()}
+
+    def summary(self, name: str, unit: str) -> str:
+        """A few sentences: the estimates, and how well the model holds.
+
+        Parameters
+        ----------
+        name : str
+            What the events are.
+        unit : str
+            Unit of time of the windows.
+        """
+        rate, ratio = self.base_rate, self.branching_ratio
+        text = f"{name}: {self.events} events in {self.windows} windows of {self.exposure:.5g} {unit} in all. "
+        if ratio.value == 0:
+            return text + f"No excitation: a Poisson process of rate {rate.value:.4g} +- {rate.stderr:.2g} per {unit}."
+        text += (
+            f"Base rate {rate.value:.4g} +- {rate.stderr:.2g}, excitation {self.excitation.value:.4g} +- "
+            f"{self.excitation.stderr:.2g}, decay {self.decay.value:.4g} +- {self.decay.stderr:.2g} per {unit}; "
+            f"branching ratio {ratio.value:.3g} +- {ratio.stderr:.2g}. Twice the log-likelihood over a Poisson process "
+            f"is {self.likelihood_ratio:.4g}"
+        )
+        text += f", AIC {self.aic:.6g} against {self.poisson.aic:.6g}. "
+        for law, test in (("unit exponential gaps", "gaps"), ("uniform points", "points"), ("independence", "order")):
+            statistic, p_value = getattr(self.residuals, f"test_{test}")()
+            verdict = "rejected" if p_value < REJECTION else "not rejected"
+            shown = f"= {p_value:.2g}" if p_value >= 1e-12 else "< 1e-12"
+            text += f"Residuals: {law} {verdict} ({statistic:.3g}, p {shown}). "
+        return text.rstrip()
 
     def plot(self, path: str | Path, title: str = "") -> Path:
         """Write PP and QQ plots of the residual gaps under Hawkes and under Poisson (see `plot_residuals`)."""
