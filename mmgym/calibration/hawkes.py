@@ -107,9 +107,9 @@ class Residuals:
         return _kolmogorov_smirnov(self.points / self.total)
 
     def test_order(self) -> tuple[float, float]:
-        """Rank correlation of neighbouring gaps (0 under the true model) and its p-value."""
+        """Rank correlation of neighbouring gaps (0 under the true model) and its p-value; NaN if all are equal."""
         gaps = self.gaps
-        if gaps.size < 3:
+        if gaps.size < 3 or np.ptp(gaps[:-1]) == 0 or np.ptp(gaps[1:]) == 0:  # no ranks to compare
             return math.nan, math.nan
         found = stats.spearmanr(gaps[:-1], gaps[1:])
         return float(found.statistic), float(found.pvalue)

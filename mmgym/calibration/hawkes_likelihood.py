@@ -98,13 +98,14 @@ class Windows:
             wrong[1:] |= ~(np.diff(times) > 0)
             if wrong.any():
                 event = int(wrong.argmax())
+                time, before = float(times[event]), float(times[event - 1])
                 rule = (
                     f"it must lie in [0, {length:g}]"
                     if outside[event]
-                    else f"it must be above the one before, {times[event - 1]!r}: events are sorted, and no two of one "
-                    "process happen at once (take those of one time stamp together)"
+                    else f"it must be above the one before, {before!r}: events are sorted, and no two of one process "
+                    "happen at once (take those of one time stamp together)"
                 )
-                raise ValueError(f"window {number}, event {event}: the time {times[event]!r} is not allowed; {rule}")
+                raise ValueError(f"window {number}, event {event}: the time {time!r} is not allowed; {rule}")
         offsets = np.concatenate([[0], np.cumsum([times.size for times in arrays])]).astype(np.int64)
         return cls(np.concatenate(arrays), offsets, durations)
 

@@ -318,6 +318,7 @@ def simulate_power_tapes(
     first_date: str = "2015-04-01",
     start_bid: int = 3470,
     parameters: TapeParameters | None = None,
+    allow_explosive: bool = False,
 ) -> list[Path]:
     """Write tapes of simulated days, with their side files, for tests and demonstrations.
 
@@ -339,6 +340,8 @@ def simulate_power_tapes(
         Best bid before the first event, ticks.
     parameters : TapeParameters, optional
         By default `illustrative` ones.
+    allow_explosive : bool
+        Whether processes with ``excitation >= decay`` are accepted.
 
     Returns
     -------
@@ -358,7 +361,8 @@ def simulate_power_tapes(
     sequence = np.random.SeedSequence([seed, *f"{product} {window}".encode()])
     draws = np.random.default_rng(sequence)
     stream = int(sequence.generate_state(1, np.uint64)[0])
-    found = hawkes.simulate(p.base_rate, p.excitation, p.decay, p.horizon, seed=stream, windows=days)
+    processes = p.base_rate, p.excitation, p.decay
+    found = hawkes.simulate(*processes, p.horizon, seed=stream, windows=days, allow_explosive=allow_explosive)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -483,7 +483,7 @@ def mutual_counts(
 def _matrix(excitation: Array, size: int) -> Array:
     """The (K, K) matrix of a number, a vector (its diagonal) or a matrix."""
     if excitation.ndim == 2:
-        return excitation
+        return np.array(excitation, order="C")
     return np.asarray(np.diag(np.broadcast_to(excitation, (size,))), dtype=np.float64)
 
 
