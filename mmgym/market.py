@@ -45,6 +45,8 @@ class Market:
     arrays : dict of str to tuple of int
         Properties of the parameters that are arrays, and the shape to which they are padded for kernels: one shape
         for all parameters of a market, so that its kernels are compiled once.
+    modules : tuple of modules
+        Other modules whose scalar functions the market's own ones call: their sources count as its own.
     num_controls, num_intensities : int
         Lengths of the rows that ``controls_one`` fills.
     reset_one : function ``(p, s)``
@@ -69,6 +71,7 @@ class Market:
     observe_one: Callable[..., Any]
     derived: tuple[str, ...] = ()
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    modules: tuple[Any, ...] = ()
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)
@@ -91,7 +94,7 @@ class Market:
         return [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
 
     def _source_hash(self) -> str:
-        sources = [inspect.getfile(module) for module in (batch_kernels, random_streams, vector_exp)]
+        sources = [inspect.getfile(module) for module in (batch_kernels, random_streams, vector_exp, *self.modules)]
         digest = hashlib.sha256()
         with contextlib.suppress(TypeError, OSError):  # a class typed into a notebook has no file
             sources.append(inspect.getfile(self.params_type))

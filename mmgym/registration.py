@@ -45,6 +45,15 @@ ENVIRONMENTS = (
     Registered(
         "mmgym/TickSpread-v0", "tick_spread", "TickSpreadEnv", "TickSpreadVectorEnv", {}, "exact", "Guilbaud-Pham (2013)"
     ),
+    Registered(
+        "mmgym/HawkesFlow-v0",
+        "hawkes_flow",
+        "HawkesFlowEnv",
+        "HawkesFlowVectorEnv",
+        {},
+        "certified",
+        "von Luckner-Cartea-Jaimungal-Kiesel (2017), reduced",
+    ),
 )
 
 
