@@ -1,14 +1,21 @@
 """The algorithms that agents can be trained with, by name."""
 
+from importlib import import_module
 from typing import Any
 
 __all__ = ["ALGORITHMS", "algorithm_class"]
 
-ALGORITHMS = ("a2c", "ppo")
+# Name -> package and class.
+_CLASSES = {
+    "a2c": ("stable_baselines3", "A2C"),
+    "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
+    "ppo": ("stable_baselines3", "PPO"),
+}
+ALGORITHMS = tuple(_CLASSES)
 
 
 def algorithm_class(name: str) -> Any:
-    """The Stable-Baselines3 class of an algorithm.
+    """The Stable-Baselines3 (or sb3-contrib) class of an algorithm.
 
     Raises
     ------
@@ -17,10 +24,10 @@ def algorithm_class(name: str) -> Any:
     ImportError
         Without the extra ``agents``.
     """
-    if name not in ALGORITHMS:
+    if name not in _CLASSES:
         raise ValueError(f"algorithm {name!r} is not allowed: it must be one of {', '.join(ALGORITHMS)}")
+    package, class_name = _CLASSES[name]
     try:
-        import stable_baselines3
+        return getattr(import_module(package), class_name)
     except ImportError as error:
-        raise ImportError("training needs Stable-Baselines3: pip install 'mmgym[agents]'") from error
-    return getattr(stable_baselines3, name.upper())
+        raise ImportError(f"training needs {package}: pip install 'mmgym[agents]'") from error

@@ -4,10 +4,11 @@ import argparse
 import ast
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 __all__ = ["main"]
@@ -61,7 +62,7 @@ def _solve(options: argparse.Namespace) -> None:
     import time
 
     from baselines import optimal_policy
-    from baselines.catalogue import environment_of, reference_value
+    from baselines.catalogue import environment_of, problem_of, reference_value
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
@@ -69,21 +70,30 @@ def _solve(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     steps, states, _ = best.controls.shape
     print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
-    print(f"{steps} steps x {states} states, solved in {seconds:.2f} s (compilation included)")
+    print(f"{steps} steps x {states} states, solved or read from disk in {seconds:.2f} s (compilation included)")
     binding = best.binding.any(axis=-1)
     print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
+    coordinates = problem_of(env).coordinates
     rows = []
     for n in range(0, steps, max(steps // 4, 1)):
-        for s in range(0, states, max((states - 1) // 6, 1)):
-            values = best.solution.controls[n, s]
-            rows.append({"step": n, "state": s, "value": best.solution.values[n, s], **_controls(env, values)})
+        for s in _shown(coordinates):
+            state = {name: values[s] for name, values in coordinates.items()}
+            controls = dict(zip(env.control_names, best.solution.controls[n, s], strict=True))
+            rows.append({"step": n, **state, "value": best.solution.values[n, s], **controls})
     print()
     _show(pd.DataFrame(rows), options.output, index=False)
 
 
-def _controls(env: Any, values: Any) -> dict[str, float]:
-    names = [name for name in env.step_entries if name.endswith("_depth")]
-    return dict(zip(names, map(float, values), strict=True))
+def _shown(coordinates: Mapping[str, Any]) -> list[int]:
+    """Some states to print: about seven inventories, at each value of the other coordinates (three at most)."""
+    inventory = coordinates["inventory"]
+    levels = np.unique(inventory)
+    chosen = np.isin(inventory, levels[:: max((len(levels) - 1) // 6, 1)])
+    for name, values in coordinates.items():
+        if name != "inventory":
+            others = np.unique(values)
+            chosen &= np.isin(values, others[np.unique(np.linspace(0, len(others) - 1, 3).astype(int))])
+    return [int(s) for s in np.flatnonzero(chosen)]
 
 
 def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
@@ -163,22 +173,58 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from mmgym.calibration.glft import calibrate
+    from importlib import import_module
 
-    found = calibrate(
-        options.file,
-        kind=options.kind,
-        volatility_interval=options.volatility_interval,
-        minimum_depth=options.minimum_depth,
-        maximum_depth=options.maximum_depth,
-    )
+    module = import_module(f"mmgym.calibration.{options.market}")
+    found = module.calibrate(options.file, **{name: getattr(options, name) for name in options.calibration})
     _show(found.table(), options.output)
     print()
     print(found.summary())
-    print(f'\ngymnasium.make("mmgym/GLFT-v0", **{json.dumps(found.kwargs())})')
     if options.plot:
         found.plot(options.plot)
-        print(f"written: {options.plot}")
+        print(f"\nwritten: {options.plot}")
+    print(f'\ngymnasium.make("{options.env}", **{json.dumps(found.kwargs())})')
+
+
+def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
+    """A parser of its own for each market: its options, apart from file, plot and output, are those of `calibrate`."""
+    markets = calibrate.add_subparsers(dest="market", required=True, metavar="MARKET")
+
+    def market(name: str, env: str, file_text: str, help_text: str) -> argparse.ArgumentParser:
+        sub = markets.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(env=env)
+        sub.add_argument("file", help=f"{file_text}, .csv or .csv.gz (columns: see mmgym.calibration.{name})")
+        sub.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
+        output(sub)
+        return sub
+
+    sub = market("glft", "mmgym/GLFT-v0", "quotes or level-1 tape", "exponential fill rates and a Brownian mid")
+    options = [
+        sub.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto"),
+        sub.add_argument(
+            "--volatility-interval", type=float, default=1.0, help="tape: seconds between mids (default 1)"
+        ),
+        sub.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit"),
+        sub.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit"),
+    ]
+    sub.set_defaults(calibration=[option.dest for option in options])
+
+    text = "spread chain, its clock and execution intensities"
+    sub = market("tick_spread", "mmgym/TickSpread-v0", "level-1 tape", text)
+    pieces = sub.add_mutually_exclusive_group()
+    options = [
+        sub.add_argument("--own-quotes", metavar="LOG.csv", help="log of own quotes and fills"),
+        sub.add_argument("--tick", type=float, help="unit of the spread in price (default: that of the tape)"),
+        sub.add_argument("--spreads", dest="num_spreads", type=int, metavar="M", help="M ticks or more are one spread"),
+        pieces.add_argument("--clock-pieces", type=int, metavar="N", help="pieces of the clock (default: one an hour)"),
+        sub.add_argument("--own-size", type=float, default=100.0, metavar="V0", help="of the proxy (default 100)"),
+        sub.add_argument("--start", type=float, metavar="SECONDS", help="of the window (default: first quote)"),
+        sub.add_argument("--end", type=float, metavar="SECONDS", help="of the window (default: last event)"),
+        sub.add_argument("--volatility-interval", type=float, default=1.0, help="seconds between mids (default 1)"),
+    ]
+    text = "times of the tape at which the clock may change"
+    pieces.add_argument("--clock-changes", dest="clock_pieces", nargs="+", type=float, metavar="SECONDS", help=text)
+    sub.set_defaults(calibration=[option.dest for option in options])
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -195,7 +241,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _throughput(options: argparse.Namespace) -> None:
     from agents.throughput import throughput
 
-    _show(throughput(options.env, seconds=options.seconds), options.output, index=False)
+    arguments = _environment_arguments(options.set)
+    _show(throughput(options.env, seconds=options.seconds, **arguments), options.output, index=False)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -246,15 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
     sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
 
-    sub = command("calibrate", _calibrate, "fit a market's parameters to a file")
-    sub.add_argument("market", choices=["glft"])
-    sub.add_argument("file", help="quotes or level-1 tape, .csv or .csv.gz (columns: see mmgym.calibration.glft)")
-    sub.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto")
-    sub.add_argument("--volatility-interval", type=float, default=1.0, help="tape: seconds between mids (default 1)")
-    sub.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit")
-    sub.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit")
-    sub.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
-    output(sub)
+    _add_calibrations(command("calibrate", _calibrate, "fit a market's parameters to a file"), output)
 
     sub = command("reproduce", _reproduce, "recompute a paper's tables and figures")
     sub.add_argument("paper", choices=sorted(PAPERS))
@@ -263,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("throughput", _throughput, "measure environment and training speed on this machine")
     sub.add_argument("--env", default="mmgym/AvellanedaStoikov-v0", metavar="ID")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="constructor argument")
     sub.add_argument("--seconds", type=float, default=1.0, help="per measurement (default 1)")
     output(sub)
     return parser

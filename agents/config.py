@@ -7,15 +7,17 @@ import yaml
 
 from agents.algorithms import ALGORITHMS
 
-__all__ = ["Config", "config_names", "load_config"]
+__all__ = ["Config", "config_names", "configurations_for", "load_config"]
 
 # Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
+_PPO_KEYS = (
+    "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
+    "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
+)  # fmt: skip
 ALGORITHM_KEYS = {
-    "ppo": (
-        "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
-        "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
-    ),
+    "ppo": _PPO_KEYS,
+    "maskable_ppo": _PPO_KEYS,
     "a2c": (
         "policy", "learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm",
         "rms_prop_eps", "use_rms_prop", "normalize_advantage", "policy_kwargs",
@@ -36,6 +38,12 @@ class Config(NamedTuple):
 def config_names() -> list[str]:
     """Names of the shipped configurations."""
     return sorted(path.stem for path in _shipped_folder().glob("*.yml"))
+
+
+def configurations_for(env_id: str) -> list[str]:
+    """Names of the shipped configurations that have settings for an environment id."""
+    found = {name: yaml.safe_load(_read(name)[0]) for name in config_names()}
+    return [name for name, content in found.items() if env_id in content]
 
 
 def _shipped_folder() -> Path:

@@ -21,13 +21,16 @@ class ModelPolicy:
     model : stable_baselines3 algorithm
     normalisation : VecNormalize or None
         Whose running statistics of observations the model saw.
+    masks : callable or None
+        Observations -> action masks, for a model that was trained with them.
     """
 
     markov = True
 
-    def __init__(self, model: Any, normalisation: Any = None) -> None:
+    def __init__(self, model: Any, normalisation: Any = None, masks: Any = None) -> None:
         self.model = model
         self._normalisation = normalisation
+        self._masks = masks
 
     def _seen(self, observations: Any) -> Any:
         return observations if self._normalisation is None else self._normalisation.normalize_obs(observations)
@@ -40,7 +43,9 @@ class ModelPolicy:
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """The model's actions, clipped to the action space."""
+        """The model's actions, clipped to the action space; masks that are not given are those of the observations."""
+        if action_masks is None and self._masks is not None:
+            action_masks = self._masks(observation)
         masks = {} if action_masks is None else {"action_masks": action_masks}
         actions, state = self.model.predict(
             self._seen(observation), state=state, episode_start=episode_start, deterministic=deterministic, **masks
@@ -74,7 +79,8 @@ def as_policy(model: Any) -> ModelPolicy:
     Raises
     ------
     TypeError
-        If the model is recurrent: it is then not a function of the observation (score ``model`` itself, simulated).
+        If the model is recurrent: it is then not a function of the observation (score ``model`` itself, simulated); or
+        if it uses action masks and has no environment, which tells them.
     """
     from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -82,5 +88,11 @@ def as_policy(model: Any) -> ModelPolicy:
         raise TypeError(f"{type(model).__name__} is not a Stable-Baselines3 model")
     if "Recurrent" in type(model).__name__:
         raise TypeError("a recurrent model is not a function of the observation: score the model itself, simulated")
-    found = model.get_vec_normalize_env() if model.get_env() is not None else None
-    return ModelPolicy(model, found if found is not None and found.norm_obs else None)
+    venv = model.get_env()
+    found = model.get_vec_normalize_env() if venv is not None else None
+    masks = None
+    if "Maskable" in type(model).__name__:
+        if venv is None:
+            raise TypeError("a model with action masks needs its environment: set_env() first")
+        masks = venv.get_attr("masks", 0)[0]
+    return ModelPolicy(model, found if found is not None and found.norm_obs else None, masks)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 import mmgym  # noqa: F401  # registers the ids
+from agents.config import configurations_for
 
 __all__ = ["throughput"]
 
@@ -28,7 +29,8 @@ def _rate(run: Callable[[], None], steps: int, seconds: float) -> tuple[float, f
 def _vector(env_id: str, num_envs: int, seconds: float, **options: Any) -> tuple[float, float]:
     envs = gymnasium.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", **options)
     envs.reset(seed=0)
-    actions = np.zeros(envs.action_space.shape or (), dtype=envs.action_space.dtype)
+    base: Any = envs.unwrapped
+    actions = np.array([base.resting_action()] * num_envs)
     count = max(1, 400_000 // num_envs)
 
     def run() -> None:
@@ -38,9 +40,9 @@ def _vector(env_id: str, num_envs: int, seconds: float, **options: Any) -> tuple
     return _rate(run, count * num_envs, seconds)
 
 
-def _single(env_id: str, seconds: float) -> tuple[float, float]:
-    env = gymnasium.make(env_id).unwrapped
-    action = np.zeros(env.action_space.shape or (), dtype=env.action_space.dtype)
+def _single(env_id: str, seconds: float, **arguments: Any) -> tuple[float, float]:
+    env: Any = gymnasium.make(env_id, **arguments).unwrapped
+    action = env.resting_action()
     env.reset(seed=0)
 
     def run() -> None:
@@ -51,13 +53,13 @@ def _single(env_id: str, seconds: float) -> tuple[float, float]:
     return _rate(run, 20_000, seconds)
 
 
-def _adapter(env_id: str, num_envs: int, seconds: float) -> tuple[float, float]:
+def _adapter(env_id: str, num_envs: int, seconds: float, **arguments: Any) -> tuple[float, float]:
     from mmgym.adapters.sb3 import make_sb3_env
 
-    venv = make_sb3_env(env_id, num_envs)
+    venv = make_sb3_env(env_id, num_envs, **arguments)
     venv.seed(0)
     venv.reset()
-    actions = np.zeros((num_envs, *(venv.action_space.shape or ())), dtype=venv.action_space.dtype)
+    actions = np.array([venv.envs.resting_action()] * num_envs)
     count = max(1, 400_000 // num_envs)
 
     def run() -> None:
@@ -67,7 +69,7 @@ def _adapter(env_id: str, num_envs: int, seconds: float) -> tuple[float, float]:
     return _rate(run, count * num_envs, seconds)
 
 
-def _ppo(env_id: str, threads: int) -> tuple[float, float]:
+def _training(config_name: str, env_id: str, threads: int, **arguments: Any) -> tuple[float, float]:
     import torch
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -76,8 +78,8 @@ def _ppo(env_id: str, threads: int) -> tuple[float, float]:
     from mmgym.adapters.sb3 import make_sb3_env
 
     torch.set_num_threads(threads)
-    config = load_config("ppo", env_id)
-    venv: Any = make_sb3_env(env_id, config.n_envs)
+    config = load_config(config_name, env_id)
+    venv: Any = make_sb3_env(env_id, config.n_envs, **arguments)
     if config.normalize:
         venv = VecNormalize(venv, **config.normalize)
     model = build_model(config, venv, 0, None)
@@ -90,7 +92,7 @@ def _ppo(env_id: str, threads: int) -> tuple[float, float]:
     return float(np.max(rates)), float(np.median(rates))
 
 
-def throughput(env_id: str, seconds: float = 1.0) -> pd.DataFrame:
+def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFrame:
     """Environment steps per second, best and median of repeated runs.
 
     Parameters
@@ -98,28 +100,33 @@ def throughput(env_id: str, seconds: float = 1.0) -> pd.DataFrame:
     env_id : str
     seconds : float
         Time spent on each measurement, > 0.
+    **arguments
+        Constructor arguments of the environment.
 
     Returns
     -------
     DataFrame
-        One row per measurement. Those that need Stable-Baselines3 are left out without it.
+        One row per measurement. Those that need Stable-Baselines3 are left out without it. Training is that of the
+        first shipped configuration for the id.
     """
     if not seconds > 0.0:
         raise ValueError(f"seconds = {seconds} is not allowed: it must be > 0")
     found = {
-        "single environment": _single(env_id, seconds),
-        "batch of 64": _vector(env_id, 64, seconds),
-        "batch of 64, copy=False": _vector(env_id, 64, seconds, copy=False),
-        "batch of 4,096": _vector(env_id, 4096, seconds),
-        "batch of 65,536": _vector(env_id, 65_536, seconds),
-        "batch of 65,536, copy=False": _vector(env_id, 65_536, seconds, copy=False),
-        "batch of 65,536, 2 threads": _vector(env_id, 65_536, seconds, threads=2),
-        "batch of 65,536, 2 threads, copy=False": _vector(env_id, 65_536, seconds, threads=2, copy=False),
+        "single environment": _single(env_id, seconds, **arguments),
+        "batch of 64": _vector(env_id, 64, seconds, **arguments),
+        "batch of 64, copy=False": _vector(env_id, 64, seconds, copy=False, **arguments),
+        "batch of 4,096": _vector(env_id, 4096, seconds, **arguments),
+        "batch of 65,536": _vector(env_id, 65_536, seconds, **arguments),
+        "batch of 65,536, copy=False": _vector(env_id, 65_536, seconds, copy=False, **arguments),
+        "batch of 65,536, 2 threads": _vector(env_id, 65_536, seconds, threads=2, **arguments),
+        "batch of 65,536, 2 threads, copy=False": _vector(env_id, 65_536, seconds, threads=2, copy=False, **arguments),
     }
     try:
-        found["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds)
-        found["SB3 PPO end to end, 1 thread"] = _ppo(env_id, 1)
-        found["SB3 PPO end to end, 2 threads"] = _ppo(env_id, 2)
+        found["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds, **arguments)
+        for name in configurations_for(env_id)[:1]:
+            for threads in (1, 2):
+                label = f"training with {name} end to end, {threads} thread{'s' * (threads > 1)}"
+                found[label] = _training(name, env_id, threads, **arguments)
     except ImportError as error:
         print(f"SB3 is left out: {error}")
     rows = [{"what": what, "best steps/s": best, "median steps/s": median} for what, (best, median) in found.items()]

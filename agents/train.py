@@ -32,7 +32,7 @@ from agents.model_files import (
 from agents.policies import ModelPolicy, as_policy
 from agents.runs import derived_seed, provenance, write_json
 from baselines.catalogue import environment_of
-from baselines.scoring import Score, score
+from baselines.scoring import Score, exact_skill, score
 
 try:
     import torch
@@ -251,18 +251,14 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
         self._bar.update(self.num_timesteps - self._bar.n)
         if self.num_timesteps >= self._next_score:
             self._next_score += self._score_steps
-            found = score(self._env, as_policy(self.model))
-            self.curve.append({"steps": self.num_timesteps, "skill": found.skill, "regret": _number(found.regret)})
-            self._bar.set_postfix(skill=f"{found.skill:.4f}")
-            self.logger.record("exact/skill", found.skill)
-            self.logger.record("exact/regret", _number(found.regret))
+            skill, regret = exact_skill(self._env, as_policy(self.model))
+            self.curve.append({"steps": self.num_timesteps, "skill": skill, "regret": regret})
+            self._bar.set_postfix(skill=f"{skill:.4f}")
+            self.logger.record("exact/skill", skill)
+            self.logger.record("exact/regret", regret)
         if self.num_timesteps >= self._next_checkpoint:
             self._next_checkpoint += self._checkpoint_steps
             self._save()
-
-
-def _number(regret: float | tuple[float, float]) -> float:
-    return regret if isinstance(regret, float) else regret[0]
 
 
 def train(

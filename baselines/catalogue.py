@@ -1,6 +1,7 @@
 """The named policies of an environment: its optimum and the policies of the papers, as tables behind `predict`."""
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from functools import singledispatch
 from importlib import import_module
@@ -10,9 +11,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import FrozenProblem, Solution, criterion_value, frozen_problem, solve
+from baselines.frozen import FrozenProblem, Solution, Table, criterion_value, frozen_problem, solve
+from baselines.solution_cache import load_solution, save_solution
 
 __all__ = [
+    "MixedTablePolicy",
     "NoOptimum",
     "OptimalPolicy",
     "PaperPolicies",
@@ -20,6 +23,7 @@ __all__ = [
     "TablePolicy",
     "best_known_policy",
     "environment_of",
+    "optimal_controls",
     "optimal_policy",
     "paper_policies",
     "paper_tables",
@@ -36,10 +40,16 @@ class NoOptimum(LookupError):  # noqa: N818  # the public name
     """The optimum of a market is not known, only bounds."""
 
 
-class PaperPolicies(NamedTuple):
-    """What the papers compare with: name -> function that returns controls (N, S, C), and the name with skill 0."""
+KEPT_SECONDS = 0.5  # a solution that took longer is kept on disk
 
-    tables: Mapping[str, Callable[[], Array]]
+
+class PaperPolicies(NamedTuple):
+    """What the papers compare with: name -> function that returns its table, and the name with skill 0.
+
+    A table is controls (N, S, C), or a `Table` with weights for a policy that draws its controls.
+    """
+
+    tables: Mapping[str, Callable[[], Array | Table]]
     reference: str
 
 
@@ -98,6 +108,55 @@ class TablePolicy:
     ) -> tuple[Array, Any]:
         """Action of one observation, or actions of a batch; a terminal observation gets the last step's action."""
         return self.actions[self._cells(observation)], state
+
+
+class MixedTablePolicy:
+    """A policy that draws its controls from a table of them, independently at every step.
+
+    Parameters
+    ----------
+    problem : FrozenProblem
+    table : Table
+        Controls (N, S, M, C) and weights (N, S, M).
+    seed : int
+        Of the actions drawn by `predict`.
+    """
+
+    markov = True
+    has_mode = False  # a score must not be taken at one draw of its actions
+
+    def __init__(self, problem: FrozenProblem, table: Table, seed: int = 0) -> None:
+        if table.weights is None:
+            raise ValueError("a table without weights is a TablePolicy")
+        self._problem = problem
+        self._random = np.random.default_rng(seed)
+        self.actions = problem.actions(table.controls)
+        self.weights = table.weights
+
+    def _cells(self, observations: Any) -> tuple[Array, Array]:
+        step, state = self._problem.locate(observations)
+        return np.minimum(step, self._problem.num_steps - 1), state
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Drawn actions, whatever ``deterministic`` says."""
+        actions, weights = self.distribution(observation)
+        total = np.cumsum(weights, axis=-1)
+        draw = self._random.random(total.shape[:-1])[..., None] * total[..., -1:]
+        chosen = (draw >= total).sum(axis=-1)
+        cell = np.ix_(*map(np.arange, chosen.shape)) if chosen.shape else ()
+        return actions[(*cell, chosen)], state
+
+    def distribution(self, observations: Array) -> tuple[Array, Array]:
+        """Actions (B, M, A) and weights (B, M)."""
+        cells = self._cells(observations)
+        return self.actions[cells], self.weights[cells]
 
 
 class OptimalPolicy(TablePolicy):
@@ -209,7 +268,27 @@ def _problem(params: Any) -> FrozenProblem:
 
 @functools.lru_cache(maxsize=16)
 def _solution(params: Any) -> Solution:
-    return solve(_problem(params))
+    """The optimum: kept in memory and, where it took long to find, on disk."""
+    problem = _problem(params)
+    found = load_solution(problem)
+    if found is None:
+        started = time.perf_counter()
+        found = solve(problem)
+        if time.perf_counter() - started > KEPT_SECONDS:
+            save_solution(problem, found)
+    return found
+
+
+def optimal_controls(params: Any) -> Array:
+    """Controls (N, S, C) of the optimum of these parameters: for policies that are the optimum of a simpler market."""
+    return _solution(params).controls
+
+
+def _as_policy(problem: FrozenProblem, table: Array | Table) -> Any:
+    """The policy that plays a table."""
+    if isinstance(table, Table) and table.weights is not None:
+        return MixedTablePolicy(problem, table)
+    return TablePolicy(problem, table.controls if isinstance(table, Table) else table)
 
 
 def problem_of(env: Any, **arguments: Any) -> FrozenProblem:
@@ -244,15 +323,14 @@ def best_known_policy(env: Any, **arguments: Any) -> TablePolicy:
 
 
 def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
-    """Policies that the papers compare with, by name, and ``random``."""
+    """Policies that the papers compare with, by name; ``random`` is uniform on the action box if no paper has one."""
     base = environment_of(env, **arguments)
     _load(base.market.name)
     found = paper_tables(base.params)
-    policies: dict[str, Any] = {
-        name: TablePolicy(_problem(base.params), table()) for name, table in found.tables.items()
-    }
-    space: Any = getattr(base, "single_action_space", base.action_space)
-    policies["random"] = RandomPolicy(space)
+    problem = _problem(base.params)
+    policies = {name: _as_policy(problem, table()) for name, table in found.tables.items()}
+    if "random" not in policies:
+        policies["random"] = RandomPolicy(getattr(base, "single_action_space", base.action_space))
     return policies
 
 
@@ -261,14 +339,19 @@ def reference_policy(env: Any, **arguments: Any) -> TablePolicy:
     base = environment_of(env, **arguments)
     _load(base.market.name)
     found = paper_tables(base.params)
-    return TablePolicy(_problem(base.params), found.tables[found.reference]())
+    return TablePolicy(_problem(base.params), _reference_controls(found))
+
+
+def _reference_controls(found: PaperPolicies) -> Array:
+    table = found.tables[found.reference]()
+    return table.controls if isinstance(table, Table) else table
 
 
 @functools.lru_cache(maxsize=64)
 def _reference_value(params: Any) -> float:
     found = paper_tables(params)
     problem = _problem(params)
-    return criterion_value(problem, TablePolicy(problem, found.tables[found.reference]()).controls)
+    return criterion_value(problem, TablePolicy(problem, _reference_controls(found)).controls)
 
 
 def reference_value(env: Any, **arguments: Any) -> float:

@@ -126,12 +126,13 @@ class _Suite:
     def perturbed_table(self, size: float) -> TablePolicy:
         """The optimum with actions moved by up to ``size``; discrete ones redrawn in that fraction of the cells."""
         actions = self.optimal.actions
-        flat = actions.reshape(-1, actions.shape[-1])
+        flat = actions.reshape(-1, *(self.space.shape or ()))
         drawn = self.random_actions(len(flat))
         if isinstance(self.space, gymnasium.spaces.Box):
             moved = np.clip(flat + size * drawn, self.space.low, self.space.high).astype(flat.dtype)
         else:
-            moved = np.where(self.random.random((len(flat), 1)) < size, drawn, flat)
+            redrawn = self.random.random(len(flat)) < size
+            moved = np.where(redrawn.reshape(-1, *[1] * (flat.ndim - 1)), drawn, flat)
         controls = self.problem.controls(moved)
         return TablePolicy(self.problem, controls.reshape(*actions.shape[:2], -1))
 

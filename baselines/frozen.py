@@ -80,6 +80,7 @@ class FrozenProblem(Protocol):
     has_market_orders: bool
     initial: Array  # (S,) law of the state at step 0
     criterion: Functional  # what is maximised (or, with an exponent, minimised)
+    coordinates: Mapping[str, Array]  # name -> (S,), in model units: what the states are
 
     def observations(self, n: int) -> Array:
         """Observations (S, obs) of the states at step n, float32, bit for bit those of the environment."""

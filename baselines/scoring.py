@@ -15,7 +15,7 @@ from baselines.catalogue import OptimalPolicy, environment_of, optimal_policy, p
 from baselines.frozen import Functional, PnlLaw, Table
 from baselines.policy import CallablePolicy
 
-__all__ = ["AboveOptimum", "Score", "pnl_distribution", "rollout", "score", "score_table"]
+__all__ = ["AboveOptimum", "Score", "exact_skill", "pnl_distribution", "rollout", "score", "score_table"]
 
 Array = NDArray[Any]
 
@@ -188,6 +188,14 @@ def score(
     return found
 
 
+def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
+    """Skill and regret of a policy of the observation at its mode: the part of `score` that is quick to find."""
+    base = environment_of(env)
+    problem, optimum, reference = problem_of(base), optimal_policy(base).optimum, reference_value(base)
+    value = frozen.criterion_value(problem, frozen.tabulate(problem, policy))
+    return (value - reference) / (optimum - reference) if optimum > reference else math.nan, optimum - value
+
+
 def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Score:
     problem = problem_of(base)
     criterion = problem.criterion
@@ -239,7 +247,7 @@ def _play(
     observations, info = envs.reset(seed=seed)
     exponential = problem.criterion.exponents is not None
     estimate = np.full(count, float(problem.initial @ solution.raw[0]))
-    totals = {"returns": np.zeros(count), "fills": np.zeros(count), "absolute_inventory": np.zeros(count)}
+    totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
     state, start = None, np.ones(count, dtype=bool)
     for n in range(problem.num_steps):
         actions, state = player.predict(observations, state=state, episode_start=start, deterministic=deterministic)
@@ -252,6 +260,8 @@ def _play(
         observations, rewards, _, _, info = envs.step(actions)
         totals["returns"] += rewards
         totals["fills"] += info["bid_fills"] + info["ask_fills"]
+        if problem.has_market_orders:
+            totals["orders"] += info["market_orders"]
         totals["absolute_inventory"] += np.abs(info["inventory"])
         start = np.zeros(count, dtype=bool)
     totals["absolute_inventory"] *= base.params.step_length
@@ -300,7 +310,7 @@ def _simulate(
         pnl=float(joined["pnl"].mean()),
         pnl_std=float(joined["pnl"].std(ddof=1)),
         fills=float(joined["fills"].mean()),
-        orders=0.0,
+        orders=float(joined["orders"].mean()),
         mean_absolute_inventory=float(joined["absolute_inventory"].mean() / base.params.horizon),
         utility=float(joined["returns"].mean()) if aversion else None,
         episodes=done,
@@ -325,6 +335,7 @@ def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
             "stderr": found.stderr,
             "P&L std": found.pnl_std,
             "fills": found.fills,
+            "market orders": found.orders,
             "mean |inventory|": found.mean_absolute_inventory,
             "method": found.method,
         }

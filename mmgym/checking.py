@@ -266,8 +266,8 @@ def _check_spaces(suite: _Suite) -> None:
         )
     else:
         _require(
-            isinstance(actions, gymnasium.spaces.MultiDiscrete),
-            f"the action space {actions} is neither a Box nor a MultiDiscrete",
+            isinstance(actions, gymnasium.spaces.MultiDiscrete | gymnasium.spaces.Discrete),
+            f"the action space {actions} is neither a Box nor discrete",
         )
     for name, space in (("observation", observations), ("action", actions)):
         found = getattr(batch, f"single_{name}_space")
@@ -349,7 +349,7 @@ def _check_quotes(suite: _Suite) -> None:
         back.dtype == actions.dtype and back.shape == actions.shape,
         f"from_quotes() returned {back.dtype} of shape {back.shape}, not {actions.dtype} of shape {actions.shape}",
     )
-    wrong = np.flatnonzero((back != actions).any(axis=1))
+    wrong = np.flatnonzero((back != actions).reshape(len(back), -1).any(axis=1))
     _require(not len(wrong), f"from_quotes(to_quotes(a)) is {back[wrong[:1]]}, not a = {actions[wrong[:1]]}")
     _require(_equal(env.from_quotes(quotes[0]), actions[0]), "from_quotes() of one quote differs from that of a batch")
     for episode in suite.reference(SEED):
@@ -558,6 +558,11 @@ def _check_refused_actions(suite: _Suite) -> None:
             refused = actions.astype(np.float64)
             refused[2] = np.nan
             _expect_value_error(envs, refused, "row 2" if actions.dtype.kind == "f" else "")
+            if actions.dtype.kind == "i":
+                for outside in (-1, 1_000_000):
+                    refused = actions.copy()
+                    refused[2] = outside
+                    _expect_value_error(envs, refused, "row 2")
             _expect_value_error(envs, actions[:2], "shape")
             _require_same_state(before, envs.get_state(), "a refused batch of actions")
             for first, second in zip(envs.step(actions)[:4], untouched.step(actions)[:4], strict=True):

@@ -39,13 +39,14 @@ Array = NDArray[Any]
 class MarketFace:
     """What the single and the vector environment of a market share: its parameters and public maps.
 
-    A market's subclass sets `market`, `observation_box` and `action_box`, and defines the maps `to_quotes`,
-    `from_quotes` and `to_state` and the info entries.
+    A market's subclass sets `market`, `step_entries` and `control_names`, and defines `single_spaces`, the maps
+    `to_quotes`, `from_quotes` and `to_state`, and the info entries.
     """
 
     market: ClassVar[Market]
     step_entries: ClassVar[tuple[str, ...]] = ()  # info entries that belong to the step, not to the time after it
     counts_steps: ClassVar[bool] = True  # whether `to_state` begins with the number of decisions so far, else time left
+    control_names: ClassVar[tuple[str, ...]] = ()  # of the columns of `to_quotes`
     params: Any
     arguments: dict[str, Any]
 
@@ -86,6 +87,11 @@ class MarketFace:
     def encode_actions(self, actions: Array) -> Array:
         """Actions of the action space (checked type and shape) as the kernel takes them: as they are by default."""
         return actions
+
+    def resting_action(self) -> Array:
+        """An action that can be played in any state without a thought: zeros by default."""
+        space = self.single_spaces()[1]
+        return np.zeros(space.shape or (), dtype=space.dtype)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries from the state columns and the controls of the last step: numbers, or arrays over rows."""
@@ -194,7 +200,7 @@ def _as_actions(actions: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> A
     if found.dtype != dtype and dtype.kind == "f":
         bound = np.finfo(dtype).max
         found = np.where(np.isfinite(found), np.clip(found, -bound, bound), found)
-    return np.ascontiguousarray(found, dtype=dtype)
+    return np.asarray(found, dtype=dtype, order="C")  # keeps a scalar a scalar
 
 
 class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):

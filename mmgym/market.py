@@ -114,7 +114,8 @@ class Market:
             record[name] = getattr(params, name)
         for name in self.arrays:
             values = np.asarray(getattr(params, name), dtype=np.float64)
-            record[name][(0, *(slice(length) for length in values.shape))] = values
+            corner: Any = tuple(slice(length) for length in values.shape)
+            record[name][0][corner] = values
         return record
 
     def digest(self, params: NamedTuple) -> int:

@@ -43,7 +43,13 @@ ENVIRONMENTS = (
         "Avellaneda-Stoikov (2008)",
     ),
     Registered(
-        "mmgym/TickSpread-v0", "tick_spread", "TickSpreadEnv", "TickSpreadVectorEnv", {}, "exact", "Guilbaud-Pham (2013)"
+        "mmgym/TickSpread-v0",
+        "tick_spread",
+        "TickSpreadEnv",
+        "TickSpreadVectorEnv",
+        {},
+        "exact",
+        "Guilbaud-Pham (2013)",
     ),
     Registered(
         "mmgym/HawkesFlow-v0",

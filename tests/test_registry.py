@@ -27,8 +27,11 @@ from mmgym.registration import ENVIRONMENTS, register_all
 REPOSITORY = Path(__file__).parents[1]
 
 IDS = [row.id for row in ENVIRONMENTS]
-SHORT = {"glft": {"num_steps": 7}}  # arguments that shorten episodes, by market
-BASELINE = {"glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0}}
+SHORT = {"glft": {"num_steps": 7}, "tick_spread": {"num_steps": 7}}  # arguments that shorten episodes, by market
+BASELINE = {
+    "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
+    "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
+}
 
 
 @pytest.fixture(params=ENVIRONMENTS, ids=IDS)

@@ -1,6 +1,7 @@
 """The house: import direction, one word per market, and what every environment id must have."""
 
 import ast
+import inspect
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,11 +46,6 @@ def test_imports_run_one_way():
                 assert top not in PACKAGES or top in may, f"{path} imports {name}"
                 if package == "baselines":
                     assert top not in ("torch", "stable_baselines3", "sb3_contrib"), f"{path} imports {name}"
-
-
-def _is_module(name):
-    path = ROOT.joinpath(*name.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def is_module(name):
@@ -124,15 +120,13 @@ def test_every_id_has_what_it_needs(row):
     assert any(row.id in config for config in configs), f"no configuration for {row.id}"
 
 
-def test_every_constructor_argument_is_documented_and_takes_json_types():
-    import inspect
-
-    from mmgym.envs.glft import GLFTEnv
-    from mmgym.models.glft import Params
-
-    for name, parameter in inspect.signature(Params.create).parameters.items():
+@pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)
+def test_every_constructor_argument_is_documented_and_takes_json_types(row):
+    env_class = type(gymnasium.make(row.id).unwrapped)
+    create = env_class.market.params_type.create
+    for name, parameter in inspect.signature(create).parameters.items():
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        assert f"`{name}` (" in GLFTEnv.__doc__, name
+        assert re.search(rf"`{name}` \(", env_class.__doc__), name
         assert isinstance(parameter.default, float | int | str | None), name
 
 

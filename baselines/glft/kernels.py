@@ -7,25 +7,11 @@ shift ``c`` that makes every term positive for a plain expectation. Only one inv
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
-MAX_TERMS = 200_000
-
-
-@njit(**KERNEL)
-def num_terms(norm):
-    """Terms of ``exp(norm)``'s Taylor series until the rest is below 1e-17 of the sum."""
-    log_term, terms = 0.0, 0
-    while terms < norm or log_term > norm - 41.0:
-        terms += 1
-        log_term += math.log(norm / terms) if norm > 0.0 else -50.0
-        if terms >= MAX_TERMS:
-            break
-    return terms + 1
+from baselines.uniformisation import KERNEL, num_terms
 
 
 @njit(**KERNEL)

@@ -6,6 +6,7 @@ counterparts: Guéant, Lehalle & Fernandez-Tapia (2013), eqs. (2.4)-(2.8).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class GLFTProblem:
         self.lots = np.arange(-p.limit, p.limit + 1)
         self.num_states = len(self.lots)
         self.inventory: Array = np.asarray(self.lots * p.order_size, dtype=np.float64)  # assets
+        self.coordinates: Mapping[str, NDArray[Any]] = {"inventory": self.inventory}
         self.initial = (self.lots == p.start).astype(np.float64)
         self.aversion = p.risk_aversion if p.utility == "cara" else 0.0
         exponents = np.array([-self.aversion]) if self.aversion else None

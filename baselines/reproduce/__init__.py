@@ -9,4 +9,5 @@ __all__ = ["PAPERS"]
 PAPERS: dict[str, str] = {
     "avellaneda-stoikov-2008": "avellaneda_stoikov_2008",
     "gueant-2013": "gueant_2013",
+    "guilbaud-pham-2013": "guilbaud_pham_2013",
 }

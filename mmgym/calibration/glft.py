@@ -46,7 +46,16 @@ import pandas as pd
 
 from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_brownian, fit_fills, fit_reaches
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
-from mmgym.calibration.tape import TAPE_COLUMNS, best_quotes, fail, market_orders, read_header, read_tape
+from mmgym.calibration.tape import (
+    TAPE_COLUMNS,
+    best_quotes,
+    fail,
+    market_orders,
+    price_step,
+    read_header,
+    read_tape,
+    sample_mid,
+)
 
 UNITS = {
     "fill_rate": "1/s",
@@ -321,9 +330,8 @@ def calibrate_tape(
     quotes, orders = best_quotes(tape), market_orders(tape)
     if len(quotes) < 2:
         raise ValueError(f"{path}: a tape needs quotes at two times at least, got {len(quotes)}")
-    time = quotes["time_s"].to_numpy(dtype=float)
-    start, end = float(time[0]), float(tape["time_s"].iloc[-1])
-    tick = _smallest_step(quotes) if tick is None else tick
+    start, end = float(quotes["time_s"].iloc[0]), float(tape["time_s"].iloc[-1])
+    tick = price_step(quotes) if tick is None else tick
     minimum_depth = _touch(quotes, end, tick) if minimum_depth is None else minimum_depth
 
     seen = orders[orders["reach"].notna()]
@@ -344,11 +352,8 @@ def calibrate_tape(
             raise ValueError(f"{path}: {name}: {error}") from error
         sides.append(side)
 
-    number = math.floor((end - start) / volatility_interval + 1e-9) + 1
-    samples = start + volatility_interval * np.arange(number)
-    latest = np.searchsorted(time, samples + 1e-9 * volatility_interval, side="right") - 1
     try:
-        mid = fit_brownian(samples, quotes["mid"].to_numpy(dtype=float)[latest])
+        mid = fit_brownian(*sample_mid(quotes, start=start, end=end, interval=volatility_interval))
     except ValueError as error:
         raise ValueError(f"{path}: mid, sampled every {volatility_interval:g} s: {error}") from error
     return Calibration(
@@ -362,13 +367,6 @@ def calibrate_tape(
         maximum_depth=maximum_depth,
         orders_left_out=len(orders) - sides[0].fills - sides[1].fills,
     )
-
-
-def _smallest_step(quotes: pd.DataFrame) -> float:
-    """Smallest difference between two best prices, rounded to six digits: the tick."""
-    prices = np.unique(quotes[["bid", "ask"]].to_numpy(dtype=float))
-    steps = np.diff(prices)
-    return float(f"{steps[steps > 1e-9 * np.abs(prices).max()].min():.6g}")
 
 
 def _touch(quotes: pd.DataFrame, end: float, tick: float) -> float:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ TAPE_NUMBERS = ("time_s", "bid", "bid_size", "ask", "ask_size", "price", "size")
 TAPE_WORDS = ("event", "side")
 TAPE_COLUMNS = ("time_s", "event", "bid", "bid_size", "ask", "ask_size", "price", "size", "side")
 ROWS_AT_ONCE = 100_000
+
+Array = NDArray[np.float64]
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -150,6 +153,25 @@ def read_tape(path: str | Path) -> pd.DataFrame:
         If anything in the file breaks the format; the message names file, line, column and what is allowed.
     """
     tape = read_columns(path, TAPE_NUMBERS, TAPE_WORDS)
+    check_tape(path, tape)
+    return tape
+
+
+def check_tape(path: str | Path, tape: pd.DataFrame) -> None:
+    """Refuse a tape that breaks the format, as `read_tape` does.
+
+    Parameters
+    ----------
+    path : str or Path
+        Name of the file, for the message.
+    tape : pandas.DataFrame
+        The nine columns as `read_tape` returns them.
+
+    Raises
+    ------
+    ValueError
+        Naming file, line, column and what is allowed.
+    """
     require(path, tape, "time_s", tape["time_s"].notna(), "every row needs a time in seconds")
     require(path, tape, "time_s", ~(tape["time_s"].diff() < 0), "time must not fall from one row to the next")
     require(path, tape, "event", tape["event"].isin(["quote", "trade"]), "an event is 'quote' or 'trade'")
@@ -164,7 +186,6 @@ def read_tape(path: str | Path) -> pd.DataFrame:
     side_known = tape["side"].isin(["buy", "sell"])
     require(path, tape, "side", side_known | quote, "the aggressor of a trade is 'buy' or 'sell'")
     require(path, tape, "side", (tape["side"] == "") | ~quote, "a quote row has no side")
-    return tape
 
 
 def best_quotes(tape: pd.DataFrame) -> pd.DataFrame:
@@ -178,10 +199,40 @@ def best_quotes(tape: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``time_s`` (strictly rising), ``bid``, ``ask`` and ``mid``, one row per time stamp that has quotes.
+        ``time_s`` (strictly rising), ``bid``, ``bid_size``, ``ask``, ``ask_size`` and ``mid``, one row per time stamp
+        that has quotes.
     """
-    quotes = tape[tape["event"] == "quote"].groupby("time_s", as_index=False)[["bid", "ask"]].last()
+    quotes = tape.loc[tape["event"] == "quote", ["time_s", "bid", "bid_size", "ask", "ask_size"]]
+    quotes = quotes.drop_duplicates("time_s", keep="last", ignore_index=True)
     return quotes.assign(mid=(quotes["bid"] + quotes["ask"]) / 2)
+
+
+def price_step(quotes: pd.DataFrame) -> float:
+    """Smallest difference between two best prices of `best_quotes`, rounded to six digits: the tick of a long tape."""
+    prices = np.unique(quotes[["bid", "ask"]].to_numpy(dtype=float))
+    steps = np.diff(prices)
+    return float(f"{steps[steps > 1e-9 * np.abs(prices).max()].min():.6g}")
+
+
+def sample_mid(quotes: pd.DataFrame, *, start: float, end: float, interval: float) -> tuple[Array, Array]:
+    """The mid every `interval` seconds from `start` on: that of the last quote at or before.
+
+    Parameters
+    ----------
+    quotes : pandas.DataFrame
+        What `best_quotes` returned; its first row stands at `start` or before.
+    start, end, interval : float
+        Seconds.
+
+    Returns
+    -------
+    samples, mid : array, shape (n,)
+        Times (s) from `start` to `end` at most, and mid prices.
+    """
+    number = math.floor((end - start) / interval + 1e-9) + 1
+    samples: Array = start + interval * np.arange(number, dtype=float)
+    latest = np.searchsorted(quotes["time_s"], samples + 1e-9 * interval, side="right") - 1
+    return samples, quotes["mid"].to_numpy(dtype=float)[latest]
 
 
 def market_orders(tape: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ class GLFTFace(MarketFace):
 
     market = glft.MARKET
     step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
+    control_names = ("bid_depth", "ask_depth")
     params: glft.Params
 
     def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:

@@ -30,7 +30,7 @@ class HawkesFlowFace(MarketFace):
         return hawkes_flow.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
 
     def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
-        """Actions whose depths are the nearest to ``quotes`` (EUR / MWh), to float32 rounding; beyond the box its edge."""
+        """Actions whose depths are the nearest to ``quotes`` (EUR / MWh) in the box, to float32 rounding."""
         return hawkes_flow.from_quotes(self.params, quotes)
 
     def to_state(

@@ -18,7 +18,13 @@ class TickSpreadFace(MarketFace):
     step_entries = (
         "bid_fills", "ask_fills", "market_orders", "bid_depth", "ask_depth", "bid_size", "ask_size", "market_order"
     )  # fmt: skip
+    control_names = ("bid_improved", "ask_improved", "bid_size", "ask_size", "market_order")
     params: tick_spread.Params
+
+    def resting_action(self) -> NDArray[Any]:
+        """Best quotes of the largest size, no market order."""
+        size = self.params.limit_order_max
+        return np.asarray(self.from_quotes(np.array([0.0, 0.0, size, size, 0.0])))
 
     def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]:
         """Observation box and action space of one environment."""
@@ -32,7 +38,7 @@ class TickSpreadFace(MarketFace):
         if self.params.actions == "multi":
             return actions
         table = self._flat_table
-        return table[np.clip(actions, -1, len(table) - 1)]
+        return np.asarray(table[np.clip(actions, -1, len(table) - 1)])
 
     @property
     def _flat_table(self) -> NDArray[np.int64]:
@@ -137,8 +143,9 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     tick, a market order beyond the limit, a size that no market order would make room for. A masked entry, if sent,
     is played as the nearest allowed one and counted in ``info["masked_actions"]``.
 
-    With ``actions="flat"`` it is `Discrete(27)`, for agents with one discrete action: each side off, at best or
-    improved with the largest size, and a market order of none, half the largest size bought, or as much sold.
+    With ``actions="flat"`` it is `Discrete(15)`, for agents with one discrete action: each side off, at best or
+    improved with the largest size (9), or half the largest size bought by market order with the bid off, at best or
+    improved and the ask off (3), or the same sold (3). Its optimum is that of these actions: 21.83 of 22.18.
 
     ## Observation Space
     `Box([0, -1, 0], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
@@ -168,7 +175,8 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     ## Arguments
     - `tick` (0.005): euro, > 0.
     - `spread_transitions` (None): transition matrix of the spread at the ticks of the clock, rows of m numbers that
-      sum to 1, zero diagonal, m from 2 to 32. None is Table 1 of the paper, its rows normalised (m = 6).
+      sum to 1, m from 2 to 32. At a tick on the diagonal nothing moves: so a spread can last longer than others.
+      None is Table 1 of the paper, its rows normalised (m = 6).
     - `clock_rate` (1.0): ticks of the clock per second, >= 0; or a list of ``[start, rate]`` pairs, starts in seconds
       since the reset rising from 0.
     - `fill_rate_best` (None), `fill_rate_improved` (None): fills per second of a quote at, and one tick inside, the

@@ -7,9 +7,11 @@ at the intensities ``lambda_i(q)``, ``q`` in {best, improved}, and re-posted at 
 
     h_i(q) = i d / 2 - d 1{q improved} + rebate,
 
-and a market order of ``e`` shares costs ``|e| (i d / 2 + fee) + fixed_fee`` over mid (2.7). Wealth ``W = X + Y P`` obeys
+and a market order of ``e`` shares costs ``|e| (i d / 2 + fee) + fixed_fee`` over mid (2.7). The inventory ``Y`` and the
+wealth ``W = X + Y P`` obey
 
-    dW = l_bid h_i(q_bid) dN_bid + l_ask h_i(q_ask) dN_ask - (cost of market orders) + Y dP,    dY = l_bid dN_bid - ...
+    dY = l_bid dN_bid - l_ask dN_ask + (market orders),
+    dW = l_bid h_i(q_bid) dN_bid + l_ask h_i(q_ask) dN_ask - (cost of market orders) + Y dP,
 
 and what is left at the horizon is liquidated at that cost: ``L(x, y, p, s)`` of the paper. The criterion "mean"
 maximises ``E[L_T - W_0 - c int Y^2 dt]`` (3.2), (3.7); "cara" maximises ``E[-exp(-eta (L_T - W_0))]`` (3.9).
@@ -29,6 +31,7 @@ Given the inventory path, ``(int Y dW, W_h)`` is Gaussian with covariance ``[[in
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -68,7 +71,7 @@ class Params(NamedTuple):
     """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
 
     tick: float  # delta, euro
-    spread_transitions: tuple[tuple[float, ...], ...]  # rho, rows sum to 1
+    spread_transitions: tuple[tuple[float, ...], ...]  # rho, rows sum to 1; a tick on the diagonal moves nothing
     clock_starts: tuple[float, ...]  # s, the first is 0
     clock_rates: tuple[float, ...]  # lambda from each start on, 1 / s
     best_bid_rates: tuple[float, ...]  # lambda_i(Bb), 1 / s
@@ -132,10 +135,8 @@ class Params(NamedTuple):
         tick = real("tick", tick, above=0.0, high=1e9)
         transitions = _transitions(spread_transitions)
         spreads = len(transitions)
-        best = _side_rates("fill_rate_best", TABLE_3_BEST if fill_rate_best is None else fill_rate_best, spreads)
-        improved = _side_rates(
-            "fill_rate_improved", TABLE_3_IMPROVED if fill_rate_improved is None else fill_rate_improved, spreads
-        )
+        best = _side_rates("fill_rate_best", fill_rate_best, TABLE_3_BEST, spreads)
+        improved = _side_rates("fill_rate_improved", fill_rate_improved, TABLE_3_IMPROVED, spreads)
         horizon = real("horizon", horizon, above=0.0, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         starts, rates = _clock(clock_rate)
@@ -257,7 +258,7 @@ class Params(NamedTuple):
     @property
     def spreads(self) -> NDArray[np.float64]:
         """``i d`` (euro), shape (m,)."""
-        return self.tick * np.arange(1, self.num_spreads + 1)
+        return np.asarray(self.tick * np.arange(1, self.num_spreads + 1), dtype=np.float64)
 
     @property
     def bid_rates(self) -> NDArray[np.float64]:
@@ -289,13 +290,13 @@ class Params(NamedTuple):
     def initial_spread_law(self) -> NDArray[np.float64]:
         """Law of the spread at step 0, shape (m,)."""
         if self.initial_spread:
-            return np.eye(self.num_spreads)[self.initial_spread - 1]
+            return np.asarray(np.eye(1, self.num_spreads, self.initial_spread - 1)[0])
         return stationary_law(self.spread_transitions)
 
     @property
     def cumulative_initial_law(self) -> NDArray[np.float64]:
         """Cumulative `initial_spread_law`."""
-        return _cumulative(self.initial_spread_law[None])[0]
+        return np.asarray(_cumulative(self.initial_spread_law[None])[0])
 
     @property
     def piece_starts(self) -> NDArray[np.float64]:
@@ -314,12 +315,15 @@ class Params(NamedTuple):
 
     @property
     def flat_actions(self) -> NDArray[np.int64]:
-        """The flat actions as full ones, shape (F, 5)."""
+        """The flat actions as full ones, shape (F, 5): nine quotes and, with a market order, three on its side."""
         full, none = self.size_max, self.order_max
+        block = max(min(full, none) // 2, min(1, none))
         sides = [(0, 0), (0, full), (1, full)]
-        block = max(min(full, none) // 2, 1) if none else 0
-        orders = [none] if not block else [none, none - block, none + block]
-        return np.array([(b, a, k, l, e) for e in orders for b, k in sides for a, l in sides])  # noqa: E741
+        actions = [(bid, ask, b, a, none) for bid, b in sides for ask, a in sides]
+        if block:
+            actions += [(bid, 0, b, 0, none + block) for bid, b in sides]
+            actions += [(0, ask, 0, a, none - block) for ask, a in sides]
+        return np.array(actions)
 
 
 def _lots(name: str, value: Any, lot: float, low: int, high: int) -> int:
@@ -351,17 +355,12 @@ def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
     rows = [_rows(f"spread_transitions[{i}]", row) for i, row in enumerate(_rows("spread_transitions", given))]
     if not 2 <= len(rows) <= MAX_SPREADS or any(len(row) != len(rows) for row in rows):
         raise ValueError(
-            f"spread_transitions of {len(rows)} rows of {[len(row) for row in rows]} entries is not allowed: it must be "
-            f"a square matrix of 2 to {MAX_SPREADS} rows"
+            f"spread_transitions of {len(rows)} rows of {[len(row) for row in rows]} entries is not allowed: it must "
+            f"be a square matrix of 2 to {MAX_SPREADS} rows"
         )
     checked = []
     for i, row in enumerate(rows):
         values = [real(f"spread_transitions[{i}][{j}]", value, low=0.0, high=1.0) for j, value in enumerate(row)]
-        if values[i] != 0.0:
-            raise ValueError(
-                f"spread_transitions[{i}][{i}] = {values[i]!r} is not allowed: the diagonal must be 0, the spread "
-                "changes at every tick of the clock"
-            )
         total = math.fsum(values)
         if abs(total - 1.0) > 1e-6:
             raise ValueError(
@@ -372,8 +371,17 @@ def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(checked)
 
 
-def _side_rates(name: str, given: Any, spreads: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Bid and ask rates per spread from a number, one list for both sides, or a pair of lists."""
+def _side_rates(
+    name: str, given: Any, default: tuple[float, ...], spreads: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Bid and ask rates per spread from a number, one list for both sides, a pair of lists, or None for the default."""
+    if given is None:
+        if spreads != len(default):
+            raise ValueError(
+                f"{name} = None is not allowed with {spreads} spreads: its default is for the {len(default)} spreads "
+                "of the paper; give a rate per spread"
+            )
+        given = default
     if not isinstance(given, Sequence) or isinstance(given, str):
         given = [given] * spreads
     nested = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
@@ -402,7 +410,7 @@ def _clock(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         )
     starts = [real(f"clock_rate[{k}][0] (start)", start, low=0.0, high=1e9) for k, (start, _) in enumerate(pairs)]
     rates = [real(f"clock_rate[{k}][1] (rate)", rate, low=0.0, high=1e12) for k, (_, rate) in enumerate(pairs)]
-    if starts[0] != 0.0 or any(b <= a for a, b in zip(starts, starts[1:], strict=False)):
+    if starts[0] != 0.0 or any(b <= a for a, b in pairwise(starts)):
         raise ValueError(f"clock_rate = {given!r} is not allowed: its starts must rise from 0")
     return tuple(starts), tuple(rates)
 
@@ -454,9 +462,9 @@ STATE = np.dtype(
         ("inventory", "i4"),  # Y / lot
         ("spread", "i4"),  # i - 1
         ("masked_actions", "i4"),  # since the reset
-        ("bid_fills", "u2"),  # in the last step
-        ("ask_fills", "u2"),
-        ("market_orders", "u2"),  # in the last step: 0 or 1
+        ("bid_fills", "i4"),  # in the last step
+        ("ask_fills", "i4"),
+        ("market_orders", "i4"),  # in the last step: 0 or 1
     ]
 )
 
@@ -569,7 +577,7 @@ def step_one(p, s, controls, intensities):
         draw, s0, s1 = uniform(s0, s1)
         draw *= rate
         if draw < tick_rate:
-            target = 0
+            target = np.int64(0)
             while draw >= tick_rate * p.cumulative_transitions[spread, target]:
                 target += 1
             spread = target
@@ -689,9 +697,9 @@ def nearest_flat(params: Params, full: NDArray[np.int64]) -> NDArray[np.int64]:
     """Flat actions nearest to full ones of shape ``(..., 5)``, by the sum of distances of their entries."""
     entries = full.reshape(-1, 5)
     found = np.empty(len(entries), dtype=np.int64)
-    for start in range(0, len(entries), 65_536):
-        part = entries[start : start + 65_536]
-        found[start : start + 65_536] = np.abs(part[:, None] - params.flat_actions).sum(axis=-1).argmin(axis=1)
+    for low in range(0, len(entries), 65_536):
+        part = entries[low : low + 65_536]
+        found[low : low + 65_536] = np.abs(part[:, None] - params.flat_actions).sum(axis=-1).argmin(axis=1)
     return found.reshape(full.shape[:-1])
 
 
@@ -729,10 +737,9 @@ def masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
     limit, order_max = params.limit, params.order_max
     size, order = np.arange(params.size_max + 1), np.arange(-order_max, order_max + 1)
     quote = np.concatenate([np.ones_like(spread, dtype=bool), spread > 0], axis=-1)
-    bid_room = limit - inventory + np.minimum(order_max, limit + inventory)
-    ask_room = limit + inventory + np.minimum(order_max, limit - inventory)
-    after = inventory + order
-    return np.concatenate([quote, quote, size <= bid_room, size <= ask_room, np.abs(after) <= limit], axis=-1)
+    bids = size <= limit - inventory + np.minimum(order_max, limit + inventory)
+    asks = size <= limit + inventory + np.minimum(order_max, limit - inventory)
+    return np.concatenate([quote, quote, bids, asks, np.abs(inventory + order) <= limit], axis=-1)
 
 
 def flat_masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:

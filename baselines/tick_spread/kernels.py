@@ -1,0 +1,509 @@
+"""Numba kernels of the frozen-control step of the tick-spread market.
+
+Inside a step quotes and sizes are constant, so expectations over the step solve a linear system ``f' = K f +
+source`` on (spread, inventory), summed by uniformisation for all starting states at once. Arrays over states are (m,
+Y): spread by inventory from ``-limit`` to ``limit`` lots, so that all inner loops run along the inventory. Work arrays
+are padded by the larger size on both sides with the values at the bounds: an executed size ``min(size, room)`` is then
+a shift.
+
+A *quad* is [bid improved, ask improved, bid lots, ask lots]. `steps` is (pieces, 2): rate of the clock and length of
+each piece of the step, in order of time.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from baselines.uniformisation import KERNEL, num_terms, poisson_weights
+
+TIE = 1e-12  # relative: controls that are better by less are not preferred
+MAX_ESTIMATES = 32_000_000  # numbers kept at once
+
+
+@njit(**KERNEL)
+def _pad(values, width, count):
+    """Continue each row of a padded array by its first and last value."""
+    for j in range(values.shape[0]):
+        for i in range(width):
+            values[j, i] = values[j, width]
+            values[j, width + count + i] = values[j, width + count - 1]
+
+
+@njit(**KERNEL)
+def _mix(target, values, width, count, stay, clock, transitions, bid, ask, bid_size, ask_size):
+    """``target`` becomes one uniformised step of ``values``, without sources: spread jumps and fills.
+
+    The slices are there for the compiler: it vectorises loops whose indices all start at 0.
+    """
+    spreads = values.shape[0]
+    for j in range(spreads):
+        new, here = target[j, width : width + count], values[j, width : width + count]
+        above = values[j, width + bid_size : width + bid_size + count]
+        below = values[j, width - ask_size : width - ask_size + count]
+        keep, up, down = stay[j], bid[j], ask[j]
+        for y in range(count):
+            new[y] = keep * here[y] + up * above[y] + down * below[y]
+        for k in range(spreads):
+            jump = clock * transitions[j, k]
+            if jump != 0.0:
+                other = values[k, width : width + count]
+                for y in range(count):
+                    new[y] += jump * other[y]
+
+
+@njit(**KERNEL)
+def _add(target, weight, values, width, count):
+    """``target += weight * values``, without the padding."""
+    for j in range(values.shape[0]):
+        into, source = target[j, width : width + count], values[j, width : width + count]
+        for y in range(count):
+            into[y] += weight * source[y]
+
+
+@njit(**KERNEL)
+def moments_of_quads(
+    steps, transitions, bid_rates, ask_rates, edges, limit, fill_weight, drift, variance, quads, values, result
+):
+    """First (and second) moments of an additive functional over one step plus the rest of the episode.
+
+    Parameters
+    ----------
+    steps : (P, 2)
+    transitions : (m, m)
+    bid_rates, ask_rates : (2, m)
+        Intensities of best and improved quotes.
+    edges : (2, m)
+        What a filled lot adds to the functional.
+    limit : int
+        Inventory bound in lots, ``Y = 2 limit + 1``.
+    fill_weight : float
+        What a fill adds whatever its size.
+    drift, variance : (Y,)
+        What the functional gains per unit of time, and the variance of its Brownian part.
+    quads : (G, 4) int
+    values : (K, m, Y)
+        ``K = 1``: expectation of the rest. ``K = 2``: and its second moment.
+    result : (G, K, m, Y)
+    """
+    moments, spreads, count = values.shape
+    width = 1
+    for g in range(quads.shape[0]):
+        width = max(width, quads[g, 2], quads[g, 3])
+    shape = (spreads, count + 2 * width)
+    f, next_f, total_f = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    o, next_o, total_o = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    bid_gain, ask_gain = np.zeros((spreads, count)), np.zeros((spreads, count))
+    source = np.zeros((spreads, count))
+    for g in range(quads.shape[0]):
+        bid_size, ask_size = quads[g, 2], quads[g, 3]
+        bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
+        ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
+        fastest = 0.0
+        for j in range(spreads):
+            fastest = max(fastest, bid[j] + ask[j])
+            for y in range(count):
+                bid_lots, ask_lots = min(bid_size, count - 1 - y), min(ask_size, y)
+                bid_gain[j, y] = edges[quads[g, 0], j] * bid_lots + (fill_weight if bid_lots > 0 else 0.0)
+                ask_gain[j, y] = edges[quads[g, 1], j] * ask_lots + (fill_weight if ask_lots > 0 else 0.0)
+                source[j, y] = bid[j] * bid_gain[j, y] + ask[j] * ask_gain[j, y] + drift[y]
+        for j in range(spreads):
+            f[j, width : width + count] = values[0, j]
+            if moments == 2:
+                o[j, width : width + count] = values[1, j]
+        for piece in range(steps.shape[0] - 1, -1, -1):
+            clock, length = steps[piece, 0], steps[piece, 1]
+            rate = clock + fastest
+            inverse = 1.0 / rate if rate > 0.0 else length  # nothing moves: two terms are exact, K is 0
+            terms = num_terms(rate * length)
+            weights = poisson_weights(rate * length, terms)
+            if rate == 0.0:
+                terms, weights = 2, np.array([0.0, 1.0])
+            stay = 1.0 - (clock + bid + ask) * inverse
+            up, down, jump = bid * inverse, ask * inverse, clock * inverse
+            total_f[:] = 0.0
+            _add(total_f, weights[0], f, width, count)
+            if moments == 2:
+                total_o[:] = 0.0
+                _add(total_o, weights[0], o, width, count)
+            for term in range(1, terms):
+                _pad(f, width, count)
+                _mix(next_f, f, width, count, stay, jump, transitions, up, down, bid_size, ask_size)
+                if moments == 2:
+                    _pad(o, width, count)
+                    _mix(next_o, o, width, count, stay, jump, transitions, up, down, bid_size, ask_size)
+                    for j in range(spreads):
+                        for y in range(count):
+                            i = width + y
+                            b, a = bid_gain[j, y], ask_gain[j, y]
+                            next_o[j, i] += up[j] * b * (2.0 * f[j, i + bid_size] + b)
+                            next_o[j, i] += down[j] * a * (2.0 * f[j, i - ask_size] + a)
+                            next_o[j, i] += inverse * (2.0 * drift[y] * f[j, i] + variance[y])
+                for j in range(spreads):
+                    into, gains = next_f[j, width : width + count], source[j]
+                    for y in range(count):
+                        into[y] += inverse * gains[y]
+                _add(total_f, weights[term], next_f, width, count)
+                f, next_f = next_f, f
+                if moments == 2:
+                    _add(total_o, weights[term], next_o, width, count)
+                    o, next_o = next_o, o
+            f, total_f = total_f, f
+            o, total_o = total_o, o
+        for j in range(spreads):
+            result[g, 0, j] = f[j, width : width + count]
+            if moments == 2:
+                result[g, 1, j] = o[j, width : width + count]
+
+
+@njit(**KERNEL)
+def exponentials_of_quads(
+    steps,
+    transitions,
+    bid_rates,
+    ask_rates,
+    edges,
+    limit,
+    fill_weight,
+    drift,
+    variance,
+    quads,
+    exponents,
+    values,
+    result,
+):
+    """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
+
+    The other parameters are those of `moments_of_quads`; ``values`` is (K, m, Y) and ``result`` (G, K, m, Y).
+    """
+    columns, spreads, count = values.shape
+    width = 1
+    for g in range(quads.shape[0]):
+        width = max(width, quads[g, 2], quads[g, 3])
+    shape = (spreads, count + 2 * width)
+    f, next_f, total = np.zeros(shape, values.dtype), np.zeros(shape, values.dtype), np.zeros(shape, values.dtype)
+    up, down = np.zeros((spreads, count), values.dtype), np.zeros((spreads, count), values.dtype)
+    keep = np.zeros((spreads, count), values.dtype)
+    for g in range(quads.shape[0]):
+        bid_size, ask_size = quads[g, 2], quads[g, 3]
+        bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
+        ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
+        for k in range(columns):
+            z = exponents[k]
+            slowest, grown, largest, fastest = 0.0, 0.0, 0.0, 0.0
+            for y in range(count):
+                growth = z * drift[y] + 0.5 * z * z * variance[y]
+                slowest = min(slowest, growth.real)
+                grown = max(grown, abs(growth))
+            for j in range(spreads):
+                fastest = max(fastest, bid[j] + ask[j])
+                for y in range(count):
+                    bid_lots, ask_lots = min(bid_size, count - 1 - y), min(ask_size, y)
+                    bid_gain = edges[quads[g, 0], j] * bid_lots + (fill_weight if bid_lots > 0 else 0.0)
+                    ask_gain = edges[quads[g, 1], j] * ask_lots + (fill_weight if ask_lots > 0 else 0.0)
+                    up[j, y] = bid[j] * np.exp(z * bid_gain)
+                    down[j, y] = ask[j] * np.exp(z * ask_gain)
+                    largest = max(largest, abs(up[j, y]) + abs(down[j, y]))
+            for j in range(spreads):
+                f[j, width : width + count] = values[k, j]
+            for piece in range(steps.shape[0] - 1, -1, -1):
+                clock, length = steps[piece, 0], steps[piece, 1]
+                rate = clock + fastest - slowest
+                if rate == 0.0:
+                    rate = 1e-3 / length  # nothing moves but, for complex exponents, the phase
+                inverse = 1.0 / rate
+                terms = num_terms((max(rate, grown) + clock + largest) * length)
+                weights = poisson_weights(rate * length, terms)
+                for j in range(spreads):
+                    for y in range(count):
+                        growth = z * drift[y] + 0.5 * z * z * variance[y]
+                        keep[j, y] = (rate - clock - bid[j] - ask[j] + growth) * inverse
+                    for i in range(width, width + count):
+                        total[j, i] = weights[0] * f[j, i]
+                for term in range(1, terms):
+                    _pad(f, width, count)
+                    weight = weights[term]
+                    for j in range(spreads):
+                        for y in range(count):
+                            i = width + y
+                            moved = up[j, y] * f[j, i + bid_size] + down[j, y] * f[j, i - ask_size]
+                            next_f[j, i] = keep[j, y] * f[j, i] + inverse * moved
+                        for other in range(spreads):
+                            jump = clock * transitions[j, other] * inverse
+                            if jump != 0.0:
+                                for i in range(width, width + count):
+                                    next_f[j, i] += jump * f[other, i]
+                        for i in range(width, width + count):
+                            total[j, i] += weight * next_f[j, i]
+                    f, next_f = next_f, f
+                f, total = total, f
+            for j in range(spreads):
+                result[g, k, j] = f[j, width : width + count]
+
+
+@njit(**KERNEL)
+def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
+    """Law after a step, (m, Y), from laws (G, m, Y) of the states that play each quad, after market orders."""
+    groups, spreads, count = laws.shape
+    result[:] = 0.0
+    p, next_p, total = np.zeros((spreads, count)), np.zeros((spreads, count)), np.zeros((spreads, count))
+    for g in range(groups):
+        bid_size, ask_size = quads[g, 2], quads[g, 3]
+        bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
+        ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
+        fastest = (bid + ask).max()
+        p[:] = laws[g]
+        for piece in range(steps.shape[0]):
+            clock, length = steps[piece, 0], steps[piece, 1]
+            rate = clock + fastest
+            if rate == 0.0:
+                continue
+            terms = num_terms(rate * length)
+            weights = poisson_weights(rate * length, terms)
+            total[:] = weights[0] * p
+            for term in range(1, terms):
+                for j in range(spreads):
+                    keep, up, down = (rate - clock - bid[j] - ask[j]) / rate, bid[j] / rate, ask[j] / rate
+                    for y in range(count):
+                        next_p[j, y] = keep * p[j, y]
+                    for k in range(spreads):
+                        jump = clock * transitions[k, j] / rate
+                        if jump != 0.0:
+                            for y in range(count):
+                                next_p[j, y] += jump * p[k, y]
+                    for y in range(count):
+                        next_p[j, min(y + bid_size, count - 1)] += up * p[j, y]
+                        next_p[j, max(y - ask_size, 0)] += down * p[j, y]
+                p, next_p = next_p, p
+                total += weights[term] * p
+            p, total = total, p
+        result += p
+
+
+# The filter: which quads with both sides can be best in some state ---------------------------------------------------
+
+
+@njit(**KERNEL)
+def count_laws(steps, transitions, bid_rates, ask_rates, fills):
+    """Fills of frozen quotes in one step without an inventory bound, by starting spread and quotes.
+
+    Returns
+    -------
+    laws : (m, 2, 2, fills + 1, fills + 1, m)
+        Probability of (bid fills, ask fills, final spread), for up to ``fills`` fills in all.
+    products : (m, 2, 2)
+        Expected time integral of bid fills times ask fills so far.
+    """
+    spreads = transitions.shape[0]
+    laws = np.zeros((spreads, 2, 2, fills + 1, fills + 1, spreads))
+    products = np.zeros((spreads, 2, 2))
+    shape = (fills + 1, fills + 1, spreads)
+    for start in range(spreads):
+        for bid_quote in range(2):
+            for ask_quote in range(2):
+                bid, ask = bid_rates[bid_quote], ask_rates[ask_quote]
+                fastest = (bid + ask).max()
+                p, next_p = np.zeros(shape), np.zeros(shape)
+                p[0, 0, start] = 1.0
+                time = np.zeros(shape)
+                for piece in range(steps.shape[0]):
+                    clock, length = steps[piece, 0], steps[piece, 1]
+                    rate = clock + fastest
+                    if rate == 0.0:
+                        time += length * p
+                        continue
+                    terms = num_terms(rate * length)
+                    weights = poisson_weights(rate * length, terms)
+                    total = weights[0] * p
+                    tail = max(1.0 - weights[0], 0.0)
+                    time += tail / rate * p
+                    for term in range(1, terms):
+                        for b in range(fills + 1):
+                            for a in range(fills + 1 - b):
+                                for j in range(spreads):
+                                    mass = (rate - clock - bid[j] - ask[j]) * p[b, a, j]
+                                    for k in range(spreads):
+                                        mass += clock * transitions[k, j] * p[b, a, k]
+                                    if b > 0:
+                                        mass += bid[j] * p[b - 1, a, j]
+                                    if a > 0:
+                                        mass += ask[j] * p[b, a - 1, j]
+                                    next_p[b, a, j] = mass / rate
+                        p, next_p = next_p, p
+                        total += weights[term] * p
+                        tail = max(tail - weights[term], 0.0)
+                        time += tail / rate * p
+                    p = total
+                laws[start, bid_quote, ask_quote] = p
+                for b in range(fills + 1):
+                    for a in range(fills + 1 - b):
+                        products[start, bid_quote, ask_quote] += a * b * time[b, a].sum()
+    return laws, products
+
+
+@njit(**KERNEL)
+def _expected_values(law, values, reach, mixed):
+    """``mixed[b, a, reach + y]``: value after ``b`` and ``a`` fills that end at inventory ``y``, over final spreads."""
+    spreads, count = values.shape
+    for b in range(1, law.shape[0]):
+        for a in range(1, law.shape[0] - b):
+            mixed[b, a] = 0.0
+            row = mixed[b, a, reach : reach + count]
+            for j in range(spreads):
+                weight, source = law[b, a, j], values[j]
+                for y in range(count):
+                    row[y] += weight * source[y]
+            mixed[b, a, :reach] = row[0]
+            mixed[b, a, reach + count :] = row[count - 1]
+
+
+@njit(**KERNEL)
+def promising_quads(laws, products, penalty, slack, loss, values, bid_alone, ask_alone):
+    """Quads with both sides that may be the best of some state, shape (G, 4), for the mean criterion.
+
+    Such a quad is worth what its bid is worth alone, plus its ask alone, minus no quotes, plus what they are worth
+    together, on both sides' filling:
+
+        sum over b, a >= 1 of E[v(y + b l_bid - a l_ask) - v(y + b l_bid) - v(y - a l_ask) + v(y); b, a fills]
+        + 2 penalty l_bid l_ask E int b a dt.
+
+    This last part is estimated without an inventory bound, the inventory at the end clipped to it;
+    ``loss[size, k]`` bounds the error where the ``k``-th fill of a side is the first that leaves the bound, and
+    ``slack`` every other error.
+
+    Parameters
+    ----------
+    laws, products
+        What `count_laws` returns.
+    penalty : float
+        Running penalty of a squared lot per unit of time.
+    slack : float
+    loss : (size_max + 1, F)
+    values : (m, Y)
+        The criterion at the end of the step.
+    bid_alone, ask_alone : (2, size_max + 1, m, Y)
+        Exact values of each quote and size of one side alone; the entries [:, 0] are those of no quotes.
+    """
+    spreads, count = values.shape
+    fills, size_max = laws.shape[3] - 1, bid_alone.shape[1] - 1
+    reach, sizes = fills * size_max, size_max + 1
+    marked = np.zeros((2, 2, sizes, sizes), dtype=np.bool_)
+    mixed = np.empty((fills + 1, fills + 1, count + 2 * reach))
+    by_ask = np.empty((fills + 1, count + 2 * reach))
+    error, reflected = np.empty((sizes, count)), np.empty((sizes, count))  # of bid sizes and of ask sizes
+    for size in range(1, sizes):
+        for y in range(count):
+            first = (count - 1 - y) // size + 1
+            error[size, y] = loss[size, min(first, loss.shape[1] - 1)]
+            reflected[size, count - 1 - y] = error[size, y]
+    block = min(count, max(64, MAX_ESTIMATES // (4 * sizes * sizes)))
+    estimates = np.empty((2, 2, sizes, sizes, block))
+    best, base = np.empty(block), np.empty(block)
+    for start in range(spreads):
+        quotes = 1 if start == 0 else 2
+        for left in range(0, count, block):
+            right = min(left + block, count)
+            width = right - left
+            best[:] = -np.inf
+            for quote in range(quotes):  # one side alone, or none
+                for size in range(sizes):
+                    for y in range(left, min(right, count - size)):
+                        best[y - left] = max(best[y - left], bid_alone[quote, size, start, y])
+                    for y in range(max(left, size), right):
+                        best[y - left] = max(best[y - left], ask_alone[quote, size, start, y])
+            nothing = bid_alone[0, 0, start, left:right]
+            for bid_quote in range(quotes):
+                for ask_quote in range(quotes):
+                    _expected_values(laws[start, bid_quote, ask_quote], values, reach, mixed)
+                    product = 2.0 * penalty * products[start, bid_quote, ask_quote]
+                    for bid_size in range(1, sizes):
+                        bid = bid_alone[bid_quote, bid_size, start, left:right]
+                        for y in range(width):
+                            base[y] = bid[y] - nothing[y]
+                        for a in range(1, fills):
+                            low, high = reach + left - a * size_max, reach + right
+                            into = by_ask[a, low:high]
+                            into[:] = 0.0
+                            for b in range(1, fills + 1 - a):
+                                here = mixed[b, a, low:high]
+                                moved = mixed[b, a, low + b * bid_size : high + b * bid_size]
+                                for i in range(high - low):
+                                    into[i] += moved[i] - here[i]
+                            unmoved = by_ask[a, reach + left : reach + right]
+                            for y in range(width):
+                                base[y] -= unmoved[y]
+                        for ask_size in range(1, sizes):
+                            ask = ask_alone[ask_quote, ask_size, start, left:right]
+                            found = estimates[bid_quote, ask_quote, bid_size, ask_size]
+                            constant = product * bid_size * ask_size
+                            for y in range(width):
+                                found[y] = base[y] + ask[y] + constant
+                            for a in range(1, fills):
+                                shift = reach - a * ask_size
+                                row = by_ask[a, shift + left : shift + right]
+                                for y in range(width):
+                                    found[y] += row[y]
+                            low, high = max(left, ask_size), min(right, count - bid_size)
+                            if low < high:
+                                estimate, record = found[low - left : high - left], best[low - left : high - left]
+                                above, below = error[bid_size, low:high], reflected[ask_size, low:high]
+                                for y in range(high - low):
+                                    record[y] = max(record[y], estimate[y] - above[y] - below[y])
+            for bid_quote in range(quotes):
+                for ask_quote in range(quotes):
+                    for bid_size in range(1, sizes):
+                        for ask_size in range(1, sizes):
+                            found = estimates[bid_quote, ask_quote, bid_size, ask_size]
+                            for y in range(max(left, ask_size), min(right, count - bid_size)):
+                                if marked[bid_quote, ask_quote, bid_size, ask_size]:
+                                    break
+                                high = found[y - left] + error[bid_size, y] + reflected[ask_size, y] + slack
+                                marked[bid_quote, ask_quote, bid_size, ask_size] = high >= best[y - left]
+    return np.argwhere(marked)
+
+
+@njit(**KERNEL)
+def best_quads(quads, found, sign, quad_of, best):
+    """Best quad of every state (m, Y) and its value, among those whose sizes fit the room and whose quotes exist.
+
+    ``found`` is (G, m, Y); ``sign`` 1 maximises and -1 minimises; ``quad_of`` (m, Y) gets indices.
+    """
+    groups, spreads, count = found.shape
+    best[:] = -sign * np.inf
+    quad_of[:] = -1
+    for g in range(groups):
+        bid_size, ask_size = quads[g, 2], quads[g, 3]
+        for j in range(spreads):
+            if j == 0 and quads[g, 0] + quads[g, 1] > 0:
+                continue
+            for y in range(ask_size, count - bid_size):
+                gap = sign * (found[g, j, y] - best[j, y])
+                if gap > TIE * abs(found[g, j, y]):
+                    best[j, y] = found[g, j, y]
+                    quad_of[j, y] = g
+
+
+@njit(**KERNEL)
+def best_orders(costs, fixed, order_max, aversion, after, order_of, best):
+    """Best market order (lots) of every state (m, Y), given the values ``after`` it (m, Y), and the value with it.
+
+    ``aversion`` 0: values are amounts of money. Otherwise they are expectations of ``exp(-aversion R)``, minimised.
+    """
+    spreads, count = after.shape
+    for j in range(spreads):
+        for y in range(count):
+            best[j, y], order_of[j, y] = after[j, y], 0
+            for size in range(1, order_max + 1):
+                for side in (-1, 1):
+                    target = y + side * size
+                    if not 0 <= target < count:
+                        continue
+                    cost = size * costs[j] + fixed
+                    if aversion == 0.0:
+                        value = after[j, target] - cost
+                        better = value - best[j, y] > TIE * abs(value)
+                    else:
+                        value = after[j, target] * math.exp(aversion * cost)
+                        better = best[j, y] - value > TIE * abs(value)
+                    if better:
+                        best[j, y], order_of[j, y] = value, side * size

@@ -1,0 +1,281 @@
+"""The frozen-control problem of the tick-spread market, exact to rounding (the step law: `mmgym.models.tick_spread`).
+
+The market order and the quotes separate: after the order the quotes face an inventory, whatever it was before. For the
+mean criterion the best quotes come in two stages: a filter that neglects the inventory bound, with a bound of what that
+can matter, leaves some dozens of the hundreds of combinations of quotes and sizes; those are evaluated exactly, for all
+states at once. Continuous-time counterpart: Guilbaud & Pham (2013), eqs. (3.8), (3.10).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import poisson
+
+from baselines.frozen import Functional, frozen_problem
+from baselines.tick_spread import kernels
+from mmgym.models import tick_spread
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+__all__ = ["TickSpreadProblem", "clock_profile"]
+
+FILTERED = 1e-15  # probability of more fills in a step than the filter looks at
+
+
+def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array:
+    """Rate (1 / s) and length (s) of the clock's pieces in a time interval, shape (pieces, 2), in order of time."""
+    edges = np.array([*params.clock_starts, np.inf])
+    low, high = np.maximum(edges[:-1], start), np.minimum(edges[1:], end)
+    inside = high - low > 1e-12 * (end - start)
+    return np.stack([np.array(params.clock_rates)[inside], (high - low)[inside]], axis=1)
+
+
+class TickSpreadProblem:
+    """The tick-spread market as a `FrozenProblem`.
+
+    State ``(i - 1) (2 L + 1) + L + y`` has the spread of ``i`` ticks and the inventory of ``y`` lots, ``-L <= y <= L``.
+    Controls are ``[bid improved, ask improved, bid size, ask size, market order]``: 0 or 1, and shares.
+    """
+
+    num_controls = 5
+    tolerance = 0.0
+    level = "exact"
+    has_market_orders = True
+    solver_version = 1  # of solutions kept on disk
+
+    def __init__(self, params: tick_spread.Params) -> None:
+        p = self.params = params
+        self.num_steps = p.num_steps
+        self.count = 2 * p.limit + 1
+        self.shape = (p.num_spreads, self.count)
+        self.num_states = p.num_spreads * self.count
+        self.lots = np.tile(np.arange(-p.limit, p.limit + 1), p.num_spreads)
+        self.spread = np.repeat(np.arange(p.num_spreads), self.count)
+        self.inventory: Array = np.asarray(np.arange(-p.limit, p.limit + 1) * p.lot, np.float64)  # shares, (Y,)
+        self.coordinates: Mapping[str, NDArray[Any]] = {
+            "spread": p.spreads[self.spread],
+            "inventory": self.lots * p.lot,
+        }
+        self.initial = (p.initial_spread_law[:, None] * (self.inventory == p.lot * p.start)).ravel()
+        self.aversion = p.risk_aversion if p.utility == "cara" else 0.0
+        exponents = np.array([-self.aversion]) if self.aversion else None
+        self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
+        self.transitions = np.array(p.spread_transitions)
+        self.bid_rates, self.ask_rates = p.bid_rates, p.ask_rates
+        self._counts: dict[bytes, tuple[Array, Array, Array, Array, float]] = {}
+
+    # States, observations, actions
+
+    def observations(self, n: int) -> NDArray[np.float32]:
+        return tick_spread.observe(self.params, n, self.lots, self.spread)
+
+    def locate(self, observations: Array) -> tuple[Integers, Integers]:
+        step, lots, spread = tick_spread.locate(self.params, observations)
+        return step, spread * self.count + lots + self.params.limit
+
+    def controls(self, actions: Array) -> Array:
+        p, found = self.params, np.asarray(actions)
+        return tick_spread.to_quotes(p, found if p.actions == "multi" else p.flat_actions[found])
+
+    def actions(self, controls: Array) -> Integers:
+        full = tick_spread.from_quotes(self.params, controls)
+        return full if self.params.actions == "multi" else tick_spread.nearest_flat(self.params, full)
+
+    def binding(self, controls: Array) -> NDArray[np.bool_]:
+        p = self.params
+        bounds = np.array([np.inf, np.inf, p.limit_order_max, p.limit_order_max, p.market_order_max])
+        return np.asarray(np.abs(controls) >= bounds)
+
+    def admitted(self, states: Integers, controls: Array) -> tuple[Integers, Integers, Integers]:
+        """What is played of controls (M, 5): quads (M, 4), market orders (M,) and the states (M,) that these lead to.
+
+        A quad is [bid improved, ask improved, bid lots, ask lots]; the quote of a size 0 is best.
+        """
+        p = self.params
+        asked = np.rint(controls[:, 2:] / p.lot).astype(np.int64)
+        lots, spread = self.lots[states], self.spread[states]
+        order = np.clip(asked[:, 2], -p.limit - lots, p.limit - lots)
+        after = lots + order
+        quads = np.empty((len(states), 4), dtype=np.int64)
+        quads[:, 2] = np.minimum(asked[:, 0], p.limit - after)
+        quads[:, 3] = np.minimum(asked[:, 1], p.limit + after)
+        quads[:, :2] = (controls[:, :2] > 0.5) & (spread > 0)[:, None] & (quads[:, 2:] > 0)
+        return quads, order, states + order
+
+    def _grouped(self, quads: Integers) -> tuple[Integers, Integers]:
+        """Different quads (G, 4), and the index of each row's."""
+        sizes = self.params.size_max + 1
+        code = ((quads[:, 0] * 2 + quads[:, 1]) * sizes + quads[:, 2]) * sizes + quads[:, 3]
+        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+        return np.ascontiguousarray(quads[first]), inverse.ravel()
+
+    # Functionals
+
+    def _order_costs(self, states: Integers, order: Integers) -> Array:
+        """What market orders of so many lots cost over mid (euro), by state."""
+        p = self.params
+        return np.asarray(np.abs(order) * p.crossing_costs[self.spread[states]] + p.fixed_fee * (order != 0))
+
+    def _rates(self, functional: Functional) -> tuple[Array, Array]:
+        """Gain of the functional per second besides fills (Y,), and variance of its Brownian part (Y,)."""
+        p, y = self.params, self.inventory
+        drift = functional.absolute_inventory * np.abs(y) - functional.penalty * p.running_penalty * y**2
+        return drift, (functional.price * p.volatility * y) ** 2
+
+    def _with_constant(self, constant: Array, values: Array, functional: Functional) -> Array:
+        """Values (M, K) of ``constant + R`` from those of ``R``."""
+        if functional.exponents is not None:
+            return np.asarray(values * np.exp(np.multiply.outer(constant, functional.exponents)))
+        first = values[:, 0] + constant
+        if functional.moments == 1:
+            return first[:, None]
+        return np.stack([first, values[:, 1] + constant * (2.0 * values[:, 0] + constant)], axis=1)
+
+    def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
+        states = np.arange(self.num_states)
+        cost = self._order_costs(states, -self.lots)
+        nothing = np.zeros((self.num_states, functional.columns))
+        if functional.exponents is not None:
+            nothing = nothing.astype(functional.exponents.dtype) + 1.0
+        return self._with_constant(-functional.gain * cost, nothing, functional)
+
+    def steps(self, n: int) -> Array:
+        """Clock rates and lengths within step n: see `clock_profile`."""
+        p = self.params
+        if p.num_pieces == 1:
+            return np.array([[p.clock_rates[0], p.step_length]])
+        return clock_profile(p, n * p.step_length, (n + 1) * p.step_length)
+
+    # The protocol
+
+    def backward(self, n: int, states: Integers, controls: Array, values: Array, functional: Functional) -> Array:
+        quads, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
+        groups, which = self._grouped(quads)
+        found = self._quad_values(n, groups, values, functional)
+        after = np.ascontiguousarray(found.reshape(*found.shape[:2], -1)[which, :, landed])
+        constant = -functional.gain * self._order_costs(states, order) + functional.orders * (order != 0)
+        return self._with_constant(constant, after, functional)
+
+    def _quad_values(self, n: int, quads: Integers, values: Array, functional: Functional) -> Array:
+        """Values (G, K, m, Y) after the market order, for each quad and all states."""
+        columns = np.ascontiguousarray(values.T).reshape(values.shape[1], *self.shape)
+        found = np.empty((len(quads), *columns.shape), dtype=values.dtype)
+        system = (
+            self.steps(n),
+            self.transitions,
+            self.bid_rates,
+            self.ask_rates,
+            functional.gain * self.params.edges,
+            self.params.limit,
+            functional.fills,
+            *self._rates(functional),
+            quads,
+        )
+        if functional.exponents is None:
+            kernels.moments_of_quads(*system, columns, found)
+        else:
+            kernels.exponentials_of_quads(*system, functional.exponents.astype(values.dtype), columns, found)
+        return found
+
+    def forward(self, n: int, controls: Array, law: Array) -> Array:
+        states = np.flatnonzero(law)
+        quads, _, landed = self.admitted(states, np.asarray(controls, dtype=np.float64)[states])
+        groups, which = self._grouped(quads)
+        by_quad = np.zeros((len(groups), self.num_states))
+        np.add.at(by_quad, (which, landed), law[states])
+        laws = by_quad.reshape(-1, *self.shape)
+        result = np.empty(self.shape)
+        kernels.law_of_quads(self.steps(n), self.transitions, self.bid_rates, self.ask_rates, groups, laws, result)
+        return result.ravel()
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        p = self.params
+        if p.actions == "flat":
+            return self._improve_flat(n, values)
+        quads = self._quads(both=bool(self.aversion))
+        found = self._quad_values(n, quads, values, self.criterion)[:, 0]
+        if not self.aversion:
+            promising = self._promising(n, values[:, 0].reshape(self.shape), found)
+            quads = np.concatenate([quads, promising])
+            found = np.concatenate([found, self._quad_values(n, promising, values, self.criterion)[:, 0]])
+        quad_of, after = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
+        kernels.best_quads(quads, np.ascontiguousarray(found), -1.0 if self.aversion else 1.0, quad_of, after)
+        order, best = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
+        kernels.best_orders(p.crossing_costs, p.fixed_fee, p.order_max, self.aversion, after, order, best)
+        chosen = quads[quad_of.ravel()[np.arange(self.num_states) + order.ravel()]]
+        controls = np.column_stack([chosen, order.ravel()]).astype(np.float64)
+        controls[:, 2:] *= p.lot
+        return controls, best.reshape(-1, 1)
+
+    def _improve_flat(self, n: int, values: Array) -> tuple[Array, Array]:
+        actions = tick_spread.to_quotes(self.params, self.params.flat_actions)
+        states = np.repeat(np.arange(self.num_states), len(actions))
+        found = self.backward(n, states, np.tile(actions, (self.num_states, 1)), values, self.criterion)
+        table = found.reshape(self.num_states, len(actions))
+        best = table.argmin(axis=1) if self.aversion else table.argmax(axis=1)
+        return actions[best], np.take_along_axis(table, best[:, None], axis=1)
+
+    def _quads(self, both: bool) -> Integers:
+        """Every quad whose quotes matter, or those with one side at most: none, bids, then asks, by quote and size."""
+        sizes = range(1, self.params.size_max + 1)
+        sides = [(quote, size) for quote in (0, 1) for size in sizes]
+        quads = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
+        quads += [(0, quote, 0, size) for quote, size in sides]
+        if both:
+            quads += [(b, a, k, size) for b, k in sides for a, size in sides]
+        return np.array(quads)
+
+    def _promising(self, n: int, values: Array, singles: Array) -> Integers:
+        """Quads with both sides that may be the best of some state, given the values of those with one at most."""
+        p, steps = self.params, self.steps(n)
+        key = steps.tobytes()
+        if key not in self._counts:
+            self._counts[key] = self._count(steps)
+        laws, products, overshoot, square, missed = self._counts[key]
+        size = np.arange(p.size_max + 1)[:, None]
+        slope = float(np.abs(np.diff(values, axis=1)).max()) + 2.0 * float(np.abs(p.edges).max())
+        curvature = 2.0 * p.running_penalty * p.lot**2 * p.step_length
+        loss = size * overshoot * (slope + 2.0 * p.limit * curvature) + size**2 * square * curvature
+        slack = 4.0 * missed * float(np.ptp(values)) + 1e-11 * (1.0 + float(np.abs(values).max()))
+        bid_alone, ask_alone = np.empty((2, 2, p.size_max + 1, *self.shape))
+        for alone, first in ((bid_alone, 1), (ask_alone, 1 + 2 * p.size_max)):
+            alone[:, 0] = singles[0]
+            alone[:, 1:] = singles[first : first + 2 * p.size_max].reshape(2, p.size_max, *self.shape)
+        centered = values - 0.5 * (values.max() + values.min())
+        penalty = p.running_penalty * p.lot**2
+        return np.asarray(kernels.promising_quads(laws, products, penalty, slack, loss, centered, bid_alone, ask_alone))
+
+    def _count(self, steps: Array) -> tuple[Array, Array, Array, Array, float]:
+        """Laws of fills in a step without an inventory bound, and what it can matter that there is one.
+
+        With and without a bound, what a bid and an ask are worth together differs only where both sides fill and the
+        path leaves the bound, by ``size (n - k + 1)`` lots at most if a side's ``k``-th of ``n`` fills is the first to
+        do so. Then inventories and executed lots differ by no more than that at any time (Skorokhod's reflection).
+        Returned are, by ``k``, bounds of the expectations of ``n - k + 1`` and of its square, with the other side
+        filling too, from independent Poisson numbers of fills at the highest rates; and the probability of more fills
+        than the laws have.
+        """
+        means = np.array([self.bid_rates.max(), self.ask_rates.max()]) * self.params.step_length
+        fills = max(int(poisson.isf(FILTERED, means.sum())), 2)
+        laws, products = kernels.count_laws(steps, self.transitions, self.bid_rates, self.ask_rates, fills)
+        number = np.arange(2 * fills + 2)
+        beyond = np.maximum(number - np.arange(fills + 2)[:, None] + 1, 0)
+        overshoot, square = (
+            np.max([beyond**power @ poisson.pmf(number, a) * -np.expm1(-b) for a, b in (means, means[::-1])], axis=0)
+            for power in (1, 2)
+        )
+        return laws, products, overshoot, square, float(poisson.sf(fills, means.sum()))
+
+    def to_value(self, values: Array, log_scale: float | Array) -> Array:
+        return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
+
+    def log_weight(self, info: Mapping[str, Array]) -> Array:
+        gamma = self.aversion
+        variance = self.params.volatility**2 * info["inventory_square"]
+        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * variance)
+
+
+frozen_problem.register(tick_spread.Params, TickSpreadProblem)

@@ -1,0 +1,235 @@
+r"""The spread as a Markov chain on a Poisson clock: states, jumps, and tests of the law.
+
+States are whole ticks, ``ceil(spread / tick)``, and all spreads of ``num_spreads`` ticks or more are one state. A move
+between spreads of one state is no jump. With :math:`\theta_0` the start of the window, :math:`\theta_n` the jump times
+and :math:`\hat S_n` the state from :math:`\theta_n` on (Guilbaud & Pham 2013, section 2.3):
+
+.. math:: \rho_{ij} = \frac{\#\{n : \hat S_n = i, \hat S_{n+1} = j\}}{\#\{n : \hat S_n = i \text{ and is left}\}}
+          \quad (2.8), \qquad
+          \lambda_k = \frac{N_{t_k} - N_{t_{k-1}}}{t_k - t_{k-1}} \quad (2.9).
+
+The model says four things that a tape can contradict, each with a test:
+
+- *Poisson clock* (`clock_test`): the jumps in stretches of time are Poisson with the fitted rates. Pearson's statistic
+  over its degrees of freedom is the dispersion.
+- *Exponential holding times* (`holding_times_test`): on the clock's own time :math:`\int \hat\lambda` they are standard
+  exponential. Ten cells of equal probability; one degree of freedom is spent on the scale.
+- *One clock for all spreads* (`one_clock_test`): the jumps out of state :math:`i` are as many as
+  :math:`\int \hat\lambda\, 1\{S = i\}` says. The model has one clock, so its spread spends time in proportion to the
+  *visits*; a market whose narrow spreads last and whose wide ones do not is no such market, however long the tape.
+- *Markov property* (`markov_test`): given the state, the next one is independent of the one before. A chi-square test
+  of independence for each state, the rare rows and columns left out until every cell expects five.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT, WINDOWS
+
+Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+ENOUGH_VISITS = 100  # then no transition probability has a standard error above 0.05
+MOST_SPREADS = 32
+HOLDING_CELLS = 10
+
+
+@dataclass(frozen=True)
+class ModelTest:
+    """A chi-square test: p_value is NaN where the data leave no degree of freedom."""
+
+    statistic: float
+    degrees_of_freedom: int
+
+    @property
+    def p_value(self) -> float:
+        """Chance of a statistic so large under the model."""
+        return float(stats.chi2.sf(self.statistic, self.degrees_of_freedom)) if self.degrees_of_freedom else math.nan
+
+    @property
+    def dispersion(self) -> float:
+        """Statistic per degree of freedom: about 1 under the model."""
+        return self.statistic / self.degrees_of_freedom if self.degrees_of_freedom else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class SpreadPath:
+    """The spread of one window of time.
+
+    Attributes
+    ----------
+    times : array, shape (n + 1,)
+        Start of the window and the jump times, seconds.
+    states : array of int, shape (n + 1,)
+        State from each of them on, 1 to m.
+    queues : array, shape (2, n + 1)
+        Sizes at the best bid and at the best ask at these times.
+    end : float
+        End of the window, seconds.
+    num_spreads : int
+        m.
+    """
+
+    times: Array
+    states: Counts
+    queues: Array
+    end: float
+    num_spreads: int
+
+    @property
+    def transition_counts(self) -> Counts:
+        """Jumps from i to j, shape (m, m)."""
+        m = self.num_spreads
+        return np.bincount((self.states[:-1] - 1) * m + self.states[1:] - 1, minlength=m * m).reshape(m, m)
+
+    @property
+    def seconds(self) -> Array:
+        """Time in each state, shape (m,), the last interval included."""
+        held = np.diff(self.times, append=self.end)
+        return np.bincount(self.states - 1, weights=held, minlength=self.num_spreads).astype(float)
+
+    def jumps_between(self, edges: Array) -> Counts:
+        """Jumps in each piece ``(edges[k], edges[k + 1]]``."""
+        return np.diff(np.searchsorted(self.times[1:], edges, side="right"))
+
+    def state_before(self, times: Array) -> Counts:
+        """State just before each time of the window."""
+        return self.states[np.maximum(np.searchsorted(self.times, times) - 1, 0)]
+
+
+def tick_states(spread: Array, tick: float) -> Counts:
+    """Spread in ticks, rounded up; a millionth of a tick is forgiven."""
+    return np.ceil(np.round(spread / tick, 6)).astype(np.int64)
+
+
+def largest_num_spreads(states: Counts, visits: int) -> int | None:
+    """Largest m for which each of the m states is left `visits` times at least; None where not even m = 2 is so."""
+    for m in range(min(int(states.max()), MOST_SPREADS), 1, -1):
+        merged = np.minimum(states, m)
+        left = np.bincount(merged[:-1][merged[1:] != merged[:-1]], minlength=m + 1)[1:]
+        if left.min() >= visits:
+            return m
+    return None
+
+
+def spread_path(
+    quotes: pd.DataFrame, *, tick: float, num_spreads: int | None = None, start: float, end: float
+) -> SpreadPath:
+    """States and jumps of the spread in a window.
+
+    Parameters
+    ----------
+    quotes : pandas.DataFrame
+        What `mmgym.calibration.tape.best_quotes` returned; its first row stands at `start` or before.
+    tick : float
+        Unit of the states, in price.
+    num_spreads : int, optional
+        m: spreads of m ticks or more are one state. By default the largest m up to 32 for which each state is left 100
+        times at least, and 2 where there is none.
+    start, end : float
+        The window, seconds.
+
+    Raises
+    ------
+    ValueError
+        If the spread never jumps, or a state is never visited or never left; the message says what to change.
+    """
+    first = int(np.searchsorted(quotes["time_s"], start, side="right")) - 1
+    seen = quotes.iloc[first : int(np.searchsorted(quotes["time_s"], end, side="right"))]
+    ticks = tick_states((seen["ask"] - seen["bid"]).to_numpy(dtype=float), tick)
+    m = num_spreads or largest_num_spreads(ticks, ENOUGH_VISITS) or 2
+    states = np.minimum(ticks, m)
+    kept = np.append(True, states[1:] != states[:-1])
+    times = seen["time_s"].to_numpy(dtype=float)[kept]
+    times[0] = start
+    path = SpreadPath(times, states[kept], seen[["bid_size", "ask_size"]].to_numpy(dtype=float)[kept].T, end, m)
+    _require_jumps(path, ticks, tick, float((seen["ask"] - seen["bid"]).min()))
+    return path
+
+
+def _require_jumps(path: SpreadPath, ticks: Counts, tick: float, narrowest: float) -> None:
+    """Each state must have been left."""
+    left = path.transition_counts.sum(axis=1)
+    if left.all():
+        return
+    m = path.num_spreads
+    if path.times.size == 1:
+        problem = f"the spread never changes its state (always {path.states[0]} of {m}, with tick {tick:g})"
+    else:
+        state = int(np.flatnonzero(left == 0)[0]) + 1
+        ending = "never left" if (path.states == state).any() else "never visited"
+        wider = " or more" if state == m else ""
+        problem = f"a spread of {state} tick{'s' * (state > 1)}{wider} (tick {tick:g}) is {ending}"
+    usable = largest_num_spreads(ticks, 1)
+    if usable:
+        advice = f"num_spreads = {usable} is the largest that works with this tick"
+    elif ticks.min() > 1:
+        advice = f"with this tick no num_spreads works: the narrowest spread is {narrowest:g}, try tick = {narrowest:g}"
+    else:
+        advice = "with this tick no num_spreads works: take a smaller tick or a longer tape"
+    raise ValueError(f"{problem}; {advice}")
+
+
+def clock_time(times: Array, edges: Array, rates: Array) -> Array:
+    """Integral of a piecewise-constant rate from ``edges[0]`` to each time."""
+    integral = np.append(0.0, np.cumsum(rates * np.diff(edges)))
+    return np.asarray(np.interp(times, edges, integral))
+
+
+def clock_test(path: SpreadPath, edges: Array) -> ModelTest:
+    """Whether jumps in equal stretches of each piece are Poisson; up to 30 a piece, five jumps expected in each."""
+    statistic, freedom = 0.0, 0
+    for low, high, count in zip(edges[:-1], edges[1:], path.jumps_between(edges), strict=True):
+        windows = int(min(WINDOWS, count // SMALLEST_EXPECTED_COUNT))
+        if windows < 2:
+            continue
+        seen = path.jumps_between(np.linspace(low, high, windows + 1))
+        statistic += float(((seen - count / windows) ** 2).sum() / (count / windows))
+        freedom += windows - 1
+    return ModelTest(statistic, freedom)
+
+
+def holding_times_test(path: SpreadPath, edges: Array, rates: Array) -> ModelTest:
+    """Whether holding times on the clock's own time are standard exponential."""
+    held = np.diff(clock_time(path.times, edges, rates))
+    expected = held.size / HOLDING_CELLS
+    if expected < SMALLEST_EXPECTED_COUNT:
+        return ModelTest(0.0, 0)
+    cell = np.minimum((-np.expm1(-held) * HOLDING_CELLS).astype(int), HOLDING_CELLS - 1)
+    seen = np.bincount(cell, minlength=HOLDING_CELLS)
+    return ModelTest(float(((seen - expected) ** 2).sum() / expected), HOLDING_CELLS - 2)
+
+
+def one_clock_test(path: SpreadPath, edges: Array, rates: Array) -> ModelTest:
+    """Whether every state is left at the rate of the one clock."""
+    held = np.diff(clock_time(np.append(path.times, path.end), edges, rates))
+    expected = np.bincount(path.states - 1, weights=held, minlength=path.num_spreads)
+    seen = path.transition_counts.sum(axis=1)
+    return ModelTest(float(((seen - expected) ** 2 / expected).sum()), path.num_spreads - 1)
+
+
+def markov_test(path: SpreadPath) -> ModelTest:
+    """Whether, given the state, the next one is independent of the one before."""
+    m = path.num_spreads
+    before, here, after = path.states[:-2] - 1, path.states[1:-1] - 1, path.states[2:] - 1
+    triples = np.bincount((here * m + before) * m + after, minlength=m**3).reshape(m, m, m).astype(float)
+    statistic, freedom = 0.0, 0
+    for table in triples:
+        table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+        while min(table.shape, default=0) >= 2:
+            rows, columns = table.sum(axis=1), table.sum(axis=0)
+            expected = np.outer(rows, columns) / max(table.sum(), 1.0)
+            if expected.min() >= SMALLEST_EXPECTED_COUNT:
+                statistic += float(((table - expected) ** 2 / expected).sum())
+                freedom += (rows.size - 1) * (columns.size - 1)
+                break
+            axis = 0 if rows.min() <= columns.min() else 1
+            table = np.delete(table, int((rows, columns)[axis].argmin()), axis=axis)
+    return ModelTest(statistic, freedom)

@@ -1,0 +1,217 @@
+"""Reproduction of Guilbaud & Pham (2013).
+
+False alarms. Seeds are fixed; a change of seed fails one of the 21 checks of simulated paths within 4.2 standard errors
+with probability 6e-4 (fast), and one of the 12 of the full size with 4e-4.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from baselines import frozen
+from baselines.frozen import Functional, Table
+from baselines.reproduce import PAPERS, guilbaud_pham_2013
+from baselines.reproduce.guilbaud_pham_2013 import constant_quotes, frontier, simulate, strategy_table
+from baselines.tick_spread import TickSpreadProblem
+from baselines.tick_spread.continuous import scheme
+from mmgym.models import tick_spread
+from mmgym.models.tick_spread import Params
+
+TABLES = {
+    "table_1_transitions.csv": 6,
+    "table_2_clock.csv": 7,
+    "table_3_intensities.csv": 6,
+    "table_4_parameters.csv": 17,
+    "table_5_strategies.csv": 66,
+    "wealth_histogram.csv": 140,
+    "count_histogram.csv": 600,
+}
+
+
+def check_artifacts(folder: Path, tables: dict[str, int]) -> None:
+    """Tables have so many rows or more, there are six pictures, and nothing else."""
+    for name, rows in tables.items():
+        assert len(pd.read_csv(folder / name)) >= rows, name
+    found = sorted(folder.glob("*.png"))
+    assert [path.name[:8] for path in found] == [f"figure_{k}" for k in range(1, 7)]
+    for path in found:
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 15_000
+    assert len(list(folder.iterdir())) == len(tables) + 6
+
+
+def test_registered() -> None:
+    assert PAPERS["guilbaud-pham-2013"] == "guilbaud_pham_2013"
+
+
+def test_quick_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    text = guilbaud_pham_2013.reproduce(folder, quick=True, progress=False)
+    assert capsys.readouterr() == ("", "")
+    check_artifacts(folder, {**TABLES, "table_6_frontier.csv": 4, "policy.csv": 3 * 1206})
+    assert text.count("NOT matched") == 3
+    for number in ("26.76", "51.48", "6.336", "25.290", "27.76", "28.85", "28.1 and 25.5"):
+        assert number in text, number
+    assert max(len(line) for line in text.splitlines()) <= 125
+
+    rows = pd.read_csv(folder / "table_5_strategies.csv").set_index(["strategy", "quantity"])
+    reference = {"constant": (25.290, 14.07), "optimal, 60 s table": (28.85, 19.0)}
+    reference["without_market_orders, 60 s table"] = (27.14, 17.9)
+    for strategy, (wealth, fills) in reference.items():
+        for quantity, expected in (("wealth", wealth), ("bid fills", fills), ("ask fills", fills)):
+            row = rows.loc[(strategy, quantity)]
+            assert abs(row["here"] - expected) < 4.2 * row["stderr"] + 0.05, (strategy, quantity)
+    ratios = [rows.loc[(name, "wealth / std"), "here"] for name in guilbaud_pham_2013.STRATEGIES]
+    assert min(ratios[:2]) > 3.0 * max(ratios[2:])
+
+    wealth = pd.read_csv(folder / "wealth_histogram.csv")
+    assert (wealth["optimal"] * (wealth["high"] - wealth["low"])).sum() == pytest.approx(1.0, abs=1e-9)
+    counts = pd.read_csv(folder / "count_histogram.csv")
+    mean = (counts["number"] * counts["frequency"]).groupby([counts["strategy"], counts["quantity"]]).sum()
+    for strategy in guilbaud_pham_2013.STRATEGIES:
+        expected = rows.loc[(strategy, "market orders"), "here"]
+        assert mean[strategy, "market orders"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_frontier_has_the_reference_numbers() -> None:
+    table = frontier((50.0, 1.563), 100).set_index("gamma")
+    constant = 25.290
+    for gamma, row in table.iterrows():
+        assert row["running_penalty"] == pytest.approx(6e-7 * gamma)
+        assert row["ratio"] == pytest.approx(row["mean"] / row["std"])
+        assert row["short_net_ratio"] == pytest.approx((row["short_mean"] - constant) / row["short_std"], abs=1e-4)
+        for suffix in ("", "_without"):  # the paper's dispersion
+            assert row[f"short_std{suffix}"] == pytest.approx(row[f"paper_std{suffix}"], rel=0.04)
+            assert row[f"paper_mean{suffix}"] < row[f"mean{suffix}"]
+    assert table.loc[1.563, "net_ratio"] == pytest.approx(0.45, abs=0.51e-2)
+    assert table.loc[1.563, "short_net_ratio"] == pytest.approx(0.42, abs=0.51e-2)
+
+
+def test_printed_ratios_are_consistent() -> None:
+    for _, std, mean, _, _, ratio, net in guilbaud_pham_2013.PAPER_6:
+        assert ratio == pytest.approx(mean / std, abs=1e-3)
+        assert net == pytest.approx((mean - 24.314) / std, abs=1e-3)
+    for row in guilbaud_pham_2013.PAPER_5.values():
+        assert row[0] == pytest.approx(row[1] / row[2], abs=1.1e-3)
+
+
+def test_intensities_that_are_used_are_averages_of_the_sides() -> None:
+    table = guilbaud_pham_2013._intensity_table()
+    for quote, used in (("best", tick_spread.TABLE_3_BEST), ("improved", tick_spread.TABLE_3_IMPROVED)):
+        np.testing.assert_allclose(0.5 * (table[f"bid_{quote}"] + table[f"ask_{quote}"]), used, rtol=1e-12)
+    transitions = guilbaud_pham_2013._transition_table()
+    used = transitions[[f"used_{j}" for j in range(1, 7)]].to_numpy()
+    np.testing.assert_allclose(used.sum(axis=1), 1.0, rtol=1e-12)
+    assert transitions["sum"].between(0.997, 1.0).all()
+
+
+def compare(sample: dict[str, Any], problem: TickSpreadProblem, table: Table) -> None:
+    """Simulated paths against exact moments, within 4.2 standard errors."""
+    paths = len(sample["wealth"])
+    mean, std = frozen.moments(problem, table, frozen.PNL)
+    assert abs(sample["wealth"].mean() - mean) < 4.2 * std / np.sqrt(paths)
+    fourth = ((sample["wealth"] - mean) ** 4).mean()
+    assert abs(sample["wealth"].std() - std) < 4.2 * np.sqrt((fourth - std**4) / paths) / (2.0 * std)
+    fills, spread = frozen.moments(problem, table, Functional(fills=1.0))
+    assert abs((sample["bid fills"] + sample["ask fills"]).mean() - fills) < 4.2 * spread / np.sqrt(paths)
+    orders, spread = frozen.moments(problem, table, Functional(orders=1.0))
+    assert abs(sample["market orders"].mean() - orders) <= 4.2 * spread / np.sqrt(paths)
+
+
+def test_simulated_strategies_agree_with_exact_moments() -> None:
+    settings = {"horizon": 60.0, "num_steps": 20, "lot": 50.0, "running_penalty": 3e-6}
+    params = Params.create(**settings)
+    _, controls = scheme(params, 10, 20)
+    assert controls is not None
+    table = Table(np.repeat(controls, 2, axis=0))
+    compare(simulate(settings, controls, 4000, 1), TickSpreadProblem(params), table)
+
+    settings = {"horizon": 60.0, "num_steps": 20, "lot": 100.0, "market_order_max": 0.0, "inventory_limit": None}
+    params = Params.create(**settings)
+    quotes = np.repeat(constant_quotes(params), 20, axis=0)
+    compare(simulate(settings, constant_quotes(params), 4000, 2), TickSpreadProblem(params), Table(quotes))
+    mixed = np.stack([quotes + np.array([b, a, 0.0, 0.0, 0.0]) for b in (0.0, 1.0) for a in (0.0, 1.0)], axis=2)
+    compare(simulate(settings, None, 4000, 3), TickSpreadProblem(params), Table(mixed, np.full(mixed.shape[:3], 0.25)))
+
+
+def test_maximum_inventory_and_errors_by_hand() -> None:
+    sample = {
+        "wealth": np.array([1.0, 2.0, 4.0, 5.0]),
+        "bid fills": np.array([1.0, 1.0, 3.0, 3.0]),
+        "ask fills": np.zeros(4),
+        "market orders": np.zeros(4),
+        "maximum inventory": np.array([100.0, 100.0, 200.0, 200.0]),
+    }
+    rows = strategy_table({"optimal": sample}).set_index("quantity")
+    assert rows.loc["wealth", "here"] == 3.0
+    assert rows.loc["wealth, std", "here"] == pytest.approx(np.sqrt(10.0 / 3.0))
+    assert rows.loc["wealth", "stderr"] == pytest.approx(np.sqrt(10.0 / 12.0))
+    assert rows.loc["ask fills, std", "stderr"] == 0.0
+    assert rows.loc["maximum inventory", "here"] == 150.0
+    assert rows.loc["maximum inventory, std", "paper"] == 53.452
+    assert rows.loc["ask fills", "reference"] == 19.7
+    still = {"horizon": 3.0, "num_steps": 10, "fill_rate_best": 0.0, "initial_inventory": -200.0}
+    found = simulate(still, constant_quotes(Params.create(**still)), 5, 0)
+    np.testing.assert_array_equal(found["maximum inventory"], 200.0)
+    np.testing.assert_array_equal(found["bid fills"], 0.0)
+
+
+def test_regions_of_the_policy() -> None:
+    controls = [(0, 0, 10, 10, 0), (1, 1, 10, 10, 0), (0, 1, 10, 10, 0), (1, 0, 10, 10, 0), (1, 0, 10, 0, 0)]
+    controls += [(0, 0, 0, 10, 0), (0, 0, 0, 0, 0), (0, 0, 10, 10, -10), (0, 1, 0, 10, 20)]
+    names = ["bid_improved", "ask_improved", "bid_size", "ask_size", "market_order"]
+    found = guilbaud_pham_2013._regions(pd.DataFrame(controls, columns=names))
+    assert [guilbaud_pham_2013.REGIONS[k][0] for k in found] == [
+        "both best",
+        "both improved",
+        "bid best, ask improved",
+        "bid improved, ask best",
+        "bid only",
+        "ask only",
+        "no order",
+        "sell at market",
+        "buy at market",
+    ]
+
+
+def test_missing_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"mmgym\[plot\]"):
+        guilbaud_pham_2013.reproduce(tmp_path / "none", quick=True, progress=False)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_full_reproduction(tmp_path: Path) -> None:
+    text = guilbaud_pham_2013.reproduce(tmp_path, progress=False)
+    check_artifacts(tmp_path, {**TABLES, "table_6_frontier.csv": 14, "policy.csv": 3 * 2406})
+    assert "as in the paper (here 2.3" in text
+    rows = pd.read_csv(tmp_path / "table_5_strategies.csv").set_index(["strategy", "quantity"])
+
+    def close(strategy: str, quantity: str, expected: float) -> None:
+        row = rows.loc[(strategy, quantity)]  # the other program's 100,000 paths have the same sampling error
+        assert abs(row["here"] - expected) < 4.2 * np.sqrt(2.0) * row["stderr"] + 0.006, (strategy, quantity)
+
+    for strategy in guilbaud_pham_2013.VARIANTS:
+        for quantity, expected in guilbaud_pham_2013.REFERENCE_5[strategy].items():
+            if "market orders" in quantity:  # depend on how equal choices are broken
+                assert rows.loc[(strategy, quantity), "here"] == pytest.approx(expected, rel=0.04)
+            elif "fills" in quantity:  # given with one decimal
+                assert rows.loc[(strategy, quantity), "here"] == pytest.approx(expected, abs=0.1)
+            else:
+                close(strategy, quantity, expected)
+    for quantity, expected in guilbaud_pham_2013.REFERENCE_5["constant"].items():
+        close("constant", quantity, expected)
+    table = pd.read_csv(tmp_path / "table_6_frontier.csv")
+    assert guilbaud_pham_2013._deviation(table, "short_") < 0.025
+    assert guilbaud_pham_2013._deviation(table[table["gamma"] > 1.5], "") < 0.037
+    assert guilbaud_pham_2013._mean_ratio(table, "short_") == pytest.approx(0.917, abs=2e-3)
+    for prefix, top in (("", 0.45), ("short_", 0.42)):
+        best = table.iloc[table[f"{prefix}net_ratio"].argmax()]
+        assert best["gamma"] == 1.563
+        assert best[f"{prefix}net_ratio"] == pytest.approx(top, abs=0.51e-2)
