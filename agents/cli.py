@@ -62,12 +62,20 @@ def _solve(options: argparse.Namespace) -> None:
     import time
 
     from baselines import optimal_policy
-    from baselines.catalogue import environment_of, problem_of, reference_value
+    from baselines.catalogue import environment_of, numerical_of, problem_of, reference_value
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
     best = optimal_policy(env)
     seconds = time.perf_counter() - started
+    numerical = numerical_of(env)
+    if numerical is not None:
+        lower, upper, error = best.bounds
+        known = f"optimum {upper:.6f}" if lower == upper else f"optimum between {lower:.6f} and {upper:.6f}"
+        print(f"{options.env}: {known} ({best.level}, error {error:.2g}), reference policy {reference_value(env):.6f}")
+        print(f"solved or read from disk in {seconds:.2f} s (compilation included)\n")
+        _show(pd.DataFrame(numerical.examples()), options.output, index=False)
+        return
     steps, states, _ = best.controls.shape
     print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
     print(f"{steps} steps x {states} states, solved or read from disk in {seconds:.2f} s (compilation included)")

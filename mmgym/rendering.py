@@ -27,8 +27,9 @@ class EpisodeHistory:
     def _times(self) -> NDArray[np.float64]:
         """When each step ended, and first when the episode started; steps may last ``elapsed`` each."""
         if "elapsed" not in self._steps[0]:
-            return self._first + np.arange(len(self._steps)) * self._unit
-        return self._first + np.cumsum([0.0, *(step["elapsed"] for step in self._steps[1:])])
+            return np.asarray(self._first + np.arange(len(self._steps)) * self._unit, dtype=np.float64)
+        elapsed = np.array([0.0, *(step["elapsed"] for step in self._steps[1:])])
+        return np.asarray(self._first + np.cumsum(elapsed), dtype=np.float64)
 
     def add(self, entries: dict[str, Any], reward: float) -> None:
         """Add a step, whose quotes stood around the mid at its start."""

@@ -25,7 +25,7 @@ POINTS = 20  # of the Poisson values in the shortest of their time scales
 def price_drift(params: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> Array:
     """``G = eps+ I+ - eps- I-``: expected move of the mid until the horizon, given the intensities (EUR / MWh)."""
     buys, sells = _expected_orders(params, time_left, buy_rate, sell_rate)
-    return params.impact_buy * buys - params.impact_sell * sells
+    return np.asarray(params.impact_buy * buys - params.impact_sell * sells)
 
 
 def adverse_moves(params: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> tuple[Array, Array]:
@@ -188,4 +188,4 @@ def _depths(p: Params, values: PoissonValues, time_left: Any, inventory: Any, so
     """``max(h, 1 / kappa + A - (v(q +- 1) - v(q)))``."""
     up, down = values.differences(time_left, inventory)
     bid, ask = 1.0 / p.fill_decay_sell + sold - up, 1.0 / p.fill_decay_buy + bought - down
-    return np.maximum(np.stack(np.broadcast_arrays(bid, ask), axis=-1), p.half_spread)
+    return np.asarray(np.maximum(np.stack(np.broadcast_arrays(bid, ask), axis=-1), p.half_spread))

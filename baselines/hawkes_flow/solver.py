@@ -21,7 +21,7 @@ cubic in ``r`` through the last four levels. Far from the horizon that hardly ch
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from baselines.hawkes_flow.rates import RateGrid, largest_excess
 from mmgym.models.hawkes_flow import REACH, Params
 
 Array = NDArray[np.float64]
-DepthFunction = Callable[[float, Array, Array, Array], Array]  # (r, q, y+, y-) -> depths (..., 2): bid, ask
+DepthFunction = Callable[[Any, Any, Any, Any], Array]  # (r, q, y+, y-) -> depths (..., 2): bid, ask
 
 __all__ = ["COARSE", "FINE", "DepthFunction", "Resolution", "Tables", "march"]
 
@@ -104,7 +104,7 @@ class _Grid:
         self.inventory: Array = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)[None, :, None]
         self.buy_rate, self.sell_rate = self.buy.rates[:, None, None], self.sell.rates[None, None, :]
         self.shape = (len(self.buy.rates), 2 * p.inventory_limit + 1, len(self.sell.rates))
-        low = np.full(2, p.half_spread)
+        low: Array = np.full(2, p.half_spread)
         high = p.half_spread + REACH / np.array([p.fill_decay_sell, p.fill_decay_buy])
         self.low, self.high = (low, high) if depth_bounds is None else depth_bounds
 

@@ -162,6 +162,16 @@ class Params(NamedTuple):
             initial_rate_sell=start[1],
         )
 
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `create` that make these parameters."""
+        names = ("base_rate", "excitation", "decay", "impact", "fill_decay")
+        found: dict[str, Any] = {name: [getattr(self, f"{name}_buy"), getattr(self, f"{name}_sell")] for name in names}
+        found["initial_rates"] = [self.initial_rate_buy, self.initial_rate_sell]
+        found["allow_explosive"] = self.excitation_buy >= self.decay_buy or self.excitation_sell >= self.decay_sell
+        plain = ("half_spread", "running_penalty", "terminal_penalty", "inventory_limit", "horizon", "num_steps")
+        found |= {name: getattr(self, name) for name in (*plain, "decision", "initial_inventory")}
+        return found
+
     # Derived constants. Those that kernels read are listed in MARKET below.
 
     @property
@@ -281,6 +291,23 @@ def controls_one(p, action, controls, log_intensities):
 
 
 @scalar_kernel
+def next_order(p, inventory, buy, sell, left, intensities, s0, s1):
+    """The next market order within ``left`` minutes: (wait, side, whether it fills a quote, s0, s1).
+
+    ``buy`` and ``sell`` are excess intensities now; the side is 1 for a buy, -1 for a sell and 0 for none, after
+    ``left``.
+    """
+    wait_buy, s0, s1 = event_wait(p.base_rate_buy, buy, p.decay_buy, s0, s1)
+    wait_sell, s0, s1 = event_wait(p.base_rate_sell, sell, p.decay_sell, s0, s1)
+    if min(wait_buy, wait_sell) >= left:
+        return left, 0, False, s0, s1
+    draw, s0, s1 = uniform(s0, s1)
+    if wait_buy < wait_sell:
+        return wait_buy, 1, inventory > -p.inventory_limit and draw < intensities[1], s0, s1
+    return wait_sell, -1, inventory < p.inventory_limit and draw < intensities[0], s0, s1
+
+
+@scalar_kernel
 def step_one(p, s, controls, intensities):
     """One exact step: (reward, terminated)."""
     q, s0, s1 = np.int64(s.inventory), s.s0, s.s1
@@ -293,19 +320,16 @@ def step_one(p, s, controls, intensities):
     earned = moved = int_qq = price_gain = 0.0
     buys = sells = bids = asks = 0
     while True:
-        wait_buy, s0, s1 = event_wait(p.base_rate_buy, buy, p.decay_buy, s0, s1)
-        wait_sell, s0, s1 = event_wait(p.base_rate_sell, sell, p.decay_sell, s0, s1)
-        wait = min(wait_buy, wait_sell)
-        if wait >= left:
+        wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, intensities, s0, s1)
+        if side == 0:
             break
         left -= wait
         whole = False
         int_qq += np.float64(q * q) * wait
         buy *= math.exp(-p.decay_buy * wait)
         sell *= math.exp(-p.decay_sell * wait)
-        draw, s0, s1 = uniform(s0, s1)
-        if wait_buy < wait_sell:
-            if q > -p.inventory_limit and draw < intensities[1]:
+        if side > 0:
+            if filled:
                 q -= 1
                 asks += 1
                 earned += controls[1]
@@ -314,7 +338,7 @@ def step_one(p, s, controls, intensities):
             price_gain += q * p.impact_buy
             buy += p.excitation_buy
         else:
-            if q < p.inventory_limit and draw < intensities[0]:
+            if filled:
                 q += 1
                 bids += 1
                 earned += controls[0]
