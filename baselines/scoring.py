@@ -30,6 +30,7 @@ Array = NDArray[Any]
 
 QUICK_EPISODES = 500  # of a skill that is watched during training
 DISAGREEMENT = 5.0  # standard errors between an evaluation and a simulation
+COARSENESS = 1e-3  # error of an evaluation, of the span between reference and optimum, that is always accepted
 
 
 class AboveOptimum(RuntimeError):  # noqa: N818  # the public name
@@ -155,8 +156,8 @@ def score(
         "auto" is exact where the policy is a function of the observation (``policy.markov``). "simulated" plays
         episodes with the advantage-sum control variate: unbiased for any policy, also a history-dependent one, and
         without sampling error at the optimum. In a market with continuous coordinates "exact" is a numerical
-        evaluation with a stated error; "auto" also simulates, and takes the simulation where the two disagree (a
-        policy that the grid does not resolve) or where there is no such evaluation.
+        evaluation with a stated error; "auto" also simulates, and takes the simulation where there is no such
+        evaluation, its error is large (a policy that the grid does not resolve), or the two disagree.
     deterministic : bool
         Whether a stochastic policy is scored at its mode (True) or as it acts (False; exactly where it has a
         ``distribution``).
@@ -400,10 +401,13 @@ def _numerical_score(
 ) -> Score:
     """A score in a market with continuous coordinates: the evaluation, unless the simulation speaks against it."""
     bounds = best_known_policy(base).bounds
+    reference = reference_value(base)
     found = evaluation
     if found is not None and not trusted:
         tolerance = found.error + bounds.error + DISAGREEMENT * sample.stderr
-        found = found if abs(found.value - sample.value) <= tolerance else None
+        agrees = abs(found.value - sample.value) <= tolerance
+        fine = found.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
+        found = found if agrees and fine else None
     return Score(
         value=sample.value if found is None else found.value,
         value_error=bounds.error + (0.0 if found is None else found.error),
@@ -412,7 +416,7 @@ def _numerical_score(
         optimum_upper=bounds.upper,
         level=numerical.level,
         method="simulated" if found is None else "numerical",
-        reference=reference_value(base),
+        reference=reference,
         std=sample.std("returns"),
         pnl=sample.mean("pnl") if found is None else found.pnl,
         pnl_std=sample.std("pnl"),

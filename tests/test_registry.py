@@ -35,7 +35,7 @@ SHORT = {  # arguments that shorten episodes, by market
 BASELINE = {
     "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
-    "hawkes_flow": {"num_steps": 8, "horizon": 4.0, "inventory_limit": 3},
+    "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},
 }
 
 
