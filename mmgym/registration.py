@@ -60,6 +60,15 @@ ENVIRONMENTS = (
         "certified",
         "von Luckner-Cartea-Jaimungal-Kiesel (2017), reduced",
     ),
+    Registered(
+        "mmgym/HawkesPower-v0",
+        "hawkes_power",
+        "HawkesPowerEnv",
+        "HawkesPowerVectorEnv",
+        {},
+        "bracketed",
+        "von Luckner-Cartea-Jaimungal-Kiesel (2017)",
+    ),
 )
 
 
