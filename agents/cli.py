@@ -61,13 +61,22 @@ def _list(options: argparse.Namespace) -> None:
 def _solve(options: argparse.Namespace) -> None:
     import time
 
-    from baselines import optimal_policy
-    from baselines.catalogue import environment_of, problem_of, reference_value
+    from baselines import best_known_policy
+    from baselines.catalogue import environment_of, numerical_of, problem_of, reference_value
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
-    best = optimal_policy(env)
+    best = best_known_policy(env)
     seconds = time.perf_counter() - started
+    numerical = numerical_of(env)
+    if numerical is not None:
+        lower, upper, error = best.bounds
+        seconds = time.perf_counter() - started
+        known = f"optimum {upper:.6f}" if lower == upper else f"optimum between {lower:.6f} and {upper:.6f}"
+        print(f"{options.env}: {known} ({best.level}, error {error:.2g}), reference policy {reference_value(env):.6f}")
+        print(f"solved or read from disk in {seconds:.2f} s (compilation included)\n")
+        _show(pd.DataFrame(numerical.examples()), options.output, index=False)
+        return
     steps, states, _ = best.controls.shape
     print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
     print(f"{steps} steps x {states} states, solved or read from disk in {seconds:.2f} s (compilation included)")
@@ -97,14 +106,16 @@ def _shown(coordinates: Mapping[str, Any]) -> list[int]:
 
 
 def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
-    """Policies named on the command line: "optimal", a paper policy, "all", or a model folder."""
-    from baselines import optimal_policy, paper_policies
+    """Policies by name: "optimal" ("best" in a bracketed market), a paper policy, "all", or a model folder."""
+    from baselines import best_known_policy, paper_policies
+    from baselines.catalogue import level_of
 
+    first = "best" if level_of(env) == "bracketed" else "optimal"
     papers: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for name in options.policy:
-        if name == "optimal":
-            found[name] = optimal_policy(env)
+        if name == first:
+            found[name] = best_known_policy(env)
         elif Path(name).exists():
             from agents.train import load_model
 
@@ -113,12 +124,12 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
         else:
             papers = papers or paper_policies(env)
             if name == "all":
-                found |= {"optimal": optimal_policy(env), **papers}
+                found |= {first: best_known_policy(env), **papers}
             elif name in papers:
                 found[name] = papers[name]
             else:
                 known = ", ".join(papers)
-                raise UsageError(f"policy {name!r} is neither a folder nor one of: all, optimal, {known}")
+                raise UsageError(f"policy {name!r} is neither a folder nor one of: all, {first}, {known}")
     return found
 
 
@@ -149,7 +160,9 @@ def _score(options: argparse.Namespace) -> None:
             for level in (0.95, 0.99):
                 table.loc[name, f"VaR {level:.0%}"] = law.value_at_risk(level)
                 table.loc[name, f"CVaR {level:.0%}"] = law.expected_shortfall(level)
-    print(f"{options.env}: optimum {next(iter(scores.values())).optimum_upper:.10f}\n")
+    lower, upper = (getattr(next(iter(scores.values())), f"optimum_{side}") for side in ("lower", "upper"))
+    known = f"{upper:.10f}" if lower == upper else f"between {lower:.6f} and {upper:.6f}"
+    print(f"{options.env}: optimum {known}\n")
     _show(table, options.output)
 
 

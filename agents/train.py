@@ -31,7 +31,7 @@ from agents.model_files import (
 )
 from agents.policies import ModelPolicy, as_policy
 from agents.runs import derived_seed, provenance, write_json
-from baselines.catalogue import environment_of
+from baselines.catalogue import environment_of, params_of
 from baselines.scoring import Score, exact_skill, score
 
 try:
@@ -289,7 +289,7 @@ def train(
     arguments : mapping, optional
         Constructor arguments of the environment.
     reward : {"expected", "pnl", None}
-        Rewards to train on; None for markets without that argument. The score does not depend on it.
+        Rewards to train on, in markets with that argument. The score does not depend on it.
     timesteps : int, optional
         Environment steps, instead of the configuration's.
     threads : int
@@ -320,7 +320,7 @@ def train(
     if timesteps is not None:
         config = config._replace(n_timesteps=timesteps)
     arguments = dict(arguments or {})
-    if reward is not None:
+    if reward is not None and "reward" in params_of(env_id, **arguments)._fields:
         arguments.setdefault("reward", reward)
     run_name = f"{env_id.replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)

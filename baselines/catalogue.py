@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.frozen import FrozenProblem, Solution, Table, criterion_value, frozen_problem, solve
+from baselines.numerical import NumericalBaseline, numerical_baseline
 from baselines.solution_cache import load_solution, save_solution
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "TablePolicy",
     "best_known_policy",
     "environment_of",
+    "level_of",
+    "numerical_of",
     "optimal_controls",
     "optimal_policy",
     "paper_policies",
@@ -292,13 +295,39 @@ def _as_policy(problem: FrozenProblem, table: Array | Table) -> Any:
 
 
 def problem_of(env: Any, **arguments: Any) -> FrozenProblem:
-    """The frozen-control problem of an environment (see `params_of`)."""
+    """The frozen-control problem of an environment (see `params_of`).
+
+    Raises
+    ------
+    TypeError
+        If the market's states are not finitely many (see `numerical_of`).
+    """
     base = environment_of(env, **arguments)
-    _load(base.market.name)
+    if numerical_of(base) is not None:
+        raise TypeError(f"{base.market.name} has continuous coordinates: it has no exact one-step law on finite states")
     return _problem(base.params)
 
 
-def optimal_policy(env: Any, **arguments: Any) -> OptimalPolicy:
+@functools.lru_cache(maxsize=16)
+def _numerical(params: Any) -> NumericalBaseline | None:
+    return numerical_baseline(params)
+
+
+def numerical_of(env: Any, **arguments: Any) -> NumericalBaseline | None:
+    """The numerical baseline of an environment with continuous coordinates; None where states are finitely many."""
+    base = environment_of(env, **arguments)
+    _load(base.market.name)
+    return _numerical(base.params)
+
+
+def level_of(env: Any, **arguments: Any) -> str:
+    """How exactly the optimum of an environment is known: "exact", "certified" or "bracketed"."""
+    base = environment_of(env, **arguments)
+    numerical = numerical_of(base)
+    return problem_of(base).level if numerical is None else numerical.level
+
+
+def optimal_policy(env: Any, **arguments: Any) -> Any:
     """The optimal policy of an environment as built: its steps, order size, bounds and utility.
 
     Parameters
@@ -306,40 +335,52 @@ def optimal_policy(env: Any, **arguments: Any) -> OptimalPolicy:
     env : environment, vector environment or id
         With an id, ``arguments`` are those of its constructor.
 
+    Returns
+    -------
+    OptimalPolicy, or a `baselines.numerical.NumericalPolicy`
+        Its ``optimum`` is the criterion from the environment's own initial state.
+
     Raises
     ------
     NoOptimum
         If only bounds of the optimum are known.
     """
-    problem = problem_of(env, **arguments)
-    if problem.level == "bracketed":
+    base = environment_of(env, **arguments)
+    if level_of(base) == "bracketed":
         raise NoOptimum("only bounds of this market's optimum are known: use best_known_policy")
-    return OptimalPolicy(problem, _solution(params_of(env, **arguments)))
+    return best_known_policy(base)
 
 
-def best_known_policy(env: Any, **arguments: Any) -> TablePolicy:
+def best_known_policy(env: Any, **arguments: Any) -> Any:
     """The best policy known: the optimal one where there is one."""
-    return optimal_policy(env, **arguments)
+    base = environment_of(env, **arguments)
+    numerical = numerical_of(base)
+    if numerical is not None:
+        return numerical.best_policy()
+    return OptimalPolicy(_problem(base.params), _solution(base.params))
 
 
 def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
     """Policies that the papers compare with, by name; ``random`` is uniform on the action box if no paper has one."""
     base = environment_of(env, **arguments)
-    _load(base.market.name)
-    found = paper_tables(base.params)
-    problem = _problem(base.params)
-    policies = {name: _as_policy(problem, table()) for name, table in found.tables.items()}
+    numerical = numerical_of(base)
+    if numerical is not None:
+        policies: dict[str, Any] = {name: make() for name, make in numerical.policies().items()}
+    else:
+        problem = _problem(base.params)
+        policies = {name: _as_policy(problem, table()) for name, table in paper_tables(base.params).tables.items()}
     if "random" not in policies:
         policies["random"] = RandomPolicy(getattr(base, "single_action_space", base.action_space))
     return policies
 
 
-def reference_policy(env: Any, **arguments: Any) -> TablePolicy:
+def reference_policy(env: Any, **arguments: Any) -> Any:
     """The policy whose skill is 0."""
     base = environment_of(env, **arguments)
-    _load(base.market.name)
-    found = paper_tables(base.params)
-    return TablePolicy(_problem(base.params), _reference_controls(found))
+    numerical = numerical_of(base)
+    if numerical is not None:
+        return numerical.policies()[numerical.reference]()
+    return TablePolicy(_problem(base.params), _reference_controls(paper_tables(base.params)))
 
 
 def _reference_controls(found: PaperPolicies) -> Array:
@@ -349,6 +390,9 @@ def _reference_controls(found: PaperPolicies) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _reference_value(params: Any) -> float:
+    numerical = _numerical(params)
+    if numerical is not None:
+        return numerical.reference_value()
     found = paper_tables(params)
     problem = _problem(params)
     return criterion_value(problem, TablePolicy(problem, _reference_controls(found)).controls)

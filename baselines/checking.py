@@ -19,9 +19,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from baselines import frozen
-from baselines.catalogue import TablePolicy, environment_of, optimal_policy, problem_of, reference_policy
+from baselines.catalogue import (
+    TablePolicy,
+    best_known_policy,
+    environment_of,
+    numerical_of,
+    optimal_policy,
+    problem_of,
+    reference_policy,
+)
 from baselines.frozen import FrozenProblem, Functional, Solution
-from baselines.scoring import score
+from baselines.scoring import rollout, score
 
 __all__ = ["check_baseline"]
 
@@ -39,6 +47,11 @@ def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **argument
     control in a single step is worth more; forward laws sum to 1 and give the values that backward recursions give;
     along simulated paths the problem's observations are those of the environment bit for bit, states are visited as
     often as the laws say, and returns, final P&L and the control-variate scores have the exact expectations.
+
+    In a market with continuous coordinates (`baselines.numerical`) the same is checked to the stated errors, of smooth
+    perturbations of the optimum and of constant quotes: values, simulated returns and control-variate scores agree,
+    and nothing is worth more than the optimum. Where only bounds are known, the best known policy and the upper bound
+    take its place.
 
     Statistical comparisons have a false-alarm rate of 1e-3 all together; with the same arguments they give the same
     result every time.
@@ -64,12 +77,12 @@ def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **argument
         If something disagrees; the message names it.
     ValueError
         If there are too few episodes.
-    baselines.NoOptimum
-        If only bounds of the market's optimum are known.
     """
     if episodes < 100:
         raise ValueError(f"episodes = {episodes} is not allowed: it must be a whole number >= 100")
     base = environment_of(env, **arguments)
+    if numerical_of(base) is not None:
+        return _NumericalSuite(base, episodes, seed).run()
     return _Suite(base, episodes, seed).run()
 
 
@@ -261,6 +274,85 @@ class _Suite:
         excess = max(abs(found - exact) - self.problem.tolerance - ROUNDING * (1.0 + abs(exact)), 0.0)
         z = excess / stderr if stderr > 0.0 else (math.inf if excess > 0.0 else 0.0)
         self.figures[name], self.figures[f"z of the {name}"] = found, z
+        self.p_values[name] = float(2.0 * stats.norm.sf(z))
+
+
+class _Smooth:
+    """A policy of the observation: the optimum's actions, moved and tilted, or a constant action."""
+
+    markov = True
+
+    def __init__(self, optimal: Any, random: np.random.Generator, size: float, constant: bool) -> None:
+        self.optimal, self.size, self.constant = optimal, size, constant
+        self.random = random
+        self.weights: Array | None = None
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        seen = np.asarray(observation, dtype=np.float64)
+        actions = np.asarray(self.optimal.predict(observation)[0])
+        if self.weights is None:
+            self.weights = self.random.uniform(-1.0, 1.0, (seen.shape[-1] + 1, actions.shape[-1]))
+        if self.constant:
+            return np.broadcast_to(self.weights[-1], actions.shape).astype(actions.dtype), state
+        moved = actions + self.size * np.tanh(seen @ self.weights[:-1] + self.weights[-1])
+        return np.clip(moved, -1.0, 1.0).astype(actions.dtype), state
+
+
+class _NumericalSuite:
+    """The suite for markets with continuous coordinates; their action space is a box."""
+
+    def __init__(self, base: Any, episodes: int, seed: int) -> None:
+        self.base, self.episodes, self.seed = base, episodes, seed
+        self.optimal = best_known_policy(base)
+        self.figures: dict[str, float] = {"optimum": self.optimal.optimum}
+        self.p_values: dict[str, float] = {}
+
+    def run(self) -> dict[str, float]:
+        random = np.random.default_rng([self.seed, 1])
+        policies: dict[str, Any] = {"optimal": self.optimal, "reference": reference_policy(self.base)}
+        sizes = np.geomspace(0.01, 0.5, SUBOPTIMAL // 2)
+        policies |= {f"perturbed by {size:.2g}": _Smooth(self.optimal, random, size, False) for size in sizes}
+        policies |= {f"constant {i}": _Smooth(self.optimal, random, 0.0, True) for i in range(SUBOPTIMAL // 4)}
+        scores = {name: self.check_policy(name, policy) for name, policy in policies.items()}
+        for name, p in self.p_values.items():
+            bound = FALSE_ALARMS / len(self.p_values)
+            _require(p > bound, f"{name} disagrees: p-value {p:.2g}, not above {bound:.2g}")
+        lower, upper, error = self.optimal.bounds
+        _require(lower <= upper, f"the bounds of the optimum are {lower!r} and {upper!r}")
+        if lower == upper:
+            gap = abs(scores["optimal"].value - upper)
+            slack = error + scores["optimal"].value_error
+            _require(gap <= slack, f"the optimal policy is worth {scores['optimal'].value!r}, not {upper!r}")
+        others = {name: found.value for name, found in scores.items() if name != "optimal"}
+        self.figures["best suboptimal table"] = max(others.values())
+        self.figures["smallest p-value"] = min(self.p_values.values())
+        return self.figures
+
+    def check_policy(self, name: str, policy: Any) -> Any:
+        """Score by every method (none may be above the optimum), against plain returns on other seeds."""
+        found = score(self.base, policy, episodes=self.episodes, seed=self.seed)
+        sampled = score(self.base, policy, method="simulated", episodes=self.episodes, seed=self.seed + 1)
+        rows = rollout(self.base, policy, episodes=self.episodes, seed=10**6 * (self.seed + 1))
+        returns = rows.groupby("episode")["reward"].sum().to_numpy()
+        error = float(returns.std(ddof=1)) / math.sqrt(self.episodes)
+        slack = found.value_error + sampled.value_error
+        self.compare(f"control-variate score of the {name} policy", found, sampled.value, sampled.stderr, slack)
+        self.compare(f"mean return of the {name} policy", found, float(returns.mean()), error, slack)
+        self.figures[f"value of the {name} policy"] = found.value
+        return found
+
+    def compare(self, name: str, found: Any, other: float, stderr: float, slack: float) -> None:
+        excess = max(abs(other - found.value) - slack - ROUNDING * (1.0 + abs(other)), 0.0)
+        error = math.hypot(found.stderr, stderr)
+        z = excess / error if error > 0.0 else (math.inf if excess > 0.0 else 0.0)
+        self.figures[name], self.figures[f"z of the {name}"] = other, z
         self.p_values[name] = float(2.0 * stats.norm.sf(z))
 
 

@@ -1,7 +1,7 @@
 """Scores: how far a policy is from the optimum, exactly where the policy is a function of the observation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,13 +11,26 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from baselines import frozen
-from baselines.catalogue import OptimalPolicy, environment_of, optimal_policy, problem_of, reference_value
+from baselines.catalogue import (
+    OptimalPolicy,
+    best_known_policy,
+    environment_of,
+    numerical_of,
+    optimal_policy,
+    problem_of,
+    reference_value,
+)
 from baselines.frozen import Functional, PnlLaw, Table
+from baselines.numerical import Evaluation, NumericalBaseline
 from baselines.policy import CallablePolicy
 
 __all__ = ["AboveOptimum", "Score", "exact_skill", "pnl_distribution", "rollout", "score", "score_table"]
 
 Array = NDArray[Any]
+
+QUICK_EPISODES = 500  # of a skill that is watched during training
+DISAGREEMENT = 5.0  # standard errors between an evaluation and a simulation
+COARSENESS = 1e-3  # error of an evaluation, of the span between reference and optimum, that is always accepted
 
 
 class AboveOptimum(RuntimeError):  # noqa: N818  # the public name
@@ -43,7 +56,8 @@ class Score:
     level : str
         "exact", "certified" or "bracketed".
     method : str
-        "exact", "exact, as it acts" (a stochastic policy) or "simulated".
+        "exact", "exact, as it acts" (a stochastic policy), "numerical" (to ``value_error``; what is not an expectation
+        is simulated) or "simulated".
     reference : float
         Value of the reference policy, whose skill is 0.
     std : float
@@ -141,7 +155,9 @@ def score(
     method : {"auto", "exact", "simulated"}
         "auto" is exact where the policy is a function of the observation (``policy.markov``). "simulated" plays
         episodes with the advantage-sum control variate: unbiased for any policy, also a history-dependent one, and
-        without sampling error at the optimum.
+        without sampling error at the optimum. In a market with continuous coordinates "exact" is a numerical
+        evaluation with a stated error; "auto" also simulates, and takes the simulation where there is no such
+        evaluation, its error is large (a policy that the grid does not resolve), or the two disagree.
     deterministic : bool
         Whether a stochastic policy is scored at its mode (True) or as it acts (False; exactly where it has a
         ``distribution``).
@@ -169,14 +185,25 @@ def score(
     if episodes < 2 or (stderr is not None and not stderr > 0.0):
         raise ValueError(f"episodes = {episodes} must be >= 2 and stderr = {stderr} must be > 0")
     base = environment_of(env, **arguments)
-    problem, optimal = problem_of(base), optimal_policy(base)
     player = _as_policy(policy, markov)
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
     if method == "exact" and not is_markov:
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")
-    if method == "simulated" or not is_markov:
-        found = _simulate(base, player, optimal, deterministic, episodes, stderr, seed, progress)
+    numerical = numerical_of(base)
+    if numerical is not None:
+        evaluation = None if method == "simulated" or not is_markov else _evaluation(numerical, player, deterministic)
+        if method == "exact" and evaluation is None:
+            raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
+        sample = _sample(
+            lambda count, first: numerical.play(base, player, deterministic, count, first),
+            lambda mean, error: (mean, error),
+            *(episodes, stderr if evaluation is None else None, seed, progress),
+        )
+        found = _numerical_score(base, numerical, sample, evaluation, trusted=method == "exact")
+    elif method == "simulated" or not is_markov:
+        found = _simulate(base, player, optimal_policy(base), deterministic, episodes, stderr, seed, progress)
     else:
+        problem, optimal = problem_of(base), optimal_policy(base)
         table, how = _table(problem, player, deterministic)
         found = _evaluate(base, table, optimal, how)
     slack = found.value_error + 4.0 * found.stderr + 1e-9 * abs(found.optimum_upper) + 1e-12
@@ -189,8 +216,14 @@ def score(
 
 
 def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
-    """Skill and regret of a policy of the observation at its mode: the part of `score` that is quick to find."""
+    """Skill and regret of a policy of the observation at its mode: the part of `score` that is quick to find.
+
+    In a market with continuous coordinates from a short simulation, and to the best policy known.
+    """
     base = environment_of(env)
+    if numerical_of(base) is not None:
+        found = score(base, policy, method="simulated", episodes=QUICK_EPISODES)
+        return found.skill, found.optimum_lower - found.value
     problem, optimum, reference = problem_of(base), optimal_policy(base).optimum, reference_value(base)
     value = frozen.criterion_value(problem, frozen.tabulate(problem, policy))
     return (value - reference) / (optimum - reference) if optimum > reference else math.nan, optimum - value
@@ -268,6 +301,53 @@ def _play(
     return {**totals, "estimate": estimate, "pnl": info["gain"]}
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Simulated episodes: their columns, and the criterion with its standard error."""
+
+    columns: Mapping[str, Array]
+    raw: float  # mean of the estimates, before conversion
+    value: float
+    stderr: float
+
+    @property
+    def episodes(self) -> int:
+        return len(self.columns["estimate"])
+
+    def mean(self, name: str) -> float:
+        return float(self.columns[name].mean())
+
+    def std(self, name: str) -> float:
+        return float(self.columns[name].std(ddof=1))
+
+
+def _sample(
+    play: Callable[[int, int], Mapping[str, Array]],
+    convert: Callable[[float, float], tuple[float, float]],
+    episodes: int,
+    stderr: float | None,
+    seed: int,
+    progress: bool,
+) -> _Sample:
+    """Episodes by ``play(count, seed)`` until there are enough; ``convert`` makes mean and error model units."""
+    batch = min(episodes, 10_000)
+    most = episodes if stderr is None else 1000 * episodes
+    parts: list[Mapping[str, Array]] = []
+    done, error = 0, math.inf
+    bases = np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)
+    with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
+        while done < episodes or (stderr is not None and error > stderr and done < most):
+            count = min(batch, most - done)
+            parts.append(play(count, int(bases[0]) + done))
+            done += count
+            sample = np.concatenate([part["estimate"] for part in parts])
+            raw, raw_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
+            value, error = convert(raw, raw_error)
+            bar.update(count)
+            bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
+    return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, raw, value, error)
+
+
 def _simulate(
     base: Any,
     player: Any,
@@ -279,41 +359,72 @@ def _simulate(
     progress: bool,
 ) -> Score:
     problem = problem_of(base)
-    batch = min(episodes, 10_000)
-    most = episodes if stderr is None else 1000 * episodes
-    parts: list[Mapping[str, Array]] = []
-    done, error = 0, math.inf
-    bases = np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)
-    with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
-        while done < episodes or (stderr is not None and error > stderr and done < most):
-            count = min(batch, most - done)
-            parts.append(_play(base, player, optimal, deterministic, count, int(bases[0]) + done))
-            done += count
-            sample = np.concatenate([part["estimate"] for part in parts])
-            raw, raw_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
-            value = float(problem.to_value(np.array(raw), optimal.solution.log_scale[0]))
-            aversion = 0.0 if problem.criterion.exponents is None else -float(problem.criterion.exponents[0])
-            error = raw_error / (aversion * raw) if aversion else raw_error  # delta method for the certainty equivalent
-            bar.update(count)
-            bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    aversion = 0.0 if problem.criterion.exponents is None else -float(problem.criterion.exponents[0])
+
+    def convert(raw: float, error: float) -> tuple[float, float]:
+        value = float(problem.to_value(np.array(raw), optimal.solution.log_scale[0]))
+        return value, error / (aversion * raw) if aversion else error  # delta method for the certainty equivalent
+
+    sample = _sample(
+        lambda count, first: _play(base, player, optimal, deterministic, count, first),
+        convert,
+        *(episodes, stderr, seed, progress),
+    )
     return Score(
-        value=value,
+        value=sample.value,
         value_error=problem.tolerance,
-        stderr=error,
+        stderr=sample.stderr,
         optimum_lower=optimal.optimum,
         optimum_upper=optimal.optimum,
         level=problem.level,
         method="simulated",
         reference=reference_value(base),
-        std=float(joined["returns"].std(ddof=1)) if not aversion else float(joined["pnl"].std(ddof=1)),
-        pnl=float(joined["pnl"].mean()),
-        pnl_std=float(joined["pnl"].std(ddof=1)),
-        fills=float(joined["fills"].mean()),
-        orders=float(joined["orders"].mean()),
-        mean_absolute_inventory=float(joined["absolute_inventory"].mean() / base.params.horizon),
-        utility=float(joined["returns"].mean()) if aversion else None,
-        episodes=done,
+        std=sample.std("pnl" if aversion else "returns"),
+        pnl=sample.mean("pnl"),
+        pnl_std=sample.std("pnl"),
+        fills=sample.mean("fills"),
+        orders=sample.mean("orders"),
+        mean_absolute_inventory=sample.mean("absolute_inventory") / base.params.horizon,
+        utility=sample.mean("returns") if aversion else None,
+        episodes=sample.episodes,
+    )
+
+
+def _evaluation(numerical: NumericalBaseline, player: Any, deterministic: bool) -> Evaluation | None:
+    """The numerical evaluation of a policy at its mode, or None where it has to be simulated."""
+    stochastic = not getattr(player, "has_mode", True) or (not deterministic and hasattr(player, "distribution"))
+    return None if stochastic else numerical.evaluate(player)
+
+
+def _numerical_score(
+    base: Any, numerical: NumericalBaseline, sample: _Sample, evaluation: Evaluation | None, trusted: bool
+) -> Score:
+    """A score in a market with continuous coordinates: the evaluation, unless the simulation speaks against it."""
+    bounds = best_known_policy(base).bounds
+    reference = reference_value(base)
+    found = evaluation
+    if found is not None and not trusted:
+        tolerance = found.error + bounds.error + DISAGREEMENT * sample.stderr
+        agrees = abs(found.value - sample.value) <= tolerance
+        fine = found.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
+        found = found if agrees and fine else None
+    return Score(
+        value=sample.value if found is None else found.value,
+        value_error=bounds.error + (0.0 if found is None else found.error),
+        stderr=sample.stderr if found is None else 0.0,
+        optimum_lower=bounds.lower,
+        optimum_upper=bounds.upper,
+        level=numerical.level,
+        method="simulated" if found is None else "numerical",
+        reference=reference,
+        std=sample.std("returns"),
+        pnl=sample.mean("pnl") if found is None else found.pnl,
+        pnl_std=sample.std("pnl"),
+        fills=sample.mean("fills") if found is None else found.fills,
+        orders=sample.mean("orders"),
+        mean_absolute_inventory=(sample.mean("absolute_inventory") if found is None else found.absolute_inventory)
+        / base.params.horizon,
+        episodes=sample.episodes,
     )
 
 
@@ -376,22 +487,23 @@ def rollout(
     envs = base.make_batch(episodes, info="full")
     observations, info = envs.reset(seed=seed)
     state, start = None, np.ones(episodes, dtype=bool)
-    frames = []
-    for n in range(base.params.num_steps):
+    frames, n = [], 0
+    running, now = np.arange(episodes), np.zeros(episodes)
+    while len(running):
         actions, state = player.predict(observations, state=state, episode_start=start, deterministic=deterministic)
         before = info
-        observations, rewards, _, _, info = envs.step(actions)
+        observations, rewards, terminated, _, info = envs.step(actions)
         entries = {name: info[name] if name in base.step_entries else before[name] for name in info}
-        frames.append(
-            pd.DataFrame(
-                {
-                    "episode": np.arange(episodes),
-                    "step": n,
-                    "time": n * base.params.step_length,
-                    **entries,
-                    "reward": rewards,
-                }
-            )
-        )
+        columns = {
+            "episode": np.arange(episodes),
+            "step": np.full(episodes, n),
+            "time": now.copy() if "elapsed" in info else np.full(episodes, n * base.params.step_length),
+            **entries,
+            "reward": rewards,
+        }
+        frames.append(pd.DataFrame({name: values[running] for name, values in columns.items()}))
+        now += info.get("elapsed", 0.0)
+        running = running[~terminated[running]]
         start = np.zeros(episodes, dtype=bool)
+        n += 1
     return pd.concat(frames).sort_values(["episode", "step"], ignore_index=True)

@@ -355,21 +355,34 @@ def _check_quotes(suite: _Suite) -> None:
     _require(_equal(env.from_quotes(quotes[0]), actions[0]), "from_quotes() of one quote differs from that of a batch")
     for episode in suite.reference(SEED):
         coordinates = env.to_state(np.stack(episode.observations))
-        for coordinate in coordinates:
-            _require(
-                np.issubdtype(np.asarray(coordinate).dtype, np.integer)
-                and np.shape(coordinate) == (episode.length + 1,),
-                f"to_state() of {episode.length + 1} observations returned {coordinate!r}, not as many integers",
-            )
+        _check_coordinates(env, episode, coordinates)
+        single = env.to_state(episode.observations[0])
+        _require(
+            [float(value) for value in single] == [float(coordinate[0]) for coordinate in coordinates],
+            f"to_state() of one observation is {single}, but {[c[0] for c in coordinates]} as part of a batch",
+        )
+
+
+def _check_coordinates(env: Any, episode: _Episode, coordinates: Any) -> None:
+    """What `to_state` recovers along an episode: the steps, or the time that is left at each."""
+    for coordinate in coordinates:
+        kind = np.asarray(coordinate).dtype.kind
+        _require(
+            (kind == "i" or (kind == "f" and not env.counts_steps)) and np.shape(coordinate) == (episode.length + 1,),
+            f"to_state() of {episode.length + 1} observations returned {coordinate!r}, not as many integers",
+        )
+    if env.counts_steps:
         _require(
             _equal(coordinates[0], np.arange(episode.length + 1)),
             f"to_state() recovers the steps {coordinates[0]} of an episode, not 0, 1, ..., {episode.length}",
         )
-        single = env.to_state(episode.observations[0])
-        _require(
-            [int(value) for value in single] == [int(coordinate[0]) for coordinate in coordinates],
-            f"to_state() of one observation is {single}, but {[c[0] for c in coordinates]} as part of a batch",
-        )
+        return
+    elapsed = np.cumsum([0.0, *(info["elapsed"] for info in episode.infos[1:])])
+    horizon, left = env.params.horizon, coordinates[0]
+    _require(
+        bool(np.abs(horizon - elapsed - left).max() <= 1e-6 * horizon and left[-1] == 0.0 and (left[:-1] > 0.0).all()),
+        f"to_state() recovers the times left {left}, but {horizon - elapsed} are left after the steps of the episode",
+    )
 
 
 @dataclass

@@ -45,6 +45,7 @@ class MarketFace:
 
     market: ClassVar[Market]
     step_entries: ClassVar[tuple[str, ...]] = ()  # info entries that belong to the step, not to the time after it
+    counts_steps: ClassVar[bool] = True  # whether `to_state` begins with the number of decisions so far, else time left
     control_names: ClassVar[tuple[str, ...]] = ()  # of the columns of `to_quotes`
     params: Any
     arguments: dict[str, Any]
@@ -76,8 +77,12 @@ class MarketFace:
         raise TypeError(f"{type(self).__name__} must define from_quotes()")
 
     def to_state(self, observations: Any) -> tuple[Array, ...]:
-        """Integer coordinates (step first) of observations."""
+        """Coordinates of observations: step (or time left) first, integer ones recovered exactly."""
         raise TypeError(f"{type(self).__name__} must define to_state()")
+
+    def time_of(self, observation: Any) -> float:
+        """Time since the start of the episode at an observation."""
+        return int(self.to_state(observation)[0]) * float(self.params.step_length)
 
     def encode_actions(self, actions: Array) -> Array:
         """Actions of the action space (checked type and shape) as the kernel takes them: as they are by default."""
@@ -338,7 +343,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         self._rows.set_state(state, np.array([0]))
         observation = self._observe(np.zeros(1, dtype=np.bool_))
         if self._history is not None:
-            self._history.start(self.params, self._entries(True), int(self.to_state(observation)[0]))
+            self._history.start(self.params, self._entries(True), self.time_of(observation))
         return observation
 
 

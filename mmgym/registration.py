@@ -51,6 +51,24 @@ ENVIRONMENTS = (
         "exact",
         "Guilbaud-Pham (2013)",
     ),
+    Registered(
+        "mmgym/HawkesFlow-v0",
+        "hawkes_flow",
+        "HawkesFlowEnv",
+        "HawkesFlowVectorEnv",
+        {},
+        "certified",
+        "von Luckner-Cartea-Jaimungal-Kiesel (2017), reduced",
+    ),
+    Registered(
+        "mmgym/HawkesPower-v0",
+        "hawkes_power",
+        "HawkesPowerEnv",
+        "HawkesPowerVectorEnv",
+        {},
+        "bracketed",
+        "von Luckner-Cartea-Jaimungal-Kiesel (2017)",
+    ),
 )
 
 

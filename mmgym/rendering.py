@@ -15,14 +15,21 @@ class EpisodeHistory:
         self._steps: list[dict[str, Any]] = []
         self._unit = 1.0
         self._horizon = 1.0
-        self._first = 0
+        self._first = 0.0
 
-    def start(self, params: Any, entries: dict[str, Any], step: int = 0) -> None:
-        """Forget the last episode. ``entries`` are the market's full info entries at ``step``."""
-        self._first = step
+    def start(self, params: Any, entries: dict[str, Any], time: float = 0.0) -> None:
+        """Forget the last episode. ``entries`` are the market's full info entries at ``time``."""
+        self._first = time
         self._unit = params.step_length
         self._horizon = params.horizon
         self._steps = [{**entries, "bid": np.nan, "ask": np.nan, "return": 0.0}]
+
+    def _times(self) -> NDArray[np.float64]:
+        """When each step ended, and first when the episode started; steps may last ``elapsed`` each."""
+        if "elapsed" not in self._steps[0]:
+            return np.asarray(self._first + np.arange(len(self._steps)) * self._unit, dtype=np.float64)
+        elapsed = np.array([0.0, *(step["elapsed"] for step in self._steps[1:])])
+        return np.asarray(self._first + np.cumsum(elapsed), dtype=np.float64)
 
     def add(self, entries: dict[str, Any], reward: float) -> None:
         """Add a step, whose quotes stood around the mid at its start."""
@@ -33,7 +40,7 @@ class EpisodeHistory:
     def text(self) -> str:
         """One line on the last step."""
         last = self._steps[-1]
-        time = (self._first + len(self._steps) - 1) * self._unit
+        time = self._times()[-1]
         return (
             f"t {time:g}/{self._horizon:g}  mid {last['mid']:.4f}  bid {last['bid']:.4f}  ask {last['ask']:.4f}  "
             f"fills {last['bid_fills']}+{last['ask_fills']}  inventory {last['inventory']:g}  cash {last['cash']:.4f}  "
@@ -54,7 +61,7 @@ class EpisodeHistory:
         except ImportError as error:
             raise ImportError("render_mode='rgb_array' needs matplotlib: pip install 'mmgym[plot]'") from error
         columns = {name: np.array([step[name] for step in self._steps], dtype=float) for name in self._steps[0]}
-        time = (self._first + np.arange(len(self._steps))) * self._unit
+        time = self._times()
         figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         prices, inventory = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])

@@ -27,10 +27,17 @@ from mmgym.registration import ENVIRONMENTS, register_all
 REPOSITORY = Path(__file__).parents[1]
 
 IDS = [row.id for row in ENVIRONMENTS]
-SHORT = {"glft": {"num_steps": 7}, "tick_spread": {"num_steps": 7}}  # arguments that shorten episodes, by market
+SHORT = {  # arguments that shorten episodes, by market
+    "glft": {"num_steps": 7},
+    "tick_spread": {"num_steps": 7},
+    "hawkes_flow": {"horizon": 2.0, "num_steps": 7},
+    "hawkes_power": {"horizon": 1.5, "num_steps": 7},
+}
 BASELINE = {
     "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
+    "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},
+    "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2},
 }
 
 
@@ -93,7 +100,7 @@ def test_the_first_line_of_a_docstring_states_the_unit_of_inventory(row):
 
 
 def test_the_level_of_the_table_is_that_of_the_baseline(row):
-    assert catalogue.problem_of(row.id, **SHORT[row.market]).level == row.level
+    assert catalogue.level_of(row.id, **SHORT[row.market]) == row.level
 
 
 # --- The suites over every id ----------------------------------------------------------------------------------------

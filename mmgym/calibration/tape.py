@@ -56,7 +56,9 @@ def read_header(path: str | Path) -> list[str]:
     return next(_rows(Path(path)))
 
 
-def read_columns(path: str | Path, numbers: Sequence[str], words: Sequence[str] = ()) -> pd.DataFrame:
+def read_columns(
+    path: str | Path, numbers: Sequence[str], words: Sequence[str] = (), *, allow_empty: bool = False
+) -> pd.DataFrame:
     """Read the named columns of a CSV file.
 
     Parameters
@@ -65,6 +67,8 @@ def read_columns(path: str | Path, numbers: Sequence[str], words: Sequence[str] 
         A ``.csv`` file, or a gzipped one whose name ends in ``.gz``.
     numbers, words : sequence of str
         Columns of numbers (an empty cell becomes NaN) and of words (an empty cell stays the empty string).
+    allow_empty : bool
+        Whether a header without rows is a table.
 
     Returns
     -------
@@ -89,6 +93,8 @@ def read_columns(path: str | Path, numbers: Sequence[str], words: Sequence[str] 
     while batch := list(islice(rows, ROWS_AT_ONCE)):
         parts.append(_parse(path, header, batch, line, numbers, words))
         line += len(batch)
+    if not parts and allow_empty:
+        parts.append(_parse(path, header, [], line, numbers, words))
     if not parts:
         raise ValueError(f"{path}, line 2: no rows; at least one row must follow the header")
     return pd.concat(parts, ignore_index=True)

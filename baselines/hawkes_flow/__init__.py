@@ -1,0 +1,33 @@
+"""Baselines of the Hawkes flow market: the optimum at events, its continuous-time limit, and the paper's policies."""
+
+from baselines.hawkes_flow.baseline import DepthPolicy, HawkesFlowBaseline, OptimalFlowPolicy, solve
+from baselines.hawkes_flow.closed_forms import (
+    PoissonValues,
+    corollary_3,
+    join_best,
+    poisson,
+    price_drift,
+    signal_poisson,
+)
+from baselines.hawkes_flow.solver import COARSE, FINE, Resolution, march
+from baselines.numerical import numerical_baseline
+from mmgym.models.hawkes_flow import Params
+
+__all__ = [
+    "COARSE",
+    "FINE",
+    "DepthPolicy",
+    "HawkesFlowBaseline",
+    "OptimalFlowPolicy",
+    "PoissonValues",
+    "Resolution",
+    "corollary_3",
+    "join_best",
+    "march",
+    "poisson",
+    "price_drift",
+    "signal_poisson",
+    "solve",
+]
+
+numerical_baseline.register(Params, HawkesFlowBaseline)

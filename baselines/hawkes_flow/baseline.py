@@ -1,0 +1,401 @@
+"""The Hawkes flow market as a `NumericalBaseline`: its optimum, its policies, and what they are worth.
+
+With decisions at events the optimum is that of frozen depths, computed to a stated error; by the clock it is bracketed
+by the best known policy, sampled, and the value of depths that move at once, which no frozen depths can reach.
+"""
+
+import contextlib
+import functools
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mmgym.models.hawkes_flow as model
+from baselines.frozen import Functional
+from baselines.hawkes_flow import closed_forms, kernels, rates, solver
+from baselines.hawkes_flow.rates import RateGrid
+from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
+from baselines.numerical import Bounds, Evaluation
+from baselines.policy import Policy
+from baselines.solution_cache import cache_folder
+from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
+from mmgym.models.hawkes_flow import Params
+
+Array = NDArray[Any]
+
+__all__ = ["DepthPolicy", "HawkesFlowBaseline", "OptimalFlowPolicy", "Solved", "solve"]
+
+EVALUATION = Resolution(20, 0.3, 1e-5)  # of given policies
+LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
+CLOCK_DECISIONS = 1_000_000  # simulated for the lower bound of the optimum by the clock
+
+
+@dataclass(frozen=True)
+class Solved:
+    """An optimum on the grid.
+
+    Attributes
+    ----------
+    value : float
+        The criterion from the initial state, EUR / MWh lots.
+    error : float
+        Its distance to the value at a coarser resolution, which bounds its own error.
+    times, kink, largest
+        As in `Tables`; ``kink`` is the index of that level, 0 if there is none.
+    table : (L, S, n+, n-, 3) float32
+        Continuation gains of bid and ask, and values.
+    """
+
+    value: float
+    error: float
+    times: Array
+    kink: int
+    largest: tuple[float, float]
+    table: Array
+
+
+def _at_start(params: Params, tables: Tables, field: Array) -> float:
+    """A field (S, n+, n-) of the last level at the initial state."""
+    p = params
+    buy, sell = _grids(p, tables.largest, field.shape[1], field.shape[2])
+    across = buy.matrix(np.array([p.initial_rate_buy - p.base_rate_buy]))
+    along = sell.matrix(np.array([p.initial_rate_sell - p.base_rate_sell]))
+    return float((across @ field[p.initial_inventory + p.inventory_limit] @ along.T)[0, 0])
+
+
+def _grids(p: Params, largest: tuple[float, float], buys: int, sells: int) -> tuple[RateGrid, RateGrid]:
+    return (
+        RateGrid(p.base_rate_buy, p.excitation_buy, p.decay_buy, largest[0], buys),
+        RateGrid(p.base_rate_sell, p.excitation_sell, p.decay_sell, largest[1], sells),
+    )
+
+
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for module in (model, rates, solver, closed_forms):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _file(params: Params, held: bool) -> Path:
+    digest = hashlib.sha256(repr((params._asdict(), held)).encode()).hexdigest()[:24]
+    return cache_folder() / f"hawkes_flow-{digest}-{_sources()}.npz"
+
+
+def _load(path: Path) -> Solved | None:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            value, error, kink, *largest = found["numbers"].tolist()
+            return Solved(value, error, found["times"], int(kink), (largest[0], largest[1]), found["table"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _save(path: Path, found: Solved) -> None:
+    """Keep a solution; where the folder cannot be written, nothing is kept."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    numbers = np.array([found.value, found.error, found.kink, *found.largest])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            np.savez(stream, numbers=numbers, times=found.times, table=found.table)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+@functools.lru_cache(maxsize=4)
+def solve(params: Params, held: bool) -> Solved:
+    """The optimum for depths that are frozen between events (``held``) or move at once; kept in memory and on disk."""
+    path = _file(params, held)
+    found = _load(path)
+    if found is None:
+        coarse, fine = march(params, COARSE, held=held), march(params, FINE, held=held)
+        value = _at_start(params, fine, fine.values[-1])
+        table = np.stack([fine.gains[0], fine.gains[1], fine.values], axis=-1).astype(np.float32)
+        kink = int(np.argmin(np.abs(fine.times - fine.kink))) if held else 0
+        error = abs(value - _at_start(params, coarse, coarse.values[-1]))
+        found = Solved(value, error, fine.times, kink, fine.largest, table)
+        _save(path, found)
+    return found
+
+
+class _LookUp:
+    """Tables of a solution between their nodes."""
+
+    def __init__(self, params: Params, solved: Solved) -> None:
+        self.params = params
+        buy, sell = _grids(params, solved.largest, *solved.table.shape[2:4])
+        self.nodes = (buy.excess, buy.weights, sell.excess, sell.weights)
+        self.table, self.times, self.kink = solved.table, solved.times, solved.kink
+
+    def __call__(self, states: Array) -> Array:
+        """Bid gain, ask gain and value, shape (B, 3), at states (B, 4): see `states_of`."""
+        found = np.empty((len(states), 3))
+        kernels.look_up_rows(self.table, self.times, self.kink, states, *self.nodes, found)
+        return found
+
+    def depths(self, gains: Array) -> Array:
+        """Best depths [bid, ask] for continuation gains (..., 2 or more)."""
+        p = self.params
+        decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
+        return np.clip(1.0 / decays - gains[..., :2], p.half_spread, p.half_spread + model.REACH / decays)
+
+
+def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
+    """States (B, 4) as kernels take them: time left, inventory index, excess of buys and of sells."""
+    columns = np.broadcast_arrays(
+        time_left,
+        np.asarray(inventory) + params.inventory_limit,
+        np.maximum(np.asarray(buy_rate) - params.base_rate_buy, 0.0),
+        np.maximum(np.asarray(sell_rate) - params.base_rate_sell, 0.0),
+    )
+    return np.ascontiguousarray(np.stack([np.ravel(column) for column in columns], axis=-1), dtype=np.float64)
+
+
+class DepthPolicy:
+    """A function of time left, inventory and intensities behind `predict`.
+
+    Attributes
+    ----------
+    depths : callable
+        ``(time_left, inventory, buy_rate, sell_rate) -> (..., 2)`` depths [bid, ask], EUR / MWh.
+    """
+
+    markov = True
+
+    def __init__(self, params: Params, depths: DepthFunction) -> None:
+        self.params = params
+        self.depths = depths
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Action of one observation, or actions of a batch: the nearest ones in the depth box."""
+        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation))), state
+
+
+class OptimalFlowPolicy(DepthPolicy):
+    """The best policy known: with decisions at events the optimum, by the clock the depths that moved at once.
+
+    Attributes
+    ----------
+    optimum : float
+        The optimum from the environment's own initial state; by the clock, the certified upper bound.
+    bounds : Bounds
+    level : str
+    solved : Solved
+    """
+
+    level = "certified"
+
+    def __init__(self, params: Params, solved: Solved, bounds: Callable[[], Bounds]) -> None:
+        super().__init__(params, self._best_depths)
+        self.solved = solved
+        self.optimum = solved.value
+        self._bounds = bounds
+        self._look_up = _LookUp(params, solved)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of the optimum; by the clock the lower one is simulated when it is first asked for."""
+        return self._bounds()
+
+    def _at(self, *state: Any) -> Array:
+        shape = np.broadcast_shapes(*map(np.shape, state))
+        return self._look_up(states_of(self.params, *state)).reshape(*shape, 3)
+
+    def _best_depths(self, *state: Any) -> Array:
+        return self._look_up.depths(self._at(*state))
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch (by the clock: at most)."""
+        return self._at(*model.locate(self.params, observation))[..., 2]
+
+
+class HawkesFlowBaseline:
+    """Optimum, policies and evaluation of the Hawkes flow market: a `baselines.numerical.NumericalBaseline`."""
+
+    level = "certified"
+    reference = "join_best"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.held = params.decision == "event"
+        self._clock_bounds: Bounds | None = None
+
+    @functools.cached_property
+    def solved(self) -> Solved:
+        """The optimum, or by the clock the upper bound.
+
+        Raises
+        ------
+        ArithmeticError
+            If its error is not small: the grids do not resolve such intensities.
+        """
+        found = solve(self.params, self.held)
+        scale = max(abs(found.value), self.params.half_spread)
+        if not found.error <= LARGEST_ERROR * scale:
+            raise ArithmeticError(
+                f"the optimum {found.value:.6g} is only known to {found.error:.3g}: with so much excitation for the "
+                "decay and the horizon, intensities spread too far; shorten the horizon or lower excitation"
+            )
+        return found
+
+    def best_policy(self) -> OptimalFlowPolicy:
+        """The optimum, or by the clock the best policy known."""
+        return OptimalFlowPolicy(self.params, self.solved, self.bounds)
+
+    def bounds(self) -> Bounds:
+        """Bounds of the optimum; by the clock the lower one is the simulated value of the best known policy."""
+        found = self.solved
+        if self.held:
+            return Bounds(found.value, found.value, found.error)
+        if self._clock_bounds is None:
+            count = int(np.clip(CLOCK_DECISIONS // self.params.num_steps, 100, 4_000))
+            base = HawkesFlowVectorEnv(1, **self.params.arguments())
+            sample = self.play(base, self.best_policy(), True, count, 0x10BE)["estimate"]
+            lower = float(sample.mean() - 4.0 * sample.std(ddof=1) / math.sqrt(count))
+            self._clock_bounds = Bounds(min(lower, found.value), found.value, found.error)
+        return self._clock_bounds
+
+    def policies(self) -> dict[str, Callable[[], Policy]]:
+        """The paper's policies and those of Poisson order flow, by name."""
+        p = self.params
+
+        def of(depths: Callable[..., Array], **options: Any) -> Callable[[], Policy]:
+            return lambda: DepthPolicy(p, functools.partial(depths, p, **options))
+
+        return {
+            "signal_poisson": lambda: DepthPolicy(p, closed_forms.signal_poisson(p, _poisson_values(p))),
+            "poisson": lambda: DepthPolicy(p, closed_forms.poisson(p, _poisson_values(p))),
+            "corollary_3": of(closed_forms.corollary_3),
+            "corollary_3_as_printed": of(closed_forms.corollary_3, as_printed=True),
+            "join_best": of(closed_forms.join_best),
+        }
+
+    def reference_value(self) -> float:
+        """What joining the best quotes is worth, however often it is decided."""
+        depths = functools.partial(closed_forms.join_best, self.params)
+        return self._expectation(EVALUATION, depths, solver.CRITERION)
+
+    def evaluate(self, policy: Policy) -> Evaluation | None:
+        """Expectations under a policy with decisions at events; the error is the distance to a coarser resolution.
+
+        By the clock orders change the state while depths are frozen: None, but for constant depths, to which it makes
+        no difference when they are decided on.
+        """
+        if not self.held and not _is_constant(self.params, policy):
+            return None
+        recorded = _Recorded(self.params, policy)
+        wanted = (
+            solver.CRITERION,
+            Functional(gain=1.0),
+            Functional(fills=1.0),
+            Functional(absolute_inventory=1.0),
+        )
+        rough, pnl, fills, inventory = (self._expectation(COARSE, recorded, functional) for functional in wanted)
+        value = self._expectation(EVALUATION, _Recorded(self.params, policy), solver.CRITERION)
+        return Evaluation(value, abs(value - rough), pnl, fills, inventory)
+
+    def _expectation(self, resolution: Resolution, depths: DepthFunction, functional: Functional) -> float:
+        found = march(self.params, resolution, held=self.held, depths=depths, functional=functional)
+        return _at_start(self.params, found, found.values[-1])
+
+    def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
+        """Episodes of ``count`` rows: the solved value plus the sum of advantages of what is played.
+
+        The estimate is unbiased for any policy, but for the error of the solved value, and the optimum at events is
+        estimated without sampling error.
+        """
+        look_up = _LookUp(self.params, self.solved)
+        envs = base.make_batch(count, info="full")
+        record = model.MARKET.record(self.params)
+        observations, info = envs.reset(seed=seed)
+        names = ("returns", "fills", "orders", "absolute_inventory", "pnl")
+        totals = {name: np.zeros(count) for name in names}
+        estimate, gap = np.full(count, self.solved.value), np.empty(count)
+        ends, active = np.empty(count, dtype=np.int64), np.ones(count, dtype=np.bool_)
+        state, start = None, np.ones(count, dtype=np.bool_)
+        while active.any():
+            actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
+            depths = np.ascontiguousarray(envs.to_quotes(actions))
+            states = states_of(
+                self.params, *(info[name] for name in ("time_left", "inventory", "buy_rate", "sell_rate"))
+            )
+            if self.held:
+                kernels.event_advantages(record, states, depths, look_up(states), active, gap)
+                observations, rewards, terminated, _, info = envs.step(actions)
+            else:
+                streams = envs.get_state()["streams"]
+                kernels.clock_advantages(
+                    record, look_up.table, look_up.times, *look_up.nodes, states, streams, depths, active, ends, gap
+                )
+                observations, rewards, terminated, _, info = envs.step(actions)
+                if not np.array_equal((ends - self.params.inventory_limit)[active], info["inventory"][active]):
+                    raise AssertionError("the replay of a step ended with other inventories than the environment")
+            estimate += gap
+            totals["returns"][active] += rewards[active]
+            totals["fills"][active] += (info["bid_fills"] + info["ask_fills"])[active]
+            held = np.abs(info["inventory"]) * info["elapsed"]  # simulated: at step ends
+            totals["absolute_inventory"][active] += held[active]
+            totals["pnl"][active] = info["gain"][active]
+            active &= ~terminated
+            start = np.zeros(count, dtype=np.bool_)
+        return {**totals, "estimate": estimate}
+
+    def examples(self) -> list[dict[str, float]]:
+        """Values and best depths at some times, inventories and intensities."""
+        p, best = self.params, self.best_policy()
+        found = []
+        for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon, p.step_length):
+            for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():
+                for factor in (1.0, 2.0):
+                    state = time_left, inventory, factor * p.initial_rate_buy, p.initial_rate_sell
+                    names = ("time_left", "inventory", "buy_rate", "sell_rate")
+                    bid, ask = best.depths(*state).tolist()
+                    value = float(best.value(model.observe(p, *state)))
+                    found.append({**dict(zip(names, state, strict=True)), "value": value, "bid": bid, "ask": ask})
+        return found
+
+
+@functools.lru_cache(maxsize=16)
+def _poisson_values(params: Params) -> closed_forms.PoissonValues:
+    return closed_forms.PoissonValues(params)
+
+
+def _is_constant(params: Params, policy: Policy) -> bool:
+    """Whether a policy says that its action is the same everywhere."""
+    depths = getattr(policy, "depths", None)
+    return isinstance(depths, functools.partial) and depths.func is closed_forms.join_best
+
+
+class _Recorded:
+    """Depths that a policy plays, asked for once at each time left of a resolution."""
+
+    def __init__(self, params: Params, policy: Policy) -> None:
+        self.params, self.policy = params, policy
+        self.found: dict[tuple[float, tuple[int, ...]], Array] = {}
+
+    def __call__(self, time_left: float, inventory: Array, buy_rate: Array, sell_rate: Array) -> Array:
+        key = time_left, inventory.shape
+        if key not in self.found:
+            observations = model.observe(self.params, time_left, inventory, buy_rate, sell_rate)
+            actions = np.asarray(self.policy.predict(observations.reshape(-1, 4), deterministic=True)[0])
+            self.found[key] = actions.astype(np.float32).reshape(*inventory.shape, 2)
+        return model.to_quotes(self.params, self.found[key])

@@ -1,0 +1,191 @@
+r"""Depths of the paper and of Poisson order flow, as functions of the state.
+
+All take the time left (minutes), the inventory (lots) and the buy and sell intensities (1 / minute), arrays of one
+shape, and return depths ``[bid, ask]`` of that shape and 2 (EUR / MWh), at least the half-spread.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicHermiteSpline
+
+from mmgym.models import hawkes
+from mmgym.models.hawkes_flow import REACH, Params
+
+Array = NDArray[np.float64]
+
+__all__ = ["PoissonValues", "corollary_3", "join_best", "poisson", "price_drift", "signal_poisson"]
+
+POINTS = 20  # of the Poisson values in the shortest of their time scales
+
+
+def price_drift(params: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> Array:
+    """``G = eps+ I+ - eps- I-``: expected move of the mid until the horizon, given the intensities (EUR / MWh)."""
+    buys, sells = _expected_orders(params, time_left, buy_rate, sell_rate)
+    return np.asarray(params.impact_buy * buys - params.impact_sell * sells)
+
+
+def adverse_moves(params: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> tuple[Array, Array]:
+    """Expected moves of the mid against a bid and an ask that are filled now, at once and until the horizon: ``A``."""
+    p = params
+    bought = price_drift(p, time_left, np.asarray(buy_rate) + p.excitation_buy, sell_rate)
+    sold = price_drift(p, time_left, buy_rate, np.asarray(sell_rate) + p.excitation_sell)
+    return p.impact_sell - sold, p.impact_buy + bought
+
+
+def _buy_process(p: Params) -> tuple[float, float, float]:
+    return p.base_rate_buy, p.excitation_buy, p.decay_buy
+
+
+def _sell_process(p: Params) -> tuple[float, float, float]:
+    return p.base_rate_sell, p.excitation_sell, p.decay_sell
+
+
+def _expected_orders(p: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> tuple[Array, Array]:
+    """Expected buy and sell orders until the horizon, ``I`` of the paper."""
+    return (
+        hawkes.expected_count(*_buy_process(p), buy_rate, time_left),
+        hawkes.expected_count(*_sell_process(p), sell_rate, time_left),
+    )
+
+
+def join_best(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
+    """The best quotes of the book on both sides, always."""
+    shape = np.broadcast_shapes(*map(np.shape, (time_left, inventory, buy_rate, sell_rate)))
+    return np.full((*shape, 2), params.half_spread)
+
+
+def corollary_3(
+    params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any, *, as_printed: bool = False
+) -> Array:
+    """The asymptotic depths of von Luckner, Cartea, Jaimungal & Kiesel (2017), Corollary 3, at a constant half-spread.
+
+    ``1/kappa + eps + h (|q -+ 1| - |q|) + (alpha + phi tau) (1 -+ 2 q) +- g1``, floored at the half-spread, with ``g1 =
+    G + (2/e) [alpha (I+ - I-) + phi (J+ - J-)]`` at the intensities after the order that fills the quote.
+
+    Parameters
+    ----------
+    as_printed : bool
+        The draft pulls ``phi (T - t)`` out of the integral of eq. (27): ``(alpha + phi tau) (I+ - I-)`` in the bracket.
+    """
+    p, tau, q = params, np.asarray(time_left, dtype=np.float64), np.asarray(inventory, dtype=np.float64)
+    penalty = p.terminal_penalty + p.running_penalty * tau
+
+    def slope(buy: Any, sell: Any) -> Array:
+        buys, sells = _expected_orders(p, tau, buy, sell)
+        if as_printed:
+            control = penalty * (buys - sells)
+        else:
+            weighted = hawkes.weighted_count(*_buy_process(p), buy, tau) - hawkes.weighted_count(
+                *_sell_process(p), sell, tau
+            )
+            control = p.terminal_penalty * (buys - sells) + p.running_penalty * weighted
+        return np.asarray(p.impact_buy * buys - p.impact_sell * sells + 2.0 * np.exp(-1.0) * control)
+
+    bid = 1.0 / p.fill_decay_sell + p.impact_sell + p.half_spread * (np.abs(q + 1.0) - np.abs(q))
+    ask = 1.0 / p.fill_decay_buy + p.impact_buy + p.half_spread * (np.abs(q - 1.0) - np.abs(q))
+    bid = bid + penalty * (1.0 + 2.0 * q) - slope(buy_rate, np.asarray(sell_rate) + p.excitation_sell)
+    ask = ask + penalty * (1.0 - 2.0 * q) + slope(np.asarray(buy_rate) + p.excitation_buy, sell_rate)
+    return np.maximum(np.stack([bid, ask], axis=-1), p.half_spread)
+
+
+class PoissonValues:
+    """``v(r, q)`` of ``theta = q G + v`` for Poisson order flow of the expected rates; exact without excitation.
+
+    ``v' = -phi q^2 + sum_k y_k max_d exp(-kappa (d - h)) (d - A_k + v(q -+ 1) - v(q))``, where an order moves the mid
+    at once by all that it brings on in the long run, ``A = eps rho / (rho - zeta) +- G``. The rates are the stationary
+    ones. Where there are none, they are the initial ones, and ``A`` is what an order brings on until the horizon.
+
+    Parameters
+    ----------
+    params : Params
+    depth_bounds : pair of float, optional
+        Smallest and largest depth; by default the depth box. ``(-inf, inf)`` is the case with a closed form.
+    """
+
+    def __init__(self, params: Params, depth_bounds: tuple[float, float] | None = None) -> None:
+        p = self.params = params
+        processes = ((_buy_process(p), p.initial_rate_buy), (_sell_process(p), p.initial_rate_sell))
+        self.rates = tuple(mu / (1.0 - zeta / rho) if zeta < rho else start for (mu, zeta, rho), start in processes)
+        decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
+        low = np.full(2, p.half_spread if depth_bounds is None else depth_bounds[0])
+        high = p.half_spread + REACH / decays if depth_bounds is None else np.full(2, depth_bounds[1])
+        q = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)
+        buy, sell = self.rates
+
+        def slope(time_left: float, values: Array) -> Array:
+            sold, bought = self.adverse_moves(time_left)
+            step = np.diff(values)
+            bid = np.clip(1.0 / decays[0] - step + sold, low[0], high[0])
+            ask = np.clip(1.0 / decays[1] + step + bought, low[1], high[1])
+            found = -p.running_penalty * q**2
+            found[:-1] += sell * np.exp(-decays[0] * (bid - p.half_spread)) * (bid - sold + step)
+            found[1:] += buy * np.exp(-decays[1] * (ask - p.half_spread)) * (ask - bought - step)
+            return found
+
+        terminal = -p.half_spread * np.abs(q) - p.terminal_penalty * q**2
+        fastest = max(buy + sell, p.decay_buy, p.decay_sell)
+        times = np.linspace(0.0, p.horizon, int(np.clip(POINTS * p.horizon * fastest, 200, 20_000)) + 1)
+        found = solve_ivp(slope, (0.0, p.horizon), terminal, method="LSODA", t_eval=times, rtol=1e-11, atol=1e-12)
+        if not found.success:
+            raise RuntimeError(f"the Poisson values could not be integrated: {found.message}")
+        slopes = np.stack([slope(time, column) for time, column in zip(times, found.y.T, strict=True)])
+        self._values = CubicHermiteSpline(times, found.y.T, slopes)
+
+    def adverse_moves(self, time_left: Any) -> tuple[Array, Array]:
+        """``A`` of a bid and of an ask (EUR / MWh)."""
+        p, (buy, sell) = self.params, self.rates
+        if p.excitation_buy >= p.decay_buy or p.excitation_sell >= p.decay_sell:
+            return adverse_moves(p, time_left, buy, sell)
+        drift = price_drift(p, time_left, buy, sell)
+        bought = p.impact_buy / (1.0 - p.excitation_buy / p.decay_buy)
+        sold = p.impact_sell / (1.0 - p.excitation_sell / p.decay_sell)
+        return sold - drift, bought + drift
+
+    def __call__(self, time_left: Any) -> Array:
+        """``v`` at times left (minutes), of shape ``(...)``: shape ``(..., S)``, inventories from -Q to Q."""
+        return np.asarray(self._values(time_left))
+
+    def differences(self, time_left: Any, inventory: Any) -> tuple[Array, Array]:
+        """``v(q + 1) - v(q)`` and ``v(q - 1) - v(q)`` (0 beyond the limit), of one shape."""
+        time_left, index = np.broadcast_arrays(time_left, np.asarray(inventory).astype(np.int64))
+        index = index + self.params.inventory_limit
+        padded = np.diff(self(time_left), axis=-1)
+        padded = np.concatenate([np.zeros_like(padded[..., :1]), padded, np.zeros_like(padded[..., :1])], axis=-1)
+        up = np.take_along_axis(padded, index[..., None] + 1, axis=-1)[..., 0]
+        down = -np.take_along_axis(padded, index[..., None], axis=-1)[..., 0]
+        return up, down
+
+
+DepthFunction = Callable[[Any, Any, Any, Any], Array]
+
+
+def poisson(params: Params, values: PoissonValues) -> DepthFunction:
+    """Depths that are optimal for Poisson order flow of the expected rates: blind to the intensities."""
+
+    def depths(time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
+        found = _depths(params, values, time_left, inventory, *values.adverse_moves(time_left))
+        shape = np.broadcast_shapes(found.shape[:-1], np.shape(buy_rate), np.shape(sell_rate))
+        return np.broadcast_to(found, (*shape, 2))
+
+    return depths
+
+
+def signal_poisson(params: Params, values: PoissonValues) -> DepthFunction:
+    """Depths for the drift of the mid as the intensities foretell it, and the inventory's value under Poisson flow."""
+
+    def depths(time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
+        moves = adverse_moves(params, time_left, buy_rate, sell_rate)
+        return _depths(params, values, time_left, inventory, *moves)
+
+    return depths
+
+
+def _depths(p: Params, values: PoissonValues, time_left: Any, inventory: Any, sold: Array, bought: Array) -> Array:
+    """``max(h, 1 / kappa + A - (v(q +- 1) - v(q)))``."""
+    up, down = values.differences(time_left, inventory)
+    bid, ask = 1.0 / p.fill_decay_sell + sold - up, 1.0 / p.fill_decay_buy + bought - down
+    return np.asarray(np.maximum(np.stack(np.broadcast_arrays(bid, ask), axis=-1), p.half_spread))

@@ -1,0 +1,219 @@
+"""Kernels of the Hawkes flow baseline: tables between their nodes, and control variates along simulated paths.
+
+Tables have the shape (levels, inventories, buy nodes, sell nodes, 3): continuation gains of bid and ask, and values.
+They are polynomials in both intensities, and the cubic through four levels in the time left.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from baselines.hawkes_flow.rates import CHORD
+from mmgym.models.hawkes_flow import next_order
+from mmgym.random_streams import SCALAR
+
+KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+
+PATH_X, PATH_W = np.polynomial.legendre.leggauss(6)  # nodes of an integral between two orders
+
+
+@njit(**KERNEL)
+def _polynomial_weights(x, nodes, weights, scale, out):
+    """Add ``scale`` times the weights of the values at the nodes in the value at ``x``."""
+    total = 0.0
+    for i in range(len(nodes)):
+        if x == nodes[i]:
+            out[i] += scale
+            return
+        total += weights[i] / (x - nodes[i])
+    for i in range(len(nodes)):
+        out[i] += scale * weights[i] / (x - nodes[i]) / total
+
+
+@njit(**KERNEL)
+def rate_weights(excess, nodes, weights, out):
+    """Weights of the values at the nodes in the value at an excess, with the straight line beyond the last node."""
+    out[:] = 0.0
+    last = nodes[len(nodes) - 1]
+    if len(nodes) == 1:
+        out[0] = 1.0
+    elif excess <= last:
+        _polynomial_weights(excess, nodes, weights, 1.0, out)
+    else:
+        slope = (excess - last) / (CHORD * last)
+        out[len(nodes) - 1] = 1.0 + slope
+        _polynomial_weights((1.0 - CHORD) * last, nodes, weights, -slope, out)
+
+
+@njit(**KERNEL)
+def _time_weights(time, times, kink, out):
+    """First of the levels (four, or fewer) around a time left, their number, and their weights; not across the kink."""
+    low, high = 0, len(times) - 1
+    if 0 < kink < high:
+        if time <= times[kink]:
+            high = kink
+        else:
+            low = kink
+    first, last = low, high
+    while last - first > 1:
+        middle = (first + last) // 2
+        if times[middle] <= time:
+            first = middle
+        else:
+            last = middle
+    count = min(4, high - low + 1)
+    first = max(low, min(first - 1, high - count + 1))
+    for j in range(count):
+        out[j] = 1.0
+        for k in range(count):
+            if k != j:
+                out[j] *= (time - times[first + k]) / (times[first + j] - times[first + k])
+    return first, count
+
+
+@njit(**KERNEL)
+def look_up(table, times, kink, state, buy_nodes, buy_weights, sell_nodes, sell_weights, scratch, out):
+    """Bid gain, ask gain and value at a state (time left, inventory index, buy and sell excess)."""
+    time_weights, buy, sell = scratch[0], scratch[1], scratch[2]
+    first, count = _time_weights(state[0], times, kink, time_weights)
+    rate_weights(state[2], buy_nodes, buy_weights, buy)
+    rate_weights(state[3], sell_nodes, sell_weights, sell)
+    q = np.int64(state[1])
+    out[0] = out[1] = out[2] = 0.0
+    for level in range(count):
+        for i in range(len(buy_nodes)):
+            weight = time_weights[level] * buy[i]
+            bid = ask = value = 0.0
+            for j in range(len(sell_nodes)):
+                entry = table[first + level, q, i, j]
+                bid += sell[j] * entry[0]
+                ask += sell[j] * entry[1]
+                value += sell[j] * entry[2]
+            out[0] += weight * bid
+            out[1] += weight * ask
+            out[2] += weight * value
+
+
+@njit(**KERNEL)
+def look_up_rows(table, times, kink, states, buy_nodes, buy_weights, sell_nodes, sell_weights, out):
+    """`look_up` of many states (B, 4) into ``out`` (B, 3)."""
+    scratch = np.empty((3, max(len(buy_nodes), len(sell_nodes), 4)))
+    buy, sell = scratch[:, : len(buy_nodes)], scratch[:, : len(sell_nodes)]
+    parts = (scratch[0], buy[1], sell[2])
+    for i in range(len(states)):
+        look_up(table, times, kink, states[i], buy_nodes, buy_weights, sell_nodes, sell_weights, parts, out[i])
+
+
+@njit(**SCALAR)
+def _shortfall(depth, gain, decay, half_spread, high):
+    """What a fill at ``depth`` earns less than one at the best depth, an order being there: at most 0."""
+    best = min(max(1.0 / decay - gain, half_spread), high)
+    played = math.exp(-decay * (depth - half_spread)) * (depth + gain)
+    return played - math.exp(-decay * (best - half_spread)) * (best + gain)
+
+
+@njit(**SCALAR)
+def _panels(p, length, buy, sell):
+    """Panels of an integral over ``length``, so that decays and hazards are smooth on each."""
+    fastest = max(p.decay_buy, p.decay_sell, p.base_rate_buy + p.base_rate_sell + buy + sell)
+    return 1 + np.int64(min(0.5 * length * fastest, 1e4))
+
+
+@njit(**SCALAR)
+def _path_node(length, panels, j):
+    """Node ``j`` of an integral over ``length`` and its weight."""
+    panel, node = j // len(PATH_X), j % len(PATH_X)
+    half = 0.5 * length / panels
+    return half * (2.0 * panel + 1.0 + PATH_X[node]), half * PATH_W[node]
+
+
+@njit(**KERNEL)
+def event_advantages(record, states, depths, gains, active, out):
+    """Advantages of depths that are frozen until the next order, at states (B, 4) with mean gains (B, 2 or more).
+
+    ``sum_k W_k [fill at d - fill at the best depth]``, ``W_k`` the probability that the next order comes in time and is
+    of the side ``k``.
+    """
+    p = record[0]
+    high_bid, high_ask = p.half_spread + 2.0 * p.reach_bid, p.half_spread + 2.0 * p.reach_ask
+    for i in range(len(states)):
+        out[i] = 0.0
+        if not active[i]:
+            continue
+        length = min(states[i, 0], p.step_length)
+        buy, sell = states[i, 2], states[i, 3]
+        bought = sold = 0.0
+        panels = _panels(p, length, buy, sell)
+        for j in range(panels * len(PATH_X)):
+            u, weight = _path_node(length, panels, j)
+            faded_buy, faded_sell = math.exp(-p.decay_buy * u), math.exp(-p.decay_sell * u)
+            hazard = (p.base_rate_buy + p.base_rate_sell) * u
+            hazard += buy * (1.0 - faded_buy) / p.decay_buy + sell * (1.0 - faded_sell) / p.decay_sell
+            weight *= math.exp(-hazard)
+            bought += weight * (p.base_rate_buy + buy * faded_buy)
+            sold += weight * (p.base_rate_sell + sell * faded_sell)
+        q = np.int64(states[i, 1]) - p.inventory_limit
+        if q < p.inventory_limit:
+            out[i] += sold * _shortfall(depths[i, 0], gains[i, 0], p.fill_decay_sell, p.half_spread, high_bid)
+        if q > -p.inventory_limit:
+            out[i] += bought * _shortfall(depths[i, 1], gains[i, 1], p.fill_decay_buy, p.half_spread, high_ask)
+
+
+@njit(**KERNEL)
+def clock_advantages(
+    record, table, times, buy_nodes, buy_weights, sell_nodes, sell_weights, states, streams, depths, active, ends, out
+):
+    """Compensated advantages of depths that are frozen for a step, along the path that the environment plays.
+
+    ``int sum_k y_k [fill at d - fill at the best depth] dt`` between the orders of the step, which are replayed from
+    the streams; the depths that are best move with the state. ``ends`` gets the inventory index after the step.
+    """
+    p = record[0]
+    high_bid, high_ask = p.half_spread + 2.0 * p.reach_bid, p.half_spread + 2.0 * p.reach_ask
+    scratch = np.empty((3, max(len(buy_nodes), len(sell_nodes), 4)))
+    parts = (scratch[0], scratch[1, : len(buy_nodes)], scratch[2, : len(sell_nodes)])
+    found, state, fill = np.empty(3), np.empty(4), np.empty(2)
+    for i in range(len(states)):
+        out[i] = 0.0
+        ends[i] = np.int64(states[i, 1])
+        if not active[i]:
+            continue
+        q = np.int64(states[i, 1]) - p.inventory_limit
+        start, buy, sell = states[i, 0], states[i, 2], states[i, 3]
+        s0, s1 = streams[i, 0], streams[i, 1]
+        fill[0] = math.exp(-p.fill_decay_sell * (depths[i, 0] - p.half_spread))
+        fill[1] = math.exp(-p.fill_decay_buy * (depths[i, 1] - p.half_spread))
+        left = min(start, p.step_length)
+        while True:
+            wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill, s0, s1)
+            panels = _panels(p, wait, 0.0, 0.0)
+            for j in range(panels * len(PATH_X)):
+                u, weight = _path_node(wait, panels, j)
+                state[0] = max(start - u, 0.0)
+                state[1] = q + p.inventory_limit
+                state[2] = buy * math.exp(-p.decay_buy * u)
+                state[3] = sell * math.exp(-p.decay_sell * u)
+                look_up(table, times, 0, state, buy_nodes, buy_weights, sell_nodes, sell_weights, parts, found)
+                rate = 0.0
+                if q < p.inventory_limit:
+                    loss = _shortfall(depths[i, 0], found[0], p.fill_decay_sell, p.half_spread, high_bid)
+                    rate += (p.base_rate_sell + state[3]) * loss
+                if q > -p.inventory_limit:
+                    loss = _shortfall(depths[i, 1], found[1], p.fill_decay_buy, p.half_spread, high_ask)
+                    rate += (p.base_rate_buy + state[2]) * loss
+                out[i] += weight * rate
+            if side == 0:
+                break
+            start -= wait
+            left -= wait
+            buy *= math.exp(-p.decay_buy * wait)
+            sell *= math.exp(-p.decay_sell * wait)
+            if side > 0:
+                q -= filled
+                buy += p.excitation_buy
+            else:
+                q += filled
+                sell += p.excitation_sell
+        ends[i] = q + p.inventory_limit

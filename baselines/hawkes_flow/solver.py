@@ -1,0 +1,379 @@
+r"""Values of the Hawkes market with a constant half-spread, marched backwards along the characteristics.
+
+The wealth to come is ``x + q S + theta(r, q, y+, y-)``, ``r`` the time left. Between market orders nothing random
+happens, so with ``S(u)`` the probability of no order in ``u`` and intensities ``y_k(u)`` that decay meanwhile,
+
+    theta(r) = int_0^m S(u) sum_k y_k(u) [nofill_k + fill_k] du - phi q^2 int_0^m S(u) du + S(m) theta(r - m; y(m)),
+    nofill_+ = q eps_+ + theta(r - u, q, y_+ + zeta_+),
+    fill_+ = exp(-kappa (d - h)) (d + c_+),    c_+ = theta(r - u, q - 1, y_+ + zeta_+) - theta(r - u, q, ...) - eps_+,
+
+and with the signs changed for sell orders. If depths move at once with the intensities (the Hamilton-Jacobi-Bellman
+equation of the paper) this holds for every ``m``, and the best depth at each moment maximises ``fill``: it is
+``max(h, 1/kappa - c)`` cut at the depth box. If they are frozen from one decision to the next, ``m`` is the longest
+time between decisions (or what is left), ``d`` is one number a side, and what it earns is ``W_k exp(-kappa (d - h))
+(d + mean of c_k)`` with the probability ``W_k = int S y_k du`` of an order and the mean over its time: the same
+maximisation, at the mean of ``c``. The difference, Jensen's gap, is what decisions at events only cost.
+
+Numbers: polynomials in both intensities (`baselines.hawkes_flow.rates`), for which transport is exact; steps of length
+``d`` in ``r``, each an integral over the characteristic by Gauss-Legendre, whose integrand at a fixed intensity is the
+cubic in ``r`` through the last four levels. Far from the horizon that hardly changes, and steps may be long.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.frozen import Functional
+from baselines.hawkes_flow.rates import RateGrid, largest_excess
+from mmgym.models.hawkes_flow import REACH, Params
+
+Array = NDArray[np.float64]
+DepthFunction = Callable[[Any, Any, Any, Any], Array]  # (r, q, y+, y-) -> depths (..., 2): bid, ask
+
+__all__ = ["COARSE", "FINE", "DepthFunction", "Resolution", "Tables", "march"]
+
+CRITERION = Functional(gain=1.0, penalty=1.0)
+ORDER = 4  # levels that a polynomial in the time left goes through
+GAUSS = 4  # nodes of the integral over a step
+STARTING = 16  # short steps that stand for one of the first three
+PREDICTION = 2  # levels that the unknown one is first extrapolated from
+CORRECTIONS = 3
+WIDEST = 5.0  # jumps that a grid spans at most, for each node: beyond, it would resolve none
+MOST_ORDERS = 2.6  # expected in a step at the highest intensities: more, and the iteration is not stable
+
+
+class Resolution(NamedTuple):
+    """How finely the state is resolved."""
+
+    nodes: int  # of each intensity
+    step: float  # longest step, in units of the shortest time 1 / decay or 1 / rate
+    tail: float  # probability that an intensity is beyond its grid at the horizon
+
+
+FINE = Resolution(20, 0.2, 1e-5)
+COARSE = Resolution(14, 0.3, 1e-4)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Values and continuation gains on the grid, at levels of the time left.
+
+    Attributes
+    ----------
+    times : (L,)
+        Time left of each level, rising from 0 (minutes).
+    kink : float
+        Time left at which the functions of it have a kink (the longest time between decisions), or 0.
+    values : (L, S, n+, n-)
+        theta, EUR / MWh lots.
+    gains : (2, L, S, n+, n-)
+        Continuation gains c of bid and ask; with frozen depths, their means over the time of the next order.
+    largest : (2,)
+        X of the buy and the sell grid (1 / minute).
+    nodes : (2, ...)
+        Numbers of nodes of the grids.
+    """
+
+    times: Array
+    kink: float
+    values: Array
+    gains: Array
+    largest: tuple[float, float]
+
+
+class _Grid:
+    """Arrays of shape (n+, S, n-): buy intensity, inventory, sell intensity; several of them stand side by side."""
+
+    def __init__(self, params: Params, resolution: Resolution, depth_bounds: tuple[Array, Array] | None) -> None:
+        p = self.params = params
+        sides = (
+            (p.base_rate_buy, p.excitation_buy, p.decay_buy, p.initial_rate_buy),
+            (p.base_rate_sell, p.excitation_sell, p.decay_sell, p.initial_rate_sell),
+        )
+        nodes = resolution.nodes
+        reach = [
+            largest_excess(mu, zeta, rho, start - mu, p.horizon, resolution.tail) for mu, zeta, rho, start in sides
+        ]
+        self.buy, self.sell = (
+            RateGrid(mu, zeta, rho, max(min(x, WIDEST * nodes * zeta), start - mu), nodes)
+            for x, (mu, zeta, rho, start) in zip(reach, sides, strict=True)
+        )
+        self.inventory: Array = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)[None, :, None]
+        self.buy_rate, self.sell_rate = self.buy.rates[:, None, None], self.sell.rates[None, None, :]
+        self.shape = (len(self.buy.rates), 2 * p.inventory_limit + 1, len(self.sell.rates))
+        low: Array = np.full(2, p.half_spread)
+        high = p.half_spread + REACH / np.array([p.fill_decay_sell, p.fill_decay_buy])
+        self.low, self.high = (low, high) if depth_bounds is None else depth_bounds
+
+    def apply(self, buy: Array, fields: Array, sell: Array) -> Array:
+        """Matrices on the intensities of fields (n+, any, n-)."""
+        n, k, m = fields.shape
+        found = (buy @ fields.reshape(n, k * m)).reshape(n * k, m) @ sell.T
+        return found.reshape(n, k, m)
+
+    def jumped(self, values: Array) -> tuple[Array, Array]:
+        """Values after a buy and after a sell order, at the same inventory."""
+        n, k, m = values.shape
+        return (
+            (self.buy.jump @ values.reshape(n, k * m)).reshape(n, k, m),
+            (values.reshape(n * k, m) @ self.sell.jump.T).reshape(n, k, m),
+        )
+
+    def sources(self, values: Array, functional: Functional) -> tuple[Array, Array, Array]:
+        """What comes per unit of time without fills, and continuation gains of bid and ask (0 on a closed side)."""
+        p, q, f = self.params, self.inventory, functional
+        bought, sold = self.jumped(values)
+        idle = self.buy_rate * (f.gain * p.impact_buy * q + bought) + self.sell_rate * (
+            sold - f.gain * p.impact_sell * q
+        )
+        idle += f.absolute_inventory * np.abs(q) - f.penalty * p.running_penalty * q**2
+        bid, ask = np.zeros(self.shape), np.zeros(self.shape)
+        bid[:, :-1] = sold[:, 1:] - sold[:, :-1] + (f.fills - f.gain * p.impact_sell)
+        ask[:, 1:] = bought[:, :-1] - bought[:, 1:] + (f.fills - f.gain * p.impact_buy)
+        return idle, bid, ask
+
+    def best_depths(self, bid_gain: Array, ask_gain: Array) -> tuple[Array, Array]:
+        """Depths of bid and ask that maximise what a fill earns, for continuation gains."""
+        p = self.params
+        return (
+            np.clip(1.0 / p.fill_decay_sell - bid_gain, self.low[0], self.high[0]),
+            np.clip(1.0 / p.fill_decay_buy - ask_gain, self.low[1], self.high[1]),
+        )
+
+    def fills(
+        self, depths: tuple[Array, Array], weights: tuple[Array, Array], gains: tuple[Array, Array], gain: float
+    ) -> Array:
+        """``weight exp(-kappa (d - h)) (gain d + c)``, summed over both sides."""
+        p, (bid, ask) = self.params, depths
+        bids = np.exp(-p.fill_decay_sell * (bid - p.half_spread)) * (gain * bid * weights[0] + gains[0])
+        asks = np.exp(-p.fill_decay_buy * (ask - p.half_spread)) * (gain * ask * weights[1] + gains[1])
+        found = np.zeros(self.shape)
+        found[:, :-1] += bids[:, :-1]
+        found[:, 1:] += asks[:, 1:]
+        return found
+
+    def order_probabilities(self, time: float) -> tuple[Array, Array]:
+        """Probabilities that the next order comes within ``time`` and is a sell, or a buy: ``int S y_k du``."""
+        x, w = np.polynomial.legendre.leggauss(24)
+        sell, buy = np.zeros((self.shape[0], 1, self.shape[2])), np.zeros((self.shape[0], 1, self.shape[2]))
+        for u, weight in zip(0.5 * time * (x + 1.0), 0.5 * time * w, strict=True):
+            buy_alone, sell_alone = self.buy.survival(u)[:, None, None], self.sell.survival(u)[None, None, :]
+            survival = weight * buy_alone * sell_alone
+            sell += survival * self.sell.rates_after(u)[None, None, :]
+            buy += survival * self.buy.rates_after(u)[:, None, None]
+        return sell, buy
+
+
+def _lagrange(nodes: Array, x: float) -> Array:
+    """Values at ``x`` of the polynomials that are 1 at one node and 0 at the others."""
+    distance = nodes[:, None] - nodes
+    np.fill_diagonal(distance, 1.0)
+    factors = (x - nodes)[None, :] / distance
+    np.fill_diagonal(factors, 1.0)
+    return np.asarray(factors.prod(axis=1))
+
+
+class _Stepper:
+    """``carried(r) = int_0^d S F(r - u) du + S(d) carried(r - d)`` along the characteristics, for one length ``d``."""
+
+    def __init__(self, grid: _Grid, length: float) -> None:
+        self.grid, self.length = grid, length
+        x, w = np.polynomial.legendre.leggauss(GAUSS)
+        self.times, self.weights = 0.5 * length * (x + 1.0), 0.5 * length * w
+        self.paths = [(grid.buy.relaxation(u), grid.sell.relaxation(u)) for u in self.times]
+        self.whole = (grid.buy.relaxation(length), grid.sell.relaxation(length))
+
+    def shares(self, past: int) -> Array:
+        """Weights (GAUSS, past + 1) of the unknown and the last ``past`` levels of F at the Gauss nodes."""
+        nodes = self.length * np.arange(past + 1.0)
+        return np.stack([w * _lagrange(nodes, u) for u, w in zip(self.times, self.weights, strict=True)])
+
+    def known(self, carried: Array, history: list[Array], shares: Array) -> Array:
+        """The part that does not depend on the unknown level."""
+        found = self.grid.apply(self.whole[0], carried, self.whole[1])
+        for (buy, sell), share in zip(self.paths, shares, strict=True):
+            mixed = share[1] * history[0]
+            for j in range(1, len(share) - 1):
+                mixed += share[j + 1] * history[j]
+            found += self.grid.apply(buy, mixed, sell)
+        return found
+
+    def unknown(self, source: Array, shares: Array) -> Array:
+        """The part of the unknown level."""
+        found = np.zeros_like(source)
+        for (buy, sell), share in zip(self.paths, shares, strict=True):
+            found += self.grid.apply(buy, share[0] * source, sell)
+        return found
+
+
+class _March:
+    """The state of a march: the levels so far that the next one needs."""
+
+    def __init__(self, grid: _Grid, held: float, functional: Functional, depths: DepthFunction | None) -> None:
+        self.grid, self.held, self.functional, self.depths = grid, held, functional, depths
+        p, q = grid.params, grid.inventory
+        penalty = functional.penalty * (p.half_spread * np.abs(q) + p.terminal_penalty * q**2)
+        self.terminal: Array = np.broadcast_to(-penalty, grid.shape).copy()
+        self.time, self.values = 0.0, self.terminal
+        self.given: tuple[float, tuple[Array, Array]] | None = None
+        self.gains: tuple[Array, Array] = grid.sources(self.values, functional)[1:]
+        self.carried = np.concatenate([np.zeros(grid.shape)] * 3, axis=1) if held else self.terminal
+        self.history = [self.source(self.values, 0.0)]
+        self.window: list[Array] = [self.tail_start()] if held else []
+
+    def tail_start(self) -> Array:
+        """What a window of frozen depths ends with: value without what is carried, and the carried gains."""
+        tail = -self.carried
+        tail[:, : self.grid.shape[1]] += self.values
+        return tail
+
+    def played(self, time: float, gains: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Depths of bid and ask at all nodes."""
+        grid = self.grid
+        if self.depths is None:
+            return grid.best_depths(*gains)
+        if self.given is None or self.given[0] != time:
+            found = self.depths(time, *np.broadcast_arrays(grid.inventory, grid.buy_rate, grid.sell_rate))
+            self.given = time, (found[..., 0], found[..., 1])
+        return self.given[1]
+
+    def source(self, values: Array, time: float) -> Array:
+        """F: all that comes per unit of time, or (frozen depths) without fills, and both gains times intensities."""
+        grid = self.grid
+        idle, bid, ask = grid.sources(values, self.functional)
+        if self.held:
+            return np.concatenate([idle, grid.sell_rate * bid, grid.buy_rate * ask], axis=1)
+        self.gains = bid, ask
+        rates = grid.sell_rate, grid.buy_rate
+        earned = rates[0] * bid, rates[1] * ask
+        return np.asarray(idle + grid.fills(self.played(time, (bid, ask)), rates, earned, self.functional.gain))
+
+    def close(self, carried: Array, tail: Array, orders: tuple[Array, Array], time: float) -> Array:
+        """Values from what is carried over a window of frozen depths that ends in ``tail``."""
+        grid, size = self.grid, self.grid.shape[1]
+        window = carried + tail
+        bid, ask = window[:, size : 2 * size], window[:, 2 * size :]
+        self.gains = bid / orders[0], ask / orders[1]
+        depths = self.played(time, self.gains)
+        return np.asarray(window[:, :size] + grid.fills(depths, orders, (bid, ask), self.functional.gain))
+
+    def step(self, stepper: _Stepper, time: float, tail: Array | None, orders: tuple[Array, Array] | None) -> None:
+        """The level ``time``, one step after the last."""
+        past = min(len(self.history), ORDER - 1)
+        shares = stepper.shares(past)
+        known = stepper.known(self.carried, self.history, shares)
+        nodes = stepper.length * np.arange(1.0, min(len(self.history), PREDICTION) + 1.0)
+        source = sum(w * f for w, f in zip(_lagrange(nodes, 0.0), self.history, strict=False))
+        corrections = CORRECTIONS if len(self.history) >= ORDER else CORRECTIONS + 2
+        for _ in range(corrections):
+            carried = known + stepper.unknown(np.asarray(source), shares)
+            values = carried if tail is None or orders is None else self.close(carried, tail, orders, time)
+            source = self.source(values, time)
+        self.time, self.carried, self.values = time, carried, values
+        self.history = [np.asarray(source), *self.history[: ORDER - 1]]
+
+
+def _step_counts(grid: _Grid, resolution: Resolution, held: bool) -> tuple[int, int]:
+    """Steps of the march over the horizon, and in the longest time between decisions (0 if depths are not frozen)."""
+    p = grid.params
+    fastest = max(p.decay_buy, p.decay_sell, p.initial_rate_buy + p.initial_rate_sell)
+    highest = float(grid.buy.rates[-1] + grid.sell.rates[-1])
+    longest = min(resolution.step / fastest, MOST_ORDERS / highest)
+    if not held:
+        return max(int(np.ceil(p.horizon / longest)), 2 * ORDER), 0
+    window = max(int(np.ceil(p.step_length / longest)), -(-2 * ORDER // p.num_steps))
+    return window * p.num_steps, window
+
+
+def march(
+    params: Params,
+    resolution: Resolution,
+    *,
+    held: bool,
+    depths: DepthFunction | None = None,
+    functional: Functional = CRITERION,
+    depth_bounds: tuple[Array, Array] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Tables:
+    """Values at all levels, of the best depths or of given ones.
+
+    Parameters
+    ----------
+    params : Params
+    resolution : Resolution
+    held : bool
+        Whether depths are frozen between decisions (``decision="event"``), or move at once.
+    depths : callable, optional
+        Depths ``[bid, ask]`` (..., 2) to play, of the time left (minutes) and arrays of inventories (lots), buy and
+        sell rates (1 / minute); by default the best ones of the criterion.
+    functional : Functional
+        Expectation wanted: weights of gain, penalty, fills and absolute inventory.
+    depth_bounds : pair of (2,) arrays, optional
+        Smallest and largest depth of bid and ask; by default the depth box of the environment.
+    progress : callable, optional
+        Told the part done now and then.
+
+    Returns
+    -------
+    Tables
+        Without rounding to actions.
+    """
+    grid = _Grid(params, resolution, depth_bounds)
+    steps, window = _step_counts(grid, resolution, held)
+    length = params.horizon / steps
+    march = _March(grid, window * length, functional, depths)
+    kept = _kept_levels(steps, window, 1.0 / max(params.decay_buy, params.decay_sell) / length)
+    levels = [(0.0, march.values, *march.gains)]
+
+    def advance(stepper: _Stepper, level: int, wide: int) -> None:
+        """One step to the level ``level``, ``wide`` of which make a window."""
+        tail = orders = None
+        time = level * stepper.length
+        if window and level <= wide:
+            orders = grid.order_probabilities(time)
+            survival = grid.buy.survival(time)[:, None, None] * grid.sell.survival(time)
+            tail = np.zeros_like(march.carried)
+            tail[:, : grid.shape[1]] = survival * march.terminal
+        elif window:
+            orders = whole_orders
+            tail = grid.apply(whole_window[0], march.window[-wide], whole_window[1])
+        march.step(stepper, time, tail, orders)
+        if window:
+            march.window.append(march.tail_start())
+
+    if window:
+        whole_orders = grid.order_probabilities(window * length)
+        whole_window = grid.buy.relaxation(window * length), grid.sell.relaxation(window * length)
+    short = _Stepper(grid, length / STARTING)
+    history = [march.history[0]]
+    for i in range(1, (ORDER - 1) * STARTING + 1):
+        advance(short, i, window * STARTING)
+        if i % STARTING == 0:
+            history.insert(0, march.history[0])
+            if i // STARTING in kept:
+                levels.append((march.time, march.values, *march.gains))
+    march.history, march.window = history, march.window[::STARTING]
+    stepper = _Stepper(grid, length)
+    for level in range(ORDER, steps + 1):
+        advance(stepper, level, window)
+        del march.window[:-window]
+        if level in kept:
+            levels.append((march.time, march.values, *march.gains))
+        if progress is not None and level % 64 == 0:
+            progress(level / steps)
+    columns = [np.stack(column) for column in zip(*levels, strict=True)]
+    values, bid, ask = (np.ascontiguousarray(np.moveaxis(column, 2, 1)) for column in columns[1:])
+    return Tables(columns[0], window * length, values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest))
+
+
+def _kept_levels(steps: int, window: int, relaxation: float) -> set[int]:
+    """Levels that are kept: all of the first ones, later some in each relaxation time, and the kink."""
+    early = int(np.ceil(8.0 * relaxation))
+    stride = max(int(0.75 * relaxation), 1)
+    kept = set(range(min(early, steps) + 1)) | set(range(early, steps + 1, stride)) | {steps}
+    if window:
+        kept |= set(range(window, min(window + 2 * ORDER, steps) + 1))
+    return kept

@@ -1,0 +1,32 @@
+"""Baselines of the intraday power market: the paper's policies, fitted value functions, and bounds of the optimum."""
+
+from baselines.hawkes_power.baseline import BestPowerPolicy, DistancePolicy, HawkesPowerBaseline, ValuePolicy
+from baselines.hawkes_power.book import effective_impacts, mean_impacts, move_law, spread_law, spread_transitions
+from baselines.hawkes_power.bounds import Interval, PathBounds, path_bounds, solved
+from baselines.hawkes_power.closed_forms import corollary_3, join_best
+from baselines.hawkes_power.values import KINDS, ValueFunction, value_function
+from baselines.numerical import numerical_baseline
+from mmgym.models.hawkes_power import Params
+
+__all__ = [
+    "KINDS",
+    "BestPowerPolicy",
+    "DistancePolicy",
+    "HawkesPowerBaseline",
+    "Interval",
+    "PathBounds",
+    "ValueFunction",
+    "ValuePolicy",
+    "corollary_3",
+    "effective_impacts",
+    "join_best",
+    "mean_impacts",
+    "move_law",
+    "path_bounds",
+    "solved",
+    "spread_law",
+    "spread_transitions",
+    "value_function",
+]
+
+numerical_baseline.register(Params, HawkesPowerBaseline)

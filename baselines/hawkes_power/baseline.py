@@ -1,0 +1,267 @@
+"""The intraday power market as a `baselines.numerical.NumericalBaseline`: policies, their scores, and the interval."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mmgym.models.hawkes_power as model
+from baselines.hawkes_power import bounds, closed_forms, kernels
+from baselines.hawkes_power.bounds import Interval, solved
+from baselines.hawkes_power.values import ValueFunction
+from baselines.numerical import Bounds, Evaluation
+from baselines.policy import Policy
+from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
+from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
+
+Array = NDArray[Any]
+
+__all__ = ["BestPowerPolicy", "DistancePolicy", "HawkesPowerBaseline", "ValuePolicy"]
+
+LOWER_SEED, REFERENCE_SEED = 0x10BE, 0x10BF
+BATCH = 2_000  # rows played at once
+
+
+class DistancePolicy:
+    """A function of the state behind `predict`.
+
+    Attributes
+    ----------
+    distances : callable
+        ``(time_left, inventory, spread, rates) -> (..., 2)`` distances [bid, ask] from the mid, EUR / MWh.
+    control : str
+        The value function (one of `baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled with.
+    """
+
+    markov = True
+
+    def __init__(self, params: Params, distances: Callable[..., Array], control: str = "fitted") -> None:
+        self.params = params
+        self.distances = distances
+        self.control = control
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Action of one observation, or actions of a batch: the nearest ones in the offset box."""
+        found = model.locate(self.params, observation)
+        half_spread = self.params.half_tick * found[2][..., None]
+        return model.from_quotes(self.params, self.distances(*found) - half_spread), state
+
+
+class ValuePolicy(DistancePolicy):
+    """The best quotes for a value function: offsets ``max(0, 1 / kappa - c)`` from the best prices of the book.
+
+    Attributes
+    ----------
+    kind : str
+        One of `baselines.hawkes_power.values.KINDS`.
+    """
+
+    def __init__(self, params: Params, kind: str) -> None:
+        super().__init__(params, self._best_distances)
+        self.kind = kind
+
+    @functools.cached_property
+    def function(self) -> ValueFunction:
+        """The value function, solved or read from disk when first asked for."""
+        return solved(self.params, self.kind)
+
+    def _at(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
+        shape = np.shape(rates)[:-1]
+        left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
+        found = self.function.at(self.params, left, lots, ticks, np.reshape(rates, (-1, len(PROCESSES))))
+        return found.reshape(*shape, 3)
+
+    def _best_distances(self, *state: Any) -> Array:
+        p = self.params
+        means = np.array([1.0 / p.fill_decay_sell, 1.0 / p.fill_decay_buy])
+        offsets = np.maximum(means - self._at(*state)[..., :2], 0.0)
+        return np.asarray(offsets + p.half_tick * np.asarray(state[2])[..., None])
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch, by the value function."""
+        return self._at(*model.locate(self.params, observation))[..., 2]
+
+
+class BestPowerPolicy(ValuePolicy):
+    """The best policy known: that of the fitted value function.
+
+    Attributes
+    ----------
+    interval : Interval
+        Its own value in the environment as built, and a bound of every policy's; simulated when first asked for.
+    optimum : float
+        The certified upper bound.
+    bounds : Bounds
+        The certified bounds: four standard errors are in them.
+    level : str
+    """
+
+    level = "bracketed"
+
+    def __init__(self, params: Params, interval: Callable[[], Interval]) -> None:
+        super().__init__(params, "fitted")
+        self._interval = interval
+
+    def _best_distances(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
+        """Quotes that rest until the next event are those for intensities and time left when it is expected."""
+        p = self.params
+        if p.decision != "event":
+            return super()._best_distances(time_left, inventory, spread, rates)
+        total, longest = np.sum(rates, axis=-1), np.minimum(p.step_length, time_left)
+        ahead = 1.0 / total - longest / np.expm1(np.clip(total * longest, 1e-9, 500.0))
+        ahead = np.clip(ahead, 0.0, longest)
+        faded = p.base_rates + (rates - p.base_rates) * np.exp(-p.decays * ahead[..., None])
+        return super()._best_distances(time_left - ahead, inventory, spread, faded)
+
+    @property
+    def interval(self) -> Interval:
+        """The certified interval of the optimum."""
+        return self._interval()
+
+    @property
+    def optimum(self) -> float:
+        """The certified upper bound of the optimum."""
+        return self.interval.certified[1]
+
+    @property
+    def bounds(self) -> Bounds:
+        """Certified bounds of the optimum."""
+        return Bounds(*self.interval.certified, 0.0)
+
+
+class HawkesPowerBaseline:
+    """Best policy, paper policies and bounds of the intraday power market."""
+
+    level = "bracketed"
+    reference = "join_best"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    def best_policy(self) -> BestPowerPolicy:
+        """The policy of the fitted value function."""
+        return BestPowerPolicy(self.params, self.interval)
+
+    def interval(self) -> Interval:
+        """The certified interval of the optimum, kept on disk."""
+        lower = self._simulated("lower", LOWER_SEED, self.best_policy)
+        return Interval(*lower, *bounds.upper_bound(self.params))
+
+    def policies(self) -> dict[str, Callable[[], Policy]]:
+        """The paper's policies, those of simpler value functions, and the plainest one."""
+        p = self.params
+
+        def of(distances: Callable[..., Array], control: str = "fitted", **options: Any) -> Callable[[], Policy]:
+            return lambda: DistancePolicy(p, functools.partial(distances, p, **options), control)
+
+        return {
+            "first_order_expansion": lambda: ValuePolicy(p, "first_order"),
+            "frozen_intensity": lambda: ValuePolicy(p, "frozen"),
+            "corollary_3": of(closed_forms.corollary_3),
+            "corollary_3_as_printed": of(closed_forms.corollary_3, as_printed=True),
+            "join_best": of(closed_forms.join_best, control="join_best"),
+        }
+
+    def reference_value(self) -> float:
+        """What joining the best quotes is worth: simulated with the control variate of its own value function."""
+        return self._simulated("reference", REFERENCE_SEED, self.policies()[self.reference])[0]
+
+    def _simulated(self, name: str, seed: int, policy: Callable[[], Policy]) -> tuple[float, float]:
+        """Value and standard error of a policy, kept on disk."""
+
+        def make() -> Mapping[str, Any]:
+            base, player, count = (
+                HawkesPowerVectorEnv(1, **self.params.arguments()),
+                policy(),
+                bounds.paths_for(self.params),
+            )
+            sizes = [min(BATCH, count - first) for first in range(0, count, BATCH)]
+            parts = [
+                self.play(base, player, True, size, (seed << 32) + BATCH * i)["estimate"]
+                for i, size in enumerate(sizes)
+            ]
+            sample = np.concatenate(parts)
+            return {"value": [sample.mean(), sample.std(ddof=1) / math.sqrt(count)]}
+
+        value, error = bounds.kept(self.params, name, make)["value"].tolist()
+        return value, error
+
+    def evaluate(self, policy: Policy) -> Evaluation | None:
+        """None: expectations under a policy are sampled here."""
+        return None
+
+    def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
+        """Episodes of ``count`` rows: a value at the start plus what the generator makes of it under what is played.
+
+        The estimate is unbiased for any policy and any value function; the better the function fits the policy, the
+        less it varies.
+        """
+        function = solved(self.params, getattr(policy, "control", "fitted"))
+        envs = base.make_batch(count, info="full")
+        record = MARKET.record(self.params)
+        observations, info = envs.reset(seed=seed)
+        names = ("returns", "fills", "orders", "absolute_inventory", "pnl")
+        totals = {name: np.zeros(count) for name in names}
+        estimate, gap = np.full(count, function.initial(self.params)), np.zeros(count)
+        state, start, active = None, np.ones(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
+        while active.any():
+            actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
+            half_spread = self.params.half_tick * np.asarray(info["spread"])[:, None]
+            distances = half_spread + envs.to_quotes(actions)
+            rows = _rows(envs)
+            kernels.replay_steps(record, rows, *function, distances, active, gap)
+            observations, rewards, terminated, _, info = envs.step(actions)
+            for name in ("inventory", "spread"):
+                if not np.array_equal(rows[name][active], info[name][active]):
+                    raise AssertionError(f"the replay of a step ended with another {name} than the environment")
+            estimate[active] += gap[active]
+            totals["returns"][active] += rewards[active]
+            totals["fills"][active] += (info["bid_fills"] + info["ask_fills"])[active]
+            totals["absolute_inventory"][active] += (np.abs(info["inventory"]) * info["elapsed"])[
+                active
+            ]  # at step ends
+            totals["pnl"][active] = info["gain"][active]
+            active &= ~terminated
+            start = np.zeros(count, dtype=np.bool_)
+        return {**totals, "estimate": estimate}
+
+    def examples(self) -> list[dict[str, float]]:
+        """Values and best distances from the mid at some times, inventories, spreads and intensities."""
+        p, best = self.params, self.best_policy()
+        rates, found = np.array(p.initial_rates), []
+        for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon):
+            for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():
+                for factor in (1.0, 2.0):
+                    state = (
+                        time_left,
+                        inventory,
+                        p.initial_spread,
+                        rates * np.where(np.arange(6) == model.BUY, factor, 1.0),
+                    )
+                    bid, ask = best.distances(*state).tolist()
+                    value = float(best.value(model.observe(p, *state)))
+                    names = {"time_left": time_left, "inventory": inventory, "spread": p.initial_spread}
+                    found.append(
+                        {**names, "buy_rate": float(state[3][model.BUY]), "value": value, "bid": bid, "ask": ask}
+                    )
+        return found
+
+
+def _rows(envs: Any) -> Array:
+    """Rows of state, as kernels take them, of a batch of environments."""
+    state = envs.get_state()
+    rows = np.zeros(len(state["needs_reset"]), MARKET.row_dtype)
+    for name in MARKET.state.names or ():
+        rows[name] = state[name]
+    rows["s0"], rows["s1"] = state["streams"].T
+    return rows

@@ -1,0 +1,185 @@
+"""Bounds of the optimum of the intraday power market, and what is kept on disk.
+
+*Below*: what the best policy known is worth in the environment as built, played with the control variate of its value
+function.
+
+*Above*: an information relaxation (Brown, Smith & Sun 2010) that holds for every policy, in continuous time too, hence
+for every choice of decision times. Let all events of the book be known in advance, the fills not. For a value function
+``Theta`` and a policy with quotes ``d`` the penalty
+
+    Pi = sum over events of  q sgn xi + Theta(j', q, y') - Theta(j, q, y)
+         [+ at orders, f(d) (-xi + E xi + D Theta - E D Theta) + psi(c)],  less its compensator,
+
+with ``D Theta`` the change of ``Theta`` by a fill, has the mean zero for every policy that does not look ahead. Hence
+``V <= E max_d (reward - Pi)``, the maximum over policies that know the events. It is found by a recursion over the
+orders of a path from its end: ``B(q)``, what is left above ``Theta``, grows by ``int Res(q) dt`` between orders,
+
+    Res = d Theta/dt along the path between events + A Theta + q sum sgn y E xi - phi q^2 + sum y psi(c),
+
+and at an order it goes up from ``B(q)`` to ``B(q) + psi(c + B(q -+ 1) - B(q)) - psi(c)``. As ``psi`` is convex with
+slopes from 0 to 1, this is at most ``max(B(q), B(q -+ 1))``, the bound of the project's notes, where fills are known in
+advance too; and where ``Theta`` is good, it exceeds the value of the policy of ``Theta`` by second-order terms only.
+"""
+
+import contextlib
+import functools
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mmgym.models.hawkes_power as model
+from baselines.hawkes_power import basis, book, closed_forms, kernels, values
+from baselines.hawkes_power.kernels import Basis
+from baselines.hawkes_power.values import ValueFunction, value_function
+from baselines.solution_cache import cache_folder
+from mmgym.models import hawkes
+from mmgym.models.hawkes_power import MARKET, Params
+
+Array = NDArray[np.float64]
+
+__all__ = ["Interval", "PathBounds", "kept", "path_bounds", "paths_for", "solved"]
+
+EVENTS = 1_500_000  # simulated for a bound
+FEWEST, MOST = 200, 2_000  # paths
+SEED = 0xB0BD
+CERTAIN = 4.0  # standard errors
+
+
+class Interval(NamedTuple):
+    """Estimates of a lower and an upper bound of the optimum, with their standard errors (EUR / MWh lots)."""
+
+    lower: float
+    lower_stderr: float
+    upper: float
+    upper_stderr: float
+
+    @property
+    def certified(self) -> tuple[float, float]:
+        """Bounds that hold but for sampling errors of more than four standard errors."""
+        return self.lower - CERTAIN * self.lower_stderr, self.upper + CERTAIN * self.upper_stderr
+
+    @property
+    def width(self) -> float:
+        """Relative width of the certified bounds."""
+        return (self.certified[1] - self.certified[0]) / abs(self.upper)
+
+
+class PathBounds(NamedTuple):
+    """Pathwise estimates, shape (paths,) each."""
+
+    upper: Array  # the dual bound
+    revealed: Array  # the dual bound with fills known in advance
+    policy: Array  # the policy of the value function, its quotes moving at once
+
+
+def path_bounds(params: Params, function: ValueFunction, paths: int, seed: int) -> PathBounds:
+    """Simulate bounds of the optimum with a value function.
+
+    Parameters
+    ----------
+    params : Params
+    function : ValueFunction
+        Any one gives valid bounds; the better it is, the tighter they are.
+    paths : int
+        All from one seed each: two value functions can be compared on common paths.
+    seed : int
+
+    Returns
+    -------
+    PathBounds
+    """
+    found = np.empty((paths, 3))
+    seeds = np.random.SeedSequence([seed, SEED]).generate_state(paths, np.uint64)
+    record, rows = MARKET.record(params), np.zeros(1, MARKET.row_dtype)
+    most = 64 + int(4.0 * _expected_events(params)[4:].sum())
+    kernels.bound_paths(record, rows, *function, seeds, most, found)
+    while (missing := np.flatnonzero(np.isnan(found[:, 0]))).size:
+        most *= 4
+        again = np.empty((missing.size, 3))
+        kernels.bound_paths(record, rows, *function, seeds[missing], most, again)
+        found[missing] = again
+    found += function.initial(params)
+    return PathBounds(*found.T)
+
+
+def _expected_events(params: Params) -> Array:
+    """Expected events of each process in an episode, shape (6,)."""
+    p = params
+    return hawkes.expected_count(p.base_rates, p.excitations, p.decays, np.array(p.initial_rates), p.horizon)
+
+
+def paths_for(params: Params) -> int:
+    """Paths to simulate for a bound."""
+    return int(np.clip(EVENTS / _expected_events(params).sum(), FEWEST, MOST))
+
+
+# Kept in memory and on disk
+
+
+@functools.cache
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for module in (model, hawkes, basis, book, closed_forms, kernels, values):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def kept(params: Params, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays from disk or, where they are not kept there yet, made and kept (see `baselines.solution_cache`)."""
+    digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
+    path = cache_folder() / f"hawkes_power-{digest}-{_sources()}.npz"
+    with (
+        contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile),
+        path.open("rb") as source,
+        np.load(source, allow_pickle=False) as found,
+    ):
+        return {key: found[key] for key in found.files}
+    arrays = {key: np.asarray(value) for key, value in make().items()}
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return arrays
+
+
+def _continuous(params: Params) -> Params:
+    """The same market for all choices of decision times."""
+    return params._replace(decision="event", num_steps=1)
+
+
+@functools.lru_cache(maxsize=16)
+def solved(params: Params, kind: str) -> ValueFunction:
+    """A value function (one of `baselines.hawkes_power.values.KINDS`), kept in memory and on disk."""
+    market = _continuous(params)
+
+    def make() -> Mapping[str, Any]:
+        function = value_function(market, kind)
+        return {**function.basis._asdict(), "borders": function.borders, "table": function.table}
+
+    arrays = kept(market, kind, make)
+    return ValueFunction(Basis(**{name: arrays[name] for name in Basis._fields}), arrays["borders"], arrays["table"])
+
+
+def upper_bound(params: Params) -> tuple[float, float]:
+    """The dual bound of the fitted value function and its standard error, kept on disk."""
+    market = _continuous(params)
+
+    def make() -> Mapping[str, Any]:
+        found = path_bounds(market, solved(market, "fitted"), paths_for(market), 0).upper
+        return {"bound": [found.mean(), found.std(ddof=1) / math.sqrt(len(found))]}
+
+    value, error = kept(market, "upper", make)["bound"].tolist()
+    return value, error

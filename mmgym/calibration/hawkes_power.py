@@ -1,0 +1,441 @@
+"""Calibration of the intraday power market from event tapes (von Luckner, Cartea, Jaimungal & Kiesel 2017, section 4).
+
+The tapes are those of `mmgym.calibration.hawkes_power_tape`. For every product and window ("Mid", "Late") the days are
+pooled, and these are estimated:
+
+- the six Hawkes processes (new best quotes and cancelled ones on each side, market orders), each by itself, by maximum
+  likelihood over the days (`mmgym.calibration.hawkes`). Every day starts without history, at the base rate;
+- the mean impacts: half the move of the best price, over all events of a type, those that move nothing included. They
+  are the effective mean impacts of the model, the floor of the half-spread in them;
+- the half-spread, averaged over time;
+- ``fill_decay`` (kappa): a market order reaches an exponential distance beyond the best price before it, in whole ticks
+  a geometric one (`mmgym.calibration.exponential.fit_reaches`);
+- the laws of the moves in the model: the share of market orders that leave the best price alone, the mean move of those
+  that do not, of cancellations that move it, and the share of the room in the spread by which new quotes improve it.
+
+Standard errors of the processes are those of the observed information; those of averages come from their spread over
+the days (a ratio estimate; NaN for a single day); that of ``fill_decay`` is the model's.
+
+The reduced market, `mmgym/HawkesFlow-v0`, moves its mid at market orders alone. `Calibration.kwargs` passes on the mean
+impact of the market orders, without the quotes and cancellations that follow them.
+
+References
+----------
+von Luckner, N., Cartea, Á., Jaimungal, S. and Kiesel, R. (2017). Optimal market maker pricing in the German intraday
+power market. Working paper, section 4 and Table 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmgym.calibration.exponential import QUANTILE, Estimate, ExponentialFit, fit_reaches
+from mmgym.calibration.hawkes import REJECTION, HawkesFit, draw_residuals, fit_hawkes, json_value
+from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
+from mmgym.models.hawkes import explosive
+
+Array = NDArray[np.float64]
+
+ORDERS = ("MO_BUY", "MO_SELL")
+RATE, PRICE = "1/min", "EUR/MWh"
+# Table 1 of the paper: market orders (mu+, ...), then bid events (nu: K+, K-), then ask events (upsilon: L+, L-)
+SYMBOLS = {
+    "MO_BUY": "{}+",
+    "MO_SELL": "{}-",
+    "BID_UP": "{}_nu+",
+    "BID_DOWN": "{}_nu-",
+    "ASK_UP": "{}_upsilon+",
+    "ASK_DOWN": "{}_upsilon-",
+}
+LETTERS = {"base_rate": "mu", "excitation": "zeta", "decay": "rho"}
+
+
+@dataclass(frozen=True)
+class ProductFit:
+    """Parameters of one product and window. The dictionaries are keyed by event type.
+
+    Attributes
+    ----------
+    product, window : str
+        Such as ``"H11"`` and ``"Late"``.
+    dates : tuple of str
+        Delivery dates of the tapes.
+    horizon : float
+        Mean length of the window, minutes.
+    tick : float
+        EUR/MWh.
+    processes : dict of str to HawkesFit
+        The six processes, per minute.
+    impacts : dict of str to Estimate
+        Mean half-moves of the best price, EUR/MWh.
+    half_spread : Estimate
+        Mean over time, EUR/MWh.
+    reaches : dict of str to ExponentialFit
+        Of market orders; ``fill_decay`` is kappa, 1/(EUR/MWh).
+    first_level_shares : dict of str to Estimate
+        Share of the market orders that leave the best price where it is.
+    mean_moves : dict of str to Estimate
+        Mean ticks moved by those market orders and cancellations that move the best price.
+    improvements : dict of str to Estimate
+        Share of the room in the spread (all but one tick of it) by which new quotes improve the best price.
+    """
+
+    product: str
+    window: str
+    dates: tuple[str, ...]
+    horizon: float
+    tick: float
+    processes: dict[str, HawkesFit]
+    impacts: dict[str, Estimate]
+    half_spread: Estimate
+    reaches: dict[str, ExponentialFit]
+    first_level_shares: dict[str, Estimate] = field(repr=False)
+    mean_moves: dict[str, Estimate] = field(repr=False)
+    improvements: dict[str, Estimate] = field(repr=False)
+
+    def estimates(self) -> dict[str, tuple[Estimate, str]]:
+        """All estimates with their units; the names end in the event type."""
+        found: dict[str, tuple[Estimate, str]] = {}
+        for name in EVENT_TYPES:
+            for parameter, estimate in self.processes[name].estimates().items():
+                found[f"{parameter}_{name}"] = (estimate, "1" if parameter == "branching_ratio" else RATE)
+        found |= {f"impact_{name}": (estimate, PRICE) for name, estimate in self.impacts.items()}
+        found["half_spread"] = (self.half_spread, PRICE)
+        found |= {f"fill_decay_{name}": (fit.fill_decay, f"1/({PRICE})") for name, fit in self.reaches.items()}
+        found |= {f"first_level_share_{name}": (share, "1") for name, share in self.first_level_shares.items()}
+        found |= {f"mean_move_{name}": (move, "ticks") for name, move in self.mean_moves.items()}
+        found |= {f"improvement_{name}": (share, "1") for name, share in self.improvements.items()}
+        return found
+
+    def kwargs(self, *, allow_explosive: bool = False) -> dict[str, Any]:
+        """Arguments for ``gymnasium.make("mmgym/HawkesFlow-v0", **kwargs)``; pairs are ``[buy, sell]``.
+
+        The decay of a process without excitation, which has no effect, is given as 1.
+
+        Raises
+        ------
+        ValueError
+            If market orders are explosive and that was not asked for.
+        """
+        orders = [self.processes[name] for name in ORDERS]
+        excitation = [fit.excitation.value for fit in orders]
+        decay = [fit.decay.value if fit.excitation.value > 0 else 1.0 for fit in orders]
+        unstable = any(jump >= rate for jump, rate in zip(excitation, decay, strict=True))
+        if unstable and not allow_explosive:
+            raise ValueError(explosive(excitation, decay))
+        arguments = {
+            "base_rate": [fit.base_rate.value for fit in orders],
+            "excitation": excitation,
+            "decay": decay,
+            "half_spread": self.half_spread.value,
+            "impact": [self.impacts[name].value for name in ORDERS],
+            "fill_decay": [self.reaches[name].fill_decay.value for name in ORDERS],
+            "horizon": self.horizon,
+        }
+        if unstable:
+            arguments |= {"allow_explosive": True, "initial_rates": arguments["base_rate"]}
+        return arguments
+
+    def tests(self) -> pd.DataFrame:
+        """Residual tests of the six processes, under Hawkes and under Poisson (see `HawkesFit.tests`)."""
+        return pd.concat({name: self.processes[name].tests() for name in EVENT_TYPES}, names=["process"])
+
+    def summary(self) -> str:
+        """A few sentences: how much there is to fit, and how well the model holds."""
+        events = sum(fit.events for fit in self.processes.values())
+        tests = self.tests().xs("hawkes", level="model")
+        rejected = [str(name) for name in tests.index[tests["gap_p_value"] < REJECTION]]
+        gain = sum(fit.poisson.aic - fit.aic for fit in self.processes.values())
+        ratios = [self.processes[name].branching_ratio for name in ORDERS]
+        text = (
+            f"{self.product} {self.window}: {events} events on {len(self.dates)} days. Residual gaps are unit "
+            f"exponential (Kolmogorov-Smirnov, p >= {REJECTION:g}) for {len(tests) - len(rejected)} of {len(tests)} "
+            "processes"
+        )
+        text += f", rejected for {', '.join(rejected)}" if rejected else ""
+        text += f"; in all the Hawkes processes lower the AIC of Poisson processes by {gain:.5g}. "
+        text += "Branching ratio of buy and sell orders: " + " and ".join(
+            f"{ratio.value:.3g} +- {ratio.stderr:.2g}" for ratio in ratios
+        )
+        shares = [self.first_level_shares[name].value for name in ORDERS]
+        text += f". {100 * shares[0]:.3g} % and {100 * shares[1]:.3g} % of them leave the best price where it is. "
+        for name, fit in self.reaches.items():
+            if fit.degrees_of_freedom:
+                verdict = "rejected" if fit.p_value < REJECTION else "not rejected"
+                text += f"Exponential reach of {name} {verdict} (p = {fit.p_value:.2g}). "
+        return text.rstrip()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Parameters of the intraday power market, one `ProductFit` for every product and window.
+
+    Attributes
+    ----------
+    groups : dict of (product, window) to ProductFit
+        In the order of products, "Mid" before "Late".
+    """
+
+    groups: dict[tuple[str, str], ProductFit]
+
+    def group(self, product: str | None = None, window: str | None = None) -> ProductFit:
+        """The fit of one product and window; what is not given must be clear.
+
+        Raises
+        ------
+        ValueError
+            If there is no such fit, or more than one.
+        """
+        found = [
+            fit
+            for (own_product, own_window), fit in self.groups.items()
+            if product in (None, own_product) and window in (None, own_window)
+        ]
+        if len(found) != 1:
+            known = ", ".join(" ".join(key) for key in self.groups)
+            problem = "is not calibrated" if not found else "does not tell which one is meant"
+            raise ValueError(f"product {product!r} and window {window!r}: this {problem}; there are {known}")
+        return found[0]
+
+    def kwargs(
+        self, product: str | None = None, window: str | None = None, *, allow_explosive: bool = False
+    ) -> dict[str, Any]:
+        """Arguments for ``gymnasium.make("mmgym/HawkesFlow-v0", **kwargs)`` (see `ProductFit.kwargs`)."""
+        return self.group(product, window).kwargs(allow_explosive=allow_explosive)
+
+    def table(self) -> pd.DataFrame:
+        """One row per product, window and parameter: ``estimate, standard_error, lower, upper, unit`` (95 %)."""
+        rows, index = [], []
+        for key, fit in self.groups.items():
+            for name, (estimate, unit) in fit.estimates().items():
+                rows.append([estimate.value, estimate.stderr, estimate.lower, estimate.upper, unit])
+                index.append((*key, name))
+        columns = ["estimate", "standard_error", "lower", "upper", "unit"]
+        return pd.DataFrame(
+            rows, columns=columns, index=pd.MultiIndex.from_tuples(index, names=["product", "window", "parameter"])
+        )
+
+    def paper_table(self) -> pd.DataFrame:
+        """Table 1 of the paper with kappa added: rows are symbols, columns product and window, cells ``0.612 (0.041)``.
+
+        ``mu``, ``zeta``, ``rho`` are base rate, excitation and decay, ``eps`` the mean impact; without index for market
+        orders, with ``nu`` for the bid (new quotes +, cancellations -) and ``upsilon`` for the ask (cancellations +,
+        new quotes -).
+        """
+        rows: dict[tuple[str, str], list[str]] = {}
+        for fit in self.groups.values():
+            cells: list[tuple[str, str, Estimate]] = []
+            for name, symbol in SYMBOLS.items():
+                for parameter, letter in LETTERS.items():
+                    cells.append((symbol.format(letter), RATE, getattr(fit.processes[name], parameter)))
+            cells += [(symbol.format("eps"), PRICE, fit.impacts[name]) for name, symbol in SYMBOLS.items()]
+            cells += [(SYMBOLS[name].format("kappa"), f"1/({PRICE})", fit.reaches[name].fill_decay) for name in ORDERS]
+            for symbol, unit, estimate in cells:
+                rows.setdefault((symbol, unit), []).append(f"{estimate.value:.3g} ({estimate.stderr:.2g})")
+        return pd.DataFrame(
+            list(rows.values()),
+            index=pd.MultiIndex.from_tuples(list(rows), names=["symbol", "unit"]),
+            columns=pd.MultiIndex.from_tuples(list(self.groups), names=["product", "window"]),
+        )
+
+    def summary(self) -> str:
+        """A few sentences for each product and window."""
+        return "\n".join(fit.summary() for fit in self.groups.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types, keyed by ``"PRODUCT WINDOW"``; NaN becomes None."""
+        content = {}
+        for (product, window), fit in self.groups.items():
+            reaches = {}
+            for name, reach in fit.reaches.items():
+                values = {item.name: getattr(reach, item.name) for item in fields(reach) if item.name != "rates"}
+                reaches[name] = {
+                    key: asdict(value) if isinstance(value, Estimate) else value for key, value in values.items()
+                }
+            content[f"{product} {window}"] = json_value(
+                {
+                    "product": product,
+                    "window": window,
+                    "dates": list(fit.dates),
+                    "horizon": fit.horizon,
+                    "tick": fit.tick,
+                    "processes": {name: process.to_dict() for name, process in fit.processes.items()},
+                    "half_spread": asdict(fit.half_spread),
+                    "reaches": reaches,
+                }
+                | {
+                    part: {name: asdict(estimate) for name, estimate in getattr(fit, part).items()}
+                    for part in ("impacts", "first_level_shares", "mean_moves", "improvements")
+                }
+            )
+        return content
+
+    def plot(self, path: str | Path, *, process: str = "MO_BUY") -> Path:
+        """Write a PNG: PP and QQ plots of one process, Hawkes and Poisson, one row per product and window.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to write.
+        process : str
+            An event type; the paper shows buy market orders.
+
+        Returns
+        -------
+        Path
+            The file written.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        ValueError
+            If there is no such event type.
+        """
+        if process not in EVENT_TYPES:
+            raise ValueError(f"process = {process!r} is not allowed: it must be one of {', '.join(EVENT_TYPES)}")
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
+
+        figure = Figure(figsize=(10, 4.2 * len(self.groups)), layout="constrained")
+        panels = figure.subplots(len(self.groups), 2, squeeze=False)
+        for (left, right), (key, fit) in zip(panels, self.groups.items(), strict=True):
+            found = fit.processes[process]
+            draw_residuals(left, right, {"Hawkes": found.residuals, "Poisson": found.poisson.residuals})
+            left.set_title(f"{' '.join(key)}: {process}, PP")
+            right.set_title(f"{' '.join(key)}: {process}, QQ")
+        figure.savefig(path, format="png", dpi=120)
+        return Path(path)
+
+
+def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool = False) -> Calibration:
+    """Calibrate the intraday power market from tapes.
+
+    Parameters
+    ----------
+    paths : str, Path, or sequence of them
+        Tapes of any days, products and windows, each with its side file.
+    allow_explosive : bool
+        Whether estimates with ``excitation >= decay`` are accepted.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        If there is no tape, one breaks the format (the message names file, line and column), two tapes are of the same
+        day, the ticks of a product differ, two events of one type bear one time, or the data do not identify a
+        parameter (the message names product, window and event type).
+    """
+    names = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not names:
+        raise ValueError("no tapes: at least one is needed")
+    by_day: dict[tuple[str, str], dict[str, PowerTape]] = {}
+    for name in names:
+        tape = read_power_tape(name)
+        days = by_day.setdefault((tape.product, tape.window), {})
+        if tape.delivery_date in days:
+            both = f"{days[tape.delivery_date].path} and {tape.path}"
+            raise ValueError(f"{both} are both of {tape.product} {tape.window} on {tape.delivery_date}")
+        days[tape.delivery_date] = tape
+    order = sorted(by_day, key=lambda key: (key[0], WINDOW_NAMES.index(key[1])))
+    return Calibration(
+        {key: _fit_group([tape for _, tape in sorted(by_day[key].items())], allow_explosive) for key in order}
+    )
+
+
+def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
+    """Fit the days of one product and window."""
+    first = tapes[0]
+    group = f"{first.product} {first.window}"
+    for tape in tapes:
+        if tape.tick != first.tick:
+            raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of {first.path} is {first.tick:g}")
+    horizons = np.array([tape.horizon for tape in tapes])
+    processes, reaches = {}, {}
+    for name in EVENT_TYPES:
+        windows = [tape.times(name) for tape in tapes]
+        for tape, times in zip(tapes, windows, strict=True):
+            _refuse_ties(tape, name, times)
+        try:
+            processes[name] = fit_hawkes(windows, horizons, allow_explosive=allow_explosive)
+        except ValueError as error:
+            raise ValueError(f"{group}: {name}: {error}") from error
+    starts = np.concatenate([[0.0], horizons.cumsum()])
+    for name in ORDERS:
+        laid = [start + tape.times(name) for start, tape in zip(starts, tapes, strict=False)]
+        beyond = [tape.reaches(name) * tape.tick for tape in tapes]
+        try:
+            reaches[name] = fit_reaches(
+                np.concatenate(laid),
+                np.concatenate(beyond),
+                start=0.0,
+                end=float(starts[-1]),
+                tick=first.tick,
+                minimum_depth=0.0,
+            )
+        except ValueError as error:
+            raise ValueError(f"{group}: {name}: {error}") from error
+
+    moves = {name: [tape.moves(name) for tape in tapes] for name in EVENT_TYPES}
+    half_tick = first.tick / 2
+    impacts, shares, means, improvements = {}, {}, {}, {}
+    for name in EVENT_TYPES:
+        impacts[name] = _ratio([half_tick * move.sum() for move in moves[name]], [move.size for move in moves[name]])
+        if name in ORDERS:
+            shares[name] = _ratio([(move == 0).sum() for move in moves[name]], [move.size for move in moves[name]])
+        if name in ("BID_UP", "ASK_DOWN"):
+            improvements[name] = _ratio([move.sum() for move in moves[name]], [tape.room(name).sum() for tape in tapes])
+        else:
+            means[name] = _ratio([move.sum() for move in moves[name]], [(move > 0).sum() for move in moves[name]])
+    spreads = [tape.mean_half_spread() * tape.horizon for tape in tapes]
+    return ProductFit(
+        product=first.product,
+        window=first.window,
+        dates=tuple(tape.delivery_date for tape in tapes),
+        horizon=float(horizons.mean()),
+        tick=first.tick,
+        processes=processes,
+        impacts=impacts,
+        half_spread=_ratio(spreads, horizons),
+        reaches=reaches,
+        first_level_shares=shares,
+        mean_moves=means,
+        improvements=improvements,
+    )
+
+
+def _refuse_ties(tape: PowerTape, name: str, times: Array) -> None:
+    ties = np.flatnonzero(np.diff(times) == 0)
+    if ties.size:
+        line = int(tape.rows(name)[ties[0] + 1]) + 2
+        raise ValueError(
+            f"{tape.path}, line {line}, column 't_min': {times[ties[0]]:g} is not allowed; no two {name} happen at "
+            "once (take those of one time stamp together, or spread them over the resolution of the clock)"
+        )
+
+
+def _ratio(numerators: Sequence[Any], denominators: Sequence[Any] | Array) -> Estimate:
+    """Sum over sum of daily values, with the standard error of a ratio estimate over the days."""
+    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if bottom.sum() == 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan)
+    value = float(top.sum() / bottom.sum())
+    days = top.size
+    stderr = math.nan
+    if days > 1:
+        spread = float(((top - value * bottom) ** 2).sum()) * days / (days - 1)
+        stderr = math.sqrt(spread) / float(bottom.sum())
+    return Estimate(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)

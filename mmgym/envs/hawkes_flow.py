@@ -1,0 +1,154 @@
+"""`mmgym/HawkesFlow-v0`: market making against self-exciting market orders, in its exactly solvable form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
+from mmgym.models import hawkes_flow
+
+
+class HawkesFlowFace(MarketFace):
+    """Spaces, public maps and info entries of the Hawkes market with a constant half-spread."""
+
+    market = hawkes_flow.MARKET
+    step_entries = ("elapsed", "bid_fills", "ask_fills", "buy_orders", "sell_orders", "bid_depth", "ask_depth")
+    control_names = ("bid_depth", "ask_depth")
+    counts_steps = False
+    params: hawkes_flow.Params
+
+    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+        """Observation and action box of one environment."""
+        observations = gymnasium.spaces.Box(np.array([0, -1, 0, 0], np.float32), np.ones(4, np.float32))
+        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
+        """Depths ``[bid, ask]`` (EUR / MWh), shape ``(..., 2)``, that the environment plays for such actions."""
+        return hawkes_flow.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
+
+    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
+        """Actions whose depths are the nearest to ``quotes`` (EUR / MWh) in the box, to float32 rounding."""
+        return hawkes_flow.from_quotes(self.params, quotes)
+
+    def to_state(
+        self, observations: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Minutes left, inventory (lots), buy rate and sell rate (1 / minute) of observations of shape ``(..., 4)``.
+
+        The inventory is exact, with ``decision="clock"`` the time too; the rest is good to float32 rounding.
+        """
+        return hawkes_flow.locate(self.params, observations)
+
+    def time_of(self, observation: Any) -> float:
+        """Minutes since the start of the episode at an observation."""
+        return self.params.horizon - float(self.to_state(observation)[0])
+
+    def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
+        """Info entries: cash and mid since the start, inventory (lots), rates, what the last step saw."""
+        p, mid = self.params, state.mid
+        gain = state.depth_gain + state.price_gain
+        entries = {
+            "cash": gain - state.inventory * mid,
+            "mid": mid,
+            "inventory": state.inventory,
+            "buy_rate": p.base_rate_buy + state.excess_buy,
+            "sell_rate": p.base_rate_sell + state.excess_sell,
+            "time_left": state.time_left,
+            "elapsed": state.elapsed,
+            "buy_orders": state.buy_orders,
+            "sell_orders": state.sell_orders,
+            "bid_fills": state.bid_fills,
+            "ask_fills": state.ask_fills,
+        }
+        if full:
+            entries["gain"] = gain
+            entries["price_gain"] = state.price_gain
+            entries["inventory_square"] = state.inventory_square
+            entries["bid_depth"], entries["ask_depth"] = controls
+        return entries
+
+
+class HawkesFlowVectorEnv(HawkesFlowFace, KernelVectorEnv):
+    """A batch of `HawkesFlowEnv`, with `num_envs`, `threads`, `autoreset_mode` and `copy` of `KernelVectorEnv`."""
+
+
+class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
+    r"""Market making against self-exciting market orders (inventory in lots of 1 MW x 1 h).
+
+    ## Description
+    The reduced form of the intraday power market of von Luckner, Cartea, Jaimungal & Kiesel (2017): market orders to
+    buy and to sell arrive as two Hawkes processes, each order lifts its own intensity by `excitation`, which decays at
+    the rate `decay` to `base_rate`, and moves the mid by `impact` in its direction. The half-spread is constant. A
+    quote at depth ``d`` (its distance from the moving mid, at least the half-spread) is filled by an order of the
+    other side with probability ``exp(-fill_decay * (d - half_spread))``, one lot an order, before the mid moves. A
+    side is inactive exactly while the inventory is at its limit.
+
+    With ``decision="event"`` the agent decides after every market order, and at the latest ``horizon / num_steps``
+    minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
+    depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
+    `baselines.optimal_policy` returns the optimum of this environment as built (certified to 1e-4 of its value) with
+    decisions after events; with decisions by the clock it returns the best known policy and a certified upper bound.
+
+    Units: minutes, EUR / MWh, lots.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[half_spread, half_spread + 6 / fill_decay]``. Action
+    -1 joins the best quote, 0 is filled with probability ``exp(-3)``. Finite values outside the box are clipped to it.
+    `to_quotes` and `from_quotes` convert.
+
+    ## Observation Space
+    `Box([0, -1, 0, 0], [1, 1, 1, 1], (4,), float32)`: time left over the horizon, inventory over `inventory_limit`, and
+    the two intensities ``y``, buy first, as ``y / (y + scale)`` with the stationary intensity as the scale (base rate
+    plus excitation where there is none). They are never clipped. `to_state` converts.
+
+    ## Rewards
+    The gain of marked-to-mid wealth minus ``running_penalty * int inventory^2 dt`` over the step. The last reward also
+    has ``-half_spread * |inventory| - terminal_penalty * inventory^2``: what is left is closed at the best quotes.
+    Prices move with the order flow here, so there is no noise to integrate out of the rewards. They are undiscounted
+    and add up to the criterion.
+
+    ## Starting State
+    The whole horizon is left; `initial_inventory`, `initial_rates`, no cash. The mid is counted from its start.
+
+    ## Episode End
+    `terminated` at the horizon, after `num_steps` steps with ``decision="clock"`` and after a random number of at least
+    `num_steps` steps with ``decision="event"``; never `truncated`.
+
+    ## Arguments
+    - `base_rate` (0.6), `excitation` (1.5), `decay` (3.0): 1 / minute, > 0, >= 0 and > 0; a number or a `[buy, sell]`
+      pair. Excitation must be below decay (each order then brings on ``excitation / decay`` < 1 further ones directly),
+      or see `allow_explosive`.
+    - `half_spread` (0.3): EUR / MWh, >= 0.
+    - `impact` (0.1): EUR / MWh that an order moves the mid by, >= 0; a number or a `[buy, sell]` pair.
+    - `fill_decay` (4.0): MWh / EUR, > 0; a number, or a pair for asks (filled by buys) and bids (filled by sells).
+    - `running_penalty` (0.001): EUR / MWh per lot and minute, >= 0.
+    - `terminal_penalty` (0.05): EUR / MWh per lot, >= 0.
+    - `inventory_limit` (10), `initial_inventory` (0): lots.
+    - `horizon` (60.0), `num_steps` (240): minutes, and number of decisions if nothing happens.
+    - `decision` ("event"): "event" or "clock".
+    - `initial_rates` ("stationary"): "stationary", or a pair `[buy, sell]` of intensities, each at least its base rate.
+    - `allow_explosive` (False): whether excitation >= decay is accepted. There is then no stationary rate and expected
+      intensities grow without bound as the horizon does; on a finite horizon all is well defined.
+    - `info` (None): "full" adds the gain, its part from price moves, the integral of squared inventory and the depths
+      to `info`, which always has cash, mid, inventory, intensities, the time left, and of the last step its length
+      `elapsed` (minutes), the market orders and the fills.
+    - `render_mode` (None): "ansi" or "rgb_array".
+    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
+      empty there unless "full".
+
+    The defaults are illustrative, not estimates (late window of an hourly product).
+
+    ## Version History
+    - v0: first version.
+
+    ## References
+    - von Luckner, N., Cartea, Á., Jaimungal, S. & Kiesel, R. (2017). Optimal market maker pricing in the German
+      intraday power market. Working paper.
+    - Cartea, Á., Jaimungal, S. & Ricci, J. (2014). Buy low, sell high: a high frequency trading perspective. SIAM
+      Journal on Financial Mathematics 5(1).
+    """
+
+    vector_class = HawkesFlowVectorEnv

@@ -1,0 +1,639 @@
+r"""Intraday power market: six self-exciting processes move a book, and market orders reach into it.
+
+von Luckner, Cartea, Jaimungal & Kiesel (2017), section 2, with the corrections of the project's notes. Six independent
+Hawkes processes, in the order of `PROCESSES`, each move one side of the book by ``G_k`` ticks:
+
+    =====================  ====  =========  =========  ==============
+    process                      mid ``S``  ``H``      side that moves
+    =====================  ====  =========  =========  ==============
+    bid improvement        K+    ``+xi``    ``-xi``    bid, up
+    bid cancellation       K-    ``-xi``    ``+xi``    bid, down
+    ask cancellation       L+    ``+xi``    ``+xi``    ask, up
+    ask improvement        L-    ``-xi``    ``-xi``    ask, down
+    market order to buy    M+    ``+xi``    ``+xi``    ask, up
+    market order to sell   M-    ``-xi``    ``+xi``    bid, down
+    =====================  ====  =========  =========  ==============
+
+    dy_k = rho_k (mu_k - y_k) dt + zeta_k dN_k,    xi_k = G_k tick / 2,    H = (spread in ticks) tick / 2.
+
+Improvements move by a Binomial(spread - 1, p) number of ticks ("binomial") or a geometric one ("geometric"),
+cancellations by a geometric one; a market order moves the book with probability ``1 - first_level_share``, then by a
+geometric number. Moves are cut so that the spread stays within ``1 .. largest_spread`` ticks: the event still excites
+its process, so that all six are exact Hawkes processes.
+
+A market order reaches an exponential distance ``E`` of mean ``1 / kappa`` beyond the best quote: an ask (bid) at the
+distance ``d`` from the mid is filled by an order to buy (sell) iff ``d <= H + E``, one lot, unless the inventory would
+leave ``[-Q, Q]``. Left limits are meant: the fill is tested and paid at ``S_{u-} +- d``, then the book moves, then the
+intensity jumps. With ``W = X + q S``,
+
+    dW = fill d - (fills of asks - fills of bids) dS + q dS,    q the inventory before the order.
+
+Quotes are offsets from the best quotes at the time of the decision; they are then pegged to the mid until the next
+decision (``d`` is frozen: where the half-spread rises above it, the fill is certain, still at ``S +- d``). Decisions
+are taken after every event ("event": then only time passes between two decisions), after every market order ("order"),
+each at the latest ``horizon / num_steps`` after the last decision, or so often ("clock"). Everything is simulated
+event by event in continuous time, without a time step.
+
+Criterion: ``E[W_T - W_0 - |q_T| H_T - alpha q_T^2 - phi int q^2 dt]``: the liquidation crosses the half-spread.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.arguments import choice, integer, real
+from mmgym.market import Market, scalar_kernel
+from mmgym.models import hawkes
+from mmgym.models.hawkes import excess_wait
+from mmgym.random_streams import exponential, uniform
+from mmgym.vector_exp import fast_exp
+
+PROCESSES = ("bid_improvement", "bid_cancellation", "ask_cancellation", "ask_improvement", "buy", "sell")
+MID_SIGN = np.array([1, -1, 1, -1, 1, -1])
+SPREAD_SIGN = np.array([-1, 1, 1, -1, 1, 1])
+BUY, SELL = 4, 5
+
+EVENT, ORDER, CLOCK = 0, 1, 2  # codes of `decision` in kernels, in the order of the Literal below
+BINOMIAL, GEOMETRIC = 0, 1  # codes of `placement`
+
+MAX_STEPS = 1_000_000
+MAX_EVENTS = 1_000_000.0  # expected events in an episode
+MAX_RATE = 1e6  # per minute
+MAX_SPREAD = 1000  # ticks
+REACH = 6.0  # width of the offset box, in units of 1 / fill_decay
+LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
+
+Array = NDArray[Any]
+Six = tuple[float, float, float, float, float, float]
+
+
+class Params(NamedTuple):
+    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them.
+
+    Tuples of six are in the order of `PROCESSES`.
+    """
+
+    base_rate: Six  # mu, 1 / minute
+    excitation: Six  # zeta, 1 / minute
+    decay: Six  # rho, 1 / minute
+    placement: Literal["binomial", "geometric"]
+    improvement_bid: float  # p of K+
+    improvement_ask: float  # p of L-
+    mean_move: Six  # E G, ticks; of improvements only with "geometric"; of market orders given that they move the book
+    first_level_share_buy: float  # p_0 of M+
+    first_level_share_sell: float  # p_0 of M-
+    tick: float  # EUR / MWh
+    largest_spread: int  # ticks
+    fill_decay_buy: float  # kappa+, MWh / EUR: of asks
+    fill_decay_sell: float  # kappa-, MWh / EUR: of bids
+    running_penalty: float  # phi, EUR / MWh / (lot minute)
+    terminal_penalty: float  # alpha, EUR / MWh / lot
+    inventory_limit: int  # Q, lots
+    horizon: float  # T, minutes
+    num_steps: int  # N
+    decision: Literal["event", "order", "clock"]
+    initial_inventory: int  # q_0, lots
+    initial_spread: int  # ticks
+    initial_rates: Six  # y at 0, 1 / minute
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        base_rate: float | list[float] | None = None,
+        excitation: float | list[float] | None = None,
+        decay: float | list[float] = 3.0,
+        placement: str = "binomial",
+        improvement: float | list[float] = 0.36,
+        mean_move: float | list[float] | None = None,
+        first_level_share: float | list[float] = 0.8,
+        tick: float = 0.01,
+        largest_spread: int = 300,
+        fill_decay: float | list[float] = 4.0,
+        running_penalty: float = 0.001,
+        terminal_penalty: float = 0.05,
+        inventory_limit: int = 10,
+        horizon: float = 60.0,
+        num_steps: int = 240,
+        decision: str = "event",
+        initial_inventory: int = 0,
+        initial_spread: int = 60,
+        initial_rates: str | list[float] = "stationary",
+        allow_explosive: bool = False,
+    ) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.hawkes_power.HawkesPowerEnv`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+        """
+        base = _six("base_rate", DEFAULT_BASE_RATE if base_rate is None else base_rate, above=0.0, high=MAX_RATE)
+        jumps = _six("excitation", DEFAULT_EXCITATION if excitation is None else excitation, low=0.0, high=MAX_RATE)
+        decays = _six("decay", decay, above=0.0, high=MAX_RATE)
+        improvements = _sides("improvement", improvement, ("bid", "ask"), low=0.0, high=1.0)
+        moves = _six("mean_move", DEFAULT_MEAN_MOVE if mean_move is None else mean_move, low=1.0, high=1e6)
+        shares = _sides("first_level_share", first_level_share, ("buy", "sell"), low=0.0, high=1.0)
+        tick = real("tick", tick, above=0.0, high=1e9)
+        largest_spread = integer("largest_spread", largest_spread, low=1, high=MAX_SPREAD)
+        fill_decays = _sides("fill_decay", fill_decay, ("buy", "sell"), above=0.0, high=1e9)
+        running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
+        terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
+        inventory_limit = integer("inventory_limit", inventory_limit, low=1, high=100)
+        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
+        initial_inventory = integer("initial_inventory", initial_inventory, low=-inventory_limit, high=inventory_limit)
+        initial_spread = integer("initial_spread", initial_spread, low=1, high=largest_spread)
+        choice("allow_explosive", allow_explosive, (False, True))
+        start = _start(initial_rates, base, jumps, decays, allow_explosive)
+        with np.errstate(over="ignore"):
+            events = float(np.sum(hawkes.expected_count(base, jumps, decays, start, horizon)))
+        if not events <= MAX_EVENTS:
+            raise ValueError(
+                f"horizon = {horizon!r} is not allowed: {events:.3g} events would be expected in an episode, and at "
+                f"most {MAX_EVENTS:g} are allowed"
+            )
+        return cls(
+            base_rate=base,
+            excitation=jumps,
+            decay=decays,
+            placement=choice("placement", placement, ("binomial", "geometric")),
+            improvement_bid=improvements[0],
+            improvement_ask=improvements[1],
+            mean_move=moves,
+            first_level_share_buy=shares[0],
+            first_level_share_sell=shares[1],
+            tick=tick,
+            largest_spread=largest_spread,
+            fill_decay_buy=fill_decays[0],
+            fill_decay_sell=fill_decays[1],
+            running_penalty=running_penalty,
+            terminal_penalty=terminal_penalty,
+            inventory_limit=inventory_limit,
+            horizon=horizon,
+            num_steps=num_steps,
+            decision=choice("decision", decision, ("event", "order", "clock")),
+            initial_inventory=initial_inventory,
+            initial_spread=initial_spread,
+            initial_rates=start,
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `create` that make these parameters."""
+        found: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("base_rate", "excitation", "decay", "mean_move")
+        }
+        found["improvement"] = [self.improvement_bid, self.improvement_ask]
+        for name in ("first_level_share", "fill_decay"):
+            found[name] = [getattr(self, f"{name}_buy"), getattr(self, f"{name}_sell")]
+        found["initial_rates"] = list(self.initial_rates)
+        found["allow_explosive"] = any(x >= y for x, y in zip(self.excitation, self.decay, strict=True))
+        for name in ("placement", "tick", "largest_spread", "running_penalty", "terminal_penalty", "inventory_limit"):
+            found[name] = getattr(self, name)
+        for name in ("horizon", "num_steps", "decision", "initial_inventory", "initial_spread"):
+            found[name] = getattr(self, name)
+        return found
+
+    # Derived constants. Those that kernels read are listed in MARKET below.
+
+    @property
+    def step_length(self) -> float:
+        """Longest time between two decisions (minutes)."""
+        return self.horizon / self.num_steps
+
+    @property
+    def half_tick(self) -> float:
+        """Half a tick (EUR / MWh): the unit of the mid and of the half-spread."""
+        return 0.5 * self.tick
+
+    @property
+    def total_base_rate(self) -> float:
+        """Sum of the base rates (1 / minute)."""
+        return sum(self.base_rate)
+
+    @property
+    def cumulative_base_rates(self) -> Array:
+        """Cumulative sums of the base rates (1 / minute), shape (6,)."""
+        return np.cumsum(self.base_rate)
+
+    @property
+    def base_rates(self) -> Array:
+        """mu, shape (6,)."""
+        return np.array(self.base_rate)
+
+    @property
+    def excitations(self) -> Array:
+        """zeta, shape (6,)."""
+        return np.array(self.excitation)
+
+    @property
+    def decays(self) -> Array:
+        """rho, shape (6,)."""
+        return np.array(self.decay)
+
+    @property
+    def initial_excess(self) -> Array:
+        """y - mu at the start, shape (6,)."""
+        return np.array(self.initial_rates) - self.base_rate
+
+    @property
+    def geometric_scales(self) -> Array:
+        """``s_k`` of ``G = 1 + floor(s E)``, ``E`` unit exponential: a geometric number of mean `mean_move`."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(-1.0 / np.log1p(-1.0 / np.array(self.mean_move)))
+
+    @property
+    def rate_scales(self) -> Array:
+        """Rates that are observed as 1/2: the stationary ones, or base rate plus one jump where there is none."""
+        base, jump, decay = self.base_rates, self.excitations, self.decays
+        stable = jump < decay
+        return np.where(stable, base / np.where(stable, 1.0 - jump / decay, 1.0), base + jump)
+
+    @property
+    def offset_reach(self) -> Array:
+        """Half widths ``[bid, ask]`` of the offset box (EUR / MWh)."""
+        return np.array([0.5 * REACH / self.fill_decay_sell, 0.5 * REACH / self.fill_decay_buy])
+
+    @property
+    def reach_bid(self) -> float:
+        """Half width of the bid's offset box (EUR / MWh)."""
+        return float(self.offset_reach[0])
+
+    @property
+    def reach_ask(self) -> float:
+        """Half width of the ask's offset box (EUR / MWh)."""
+        return float(self.offset_reach[1])
+
+
+# An illustrative late window of an hourly product (H11 Late), not estimates
+DEFAULT_BASE_RATE = [1.5, 1.35, 1.35, 1.5, 0.6, 0.6]
+DEFAULT_EXCITATION = [1.2, 1.2, 1.2, 1.2, 1.5, 1.5]
+DEFAULT_MEAN_MOVE = [36.0, 20.0, 20.0, 36.0, 40.0, 40.0]
+
+
+def _six(name: str, value: Any, **bounds: float) -> Six:
+    """A number for all processes, or six numbers."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != len(PROCESSES):
+            raise ValueError(
+                f"{name} = {value!r} is not allowed: it must be a number, or six numbers [{', '.join(PROCESSES)}]"
+            )
+        found = [real(f"{name}[{k}] ({PROCESSES[k]})", entry, **bounds) for k, entry in enumerate(value)]
+    else:
+        found = [real(name, value, **bounds)] * len(PROCESSES)
+    return found[0], found[1], found[2], found[3], found[4], found[5]
+
+
+def _sides(name: str, value: Any, sides: tuple[str, str], **bounds: float) -> tuple[float, float]:
+    """A number for both sides, or a pair of numbers."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(
+                f"{name} = {value!r} is not allowed: it must be a number, or a pair [{', '.join(sides)}] of numbers"
+            )
+        found = [real(f"{name}[{k}] ({sides[k]})", entry, **bounds) for k, entry in enumerate(value)]
+        return found[0], found[1]
+    number = real(name, value, **bounds)
+    return number, number
+
+
+def _start(initial_rates: Any, base: Six, jumps: Six, decays: Six, allow_explosive: bool) -> Six:
+    """Checked intensities at the start."""
+    unstable = any(jump >= decay for jump, decay in zip(jumps, decays, strict=True))
+    if unstable and not allow_explosive:
+        raise ValueError(hawkes.explosive(jumps, decays))
+    if initial_rates == "stationary":
+        if unstable:
+            raise ValueError(
+                "initial_rates = 'stationary' is not allowed with excitation >= decay, which has no stationary rate: "
+                "give six rates per minute"
+            )
+        rates = [mu / (1.0 - zeta / rho) for mu, zeta, rho in zip(base, jumps, decays, strict=True)]
+        return rates[0], rates[1], rates[2], rates[3], rates[4], rates[5]
+    if isinstance(initial_rates, str):
+        raise ValueError(f"initial_rates = {initial_rates!r} is not allowed: it must be 'stationary' or six rates")
+    start = _six("initial_rates", initial_rates, low=0.0, high=MAX_RATE)
+    for name, rate, least in zip(PROCESSES, start, base, strict=True):
+        if rate < least:
+            raise ValueError(
+                f"initial_rates = {initial_rates!r} is not allowed: the rate of {name} must be at least its base_rate "
+                f"{least:g}"
+            )
+    return start
+
+
+# One row of state. Amounts of money are sums since the reset, in EUR / MWh times lots; excesses are y - mu, 1 / minute.
+STATE = np.dtype(
+    [
+        ("time_left", "f8"),  # T - t, minutes
+        ("elapsed", "f8"),  # length of the last step, minutes
+        *((f"excess_{name}", "f8") for name in PROCESSES),
+        ("depth_gain", "f8"),  # sum of distances from the mid at which orders were filled
+        ("price_gain", "f8"),  # int q dS
+        ("inventory_square", "f8"),  # int q^2 dt, lots^2 minutes
+        ("mid_moves", "i8"),  # S - S_0, half ticks
+        ("step", "i4"),  # decisions
+        ("inventory", "i4"),  # q, lots
+        ("spread", "i4"),  # 2 H, ticks
+        ("book_events", "i4"),  # improvements and cancellations in the last step
+        ("buy_orders", "i4"),
+        ("sell_orders", "i4"),
+        ("bid_fills", "i4"),
+        ("ask_fills", "i4"),
+    ]
+)
+
+
+@scalar_kernel
+def reset_one(p, s):
+    """Start an episode."""
+    s.time_left = p.horizon
+    s.elapsed = 0.0
+    s.excess_bid_improvement = p.initial_excess[0]
+    s.excess_bid_cancellation = p.initial_excess[1]
+    s.excess_ask_cancellation = p.initial_excess[2]
+    s.excess_ask_improvement = p.initial_excess[3]
+    s.excess_buy = p.initial_excess[4]
+    s.excess_sell = p.initial_excess[5]
+    s.depth_gain = 0.0
+    s.price_gain = 0.0
+    s.inventory_square = 0.0
+    s.mid_moves = 0
+    s.step = 0
+    s.inventory = p.initial_inventory
+    s.spread = p.initial_spread
+    s.book_events = 0
+    s.buy_orders = 0
+    s.sell_orders = 0
+    s.bid_fills = 0
+    s.ask_fills = 0
+
+
+@scalar_kernel
+def controls_one(p, action, controls, log_intensities):
+    """Offsets [bid, ask] from the best quotes; False if the action is not finite. `step_one` adds the distances."""
+    bid, ask = np.float64(action[0]), np.float64(action[1])
+    finite = abs(bid) + abs(ask) < np.inf
+    controls[0] = p.reach_bid * (1.0 + min(max(bid, -1.0), 1.0))
+    controls[1] = p.reach_ask * (1.0 + min(max(ask, -1.0), 1.0))
+    return finite
+
+
+@scalar_kernel
+def _burst(excess, decay, k, wait, process, s0, s1):
+    """The earlier of an event of process ``k``'s excess intensity and another one: (wait, process, s0, s1)."""
+    if excess > 0.0:
+        burst, s0, s1 = excess_wait(excess, decay, s0, s1)
+        if burst < wait:
+            return burst, k, s0, s1
+    return wait, process, s0, s1
+
+
+@scalar_kernel
+def next_event(p, s, left, s0, s1):
+    """The next event within ``left`` minutes: (wait, process, s0, s1); process -1 for none, after ``left``.
+
+    ``s`` has the excess intensities now (left alone).
+    """
+    wait, process = left, -1
+    clock, s0, s1 = exponential(s0, s1)
+    if clock < p.total_base_rate * wait:
+        wait = clock / p.total_base_rate
+        mark, s0, s1 = uniform(s0, s1)
+        mark *= p.total_base_rate
+        process = 0
+        while process < 5 and mark >= p.cumulative_base_rates[process]:
+            process += 1
+    wait, process, s0, s1 = _burst(s.excess_bid_improvement, p.decays[0], 0, wait, process, s0, s1)
+    wait, process, s0, s1 = _burst(s.excess_bid_cancellation, p.decays[1], 1, wait, process, s0, s1)
+    wait, process, s0, s1 = _burst(s.excess_ask_cancellation, p.decays[2], 2, wait, process, s0, s1)
+    wait, process, s0, s1 = _burst(s.excess_ask_improvement, p.decays[3], 3, wait, process, s0, s1)
+    wait, process, s0, s1 = _burst(s.excess_buy, p.decays[4], 4, wait, process, s0, s1)
+    wait, process, s0, s1 = _burst(s.excess_sell, p.decays[5], 5, wait, process, s0, s1)
+    return wait, process, s0, s1
+
+
+@scalar_kernel
+def relax(p, s, elapsed):
+    """Let the excess intensities decay over a time without events."""
+    s.excess_bid_improvement *= fast_exp(-p.decays[0] * elapsed)
+    s.excess_bid_cancellation *= fast_exp(-p.decays[1] * elapsed)
+    s.excess_ask_cancellation *= fast_exp(-p.decays[2] * elapsed)
+    s.excess_ask_improvement *= fast_exp(-p.decays[3] * elapsed)
+    s.excess_buy *= fast_exp(-p.decays[4] * elapsed)
+    s.excess_sell *= fast_exp(-p.decays[5] * elapsed)
+
+
+@scalar_kernel
+def excite(p, s, process):
+    """Let an event lift its own intensity."""
+    jump = p.excitations[process]
+    if process == 0:
+        s.excess_bid_improvement += jump
+    elif process == 1:
+        s.excess_bid_cancellation += jump
+    elif process == 2:
+        s.excess_ask_cancellation += jump
+    elif process == 3:
+        s.excess_ask_improvement += jump
+    elif process == 4:
+        s.excess_buy += jump
+    else:
+        s.excess_sell += jump
+
+
+@scalar_kernel
+def binomial(trials, probability, s0, s1):
+    """A Binomial(trials, probability) number by inversion: (number, s0, s1)."""
+    few = min(probability, 1.0 - probability)
+    u, s0, s1 = uniform(s0, s1)
+    odds = few / (1.0 - few)
+    mass = math.exp(trials * math.log1p(-few))
+    number = 0
+    while u >= mass and number < trials:
+        u -= mass
+        number += 1
+        mass *= odds * np.float64(trials - number + 1) / np.float64(number)
+    return (number if probability <= 0.5 else trials - number), s0, s1
+
+
+@scalar_kernel
+def ticks_moved(p, process, spread, s0, s1):
+    """Ticks by which an event moves its side of the book, cut to what the spread allows: (ticks, s0, s1)."""
+    narrows = process == 0 or process == 3
+    if narrows and p.placement == BINOMIAL:
+        return binomial(spread - 1, p.improvement_bid if process == 0 else p.improvement_ask, s0, s1)
+    if process >= BUY:
+        share = p.first_level_share_buy if process == BUY else p.first_level_share_sell
+        u, s0, s1 = uniform(s0, s1)
+        if u < share:
+            return 0, s0, s1
+    draw, s0, s1 = exponential(s0, s1)
+    room = spread - 1 if narrows else p.largest_spread - spread
+    return np.int64(min(1.0 + math.floor(p.geometric_scales[process] * draw), np.float64(room))), s0, s1
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated). Puts the distances from the mid into ``controls[2:]``."""
+    q, spread, s0, s1 = np.int64(s.inventory), np.int64(s.spread), s.s0, s.s1
+    bid_depth = p.half_tick * spread + controls[0]
+    ask_depth = p.half_tick * spread + controls[1]
+    controls[2] = bid_depth
+    controls[3] = ask_depth
+    last = s.time_left <= p.step_length * LAST
+    length = s.time_left if last else p.step_length
+
+    left = length
+    earned = int_qq = 0.0
+    moved = gained = 0  # half ticks; times lots
+    book = buys = sells = bids = asks = 0
+    decided = False
+    while True:
+        wait, process, s0, s1 = next_event(p, s, left, s0, s1)
+        relax(p, s, wait)
+        int_qq += np.float64(q * q) * wait
+        left -= wait
+        if process < 0:
+            break
+        if process >= BUY:
+            reach, s0, s1 = exponential(s0, s1)
+            if process == BUY:
+                buys += 1
+                if q > -p.inventory_limit and p.fill_decay_buy * (ask_depth - p.half_tick * spread) <= reach:
+                    q -= 1
+                    asks += 1
+                    earned += ask_depth
+            else:
+                sells += 1
+                if q < p.inventory_limit and p.fill_decay_sell * (bid_depth - p.half_tick * spread) <= reach:
+                    q += 1
+                    bids += 1
+                    earned += bid_depth
+        else:
+            book += 1
+        ticks, s0, s1 = ticks_moved(p, process, spread, s0, s1)
+        spread += SPREAD_SIGN[process] * ticks
+        moved += MID_SIGN[process] * ticks
+        gained += q * MID_SIGN[process] * ticks
+        excite(p, s, process)
+        if p.decision == EVENT or (p.decision == ORDER and process >= BUY):
+            decided = True
+            break
+    s.step += 1
+    s.elapsed = length - left if decided else length
+    if decided:
+        last = False
+        s.time_left -= s.elapsed
+    elif last:
+        s.time_left = 0.0
+    elif p.decision == CLOCK:
+        s.time_left = p.step_length * (p.num_steps - s.step)
+    else:
+        s.time_left -= length
+    price_gain = p.half_tick * np.float64(gained)
+    s.depth_gain += earned
+    s.price_gain += price_gain
+    s.inventory_square += int_qq
+    s.mid_moves += moved
+    s.inventory = q
+    s.spread = spread
+    s.book_events = book
+    s.buy_orders = buys
+    s.sell_orders = sells
+    s.bid_fills = bids
+    s.ask_fills = asks
+    s.s0 = s0
+    s.s1 = s1
+    reward = earned + price_gain - p.running_penalty * int_qq
+    if last:
+        reward -= p.half_tick * np.float64(abs(q) * spread) + p.terminal_penalty * np.float64(q * q)
+    return reward, last
+
+
+@scalar_kernel
+def observe_one(p, s, observation):
+    """Observation [time left / horizon, inventory / limit, spread / largest, six rates as y / (y + scale)]."""
+    observation[0] = s.time_left / p.horizon
+    observation[1] = s.inventory / p.inventory_limit
+    observation[2] = s.spread / p.largest_spread
+    y = p.base_rates[0] + s.excess_bid_improvement
+    observation[3] = y / (y + p.rate_scales[0])
+    y = p.base_rates[1] + s.excess_bid_cancellation
+    observation[4] = y / (y + p.rate_scales[1])
+    y = p.base_rates[2] + s.excess_ask_cancellation
+    observation[5] = y / (y + p.rate_scales[2])
+    y = p.base_rates[3] + s.excess_ask_improvement
+    observation[6] = y / (y + p.rate_scales[3])
+    y = p.base_rates[4] + s.excess_buy
+    observation[7] = y / (y + p.rate_scales[4])
+    y = p.base_rates[5] + s.excess_sell
+    observation[8] = y / (y + p.rate_scales[5])
+
+
+MARKET = Market(
+    name="hawkes_power",
+    params_type=Params,
+    state=STATE,
+    derived=("step_length", "half_tick", "total_base_rate", "reach_bid", "reach_ask"),
+    arrays={
+        "base_rates": (6,),
+        "cumulative_base_rates": (6,),
+        "excitations": (6,),
+        "decays": (6,),
+        "initial_excess": (6,),
+        "geometric_scales": (6,),
+        "rate_scales": (6,),
+    },
+    modules=("mmgym.models.hawkes",),
+    num_controls=4,
+    num_intensities=0,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+)
+
+
+def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
+    """Offsets ``[bid, ask]`` (EUR / MWh), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+    return params.offset_reach * (1.0 + clipped)
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions, shape ``(..., 2)`` in [-1, 1], whose offsets are the nearest to ``quotes`` (EUR / MWh) in the box."""
+    actions = np.asarray(quotes, dtype=np.float64) / params.offset_reach - 1.0
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, time_left: Any, inventory: Any, spread: Any, rates: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 9)``, of minutes left, lots, ticks and intensities ``(..., 6)`` (1 / minute)."""
+    rates = np.asarray(rates, dtype=np.float64)
+    columns = [
+        np.asarray(time_left) / params.horizon,
+        np.asarray(inventory) / params.inventory_limit,
+        np.asarray(spread) / params.largest_spread,
+        *np.moveaxis(rates / (rates + params.rate_scales), -1, 0),
+    ]
+    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[Array, Array, Array, Array]:
+    """Minutes left, inventory (lots), spread (ticks) and intensities ``(..., 6)`` of observations ``(..., 9)``.
+
+    Inventory and spread are exact; with decisions by the clock the time is too; the rest is good to float32 rounding.
+    """
+    seen = np.asarray(observations, dtype=np.float64)
+    time_left = np.clip(seen[..., 0], 0.0, 1.0) * params.horizon
+    if params.decision == "clock":
+        time_left = np.rint(time_left / params.step_length) * params.step_length
+    limit = params.inventory_limit
+    inventory = np.clip(np.rint(seen[..., 1] * limit), -limit, limit).astype(np.int64)
+    spread = np.clip(np.rint(seen[..., 2] * params.largest_spread), 1, params.largest_spread).astype(np.int64)
+    shares = np.clip(seen[..., 3:], 0.0, 1.0 - 2.0**-24)
+    rates = np.maximum(shares / (1.0 - shares) * params.rate_scales, params.base_rates)
+    return time_left, inventory, spread, rates

@@ -1,0 +1,632 @@
+"""The Hawkes flow baseline against the digits of the reference mathematics and against second methods.
+
+Second methods: the matrix exponential and an ordinary differential equation without excitation, a uniform-grid scheme
+with splitting for depths that move at once, Picard iteration of the integral equation for frozen ones, and simulation.
+Statistical checks have a false-alarm rate of 1e-3 a test function, with fixed seeds.
+"""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+from scipy.linalg import expm
+
+import baselines
+from baselines.catalogue import level_of, numerical_of, params_of
+from baselines.frozen import Functional
+from baselines.hawkes_flow import (
+    COARSE,
+    FINE,
+    HawkesFlowBaseline,
+    PoissonValues,
+    Resolution,
+    corollary_3,
+    join_best,
+    march,
+    poisson,
+    price_drift,
+    signal_poisson,
+    solve,
+)
+from baselines.hawkes_flow import baseline as baseline_module
+from baselines.hawkes_flow.rates import RateGrid
+from mmgym.models import hawkes
+from mmgym.models.hawkes_flow import Params, observe
+
+ID = "mmgym/HawkesFlow-v0"
+FALSE_ALARMS = 1e-3
+SMALL = {"horizon": 2.0, "num_steps": 8, "inventory_limit": 2}
+UNEQUAL = {
+    "base_rate": [0.8, 0.5],
+    "excitation": [1.0, 2.0],
+    "decay": [2.0, 4.0],
+    "impact": [0.05, 0.15],
+    "fill_decay": [3.0, 5.0],
+    "initial_rates": [2.5, 0.5],
+    "running_penalty": 0.02,
+}
+WITHOUT_LIMITS = (np.full(2, -np.inf), np.full(2, np.inf))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory):
+    """Solutions of these tests are kept in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMGYM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def at(params, tables, inventory, buy, sell, field=None):
+    """A field of the last level (values by default) at one state."""
+    field = tables.values[-1] if field is None else field
+    sides = (
+        RateGrid(mu, zeta, rho, largest, nodes).matrix(np.array([rate - mu]))
+        for mu, zeta, rho, largest, nodes, rate in (
+            (params.base_rate_buy, params.excitation_buy, params.decay_buy, tables.largest[0], field.shape[1], buy),
+            (params.base_rate_sell, params.excitation_sell, params.decay_sell, tables.largest[1], field.shape[2], sell),
+        )
+    )
+    across, along = sides
+    return float((across @ field[inventory + params.inventory_limit] @ along.T)[0, 0])
+
+
+# --- The paper's depths ----------------------------------------------------------------------------------------------
+
+# Numbers file, corollary3_reduced: depths [bid, ask] before the floor at tau 60 and the stationary intensities.
+COROLLARY_3 = {
+    0: (0.9404429711361559, 0.9404429711361559),
+    1: (1.1604429711361561, 0.12044297113615603),
+    -1: (0.12044297113615603, 1.1604429711361561),
+}
+
+
+def test_corollary_3_has_the_reference_digits():
+    params = Params.create()
+    for inventory, raw in COROLLARY_3.items():
+        found = corollary_3(params, 60.0, inventory, 1.2, 1.2)
+        np.testing.assert_allclose(found, np.maximum(raw, 0.3), atol=1e-12)
+
+
+def test_corollary_3_as_printed_differs_by_what_left_the_integral():
+    """Section 2, item 8: ``(2/e) phi [tau (I+ - I-) - (J+ - J-)]``, at the intensities after the order."""
+    params = Params.create()
+    correct, printed = (corollary_3(params, 60.0, 0, 1.2, 1.2, as_printed=flag) for flag in (False, True))
+    process = (0.6, 1.5, 3.0)
+    orders = hawkes.expected_count(*process, 2.7, 60.0) - hawkes.expected_count(*process, 1.2, 60.0)
+    weighted = hawkes.weighted_count(*process, 2.7, 60.0) - hawkes.weighted_count(*process, 1.2, 60.0)
+    expected = 2.0 / math.e * 0.001 * (60.0 * orders - weighted)
+    np.testing.assert_allclose(printed - correct, expected, atol=1e-13)
+    assert expected == pytest.approx(0.8991621083843548 - 0.898671602462793, abs=1e-12)  # as in the full model
+
+
+@pytest.mark.parametrize("name", ["corollary_3", "signal_poisson", "optimal"])
+def test_quotes_are_symmetric(name):
+    """Depths swap sides with the sign of the inventory and the intensities (section 3)."""
+    params = Params.create(horizon=5.0, num_steps=20)
+    policy = {"optimal": HawkesFlowBaseline(params).best_policy}.get(name) or HawkesFlowBaseline(params).policies()[
+        name
+    ]
+    depths = policy().depths
+    for inventory, buy, sell in ((0, 1.2, 3.0), (3, 0.7, 0.7), (-5, 6.0, 2.0)):
+        bid, ask = depths(4.0, inventory, buy, sell)
+        mirrored = depths(4.0, -inventory, sell, buy)
+        np.testing.assert_allclose([ask, bid], mirrored, atol=1e-6)
+
+
+# --- Depths that move at once: the reference values of section 5 -----------------------------------------------------
+
+
+def test_the_continuous_optimum_has_the_reference_digits():
+    params = Params.create()
+    found = march(params, FINE, held=False)
+    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(16.4457, abs=2e-4)
+    assert at(params, found, 0, 0.6, 0.6) == pytest.approx(16.3481, abs=2e-4)
+    for gains in found.gains[:, -1]:
+        assert 0.25 - at(params, found, 0, 1.2, 1.2, gains) == pytest.approx(0.46340, abs=1e-4)
+
+
+def without_penalties(params, time_left, inventory, buy, sell):
+    """Corollary 3 without its 2/e terms."""
+    penalty = params.terminal_penalty + params.running_penalty * time_left
+    q = inventory
+    bid = 0.35 + 0.3 * (abs(q + 1) - abs(q)) + penalty * (1 + 2 * q) - price_drift(params, time_left, buy, sell + 1.5)
+    ask = 0.35 + 0.3 * (abs(q - 1) - abs(q)) + penalty * (1 - 2 * q) + price_drift(params, time_left, buy + 1.5, sell)
+    return np.maximum(np.stack([bid, ask], axis=-1), 0.3)
+
+
+# name -> value, and what the coarse and the fine resolution may miss: quotes at the floor have kinks in the intensities
+VALUES = {
+    "join_best": (1.830, 2e-3, 3e-3),
+    "signal_poisson": (16.4087, 2e-4, 2e-4),
+    "poisson": (14.736, 4e-3, 3e-3),
+    "corollary_3": (8.807, 4e-3, 2e-3),
+    "corollary_3_as_printed": (8.799, 4e-3, 2e-3),
+    "without_penalties": (9.965, 6e-3, 3e-3),
+}
+
+
+def depths_of(name, params):
+    if name in ("poisson", "signal_poisson"):
+        return {"poisson": poisson, "signal_poisson": signal_poisson}[name](params, PoissonValues(params))
+    if name == "corollary_3_as_printed":
+        return functools.partial(corollary_3, params, as_printed=True)
+    return functools.partial({"corollary_3": corollary_3, "join_best": join_best}.get(name, without_penalties), params)
+
+
+@pytest.mark.parametrize("name", ["join_best", "signal_poisson", "corollary_3"])
+def test_policies_have_the_reference_values(name):
+    params = Params.create()
+    value, tolerance, _ = VALUES[name]
+    found = march(params, COARSE, held=False, depths=depths_of(name, params))
+    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(VALUES))
+def test_policies_have_the_reference_values_at_full_resolution(name):
+    params = Params.create()
+    value, _, tolerance = VALUES[name]
+    found = march(params, FINE, held=False, depths=depths_of(name, params))
+    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
+
+
+def test_the_asymptotic_policy_quotes_far_too_wide():
+    """Section 5: 21 fills against 65."""
+    params = Params.create()
+    fills = Functional(fills=1.0)
+    found = march(params, COARSE, held=False, depths=depths_of("corollary_3", params), functional=fills)
+    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(21, abs=0.5)
+
+
+# --- Without excitation ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [{}, {"base_rate": [0.9, 0.5], "impact": [0.05, 0.1]}], ids=["equal", "unequal"])
+def test_poisson_limit_against_the_matrix_exponential(arguments):
+    """Section 4: ``w = exp(kappa theta)`` is linear without excitation and without a floor."""
+    arguments = {**arguments, "excitation": 0.0, "inventory_limit": 4, "horizon": 20.0, "num_steps": 40}
+    params = Params.create(**arguments)
+    buy, sell = params.base_rate_buy, params.base_rate_sell
+    q, kappa, h = np.arange(-4, 5), 4.0, 0.3
+    diagonal = kappa * q * (buy * params.impact_buy - sell * params.impact_sell) - kappa * 0.001 * q**2
+    matrix = np.diag(diagonal)
+    matrix += np.diag(np.full(8, buy * math.exp(-1.0 + kappa * (h - params.impact_buy))), -1)
+    matrix += np.diag(np.full(8, sell * math.exp(-1.0 + kappa * (h - params.impact_sell))), 1)
+    expected = np.log(expm(matrix * 20.0) @ np.exp(-kappa * (np.abs(q) * h + 0.05 * q**2))) / kappa
+    found = march(params, Resolution(2, 0.1, 1e-4), held=False, depth_bounds=WITHOUT_LIMITS)
+    np.testing.assert_allclose(found.values[-1, :, 0, 0], expected, atol=1e-6)
+    drift = q * price_drift(params, 20.0, buy, sell)
+    values = PoissonValues(params, (-np.inf, np.inf))(20.0)
+    np.testing.assert_allclose(drift + values, expected, atol=1e-7)
+
+
+def test_poisson_values_with_the_floor_solve_the_market_without_excitation():
+    params = Params.create(excitation=0.0, base_rate=[0.9, 0.7], horizon=20.0, num_steps=40, inventory_limit=5)
+    q = np.arange(-5, 6)
+    expected = PoissonValues(params)(20.0) + q * price_drift(params, 20.0, 0.9, 0.7)
+    found = march(params, COARSE, held=False).values[-1, :, 0, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_frozen_depths_without_excitation_lose_nothing_far_from_the_horizon():
+    """Intensities do not move between orders: what is lost is the drift of the value in time, nearly nothing."""
+    params = Params.create(excitation=0.0)
+    values = [at(params, march(params, COARSE, held=held), 0, 0.6, 0.6) for held in (False, True)]
+    assert 0.0 <= values[0] - values[1] < 2e-4
+
+
+# --- Frozen depths ---------------------------------------------------------------------------------------------------
+
+
+def picard(params, time_nodes, rate_nodes, largest, iterations):
+    """Frozen depths by Picard iteration of the integral equation, with cubic splines on a uniform grid.
+
+    The n-th iterate counts the first n orders only. Time left, inventory, buy and sell intensity are the axes.
+    """
+    p, limit = params, params.inventory_limit
+    r = np.linspace(0.0, p.horizon, time_nodes)
+    x = np.linspace(0.0, largest, rate_nodes)
+    q = np.arange(-limit, limit + 1)
+    length = np.minimum(r, p.step_length)
+    gauss, weight = np.polynomial.legendre.leggauss(10)
+    left, buy, sell = np.meshgrid(r, x, x, indexing="ij")
+    inventory = q[:, None, None, None]
+    terminal = -0.3 * np.abs(inventory) - p.terminal_penalty * inventory**2
+    values = np.broadcast_to(terminal, (len(q), *left.shape)).copy()
+
+    def look_up(field, time, a, b):
+        coordinates = [
+            time / p.horizon * (time_nodes - 1),
+            a / largest * (rate_nodes - 1),
+            b / largest * (rate_nodes - 1),
+        ]
+        return ndimage.map_coordinates(field, coordinates, order=3, mode="nearest", prefilter=False)
+
+    def hazard(u):
+        bursts = buy * -np.expm1(-p.decay_buy * u) / p.decay_buy + sell * -np.expm1(-p.decay_sell * u) / p.decay_sell
+        return (p.base_rate_buy + p.base_rate_sell) * u + bursts
+
+    end = length[:, None, None] + 0.0 * left
+    for _ in range(iterations):
+        splines = [ndimage.spline_filter(field, order=3, mode="nearest") for field in values]
+        nothing = np.exp(-hazard(end))
+        found = np.empty_like(values)
+        for i in range(len(q)):
+            found[i] = nothing * look_up(
+                splines[i], left - end, buy * np.exp(-p.decay_buy * end), sell * np.exp(-p.decay_sell * end)
+            )
+        orders, gains = np.zeros((2, *left.shape)), np.zeros((2, *values.shape))
+        for g, w in zip(0.5 * (gauss + 1.0), 0.5 * weight, strict=True):
+            u = g * end
+            faded = buy * np.exp(-p.decay_buy * u), sell * np.exp(-p.decay_sell * u)
+            rates = p.base_rate_buy + faded[0], p.base_rate_sell + faded[1]
+            chance = [w * end * np.exp(-hazard(u)) * rate for rate in rates]
+            after = [
+                [look_up(spline, left - u, faded[0] + p.excitation_buy, faded[1]) for spline in splines],
+                [look_up(spline, left - u, faded[0], faded[1] + p.excitation_sell) for spline in splines],
+            ]
+            for side, (sign, impact) in enumerate(((1, p.impact_buy), (-1, p.impact_sell))):
+                orders[side] += chance[side]
+                for i in range(len(q)):
+                    found[i] += chance[side] * (sign * q[i] * impact + after[side][i])
+                    if abs(q[i] - sign) <= limit:
+                        gains[side, i] += chance[side] * (after[side][i - sign] - after[side][i] - impact)
+            found -= p.running_penalty * inventory**2 * w * end * np.exp(-hazard(u))
+        for side, sign in enumerate((1, -1)):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = np.where(orders[side] > 0.0, gains[side] / orders[side], 0.0)
+            depth = np.clip(0.25 - mean, 0.3, 0.3 + 6.0 / 4.0)
+            earned = orders[side] * np.exp(-4.0 * (depth - 0.3)) * (depth + mean)
+            open_side = np.abs(q - sign) <= limit
+            found[open_side] += earned[open_side]
+        found[:, 0] = terminal[:, 0]
+        values = found
+    return values
+
+
+@pytest.mark.slow
+def test_frozen_depths_against_picard_iteration():
+    """A short horizon from high to low inventories: the integral equation on another grid, by another iteration."""
+    params = Params.create(horizon=0.5, num_steps=2, inventory_limit=1, running_penalty=0.1, initial_rates=[2.0, 1.2])
+    solved = march(params, FINE, held=True)
+    # beyond the grid the spline is held constant: it must be wide for the orders that half a minute brings
+    found = picard(params, 25, 33, 16.0, 12)
+    for inventory in (-1, 0, 1):
+        spline = ndimage.spline_filter(found[inventory + 1, -1], order=3, mode="nearest")
+        other = ndimage.map_coordinates(
+            spline, [[1.4 / 16.0 * 32], [0.6 / 16.0 * 32]], order=3, mode="nearest", prefilter=False
+        )[0]
+        assert at(params, solved, inventory, 2.0, 1.2) == pytest.approx(other, abs=2e-4)
+
+
+def test_frozen_depths_tend_to_the_continuous_ones():
+    arguments = {"horizon": 5.0, "inventory_limit": 4}
+    values = []
+    for num_steps in (1, 5, 20, 100):
+        params = Params.create(**arguments, num_steps=num_steps)
+        values.append(at(params, march(params, COARSE, held=True), 0, 1.2, 1.2))
+    limit = at(params, march(params, COARSE, held=False), 0, 1.2, 1.2)
+    assert np.all(np.diff([*values, limit]) > 0.0)
+    assert limit - values[-1] < 2e-4
+
+
+def test_a_mirrored_market_has_the_same_value():
+    arguments = {**UNEQUAL, "horizon": 5.0, "num_steps": 20, "inventory_limit": 4, "initial_inventory": 2}
+    mirrored = {name: value[::-1] if isinstance(value, list) else value for name, value in arguments.items()}
+    mirrored["initial_inventory"] = -2
+    first, second = (solve(Params.create(**given), True) for given in (arguments, mirrored))
+    assert first.value == pytest.approx(second.value, abs=1e-9)
+
+
+def test_an_order_is_worth_its_gain_at_the_limits():
+    """At most one order in an instant: ``theta = terminal + r sum_k y_k [...]`` for a very short horizon."""
+    r = 1e-5
+    params = Params.create(horizon=r, num_steps=1, inventory_limit=1, initial_rates=[2.0, 1.0])
+    terminal = {q: -0.3 * abs(q) - 0.05 * q**2 for q in (-1, 0, 1)}
+    for q in (-1, 0, 1):
+        expected = -0.001 * q**2
+        for sign, rate in ((1, 2.0), (-1, 1.0)):
+            expected += rate * sign * q * 0.1
+            if abs(q - sign) <= 1:
+                gain = terminal[q - sign] - terminal[q] - 0.1
+                depth = max(0.3, 0.25 - gain)
+                expected += rate * math.exp(-4.0 * (depth - 0.3)) * (depth + gain)
+        found = at(params, march(params, COARSE, held=True), q, 2.0, 1.0)
+        assert (found - terminal[q]) / r == pytest.approx(expected, rel=1e-3)
+
+
+# --- A second scheme -------------------------------------------------------------------------------------------------
+
+
+def splitting(params, per_jump, cells, steps):
+    """Depths that move at once, on a uniform grid whose jumps are whole cells: Strang splitting of decay and orders.
+
+    Returns theta at zero inventory and the stationary intensities. Both sides must be alike.
+    """
+    p, limit = params, params.inventory_limit
+    spacing = p.excitation_buy / per_jump
+    x = spacing * np.arange(cells + 1)
+    rate = p.base_rate_buy + x
+    dt = p.horizon / steps
+    q = np.arange(-limit, limit + 1)[:, None, None]
+    theta = np.broadcast_to(-0.3 * np.abs(q) - p.terminal_penalty * q**2, (2 * limit + 1, len(x), len(x))).copy()
+    # cubic Lagrange interpolation at the decayed nodes
+    target = x * math.exp(-0.5 * p.decay_buy * dt) / spacing
+    first = np.clip(np.floor(target).astype(int) - 1, 0, cells - 3)
+    decay = np.zeros((len(x), len(x)))
+    for k in range(4):
+        weight = np.ones(len(x))
+        for j in range(4):
+            if j != k:
+                weight *= (target - first - j) / (k - j)
+        decay[np.arange(len(x)), first + k] += weight
+    ends = np.minimum(np.arange(len(x)) + per_jump, cells)
+    beyond = (np.arange(len(x)) + per_jump - ends)[:, None]
+
+    def jumped(field):
+        """Shift along the second axis, and the straight line beyond the grid."""
+        slope = (field[:, -1:] - field[:, -1 - 4 * per_jump, None]) / (4 * per_jump)
+        return field[:, ends] + beyond * slope
+
+    def slope(field):
+        bought = jumped(field)
+        sold = np.moveaxis(jumped(np.moveaxis(field, 1, 2)), 1, 2)
+        found = rate[:, None] * (0.1 * q + bought - field) + rate * (sold - 0.1 * q - field) - p.running_penalty * q**2
+        gain = bought[:-1] - bought[1:] - 0.1
+        depth = np.clip(0.25 - gain, 0.3, 1.8)
+        found[1:] += rate[:, None] * np.exp(-4.0 * (depth - 0.3)) * (depth + gain)
+        gain = sold[1:] - sold[:-1] - 0.1
+        depth = np.clip(0.25 - gain, 0.3, 1.8)
+        found[:-1] += rate * np.exp(-4.0 * (depth - 0.3)) * (depth + gain)
+        return found
+
+    for _ in range(steps):
+        theta = decay @ theta @ decay.T
+        k1 = slope(theta)
+        k2 = slope(theta + 0.5 * dt * k1)
+        k3 = slope(theta + 0.5 * dt * k2)
+        k4 = slope(theta + dt * k3)
+        theta = theta + dt / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+        theta = decay @ theta @ decay.T
+    spline = ndimage.spline_filter(theta[limit], order=3, mode="nearest")
+    where = (1.2 - p.base_rate_buy) / spacing
+    return float(ndimage.map_coordinates(spline, [[where], [where]], order=3, mode="nearest", prefilter=False)[0])
+
+
+def richardson(params, per_jump, cells, steps):
+    """`splitting` extrapolated in the time step, with which its error goes as the square."""
+    coarse, fine = (splitting(params, per_jump, cells, count) for count in (steps, 2 * steps))
+    return (4.0 * fine - coarse) / 3.0
+
+
+def test_a_second_scheme_agrees_on_a_short_horizon():
+    params = Params.create(horizon=3.0, num_steps=12, inventory_limit=2)
+    assert richardson(params, 6, 48, 90) == pytest.approx(
+        at(params, march(params, FINE, held=False), 0, 1.2, 1.2), abs=2e-4
+    )
+
+
+@pytest.mark.slow
+def test_a_second_scheme_agrees():
+    """Section 4: solvers A and B agree to 1.3e-4 in 16.4457."""
+    params = Params.create()
+    found = at(params, march(params, FINE, held=False), 0, 1.2, 1.2)
+    assert richardson(params, 6, 60, 2400) == pytest.approx(found, abs=5e-4)
+
+
+# --- The stated error ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [{}, {**UNEQUAL, "horizon": 20.0, "num_steps": 80}], ids=["default", "unequal"])
+def test_the_stated_error_is_small(arguments):
+    """The issue asks for 1e-4 of the value."""
+    solved = solve(Params.create(**arguments), True)
+    assert solved.error <= 1e-4 * abs(solved.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        UNEQUAL,
+        {"impact": 0.3},
+        {"decay": 6.0, "excitation": 3.0},
+        {"excitation": 0.2, "decay": 0.5},
+        {"inventory_limit": 3, "num_steps": 60},
+        {"decision": "clock"},
+    ],
+    ids=str,
+)
+def test_the_stated_error_bounds_the_distance_to_a_finer_solution(arguments):
+    params = Params.create(**arguments)
+    held = params.decision == "event"
+    solved = solve(params, held)
+    finer = march(params, Resolution(28, 0.12, 1e-6), held=held)
+    exact = at(params, finer, 0, params.initial_rate_buy, params.initial_rate_sell)
+    assert abs(solved.value - exact) <= max(solved.error, 1e-6 * abs(exact)) + 1e-7
+    assert solved.error <= 2e-4 * abs(solved.value)
+
+
+def test_what_the_grids_do_not_resolve_is_not_called_certified(monkeypatch):
+    monkeypatch.setattr(baseline_module, "LARGEST_ERROR", 1e-9)
+    with pytest.raises(ArithmeticError, match="is only known to"):
+        baselines.optimal_policy(ID, **{**SMALL, "horizon": 2.1})
+
+
+# --- Policies and scores ---------------------------------------------------------------------------------------------
+
+
+def test_the_optimum_at_events_and_its_policy():
+    best = baselines.optimal_policy(ID)
+    assert best.level == level_of(ID) == "certified"
+    assert best.optimum == pytest.approx(16.4142, abs=2e-4)  # below the 16.4457 of depths that move at once
+    assert best.bounds == (best.optimum, best.optimum, best.solved.error)
+    env = best.params
+    start = observe(env, 60.0, 0, 1.2, 1.2)
+    assert float(best.value(start)) == pytest.approx(best.optimum, abs=1e-4)
+    action, _ = best.predict(start)
+    assert action.dtype == np.float32
+    assert action.shape == (2,)
+    terminal = np.array([0.0, 0.3, 0.9, 0.2], dtype=np.float32)
+    assert np.isfinite(best.predict(terminal)[0]).all()
+    assert float(best.value(terminal)) == pytest.approx(-0.3 * 3 - 0.05 * 9, abs=1e-5)
+    beyond = np.array([[0.5, 0.0, 0.99, 0.99], [0.5, 0.0, 1.0, 0.0]], dtype=np.float32)
+    assert np.isfinite(best.predict(beyond)[0]).all()
+    assert isinstance(baselines.best_known_policy(ID), type(best))
+
+
+def test_paper_policies():
+    policies = baselines.paper_policies(ID)
+    names = {"signal_poisson", "poisson", "corollary_3", "corollary_3_as_printed", "join_best", "random"}
+    assert set(policies) == names
+    seen = np.stack([observe(Params.create(), time, q, 1.2, 2.0) for time in (60.0, 0.1, 0.0) for q in (-10, 0, 10)])
+    for name, policy in policies.items():
+        actions, _ = policy.predict(seen)
+        assert actions.shape == (9, 2), name
+        assert (np.abs(actions) <= 1.0).all(), name
+    assert (policies["join_best"].predict(seen)[0] == -1.0).all()
+
+
+def test_simulated_and_numerical_scores_agree():
+    """Control-variate scores of policies near and far from the optimum, against their numerical values."""
+    arguments = {**UNEQUAL, "horizon": 3.0, "num_steps": 12, "inventory_limit": 2}
+    policies = baselines.paper_policies(ID, **arguments)
+    chosen = ("signal_poisson", "corollary_3")
+    for name in chosen:
+        numerical = baselines.score(ID, policies[name], method="exact", episodes=200, **arguments)
+        sampled = baselines.score(ID, policies[name], method="simulated", episodes=4_000, seed=3, **arguments)
+        assert (numerical.method, sampled.method) == ("numerical", "simulated")
+        excess = abs(numerical.value - sampled.value) - numerical.value_error - sampled.value_error
+        assert excess < stats.norm.isf(0.5 * FALSE_ALARMS / len(chosen)) * sampled.stderr
+        assert numerical.value <= numerical.optimum_upper + numerical.value_error
+    reference = baselines.score(ID, policies["join_best"], episodes=200, **arguments)
+    assert reference.skill == pytest.approx(0.0, abs=2e-3)
+    best = baselines.score(ID, baselines.optimal_policy(ID, **arguments), episodes=200, **arguments)
+    assert best.skill == pytest.approx(1.0, abs=1e-3)
+    assert best.method == "numerical"
+    assert best.regret == pytest.approx(0.0, abs=2.0 * best.value_error)
+
+
+def test_the_optimum_is_sampled_without_error():
+    found = baselines.score(ID, baselines.optimal_policy(ID, **SMALL), method="simulated", episodes=500, **SMALL)
+    assert found.stderr < 1e-6
+    assert found.value == pytest.approx(found.optimum_upper, abs=1e-5)
+
+
+def test_plain_returns_have_the_numerical_values():
+    policy = baselines.optimal_policy(ID)
+    rows = baselines.rollout(ID, policy, episodes=600, seed=21)
+    returns = rows.groupby("episode")["reward"].sum()
+    fills = (rows["bid_fills"] + rows["ask_fills"]).groupby(rows["episode"]).sum()
+    bound = stats.norm.isf(0.5 * FALSE_ALARMS / 2)
+    assert abs(returns.mean() - policy.optimum) < bound * returns.sem()
+    expected = march(policy.params, COARSE, held=True, depths=policy.depths, functional=Functional(fills=1.0))
+    assert abs(fills.mean() - at(policy.params, expected, 0, 1.2, 1.2)) < bound * fills.sem() + 0.01
+
+
+def test_by_the_clock_the_optimum_lies_between_bounds():
+    arguments = {"decision": "clock", "horizon": 4.0, "num_steps": 16, "inventory_limit": 3}
+    best = baselines.optimal_policy(ID, **arguments)
+    params = params_of(ID, **arguments)
+    upper = at(params, march(params, FINE, held=False), 0, 1.2, 1.2)
+    assert best.optimum == pytest.approx(upper, abs=1e-9)
+    lower, higher, _ = best.bounds
+    assert lower < higher == best.optimum
+    event = solve(params._replace(decision="event"), True).value
+    assert lower < event < higher
+    found = baselines.score(ID, best, episodes=2_000, **arguments)
+    assert found.method == "simulated"
+    assert found.optimum_lower == lower
+    assert found.optimum_upper == higher
+    assert isinstance(found.regret, tuple)
+    assert found.regret[0] <= 3.0 * found.stderr
+    assert 0.9 < found.skill < 1.1
+    rows = baselines.rollout(ID, best, episodes=3_000, seed=33, **arguments)
+    returns = rows.groupby("episode")["reward"].sum()
+    z = (returns.mean() - found.value) / math.hypot(returns.sem(), found.stderr)
+    assert abs(z) < stats.norm.isf(0.5 * FALSE_ALARMS)
+    assert found.stderr < 0.3 * returns.sem() * math.sqrt(3_000 / 2_000)
+    with pytest.raises(ValueError, match="no numerical evaluation"):
+        baselines.score(ID, best, method="exact", **arguments)
+    joined = baselines.score(ID, baselines.paper_policies(ID, **arguments)["join_best"], episodes=500, **arguments)
+    assert joined.method == "numerical"  # a constant quote is worth the same whenever it is decided on
+
+
+def test_a_policy_that_the_grid_does_not_resolve_is_simulated():
+    """Quotes that jump between neighbouring intensities: the stated error of the evaluation is large."""
+
+    class Rough:
+        markov = True
+
+        def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
+            wave = np.sin(4_000.0 * np.asarray(observation, dtype=float)[..., 2:])
+            return np.where(wave > 0.0, -1.0, 1.0).astype(np.float32), state
+
+    found = baselines.score(ID, Rough(), episodes=1_000, **SMALL)
+    assert numerical_of(ID, **SMALL).evaluate(Rough()).error > 0.05
+    assert found.method == "simulated"
+    assert found.stderr < 0.02
+
+
+def test_random_actions_are_simulated():
+    found = baselines.score(ID, baselines.paper_policies(ID, **SMALL)["random"], episodes=300, **SMALL)
+    assert found.method == "simulated"
+    assert found.value < found.optimum_upper
+
+
+def test_there_is_no_exact_law_on_finite_states():
+    with pytest.raises(TypeError, match="continuous coordinates"):
+        baselines.pnl_distribution(ID, baselines.optimal_policy(ID, **SMALL), **SMALL)
+
+
+def test_solutions_are_kept_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    params = Params.create(**{**SMALL, "horizon": 1.5})
+    solve.cache_clear()
+    first = solve(params, True)
+    (file,) = (tmp_path / "solutions").iterdir()
+    assert file.name.startswith("hawkes_flow-")
+    calls = []
+    monkeypatch.setattr(baseline_module, "march", lambda *given, **options: calls.append(given))
+    solve.cache_clear()
+    second = solve(params, True)
+    assert not calls
+    assert (first.value, first.error, first.kink, first.largest) == (
+        second.value,
+        second.error,
+        second.kink,
+        second.largest,
+    )
+    assert np.array_equal(first.table, second.table)
+    monkeypatch.undo()
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    file.write_bytes(file.read_bytes()[:500])
+    solve.cache_clear()
+    assert solve(params, True).value == first.value
+    solve.cache_clear()
+
+
+@pytest.mark.slow
+def test_no_smooth_policy_is_above_the_optimum():
+    """Random tilts of the optimum, from small to wild, in the default market."""
+    best = baselines.optimal_policy(ID)
+    random = np.random.default_rng(12)
+
+    class Tilted:
+        markov = True
+
+        def __init__(self, size):
+            self.size, self.weights = size, random.uniform(-1.0, 1.0, (5, 2))
+
+        def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
+            seen = np.asarray(observation, dtype=float)
+            tilt = np.tanh(seen @ self.weights[:4] + self.weights[4])
+            return np.clip(best.predict(observation)[0] + self.size * tilt, -1.0, 1.0).astype(np.float32), state
+
+    for size in (0.003, 0.03, 0.3):
+        found = baselines.score(ID, Tilted(size), episodes=500)
+        assert found.value <= best.optimum + found.value_error
+        assert found.method == "numerical"
