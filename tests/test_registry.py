@@ -27,10 +27,15 @@ from mmgym.registration import ENVIRONMENTS, register_all
 REPOSITORY = Path(__file__).parents[1]
 
 IDS = [row.id for row in ENVIRONMENTS]
-SHORT = {"glft": {"num_steps": 7}, "tick_spread": {"num_steps": 7}}  # arguments that shorten episodes, by market
+SHORT = {  # arguments that shorten episodes, by market
+    "glft": {"num_steps": 7},
+    "tick_spread": {"num_steps": 7},
+    "mean_field": {"num_steps": 7, "horizon": 0.07},
+}
 BASELINE = {
     "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
+    "mean_field": {"num_steps": 8, "horizon": 0.4, "inventory_limit": 80.0, "signal_limit": 2},
 }
 
 
