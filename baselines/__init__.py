@@ -3,6 +3,7 @@
 from baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
 from baselines.policy import Policy
 from baselines.scoring import AboveOptimum, Score, pnl_distribution, rollout, score, score_table
+from baselines.tables import read_table, write_table
 
 __all__ = [
     "AboveOptimum",
@@ -13,8 +14,10 @@ __all__ = [
     "optimal_policy",
     "paper_policies",
     "pnl_distribution",
+    "read_table",
     "reference_policy",
     "rollout",
     "score",
     "score_table",
+    "write_table",
 ]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from baselines import frozen, uniformisation
+from baselines import frozen
+from mmgym import uniformisation
 
 __all__ = ["cache_folder", "load_solution", "save_solution", "solution_file"]
 

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import gymnasium
 
+from mmgym.models.mean_field_game import PRESETS
+
 __all__ = ["ENVIRONMENTS", "Registered", "register_all"]
 
 
@@ -68,6 +70,23 @@ ENVIRONMENTS = (
         {},
         "bracketed",
         "von Luckner-Cartea-Jaimungal-Kiesel (2017)",
+    ),
+    *(
+        Registered(
+            f"mmgym/MeanField{role}{suffix}-v0",
+            "mean_field",
+            f"MeanField{role}Env",
+            f"MeanField{role}VectorEnv",
+            PRESETS[preset],
+            "exact",
+            f"Baldacci-Bergault-Possamaï, {who}{what}",
+        )
+        for role, who in (("Taker", "one taker"), ("Maker", "the market-maker"))
+        for preset, suffix, what in (
+            ("paper", "", ""),
+            ("fast_signals", "FastSignals", ", signals ten times faster"),
+            ("coupled", "Coupled", ", strong impact"),
+        )
     ),
 )
 

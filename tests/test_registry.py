@@ -32,12 +32,14 @@ SHORT = {  # arguments that shorten episodes, by market
     "tick_spread": {"num_steps": 7},
     "hawkes_flow": {"horizon": 2.0, "num_steps": 7},
     "hawkes_power": {"horizon": 1.5, "num_steps": 7},
+    "mean_field": {"num_steps": 7, "horizon": 0.07},
 }
 BASELINE = {
     "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
     "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},
     "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2},
+    "mean_field": {"num_steps": 8, "horizon": 0.4, "inventory_limit": 80.0, "signal_limit": 2},
 }
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-from baselines.uniformisation import KERNEL, num_terms
+from mmgym.uniformisation import KERNEL, num_terms
 
 
 @njit(**KERNEL)

@@ -1,0 +1,222 @@
+"""The frozen-control problem of either role of the mean-field market, exact to rounding.
+
+The step law is that of `mmgym.models.mean_field`. Expectations separate: inside a step the inventory is independent of
+the signal, which enters by its expectation at each moment and its transition over the step. Second moments and
+exponentials use the joint chain. Continuous-time counterparts: Baldacci, Bergault & Possamai, system (4.6), corrected.
+"""
+
+from collections.abc import Mapping
+from math import comb
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.frozen import Functional, frozen_problem
+from baselines.mean_field import kernels
+from mmgym.models import mean_field, mean_field_steps
+from mmgym.models.mean_field_flow import Flow, quadrature_for, step_system
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+__all__ = ["MeanFieldProblem"]
+
+
+class MeanFieldProblem:
+    """A role of the mean-field market as a `FrozenProblem`.
+
+    State ``b Q + q`` has the signal level ``b`` and the inventory level ``q``, both counted from the lowest; the maker
+    has one signal level.
+
+    Parameters
+    ----------
+    params : mmgym.models.mean_field.Params
+    flow : mmgym.models.mean_field_flow.Flow, optional
+        The crowd's flow, instead of that of the environment's population. (The maker's observations stay those of the
+        environment.)
+    """
+
+    num_controls = 2
+    tolerance = 0.0
+    level = "exact"
+    has_market_orders = False
+
+    def __init__(self, params: mean_field.Params, flow: Flow | None = None) -> None:
+        p = self.params = params
+        game = p.game
+        self.num_steps = p.num_steps
+        self.shape = (2 * p.signal_levels + 1, 2 * p.limit + 1)
+        self.num_states = self.shape[0] * self.shape[1]
+        self.levels = self.shape[1]
+        self.lots = np.tile(np.arange(-p.limit, p.limit + 1), self.shape[0])
+        self.signals = np.repeat(np.arange(-p.signal_levels, p.signal_levels + 1), self.levels)
+        self.inventory = game.inventory  # assets, (Q,)
+        self.coordinates: Mapping[str, NDArray[Any]] = {"inventory": self.lots * p.order_size}
+        taker = p.role == "taker"
+        if taker:
+            self.coordinates = {"signal": self.signals.astype(np.float64), **self.coordinates}
+        self.initial = p.initial.ravel()
+        self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
+        self.jumps = game.jumps if taker else np.zeros(2)
+        self.signal = game.signal if taker else np.zeros(1)
+        flow = p.flow if flow is None else flow
+        self.factors = p.factors(flow)
+        if taker:
+            system = step_system(game)
+            self.nodes, self.weights, self.beliefs, self.moves = (
+                system.nodes, system.weights, system.beliefs, system.moves
+            )  # fmt: skip
+        else:
+            fastest = self.factors.sum(axis=1).max() * np.exp(p.fill_decay * p.max_depth)
+            self.nodes, self.weights = quadrature_for(float(fastest * p.step_length))
+            self.beliefs, self.moves = np.zeros((1, len(self.nodes))), np.eye(1)
+        self.drift = np.ascontiguousarray(game.impact / p.step_length * flow.speed(self.nodes))  # (N, K)
+        self.drift_powers = _reversed_speed(game.impact / p.step_length * flow.movement)
+
+    # States, observations, actions
+
+    def observations(self, n: int) -> NDArray[np.float32]:
+        return mean_field.observe(self.params, n, self.lots, self.signals)
+
+    def locate(self, observations: Array) -> tuple[Integers, Integers]:
+        step, lots, signal = mean_field.locate(self.params, observations)
+        return step, (signal + self.params.signal_levels) * self.levels + lots + self.params.limit
+
+    def controls(self, actions: Array) -> Array:
+        return mean_field.to_quotes(self.params, actions)
+
+    def actions(self, controls: Array) -> NDArray[np.float32]:
+        return mean_field.from_quotes(self.params, controls)
+
+    def binding(self, controls: Array) -> NDArray[np.bool_]:
+        return np.asarray(np.abs(controls) >= self.params.max_depth * (1.0 - 1e-9))
+
+    def intensities(self, n: int, depths: Array) -> Array:
+        """Fill intensities (1 / time) at step n, shape (..., 2), of depths of that shape, while both sides are on."""
+        return np.asarray(self.factors[n] * np.exp(-self.params.fill_decay * depths))
+
+    # Functionals
+
+    def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
+        nothing = np.zeros((self.num_states, functional.columns))
+        if functional.exponents is not None:
+            return np.asarray(nothing.astype(functional.exponents.dtype) + 1.0)
+        return nothing
+
+    def _reward(self, functional: Functional) -> Array:
+        """Gain of the functional per unit of time, besides fills and drifts (Q,)."""
+        q = self.inventory
+        found = functional.absolute_inventory * np.abs(q) - functional.penalty * self.params.running_penalty * q**2
+        return np.asarray(found, dtype=np.float64)
+
+    # The protocol
+
+    def backward(self, n: int, states: Integers, controls: Array, values: Array, functional: Functional) -> Array:
+        p, states = self.params, np.asarray(states)
+        depths = np.asarray(controls, dtype=np.float64)
+        signals, lots = states // self.levels, states % self.levels
+        rates = np.ascontiguousarray(self.intensities(n, depths))
+        gains = np.ascontiguousarray(functional.gain * p.order_size * depths + functional.fills)
+        result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+        reward = self._reward(functional)
+        if functional.exponents is None and functional.moments == 1:
+            mean_field_steps.backward_mean(
+                p.step_length,
+                lots,
+                signals,
+                rates,
+                gains,
+                reward,
+                self.nodes,
+                self.weights,
+                functional.gain * (self.beliefs + self.drift[n]),
+                self.moves @ values[:, 0].reshape(self.shape),
+                self.inventory,
+                result[:, 0],
+            )
+            return result
+        belief = functional.gain * self.signal[:, None] * self.inventory
+        variance = np.broadcast_to((functional.price * p.volatility * self.inventory) ** 2, self.shape)
+        system = (
+            p.step_length,
+            lots,
+            signals,
+            rates,
+            gains,
+            self.jumps,
+            reward + belief,
+            functional.gain * self.inventory,
+            self.drift_powers[n],
+            np.ascontiguousarray(variance),
+        )
+        columns = np.ascontiguousarray(values.T).reshape(values.shape[1], *self.shape)
+        if functional.exponents is None:
+            kernels.backward_moments(*system, columns, result)
+        else:
+            kernels.backward_exponential(*system, functional.exponents.astype(values.dtype), columns, result)
+        return result
+
+    def forward(self, n: int, controls: Array, law: Array) -> Array:
+        after, moved = np.zeros(self.shape), np.zeros(1)
+        rates = np.ascontiguousarray(self.intensities(n, np.asarray(controls)).reshape(*self.shape, 2))
+        law = np.ascontiguousarray(law).reshape(self.shape)
+        mean_field_steps.forward(self.params.step_length, rates, law, np.ones(1), after, moved)
+        return np.asarray(self.moves.T @ after).ravel()
+
+    def first_order_depths(self, values: Array) -> Array:
+        """Best depths (B, Q, 2) of a short step before the values (B, Q); a blocked side takes its neighbour's."""
+        slope = np.diff(values, axis=1) / self.params.order_size
+        base = 1.0 / self.params.fill_decay
+        bid = base - np.concatenate([slope, slope[:, -1:]], axis=1)
+        ask = base + np.concatenate([slope[:, :1], slope], axis=1)
+        return np.clip(np.stack([bid, ask], axis=-1), -self.params.max_depth, self.params.max_depth)
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        p = self.params
+        after = np.ascontiguousarray(self.moves @ values[:, 0].reshape(self.shape))
+        depths = self.first_order_depths(after)
+        best = np.empty(self.shape)
+        mean_field_steps.improve(
+            p.step_length,
+            self.factors[n],
+            p.fill_decay,
+            p.order_size,
+            p.max_depth,
+            self._reward(self.criterion),
+            self.nodes,
+            self.weights,
+            self.beliefs + self.drift[n],
+            after,
+            self.inventory,
+            depths,
+            best,
+        )
+        return depths.reshape(-1, 2), best.reshape(-1, 1)
+
+    def to_value(self, values: Array, log_scale: float | Array) -> Array:
+        return np.asarray(values)
+
+    def log_weight(self, info: Mapping[str, Array]) -> Array:
+        raise TypeError("the mean-field market has no exponential criterion")
+
+
+def _reversed_speed(movement: Array) -> list[Array]:
+    """For each step: coefficients of the movement's derivative in powers of the time left, ``1 - x``."""
+    order = np.arange(1, movement.shape[1])
+    speed = movement[:, 1:] * order
+    found = []
+    for row in speed:
+        used = np.flatnonzero(row)
+        if not len(used):
+            found.append(np.zeros(0))
+            continue
+        degree = used[-1]
+        shifted = np.array(
+            [sum(row[k] * comb(int(k), j) for k in range(j, degree + 1)) * (-1) ** j for j in range(degree + 1)]
+        )
+        found.append(np.asarray(shifted, dtype=np.float64))
+    return found
+
+
+frozen_problem.register(mean_field.Params, MeanFieldProblem)

@@ -1,0 +1,246 @@
+"""`mmgym/MeanFieldTaker-v0` and `mmgym/MeanFieldMaker-v0`: one player against a crowd of strategic takers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
+from mmgym.models import mean_field
+
+
+class MeanFieldFace(MarketFace):
+    """What both roles share: actions, public maps and info entries."""
+
+    step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
+    control_names = ("bid_depth", "ask_depth")
+    params: mean_field.Params
+
+    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
+        """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+        return mean_field.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
+
+    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
+        """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
+        return mean_field.from_quotes(self.params, quotes)
+
+    def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
+        """Info entries: cash and mid since the reset (price), inventory (assets), fills; `full` adds the rest."""
+        p, mid = self.params, state.mid
+        inventory = state.inventory * p.order_size
+        gain = state.drift_gain + state.price_gain
+        entries = {
+            "cash": gain - inventory * mid,
+            "mid": mid,
+            "inventory": inventory,
+            "bid_fills": state.bid_fills,
+            "ask_fills": state.ask_fills,
+        }
+        if p.role == "taker":
+            entries["signal"] = state.signal
+        if full:
+            entries["gain"] = gain
+            entries["price_gain"] = state.price_gain
+            entries["inventory_square"] = state.inventory_square
+            entries["bid_depth"], entries["ask_depth"] = controls
+        return entries
+
+
+class MeanFieldTakerFace(MeanFieldFace):
+    """Spaces and states of a taker."""
+
+    market = mean_field.TAKER
+
+    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+        """Observation and action box of one environment."""
+        observations = gymnasium.spaces.Box(np.array([0, -1, -1], np.float32), np.array([1, 1, 1], np.float32))
+        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Step, inventory (in orders of ``order_size`` assets) and signal of observations of shape ``(..., 3)``."""
+        return mean_field.locate(self.params, observations)
+
+
+class MeanFieldMakerFace(MeanFieldFace):
+    """Spaces and states of the maker."""
+
+    market = mean_field.MAKER
+
+    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+        """Observation and action box of one environment."""
+        high = np.ones(5, np.float32)
+        observations = gymnasium.spaces.Box(np.array([0, -1, -1, -1, -1], np.float32), high)
+        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Step and inventory (in orders of ``order_size`` assets) of observations of shape ``(..., 5)``."""
+        return mean_field.locate(self.params, observations)[:2]
+
+
+class MeanFieldTakerVectorEnv(MeanFieldTakerFace, KernelVectorEnv):
+    """A batch of `MeanFieldTakerEnv`, with `num_envs`, `threads`, `autoreset_mode` and `copy` of `KernelVectorEnv`."""
+
+
+class MeanFieldMakerVectorEnv(MeanFieldMakerFace, KernelVectorEnv):
+    """A batch of `MeanFieldMakerEnv`, with `num_envs`, `threads`, `autoreset_mode` and `copy` of `KernelVectorEnv`."""
+
+
+class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
+    r"""One strategic taker in a crowd of them (inventory in assets, traded in orders of `order_size`).
+
+    ## Description
+    The minor player of Baldacci, Bergault & Possamai. She quotes a bid and an ask to a market-maker, is filled at
+    intensity ``taker_fill_rate * exp(-taker_fill_decay * depth)`` on each side, and believes in a private signal: for
+    her the mid drifts by the signal, a walk on the whole numbers up to `signal_limit` with `signal_rate` jumps a day
+    either way. A crowd of takers like her plays `population` and moves the mid by ``impact`` times the change of its
+    mean inventory; she is too small to move it. So the mid obeys ``dS = signal dt + impact d(mean inventory) +
+    volatility dW``: the drift by the signal is her belief, and other players do not see it.
+
+    A step freezes both depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time: several
+    fills may happen, the signal may jump, and the crowd goes on moving inside the step. With
+    ``population="equilibrium"`` the crowd plays the equilibrium of this very game with frozen depths, so the best
+    policy against it is the crowd's own. `baselines.optimal_policy` returns the exact optimum of this environment as
+    built, `baselines.mean_field.population_exploitability` what a whole crowd leaves on the table.
+
+    Units: dollars, assets, days.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: bid and ask depth over `max_depth`; negative depths cross the mid. Finite values
+    outside the box are clipped to it. `to_quotes` and `from_quotes` convert.
+
+    ## Observation Space
+    `Box([0, -1, -1], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
+    signal over `signal_limit`. `to_state` recovers the integers exactly.
+
+    ## Rewards
+    The gain of marked-to-mid wealth, under her belief, minus ``taker_risk_aversion * volatility^2 * int inventory^2
+    dt``; nothing is added at the end. With ``reward="expected"`` the Brownian part of the gain is integrated out: same
+    expectation, less variance. The same seed gives the same fills for both. Undiscounted, they add up to the criterion.
+
+    ## Starting State
+    Step 0; inventory and signal from `initial_law`. The mid is counted from its start and the cash from the start's
+    wealth: ``cash + inventory * mid`` is the gain.
+
+    ## Episode End
+    `terminated` after `num_steps` steps; never `truncated`.
+
+    ## Arguments
+    The same for both roles and the solver.
+
+    - `volatility` (8.0): dollars / sqrt(day), >= 0.
+    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``: up to there the equilibrium is certified.
+    - `signal_rate` (1.5): jumps / day, or a pair ``[up, down]``.
+    - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
+    - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): fills / day at depth 0 and 1 / dollar, > 0.
+    - `maker_fill_rate` (100.0), `maker_fill_decay` (2.375): the maker's; not used here.
+    - `order_size` (10.0): assets of an order, > 0.
+    - `inventory_limit` (120.0): assets, a multiple of `order_size`, at most 50 orders.
+    - `taker_risk_aversion` (0.0001), `maker_risk_aversion` (0.0005): 1 / dollar, >= 0.
+    - `max_depth` (1.5): dollars, > 0; the box of depths is ``[-max_depth, max_depth]``.
+    - `horizon` (5.0), `num_steps` (500): days, and number of decisions, at most 5,000.
+    - `initial_law` ("origin"): of the takers' inventory and signal: "origin", a point ``[inventory, signal]``, or a
+      table of probabilities with a row per inventory and a column per signal, both ascending.
+    - `boundary_quotes` ("quoting"): which quotes enter the crowd's mean quotes, that the maker meets: of the takers
+      who quote on that side; or of all, where a taker at the inventory limit counts as 0 ("zero") or as ``1 /
+      taker_fill_decay`` ("risk_neutral").
+    - `population` ("equilibrium"): what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the
+      path of a table file by `baselines.write_table`.
+    - `reward` ("pnl"): "pnl" or "expected".
+    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
+      depths to `info`, which always has cash, mid, inventory, signal and the fills of the last step.
+    - `render_mode` (None): "ansi" or "rgb_array".
+    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
+      empty there unless "full".
+
+    The defaults are the paper's table, with orders of 10 assets. `mmgym/MeanFieldTakerFastSignals-v0` has signals ten
+    times faster (signal_rate 15), `mmgym/MeanFieldTakerCoupled-v0` a strong impact (0.02) and a crowd that starts with
+    80 assets and the signal 2: its members hurry and hold each other up.
+
+    ## Version History
+    - v0: first version.
+
+    ## References
+    - Baldacci, B., Bergault, P. & Possamaï, D. A mean-field game of market-making against strategic traders.
+    """
+
+    vector_class = MeanFieldTakerVectorEnv
+
+
+class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
+    r"""The market-maker against a crowd of strategic takers (inventory in assets, traded in orders of `order_size`).
+
+    ## Description
+    The major player of Baldacci, Bergault & Possamai. Her bid at depth ``d`` is filled at intensity ``maker_fill_rate
+    * exp(-maker_fill_decay * (d + x))``, where ``x`` is the takers' mean ask, and her ask with their mean bid. The
+    crowd of takers, who have private signals, plays `population` and moves the mid by ``impact`` times the change of
+    its mean inventory: ``dS = impact d(mean inventory) + volatility dW``. She does not change what the crowd does.
+
+    A step freezes both depths and the crowd's mean quotes for ``horizon / num_steps`` and simulates the rest exactly,
+    in continuous time. With ``population="equilibrium"`` the crowd plays the equilibrium of the game with frozen
+    depths. `baselines.optimal_policy` returns the exact optimum of this environment as built.
+
+    Units: dollars, assets, days.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: bid and ask depth over `max_depth`; negative depths cross the mid. Finite values
+    outside the box are clipped to it. `to_quotes` and `from_quotes` convert.
+
+    ## Observation Space
+    `Box([0, -1, -1, -1, -1], 1, (5,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
+    the takers' mean bid and mean ask over `max_depth`, and ``m / (|m| + s)`` where ``m`` is the mean drift of the mid
+    by the crowd in the coming step (dollars / day) and ``s`` the largest signal, at least 1. `to_state` recovers step
+    and inventory exactly. At the horizon the crowd's entries are those of the last step.
+
+    ## Rewards
+    The gain of marked-to-mid wealth minus ``maker_risk_aversion * volatility^2 * int inventory^2 dt``; nothing is added
+    at the end. With ``reward="expected"`` the Brownian part of the gain is integrated out: same expectation, less
+    variance. The same seed gives the same fills for both. Undiscounted, they add up to the criterion.
+
+    ## Starting State
+    Step 0, no inventory, no cash. The mid is counted from its start.
+
+    ## Episode End
+    `terminated` after `num_steps` steps; never `truncated`.
+
+    ## Arguments
+    The same for both roles and the solver.
+
+    - `volatility` (8.0): dollars / sqrt(day), >= 0.
+    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``: up to there the equilibrium is certified.
+    - `signal_rate` (1.5): of the takers' signals, jumps / day, or a pair ``[up, down]``.
+    - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
+    - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): the takers', fills / day at depth 0 and 1 / dollar, > 0.
+    - `maker_fill_rate` (100.0), `maker_fill_decay` (2.375): hers, where the takers' mean quote is 0.
+    - `order_size` (10.0): assets of an order, > 0.
+    - `inventory_limit` (120.0): assets, of her and of each taker, a multiple of `order_size`, at most 50 orders.
+    - `taker_risk_aversion` (0.0001), `maker_risk_aversion` (0.0005): 1 / dollar, >= 0.
+    - `max_depth` (1.5): dollars, > 0; the box of depths is ``[-max_depth, max_depth]``.
+    - `horizon` (5.0), `num_steps` (500): days, and number of decisions, at most 5,000.
+    - `initial_law` ("origin"): of the takers' inventory and signal: "origin", a point ``[inventory, signal]``, or a
+      table of probabilities with a row per inventory and a column per signal, both ascending.
+    - `boundary_quotes` ("quoting"): which quotes enter the mean quotes: of the takers who quote on that side (if nobody
+      does, she is not filled); or of all, where a taker at the inventory limit counts as 0 ("zero") or as ``1 /
+      taker_fill_decay`` ("risk_neutral").
+    - `population` ("equilibrium"): what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the
+      path of a table file by `baselines.write_table`.
+    - `reward` ("pnl"): "pnl" or "expected".
+    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
+      depths to `info`, which always has cash, mid, inventory and the fills of the last step.
+    - `render_mode` (None): "ansi" or "rgb_array".
+    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
+      empty there unless "full".
+
+    The defaults are the paper's table, with orders of 10 assets. `mmgym/MeanFieldMakerFastSignals-v0` has signals ten
+    times faster (signal_rate 15), `mmgym/MeanFieldMakerCoupled-v0` a strong impact (0.02) and a crowd that starts with
+    80 assets and the signal 2.
+
+    ## Version History
+    - v0: first version.
+
+    ## References
+    - Baldacci, B., Bergault, P. & Possamaï, D. A mean-field game of market-making against strategic traders.
+    """
+
+    vector_class = MeanFieldMakerVectorEnv

@@ -1,0 +1,490 @@
+r"""The mean-field market: one taker, or the market-maker, against the crowd of takers (Baldacci, Bergault & Possamai).
+
+The crowd's mean inventory moves the price, ``dS = sigma dW + kappa d(mean inventory)``; its flow is that of
+`mmgym.models.mean_field_flow` and one player does not change it. A quote at depth ``d`` is filled at the intensities
+
+    taker:  A^m exp(-k^m d),
+    maker:  A exp(-k (x + d)),    x = the takers' mean ask for her bid, their mean bid for her ask,
+
+in orders of ``z`` assets; bids are off at the upper inventory bound, asks at the lower one. A taker believes in a
+signal ``b``, a walk on ``-B .. B`` with jumps up and down at rates ``lambda+`` and ``lambda-``: for her the mid also
+drifts by ``b dt``. The criteria, with the penalty ``c = gamma sigma^2`` or ``phi sigma^2``, are (2.4)-(2.8) of the
+paper,
+
+    E[sum z d_bid dN_bid + sum z d_ask dN_ask + int q dS - int c q^2 dt],    nothing at the horizon.
+
+One step freezes both depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential
+clocks for bids, asks and the signal. The maker meets mean quotes as they are at the start of the step. Between two
+fills the crowd's impact is known, so it adds ``q (I(t') - I(t))`` with its path ``I``, a polynomial within each step.
+Given the inventory path, ``(int q dW, W_h)`` is Gaussian with covariance ``[[int q^2, int q], [int q, h]]``.
+"""
+
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.arguments import choice
+from mmgym.market import Market, scalar_kernel
+from mmgym.models.mean_field_flow import DEGREE, Flow
+from mmgym.models.mean_field_game import MAX_EVENTS, MAX_LEVELS, MAX_SIGNAL, MAX_STEPS, Game
+from mmgym.models.mean_field_limit import maker_factors
+from mmgym.models.mean_field_population import flow_of, population_of
+from mmgym.random_streams import exponential, normal, uniform
+
+PNL, EXPECTED = 0, 1  # codes of `reward`
+
+# Columns of `flow_rows`, one row a step; the last row stands for the horizon and has observations only.
+BID_FACTOR, ASK_FACTOR, SEEN_BID, SEEN_ASK, SEEN_IMPACT, STEP_IMPACT, TERMS, FIRST_TERM = range(8)
+
+
+class Params(NamedTuple):
+    """Parameters of a role in the game: those of `Game`, the role, the crowd and the reward."""
+
+    volatility: float  # sigma, price / sqrt(time)
+    impact: float  # kappa, price / asset
+    signal_rate_up: float  # lambda+, 1 / time
+    signal_rate_down: float  # lambda-, 1 / time
+    signal_limit: int  # b limit, price / time
+    taker_fill_rate: float  # A^m, 1 / time
+    taker_fill_decay: float  # k^m / sigma, 1 / price
+    maker_fill_rate: float  # A, 1 / time
+    maker_fill_decay: float  # k / sigma, 1 / price
+    order_size: float  # z, assets
+    inventory_limit: float  # assets
+    taker_risk_aversion: float  # gamma, 1 / price
+    maker_risk_aversion: float  # phi, 1 / price
+    max_depth: float  # d_inf, price
+    horizon: float  # T, time
+    num_steps: int  # N, decisions
+    initial_law: tuple[tuple[float, ...], ...]  # of the takers: (inventory in orders, signal, probability) with mass
+    boundary_quotes: Literal["quoting", "zero", "risk_neutral"]
+    population: tuple[str, str]  # "equilibrium", "constant" or a path; and a hash of the file
+    reward: Literal["pnl", "expected"]
+    role: Literal["taker", "maker"]
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        volatility: float = 8.0,
+        impact: float = 5e-5,
+        signal_rate: float | list[float] = 1.5,
+        signal_limit: int = 4,
+        taker_fill_rate: float = 70.0,
+        taker_fill_decay: float = 2.375,
+        maker_fill_rate: float = 100.0,
+        maker_fill_decay: float = 2.375,
+        order_size: float = 10.0,
+        inventory_limit: float = 120.0,
+        taker_risk_aversion: float = 1e-4,
+        maker_risk_aversion: float = 5e-4,
+        max_depth: float = 1.5,
+        horizon: float = 5.0,
+        num_steps: int = 500,
+        initial_law: str | list[Any] = "origin",
+        boundary_quotes: str = "quoting",
+        population: str = "equilibrium",
+        reward: str = "pnl",
+    ) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.mean_field.MeanFieldTakerEnv`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+        """
+        game = Game.create(
+            volatility=volatility,
+            impact=impact,
+            signal_rate=signal_rate,
+            signal_limit=signal_limit,
+            taker_fill_rate=taker_fill_rate,
+            taker_fill_decay=taker_fill_decay,
+            maker_fill_rate=maker_fill_rate,
+            maker_fill_decay=maker_fill_decay,
+            order_size=order_size,
+            inventory_limit=inventory_limit,
+            taker_risk_aversion=taker_risk_aversion,
+            maker_risk_aversion=maker_risk_aversion,
+            max_depth=max_depth,
+            horizon=horizon,
+            num_steps=num_steps,
+            initial_law=initial_law,
+            boundary_quotes=boundary_quotes,
+        )
+        role: Literal["taker", "maker"] = "maker" if issubclass(cls, MakerParams) else "taker"
+        crowd = population_of(game, population)
+        return cls(*game, population=crowd, reward=choice("reward", reward, ("pnl", "expected")), role=role)
+
+    @property
+    def game(self) -> Game:
+        """The game without the role."""
+        return Game._make(self[: len(Game._fields)])
+
+    @property
+    def flow(self) -> Flow:
+        """The crowd's flow."""
+        return flow_of(self.game, self.population)
+
+    # Derived constants. Those that kernels read are listed in the markets below.
+
+    @property
+    def step_length(self) -> float:
+        """Length ``h`` of a decision step (time)."""
+        return self.horizon / self.num_steps
+
+    @property
+    def inverse_step(self) -> float:
+        """``1 / h`` (1 / time)."""
+        return self.num_steps / self.horizon
+
+    @property
+    def root_step(self) -> float:
+        """``sqrt(h)`` (sqrt(time))."""
+        return math.sqrt(self.step_length)
+
+    @property
+    def limit(self) -> int:
+        """Inventory bound in orders."""
+        return round(self.inventory_limit / self.order_size)
+
+    @property
+    def signal_levels(self) -> int:
+        """The player's signal lies in ``-signal_levels .. signal_levels``: 0 for the maker, who has none."""
+        return self.signal_limit if self.role == "taker" else 0
+
+    @property
+    def fill_decay(self) -> float:
+        """Of the player (1 / price)."""
+        return self.taker_fill_decay if self.role == "taker" else self.maker_fill_decay
+
+    @property
+    def running_penalty(self) -> float:
+        """``gamma sigma^2`` or ``phi sigma^2`` (price / (assets^2 time))."""
+        return self.game.taker_penalty if self.role == "taker" else self.game.maker_penalty
+
+    @property
+    def impact_scale(self) -> float:
+        """A drift ``m`` is observed as ``m / (|m| + impact_scale)`` (price / time): the largest signal, at least 1."""
+        return float(max(self.signal_limit, 1))
+
+    @property
+    def initial(self) -> NDArray[np.float64]:
+        """Law of the player's state at step 0, shape (B, Q): the maker starts without inventory."""
+        if self.role == "taker":
+            return self.game.initial
+        return np.asarray(np.eye(1, 2 * self.limit + 1, self.limit))
+
+    @property
+    def start_inventory(self) -> int:
+        """Initial inventory in orders, where the initial law is a point."""
+        return round(self.initial_law[0][0]) if self.role == "taker" else 0
+
+    @property
+    def start_signal(self) -> int:
+        """Initial signal, where the initial law is a point."""
+        return round(self.initial_law[0][1]) if self.role == "taker" else 0
+
+    @property
+    def draws_start(self) -> int:
+        """Whether the initial state is drawn: 1 or 0."""
+        return int(self.role == "taker" and len(self.initial_law) > 1)
+
+    @property
+    def cumulative_initial_law(self) -> NDArray[np.float64]:
+        """Cumulative initial law over cells (B, Q); from the last cell with mass on it is above 1."""
+        law = self.initial.ravel()
+        total = np.cumsum(law)
+        total[np.flatnonzero(law)[-1] :] = 2.0
+        return total
+
+    def factors(self, flow: Flow | None = None) -> NDArray[np.float64]:
+        """The player's fill intensities ``[bid, ask]`` at depth 0 (1 / time), shape (N, 2), against a crowd.
+
+        Raises
+        ------
+        ValueError
+            If the crowd's quotes give the maker more fills a step than can be computed with.
+        """
+        if self.role == "taker":
+            return np.full((self.num_steps, 2), self.taker_fill_rate)
+        flow = self.flow if flow is None else flow
+        rates = maker_factors(self.game, flow.mean_quotes, flow.quoting)
+        events = rates.sum(axis=1).max() * math.exp(self.maker_fill_decay * self.max_depth) * self.step_length
+        if events > 4.0 * MAX_EVENTS:
+            raise ValueError(
+                f"population = {self.population[0]!r} is not allowed: its quotes give the maker {events:g} expected "
+                f"fills a step at the depth -max_depth, more than {4.0 * MAX_EVENTS:g}; raise num_steps"
+            )
+        return rates
+
+    @property
+    def flow_rows(self) -> NDArray[np.float64]:
+        """What kernels know of the crowd, shape (N + 1, columns)."""
+        return _flow_rows(self)
+
+
+class TakerParams(Params):
+    """Parameters of one taker against the crowd."""
+
+    __slots__ = ()
+
+
+class MakerParams(Params):
+    """Parameters of the market-maker against the crowd."""
+
+    __slots__ = ()
+
+
+@functools.lru_cache(maxsize=16)
+def _flow_rows(params: Params) -> NDArray[np.float64]:
+    game, flow, count = params.game, params.flow, params.num_steps
+    rows = np.zeros((count + 1, FIRST_TERM + DEGREE))
+    rows[:-1, BID_FACTOR : ASK_FACTOR + 1] = params.factors(flow)
+    path = game.impact * flow.movement
+    rows[:-1, STEP_IMPACT] = path.sum(axis=1)
+    rows[:-1, FIRST_TERM:] = path[:, 1:]
+    used = (path[:, 1:] != 0.0) * np.arange(1, DEGREE + 1)
+    rows[:-1, TERMS] = used.max(axis=1)
+    rows[:-1, SEEN_BID : SEEN_ASK + 1] = flow.mean_quotes / game.max_depth
+    drift = rows[:-1, STEP_IMPACT] / game.step_length
+    rows[:-1, SEEN_IMPACT] = drift / (np.abs(drift) + params.impact_scale)
+    rows[-1, SEEN_BID : SEEN_IMPACT + 1] = rows[-2, SEEN_BID : SEEN_IMPACT + 1]
+    rows.setflags(write=False)
+    return rows
+
+
+# One row of state. Inventory is counted in orders; amounts of money are sums since the reset.
+STATE = np.dtype(
+    [
+        ("drift_gain", "f8"),  # depths earned, and what impact and signal gave the inventory, price * assets
+        ("price_gain", "f8"),  # sigma int q dW, price * assets
+        ("inventory_square", "f8"),  # int q^2 dt, assets^2 * time
+        ("mid", "f8"),  # S since the reset, price
+        ("step", "i4"),
+        ("inventory", "i4"),  # q / z
+        ("signal", "i4"),  # b
+        ("bid_fills", "u2"),  # in the last step
+        ("ask_fills", "u2"),
+    ]
+)
+
+
+@scalar_kernel
+def reset_one(p, s):
+    """Start an episode."""
+    s.drift_gain = 0.0
+    s.price_gain = 0.0
+    s.inventory_square = 0.0
+    s.mid = 0.0
+    s.step = 0
+    s.bid_fills = 0
+    s.ask_fills = 0
+    if p.draws_start == 0:
+        s.inventory = p.start_inventory
+        s.signal = p.start_signal
+    else:
+        cell = 0
+        draw, s.s0, s.s1 = uniform(s.s0, s.s1)
+        while draw >= p.cumulative_initial_law[cell]:
+            cell += 1
+        levels = 2 * p.limit + 1
+        s.inventory = cell % levels - p.limit
+        s.signal = cell // levels - p.signal_levels
+
+
+@scalar_kernel
+def controls_one(p, action, controls, log_intensities):
+    """Depths [bid, ask] and log-intensities of an action, clipped to the box; False if it is not finite."""
+    bid, ask = np.float64(action[0]), np.float64(action[1])
+    finite = abs(bid) + abs(ask) < np.inf
+    controls[0] = p.max_depth * min(max(bid, -1.0), 1.0)
+    controls[1] = p.max_depth * min(max(ask, -1.0), 1.0)
+    log_intensities[0] = -p.fill_decay * controls[0]
+    log_intensities[1] = -p.fill_decay * controls[1]
+    return finite
+
+
+@scalar_kernel
+def impact_one(row, x):
+    """The crowd's impact since the step began, at ``x`` in [0, 1] (price)."""
+    found = 0.0
+    for j in range(np.int64(row[TERMS]) - 1, -1, -1):
+        found = (found + row[FIRST_TERM + j]) * x
+    return found
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated)."""
+    row = p.flow_rows[s.step]
+    bid_depth, ask_depth = controls[0], controls[1]
+    bid_rate, ask_rate = row[BID_FACTOR] * intensities[0], row[ASK_FACTOR] * intensities[1]
+    q, b, s0, s1 = np.int64(s.inventory), np.int64(s.signal), s.s0, s.s1
+
+    left = p.step_length
+    int_q = int_qq = int_b = int_bq = earned = pushed = moved = 0.0
+    bids = asks = 0
+    active_bid = bid_rate if q < p.limit else 0.0
+    active_ask = ask_rate if q > -p.limit else 0.0
+    rise = p.signal_rate_up if b < p.signal_levels else 0.0
+    fall = p.signal_rate_down if b > -p.signal_levels else 0.0
+    rate = active_bid + active_ask + (rise + fall)
+    clock, s0, s1 = exponential(s0, s1)
+    while clock < rate * left:
+        elapsed = clock / rate
+        left -= elapsed
+        length = q * elapsed
+        int_q += length
+        int_qq += q * length
+        int_b += b * elapsed
+        int_bq += b * length
+        draw, s0, s1 = uniform(s0, s1)
+        draw *= rate
+        if draw < active_bid + active_ask:
+            is_bid = draw < active_bid
+            if row[TERMS] > 0.0:
+                now = impact_one(row, 1.0 - left * p.inverse_step)
+                moved += q * (now - pushed)
+                pushed = now
+            bids += is_bid
+            asks += not is_bid
+            q += 1 if is_bid else -1
+            earned += bid_depth if is_bid else ask_depth
+            active_bid = bid_rate if q < p.limit else 0.0
+            active_ask = ask_rate if q > -p.limit else 0.0
+        else:
+            b += 1 if draw < active_bid + active_ask + rise else -1
+            rise = p.signal_rate_up if b < p.signal_levels else 0.0
+            fall = p.signal_rate_down if b > -p.signal_levels else 0.0
+        rate = active_bid + active_ask + (rise + fall)
+        clock, s0, s1 = exponential(s0, s1)
+    length = q * left
+    int_q += length
+    int_qq += q * length
+    int_b += b * left
+    int_bq += b * length
+    moved += q * (row[STEP_IMPACT] - pushed)
+
+    z, s0, s1 = normal(s0, s1)
+    brownian = p.root_step * z  # W_h
+    int_q_dw = q * brownian  # int q dW where q did not move
+    if bids + asks > 0:
+        mean_q = int_q * p.inverse_step
+        z, s0, s1 = normal(s0, s1)
+        int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
+
+    size = p.order_size
+    drift_gain = size * (earned + moved + int_bq)
+    price_gain = size * p.volatility * int_q_dw
+    inventory_square = size * size * int_qq
+    s.drift_gain += drift_gain
+    s.price_gain += price_gain
+    s.inventory_square += inventory_square
+    s.mid += row[STEP_IMPACT] + int_b + p.volatility * brownian
+    s.inventory = q
+    s.signal = b
+    s.bid_fills = bids
+    s.ask_fills = asks
+    s.s0 = s0
+    s.s1 = s1
+    s.step += 1
+    reward = drift_gain - p.running_penalty * inventory_square
+    if p.reward == PNL:
+        reward += price_gain
+    return reward, s.step >= p.num_steps
+
+
+@scalar_kernel
+def observe_taker(p, s, observation):
+    """Observation [elapsed fraction of the horizon, inventory / limit, signal / limit]."""
+    observation[0] = s.step / p.num_steps
+    observation[1] = s.inventory / p.limit
+    observation[2] = s.signal / max(p.signal_levels, 1)
+
+
+@scalar_kernel
+def observe_maker(p, s, observation):
+    """Observation [elapsed fraction, inventory / limit, takers' mean bid and ask / max_depth, squashed impact]."""
+    observation[0] = s.step / p.num_steps
+    observation[1] = s.inventory / p.limit
+    observation[2] = p.flow_rows[s.step, SEEN_BID]
+    observation[3] = p.flow_rows[s.step, SEEN_ASK]
+    observation[4] = p.flow_rows[s.step, SEEN_IMPACT]
+
+
+def _market(params_type: Any, observe_one: Any) -> Market:
+    return Market(
+        name="mean_field",
+        params_type=params_type,
+        state=STATE,
+        derived=(
+            "step_length",
+            "inverse_step",
+            "root_step",
+            "limit",
+            "signal_levels",
+            "fill_decay",
+            "running_penalty",
+            "start_inventory",
+            "start_signal",
+            "draws_start",
+        ),
+        arrays={
+            "flow_rows": (MAX_STEPS + 1, FIRST_TERM + DEGREE),
+            "cumulative_initial_law": ((2 * MAX_LEVELS + 1) * (2 * MAX_SIGNAL + 1),),
+        },
+        num_controls=2,
+        num_intensities=2,
+        reset_one=reset_one,
+        controls_one=controls_one,
+        step_one=step_one,
+        observe_one=observe_one,
+    )
+
+
+TAKER = _market(TakerParams, observe_taker)
+MAKER = _market(MakerParams, observe_maker)
+
+
+def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
+    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+    return np.asarray(params.max_depth * np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0))
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions, shape ``(..., 2)`` in [-1, 1], whose depths are the nearest to ``quotes`` (price) in the depth box."""
+    actions = np.asarray(quotes, dtype=np.float64) / params.max_depth
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, step: Any, inventory: Any, signal: Any) -> NDArray[np.float32]:
+    """Observations of steps, inventories (orders) and, for a taker, signals: bit for bit those of the environment.
+
+    Shape ``(..., 3)`` for a taker, ``(..., 5)`` for the maker.
+    """
+    step, inventory, signal = np.broadcast_arrays(step, inventory, signal)
+    columns = [step / params.num_steps, inventory / params.limit]
+    if params.role == "taker":
+        columns.append(signal / max(params.signal_levels, 1))
+    else:
+        rows = _flow_rows(params)[step]
+        columns += [rows[..., SEEN_BID], rows[..., SEEN_ASK], rows[..., SEEN_IMPACT]]
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Step, inventory (orders) and signal (0 for the maker) of observations: the inverse of `observe`."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
+    levels = params.signal_levels
+    signal = np.rint(observations[..., 2] * levels).astype(np.int64) if levels else np.zeros_like(step)
+    return (
+        np.clip(step, 0, params.num_steps),
+        np.clip(inventory, -params.limit, params.limit),
+        np.clip(signal, -levels, levels),
+    )

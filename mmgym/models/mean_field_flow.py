@@ -1,0 +1,403 @@
+r"""The crowd of takers on decision steps: the flow that a quote table induces, and the equilibrium flow.
+
+What an environment plays is the frozen-control game: every taker chooses depths at ``t_n`` from inventory and signal,
+and they stand for ``h = horizon / num_steps``, while inventories and signals move in continuous time. The crowd's mean
+inventory moves the price, inside the step too, under the law of that moment:
+
+    dS = sigma dW + kappa d(mean inventory).
+
+A `Flow` has, for each step, the mean inventory's movement as a polynomial in ``x = (t - t_n) / h`` (interpolated at
+Chebyshev points; for the registered markets it is exact to rounding) and the mean quotes that a market-maker meets: of
+the takers who quote on a side at ``t_n``, for the whole step.
+
+The equilibrium is a fixed point of (flow) -> (best frozen depths of a taker) -> (flow of a crowd with these depths). It
+is found from that of continuous time, with the derivative of the continuous map as a preconditioner.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.polynomial import chebyshev, legendre
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.linalg import expm
+from scipy.sparse.linalg import LinearOperator, gmres
+
+from mmgym.models import mean_field_game, mean_field_limit, mean_field_steps
+from mmgym.models.mean_field_game import PRESETS, Game
+
+__all__ = [
+    "DEGREE",
+    "Flow",
+    "best_response",
+    "constant_flow",
+    "equilibrium_flow",
+    "flow_file",
+    "induced_flow",
+    "solve_equilibrium_flow",
+    "step_system",
+]
+
+Array = NDArray[np.float64]
+
+DEGREE = 16  # of the movement's polynomial
+TOLERANCE = 2e-11  # of the equilibrium: total residual of the price path times the inventory limit, over the value
+FIELDS = (  # of the game, that the crowd depends on
+    "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
+    "taker_fill_decay", "order_size", "inventory_limit", "taker_risk_aversion", "max_depth", "horizon", "num_steps",
+    "initial_law", "boundary_quotes",
+)  # fmt: skip
+
+# Chebyshev points of the second kind on [0, 1], and the map from values there to coefficients of 1, x, x^2, ...
+POINTS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
+_TO_CHEBYSHEV: Array = np.asarray(np.linalg.inv(chebyshev.chebvander(2.0 * POINTS - 1.0, DEGREE)), dtype=np.float64)
+
+
+def _chebyshev_to_powers() -> Array:
+    """Row k: coefficients of ``T_k(2 x - 1)`` in powers of x (whole numbers, exact)."""
+    table = np.zeros((DEGREE + 1, DEGREE + 1))
+    table[0, 0], table[1, :2] = 1.0, (-1.0, 2.0)
+    for k in range(2, DEGREE + 1):
+        table[k] = -2.0 * table[k - 1] - table[k - 2]
+        table[k, 1:] += 4.0 * table[k - 1, :-1]
+    return table
+
+
+_TO_POWERS = _chebyshev_to_powers()
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a crowd of takers does, on decision steps.
+
+    Attributes
+    ----------
+    movement : (N, D + 1)
+        Change of the mean inventory (assets) since the step began: coefficients of 1, x, x^2, ... on [0, 1].
+    mean_quotes : (N, 2)
+        Mean bid and ask depth (price) at the start of each step; 0 where nobody quotes.
+    quoting : (N, 2)
+        Mass of the takers who quote on each side.
+    residual : float
+        What the equilibrium is missed by: the total residual of the price path times the inventory limit (price *
+        assets); nan for a flow that is not meant to be an equilibrium.
+    iterations : int
+        Evaluations of the frozen map.
+    """
+
+    movement: Array
+    mean_quotes: Array
+    quoting: Array
+    residual: float = float("nan")
+    iterations: int = 0
+
+    def powers(self, points: Array) -> Array:
+        """Movement at times ``points`` (P,) of [0, 1] of every step, shape (N, P)."""
+        return np.asarray(self.movement @ points[None, :] ** np.arange(self.movement.shape[1])[:, None])
+
+    def speed(self, points: Array) -> Array:
+        """Derivative of the movement in x, shape (N, P)."""
+        order = np.arange(1, self.movement.shape[1])
+        return np.asarray(self.movement[:, 1:] @ (order[:, None] * points[None, :] ** (order - 1)[:, None]))
+
+
+@dataclass(frozen=True)
+class StepSystem:
+    """What all steps of a game share.
+
+    Attributes
+    ----------
+    nodes, weights : (K,)
+        Gauss-Legendre quadrature on [0, 1].
+    beliefs : (B, K)
+        Expected signal at the nodes, by the signal at the start.
+    moves : (B, B)
+        Transition matrix of the signal over a step.
+    """
+
+    nodes: Array
+    weights: Array
+    beliefs: Array
+    moves: Array
+
+
+@functools.lru_cache(maxsize=64)
+def _quadrature(count: int) -> tuple[Array, Array]:
+    x, w = legendre.leggauss(count)
+    return 0.5 * (x + 1.0), 0.5 * w
+
+
+def quadrature_for(events: float) -> tuple[Array, Array]:
+    """Nodes and weights on [0, 1] that integrate Poisson weights of up to ``events`` expected events to rounding."""
+    for count, most in ((16, 8.0), (32, 45.0), (64, 160.0), (128, 600.0)):
+        if events <= most:
+            return _quadrature(count)
+    return _quadrature(512)
+
+
+@functools.lru_cache(maxsize=64)
+def step_system(game: Game) -> StepSystem:
+    """Quadrature and signal of a game's steps."""
+    fastest = 2.0 * game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth) + game.jumps.sum()
+    nodes, weights = quadrature_for(float(fastest * game.step_length))
+    generator, signal = game.signal_generator * game.step_length, game.signal
+    beliefs = np.stack([expm(generator * x) @ signal for x in nodes], axis=1)
+    return StepSystem(nodes, weights, np.ascontiguousarray(beliefs), np.maximum(expm(generator), 0.0))
+
+
+def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[Array, Array]:
+    """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q)."""
+    system = step_system(game)
+    quotes = np.empty((game.num_steps, *game.shape, 2))
+    quotes[-1] = 1.0 / game.taker_fill_decay if guess is None else guess
+    values = np.empty((game.num_steps + 1, *game.shape))
+    mean_field_steps.best_response(
+        game.step_length,
+        np.full((game.num_steps, 2), game.taker_fill_rate),
+        game.taker_fill_decay,
+        game.order_size,
+        game.max_depth,
+        -game.taker_penalty * game.inventory**2,
+        system.nodes,
+        system.weights,
+        np.ascontiguousarray(game.impact * flow.speed(system.nodes) / game.step_length),
+        system.beliefs,
+        system.moves,
+        game.inventory,
+        quotes,
+        values,
+    )
+    return quotes, values
+
+
+def induced_flow(game: Game, quotes: Array, weights: Array | None = None) -> tuple[Flow, Array]:
+    """The flow of a crowd that plays a quote table, and the laws (N + 1, B, Q) that it goes through.
+
+    Parameters
+    ----------
+    game : Game
+    quotes : (N, B, Q, 2) or (N, B, Q, M, 2)
+        Depths (price).
+    weights : (N, B, Q, M), optional
+        Probabilities with which depths are drawn, anew at every step.
+    """
+    if weights is None:
+        quotes, weights = quotes[..., None, :], np.ones((*quotes.shape[:-1], 1))
+    system, size = step_system(game), game.order_size
+    laws = np.empty((game.num_steps + 1, *game.shape))
+    laws[0] = game.initial
+    moved = np.zeros((game.num_steps, DEGREE + 1))
+    for n in range(game.num_steps):
+        after = np.zeros(game.shape)
+        for m in range(weights.shape[-1]):
+            rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * quotes[n, :, :, m])
+            law = laws[n] * weights[n, :, :, m]
+            mean_field_steps.forward(game.step_length, rates, law, POINTS, after, moved[n])
+        laws[n + 1] = system.moves.T @ after
+    means = (weights[..., None] * quotes).sum(axis=-2)
+    mean_quotes, quoting = mean_field_limit.boundary_means(game, laws[:-1], means)
+    return Flow(_movement(size * moved, size), mean_quotes, quoting), laws
+
+
+def _movement(values: Array, size: float) -> Array:
+    """Polynomials through values (N, D + 1) at `POINTS`, without terms that are only rounding."""
+    found = values @ _TO_CHEBYSHEV.T
+    found[np.abs(values).max(axis=1) < 1e-12 * size] = 0.0
+    rest = np.cumsum(np.abs(found[:, ::-1]), axis=1)[:, ::-1]
+    found[rest <= 1e-13 * size] = 0.0
+    powers = found @ _TO_POWERS
+    powers[:, 0] = 0.0
+    return np.asarray(powers)
+
+
+def constant_flow(game: Game) -> Flow:
+    """The flow of a crowd that quotes ``1 / taker_fill_decay``, the quote that ignores inventory and signal."""
+    quotes = np.broadcast_to(1.0 / game.taker_fill_decay, (game.num_steps, *game.shape, 2))
+    return induced_flow(game, quotes)[0]
+
+
+def _frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, Flow, Array, Array]:
+    """Movement at `POINTS` of the crowd that plays best against the movement ``moved`` (N, D + 1), and its parts."""
+    nothing = np.zeros((game.num_steps, 2))
+    quotes, values = best_response(game, Flow(_movement(moved, game.order_size), nothing, nothing), guess)
+    flow, _ = induced_flow(game, quotes)
+    return flow.powers(POINTS), flow, quotes, values
+
+
+def solve_equilibrium_flow(game: Game) -> Flow:
+    """The equilibrium flow of the frozen-control game.
+
+    Raises
+    ------
+    mmgym.models.mean_field_limit.NotConverged
+        If it is not found: no flow is returned.
+    """
+    shape = (game.num_steps, DEGREE + 1)
+    moved = np.zeros(shape)
+    image, flow, quotes, values = _frozen_map(game, moved, None)
+    scale = game.impact * game.inventory_limit / DEGREE
+    size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
+    weights = np.full(shape[0] * DEGREE, scale)
+    if float(scale * np.abs(image).sum()) <= TOLERANCE * size:
+        return Flow(flow.movement, flow.mean_quotes, flow.quoting, float(scale * np.abs(image).sum()), 1)
+    limit = _Linearised(game)
+    guess = quotes[-1]
+
+    def apply(inside: Array) -> Array:
+        full = np.concatenate([np.zeros((shape[0], 1)), inside.reshape(shape[0], DEGREE)], axis=1)
+        return _frozen_map(game, full, guess)[0][:, 1:].ravel()
+
+    found, _, residual, iterations = mean_field_limit.fixed_point(
+        apply, limit.start.ravel(), weights, TOLERANCE * size, limit.correct
+    )
+    full = np.concatenate([np.zeros((shape[0], 1)), found.reshape(shape[0], DEGREE)], axis=1)
+    _, flow, _, _ = _frozen_map(game, full, guess)
+    return Flow(flow.movement, flow.mean_quotes, flow.quoting, residual, iterations + 2)
+
+
+class _Linearised:
+    """The continuous game near its equilibrium: a first guess and an approximate inverse for the frozen one."""
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+        limit = mean_field_limit
+        self.times = limit.time_grid(game, limit.COARSE)
+        self.curve = limit.curve_times(self.times)
+        self.root = np.sqrt(limit.curve_weights(self.times))
+        self.drift = limit.equilibrium_drift(game, self.times)
+        self.image = limit.best_drift(game, self.times, self.drift)
+        self.steps = game.step_length * np.arange(game.num_steps)
+        self.inside = (self.steps[:, None] + game.step_length * POINTS[None, :]).clip(0.0, game.horizon)
+        self.start = self._moved(self.drift)
+
+    def _moved(self, drift: Array) -> Array:
+        """Movement at `POINTS` but the first, shape (N, D), that gives a drift curve."""
+        path = CubicSpline(self.curve, drift).antiderivative()(self.inside) / self.game.impact
+        return np.asarray(path[:, 1:] - path[:, :1])
+
+    def correct(self, residual: Array) -> Array:
+        """About ``(1 - DPhi)^-1 residual``, by GMRES on the continuous map's derivative."""
+        game = self.game
+        full = np.concatenate([np.zeros((game.num_steps, 1)), residual.reshape(game.num_steps, DEGREE)], axis=1)
+        flow = Flow(_movement(full, game.order_size), np.zeros((1, 2)), np.zeros((1, 2)))
+        step = np.minimum((self.curve / game.step_length).astype(int), game.num_steps - 1)
+        x = self.curve / game.step_length - step
+        order = np.arange(1, DEGREE + 1)
+        speed = (flow.movement[step, 1:] * order * x[:, None] ** (order - 1)).sum(axis=1)
+        source = game.impact / game.step_length * speed
+        size = 1.0 + float(np.abs(self.drift).max())
+
+        def derivative(direction: Array) -> Array:
+            step = 1e-6 * size / max(float(np.abs(direction).max()), 1e-300)
+            return (mean_field_limit.best_drift(game, self.times, self.drift + step * direction) - self.image) / step
+
+        def product(scaled: Array) -> Array:
+            return np.asarray(scaled - self.root * derivative(scaled / self.root))
+
+        operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
+        found, _ = gmres(operator, self.root * source, rtol=1e-3, restart=60, maxiter=1)
+        return np.asarray(residual + self._moved(found / self.root - source).ravel())
+
+
+# Kept flows -----------------------------------------------------------------------------------------------------------
+
+
+def _crowd(game: Game) -> dict[str, Any]:
+    """The fields that the crowd depends on, as JSON types."""
+    found: dict[str, Any] = json.loads(json.dumps({name: getattr(game, name) for name in FIELDS}))
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _source_hash() -> str:
+    from mmgym.models import mean_field_ode
+
+    digest = hashlib.sha256()
+    for module in (mean_field_game, mean_field_limit, mean_field_ode, mean_field_steps):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def flow_file(game: Game) -> Path:
+    """Where the equilibrium flow of a game is kept once it is solved: in the user's cache, or ``MMGYM_CACHE_DIR``."""
+    folder = Path(os.environ.get("MMGYM_CACHE_DIR") or platformdirs.user_cache_dir("mmgym")) / "flows"
+    digest = hashlib.sha256(json.dumps(_crowd(game), sort_keys=True).encode()).hexdigest()[:24]
+    return folder / f"mean_field-{digest}-{_source_hash()}.npz"
+
+
+def save_flow(flow: Flow, game: Game, stream: Any) -> None:
+    """Write a flow as npz, with the game that it belongs to as JSON."""
+    np.savez_compressed(
+        stream,
+        movement=flow.movement[:, : _used(flow.movement)],
+        mean_quotes=flow.mean_quotes,
+        quoting=flow.quoting,
+        residual=np.array(flow.residual),
+        iterations=np.array(flow.iterations),
+        game=np.array(json.dumps(_crowd(game))),
+    )
+
+
+def _used(movement: Array) -> int:
+    return int(np.flatnonzero(np.abs(movement).sum(axis=0)).max(initial=0)) + 1
+
+
+def load_flow(stream: Any, game: Game) -> Flow | None:
+    """A flow written by `save_flow` for this game, or None."""
+    try:
+        with np.load(stream, allow_pickle=False) as found:
+            if json.loads(str(found["game"])) != _crowd(game):
+                return None
+            used, count = found["movement"], game.num_steps
+            movement = np.zeros((count, DEGREE + 1))
+            movement[:, : used.shape[1]] = used
+            pairs = (found["mean_quotes"], found["quoting"])
+            if any(pair.shape != (count, 2) for pair in pairs):
+                return None
+            return Flow(movement, *pairs, float(found["residual"]), int(found["iterations"]))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+@functools.lru_cache(maxsize=32)
+def equilibrium_flow(game: Game) -> Flow:
+    """The equilibrium flow of the frozen-control game: shipped for the registered markets, else solved once and kept.
+
+    Raises
+    ------
+    mmgym.models.mean_field_limit.NotConverged
+        If it is not found.
+    """
+    for name, arguments in PRESETS.items():
+        if _crowd(Game.create(**arguments)) == _crowd(game):
+            with (resources.files("mmgym") / "data" / f"mean_field_{name}.npz").open("rb") as stream:
+                found = load_flow(stream, game)
+            if found is not None:
+                return found
+    path = flow_file(game)
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        found = load_flow(stream, game)
+        if found is not None:
+            return found
+    flow = solve_equilibrium_flow(game)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            save_flow(flow, game, stream)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return flow

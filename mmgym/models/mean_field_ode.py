@@ -1,0 +1,221 @@
+"""Numba kernels of the continuous-time mean-field equations: HJB, feedback, forward equation, evaluation.
+
+Everything is a classical Runge-Kutta step of order 4 on a given time grid. Curves in time are arrays of ``2 n + 1``
+rows: row ``2 i`` belongs to node ``i`` and row ``2 i + 1`` to the middle of interval ``i``, where solutions come from
+cubic Hermite interpolation. A curve that does not change may have one row. States are ``[signal, inventory]`` arrays
+``(B, Q)``; a market-maker, who has no signal, is the case ``B = 1``.
+
+Baldacci, Bergault & Possamai, "A mean-field game of market-making against strategic traders", system (4.6), as
+corrected: fills of ``z`` assets; bids are off at the upper inventory bound and asks at the lower one.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mmgym.uniformisation import KERNEL
+
+
+@njit(**KERNEL)
+def _row(curve, k):
+    return curve[k] if curve.shape[0] > 1 else curve[0]
+
+
+@njit(**KERNEL)
+def _hjb_slope(w, drift, factors, jumps, signal, inventory, size, decay, penalty, max_depth, slope):
+    """``-dW/dt``: running reward, signal jumps and the Hamiltonians of both sides."""
+    count_b, count_q = w.shape
+    for b in range(count_b):
+        for q in range(count_q):
+            x = inventory[q]
+            value = w[b, q]
+            total = (drift + signal[b]) * x - penalty * x * x
+            if b < count_b - 1:
+                total += jumps[0] * (w[b + 1, q] - value)
+            if b > 0:
+                total += jumps[1] * (w[b - 1, q] - value)
+            for side in range(2):
+                other = q + 1 - 2 * side
+                if 0 <= other < count_q:
+                    jump = w[b, other] - value
+                    depth = min(max(1.0 / decay - jump / size, -max_depth), max_depth)
+                    total += factors[side] * math.exp(-decay * depth) * (size * depth + jump)
+            slope[b, q] = total
+
+
+@njit(**KERNEL)
+def hjb(times, drift, factors, jumps, signal, inventory, size, decay, penalty, max_depth, euler, values, slopes):
+    """The best value of every time and state, backwards from 0 at the horizon.
+
+    Parameters
+    ----------
+    times : (n + 1,)
+    drift : (2 n + 1,)
+        Drift of the price that all share (price / time).
+    factors : (2 n + 1 or 1, 2)
+        Fill intensities of bids and asks at depth 0 (1 / time).
+    jumps : (2,)
+        Rates at which the signal rises and falls (1 / time).
+    signal, inventory : (B,), (Q,)
+    size, decay, penalty, max_depth : float
+        Assets a fill, 1 / price, price / (assets^2 time), price.
+    euler : bool
+        The explicit Euler step of the paper instead (first order).
+    values, slopes : (n + 1, B, Q)
+        Out: ``W`` and ``-dW/dt`` at the nodes.
+    """
+    shape = values.shape[1:]
+    k1, k2, k3, k4, stage = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    last = len(times) - 1
+    values[last] = 0.0
+    for i in range(last - 1, -1, -1):
+        h = times[i + 1] - times[i]
+        end, middle, start = 2 * i + 2, 2 * i + 1, 2 * i
+        w = values[i + 1]
+        _hjb_slope(w, drift[end], _row(factors, end), jumps, signal, inventory, size, decay, penalty, max_depth, k1)
+        slopes[i + 1] = k1
+        if euler:
+            values[i] = w + h * k1
+            continue
+        factor = _row(factors, middle)
+        stage[:] = w + 0.5 * h * k1
+        _hjb_slope(stage, drift[middle], factor, jumps, signal, inventory, size, decay, penalty, max_depth, k2)
+        stage[:] = w + 0.5 * h * k2
+        _hjb_slope(stage, drift[middle], factor, jumps, signal, inventory, size, decay, penalty, max_depth, k3)
+        stage[:] = w + h * k3
+        factor = _row(factors, start)
+        _hjb_slope(stage, drift[start], factor, jumps, signal, inventory, size, decay, penalty, max_depth, k4)
+        values[i] = w + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+    _hjb_slope(
+        values[0], drift[0], _row(factors, 0), jumps, signal, inventory, size, decay, penalty, max_depth, slopes[0]
+    )
+
+
+@njit(**KERNEL)
+def best_quotes(times, values, slopes, size, decay, max_depth, quotes):
+    """Depths ``[bid, ask]`` of the HJB's maximum, shape (2 n + 1, B, Q, 2); a blocked side gets ``1 / decay``."""
+    count_b, count_q = values.shape[1:]
+    w = np.empty((count_b, count_q))
+    for k in range(quotes.shape[0]):
+        i = k // 2
+        if k % 2 == 0:
+            w[:] = values[i]
+        else:
+            h = times[i + 1] - times[i]
+            w[:] = 0.5 * (values[i] + values[i + 1]) - 0.125 * h * (slopes[i] - slopes[i + 1])
+        for b in range(count_b):
+            for q in range(count_q):
+                for side in range(2):
+                    other = q + 1 - 2 * side
+                    jump = w[b, other] - w[b, q] if 0 <= other < count_q else 0.0
+                    quotes[k, b, q, side] = min(max(1.0 / decay - jump / size, -max_depth), max_depth)
+
+
+@njit(**KERNEL)
+def _law_slope(p, rates, jumps, slope):
+    count_b, count_q = p.shape
+    slope[:] = 0.0
+    for b in range(count_b):
+        for q in range(count_q):
+            mass = p[b, q]
+            for side in range(2):
+                other = q + 1 - 2 * side
+                if 0 <= other < count_q:
+                    flow = rates[b, q, side] * mass
+                    slope[b, q] -= flow
+                    slope[b, other] += flow
+                to = b + 1 - 2 * side
+                if 0 <= to < count_b:
+                    flow = jumps[side] * mass
+                    slope[b, q] -= flow
+                    slope[to, q] += flow
+
+
+@njit(**KERNEL)
+def law(times, rates, jumps, initial, euler, laws):
+    """Law of the state at all times, shape (2 n + 1, B, Q), from fill rates (2 n + 1 or 1, B, Q, 2)."""
+    shape = initial.shape
+    k1, k2, k3, k4, stage = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    laws[0] = initial
+    _law_slope(laws[0], _row(rates, 0), jumps, k1)
+    for i in range(len(times) - 1):
+        h = times[i + 1] - times[i]
+        p, end, middle = laws[2 * i], 2 * i + 2, 2 * i + 1
+        if euler:
+            laws[end] = p + h * k1
+            laws[middle] = p + 0.5 * h * k1
+            _law_slope(laws[end], _row(rates, end), jumps, k1)
+            continue
+        stage[:] = p + 0.5 * h * k1
+        _law_slope(stage, _row(rates, middle), jumps, k2)
+        stage[:] = p + 0.5 * h * k2
+        _law_slope(stage, _row(rates, middle), jumps, k3)
+        stage[:] = p + h * k3
+        _law_slope(stage, _row(rates, end), jumps, k4)
+        laws[end] = p + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+        _law_slope(laws[end], _row(rates, end), jumps, k2)
+        laws[middle] = np.maximum(0.5 * (p + laws[end]) + 0.125 * h * (k1 - k2), 0.0)
+        laws[middle] *= p.sum() / laws[middle].sum()  # Hermite interpolation misses 0 by 1e-12 in cells just reached
+        k1[:] = k2
+
+
+@njit(**KERNEL)
+def buying(laws, rates, result):
+    """Net rate of purchases of the crowd (fills / time), shape (2 n + 1,)."""
+    count_b, count_q = laws.shape[1:]
+    for k in range(laws.shape[0]):
+        rate = _row(rates, k)
+        total = 0.0
+        for b in range(count_b):
+            for q in range(count_q):
+                if q < count_q - 1:
+                    total += laws[k, b, q] * rate[b, q, 0]
+                if q > 0:
+                    total -= laws[k, b, q] * rate[b, q, 1]
+        result[k] = total
+
+
+@njit(**KERNEL)
+def _linear_slope(v, drift, rates, earned, factors, jumps, signal, inventory, size, penalty, slope):
+    count_b, count_q = v.shape
+    for b in range(count_b):
+        for q in range(count_q):
+            x = inventory[q]
+            total = (drift + signal[b]) * x - penalty * x * x
+            for side in range(2):
+                other = q + 1 - 2 * side
+                if 0 <= other < count_q:
+                    gain = size * earned[b, q, side] + rates[b, q, side] * (v[b, other] - v[b, q])
+                    total += factors[side] * gain
+                to = b + 1 - 2 * side
+                if 0 <= to < count_b:
+                    total += jumps[side] * (v[to, q] - v[b, q])
+            slope[b, q] = total
+
+
+@njit(**KERNEL)
+def evaluate(times, drift, rates, earned, factors, jumps, signal, inventory, size, penalty, values):
+    """Value of a feedback policy, shape (n + 1, B, Q).
+
+    ``rates`` are its mean fill probabilities ``E[exp(-decay d)]`` and ``earned`` its ``E[d exp(-decay d)]``, shape
+    (2 n + 1 or 1, B, Q, 2); ``factors`` multiply both.
+    """
+    shape = values.shape[1:]
+    k1, k2, k3, k4, stage = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    last = len(times) - 1
+    values[last] = 0.0
+    for i in range(last - 1, -1, -1):
+        h = times[i + 1] - times[i]
+        v, end, middle, start = values[i + 1], 2 * i + 2, 2 * i + 1, 2 * i
+        r, e, f = _row(rates, end), _row(earned, end), _row(factors, end)
+        _linear_slope(v, drift[end], r, e, f, jumps, signal, inventory, size, penalty, k1)
+        r, e, f = _row(rates, middle), _row(earned, middle), _row(factors, middle)
+        stage[:] = v + 0.5 * h * k1
+        _linear_slope(stage, drift[middle], r, e, f, jumps, signal, inventory, size, penalty, k2)
+        stage[:] = v + 0.5 * h * k2
+        _linear_slope(stage, drift[middle], r, e, f, jumps, signal, inventory, size, penalty, k3)
+        r, e, f = _row(rates, start), _row(earned, start), _row(factors, start)
+        stage[:] = v + h * k3
+        _linear_slope(stage, drift[start], r, e, f, jumps, signal, inventory, size, penalty, k4)
+        values[i] = v + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)

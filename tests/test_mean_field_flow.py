@@ -1,0 +1,429 @@
+"""The mean-field game's solver: continuous time, decision steps, fixed points, flows that are shipped and kept.
+
+Reference values are those of other code (DOP853, 10,000 steps), or come from a second method here (matrix exponentials,
+scipy's integrator).
+"""
+
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicSpline
+from scipy.linalg import expm
+from scipy.optimize import minimize
+
+from mmgym.models import mean_field_flow as flows
+from mmgym.models import mean_field_limit as limit
+from mmgym.models import mean_field_steps as steps
+from mmgym.models.mean_field_game import PRESETS, Game
+
+SMALL = {"inventory_limit": 40.0, "signal_limit": 1, "horizon": 0.5, "num_steps": 8}
+
+
+def at(values, game, inventory, signal):
+    return values[..., signal + game.signal_limit, round(inventory / game.order_size) + game.limit]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return limit.solve_equilibrium(Game.create())
+
+
+@pytest.fixture(scope="module")
+def fast_signals():
+    return limit.solve_equilibrium(Game.create(signal_rate=15.0))
+
+
+# --- Continuous time --------------------------------------------------------------------------------------------------
+
+
+def test_values_of_the_paper_s_games(base, fast_signals):
+    game = Game.create()
+    assert at(base.taker_values[0], game, 0, 0) == pytest.approx(1557.4556010, abs=2e-7)
+    assert at(fast_signals.taker_values[0], game, 0, 0) == pytest.approx(1525.1495343, abs=2e-7)
+    assert base.maker_value == pytest.approx(470.65162331, abs=5e-8)
+    assert fast_signals.maker_value == pytest.approx(473.23865046, abs=5e-8)
+    assert base.error < 1e-8
+    assert base.residual < 1e-9
+    for found, chance, bid in ((base, 0.43883769, 0.43737515), (fast_signals, 0.16004877, 0.43721131)):
+        last = found.flow.laws[-1]
+        assert at(last, game, 0, 0) / last[:, game.limit].sum() == pytest.approx(chance, abs=1e-8)
+        assert found.flow.mean_quotes[0, 0] == pytest.approx(bid, abs=1e-8)
+        assert found.flow.mean_quotes[0, 1] == pytest.approx(bid, abs=1e-8)
+    assert np.abs(base.maker_quotes).max() == pytest.approx(1.411, abs=5e-4)
+    assert np.abs(base.maker_quotes[0]).max() == pytest.approx(1.398, abs=5e-4)
+    assert np.abs(base.taker_quotes).max() == pytest.approx(1.387, abs=5e-4)
+
+
+def test_a_base_case_takes_less_than_a_second(base):
+    started = time.perf_counter()
+    limit.solve_equilibrium(Game.create())
+    assert time.perf_counter() - started < 2.0  # 0.4 s on an idle core
+
+
+@pytest.mark.parametrize(
+    ("rate", "rule", "value", "digits"),
+    [(1.5, "zero", 486.00, 5e-3), (1.5, "risk_neutral", 471.65, 5e-3), (15.0, "zero", 484.22, 5e-3)],
+)
+def test_boundary_quotes_move_the_maker_s_value(rate, rule, value, digits):
+    game = Game.create(signal_rate=rate, boundary_quotes=rule)
+    assert limit.solve_equilibrium(game, 1e-6).maker_value == pytest.approx(value, abs=digits)
+
+
+def test_shape_of_the_paper_s_values(base, fast_signals):
+    """Section 4 of the model's notes: which claims of the paper hold."""
+    game = Game.create()
+    for found in (base, fast_signals):
+        by_signal = [at(found.taker_values[0], game, 0, b) for b in range(-4, 5)]
+        assert np.argmin(by_signal) == 4
+        assert np.argmax(found.taker_values[0][4]) == game.limit
+        assert np.argmax(found.maker_values[0]) == game.limit
+    assert at(base.taker_values[0], game, -80, 0) == pytest.approx(1547.07, abs=5e-3)
+    assert at(base.taker_values[0], game, -80, 1) == pytest.approx(1577.30, abs=5e-3)
+    assert [round(float(at(fast_signals.taker_values[0], game, -80, b)), 2) for b in (1, 2, 3)] == [
+        1503.90, 1499.90, 1500.32
+    ]  # fmt: skip
+    assert at(base.taker_quotes[0, ..., 0], game, -80, 1) == pytest.approx(-0.039, abs=5e-4)
+    assert at(fast_signals.taker_quotes[0, ..., 0], game, -80, 1) == pytest.approx(0.0066, abs=5e-5)
+
+
+def test_laws_have_mass_1_and_no_negative_probability(base, fast_signals):
+    for found in (base, fast_signals):
+        assert np.abs(found.flow.laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+        assert found.flow.laws.min() >= 0.0
+
+
+def slopes(game, drift_of):
+    """Right-hand sides of the HJB and the forward equation, written with arrays."""
+    inventory, signal, size = game.inventory[None, :], game.signal[:, None], game.order_size
+    rate, decay = game.taker_fill_rate, game.taker_fill_decay
+
+    def quotes(w):
+        jump = np.diff(w, axis=1)
+        return [np.clip(1 / decay - sign * jump / size, -game.max_depth, game.max_depth) for sign in (1, -1)]
+
+    def hjb(t, flat):
+        w = flat.reshape(game.shape)
+        bid, ask = quotes(w)
+        jump = np.diff(w, axis=1)
+        out = game.taker_penalty * inventory**2 - (signal + drift_of(t)) * inventory
+        out = out + np.zeros(game.shape)
+        out[:, :-1] -= rate * np.exp(-decay * bid) * (size * bid + jump)
+        out[:, 1:] -= rate * np.exp(-decay * ask) * (size * ask - jump)
+        out -= game.signal_generator @ w
+        return out.ravel()
+
+    def law(t, flat, w):
+        p = flat.reshape(game.shape)
+        bid, ask = quotes(w)
+        up, down = rate * np.exp(-decay * bid) * p[:, :-1], rate * np.exp(-decay * ask) * p[:, 1:]
+        out = game.signal_generator.T @ p
+        out[:, :-1] += down - up
+        out[:, 1:] += up - down
+        return out.ravel()
+
+    return hjb, law
+
+
+def test_time_stepping_agrees_with_a_high_order_adaptive_solver():
+    """Under a drift that moves: HJB to 1e-8 relative, and the law under its quotes."""
+    game = Game.create(initial_law=[80.0, 2], impact=0.01)
+    times = limit.time_grid(game, 2000)
+    curve = limit.curve_times(times)
+
+    def drift(t):
+        return 3.0 * np.sin(2.0 * t) * np.exp(-t)
+
+    hjb, law = slopes(game, drift)
+    tight = {"method": "DOP853", "rtol": 1e-11, "atol": 1e-10, "dense_output": True}
+    backward = solve_ivp(hjb, (game.horizon, 0.0), np.zeros(game.shape).ravel(), **tight)
+    values, quotes = limit.taker_optimum(game, times, drift(curve))
+    exact = backward.sol(0.0).reshape(game.shape)
+    assert np.abs(values[0] - exact).max() < 1e-8 * np.abs(exact).max()
+    end = 0.5
+    wanted = solve_ivp(
+        lambda t, p: law(t, p, backward.sol(t).reshape(game.shape)), (0.0, end), game.initial.ravel(), rtol=1e-9,
+        atol=1e-12, method="DOP853",
+    ).y[:, -1]  # fmt: skip
+    flow = limit.induced_flow(game, times, limit.feedback_of_quotes(quotes, game.taker_fill_decay))
+    laws = CubicSpline(curve, flow.laws.reshape(len(curve), -1))(end)
+    assert np.abs(laws - wanted).max() < 1e-8
+
+
+def test_explicit_euler_is_the_paper_s_scheme(base):
+    """First order, and unstable below some 645 steps."""
+    game = Game.create()
+    for number, error in ((1000, 6.4e-2), (8000, 7.9e-3)):
+        found = limit.euler_equilibrium(game, number)
+        assert np.abs(found.taker_values[0] - base.taker_values[0]).max() == pytest.approx(error, rel=0.01)
+    assert np.isfinite(limit.euler_equilibrium(game, 800).taker_value)
+    with pytest.raises(limit.NotConverged):
+        limit.euler_equilibrium(game, 640)
+
+
+ASYMMETRIC = [
+    ({"impact": 0.02, "initial_law": [80.0, 2]}, 1692.4954379, 469.2534342),
+    pytest.param({"impact": 0.05, "initial_law": [80.0, 2]}, 1586.2195476, 478.2519840, marks=pytest.mark.slow),
+    pytest.param({"impact": 0.01, "signal_rate": [2.0, 1.0]}, 1788.664718, 466.4886218, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("arguments", "taker", "maker"), ASYMMETRIC)
+def test_asymmetric_equilibria_by_newton_krylov(arguments, taker, maker):
+    started = time.perf_counter()
+    found = limit.solve_equilibrium(Game.create(**arguments))
+    assert time.perf_counter() - started < 60.0
+    assert found.taker_value == pytest.approx(taker, abs=1e-6)
+    assert found.maker_value == pytest.approx(maker, abs=1e-6)
+    assert found.residual <= 1e-9 * taker
+    assert found.iterations > 10
+    assert np.abs(found.flow.laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+    assert found.flow.laws.min() >= 0.0
+
+
+def test_picard_where_it_contracts():
+    """kappa = 0.005 from (80, 2): the Picard map contracts at 0.351, so the residual falls by that factor a pass."""
+    game = Game.create(impact=0.005, initial_law=[80.0, 2], horizon=2.0)
+    times = limit.time_grid(game, 1000)
+    drift = np.zeros(2001)
+    sizes = []
+    for _ in range(6):
+        image = limit.best_drift(game, times, drift)
+        sizes.append(np.abs(image - drift).max())
+        drift = image
+    assert all(b < 0.6 * a for a, b in pairwise(sizes))
+    found = limit.solve_equilibrium(game, 1e-7)
+    assert found.taker_value == pytest.approx(limit.taker_optimum(game, times, drift)[0][0, 6, 20], rel=1e-3)
+
+
+def test_a_fixed_point_that_is_not_there_is_never_returned():
+    with pytest.raises(limit.NotConverged, match="evaluations"):
+        limit.fixed_point(lambda x: x + 1.0, np.zeros(3), np.ones(3), 1e-9)
+    with pytest.raises(limit.NotConverged):
+        limit.fixed_point(lambda x: x * np.nan, np.zeros(3), np.ones(3), 1e-9)
+    rotation = np.array([[0.0, 4.0], [-4.0, 0.0]])  # the eigenvalues +-4i of a strong impact
+    x, image, residual, evaluations = limit.fixed_point(
+        lambda x: rotation @ x + np.array([1.0, 0.0]), np.zeros(2), np.ones(2), 1e-9
+    )
+    assert residual < 1e-9
+    assert evaluations < 20
+    assert x == pytest.approx(np.linalg.solve(np.eye(2) - rotation, [1.0, 0.0]))
+    assert image == pytest.approx(x)
+
+
+# --- Decision steps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "rate", "value"),
+    [
+        (100, 1.5, 1535.93655),
+        (100, 15.0, 1474.20554),
+        (1000, 1.5, 1554.7136),
+        pytest.param(1000, 15.0, 1519.5370, marks=pytest.mark.slow),
+    ],
+)
+def test_frozen_values_of_the_paper_s_games(num_steps, rate, value):
+    game = Game.create(num_steps=num_steps, signal_rate=rate)
+    flow = flows.constant_flow(game)
+    assert not flow.movement.any()  # symmetric: nobody moves the price
+    _, values = flows.best_response(game, flow)
+    assert at(values[0], game, 0, 0) == pytest.approx(value, abs=6e-5)
+
+
+def test_frozen_quotes_are_more_cautious():
+    game = Game.create(num_steps=100)
+    quotes, _ = flows.best_response(game, flows.constant_flow(game))
+    assert at(quotes[0, ..., 0], game, -80, 2) == pytest.approx(-0.150, abs=2e-3)
+    assert at(quotes[50, ..., 0], game, 120, 0) == pytest.approx(0.788, abs=1e-3)  # blocked until a sale in the step
+
+
+def joint_generator(game, rates):
+    """Generator of (signal, inventory) under fill rates (2,) that are the same in all states."""
+    count_b, count_q = game.shape
+    walk = np.diag(np.full(count_q - 1, rates[0]), 1) + np.diag(np.full(count_q - 1, rates[1]), -1)
+    walk -= np.diag(walk.sum(axis=1))
+    return np.kron(game.signal_generator, np.eye(count_q)) + np.kron(np.eye(count_b), walk)
+
+
+def test_a_step_forward_is_a_matrix_exponential():
+    game = Game.create(**{**SMALL, "horizon": 0.08, "signal_rate": [3.0, 1.0], "initial_law": [20.0, 1]})
+    random = np.random.default_rng(0)
+    quotes = random.uniform(-1.0, 1.0, (game.num_steps, *game.shape, 2))
+    flow, laws = flows.induced_flow(game, quotes)
+    h, states = game.step_length, np.arange(laws[0].size)
+    for n in (0, 3):
+        parts = np.array([0.25, 0.5, 1.0])
+        expected, moved = np.zeros(states.size), np.zeros(3)
+        for s in states:
+            rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * quotes[n].reshape(-1, 2)[s])
+            generator = joint_generator(game, rates)
+            start = laws[n].ravel()[s]
+            for i, part in enumerate(parts):
+                after = start * expm(h * part * generator)[s]
+                moved[i] += (after * np.tile(game.inventory, game.shape[0])).sum()
+            expected += after
+        moved -= (laws[n] * game.inventory).sum()
+        assert laws[n + 1].ravel() == pytest.approx(expected, abs=1e-13)
+        assert flow.powers(parts)[n] == pytest.approx(moved, abs=1e-9)
+    assert np.abs(laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+    assert laws.min() >= 0.0
+
+
+def exact_step(game, start, depths, speed, values):
+    """Value of a step from a state, by a time-ordered product of matrix exponentials with fine constant pieces."""
+    rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * np.asarray(depths))
+    generator, count = joint_generator(game, rates), values.size
+    inventory, signal = np.tile(game.inventory, game.shape[0]), np.repeat(game.signal, game.shape[1])
+    earned = rates[0] * depths[0] * (inventory < game.inventory_limit)
+    earned = game.order_size * (earned + rates[1] * depths[1] * (inventory > -game.inventory_limit))
+    reward = signal * inventory - game.taker_penalty * inventory**2 + earned
+    h = game.step_length
+    system = np.zeros((count + 2, count + 2))  # states, sources linear in the time left, and 1
+    system[:count, :count] = generator
+    # d/dtau (U, tau, 1): the crowd's speed is linear in the time left here
+    system[:count, count] = inventory * speed[1]
+    system[:count, count + 1] = reward + inventory * speed[0]
+    system[count, count + 1] = 1.0
+    return (expm(h * system) @ np.concatenate([values.ravel(), [0.0, 1.0]]))[start]
+
+
+def test_frozen_depths_are_the_best_ones():
+    """Against Nelder-Mead on matrix exponentials, with a crowd whose speed is linear inside the step."""
+    game = Game.create(**{**SMALL, "signal_rate": [3.0, 1.0], "impact": 0.03})
+    h, random = game.step_length, np.random.default_rng(1)
+    values = 30.0 * random.standard_normal(game.shape).cumsum(axis=1)
+    system = flows.step_system(game)
+    speed = (-40.0, 600.0)  # of the price by the time left tau: speed[0] + speed[1] tau
+    drift = system.beliefs + speed[0] + speed[1] * h * (1.0 - system.nodes)
+    depths, best = np.full((*game.shape, 2), 0.4), np.empty(game.shape)
+    inventory = game.inventory
+    steps.improve(
+        h, np.full(2, game.taker_fill_rate), game.taker_fill_decay, game.order_size, game.max_depth,
+        -game.taker_penalty * inventory**2, system.nodes, system.weights, drift, system.moves @ values, inventory,
+        depths, best,
+    )  # fmt: skip
+    for state in (0, 4, 13, 26):
+        found = depths.reshape(-1, 2)[state]
+        assert exact_step(game, state, found, speed, values) == pytest.approx(best.ravel()[state], abs=1e-9)
+        bounds = [(-game.max_depth, game.max_depth)] * 2
+        other = minimize(
+            lambda d, s=state: -exact_step(game, s, d, speed, values), found + 0.05, method="Nelder-Mead",
+            bounds=bounds, options={"xatol": 1e-7, "fatol": 1e-11},
+        )  # fmt: skip
+        assert -other.fun <= best.ravel()[state] + 1e-9
+        assert -other.fun == pytest.approx(best.ravel()[state], abs=1e-6)
+
+
+def test_an_asymmetric_equilibrium_on_steps_tends_to_the_continuous_one():
+    """First order in the step; extrapolated from two step lengths it is the continuous value."""
+    arguments = {"impact": 0.02, "initial_law": [30.0, 1], **SMALL}
+    continuous = limit.solve_equilibrium(Game.create(**arguments)).taker_value
+    found = []
+    for num_steps in (50, 100):
+        game = Game.create(**{**arguments, "num_steps": num_steps})
+        flow = flows.solve_equilibrium_flow(game)
+        quotes, values = flows.best_response(game, flow)
+        found.append(float((game.initial * values[0]).sum()))
+        again, laws = flows.induced_flow(game, quotes)
+        points = np.linspace(0.0, 1.0, 9)
+        assert again.powers(points) == pytest.approx(flow.powers(points), abs=1e-8)
+        assert again.mean_quotes == pytest.approx(flow.mean_quotes, abs=1e-9)
+        assert np.abs(laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+        assert laws.min() >= 0.0
+        assert flow.iterations > 2
+    gaps = continuous - np.array(found)
+    assert 0.0 < gaps[1] < gaps[0]
+    assert gaps[0] / gaps[1] == pytest.approx(2.0, abs=0.1)
+    assert continuous == pytest.approx(2.0 * found[1] - found[0], abs=0.15 * gaps[1])
+
+
+@pytest.mark.slow
+def test_the_coupled_preset_tends_to_the_continuous_equilibrium():
+    found = []
+    for num_steps in (250, 500):
+        game = Game.create(**PRESETS["coupled"], num_steps=num_steps)
+        _, values = flows.best_response(game, flows.equilibrium_flow(game))
+        found.append(float((game.initial * values[0]).sum()))
+    assert 2.0 * found[1] - found[0] == pytest.approx(1692.4954379, abs=0.25)
+
+
+@pytest.mark.slow
+def test_the_strongest_certified_case_on_steps():
+    game = Game.create(impact=0.05, initial_law=[80.0, 2])
+    flow = flows.solve_equilibrium_flow(game)
+    quotes, values = flows.best_response(game, flow)
+    again, _ = flows.induced_flow(game, quotes)
+    points = np.linspace(0.0, 1.0, 9)
+    assert game.impact * np.abs(again.powers(points) - flow.powers(points)).max() < 1e-9
+    assert 0.0 < 1586.2195476 - (game.initial * values[0]).sum() < 15.0
+
+
+def test_drawn_depths_make_the_mixture_s_flow():
+    game = Game.create(**{**SMALL, "impact": 0.02, "initial_law": [30.0, 1]})
+    random = np.random.default_rng(2)
+    pair = random.uniform(0.0, 1.0, (game.num_steps, *game.shape, 2, 2))
+    same = np.repeat(pair[..., :1, :], 2, axis=-2)
+    weights = np.full((game.num_steps, *game.shape, 2), 0.5)
+    alone, alone_laws = flows.induced_flow(game, pair[..., 0, :])
+    mixed, mixed_laws = flows.induced_flow(game, same, weights)
+    assert mixed_laws == pytest.approx(alone_laws, abs=1e-14)
+    assert mixed.mean_quotes == pytest.approx(alone.mean_quotes)
+    one_step = Game.create(**{**SMALL, "num_steps": 1, "horizon": 0.05, "initial_law": [30.0, 1]})
+    _, laws = flows.induced_flow(one_step, pair[:1], weights[:1])
+    parts = [flows.induced_flow(one_step, pair[:1, ..., m, :])[1][1] for m in range(2)]
+    assert laws[1] == pytest.approx(0.5 * (parts[0] + parts[1]), abs=1e-14)
+
+
+# --- Flows that are shipped, and kept ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["paper", "fast_signals", pytest.param("coupled", marks=pytest.mark.slow)])
+def test_shipped_flows_are_what_the_solver_finds(name):
+    game = Game.create(**PRESETS[name])
+    shipped, found = flows.equilibrium_flow(game), flows.solve_equilibrium_flow(game)
+    points = np.linspace(0.0, 1.0, 9)
+    assert shipped.powers(points) == pytest.approx(found.powers(points), abs=1e-8)
+    assert shipped.mean_quotes == pytest.approx(found.mean_quotes, abs=1e-9)
+    assert shipped.quoting == pytest.approx(found.quoting, abs=1e-9)
+
+
+def test_the_shipped_coupled_flow_is_an_equilibrium():
+    """One pass of the map gives it back, to 1e-6 of a cent on a price of dollars."""
+    game = Game.create(**PRESETS["coupled"])
+    flow = flows.equilibrium_flow(game)
+    quotes, _ = flows.best_response(game, flow)
+    again, laws = flows.induced_flow(game, quotes)
+    points = np.linspace(0.0, 1.0, 9)
+    assert game.impact * np.abs(again.powers(points) - flow.powers(points)).max() < 1e-8
+    assert again.mean_quotes == pytest.approx(flow.mean_quotes, abs=1e-8)
+    assert np.abs(laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+    assert laws.min() >= 0.0
+    assert np.abs(flow.movement).max() > 1.0
+
+
+def test_other_flows_are_solved_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    game = Game.create(**{**SMALL, "impact": 0.01, "initial_law": [20.0, 1]})
+    flows.equilibrium_flow.cache_clear()
+    found = flows.equilibrium_flow(game)
+    path = flows.flow_file(game)
+    assert path.is_file()
+    flows.equilibrium_flow.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(flows, "solve_equilibrium_flow", lambda game: pytest.fail("solved again"))
+        again = flows.equilibrium_flow(game)
+    assert np.array_equal(again.movement, found.movement)
+    assert np.array_equal(again.mean_quotes, found.mean_quotes)
+    assert again.residual == found.residual
+    path.write_bytes(b"broken")
+    flows.equilibrium_flow.cache_clear()
+    assert np.array_equal(flows.equilibrium_flow(game).movement, found.movement)
+    other = Game.create(**{**SMALL, "impact": 0.02, "initial_law": [20.0, 1]})
+    assert flows.flow_file(other) != path
+    assert flows.flow_file(game._replace(maker_risk_aversion=0.1)) == path  # the crowd never sees the maker
+    with path.open("rb") as stream:
+        assert flows.load_flow(stream, other) is None
+    flows.equilibrium_flow.cache_clear()
