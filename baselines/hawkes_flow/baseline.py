@@ -34,6 +34,7 @@ Array = NDArray[Any]
 __all__ = ["DepthPolicy", "HawkesFlowBaseline", "OptimalFlowPolicy", "Solved", "solve"]
 
 EVALUATION = Resolution(20, 0.3, 1e-5)  # of given policies
+SAFETY, ROUNDING = 2.0, 1e-7  # the stated error in units of the distance between two resolutions, and of the value
 LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
 CLOCK_DECISIONS = 1_000_000  # simulated for the lower bound of the optimum by the clock
 
@@ -47,7 +48,7 @@ class Solved:
     value : float
         The criterion from the initial state, EUR / MWh lots.
     error : float
-        Its distance to the value at a coarser resolution, which bounds its own error.
+        Twice its distance to the value at a coarser resolution, which is several times its own error.
     times, kink, largest
         As in `Tables`; ``kink`` is the index of that level, 0 if there is none.
     table : (L, S, n+, n-, 3) float32
@@ -124,7 +125,8 @@ def solve(params: Params, held: bool) -> Solved:
         value = _at_start(params, fine, fine.values[-1])
         table = np.stack([fine.gains[0], fine.gains[1], fine.values], axis=-1).astype(np.float32)
         kink = int(np.argmin(np.abs(fine.times - fine.kink))) if held else 0
-        error = abs(value - _at_start(params, coarse, coarse.values[-1]))
+        difference = abs(value - _at_start(params, coarse, coarse.values[-1]))
+        error = SAFETY * difference + ROUNDING * abs(value)
         found = Solved(value, error, fine.times, kink, fine.largest, table)
         _save(path, found)
     return found
@@ -393,9 +395,10 @@ class _Recorded:
         self.found: dict[tuple[float, tuple[int, ...]], Array] = {}
 
     def __call__(self, time_left: float, inventory: Array, buy_rate: Array, sell_rate: Array) -> Array:
-        key = time_left, inventory.shape
+        shape = np.broadcast_shapes(inventory.shape, buy_rate.shape, sell_rate.shape)
+        key = time_left, shape
         if key not in self.found:
             observations = model.observe(self.params, time_left, inventory, buy_rate, sell_rate)
             actions = np.asarray(self.policy.predict(observations.reshape(-1, 4), deterministic=True)[0])
-            self.found[key] = actions.astype(np.float32).reshape(*inventory.shape, 2)
+            self.found[key] = actions.astype(np.float32).reshape(*shape, 2)
         return model.to_quotes(self.params, self.found[key])

@@ -89,7 +89,7 @@ def corollary_3(
     ask = 1.0 / p.fill_decay_buy + p.impact_buy + p.half_spread * (np.abs(q - 1.0) - np.abs(q))
     bid = bid + penalty * (1.0 + 2.0 * q) - slope(buy_rate, np.asarray(sell_rate) + p.excitation_sell)
     ask = ask + penalty * (1.0 - 2.0 * q) + slope(np.asarray(buy_rate) + p.excitation_buy, sell_rate)
-    return np.maximum(np.stack([bid, ask], axis=-1), p.half_spread)
+    return np.asarray(np.maximum(np.stack(np.broadcast_arrays(bid, ask), axis=-1), p.half_spread))
 
 
 class PoissonValues:

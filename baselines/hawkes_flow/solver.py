@@ -236,7 +236,8 @@ class _March:
         if self.depths is None:
             return grid.best_depths(*gains)
         if self.given is None or self.given[0] != time:
-            found = self.depths(time, *np.broadcast_arrays(grid.inventory, grid.buy_rate, grid.sell_rate))
+            found = self.depths(time, grid.inventory, grid.buy_rate, grid.sell_rate)
+            found = np.broadcast_to(found, (*grid.shape, 2))
             self.given = time, (found[..., 0], found[..., 1])
         return self.given[1]
 
@@ -308,7 +309,7 @@ def march(
         Whether depths are frozen between decisions (``decision="event"``), or move at once.
     depths : callable, optional
         Depths ``[bid, ask]`` (..., 2) to play, of the time left (minutes) and arrays of inventories (lots), buy and
-        sell rates (1 / minute); by default the best ones of the criterion.
+        sell rates (1 / minute) that broadcast; by default the best ones of the criterion.
     functional : Functional
         Expectation wanted: weights of gain, penalty, fills and absolute inventory.
     depth_bounds : pair of (2,) arrays, optional
