@@ -10,4 +10,5 @@ PAPERS: dict[str, str] = {
     "avellaneda-stoikov-2008": "avellaneda_stoikov_2008",
     "gueant-2013": "gueant_2013",
     "guilbaud-pham-2013": "guilbaud_pham_2013",
+    "power-2017": "power_2017",
 }
