@@ -206,6 +206,8 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
     """A parser of its own for each market: its options, apart from file, plot and output, are those of `calibrate`."""
+    from agents.hawkes_commands import add_calibrate_arguments
+
     markets = calibrate.add_subparsers(dest="market", required=True, metavar="MARKET")
 
     def market(name: str, env: str, file_text: str, help_text: str) -> argparse.ArgumentParser:
@@ -244,6 +246,9 @@ def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
     pieces.add_argument("--clock-changes", dest="clock_pieces", nargs="+", type=float, metavar="SECONDS", help=text)
     sub.set_defaults(calibration=[option.dest for option in options])
 
+    text = "six Hawkes processes, impacts and reach from event tapes"
+    add_calibrate_arguments(markets.add_parser("hawkes_power", help=text, description=text))
+
 
 def _reproduce(options: argparse.Namespace) -> None:
     from importlib import import_module
@@ -264,6 +269,7 @@ def _throughput(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from agents.hawkes_commands import add_backtest_arguments
     from baselines.reproduce import PAPERS
 
     description = "Market making in which the best possible result is known."
@@ -312,6 +318,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
 
     _add_calibrations(command("calibrate", _calibrate, "fit a market's parameters to a file"), output)
+
+    text = "replay event tapes against policies"
+    markets = command("backtest", None, text).add_subparsers(dest="market", required=True, metavar="MARKET")
+    add_backtest_arguments(markets.add_parser("hawkes_power", help=text, description=text))
 
     sub = command("reproduce", _reproduce, "recompute a paper's tables and figures")
     sub.add_argument("paper", choices=sorted(PAPERS))
