@@ -271,7 +271,7 @@ def picard(params, time_nodes, rate_nodes, largest, iterations):
                     gains[side] += chance * (filled - after - impact)
             for side, sign in enumerate((1, -1)):
                 mean = gains[side] / orders[side]
-                depth = np.clip(0.25 - mean, 0.3, 0.3 + 6.0 / 4.0)
+                depth = np.clip(0.25 - mean, 0.3, 0.3 + 4.0 / 4.0)
                 earned = orders[side] * np.exp(-4.0 * (depth - 0.3)) * (depth + mean)
                 value += np.where(np.abs(q - sign) <= limit, earned, 0.0)
             found[i] = value
@@ -364,10 +364,10 @@ def splitting(params, per_jump, cells, steps):
         sold = np.moveaxis(jumped(np.moveaxis(field, 1, 2)), 1, 2)
         found = rate[:, None] * (0.1 * q + bought - field) + rate * (sold - 0.1 * q - field) - p.running_penalty * q**2
         gain = bought[:-1] - bought[1:] - 0.1
-        depth = np.clip(0.25 - gain, 0.3, 1.8)
+        depth = np.clip(0.25 - gain, 0.3, 1.3)
         found[1:] += rate[:, None] * np.exp(-4.0 * (depth - 0.3)) * (depth + gain)
         gain = sold[1:] - sold[:-1] - 0.1
-        depth = np.clip(0.25 - gain, 0.3, 1.8)
+        depth = np.clip(0.25 - gain, 0.3, 1.3)
         found[:-1] += rate * np.exp(-4.0 * (depth - 0.3)) * (depth + gain)
         return found
 

@@ -37,7 +37,7 @@ EVENT, CLOCK = 0, 1  # codes of `decision` in kernels, in the order of the Liter
 MAX_STEPS = 1_000_000
 MAX_ORDERS = 1_000_000.0  # expected market orders in an episode
 MAX_RATE = 1e6  # per minute
-REACH = 6.0  # width of the depth box, in units of 1 / fill_decay
+REACH = 4.0  # width of the depth box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
 
