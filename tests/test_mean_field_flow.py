@@ -342,12 +342,15 @@ def test_an_asymmetric_equilibrium_on_steps_tends_to_the_continuous_one():
 
 @pytest.mark.slow
 def test_the_coupled_preset_tends_to_the_continuous_equilibrium():
+    """The loss is about first order in the step; without its first two orders the reference value remains."""
     found = []
-    for num_steps in (250, 500):
+    for num_steps in (250, 500, 1000):
         game = Game.create(**PRESETS["coupled"], num_steps=num_steps)
         _, values = flows.best_response(game, flows.equilibrium_flow(game))
         found.append(float((game.initial * values[0]).sum()))
-    assert 2.0 * found[1] - found[0] == pytest.approx(1692.4954379, abs=0.25)
+    losses = 1692.4954379 - np.array(found)
+    assert 1.8 < losses[0] / losses[1] < losses[1] / losses[2] < 2.0
+    assert (found[0] - 6.0 * found[1] + 8.0 * found[2]) / 3.0 == pytest.approx(1692.4954379, abs=0.05 * losses[2])
 
 
 @pytest.mark.slow
