@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Numba's on-disk cache does not notice edits in callees of other files: one cache per state of the sources.
 export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache/$(shell cat $$(find mmgym baselines agents -name '*.py' | sort) | sha256sum | cut -c1-16)
 
+# One BLAS thread a process: the tests run two processes on small matrices.
+export OPENBLAS_NUM_THREADS := 1
+
 .PHONY: demo test slow check throughput clean
 
 .venv/installed: requirements.lock pyproject.toml
