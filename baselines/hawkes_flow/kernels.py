@@ -174,7 +174,7 @@ def clock_advantages(
     high_bid, high_ask = p.half_spread + 2.0 * p.reach_bid, p.half_spread + 2.0 * p.reach_ask
     scratch = np.empty((3, max(len(buy_nodes), len(sell_nodes), 4)))
     parts = (scratch[0], scratch[1, : len(buy_nodes)], scratch[2, : len(sell_nodes)])
-    found, state, fill = np.empty(3), np.empty(4), np.empty(2)
+    found, state = np.empty(3), np.empty(4)
     for i in range(len(states)):
         out[i] = 0.0
         ends[i] = np.int64(states[i, 1])
@@ -183,11 +183,11 @@ def clock_advantages(
         q = np.int64(states[i, 1]) - p.inventory_limit
         start, buy, sell = states[i, 0], states[i, 2], states[i, 3]
         s0, s1 = streams[i, 0], streams[i, 1]
-        fill[0] = math.exp(-p.fill_decay_sell * (depths[i, 0] - p.half_spread))
-        fill[1] = math.exp(-p.fill_decay_buy * (depths[i, 1] - p.half_spread))
+        fill_bid = math.exp(-p.fill_decay_sell * (depths[i, 0] - p.half_spread))
+        fill_ask = math.exp(-p.fill_decay_buy * (depths[i, 1] - p.half_spread))
         left = min(start, p.step_length)
         while True:
-            wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill, s0, s1)
+            wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill_bid, fill_ask, s0, s1)
             panels = _panels(p, wait, 0.0, 0.0)
             for j in range(panels * len(PATH_X)):
                 u, weight = _path_node(wait, panels, j)

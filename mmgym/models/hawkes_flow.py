@@ -14,7 +14,7 @@ at ``u`` is filled at ``S_{u-} +- d``, then the mid moves, then the intensity ju
 
 Depths are frozen from one decision to the next. Decisions are taken every ``horizon / num_steps`` ("clock"), or after
 every market order and at the latest so long after the last decision ("event"): then nothing random happens between two
-decisions. Everything is simulated event by event with the clocks of `mmgym.models.hawkes`, without a time step.
+decisions. Everything is simulated event by event, exactly, without a time step (see `next_order`).
 
 Criterion: ``E[W_T - W_0 - |q_T| h - alpha q_T^2 - phi int q^2 dt]``: the liquidation crosses the half-spread.
 """
@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 from mmgym.arguments import choice, integer, real
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import hawkes
-from mmgym.models.hawkes import event_wait
-from mmgym.random_streams import uniform
+from mmgym.random_streams import exponential, uniform
 
 EVENT, CLOCK = 0, 1  # codes of `decision` in kernels, in the order of the Literal below
 
@@ -291,26 +290,40 @@ def controls_one(p, action, controls, log_intensities):
 
 
 @scalar_kernel
-def next_order(p, inventory, buy, sell, left, intensities, s0, s1):
+def next_order(p, inventory, buy, sell, left, fill_bid, fill_ask, s0, s1):
     """The next market order within ``left`` minutes: (wait, side, whether it fills a quote, s0, s1).
 
-    ``buy`` and ``sell`` are excess intensities now; the side is 1 for a buy, -1 for a sell and 0 for none, after
-    ``left``.
+    ``buy`` and ``sell`` are excess intensities now, ``fill_bid`` and ``fill_ask`` fill probabilities; the side is 1 for
+    a buy, -1 for a sell and 0 for none, after ``left``. Between orders intensities only fall, so that the present total
+    bounds them: a Poisson clock of that rate, of which each tick is kept with the probability that is left of it, is
+    exact (Ogata 1981) and mostly costs one exponential number.
     """
-    wait_buy, s0, s1 = event_wait(p.base_rate_buy, buy, p.decay_buy, s0, s1)
-    wait_sell, s0, s1 = event_wait(p.base_rate_sell, sell, p.decay_sell, s0, s1)
-    if min(wait_buy, wait_sell) >= left:
-        return left, 0, False, s0, s1
-    draw, s0, s1 = uniform(s0, s1)
-    if wait_buy < wait_sell:
-        return wait_buy, 1, inventory > -p.inventory_limit and draw < intensities[1], s0, s1
-    return wait_sell, -1, inventory < p.inventory_limit and draw < intensities[0], s0, s1
+    wait, fading_buy, fading_sell = 0.0, buy, sell
+    while True:
+        bound = p.base_rate_buy + p.base_rate_sell + fading_buy + fading_sell
+        clock, s0, s1 = exponential(s0, s1)
+        wait += clock / bound
+        if not wait < left:
+            return left, 0, False, s0, s1
+        fading_buy = buy * math.exp(-p.decay_buy * wait)
+        fading_sell = sell * math.exp(-p.decay_sell * wait)
+        mark, s0, s1 = uniform(s0, s1)
+        mark *= bound
+        rate = p.base_rate_buy + fading_buy
+        if mark < rate:
+            return wait, 1, inventory > -p.inventory_limit and mark < rate * fill_ask, s0, s1
+        mark -= rate
+        rate = p.base_rate_sell + fading_sell
+        if mark < rate:
+            return wait, -1, inventory < p.inventory_limit and mark < rate * fill_bid, s0, s1
 
 
 @scalar_kernel
 def step_one(p, s, controls, intensities):
     """One exact step: (reward, terminated)."""
     q, s0, s1 = np.int64(s.inventory), s.s0, s.s1
+    bid_depth, ask_depth = controls[0], controls[1]  # arrays that are read inside the loop cost reference counts
+    fill_bid, fill_ask = intensities[0], intensities[1]
     buy, sell = s.excess_buy, s.excess_sell
     last = s.time_left <= p.step_length * LAST
     length = s.time_left if last else p.step_length
@@ -320,7 +333,7 @@ def step_one(p, s, controls, intensities):
     earned = moved = int_qq = price_gain = 0.0
     buys = sells = bids = asks = 0
     while True:
-        wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, intensities, s0, s1)
+        wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill_bid, fill_ask, s0, s1)
         if side == 0:
             break
         left -= wait
@@ -332,7 +345,7 @@ def step_one(p, s, controls, intensities):
             if filled:
                 q -= 1
                 asks += 1
-                earned += controls[1]
+                earned += ask_depth
             buys += 1
             moved += p.impact_buy
             price_gain += q * p.impact_buy
@@ -341,7 +354,7 @@ def step_one(p, s, controls, intensities):
             if filled:
                 q += 1
                 bids += 1
-                earned += controls[0]
+                earned += bid_depth
             sells += 1
             moved -= p.impact_sell
             price_gain -= q * p.impact_sell
@@ -406,7 +419,6 @@ MARKET = Market(
         "reach_bid",
         "reach_ask",
     ),
-    modules=("mmgym.models.hawkes",),
     num_controls=2,
     num_intensities=2,
     reset_one=reset_one,
