@@ -67,9 +67,13 @@ def mean_rates(params: Params) -> Array:
     return np.where(stable, params.rate_scales, np.array(params.initial_rates))
 
 
-@functools.lru_cache(maxsize=8)
 def spread_law(params: Params) -> Array:
     """Stationary law of the spread at the mean intensities, shape (L,)."""
+    return _spread_law(params._replace(running_penalty=0.0, terminal_penalty=0.0))  # penalties do not move the book
+
+
+@functools.lru_cache(maxsize=8)
+def _spread_law(params: Params) -> Array:
     rates = mean_rates(params)
     generator = np.einsum("k,kij->ij", rates, spread_transitions(params)) - rates.sum() * np.eye(params.largest_spread)
     system = np.vstack([generator.T, np.ones(params.largest_spread)])
