@@ -3,7 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ALGORITHMS", "algorithm_class"]
+__all__ = ["ALGORITHMS", "EXACT_GRADIENT", "algorithm_class"]
+
+EXACT_GRADIENT = "exact_gradient"  # ours: see agents.exact_gradient
 
 # Name -> package and class.
 _CLASSES = {
@@ -11,7 +13,7 @@ _CLASSES = {
     "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
     "ppo": ("stable_baselines3", "PPO"),
 }
-ALGORITHMS = tuple(_CLASSES)
+ALGORITHMS = tuple(sorted([*_CLASSES, EXACT_GRADIENT]))
 
 
 def algorithm_class(name: str) -> Any:
@@ -20,12 +22,12 @@ def algorithm_class(name: str) -> Any:
     Raises
     ------
     ValueError
-        For a name that is not in `ALGORITHMS`.
+        For a name that is not one of theirs.
     ImportError
         Without the extra ``agents``.
     """
     if name not in _CLASSES:
-        raise ValueError(f"algorithm {name!r} is not allowed: it must be one of {', '.join(ALGORITHMS)}")
+        raise ValueError(f"algorithm {name!r} is not allowed: it must be one of {', '.join(_CLASSES)}")
     package, class_name = _CLASSES[name]
     try:
         return getattr(import_module(package), class_name)

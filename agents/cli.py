@@ -269,6 +269,7 @@ def _throughput(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from agents.config import config_names
     from agents.hawkes_commands import add_backtest_arguments
     from baselines.reproduce import PAPERS
 
@@ -302,7 +303,10 @@ def _parser() -> argparse.ArgumentParser:
     output(sub)
 
     sub = command("train", _train, "train an agent and score it exactly", env=True)
-    sub.add_argument("config", help="path of a configuration, or the name of a shipped one (ppo)")
+    sub.add_argument(
+        "config",
+        help=f"path of a configuration, or the name of a shipped one: {', '.join(config_names())}",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of the run (default 0)")
     sub.add_argument("--folder", help="of the run (default runs/ENVIRONMENT/ALGORITHM-SEED)")
     sub.add_argument("--reward", choices=["expected", "pnl"], default="expected", help="rewards to train on")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from agents.algorithms import ALGORITHMS
+from agents.algorithms import ALGORITHMS, EXACT_GRADIENT
 
 __all__ = ["Config", "config_names", "configurations_for", "load_config"]
 
@@ -16,6 +16,7 @@ _PPO_KEYS = (
     "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
 )  # fmt: skip
 ALGORITHM_KEYS = {
+    EXACT_GRADIENT: ("gamma", "net_arch", "history_size"),
     "ppo": _PPO_KEYS,
     "maskable_ppo": _PPO_KEYS,
     "a2c": (
@@ -66,6 +67,14 @@ def _read(name_or_path: str) -> tuple[str, str]:
     )
 
 
+def _check_network(settings: dict[str, Any], source: str, env_id: str) -> None:
+    widths, history = settings.setdefault("net_arch", [32, 32]), settings.setdefault("history_size", 100)
+    if not isinstance(widths, list) or not widths or not all(type(width) is int and width >= 1 for width in widths):
+        raise ValueError(f"{source}: net_arch = {widths!r} of {env_id} must be a list of whole numbers >= 1")
+    if type(history) is not int or history < 1:
+        raise ValueError(f"{source}: history_size = {history!r} of {env_id} must be a whole number >= 1")
+
+
 def load_config(name_or_path: str, env_id: str) -> Config:
     """Settings for an environment id from a configuration file.
 
@@ -100,6 +109,9 @@ def load_config(name_or_path: str, env_id: str) -> Config:
             raise ValueError(f"{source}: unknown key {key!r} of {env_id}: allowed are {', '.join(allowed)}")
     if settings.get("gamma") != 1.0:
         raise ValueError(f"{source}: gamma of {env_id} is {settings.get('gamma')!r}, but must be 1.0: no discounting")
+    if algorithm == EXACT_GRADIENT:
+        settings.setdefault("n_envs", 1)  # there is nothing to simulate
+        _check_network(settings, source, env_id)
     for key in ("n_envs", "n_timesteps"):
         value = settings.pop(key, None)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):

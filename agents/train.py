@@ -1,4 +1,4 @@
-"""Training of Stable-Baselines3 agents, read from top to bottom: `train` builds, trains, scores and saves one run.
+"""Training of agents, read from top to bottom: `train` builds, trains, scores and saves one run.
 
 A run is a folder: ``run.json`` (seed, configuration, versions, commit, times, score), ``model/`` (see
 `agents.model_files`), ``checkpoint/`` while it is unfinished, and ``tensorboard/``. On one thread, a run that was
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.algorithms import algorithm_class
+from agents.algorithms import EXACT_GRADIENT, algorithm_class
 from agents.config import Config, load_config
 from agents.model_files import (
     FORMAT,
@@ -29,9 +29,9 @@ from agents.model_files import (
     unflatten,
     write_folder,
 )
-from agents.policies import ModelPolicy, as_policy
+from agents.policies import as_policy
 from agents.runs import derived_seed, provenance, write_json
-from baselines.catalogue import environment_of, params_of
+from baselines.catalogue import environment_of, params_of, problem_of
 from baselines.scoring import Score, exact_skill, score
 
 try:
@@ -39,6 +39,7 @@ try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+    from agents.exact_gradient import ExactGradient, network_of, restore_network
     from mmgym.adapters.sb3 import make_sb3_env
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
@@ -153,7 +154,7 @@ def save_model(folder: Path, model: Any, config: Config, env_id: str, arguments:
     write_folder(folder, description, files)
 
 
-def load_model(folder: str | Path) -> tuple[ModelPolicy, dict[str, Any]]:
+def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """A trained model as a policy, and its ``model.json``. No code of the file is run.
 
     Raises
@@ -164,6 +165,11 @@ def load_model(folder: str | Path) -> tuple[ModelPolicy, dict[str, Any]]:
     description, arrays, statistics = read_folder(Path(folder))
     try:
         config = Config(**description["hyperparameters"])
+        if config.algorithm == EXACT_GRADIENT:
+            env = environment_of(description["env"], **description["arguments"])
+            network = network_of(env, config.hyperparameters["net_arch"])
+            restore_network(network, description, arrays)
+            return network, description
         venv = _build_env(config, description["env"], description["arguments"], 1)
         model = build_model(config, venv, 0, None)
     except ModelFileError:
@@ -261,6 +267,83 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
             self._save()
 
 
+def _train_exactly(
+    config: Config,
+    env_id: str,
+    arguments: Mapping[str, Any],
+    home: Path,
+    checkpoint: Path,
+    *,
+    seed: int,
+    checkpoint_steps: int,
+    resumable: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    """An exact-gradient run: its model is saved; steps, seconds and curve."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    env = environment_of(env_id, **arguments)
+    settings = config.hyperparameters
+    policy = network_of(env, settings["net_arch"], derived_seed(seed, "environment"))
+    learner = ExactGradient(problem_of(env), policy, settings["history_size"])
+    before, curve, score_steps = 0.0, [], max(config.n_timesteps // 20, 1)
+    if resumable:
+        description, arrays, _ = read_folder(checkpoint)
+        learner.restore(description, arrays)
+        before, curve = float(description["seconds"]), list(description["curve"])
+    started = time.perf_counter()
+
+    def seconds() -> float:
+        return before + time.perf_counter() - started
+
+    def write(folder: Path, *, training: bool) -> None:
+        arrays: Arrays = {}
+        layout = learner.state(arrays, training=training)
+        description = {
+            "format": FORMAT,
+            "algorithm": config.algorithm,
+            "env": env_id,
+            "arguments": dict(arguments),
+            "hyperparameters": config._asdict(),
+            "steps": learner.steps,
+            "versions": provenance()["versions"],
+            "layout": layout,
+        }
+        if training:
+            description |= {"seconds": seconds(), "curve": curve, "seed": seed}
+        write_folder(folder, description, {"parameters.npz": arrays})
+
+    writer = SummaryWriter(str(home / "tensorboard"))
+    next_score = (int(curve[-1]["steps"]) // score_steps + 1) * score_steps if curve else 0
+    next_checkpoint = learner.steps + checkpoint_steps
+    with tqdm(total=config.n_timesteps, unit="gradient", desc=str(home), disable=not progress) as bar:
+        bar.update(learner.steps)
+        moving = True
+        while moving and learner.steps < config.n_timesteps:
+            if learner.steps >= next_score:
+                next_score = (learner.steps // score_steps + 1) * score_steps
+                skill, regret = exact_skill(env, policy)
+                curve.append({"steps": learner.steps, "skill": skill, "regret": regret})
+                bar.set_postfix(skill=f"{skill:.6f}")
+                writer.add_scalar("exact/skill", skill, learner.steps)
+                writer.add_scalar("exact/regret", regret, learner.steps)
+            moving = learner.iterate()
+            bar.update(learner.steps - bar.n)
+            if learner.steps >= next_checkpoint:
+                next_checkpoint = learner.steps + checkpoint_steps
+                write(checkpoint, training=True)
+    writer.close()
+    elapsed = seconds()
+    write(home / "model", training=False)
+    return {
+        "steps": learner.steps,
+        "seconds": elapsed,
+        "steps_per_second": learner.steps / elapsed,
+        "curve": curve,
+        "score": score(env, policy).to_dict(),
+    }
+
+
 def train(
     config_name: str,
     env_id: str,
@@ -295,7 +378,7 @@ def train(
     threads : int
         Threads of torch and of the environment. Runs are reproducible bit for bit with one.
     checkpoint_steps : int
-        Environment steps between checkpoints.
+        Environment steps between checkpoints (of exact_gradient: evaluations, as its ``timesteps`` are).
     resume : bool
         Go on from the folder's checkpoint; a finished run is left as it is.
     progress : bool
@@ -341,6 +424,22 @@ def train(
     write_json(summary_file, run)
 
     torch.set_num_threads(threads)
+    if config.algorithm == EXACT_GRADIENT:
+        found_run = _train_exactly(
+            config,
+            env_id,
+            arguments,
+            home,
+            checkpoint,
+            seed=seed,
+            checkpoint_steps=checkpoint_steps,
+            resumable=resumable,
+            progress=progress,
+        )
+        write_json(summary_file, run | found_run)
+        if checkpoint.exists():
+            shutil.rmtree(checkpoint)
+        return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
     venv = _build_env(config, env_id, arguments, threads)
     model = build_model(config, venv, seed, str(home / "tensorboard"))
     _batch(venv).seed(derived_seed(seed, "environment"))

@@ -31,6 +31,7 @@ __all__ = [
     "frozen_problem",
     "moments",
     "pnl_law",
+    "policy_gradient",
     "solve",
     "state_laws",
     "tabulate",
@@ -105,6 +106,15 @@ class FrozenProblem(Protocol):
 
     def improve(self, n: int, values: Array) -> tuple[Array, Array]:
         """Best controls (S, C) and their values (S, 1) for the criterion, from the values (S, 1) of step n + 1."""
+
+    def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
+        """Values (M, 1) of `backward` for the criterion, and their derivatives (M, C) in the controls.
+
+        Raises
+        ------
+        TypeError
+            If the controls are not continuous.
+        """
 
     def to_value(self, values: Array, log_scale: Any) -> Array:
         """The criterion in model units (a certainty equivalent under CARA), from the values of its functional."""
@@ -238,6 +248,58 @@ def criterion_value(problem: FrozenProblem, table: Table | Array) -> float:
     """The criterion of a policy table from the initial law, in model units."""
     values, log_scale = evaluate(problem, table)
     return float(problem.to_value(problem.initial @ values[0, :, 0], log_scale[0]))
+
+
+def _adjoint(problem: FrozenProblem, n: int, controls: Array, law: Array) -> Array:
+    """The measure (S,) on states at step n + 1 that ``law`` at step n puts on the criterion's values there."""
+    exponents = problem.criterion.exponents
+    if exponents is None:
+        return problem.forward(n, controls, law)
+    states = np.arange(problem.num_states)
+    columns = problem.criterion._replace(exponents=np.repeat(exponents, problem.num_states))
+    return np.asarray(law @ problem.backward(n, states, controls, np.eye(problem.num_states), columns))
+
+
+def policy_gradient(problem: FrozenProblem, controls: Array) -> tuple[float, Array]:
+    """The criterion of a policy table from the initial law, and its derivatives in every control.
+
+    By the policy-gradient theorem the derivative in the controls of (step, state) is the probability of being there
+    times the derivative of the one-step value: one backward recursion and one forward law. (Under CARA the probability
+    is weighted by the factor of the criterion earned before.)
+
+    Parameters
+    ----------
+    problem : FrozenProblem
+    controls : (N, S, C)
+        In model units, float64.
+
+    Returns
+    -------
+    value, derivatives : float, (N, S, C)
+        In model units.
+
+    Raises
+    ------
+    TypeError
+        If the controls of the market are not continuous.
+    """
+    states, exponents = np.arange(problem.num_states), problem.criterion.exponents
+    raw, log_scale = np.empty((problem.num_steps + 1, problem.num_states)), np.zeros(problem.num_steps + 1)
+    derivatives = np.empty_like(controls)
+    values, log_scale[-1] = _rescaled(problem.terminal(problem.criterion), problem.criterion)
+    for n in _ticks(problem.num_steps, None):
+        values, derivatives[n] = problem.gradient(n, states, controls[n], values)
+        values, scale = _rescaled(values, problem.criterion)
+        raw[n], log_scale[n] = values[:, 0], log_scale[n + 1] + scale
+    law = problem.initial
+    for n in range(problem.num_steps):
+        if exponents is None:
+            derivatives[n] *= law[:, None]
+        else:  # the certainty equivalent is -log(raw) / risk aversion; the law is kept at law @ raw = 1
+            law = law / (law @ raw[n])
+            derivatives[n] *= law[:, None] * float(np.exp(log_scale[n + 1] - log_scale[n]) / exponents[0])
+        law = _adjoint(problem, n, controls[n], law)
+    return float(problem.to_value(problem.initial @ raw[0], log_scale[0])), derivatives
 
 
 def moments(problem: FrozenProblem, table: Table | Array, functional: Functional) -> tuple[float, float]:

@@ -331,12 +331,12 @@ def test_bad_configurations_are_named(tmp_path, change, message):
 
 
 def test_missing_configurations_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one of maskable_ppo, ppo"):
+    with pytest.raises(FileNotFoundError, match="one of exact_gradient, maskable_ppo, ppo"):
         load_config("nothing", AS)
     with pytest.raises(ValueError, match="has no settings for 'CartPole-v1'"):
         load_config("ppo", "CartPole-v1")
     (tmp_path / "dreamer.yml").write_text(TINY)
-    with pytest.raises(ValueError, match="must start with an algorithm: a2c, maskable_ppo, ppo"):
+    with pytest.raises(ValueError, match="must start with an algorithm: a2c, exact_gradient, maskable_ppo, ppo"):
         load_config(str(tmp_path / "dreamer.yml"), AS)
 
 

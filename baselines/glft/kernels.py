@@ -241,6 +241,66 @@ def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagon
 
 
 @njit(**KERNEL)
+def backward_gradient(
+    step, states, rates, fill_rates, decays, size, aversion, diagonal, source, values, result, gradient
+):
+    """One-step criterion of (state, intensities) pairs and its derivatives in the intensities.
+
+    Parameters
+    ----------
+    states : (M,) int
+    rates : (M, 2)
+        Intensities of bid and ask while active.
+    diagonal, source, values
+        Those of `improve`.
+    result, gradient : (M,), (M, 2)
+        Out.
+    """
+    count = values.shape[0]
+    y, n = np.empty((3, count)), np.empty((3, count))
+    for i in range(states.shape[0]):
+        q, x, z = states[i], rates[i, 0], rates[i, 1]
+        cb, cb1, _, sb, sb1, _ = _side(x, fill_rates[0], decays[0], size, aversion)
+        ca, ca1, _, sa, sa1, _ = _side(z, fill_rates[1], decays[1], size, aversion)
+        slowest, fastest = 0.0, 0.0
+        for s in range(count):
+            slowest = min(slowest, diagonal[s])
+            fastest = max(fastest, diagonal[s])
+        shift = x + z - slowest
+        terms = num_terms((shift + fastest + max(cb + ca - x - z, 0.0)) * step) + 1
+        low, high = max(0, q - terms), min(count - 1, q + terms)
+        for s in range(low, high + 1):
+            y[0, s], y[1, s], y[2, s] = values[s], 0.0, 0.0
+        log_weight = -shift * step
+        weight, w = math.exp(log_weight), 1.0 / shift
+        total, total_b, total_a = weight * values[q], 0.0, 0.0
+        for j in range(1, terms):
+            log_weight += math.log(shift * step / j)
+            weight = math.exp(log_weight)
+            left = terms - j
+            low, high = max(0, q - left), min(count - 1, q + left)
+            y0, yb, ya = y[0], y[1], y[2]
+            for s in range(low, high + 1):
+                stay = shift + diagonal[s]
+                n0, nb, na = stay * y0[s] + source[s], stay * yb[s], stay * ya[s]
+                if s < count - 1:
+                    n0 += cb * y0[s + 1] - x * y0[s] + sb
+                    nb += cb * yb[s + 1] - x * yb[s] + cb1 * y0[s + 1] - y0[s] + sb1
+                    na += cb * ya[s + 1] - x * ya[s]
+                if s > 0:
+                    n0 += ca * y0[s - 1] - z * y0[s] + sa
+                    nb += ca * yb[s - 1] - z * yb[s]
+                    na += ca * ya[s - 1] - z * ya[s] + ca1 * y0[s - 1] - y0[s] + sa1
+                n[0, s], n[1, s], n[2, s] = w * n0, w * nb, w * na
+            y, n = n, y
+            total += weight * y[0, q]
+            total_b += weight * y[1, q]
+            total_a += weight * y[2, q]
+        result[i] = total
+        gradient[i, 0], gradient[i, 1] = total_b, total_a
+
+
+@njit(**KERNEL)
 def improve(step, fill_rates, decays, size, aversion, diagonal, source, low_rates, high_rates, values, depths, best):
     """Best frozen depths of every inventory and their value, by a safeguarded Newton iteration in the intensities.
 

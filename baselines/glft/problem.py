@@ -105,13 +105,34 @@ class GLFTProblem:
         bid, ask = base[0] - slope, base[1] + slope
         return np.stack([np.append(bid, bid[-1]), np.append(ask[0], ask)], axis=1)
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
-        functional = self.criterion
-        drift, variance = self._rates(functional)
+    def gradient(self, n: int, states: NDArray[np.int64], controls: Array, values: Array) -> tuple[Array, Array]:
+        depths = np.ascontiguousarray(controls, dtype=np.float64)
+        rates = self.intensities(depths)
+        result, slopes = np.empty(len(states)), np.empty((len(states), 2))
+        kernels.backward_gradient(
+            self.params.step_length,
+            np.asarray(states),
+            rates,
+            self.fill_rates,
+            self.decays,
+            self.params.order_size,
+            self.aversion,
+            *self._growth(),
+            np.ascontiguousarray(values[:, 0]),
+            result,
+            slopes,
+        )
+        return result[:, None], slopes * -self.decays * rates
+
+    def _growth(self) -> tuple[Array, Array]:
+        """Growth rate and reward rate of the criterion's values by inventory (S,), besides fills."""
+        drift, variance = self._rates(self.criterion)
         if self.aversion:
-            diagonal, source = -self.aversion * drift + 0.5 * self.aversion**2 * variance, np.zeros(self.num_states)
-        else:
-            diagonal, source = np.zeros(self.num_states), drift
+            return -self.aversion * drift + 0.5 * self.aversion**2 * variance, np.zeros(self.num_states)
+        return np.zeros(self.num_states), drift
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        diagonal, source = self._growth()
         column = np.ascontiguousarray(values[:, 0])
         depths = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
         best = np.empty(self.num_states)

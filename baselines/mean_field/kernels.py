@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.models.mean_field_steps import MAX_TERMS, step_weights
 from mmgym.uniformisation import KERNEL, num_terms
 
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
@@ -181,3 +182,75 @@ def backward_exponential(
                         )  # fmt: skip
                 total += new[b0, q0]
             result[i, column] = total
+
+
+@njit(**KERNEL)
+def backward_gradient(
+    step,
+    states,
+    signals,
+    rates,
+    factors,
+    decay,
+    size,
+    reward,
+    nodes,
+    node_weights,
+    drift,
+    values,
+    inventory,
+    result,
+    gradient,
+):
+    """One-step criterion of (state, intensities) pairs and its derivatives in the intensities.
+
+    Parameters
+    ----------
+    states, signals, rates, reward, nodes, node_weights, drift, values, inventory
+        Those of `mmgym.models.mean_field_steps.backward_mean`.
+    factors : (2,)
+        Fill intensities of bid and ask at depth 0; 0 turns a side off.
+    result, gradient : (M,), (M, 2)
+        Out.
+    """
+    count = values.shape[1]
+    block = np.empty((2, 3, count + 2))
+    pi, rho, beta = np.empty(MAX_TERMS), np.empty(MAX_TERMS), np.empty(MAX_TERMS)
+    for i in range(states.shape[0]):
+        start, b, up, down = states[i], signals[i], rates[i, 0], rates[i, 1]
+        source_b, source_a, slope_b, slope_a = 0.0, 0.0, 0.0, 0.0
+        if factors[0] > 0.0:
+            depth = math.log(factors[0] / up) / decay
+            source_b, slope_b = size * up * depth, size * (depth - 1.0 / decay)
+        if factors[1] > 0.0:
+            depth = math.log(factors[1] / down) / decay
+            source_a, slope_a = size * down * depth, size * (depth - 1.0 / decay)
+        rate = max(up + down, 1e-3 / step)
+        terms = step_weights(rate, step, nodes, node_weights, drift[b], pi, rho, beta)
+        x, z, w = up / rate, down / rate, 1.0 / rate
+        u, n, after = block[0], block[1], values[b]
+        u[:] = 0.0
+        for j in range(terms - 1, -1, -1):
+            low, high = max(0, start - j), min(count - 1, start + j)
+            a, r, c = pi[j], rho[j], beta[j]
+            u0, ub, ua, n0, nb, na = u[0], u[1], u[2], n[0], n[1], n[2]
+            for q in range(np.uint64(low + 1), np.uint64(high + 2)):  # one cell beyond the edges on each side
+                above, below, o = q + ONE, q - ONE, q - ONE
+                up0, down0 = u0[above] - u0[q], u0[below] - u0[q]
+                n0[q] = (
+                    u0[q] + x * up0 + z * down0
+                    + a * after[o] + r * (reward[o] + source_b + source_a) + c * inventory[o]
+                )  # fmt: skip
+                nb[q] = ub[q] + x * (ub[above] - ub[q]) + z * (ub[below] - ub[q]) + w * up0 + r * slope_b
+                na[q] = ua[q] + x * (ua[above] - ua[q]) + z * (ua[below] - ua[q]) + w * down0 + r * slope_a
+            if high == count - 1:  # no bid at the upper bound
+                n0[count] -= r * source_b
+                nb[count] -= r * slope_b
+                n[:, count + 1] = n[:, count]
+            if low == 0:
+                n0[1] -= r * source_a
+                na[1] -= r * slope_a
+                n[:, 0] = n[:, 1]
+            u, n = n, u
+        result[i] = u[0, start + 1]
+        gradient[i, 0], gradient[i, 1] = u[1, start + 1], u[2, start + 1]

@@ -164,6 +164,29 @@ class MeanFieldProblem:
         mean_field_steps.forward(self.params.step_length, rates, law, np.ones(1), after, moved)
         return np.asarray(self.moves.T @ after).ravel()
 
+    def gradient(self, n: int, states: Integers, controls: Array, values: Array) -> tuple[Array, Array]:
+        p, states = self.params, np.asarray(states)
+        rates = np.ascontiguousarray(self.intensities(n, np.asarray(controls, dtype=np.float64)))
+        result, slopes = np.empty(len(states)), np.empty((len(states), 2))
+        kernels.backward_gradient(
+            p.step_length,
+            states % self.levels,
+            states // self.levels,
+            rates,
+            self.factors[n],
+            p.fill_decay,
+            p.order_size,
+            self._reward(self.criterion),
+            self.nodes,
+            self.weights,
+            self.beliefs + self.drift[n],
+            self.moves @ values[:, 0].reshape(self.shape),
+            self.inventory,
+            result,
+            slopes,
+        )
+        return result[:, None], slopes * -p.fill_decay * rates
+
     def first_order_depths(self, values: Array) -> Array:
         """Best depths (B, Q, 2) of a short step before the values (B, Q); a blocked side takes its neighbour's."""
         slope = np.diff(values, axis=1) / self.params.order_size

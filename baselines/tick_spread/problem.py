@@ -194,6 +194,9 @@ class TickSpreadProblem:
         kernels.law_of_quads(self.steps(n), self.transitions, self.bid_rates, self.ask_rates, groups, laws, result)
         return result.ravel()
 
+    def gradient(self, n: int, states: Integers, controls: Array, values: Array) -> tuple[Array, Array]:
+        raise TypeError("the controls of the tick-spread market are not continuous: there is no gradient in them")
+
     def improve(self, n: int, values: Array) -> tuple[Array, Array]:
         p = self.params
         if p.actions == "flat":
