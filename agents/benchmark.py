@@ -22,7 +22,16 @@ from agents.benchmark_cell import ONE_THREAD, finish
 from agents.config import configurations_for, load_config, shipped_folder
 from agents.runs import provenance
 
-__all__ = ["Benchmark", "load_benchmark", "plan", "results_of", "run_benchmark"]
+__all__ = [
+    "Benchmark",
+    "load_benchmark",
+    "lost_cell",
+    "plan",
+    "result_file",
+    "results_of",
+    "run_benchmark",
+    "run_folder",
+]
 
 KEYS = ("title", "seeds", "budgets", "environments")
 ENVIRONMENT_KEYS = ("algorithms", "budgets", "arguments", "policies")
@@ -98,7 +107,9 @@ def load_benchmark(path: str | Path) -> Benchmark:
     )
 
 
-def _cell(kind: str, env_id: str, arguments: Mapping[str, Any], name: str, seed: int | None, **rest: Any) -> dict[str, Any]:
+def _cell(
+    kind: str, env_id: str, arguments: Mapping[str, Any], name: str, seed: int | None, **rest: Any
+) -> dict[str, Any]:
     found = {"kind": kind, "env": env_id, "arguments": dict(arguments), "name": name, "seed": seed, **rest}
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
     run = name if seed is None else f"{name}-{seed}"
@@ -151,7 +162,8 @@ def results_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[st
 def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: int, done: Done) -> None:
     """A process for each cell, so many at a time, on one thread each. A process that dies is a failed cell."""
     root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": path}
     waiting = list(cells)
     running: list[tuple[Mapping[str, Any], subprocess.Popen[bytes], Path, float]] = []
     try:
@@ -160,7 +172,7 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
                 cell = waiting.pop(0)
                 log = folder / "logs" / f"{cell['key']}.log"
                 log.parent.mkdir(parents=True, exist_ok=True)
-                order = {"cell": cell, "folder": str(_run_folder(folder, cell)), "file": str(result_file(folder, cell))}
+                order = {"cell": cell, "folder": str(run_folder(folder, cell)), "file": str(result_file(folder, cell))}
                 with log.open("wb") as output:
                     command = [sys.executable, "-m", "agents.benchmark_cell"]
                     process = subprocess.Popen(
@@ -177,8 +189,8 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
                 process.stdin.close()
                 file = result_file(folder, cell)
                 if not file.exists():
-                    seconds = time.perf_counter() - started
-                    finish(_died(cell, f"the worker ended with status {process.returncode}", log, seconds), file)
+                    error, text = f"the worker ended with status {process.returncode}", log.read_text(errors="replace")
+                    finish(lost_cell(cell, error, text[-4000:], time.perf_counter() - started), file)
                 done(cell, json.loads(file.read_text(encoding="utf-8")))
             time.sleep(0.1)
     finally:
@@ -187,15 +199,15 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
             process.wait()
 
 
-def _run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
+def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where the agent of a cell is kept."""
     return folder / "runs" / str(cell["key"])
 
 
-def _died(cell: Mapping[str, Any], error: str, log: Path | None, seconds: float) -> dict[str, Any]:
+def lost_cell(cell: Mapping[str, Any], error: str, log: str, seconds: float) -> dict[str, Any]:
     """The result of a cell whose worker did not live to write one."""
-    text = "" if log is None else log.read_text(encoding="utf-8", errors="replace")[-4000:]
     return {
-        "cell": dict(cell), **provenance(), "status": "failed", "error": error, "traceback": text,
+        "cell": dict(cell), **provenance(), "status": "failed", "error": error, "traceback": log,
         "wall_seconds": seconds,
     }  # fmt: skip
 
@@ -249,7 +261,9 @@ def run_benchmark(
                     result_file(folder, before.pop(key)["cell"]).unlink()
             missing = [cell for cell in cells if cell["key"] not in before]
             failed = sum(result["status"] == "failed" for result in before.values())
-            with tqdm(total=len(cells), initial=len(before), unit="cell", desc="benchmark", disable=not progress) as bar:
+            with tqdm(
+                total=len(cells), initial=len(before), unit="cell", desc="benchmark", disable=not progress
+            ) as bar:
                 bar.set_postfix(failed=failed)
 
                 def done(cell: Mapping[str, Any], result: dict[str, Any]) -> None:

@@ -94,7 +94,9 @@ def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
     if problem.criterion.exponents is not None:
         return None
     found = regret_map(problem, regret_by_state(problem, best.solution, tabulate(problem, policy)))
-    coordinates = {name: {"levels": _digits(v), "cells": _digits(found.cells[name])} for name, v in found.levels.items()}
+    coordinates = {
+        name: {"levels": _digits(v), "cells": _digits(found.cells[name])} for name, v in found.levels.items()
+    }
     return {"times": _digits(found.times), "coordinates": coordinates}
 
 
@@ -130,12 +132,17 @@ def _policies(cell: Mapping[str, Any]) -> dict[str, Any]:
     wanted = list(papers) if cell["policies"] is None else cell["policies"]
     unknown = [name for name in wanted if name not in papers]
     if unknown:
-        raise ValueError(f"policy {unknown[0]!r} of {cell['env']} is not allowed: it must be one of {', '.join(papers)}")
+        raise ValueError(
+            f"policy {unknown[0]!r} of {cell['env']} is not allowed: it must be one of {', '.join(papers)}"
+        )
     policies = {}
     for name, policy in {"optimal" if hasattr(best, "solution") else "best known": best, **papers}.items():
         if name in wanted or policy is best:
             found = score(env, policy)
-            policies[name] = {"score": found.to_dict(), "regret": None if policy is best else _regret(env, policy, best)}
+            policies[name] = {
+                "score": found.to_dict(),
+                "regret": None if policy is best else _regret(env, policy, best),
+            }
     return {"policies": policies, "controls": list(env.control_names)}
 
 
