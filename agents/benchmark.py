@@ -5,6 +5,7 @@ agents, see `agents.train`), and what `agents.benchmark_report` makes of them. A
 the cells that are missing; a cell whose settings change is another cell.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import yaml
 from tqdm.auto import tqdm
@@ -174,19 +175,21 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
                 log.parent.mkdir(parents=True, exist_ok=True)
                 order = {"cell": cell, "folder": str(run_folder(folder, cell)), "file": str(result_file(folder, cell))}
                 with log.open("wb") as output:
-                    command = [sys.executable, "-m", "agents.benchmark_cell"]
                     process = subprocess.Popen(
-                        command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+                        [sys.executable, "-m", "agents.benchmark_cell"],
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        bufsize=0,
                     )
-                assert process.stdin is not None
-                process.stdin.write(json.dumps(order).encode() + b"\n")
-                process.stdin.flush()
                 running.append((cell, process, log, time.perf_counter()))
+                with contextlib.suppress(BrokenPipeError):  # it died at once: found below
+                    _standard_input(process).write(json.dumps(order).encode() + b"\n")
             for entry in [entry for entry in running if entry[1].poll() is not None]:
                 running.remove(entry)
                 cell, process, log, started = entry
-                assert process.stdin is not None
-                process.stdin.close()
+                _standard_input(process).close()
                 file = result_file(folder, cell)
                 if not file.exists():
                     error, text = f"the worker ended with status {process.returncode}", log.read_text(errors="replace")
@@ -197,6 +200,12 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
         for _, process, _, _ in running:
             process.kill()
             process.wait()
+            _standard_input(process).close()
+
+
+def _standard_input(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None
+    return process.stdin
 
 
 def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:

@@ -73,7 +73,8 @@ def _place(where: Mapping[str, float]) -> str:
     if "third" in where:
         return f"{('first', 'middle', 'last')[int(where['third']) - 1]} third (means)"
     rest = ", ".join(f"{name} {value:g}" for name, value in where.items() if name != "fraction")
-    return f"at {where['fraction']:.0%} of the episode" + (f", {rest}" if rest else "")
+    when = f"at {where['fraction']:.0%} of the episode" if where["fraction"] else "at the start"
+    return when + (f", {rest}" if rest else "")
 
 
 def picture_of_quotes(result: Result) -> str:

@@ -33,7 +33,7 @@ def _number(value: Any, digits: int) -> str:
         return value
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
