@@ -36,7 +36,7 @@ def _number(value: Any, digits: int) -> str:
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
-def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
+def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Cells of a table: text to show, and what to sort by."""
     found = []
     for column in columns:
@@ -85,7 +85,9 @@ def _market(
     mine = [result for result in results if result["cell"]["env"] == env_id]
     agents = [result for result in mine if result["cell"]["kind"] == "agent"]
     finished = [result for result in agents if result["status"] == "finished"]
-    papers = next((r["policies"] for r in mine if r["cell"]["kind"] == "policies" and r["status"] == "finished"), {})
+    papers: dict[str, Any] = next(
+        (r["policies"] for r in mine if r["cell"]["kind"] == "policies" and r["status"] == "finished"), {}
+    )
     best_paper = next(
         (n for n in summary[summary["kind"] == "paper"]["policy"] if papers.get(n, {}).get("regret")), None
     )

@@ -65,6 +65,5 @@ def regret_map(problem: FrozenProblem, regret: Array, pieces: int = 40) -> Regre
     levels, cells = {}, {}
     for name, values in problem.coordinates.items():
         levels[name], where = np.unique(values, return_inverse=True)
-        cells[name] = np.zeros((len(by_time), len(levels[name])))
-        np.add.at(cells[name], (slice(None), where), by_time)
+        cells[name] = np.stack([by_time[:, where == level].sum(axis=1) for level in range(len(levels[name]))], axis=1)
     return RegretMap(edges / problem.num_steps, levels, cells)

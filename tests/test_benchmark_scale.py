@@ -43,10 +43,12 @@ def test_no_cell_is_lost_when_a_node_dies(tmp_path, monkeypatch):
     benchmark = load_benchmark(file)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
     try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        ray.init(
+            log_to_driver=False
+        )  # before there is another node: a driver dies with the node that it is attached to
         other = cluster.add_node(num_cpus=1, object_store_memory=10**8)
         cluster.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        ray.init(log_to_driver=False)
         killed = []
 
         def kill_when_busy():
