@@ -276,6 +276,20 @@ def test_a_changed_budget_is_another_cell(tmp_path):
     assert len(keys[0] & keys[1]) == 1  # the papers' policies
 
 
+def test_the_readme_shows_the_committed_results():
+    folder = ROOT / "configs" / "results" / "benchmark_quick"
+    about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+    assert about["finished"] == about["cells"] == len(plan(load_benchmark("benchmark_quick")))
+    assert {"versions", "commit", "seeds", "budgets", "written"} <= set(about)
+    summary = pd.read_csv(folder / "summary.csv")
+    table = markdown_table({env_id: rows for env_id, rows in summary.groupby("env", sort=False)})
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    tidy = pd.read_csv(folder / "results.csv").astype({"seed": "Int64"})
+    for env_id, rows in summary.groupby("env", sort=False):  # the summary is that of the runs
+        again = summary_table(tidy, str(env_id))
+        pd.testing.assert_frame_equal(again, rows.drop(columns="env").reset_index(drop=True), rtol=1e-9, atol=1e-9)
+
+
 # --- the report in a browser
 
 
