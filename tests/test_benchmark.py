@@ -282,7 +282,7 @@ def test_the_readme_shows_the_committed_results():
     assert about["finished"] == about["cells"] == len(plan(load_benchmark("benchmark_quick")))
     assert {"versions", "commit", "seeds", "budgets", "written"} <= set(about)
     summary = pd.read_csv(folder / "summary.csv")
-    table = markdown_table({env_id: rows for env_id, rows in summary.groupby("env", sort=False)})
+    table = markdown_table(dict(list(summary.groupby("env", sort=False))))
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     tidy = pd.read_csv(folder / "results.csv").astype({"seed": "Int64"})
     for env_id, rows in summary.groupby("env", sort=False):  # the summary is that of the runs
