@@ -88,7 +88,8 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
 
 def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
     """The regret by time and coordinate (see `baselines.regret`); None where no such identity is at hand."""
-    if numerical_of(env) is not None or not getattr(policy, "has_mode", True):
+    table = getattr(policy, "markov", False) and getattr(policy, "has_mode", True)
+    if numerical_of(env) is not None or not table:
         return None
     problem = problem_of(env)
     if problem.criterion.exponents is not None:
