@@ -184,6 +184,25 @@ def _train(options: argparse.Namespace) -> None:
     print(f"skill {found.skill:.4f}, regret {found.regret}, optimum {found.optimum_upper:.6f}; saved in {folder}")
 
 
+def _benchmark(options: argparse.Namespace) -> None:
+    from agents.benchmark import load_benchmark, run_benchmark
+    from agents.benchmark_report import markdown_table, write_report
+
+    benchmark = load_benchmark(options.config)
+    folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
+    results = run_benchmark(
+        benchmark, folder, engine=options.engine, workers=options.workers, retry_failed=options.retry_failed
+    )
+    summaries = write_report(benchmark, results, folder)
+    print(markdown_table(summaries))
+    failures = [result for result in results if result["status"] == "failed"]
+    for result in failures:
+        print(f"failed: {result['cell']['key']}: {result['error']}")
+    print(f"\nwritten: {folder}/report.html, results.csv, summary.csv, benchmark.json")
+    if failures:
+        raise SystemExit(1)
+
+
 def _demo(options: argparse.Namespace) -> None:
     from agents.demo import demo
 
@@ -314,6 +333,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
     sub.add_argument("--checkpoint-steps", type=int, default=1_000_000, help="steps between checkpoints (default 1e6)")
     sub.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+
+    text = "train and score algorithms in many markets, and compare them with the papers and the optimum"
+    sub = command("benchmark", _benchmark, text)
+    sub.add_argument("config", help="path of a benchmark file, or the name of a shipped one (benchmark_quick)")
+    sub.add_argument(
+        "--folder", help="of the benchmark (default results/benchmark-TITLE); what it has is not run again"
+    )
+    sub.add_argument("--engine", choices=["processes", "ray"], default="processes", help="ray: cluster at RAY_ADDRESS")
+    sub.add_argument("--workers", type=int, help="worker processes (default one for each core)")
+    sub.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
 
     sub = command("demo", _demo, "train PPO in the Avellaneda-Stoikov market and compare it with the optimum")
     sub.add_argument("--folder", default="runs/demo")

@@ -7,7 +7,7 @@ import yaml
 
 from agents.algorithms import ALGORITHMS, EXACT_GRADIENT
 
-__all__ = ["Config", "config_names", "configurations_for", "load_config"]
+__all__ = ["Config", "config_names", "configurations_for", "load_config", "shipped_folder"]
 
 # Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
@@ -37,8 +37,8 @@ class Config(NamedTuple):
 
 
 def config_names() -> list[str]:
-    """Names of the shipped configurations."""
-    return sorted(path.stem for path in _shipped_folder().glob("*.yml"))
+    """Names of the shipped configurations (benchmark files lie beside them)."""
+    return sorted(path.stem for path in shipped_folder().glob("*.yml") if path.stem.split("-")[0] in ALGORITHMS)
 
 
 def configurations_for(env_id: str) -> list[str]:
@@ -47,7 +47,7 @@ def configurations_for(env_id: str) -> list[str]:
     return [name for name, content in found.items() if env_id in content]
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
     """``configs/`` of a checkout, or the copy inside the installed package."""
     package = Path(__file__).resolve().parent
     checkout = package.parent / "configs"
@@ -59,7 +59,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
     path = Path(name_or_path)
     if path.suffix in (".yml", ".yaml") and path.is_file():
         return path.read_text(encoding="utf-8"), str(path)
-    shipped = _shipped_folder() / f"{path.stem}.yml"
+    shipped = shipped_folder() / f"{path.stem}.yml"
     if path.parent in (Path(), Path("configs")) and shipped.is_file():
         return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
     raise FileNotFoundError(

@@ -1,0 +1,294 @@
+"""The benchmark: environment ids x algorithms x seeds, and the papers' policies, as cells that are run once each.
+
+A benchmark is a folder: ``cells/`` (one JSON for each finished or failed cell, written atomically), ``runs/`` (the
+agents, see `agents.train`), and what `agents.benchmark_report` makes of them. A benchmark that was killed goes on with
+the cells that are missing; a cell whose settings change is another cell.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import yaml
+from tqdm.auto import tqdm
+
+from agents.benchmark_cell import ONE_THREAD, finish
+from agents.config import configurations_for, load_config, shipped_folder
+from agents.runs import provenance
+
+__all__ = [
+    "Benchmark",
+    "load_benchmark",
+    "lost_cell",
+    "plan",
+    "result_file",
+    "results_of",
+    "run_benchmark",
+    "run_folder",
+]
+
+KEYS = ("title", "seeds", "budgets", "environments")
+ENVIRONMENT_KEYS = ("algorithms", "budgets", "arguments", "policies")
+ENGINES = ("processes", "ray")
+Done = Callable[[Mapping[str, Any], dict[str, Any]], None]
+
+
+class Benchmark(NamedTuple):
+    """What a benchmark file says."""
+
+    title: str
+    seeds: list[int]
+    budgets: dict[str, int]  # algorithm -> environment steps; absent: what the algorithm's configuration says
+    environments: dict[str, dict[str, Any]]
+
+
+def _refuse_unknown(source: str, where: str, found: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    for key in found:
+        if key not in allowed:
+            raise ValueError(f"{source}: unknown key {key!r}{where}: allowed are {', '.join(allowed)}")
+
+
+def _checked_budgets(source: str, where: str, budgets: Any) -> dict[str, int]:
+    if not isinstance(budgets, dict):
+        raise ValueError(f"{source}: budgets{where} = {budgets!r} must map algorithms to environment steps")
+    for name, steps in budgets.items():
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"{source}: budget of {name}{where} = {steps!r} must be a whole number >= 1")
+    return budgets
+
+
+def load_benchmark(path: str | Path) -> Benchmark:
+    """Read a benchmark file; a name without a folder may also be that of a shipped one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not YAML, has an unknown key, or a value out of range.
+    """
+    file = Path(path)
+    if not file.is_file():
+        shipped = shipped_folder() / f"{file.stem}.yml"
+        if file.parent not in (Path(), Path("configs")) or not shipped.is_file():
+            raise FileNotFoundError(f"no benchmark {str(path)!r}: give the path of a .yml file")
+        file = shipped
+    source = str(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} must be a mapping with the keys {', '.join(KEYS)}")
+    _refuse_unknown(source, "", content, KEYS)
+    seeds, environments = content.get("seeds"), content.get("environments")
+    if not isinstance(seeds, list) or not seeds or any(not isinstance(s, int) or s < 0 for s in seeds):
+        raise ValueError(f"{source}: seeds = {seeds!r} must be a list of whole numbers >= 0")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"{source}: seeds = {seeds!r} must differ from each other")
+    if not isinstance(environments, dict) or not environments:
+        raise ValueError(f"{source}: environments must map environment ids to their settings")
+    for env_id, settings in environments.items():
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError(f"{source}: {env_id} = {settings!r} must be a mapping")
+        _refuse_unknown(source, f" of {env_id}", settings or {}, ENVIRONMENT_KEYS)
+        _checked_budgets(source, f" of {env_id}", (settings or {}).get("budgets", {}))
+    return Benchmark(
+        str(content.get("title", file.stem)),
+        seeds,
+        _checked_budgets(source, "", content.get("budgets", {})),
+        {env_id: dict(settings or {}) for env_id, settings in environments.items()},
+    )
+
+
+def _cell(
+    kind: str, env_id: str, arguments: Mapping[str, Any], name: str, seed: int | None, **rest: Any
+) -> dict[str, Any]:
+    found = {"kind": kind, "env": env_id, "arguments": dict(arguments), "name": name, "seed": seed, **rest}
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+    run = name if seed is None else f"{name}-{seed}"
+    return found | {"key": f"{env_id.replace('/', '-')}/{run}-{digest}"}
+
+
+def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
+    """The cells of a benchmark: the policies of every market, then the agents, one seed after the other.
+
+    An environment without a list of algorithms gets every one that has a configuration for it.
+
+    Raises
+    ------
+    ValueError
+        If an environment is unknown or an algorithm has no settings for it.
+    """
+    from baselines.catalogue import environment_of
+
+    papers, agents = [], []
+    for env_id, settings in benchmark.environments.items():
+        arguments = settings.get("arguments") or {}
+        environment_of(env_id, **arguments)  # refused here, not in a worker
+        papers.append(_cell("policies", env_id, arguments, "policies", None, policies=settings.get("policies")))
+        names = settings.get("algorithms") or configurations_for(env_id)
+        if not names:
+            raise ValueError(f"{env_id}: no configuration has settings for it; name its algorithms")
+        for name in names:
+            config, label = load_config(name, env_id), Path(name).stem
+            budget = {**benchmark.budgets, **settings.get("budgets", {})}.get(label)
+            steps = config.n_timesteps if budget is None else budget
+            resolved = config._replace(n_timesteps=steps)._asdict()
+            agents += [
+                _cell("agent", env_id, arguments, label, seed, config=name, timesteps=steps, settings=resolved)
+                for seed in benchmark.seeds
+            ]
+    return papers + sorted(agents, key=lambda cell: benchmark.seeds.index(cell["seed"]))
+
+
+def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where the result of a cell is kept."""
+    return folder / "cells" / f"{cell['key']}.json"
+
+
+def results_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results of the cells that are done, in their order."""
+    files = [result_file(folder, cell) for cell in cells]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+
+def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: int, done: Done) -> None:
+    """A process for each cell, so many at a time, on one thread each. A process that dies is a failed cell."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": path}
+    waiting = list(cells)
+    running: list[tuple[Mapping[str, Any], subprocess.Popen[bytes], Path, float]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                cell = waiting.pop(0)
+                log = folder / "logs" / f"{cell['key']}.log"
+                log.parent.mkdir(parents=True, exist_ok=True)
+                order = {"cell": cell, "folder": str(run_folder(folder, cell)), "file": str(result_file(folder, cell))}
+                with log.open("wb") as output:
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "agents.benchmark_cell"],
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        bufsize=0,
+                    )
+                running.append((cell, process, log, time.perf_counter()))
+                with contextlib.suppress(BrokenPipeError):  # it died at once: found below
+                    _standard_input(process).write(json.dumps(order).encode() + b"\n")
+            for entry in [entry for entry in running if entry[1].poll() is not None]:
+                running.remove(entry)
+                cell, process, log, started = entry
+                _standard_input(process).close()
+                file = result_file(folder, cell)
+                if not file.exists():
+                    error, text = f"the worker ended with status {process.returncode}", log.read_text(errors="replace")
+                    finish(lost_cell(cell, error, text[-4000:], time.perf_counter() - started), file)
+                done(cell, json.loads(file.read_text(encoding="utf-8")))
+            time.sleep(0.1)
+    finally:
+        for _, process, _, _ in running:
+            process.kill()
+            process.wait()
+            _standard_input(process).close()
+
+
+def _standard_input(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None
+    return process.stdin
+
+
+def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where the agent of a cell is kept."""
+    return folder / "runs" / str(cell["key"])
+
+
+def lost_cell(cell: Mapping[str, Any], error: str, log: str, seconds: float) -> dict[str, Any]:
+    """The result of a cell whose worker did not live to write one."""
+    return {
+        "cell": dict(cell), **provenance(), "status": "failed", "error": error, "traceback": log,
+        "wall_seconds": seconds,
+    }  # fmt: skip
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    folder: Path,
+    *,
+    engine: str = "processes",
+    workers: int | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Run the cells that have no result yet; all results, in the order of the plan.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+    folder : Path
+        Of the benchmark; cells that it already holds are not run again.
+    engine : {"processes", "ray"}
+        Worker processes of this machine, or tasks of the Ray cluster at RAY_ADDRESS (see `agents.benchmark_ray`).
+    workers : int, optional
+        Worker processes, >= 1; one for each core by default. Ray has its own count.
+    retry_failed : bool
+        Whether cells that failed are run again.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    RuntimeError
+        If another benchmark is at work in the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    if engine not in ENGINES:
+        raise ValueError(f"engine = {engine!r} is not allowed: it must be one of {', '.join(ENGINES)}")
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers = {workers} is not allowed: it must be >= 1")
+    cells = plan(benchmark)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            before = {result["cell"]["key"]: result for result in results_of(folder, cells)}
+            if retry_failed:
+                for key in [key for key, result in before.items() if result["status"] == "failed"]:
+                    result_file(folder, before.pop(key)["cell"]).unlink()
+            missing = [cell for cell in cells if cell["key"] not in before]
+            failed = sum(result["status"] == "failed" for result in before.values())
+            with tqdm(
+                total=len(cells), initial=len(before), unit="cell", desc="benchmark", disable=not progress
+            ) as bar:
+                bar.set_postfix(failed=failed)
+
+                def done(cell: Mapping[str, Any], result: dict[str, Any]) -> None:
+                    nonlocal failed
+                    if result["status"] == "failed":
+                        failed += 1
+                        bar.write(f"failed: {cell['key']}: {result['error']}", file=sys.stderr)
+                    bar.set_postfix(failed=failed, last=cell["key"].rsplit("-", 1)[0])
+                    bar.update()
+
+                if engine == "ray":
+                    from agents.benchmark_ray import run_ray
+
+                    run_ray(missing, folder, done)
+                else:
+                    _run_processes(missing, folder, workers, done)
+    except Timeout:
+        raise RuntimeError(f"another benchmark is at work in {folder}") from None
+    return results_of(folder, cells)

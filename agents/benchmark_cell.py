@@ -1,0 +1,183 @@
+"""One cell of a benchmark, in a process of its own: train an agent, or score the policies of a market.
+
+``python -m agents.benchmark_cell`` reads a cell as one line of JSON, and ends when its standard input is closed: a
+benchmark that is killed takes its workers along.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.runs import provenance, write_json
+from baselines import best_known_policy, paper_policies, score
+from baselines.catalogue import environment_of, numerical_of, problem_of
+from baselines.frozen import state_laws, tabulate
+from baselines.regret import regret_by_state, regret_map
+
+__all__ = ["ONE_THREAD", "finish", "run_cell"]
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+FRACTIONS = (0.0, 0.5, 0.9)  # of the episode, at which quotes are drawn
+SAMPLE = 64  # episodes of the best policy on which quotes are compared in a market with continuous coordinates
+
+Array = NDArray[Any]
+
+
+def _digits(values: Any) -> Any:
+    """Seven significant digits, as nested lists."""
+    return [_digits(part) for part in values] if np.ndim(values) else float(f"{float(values):.7g}")
+
+
+def _state_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
+    """Quotes over inventory at a few times; other coordinates of the state where the optimum is most often."""
+    problem = problem_of(env)
+    played, laws = tabulate(problem, policy).controls, state_laws(problem, best.controls)
+    inventory, others = problem.coordinates["inventory"], [c for c in problem.coordinates if c != "inventory"]
+    found = []
+    for fraction in FRACTIONS:
+        n = int(fraction * problem.num_steps)
+        likely = int(np.argmax(laws[n]))
+        fixed = {name: float(problem.coordinates[name][likely]) for name in others}
+        chosen = np.ones(problem.num_states, dtype=bool)
+        for name, value in fixed.items():
+            chosen &= problem.coordinates[name] == value
+        rows = np.flatnonzero(chosen)[np.argsort(inventory[chosen])]
+        where = {"fraction": fraction, **fixed}
+        curves = {"inventory": inventory[rows], "optimal": best.controls[n, rows].T, "learned": played[n, rows].T}
+        found.append({"where": where, **{name: _digits(values) for name, values in curves.items()}})
+    return found
+
+
+def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
+    """Mean quotes over inventory in the thirds of episodes that the best policy plays, on the same observations."""
+    envs = env.make_batch(SAMPLE, info="full")
+    observations, info = envs.reset(seed=0)
+    running, now, rows = np.ones(SAMPLE, dtype=bool), np.zeros(SAMPLE), []
+    while running.any():
+        actions, _ = best.predict(observations)
+        learned, _ = policy.predict(observations)
+        quotes = [np.asarray(envs.to_quotes(a), dtype=np.float64) for a in (actions, learned)]
+        rows.append(np.column_stack([now, info["inventory"], *quotes])[running])
+        observations, _, terminated, _, info = envs.step(actions)
+        now = now + info["elapsed"]
+        running = running & ~terminated
+    found, table = [], np.concatenate(rows)
+    third = np.minimum((3.0 * table[:, 0] / env.params.horizon).astype(int), 2)
+    controls = len(env.control_names)
+    for piece in range(3):
+        part = table[third == piece]
+        levels, where, count = np.unique(part[:, 1], return_inverse=True, return_counts=True)
+        sums = np.zeros((len(levels), 2 * controls))
+        np.add.at(sums, where, part[:, 2:])
+        means = (sums / count[:, None])[count >= 5].T
+        curves = {"inventory": levels[count >= 5], "optimal": means[:controls], "learned": means[controls:]}
+        found.append({"where": {"third": piece + 1}, **{name: _digits(values) for name, values in curves.items()}})
+    return found
+
+
+def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
+    """The regret by time and coordinate (see `baselines.regret`); None where no such identity is at hand."""
+    table = getattr(policy, "markov", False) and getattr(policy, "has_mode", True)
+    if numerical_of(env) is not None or not table:
+        return None
+    problem = problem_of(env)
+    if problem.criterion.exponents is not None:
+        return None
+    found = regret_map(problem, regret_by_state(problem, best.solution, tabulate(problem, policy)))
+    coordinates = {
+        name: {"levels": _digits(v), "cells": _digits(found.cells[name])} for name, v in found.levels.items()
+    }
+    return {"times": _digits(found.times), "coordinates": coordinates}
+
+
+def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from agents.train import load_model, train
+
+    home, found = train(
+        cell["config"],
+        cell["env"],
+        seed=cell["seed"],
+        folder=folder,
+        arguments=cell["arguments"],
+        timesteps=cell["timesteps"],
+        threads=1,
+        resume=True,
+        progress=False,
+    )
+    run = json.loads((home / "run.json").read_text(encoding="utf-8"))
+    policy, _ = load_model(home / "model")
+    env = environment_of(cell["env"], **cell["arguments"])
+    best = best_known_policy(env)
+    quotes = _state_quotes if numerical_of(env) is None else _sampled_quotes
+    analysis: dict[str, Any] = {"regret": _regret(env, policy, best), "controls": list(env.control_names)}
+    if getattr(policy, "markov", False):
+        analysis["quotes"] = quotes(env, policy, best)
+    kept = ("steps", "seconds", "steps_per_second", "curve")
+    return {"score": found.to_dict(), "analysis": analysis, **{name: run.get(name) for name in kept}}
+
+
+def _policies(cell: Mapping[str, Any]) -> dict[str, Any]:
+    env = environment_of(cell["env"], **cell["arguments"])
+    best, papers = best_known_policy(env), paper_policies(env)
+    wanted = list(papers) if cell["policies"] is None else cell["policies"]
+    unknown = [name for name in wanted if name not in papers]
+    if unknown:
+        raise ValueError(
+            f"policy {unknown[0]!r} of {cell['env']} is not allowed: it must be one of {', '.join(papers)}"
+        )
+    policies = {}
+    for name, policy in {"optimal" if hasattr(best, "solution") else "best known": best, **papers}.items():
+        if name in wanted or policy is best:
+            found = score(env, policy)
+            policies[name] = {
+                "score": found.to_dict(),
+                "regret": None if policy is best else _regret(env, policy, best),
+            }
+    return {"policies": policies, "controls": list(env.control_names)}
+
+
+def run_cell(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Result of a cell: what it measured, or the error that it ended with; never an exception."""
+    started = time.perf_counter()
+    result: dict[str, Any] = {"cell": dict(cell), **provenance()}
+    try:
+        measured = _train(cell, folder) if cell["kind"] == "agent" else _policies(cell)
+        result |= {"status": "finished", **measured}
+    except Exception as error:
+        result |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    return result | {"wall_seconds": time.perf_counter() - started}
+
+
+def finish(result: Mapping[str, Any], file: Path) -> None:
+    """Keep a result: written beside its place and renamed, so that a file is a whole result."""
+    write_json(file, result)
+
+
+def _die_with_parent() -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Run the cell of the first line of standard input: {"cell", "folder", "file"}."""
+    order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    finish(run_cell(order["cell"], Path(order["folder"])), Path(order["file"]))
+    sys.stdout.flush()
+    os._exit(0)  # the thread that reads standard input would hold the interpreter
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What a benchmark leaves to read: a tidy CSV, tables, JSON provenance, and one HTML file without outside links."""
+
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agents.benchmark import Benchmark, plan
+from agents.benchmark_pictures import (
+    median_run,
+    picture_of_curves,
+    picture_of_quotes,
+    picture_of_regret,
+    picture_of_skill,
+)
+from agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
+from agents.runs import provenance, write_json
+from baselines.reproduce.artifacts import write_table
+
+__all__ = ["markdown_table", "write_report"]
+
+_INTERVALS = ("skill", "regret", "P(improvement)")
+
+
+def _number(value: Any, digits: int) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return value
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Cells of a table: text to show, and what to sort by."""
+    found = []
+    for column in columns:
+        value = row[column]
+        digits = (
+            0 if column in ("runs", "failed", "steps", "seconds", "markets") else 4 if column != "P(improvement)" else 2
+        )
+        text = _number(value, digits)
+        low = row.get(f"{column} low")
+        if column in _INTERVALS and text and low is not None and not pd.isna(low):
+            text += f" [{_number(low, digits)}, {_number(row[f'{column} high'], digits)}]"
+        missing = value is None or pd.isna(value)
+        sort = value if isinstance(value, str) else "" if missing else repr(float(value))
+        found.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
+    return found
+
+
+def _html_table(table: pd.DataFrame) -> dict[str, Any]:
+    columns = [c for c in table.columns if not c.endswith((" low", " high"))]
+    if "failed" in columns and not table["failed"].any():
+        columns.remove("failed")
+    rows = [{"kind": row.get("kind", ""), "cells": _cells(row, columns)} for row in table.to_dict("records")]
+    return {"columns": columns, "rows": rows}
+
+
+def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
+    """The README's table: the learners of each market, and its best policy of the papers."""
+    lines = ["| environment | policy | runs | skill | regret | better than the papers' best | seconds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for env_id, summary in summaries.items():
+        papers = summary[(summary["kind"] == "paper") & (summary["policy"] != "random")].head(1)
+        chosen = pd.concat([summary[summary["kind"] == "agent"], papers])
+        for row in chosen.to_dict("records"):
+            columns = ("policy", "runs", "skill", "regret", "P(improvement)", "seconds")
+            texts = [cell["text"] for cell in _cells(row, columns)]
+            texts[1] = texts[1] if row["kind"] == "agent" else "paper"
+            if row["failed"]:
+                texts[1] += f", {row['failed']} failed"
+            lines.append(f"| `{env_id}` | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _market(
+    env_id: str, summary: pd.DataFrame, tidy: pd.DataFrame, results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    mine = [result for result in results if result["cell"]["env"] == env_id]
+    agents = [result for result in mine if result["cell"]["kind"] == "agent"]
+    finished = [result for result in agents if result["status"] == "finished"]
+    papers: dict[str, Any] = next(
+        (r["policies"] for r in mine if r["cell"]["kind"] == "policies" and r["status"] == "finished"), {}
+    )
+    best_paper = next(
+        (n for n in summary[summary["kind"] == "paper"]["policy"] if papers.get(n, {}).get("regret")), None
+    )
+    pictures = []
+    if finished:
+        pictures.append({"title": "Skill, with 95 % intervals", "uri": picture_of_skill(summary)})
+        pictures.append({"title": "Skill during training", "uri": picture_of_curves(finished)})
+    for name in dict.fromkeys(result["cell"]["name"] for result in finished):
+        run = median_run([result for result in finished if result["cell"]["name"] == name])
+        if run is None:
+            continue
+        label = f"{name}, seed {run['cell']['seed']} (the median run)"
+        if run["analysis"].get("quotes"):
+            pictures.append({"title": f"Quotes of {label} against the best ones", "uri": picture_of_quotes(run)})
+        if run["analysis"].get("regret"):
+            paper = None if best_paper is None else (best_paper, papers[best_paper]["regret"])
+            uri = picture_of_regret(run["analysis"]["regret"], paper, name)
+            pictures.append({"title": f"Where {label} loses value, exactly", "uri": uri})
+    rows = tidy[(tidy["env"] == env_id) & (tidy["status"] == "finished")]
+    facts = {}
+    if len(rows):
+        row = rows.iloc[0]
+        lower, upper = row["optimum_lower"], row["optimum_upper"]
+        facts["optimum"] = f"{lower:.6f}" if lower == upper else f"between {lower:.4f} and {upper:.4f}"
+        facts |= {"level": row["level"], "reference policy (skill 0)": f"{row['reference']:.6f}"}
+    arguments = mine[0]["cell"]["arguments"] if mine else {}
+    if arguments:
+        facts["arguments"] = ", ".join(f"{name} = {value}" for name, value in arguments.items())
+    decomposed = any(result["analysis"].get("regret") for result in finished)
+    return {
+        "id": env_id,
+        "anchor": env_id.replace("/", "-"),
+        "facts": facts,
+        "table": _html_table(summary),
+        "pictures": pictures,
+        "undecomposed": bool(finished) and not decomposed,
+    }
+
+
+def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, pd.DataFrame]:
+    """Write ``results.csv``, ``summary.csv``, ``benchmark.json`` and ``report.html``; the summary of each market.
+
+    Raises
+    ------
+    ImportError
+        Without Jinja2 or matplotlib, the extras ``agents`` and ``plot``.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise ImportError("the report needs Jinja2: pip install 'mmgym[agents]'") from error
+    cells = plan(benchmark)
+    tidy = tidy_table(results)
+    summaries = {
+        env_id: summary_table(tidy, env_id) for env_id in benchmark.environments if (tidy["env"] == env_id).any()
+    }
+    write_table(tidy, folder / "results.csv")
+    if summaries:
+        frames = [summary.assign(env=env_id).set_index("env").reset_index() for env_id, summary in summaries.items()]
+        write_table(pd.concat(frames), folder / "summary.csv")
+    failures = [
+        {"key": result["cell"]["key"], "error": result["error"], "traceback": result.get("traceback", "")}
+        for result in results
+        if result["status"] == "failed"
+    ]
+    worked = sum(result["wall_seconds"] for result in results)
+    about = {
+        "title": benchmark.title,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seeds": benchmark.seeds,
+        "budgets": {f"{c['env']} {c['name']}": c["timesteps"] for c in cells if c["kind"] == "agent"},
+        "cells": len(cells),
+        "finished": sum(result["status"] == "finished" for result in results),
+        "failed": len(failures),
+        "core_seconds": worked,
+        **provenance(),
+        "commits_of_cells": sorted({str(result["commit"]) for result in results}),
+    }
+    benchmark_file = {**about, "benchmark": benchmark._asdict(), "failures": failures}
+    write_json(folder / "benchmark.json", benchmark_file)
+    template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    pairwise = pairwise_table(tidy)
+    html = page.render(
+        about=about,
+        overall=_html_table(overall_table(tidy)),
+        pairwise=_html_table(pairwise) if len(pairwise) else None,
+        markets=[_market(env_id, summary, tidy, results) for env_id, summary in summaries.items()],
+        failures=failures,
+        missing=[cell["key"] for cell in cells if cell["key"] not in {result["cell"]["key"] for result in results}],
+        provenance=json.dumps(about, indent=1),
+    )
+    part = folder / "report.html.part"
+    part.write_text(html, encoding="utf-8")
+    part.replace(folder / "report.html")
+    return summaries

@@ -1,0 +1,136 @@
+"""Tables of a benchmark: every run as a row, and the statistics of each market and of all markets together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from agents.statistics import Interval, bootstrap_interval, probability_of_improvement
+
+__all__ = ["overall_table", "pairwise_table", "summary_table", "tidy_table"]
+
+Results = Sequence[Mapping[str, Any]]
+
+_SCORE = (
+    "value", "value_error", "stderr", "optimum_lower", "optimum_upper", "level", "method", "reference", "skill", "std",
+    "pnl", "pnl_std", "fills", "orders", "mean_absolute_inventory",
+)  # fmt: skip
+COLUMNS = (
+    "env", "kind", "name", "seed", "status", *_SCORE[:9], "regret", "regret_upper", *_SCORE[9:], "steps", "seconds",
+    "steps_per_second", "error",
+)  # fmt: skip
+
+
+def _row(cell: Mapping[str, Any], kind: str, name: str, score: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
+    row = {"env": cell["env"], "kind": kind, "name": name, "seed": cell["seed"], "status": "finished"}
+    row |= {column: score[column] for column in _SCORE}
+    row["regret"], row["regret_upper"] = (score[f"optimum_{side}"] - score["value"] for side in ("lower", "upper"))
+    return row | rest
+
+
+def tidy_table(results: Results) -> pd.DataFrame:
+    """One row for each run and each policy, failures included.
+
+    Columns: `COLUMNS`. ``kind`` is "agent", "paper" or "optimum"; ``regret`` is the gap to ``optimum_lower``,
+    ``regret_upper`` that to ``optimum_upper``; ``seconds`` those of training.
+    """
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        cell = result["cell"]
+        if result["status"] == "failed":
+            kind = "agent" if cell["kind"] == "agent" else "paper"
+            row = {"env": cell["env"], "kind": kind, "name": cell["name"], "seed": cell["seed"], "status": "failed"}
+            rows.append(row | {"error": result["error"], "seconds": result["wall_seconds"]})
+        elif cell["kind"] == "agent":
+            timing = {name: result[name] for name in ("steps", "seconds", "steps_per_second")}
+            rows.append(_row(cell, "agent", cell["name"], result["score"], **timing))
+        else:
+            for number, (name, found) in enumerate(result["policies"].items()):
+                rows.append(_row(cell, "paper" if number else "optimum", name, found["score"]))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({"seed": "Int64"})
+
+
+def _runs(rows: pd.DataFrame, column: str) -> list[float]:
+    """A column of finished runs; failed ones as an infinite loss."""
+    worst = math.inf if column == "regret" else -math.inf
+    pairs = zip(rows["status"], rows[column], strict=True)
+    return [worst if status == "failed" else float(value) for status, value in pairs]
+
+
+def _ends(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.estimate, f"{name} low": found.low, f"{name} high": found.high}
+
+
+def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
+    """A market's policies, best first: interquartile means with 95 % bootstrap intervals over the runs.
+
+    ``P(improvement)`` is the probability that a run beats the best policy of the papers (other than random actions).
+    A policy of the papers is one row without an interval.
+    """
+    market = tidy[tidy["env"] == env_id]
+    papers = market[(market["kind"] == "paper") & (market["status"] == "finished") & (market["name"] != "random")]
+    rows = []
+    for (kind, name), runs in market.groupby(["kind", "name"], sort=False):
+        failed = int((runs["status"] == "failed").sum())
+        row: dict[str, Any] = {"policy": name, "kind": kind, "runs": len(runs), "failed": failed}
+        skill, regret = _runs(runs, "skill"), _runs(runs, "regret")
+        if kind == "agent":
+            row |= _ends("skill", bootstrap_interval([skill])) | _ends("regret", bootstrap_interval([regret]))
+            if len(papers):
+                row |= _ends("P(improvement)", probability_of_improvement([skill], [[float(papers["skill"].max())]]))
+            row |= {"steps": runs["steps"].median(), "seconds": runs["seconds"].median()}
+        else:
+            row |= {"skill": skill[0], "regret": regret[0]}
+        rows.append(row)
+    columns = [
+        *(
+            "policy",
+            "kind",
+            "runs",
+            "failed",
+            "skill",
+            "skill low",
+            "skill high",
+            "regret",
+            "regret low",
+            "regret high",
+        ),
+        *("P(improvement)", "P(improvement) low", "P(improvement) high", "steps", "seconds"),
+    ]
+    return pd.DataFrame(rows, columns=columns).sort_values("skill", ascending=False, ignore_index=True, kind="stable")
+
+
+def _agents(tidy: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
+    """Skills by algorithm and market."""
+    agents = tidy[tidy["kind"] == "agent"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for (name, env_id), runs in agents.groupby(["name", "env"], sort=False):
+        found.setdefault(str(name), {})[str(env_id)] = _runs(runs, "skill")
+    return found
+
+
+def overall_table(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Interquartile mean of the skill over all markets and runs of each algorithm; the markets are the strata."""
+    rows = [
+        {"algorithm": name, "markets": len(markets), "runs": sum(map(len, markets.values()))}
+        | _ends("skill", bootstrap_interval(list(markets.values())))
+        for name, markets in _agents(tidy).items()
+    ]
+    columns = ["algorithm", "markets", "runs", "skill", "skill low", "skill high"]
+    return pd.DataFrame(rows, columns=columns).sort_values("skill", ascending=False, ignore_index=True)
+
+
+def pairwise_table(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Probability that the first algorithm's run beats the second's, over the markets that both were trained in."""
+    found, rows = _agents(tidy), []
+    for first in found:
+        for second in found:
+            shared = [env_id for env_id in found[first] if env_id in found[second]]
+            if first != second and shared:
+                pair = [[found[name][env_id] for env_id in shared] for name in (first, second)]
+                row = {"first": first, "second": second, "markets": len(shared)}
+                rows.append(row | _ends("P(improvement)", probability_of_improvement(*pair)))
+    columns = ["first", "second", "markets", "P(improvement)", "P(improvement) low", "P(improvement) high"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,349 @@
+"""The benchmark: planned, killed and resumed, its failures shown, its report read back in a browser."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import baselines
+from agents.benchmark import load_benchmark, plan, result_file, run_benchmark
+from agents.benchmark_report import markdown_table, write_report
+from agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
+from agents.cli import main
+from agents.config import config_names, configurations_for
+from mmgym.registration import ENVIRONMENTS
+
+AS = "mmgym/AvellanedaStoikov-v0"
+ROOT = Path(__file__).parents[1]
+TINY = """
+mmgym/AvellanedaStoikov-v0:
+  n_envs: 8
+  n_timesteps: 1600
+  policy: MlpPolicy
+  normalize: {norm_obs: true, norm_reward: true, gamma: 1.0}
+  n_steps: 100
+  batch_size: 400
+  n_epochs: 1
+  gamma: 1.0
+  policy_kwargs: {net_arch: [16]}
+"""
+
+
+def benchmark_file(folder, *, seeds="[0, 1]", breaking=False):
+    """A tiny benchmark; with ``breaking``, a second algorithm whose settings PPO refuses when it trains."""
+    (folder / "ppo.yml").write_text(TINY)
+    names = f"{folder}/ppo.yml"
+    if breaking:
+        (folder / "ppo-broken.yml").write_text(TINY.replace("n_epochs: 1", "learning_rate: -1.0"))
+        names += f", {folder}/ppo-broken.yml"
+    path = folder / "tiny.yml"
+    path.write_text(
+        f"title: tiny\nseeds: {seeds}\nenvironments:\n  {AS}:\n    algorithms: [{names}]\n"
+        "    arguments: {num_steps: 20}\n    policies: [hjb, constant]\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A benchmark with a failing algorithm that was killed mid-way and run again; cells written before the kill."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    file, out = benchmark_file(folder, breaking=True), folder / "out"
+    script = (
+        "import sys; from pathlib import Path; from agents.benchmark import *;"
+        "run_benchmark(load_benchmark(sys.argv[1]), Path(sys.argv[2]), workers=1, progress=False)"
+    )
+    command = [sys.executable, "-c", script, str(file), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while len(list(out.rglob("cells/*/*.json"))) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("cells/*/*.json")}
+    return file, out, before, run_benchmark(load_benchmark(file), out, workers=2, progress=False)
+
+
+def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
+    file, out, before, results = finished
+    cells = plan(load_benchmark(file))
+    assert 2 <= len(before) < len(cells) == 5
+    for path, written in before.items():
+        assert path.stat().st_mtime_ns == written
+    assert [result["cell"] for result in results] == cells
+    assert not list(out.rglob("*.part"))
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("cells/*/*.json")}
+    again = run_benchmark(load_benchmark(file), out, progress=False)
+    assert again == results
+    assert after == {path: path.stat().st_mtime_ns for path in out.rglob("cells/*/*.json")}
+
+
+def test_a_worker_dies_with_its_benchmark(tmp_path):
+    """A worker whose standard input closes ends; one that is waiting for its cell too."""
+    command = [sys.executable, "-m", "agents.benchmark_cell"]
+    cell = plan(load_benchmark(benchmark_file(tmp_path)))[1] | {"timesteps": 10**8}
+    order = {"cell": cell, "folder": str(tmp_path / "run"), "file": str(tmp_path / "cell.json")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as worker:
+        worker.stdin.write(json.dumps(order).encode() + b"\n")
+        worker.stdin.flush()
+        end = time.monotonic() + 60
+        while not (tmp_path / "run" / "run.json").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert worker.poll() is None
+        worker.stdin.close()
+        assert worker.wait(timeout=20) == 1
+    assert not (tmp_path / "cell.json").exists()
+
+
+def test_results_are_those_of_the_score(finished):
+    _, _, _, results = finished
+    tidy = tidy_table(results)
+    papers = baselines.paper_policies(AS, num_steps=20)
+    for name in ("hjb", "constant"):
+        found = baselines.score(AS, papers[name], num_steps=20)
+        row = tidy[tidy["name"] == name].iloc[0]
+        assert (row["value"], row["skill"], row["regret"]) == pytest.approx((found.value, found.skill, found.regret))
+    agents = [r for r in results if r["status"] == "finished" and r["cell"]["kind"] == "agent"]
+    for result in agents:
+        part = result["analysis"]["regret"]["coordinates"]["inventory"]["cells"]
+        assert np.sum(part) == pytest.approx(result["score"]["regret"], rel=1e-5)
+
+
+def test_failures_are_shown_and_count_as_losses(finished, capsys):
+    file, out, _, results = finished
+    failed = [result for result in results if result["status"] == "failed"]
+    assert {result["cell"]["name"] for result in failed} == {"ppo-broken"}
+    assert len(failed) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", str(file), "--folder", str(out)])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert printed.count("failed: mmgym-AvellanedaStoikov-v0/ppo-broken-") == 2
+    summary = summary_table(tidy_table(results), AS).set_index("policy")
+    assert summary.loc["ppo-broken", "failed"] == 2
+    assert summary.loc["ppo-broken", "skill"] == -math.inf
+    assert summary.loc["ppo", "failed"] == 0
+    written = pd.read_csv(out / "results.csv")
+    assert (written["status"] == "failed").sum() == 2
+    assert json.loads((out / "benchmark.json").read_text())["failed"] == 2
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "ppo-broken" in page
+    assert failed[0]["error"].split(":")[0] in page
+
+
+def test_a_worker_that_is_killed_is_a_failed_cell_and_can_be_retried(tmp_path, monkeypatch):
+    """The worker's interpreter ends at once, as if the system had killed it."""
+    benchmark = load_benchmark(benchmark_file(tmp_path, seeds="[0]"))
+    false = shutil.which("false")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", false)
+        results = run_benchmark(benchmark, tmp_path / "out", workers=2, progress=False)
+    assert [result["status"] for result in results] == ["failed", "failed"]
+    assert "status 1" in results[0]["error"]
+    kept = run_benchmark(benchmark, tmp_path / "out", progress=False)
+    assert kept == results
+    papers = plan(benchmark)[0]
+    again = run_benchmark(benchmark._replace(seeds=[0]), tmp_path / "out", workers=2, retry_failed=True, progress=False)
+    assert [result["status"] for result in again] == ["finished", "finished"]
+    assert result_file(tmp_path / "out", papers).exists()
+
+
+def test_two_benchmarks_do_not_share_a_folder(tmp_path):
+    from filelock import FileLock
+
+    benchmark = load_benchmark(benchmark_file(tmp_path))
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / "lock"), pytest.raises(RuntimeError, match="another benchmark is at work"):
+        run_benchmark(benchmark, tmp_path / "out", progress=False)
+
+
+# --- tables, of made-up runs
+
+
+def made_up():
+    def row(env, kind, name, seed, skill, status="finished"):
+        regret = 10.0 * (1.0 - skill) if status == "finished" else None
+        return {
+            "env": env,
+            "kind": kind,
+            "name": name,
+            "seed": seed,
+            "status": status,
+            "skill": skill,
+            "regret": regret,
+        }
+
+    rows = [row("a", "agent", "x", seed, skill) for seed, skill in enumerate([0.1, 0.5, 0.6, 0.7, 0.9])]
+    rows += [row("b", "agent", "x", seed, skill) for seed, skill in enumerate([0.2, 0.2, 0.2])]
+    rows += [row("a", "agent", "y", seed, skill) for seed, skill in enumerate([0.8, 0.8, 0.8, 0.8])]
+    rows += [row("a", "agent", "y", 4, None, "failed")]
+    rows += [row("a", "optimum", "optimal", None, 1.0), row("a", "paper", "p", None, 0.55)]
+    rows += [row("a", "paper", "random", None, 0.99)]
+    return pd.DataFrame(rows).assign(steps=100, seconds=2.0)
+
+
+def test_summary_of_made_up_runs():
+    table = summary_table(made_up(), "a").set_index("policy")
+    assert list(table.index) == ["optimal", "random", "y", "x", "p"]
+    assert table.loc["x", "skill"] == pytest.approx(0.6)  # of 0.5, 0.6, 0.7
+    assert table.loc["x", "regret"] == pytest.approx(4.0)
+    assert table.loc["x", "P(improvement)"] == pytest.approx(3 / 5)  # against p; random is no paper's policy
+    assert table.loc["y", "P(improvement)"] == pytest.approx(4 / 5)
+    assert table.loc["y", "skill low"] == -math.inf
+    assert table.loc["y", "regret high"] == math.inf
+    assert table.loc["y", ["runs", "failed"]].tolist() == [5, 1]
+    assert math.isnan(table.loc["p", "skill low"])
+
+
+def test_overall_and_pairwise_tables_of_made_up_runs():
+    overall = overall_table(made_up()).set_index("algorithm")
+    # eight runs, two cut off at each end: 0.2, 0.2, 0.5, 0.6 remain
+    assert overall.loc["x", "skill"] == pytest.approx(1.5 / 4)
+    assert overall.loc["x", ["markets", "runs"]].tolist() == [2, 8]
+    pairs = pairwise_table(made_up()).set_index(["first", "second"])
+    # in market a only: 0.9 beats the four 0.8, and all five beat the failed run
+    assert pairs.loc[("x", "y"), "P(improvement)"] == pytest.approx((4 + 5) / 25)
+    assert pairs.loc[("y", "x"), "P(improvement)"] == pytest.approx(16 / 25)
+
+
+def test_markdown_table():
+    lines = markdown_table({"a": summary_table(made_up(), "a")}).splitlines()
+    assert lines[3].startswith("| `a` | x | 5 | 0.6000 [")
+    assert "5, 1 failed" in lines[2]
+    assert lines[4] == "| `a` | p | paper | 0.5500 | 4.5000 |  |  |"
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds: [0]\n", "environments must map"),
+        ("seeds: 5\nenvironments: {a: }\n", "seeds = 5 must be a list"),
+        ("seeds: [0, 0]\nenvironments: {a: }\n", "must differ"),
+        ("seeds: [0]\nsurprise: 1\nenvironments: {a: }\n", "unknown key 'surprise'.*allowed are title"),
+        ("seeds: [0]\nenvironments: {a: {tries: 3}}\n", "unknown key 'tries' of a: allowed are algorithms"),
+        ("seeds: [0]\nbudgets: {ppo: 0}\nenvironments: {a: }\n", "budget of ppo = 0 must be"),
+        ("a: [", "is not YAML"),
+        ("- 1\n", "must be a mapping"),
+    ],
+)
+def test_bad_benchmark_files_are_named(tmp_path, text, message):
+    (tmp_path / "bad.yml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_benchmark(tmp_path / "bad.yml")
+
+
+def test_bad_arguments_are_named(tmp_path):
+    benchmark = load_benchmark(benchmark_file(tmp_path))
+    with pytest.raises(ValueError, match="engine = 'slurm' is not allowed: it must be one of processes, ray"):
+        run_benchmark(benchmark, tmp_path / "out", engine="slurm")
+    with pytest.raises(ValueError, match="workers = 0 is not allowed"):
+        run_benchmark(benchmark, tmp_path / "out", workers=0)
+    with pytest.raises(FileNotFoundError, match="no benchmark 'nothing'"):
+        load_benchmark("nothing")
+
+
+def test_the_full_benchmark_covers_every_id_and_every_suitable_algorithm():
+    cells = plan(load_benchmark("benchmark"))
+    agents = {(cell["env"], cell["name"]): set() for cell in cells if cell["kind"] == "agent"}
+    for cell in cells:
+        if cell["kind"] == "agent":
+            agents[cell["env"], cell["name"]].add(cell["seed"])
+    assert set(agents) == {(row.id, name) for row in ENVIRONMENTS for name in configurations_for(row.id)}
+    assert all(len(seeds) >= 5 for seeds in agents.values())
+    assert {cell["env"] for cell in cells if cell["kind"] == "policies"} == {row.id for row in ENVIRONMENTS}
+    assert len({cell["key"] for cell in cells}) == len(cells)
+    assert "benchmark" not in config_names()
+    assert plan(load_benchmark("configs/benchmark_quick.yml"))
+
+
+def test_a_changed_budget_is_another_cell(tmp_path):
+    first = load_benchmark(benchmark_file(tmp_path))
+    second = first._replace(budgets={"ppo": 800})
+    keys = [{cell["key"] for cell in plan(benchmark)} for benchmark in (first, second)]
+    assert len(keys[0] & keys[1]) == 1  # the papers' policies
+
+
+def test_the_readme_shows_the_committed_results():
+    folder = ROOT / "configs" / "results" / "benchmark_quick"
+    about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+    assert about["finished"] == about["cells"] == len(plan(load_benchmark("benchmark_quick")))
+    assert {"versions", "commit", "seeds", "budgets", "written"} <= set(about)
+    summary = pd.read_csv(folder / "summary.csv")
+    table = markdown_table(dict(list(summary.groupby("env", sort=False))))
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    tidy = pd.read_csv(folder / "results.csv").astype({"seed": "Int64"})
+    for env_id, rows in summary.groupby("env", sort=False):  # the summary is that of the runs
+        again = summary_table(tidy, str(env_id))
+        pd.testing.assert_frame_equal(again, rows.drop(columns="env").reset_index(drop=True), rtol=1e-9, atol=1e-9)
+
+
+# --- the report in a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+def test_the_report_is_read_back_in_chromium(finished, browser):
+    file, out, _, results = finished
+    summary = write_report(load_benchmark(file), results, out)[AS]
+    browser.get((out / "report.html").as_uri())
+    assert browser.title == "mmgym benchmark: tiny"
+    table = browser.find_element("id", "table-mmgym-AvellanedaStoikov-v0")
+
+    def column(number):
+        rows = table.find_elements("css selector", "tbody tr")
+        return [row.find_elements("css selector", "td")[number].text for row in rows]
+
+    heads = table.find_elements("css selector", "th")
+    names = [head.text for head in heads]
+    assert names == ["policy", "kind", "runs", "failed", "skill", "regret", "P(improvement)", "steps", "seconds"]
+    assert column(0) == list(summary["policy"]) == ["optimal", "hjb", *summary["policy"][2:]]
+    shown = dict(zip(column(0), column(4), strict=True))
+    for row in summary[summary["kind"] == "paper"].to_dict("records"):
+        assert shown[row["policy"]] == f"{row['skill']:.4f}"
+    assert shown["ppo-broken"].startswith("−∞")
+    heads[5].click()  # regret, largest first
+    regrets = summary.sort_values("regret", ascending=False)["policy"]
+    assert column(0) == list(regrets)
+    assert heads[5].get_attribute("aria-sort") == "descending"
+    heads[5].click()
+    assert column(0) == list(regrets[::-1])
+    heads[0].click()
+    assert column(0) == sorted(summary["policy"], reverse=True)
+    assert len(browser.find_elements("css selector", "#failures li")) == 2
+    pictures = browser.find_elements("css selector", "img")
+    assert len(pictures) == 4
+    for picture in pictures:  # decoded, and inside the file
+        assert browser.execute_script("return arguments[0].naturalWidth", picture) > 300
+        assert picture.get_attribute("src").startswith("data:image/png;base64,")
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(name.startswith("data:") for name in loaded)
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
