@@ -3,7 +3,7 @@
 from baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
 from baselines.policy import Policy
 from baselines.scoring import AboveOptimum, Score, pnl_distribution, rollout, score, score_table
-from baselines.tables import read_table, write_table
+from baselines.tables import load_policy, read_table, write_table
 
 __all__ = [
     "AboveOptimum",
@@ -11,6 +11,7 @@ __all__ = [
     "Policy",
     "Score",
     "best_known_policy",
+    "load_policy",
     "optimal_policy",
     "paper_policies",
     "pnl_distribution",
