@@ -7,7 +7,7 @@ import yaml
 
 from agents.algorithms import ALGORITHMS
 
-__all__ = ["Config", "config_names", "configurations_for", "load_config"]
+__all__ = ["Config", "config_names", "configurations_for", "load_config", "read_yaml"]
 
 # Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
@@ -36,7 +36,11 @@ class Config(NamedTuple):
 
 
 def config_names() -> list[str]:
-    """Names of the shipped configurations."""
+    """Names of the shipped configurations of algorithms."""
+    return [name for name in _shipped_names() if name.split("-")[0] in ALGORITHMS]
+
+
+def _shipped_names() -> list[str]:
     return sorted(path.stem for path in _shipped_folder().glob("*.yml"))
 
 
@@ -53,6 +57,23 @@ def _shipped_folder() -> Path:
     return checkout if checkout.is_dir() else package / "configs"
 
 
+def read_yaml(name_or_path: str) -> tuple[Any, str]:
+    """Content and file name of a configuration: a path, or the name of a shipped one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not YAML.
+    """
+    text, source = _read(name_or_path)
+    try:
+        return yaml.safe_load(text), source
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+
+
 def _read(name_or_path: str) -> tuple[str, str]:
     """Text and file name of a configuration: a path, or the name of a shipped one."""
     path = Path(name_or_path)
@@ -62,7 +83,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
     if path.parent in (Path(), Path("configs")) and shipped.is_file():
         return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
     raise FileNotFoundError(
-        f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {', '.join(config_names())}"
+        f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {', '.join(_shipped_names())}"
     )
 
 
@@ -82,14 +103,10 @@ def load_config(name_or_path: str, env_id: str) -> Config:
     ValueError
         If the file is not YAML, has no settings for the id, an unknown key, a wrong value, or a discount other than 1.
     """
-    text, source = _read(name_or_path)
+    content, source = read_yaml(name_or_path)
     algorithm = Path(source).stem.split("-")[0]
     if algorithm not in ALGORITHMS:
         raise ValueError(f"{source}: the file name must start with an algorithm: {', '.join(ALGORITHMS)}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get(env_id), dict):
         known = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
         raise ValueError(f"{source} has no settings for {env_id!r}: it has them for {known}")

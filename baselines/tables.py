@@ -8,11 +8,41 @@ from typing import Any
 import numpy as np
 
 from baselines.catalogue import environment_of, problem_of, table_policy
-from baselines.frozen import Table, tabulate, tabulate_distribution
+from baselines.frozen import FrozenProblem, Table, tabulate, tabulate_distribution
+from baselines.policy import as_policy
 
-__all__ = ["load_policy", "read_table", "write_table"]
+__all__ = ["load_policy", "read_table", "tabulated", "write_table"]
 
 FORMAT = 1
+
+
+def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple[Table, str]:
+    """The table that a policy of the observation plays, and how: "exact", or "exact, as it acts" (by its distribution).
+
+    Parameters
+    ----------
+    problem : FrozenProblem
+    policy : Policy
+    deterministic : bool
+        Whether a stochastic policy is tabulated at its mode, if it has one, or as it acts.
+
+    Raises
+    ------
+    ValueError
+        If the policy draws its actions and has no distribution.
+    """
+    if deterministic and getattr(policy, "has_mode", True):
+        return tabulate(problem, policy), "exact"
+    if hasattr(policy, "distribution"):
+        return tabulate_distribution(problem, policy), "exact, as it acts"
+    if deterministic:
+        raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")
+    mode = tabulate(problem, policy)
+    if not np.array_equal(mode.controls, tabulate(problem, policy, deterministic=False).controls):
+        raise ValueError(
+            f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
+        )
+    return mode, "exact"
 
 
 def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool = True, **arguments: Any) -> Path:
@@ -41,20 +71,11 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
     Raises
     ------
     ValueError
-        If the policy has no mode, or is asked for as it acts and has no distribution.
+        If the policy draws its actions and has no distribution.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
-    if not hasattr(policy, "predict"):
-        from baselines.policy import CallablePolicy
-
-        policy = CallablePolicy(policy, True)
-    if deterministic and getattr(policy, "has_mode", True):
-        table = tabulate(problem, policy)
-    elif hasattr(policy, "distribution"):
-        table = tabulate_distribution(problem, policy)
-    else:
-        raise ValueError(f"{type(policy).__name__} has no distribution(): it can be tabulated at its mode only")
+    table, _ = tabulated(problem, as_policy(policy, True), deterministic)
     description = {
         "format": FORMAT,
         "market": base.market.name,

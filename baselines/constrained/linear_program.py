@@ -1,12 +1,12 @@
 """The occupancy-measure linear program: the optimum over all randomised policies of the full state.
 
-Unknowns are the probabilities ``x(n, s, a)`` of being in state ``s`` at step ``n`` and posting the quotes ``a``; flow is
-kept, and objective and limits are linear in them (glft.md, section 6; Altman 1999, chapter 3). A policy may look at
-wealth and drawdown here, so the optimum is an upper bound of what a schedule of quotes can reach.
+Unknowns are the probabilities ``x(n, s, a)`` of being in state ``s`` at step ``n`` and posting the quotes ``a``; flow
+is kept, and objective and limits are linear in them (Altman 1999, chapter 3). A policy may look at wealth and drawdown
+here, so the optimum is an upper bound of what a schedule of quotes can reach.
 """
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class LinearProgram:
 
     def _minimise(self, cost: Array, kept: list[str]) -> Array | None:
         limits = self.chain.risk_limits
-        found = linprog(
+        found: Any = linprog(  # type: ignore[call-overload]
             cost,
             A_ub=np.stack([self._counted[name] for name in kept]) if kept else None,
             b_ub=[float(limits[name].probability) for name in kept] if kept else None,
@@ -112,7 +112,7 @@ class LinearProgram:
         limits, unknowns = self.chain.risk_limits, len(self.keys)
         names = list(limits)
         excess = -np.eye(len(names))
-        found = linprog(
+        found: Any = linprog(  # type: ignore[call-overload]
             np.concatenate([np.zeros(unknowns), np.ones(len(names))]),
             A_ub=np.hstack([np.stack([self._counted[name] for name in names]), excess]),
             b_ub=[float(limits[name].probability) for name in names],

@@ -310,7 +310,10 @@ def first_table(chain: Chain, sweeps: int = 3) -> dict[tuple[int, int], Quotes]:
     def rank(table: Table) -> tuple[Fraction, Fraction]:
         found = evaluate_table(chain, table)
         excess = sum(
-            (max(found.probabilities[name] - limit.probability, Fraction(0)) for name, limit in chain.risk_limits.items()),
+            (
+                max(found.probabilities[name] - limit.probability, Fraction(0))
+                for name, limit in chain.risk_limits.items()
+            ),
             Fraction(0),
         )
         return -excess, found.value

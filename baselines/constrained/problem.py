@@ -39,7 +39,7 @@ class AgentSettings(NamedTuple):
 
     iterations: int = 4000
     learning_rate: float = 0.05
-    dual_rate: float = 20.0
+    dual_rate: float = 10.0
     seed: int = 0
 
 
@@ -153,8 +153,8 @@ def _check_quotes(source: str, chain: Chain) -> None:
             if not sums:
                 raise ValueError(f"{source}: market.fill_probabilities of any two sides add up to more than 1")
             raise ValueError(
-                f"{source}: limits.spread = {list(chain.limits.spread or ())} leaves no quotes at inventory {inventory}: "
-                f"the ticks allow total spreads of {', '.join(map(str, sums))}"
+                f"{source}: limits.spread = {list(chain.limits.spread or ())} leaves no quotes at inventory "
+                f"{inventory}: the ticks allow total spreads of {', '.join(map(str, sums))}"
             )
 
 

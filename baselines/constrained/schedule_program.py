@@ -1,9 +1,9 @@
 """The best deterministic schedule of quotes, certified: OR-Tools CP-SAT on whole numbers (extra ``constraints``).
 
-A boolean ``y(n, q, a)`` says that the schedule posts the quotes ``a`` at step ``n`` and inventory ``q``, exactly one for
-each cell. ``x(n, s, a)`` is the mass of state ``s``, in parts of ``B^n``, that plays ``a``: whole numbers, since a
+A boolean ``y(n, q, a)`` says that the schedule posts the quotes ``a`` at step ``n`` and inventory ``q``, exactly one
+for each cell. ``x(n, s, a)`` is the mass of state ``s``, in parts of ``B^n``, that plays ``a``: whole numbers, since a
 schedule does not split masses, and 0 unless ``y``. The flow of masses, the limits and the objective are linear with
-whole coefficients, so nothing is rounded and the optimum is a certified rational (glft.md, section 6).
+whole coefficients, so nothing is rounded and the optimum is a certified rational.
 """
 
 import math
@@ -24,9 +24,9 @@ Progress = Callable[[float, float, float], None]  # seconds, best value so far (
 class ScheduleOptimum(NamedTuple):
     """What was found within the time limit.
 
-    ``status`` is "optimal", "feasible" (the best found within the time limit), "infeasible" or "unknown" (nothing found,
-    nothing proved). ``schedule`` and ``evaluation`` are None where there is no solution. ``bound`` is CP-SAT's upper
-    bound of the optimum, or None where it stopped before it had one.
+    ``status`` is "optimal", "feasible" (the best found within the time limit), "infeasible" or "unknown" (nothing
+    found, nothing proved). ``schedule`` and ``evaluation`` are None where there is no solution. ``bound`` is CP-SAT's
+    upper bound of the optimum, or None where it stopped before it had one.
     """
 
     status: str
@@ -76,7 +76,7 @@ class ScheduleProgram:
                 self._chosen[n, q] = cell
         mass: dict[Any, Any] = {chain.start: 1}
         highest: dict[Any, int] = {chain.start: 1}
-        self._running: list[tuple[int, Any]] = []  # coefficients and masses of step rewards
+        rewards: list[tuple[Any, Any]] = []
         for n, layer in enumerate(chain.layers[:-1]):
             inflow: dict[Any, list[Any]] = {}
             reach: dict[Any, int] = {}
@@ -110,16 +110,14 @@ class ScheduleProgram:
             for state, variable in mass.items():
                 reward = chain.step_reward(state.inventory) * self._objective_scale * rest
                 if reward:
-                    self._running.append((int(reward), variable))
-        self._final = mass
+                    rewards.append((int(reward), variable))
         self._counted = {
             name: sum((variable for state, variable in mass.items() if chain.violates(name, state)), start=0)
             for name in chain.risk_limits
         }
-        self._worth = sum(
-            (int(self.chain.final_reward(state) * self._objective_scale) * variable for state, variable in mass.items()),
-            start=0,
-        ) + sum((coefficient * variable for coefficient, variable in self._running), start=0)
+        for state, variable in mass.items():
+            rewards.append((chain.final_reward(state) * self._objective_scale, variable))
+        self._worth = sum((int(reward) * variable for reward, variable in rewards), start=0)
 
     def _run(
         self,
@@ -167,9 +165,7 @@ class ScheduleProgram:
         }
         return status, schedule, bound, solver.wall_time
 
-    def solve(
-        self, *, time_limit: float = 60.0, workers: int = 1, progress: Progress | None = None
-    ) -> ScheduleOptimum:
+    def solve(self, *, time_limit: float = 60.0, workers: int = 1, progress: Progress | None = None) -> ScheduleOptimum:
         """The best schedule under all limits, certified unless the time limit (seconds) comes first.
 
         The search starts from `first_table`. With one worker the result is reproducible, the time limit apart.
@@ -185,7 +181,11 @@ class ScheduleProgram:
                 f"CP-SAT's schedule is worth {found.value} with {found.probabilities}, and not {bound} within the "
                 "limits: this is a bug, please report it"
             )
-        if status in ("unknown", "feasible") and first.meets(self.chain) and (found is None or found.value < first.value):
+        if (
+            status in ("unknown", "feasible")
+            and first.meets(self.chain)
+            and (found is None or found.value < first.value)
+        ):
             status, table, found = "feasible", self._hint, first
         return ScheduleOptimum(status, table, found, bound, seconds)
 

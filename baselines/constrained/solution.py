@@ -1,4 +1,4 @@
-"""Solving a risk-constrained problem: bounds, the certified schedule, why there is none, and the schedule as a policy."""
+"""Solving a risk-constrained problem: bounds, the certified schedule or why there is none, the schedule as a policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +73,9 @@ class Infeasibility:
                 line += " (raising this limit to that is enough)"
             lines.append(line)
         if self.relaxation is not None:
-            raised = ", ".join(f"{name} {_number(p)}" for name, p in self.relaxation.items() if p > self.asked[name])
+            raised = ", ".join(
+                f"{name} {_number(p)}" for name, p in self.relaxation.items() if p - self.asked[name] > ROUNDING
+            )
             lines.append(f"  smallest relaxation in all: {raised}")
         return "\n".join(lines)
 
@@ -319,7 +321,9 @@ def schedule_policy(schedule: Schedule, settings: EnvironmentSettings, chain: Ch
     """
     env = environment_of(settings.id, **settings.arguments)
     if tuple(env.control_names) != ("bid_depth", "ask_depth") or set(problem_of(env).coordinates) != {"inventory"}:
-        raise ValueError(f"environment.id = {settings.id!r} is not allowed: its controls must be a bid and an ask depth")
+        raise ValueError(
+            f"environment.id = {settings.id!r} is not allowed: its controls must be a bid and an ask depth"
+        )
     problem, steps = problem_of(env), chain.market.num_steps
     bound, states = (problem.num_states - 1) // 2, problem.num_states
     if problem.num_steps != steps or bound != chain.market.inventory_limit:
