@@ -54,7 +54,7 @@ def constrain_command(options: argparse.Namespace) -> None:
     from baselines.constrained import constrain, read_problem
     from mmgym.arguments import integer, real
 
-    content, source = read_yaml(options.config)
+    content, source = read_yaml(options.config, ("constrain_",))
     problem = read_problem(content, source)
     limit = problem.time_limit if options.time_limit is None else real("--time-limit", options.time_limit, above=0.0)
     workers = problem.workers if options.workers is None else integer("--workers", options.workers, low=1, high=1024)

@@ -59,7 +59,7 @@ def changed(path, value, base=SMALL):
 
 
 def shipped(name):
-    return read_problem(read_yaml(name)[0], name)
+    return read_problem(read_yaml(name, ("constrain_",))[0], name)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -142,7 +142,7 @@ class ConstrainedSolution:
             how = "optimum, certified" if self.schedule.status == "optimal" else f"gap {float(self.gap or 0):.6g}"
             rows.append(("CP-SAT schedule", self.schedule.evaluation, how))
         rows += [(name, found, "exact") for name, found in (others or {}).items()]
-        table = []
+        table: list[dict[str, Any]] = []
         for name, found, how in rows:
             probabilities = {f"P({limit})": float(found.probabilities[limit]) for limit in chain.risk_limits}
             keeps = all(found.probabilities[k] <= p.probability + ROUNDING for k, p in chain.risk_limits.items())
@@ -157,7 +157,8 @@ class ConstrainedSolution:
                     "how": how,
                 }
             )
-        return pd.DataFrame(table).sort_values("value", ascending=False, ignore_index=True, kind="stable")
+        order = sorted(range(len(table)), key=lambda i: -round(table[i]["value"], 9))
+        return pd.DataFrame([table[i] for i in order])
 
     def schedule_table(self) -> pd.DataFrame:
         """The schedule: quotes by step and inventory, in ticks; empty where a side is off."""
