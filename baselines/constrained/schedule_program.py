@@ -54,7 +54,8 @@ class ScheduleProgram:
         penalties = (chain.market.terminal_penalty, chain.market.running_penalty)
         self._objective_scale = math.lcm(*(penalty.denominator for penalty in penalties))
         steps, bound = chain.market.num_steps, chain.inventory_limit
-        wealth = max(max(abs(state.wealth) for state in layer) for layer in chain.layers)
+        farthest = max(map(abs, chain.market.mid_moves))
+        wealth = steps * (max(chain.market.fill_probabilities) + bound * farthest)
         reach = wealth + (penalties[0] + steps * penalties[1]) * bound**2 + 1
         if self._whole * self._objective_scale * reach > LARGEST:
             raise ValueError(
@@ -119,6 +120,10 @@ class ScheduleProgram:
             rewards.append((chain.final_reward(state) * self._objective_scale, variable))
         self._worth = sum((int(reward) * variable for reward, variable in rewards), start=0)
 
+    def _most(self, name: str) -> int:
+        """The parts of ``B^N`` that a limit allows, a whole number."""
+        return math.floor(self.chain.risk_limits[name].probability * self._whole)
+
     def _run(
         self,
         objective: Any,
@@ -131,8 +136,7 @@ class ScheduleProgram:
     ) -> tuple[str, dict[tuple[int, int], Quotes] | None, Fraction | None, float]:
         model = self._model.clone()
         for name in kept:
-            limit = self.chain.risk_limits[name].probability
-            model.add(limit.denominator * self._counted[name] <= limit.numerator * self._whole)
+            model.add(self._counted[name] <= self._most(name))
         (model.maximize if maximise else model.minimize)(objective)
         for cell, pair in (self._hint or {}).items():
             for other, variable in self._chosen[cell].items():
@@ -200,13 +204,12 @@ class ScheduleProgram:
         return status, None if table is None else evaluate_table(self.chain, table).probabilities[name]
 
     def relax(self, *, time_limit: float = 60.0, workers: int = 1) -> tuple[str, dict[str, Fraction] | None]:
-        """Probabilities that some schedule keeps to, raised above those asked by as little as possible in all."""
+        """Probabilities that some schedule keeps to, raised by as little as possible in all (to a part of ``B^N``)."""
         limits = self.chain.risk_limits
-        common = math.lcm(*(limit.probability.denominator for limit in limits.values()))
         excess = []
-        for name, limit in limits.items():
-            raised = self._model.new_int_var(0, common * self._whole, "")
-            self._model.add(common * self._counted[name] - int(limit.probability * common) * self._whole <= raised)
+        for name in limits:
+            raised = self._model.new_int_var(0, self._whole, "")
+            self._model.add(self._counted[name] - self._most(name) <= raised)
             excess.append(raised)
         status, table, _, _ = self._run(sum(excess), False, [], time_limit, workers, None, self._whole)
         if table is None:

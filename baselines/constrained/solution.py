@@ -65,8 +65,12 @@ class Infeasibility:
             alone, others = self.alone[name], self.with_others[name]
             line = f"  {name}: {_number(asked)} is asked; the smallest alone is {at}{_number(alone)}"
             if len(self.asked) > 1:
-                kept = "cannot be kept either" if others is None else f"kept, it is {at}{_number(others)}"
-                line += f"; with the other limit {kept}"
+                kept = (
+                    "nothing keeps the other limit"
+                    if others is None
+                    else f"beside the other limit {at}{_number(others)}"
+                )
+                line += f"; {kept}"
             if alone is not None and alone > asked:
                 line += " (impossible by itself)"
             elif others is not None and others > asked:
