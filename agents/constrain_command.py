@@ -97,7 +97,8 @@ def constrain_command(options: argparse.Namespace) -> None:
         whole = {cell: {pair: Fraction(1)} for cell, pair in found.schedule.schedule.items()}
         schedules["schedule"] = ("CP-SAT schedule", whole)
     elif found.schedule is not None and found.schedule.status == "unknown":
-        print(f"\nno schedule within the limits was found in {limit:g} s; none may be worth more than {found.bound}")
+        most = float(found.bound or 0)
+        print(f"\nno schedule within the limits was found in {limit:g} s; none is worth more than {most:.8g}")
     if found.randomised is not None:
         schedules["randomised"] = ("linear program's quotes, drawn", found.randomised.schedule)
     if run is not None and run["schedule"] is not None:

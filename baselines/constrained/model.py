@@ -19,6 +19,7 @@ rounded. A state of the chain is ``(q, w, d)``, with the drawdown ``d`` so far f
 """
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -301,11 +302,12 @@ def best_unlimited(chain: Chain) -> dict[tuple[int, int], Quotes]:
     return table
 
 
-def first_table(chain: Chain, sweeps: int = 3) -> dict[tuple[int, int], Quotes]:
-    """A schedule to start a search from: the widest quotes, improved cell by cell.
+def first_table(chain: Chain, sweeps: int = 3, seconds: float = math.inf) -> dict[tuple[int, int], Quotes]:
+    """A schedule to start a search from: wide quotes, improved cell by cell for so many seconds at most.
 
-    It keeps to the limits if the search found a way to; what it is worth is not the best.
+    It keeps to the limits if a way to was found; what it is worth is not the best.
     """
+    deadline = time.perf_counter() + seconds
 
     def rank(table: Table) -> tuple[Fraction, Fraction]:
         found = evaluate_table(chain, table)
@@ -319,11 +321,19 @@ def first_table(chain: Chain, sweeps: int = 3) -> dict[tuple[int, int], Quotes]:
         return -excess, found.value
 
     cells = [(n, q) for n, inventories in enumerate(chain.reachable_inventories) for q in inventories]
-    table = {(n, q): max(chain.quotes[q], key=lambda pair: (pair.bid + pair.ask, pair)) for n, q in cells}
+
+    def widest(q: int, lean: int) -> Quotes:
+        """Wide quotes; with ``lean`` 1, tight on the side that reduces the inventory."""
+        signs = (1 - 2 * lean * (q < 0), 1 - 2 * lean * (q > 0))
+        return max(chain.quotes[q], key=lambda pair: (signs[0] * pair.bid + signs[1] * pair.ask, pair))
+
+    table = max(({cell: widest(cell[1], lean) for cell in cells} for lean in (0, 1)), key=rank)
     best = rank(table)
     for _ in range(sweeps):
         before = best
         for cell in cells:
+            if time.perf_counter() > deadline:
+                return table
             for pair in chain.quotes[cell[1]]:
                 candidate = {**table, cell: pair}
                 found = rank(candidate)

@@ -8,6 +8,7 @@ whole coefficients, so nothing is rounded and the optimum is a certified rationa
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -122,7 +123,8 @@ class ScheduleProgram:
 
     def _most(self, name: str) -> int:
         """The parts of ``B^N`` that a limit allows, a whole number."""
-        return math.floor(self.chain.risk_limits[name].probability * self._whole)
+        parts: Fraction = self.chain.risk_limits[name].probability * self._whole
+        return math.floor(parts)
 
     def _run(
         self,
@@ -176,7 +178,9 @@ class ScheduleProgram:
         """
         unit = self._whole * self._objective_scale
         kept = list(self.chain.risk_limits)
-        self._hint = first_table(self.chain)
+        started = time.perf_counter()
+        self._hint = first_table(self.chain, seconds=time_limit / 4)
+        time_limit = max(time_limit - (time.perf_counter() - started), 0.01)
         first = evaluate_table(self.chain, self._hint)
         status, table, bound, seconds = self._run(self._worth, True, kept, time_limit, workers, progress, unit)
         found = None if table is None else evaluate_table(self.chain, table)
