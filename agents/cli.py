@@ -161,7 +161,7 @@ def _score(options: argparse.Namespace) -> None:
             seed=options.seed,
             deterministic=not options.as_it_acts,
             progress=sys.stderr.isatty(),
-            risk=options.risk or False,
+            risk=options.risk and (options.risk_method if options.risk_method != "auto" else True),
         )
         for name, policy in policies.items()
     }
@@ -317,10 +317,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--episodes", type=int, default=2000, help="simulated episodes (default 2000)")
     sub.add_argument("--stderr", type=float, help="standard error at which a simulation stops")
     sub.add_argument("--seed", type=int, default=0, help="seed of a simulation (default 0)")
-    text = "add VaR and CVaR of the final P&L and the drawdown, with intervals: auto (default; by the exact law of the "
-    text += "P&L where it takes seconds), exact, or simulated"
-    ways = ["auto", "exact", "simulated"]
-    sub.add_argument("--risk", nargs="?", const="auto", choices=ways, metavar="HOW", help=text)
+    text = "add VaR and CVaR of the final P&L and the drawdown, with 95 %% intervals of what is simulated"
+    sub.add_argument("--risk", action="store_true", help=text)
+    text = (
+        "of VaR and CVaR, with --risk: by the exact law of the P&L where it takes seconds (auto, default), or always "
+    )
+    text += "(exact), or simulated"
+    sub.add_argument("--risk-method", choices=["auto", "exact", "simulated"], default="auto", help=text)
     output(sub)
 
     sub = command("train", _train, "train an agent and score it exactly", env=True)

@@ -254,7 +254,7 @@ def risk_measures(
     method : {"auto", "exact", "simulated"}
         Of VaR and CVaR. "auto" takes the exact law where the policy is a function of the observation and the market has
         finitely many states, 100 000 cells (steps times states) at most, and enough fills for the law to have a
-        density; "exact" takes it however long it takes (minutes on `mmgym/TickSpread-v0`).
+        density; "exact" takes it however long it takes (many minutes on `mmgym/TickSpread-v0`).
     levels : sequence of float
         Confidences, between 0 and 1.
     deterministic : bool
