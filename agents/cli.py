@@ -36,6 +36,11 @@ def _show(table: pd.DataFrame, file: str | None, *, index: bool = True) -> None:
     """Print a table and, if asked, write it as CSV or JSON."""
     with pd.option_context("display.width", 200, "display.max_columns", 30, "display.max_rows", 200):
         print(table.to_string(index=index, float_format=lambda x: f"{x:.6g}"))
+    _write(table, file, index=index)
+
+
+def _write(table: pd.DataFrame, file: str | None, *, index: bool = True) -> None:
+    """Write a table as CSV or JSON, if a file is named."""
     if file is None:
         return
     path = Path(file)
@@ -106,7 +111,7 @@ def _shown(coordinates: Mapping[str, Any]) -> list[int]:
 
 
 def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
-    """Policies by name: "optimal" ("best" in a bracketed market), a paper policy, "all", or a model folder."""
+    """Policies by name: "optimal" ("best" in a bracketed market), a paper policy, "all", a table (.npz), a folder."""
     from baselines import best_known_policy, paper_policies
     from baselines.catalogue import level_of
 
@@ -116,6 +121,10 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
     for name in options.policy:
         if name == first:
             found[name] = best_known_policy(env)
+        elif Path(name).suffix == ".npz" and Path(name).is_file():
+            from baselines import load_policy
+
+            found[name] = load_policy(name, env)
         elif Path(name).exists():
             from agents.train import load_model
 
@@ -129,12 +138,14 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
                 found[name] = papers[name]
             else:
                 known = ", ".join(papers)
-                raise UsageError(f"policy {name!r} is neither a folder nor one of: all, {first}, {known}")
+                raise UsageError(
+                    f"policy {name!r} is neither a folder, a table (.npz) nor one of: all, {first}, {known}"
+                )
     return found
 
 
 def _score(options: argparse.Namespace) -> None:
-    from baselines import pnl_distribution, score, score_table
+    from baselines import risk_table, score, score_table
     from baselines.catalogue import environment_of
 
     env = environment_of(options.env, **_environment_arguments(options.set))
@@ -150,20 +161,26 @@ def _score(options: argparse.Namespace) -> None:
             seed=options.seed,
             deterministic=not options.as_it_acts,
             progress=sys.stderr.isatty(),
+            risk=options.risk and (options.risk_method if options.risk_method != "auto" else True),
         )
         for name, policy in policies.items()
     }
     table = score_table(scores)
-    if options.risk:
-        for name, policy in policies.items():
-            law = pnl_distribution(env, policy, deterministic=not options.as_it_acts, progress=sys.stderr.isatty())
-            for level in (0.95, 0.99):
-                table.loc[name, f"VaR {level:.0%}"] = law.value_at_risk(level)
-                table.loc[name, f"CVaR {level:.0%}"] = law.expected_shortfall(level)
     lower, upper = (getattr(next(iter(scores.values())), f"optimum_{side}") for side in ("lower", "upper"))
     known = f"{upper:.10f}" if lower == upper else f"between {lower:.6f} and {upper:.6f}"
     print(f"{options.env}: optimum {known}\n")
-    _show(table, options.output)
+    if not options.risk:
+        _show(table, options.output)
+        return
+    measures = risk_table(scores)
+    _show(table.drop(columns=[name for name in table.columns if name in measures.columns]), None)
+    print()
+    _show(measures, None)
+    print(
+        "\nVaR and CVaR: losses of the final P&L (negative: a profit). drawdown: the largest at step ends, its mean "
+        f"and quantiles.\nBrackets: 95 % intervals of what is simulated, from {max(options.episodes, 10_000)} episodes."
+    )
+    _write(table, options.output)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -312,13 +329,21 @@ def _parser() -> argparse.ArgumentParser:
     output(command("solve", _solve, "solve an environment exactly and print its optimum", env=True))
 
     sub = command("score", _score, "score policies or trained models against the optimum", env=True)
-    sub.add_argument("policy", nargs="+", help="optimal, a paper policy, all, or the folder of a run or model")
+    sub.add_argument(
+        "policy", nargs="+", help="optimal, a paper policy, all, a table (.npz), or the folder of a run or model"
+    )
     sub.add_argument("--simulated", action="store_true", help="simulate with the advantage-sum control variate")
     sub.add_argument("--as-it-acts", action="store_true", help="score a stochastic policy as it acts, not at its mode")
     sub.add_argument("--episodes", type=int, default=2000, help="simulated episodes (default 2000)")
     sub.add_argument("--stderr", type=float, help="standard error at which a simulation stops")
     sub.add_argument("--seed", type=int, default=0, help="seed of a simulation (default 0)")
-    sub.add_argument("--risk", action="store_true", help="add VaR and CVaR of the final P&L, from its exact law")
+    text = "add VaR and CVaR of the final P&L and the drawdown, with 95 %% intervals of what is simulated"
+    sub.add_argument("--risk", action="store_true", help=text)
+    text = (
+        "of VaR and CVaR, with --risk: by the exact law of the P&L where it takes seconds (auto, default), or always "
+    )
+    text += "(exact), or simulated"
+    sub.add_argument("--risk-method", choices=["auto", "exact", "simulated"], default="auto", help=text)
     output(sub)
 
     sub = command("train", _train, "train an agent and score it exactly", env=True)
@@ -351,6 +376,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
 
     _add_calibrations(command("calibrate", _calibrate, "fit a market's parameters to a file"), output)
+
+    from agents.constrain_command import add_constrain_arguments
+
+    add_constrain_arguments(command("constrain", None, "find the best quotes under limits on loss and drawdown"))
 
     text = "replay event tapes against policies"
     markets = command("backtest", None, text).add_subparsers(dest="market", required=True, metavar="MARKET")

@@ -1,5 +1,6 @@
 """Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import yaml
 
 from agents.algorithms import ALGORITHMS, EXACT_GRADIENT
 
-__all__ = ["Config", "config_names", "configurations_for", "load_config", "shipped_folder"]
+__all__ = ["Config", "config_names", "configurations_for", "load_config", "read_yaml", "shipped_folder"]
 
 # Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
@@ -36,14 +37,14 @@ class Config(NamedTuple):
     hyperparameters: dict[str, Any]
 
 
-def config_names() -> list[str]:
-    """Names of the shipped configurations (benchmark files lie beside them)."""
-    return sorted(path.stem for path in shipped_folder().glob("*.yml") if path.stem.split("-")[0] in ALGORITHMS)
+def config_names(beginnings: Iterable[str] = tuple(ALGORITHMS)) -> list[str]:
+    """Names of the shipped configurations that begin with one of some words: of algorithms by default."""
+    return sorted(path.stem for path in shipped_folder().glob("*.yml") if path.stem.startswith(tuple(beginnings)))
 
 
 def configurations_for(env_id: str) -> list[str]:
     """Names of the shipped configurations that have settings for an environment id."""
-    found = {name: yaml.safe_load(_read(name)[0]) for name in config_names()}
+    found = {name: yaml.safe_load(_read(name, ALGORITHMS)[0]) for name in config_names()}
     return [name for name, content in found.items() if env_id in content]
 
 
@@ -54,7 +55,24 @@ def shipped_folder() -> Path:
     return checkout if checkout.is_dir() else package / "configs"
 
 
-def _read(name_or_path: str) -> tuple[str, str]:
+def read_yaml(name_or_path: str, beginnings: Iterable[str]) -> tuple[Any, str]:
+    """Content and file name of a configuration: a path, or the name of a shipped one (see `config_names`).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not YAML.
+    """
+    text, source = _read(name_or_path, beginnings)
+    try:
+        return yaml.safe_load(text), source
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+
+
+def _read(name_or_path: str, beginnings: Iterable[str]) -> tuple[str, str]:
     """Text and file name of a configuration: a path, or the name of a shipped one."""
     path = Path(name_or_path)
     if path.suffix in (".yml", ".yaml") and path.is_file():
@@ -62,9 +80,8 @@ def _read(name_or_path: str) -> tuple[str, str]:
     shipped = shipped_folder() / f"{path.stem}.yml"
     if path.parent in (Path(), Path("configs")) and shipped.is_file():
         return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
-    raise FileNotFoundError(
-        f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {', '.join(config_names())}"
-    )
+    known = ", ".join(config_names(beginnings))
+    raise FileNotFoundError(f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {known}")
 
 
 def _check_network(settings: dict[str, Any], source: str, env_id: str) -> None:
@@ -91,14 +108,10 @@ def load_config(name_or_path: str, env_id: str) -> Config:
     ValueError
         If the file is not YAML, has no settings for the id, an unknown key, a wrong value, or a discount other than 1.
     """
-    text, source = _read(name_or_path)
+    content, source = read_yaml(name_or_path, ALGORITHMS)
     algorithm = Path(source).stem.split("-")[0]
     if algorithm not in ALGORITHMS:
         raise ValueError(f"{source}: the file name must start with an algorithm: {', '.join(ALGORITHMS)}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get(env_id), dict):
         known = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
         raise ValueError(f"{source} has no settings for {env_id!r}: it has them for {known}")

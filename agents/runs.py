@@ -30,7 +30,17 @@ def derived_seed(run_seed: int, purpose: str) -> int:
 def provenance() -> dict[str, Any]:
     """Versions of the packages that matter, Python, platform and the commit of the checkout (None outside one)."""
     versions = {"python": platform.python_version()}
-    for name in ("mmgym", "numpy", "numba", "gymnasium", "stable-baselines3", "sb3-contrib", "torch"):
+    for name in (
+        "mmgym",
+        "numpy",
+        "numba",
+        "scipy",
+        "gymnasium",
+        "stable-baselines3",
+        "sb3-contrib",
+        "torch",
+        "ortools",
+    ):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,20 +2,26 @@
 
 from baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
 from baselines.policy import Policy
-from baselines.scoring import AboveOptimum, Score, pnl_distribution, rollout, score, score_table
-from baselines.tables import read_table, write_table
+from baselines.risk import RiskMeasures, frozen_position_risk, pnl_distribution, risk_measures
+from baselines.scoring import AboveOptimum, Score, risk_table, rollout, score, score_table
+from baselines.tables import load_policy, read_table, write_table
 
 __all__ = [
     "AboveOptimum",
     "NoOptimum",
     "Policy",
+    "RiskMeasures",
     "Score",
     "best_known_policy",
+    "frozen_position_risk",
+    "load_policy",
     "optimal_policy",
     "paper_policies",
     "pnl_distribution",
     "read_table",
     "reference_policy",
+    "risk_measures",
+    "risk_table",
     "rollout",
     "score",
     "score_table",

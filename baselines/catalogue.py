@@ -34,6 +34,7 @@ __all__ = [
     "problem_of",
     "reference_policy",
     "reference_value",
+    "table_policy",
 ]
 
 Array = NDArray[Any]
@@ -68,7 +69,19 @@ def paper_tables(params: Any) -> PaperPolicies:
     raise TypeError(f"no paper policies are known for parameters of type {type(params).__name__}")
 
 
-class TablePolicy:
+class _Tabulated:
+    """What tables behind `predict` share: the cell of an observation."""
+
+    markov = True
+    _problem: FrozenProblem
+
+    def _cells(self, observations: Any) -> tuple[Array, Array]:
+        """Step and state; a terminal observation has the last step's."""
+        step, state = self._problem.locate(observations)
+        return np.minimum(step, self._problem.num_steps - 1), state
+
+
+class TablePolicy(_Tabulated):
     """A policy of the observation, tabulated over steps and states: acting is a look-up.
 
     Parameters
@@ -87,8 +100,6 @@ class TablePolicy:
         Number of (step, state) cells whose controls lay outside the action space.
     """
 
-    markov = True
-
     def __init__(self, problem: FrozenProblem, controls: Array) -> None:
         self._problem = problem
         self.actions = problem.actions(controls)
@@ -96,10 +107,6 @@ class TablePolicy:
         tolerance = 1e-6 * (1.0 + np.abs(self.controls))
         with np.errstate(invalid="ignore"):
             self.clipped = int((np.abs(self.controls - controls) > tolerance).any(axis=-1).sum())
-
-    def _cells(self, observations: Any) -> tuple[Array, Array]:
-        step, state = self._problem.locate(observations)
-        return np.minimum(step, self._problem.num_steps - 1), state
 
     def predict(
         self,
@@ -113,7 +120,7 @@ class TablePolicy:
         return self.actions[self._cells(observation)], state
 
 
-class MixedTablePolicy:
+class MixedTablePolicy(_Tabulated):
     """A policy that draws its controls from a table of them, independently at every step.
 
     Parameters
@@ -125,7 +132,6 @@ class MixedTablePolicy:
         Of the actions drawn by `predict`.
     """
 
-    markov = True
     has_mode = False  # a score must not be taken at one draw of its actions
 
     def __init__(self, problem: FrozenProblem, table: Table, seed: int = 0) -> None:
@@ -135,10 +141,6 @@ class MixedTablePolicy:
         self._random = np.random.default_rng(seed)
         self.actions = problem.actions(table.controls)
         self.weights = table.weights
-
-    def _cells(self, observations: Any) -> tuple[Array, Array]:
-        step, state = self._problem.locate(observations)
-        return np.minimum(step, self._problem.num_steps - 1), state
 
     def predict(
         self,
@@ -287,8 +289,8 @@ def optimal_controls(params: Any) -> Array:
     return _solution(params).controls
 
 
-def _as_policy(problem: FrozenProblem, table: Array | Table) -> Any:
-    """The policy that plays a table."""
+def table_policy(problem: FrozenProblem, table: Array | Table) -> TablePolicy | MixedTablePolicy:
+    """The policy that plays a table: controls (N, S, C), or a `Table`, whose weights make it a stochastic policy."""
     if isinstance(table, Table) and table.weights is not None:
         return MixedTablePolicy(problem, table)
     return TablePolicy(problem, table.controls if isinstance(table, Table) else table)
@@ -368,7 +370,7 @@ def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
         policies: dict[str, Any] = {name: make() for name, make in numerical.policies().items()}
     else:
         problem = _problem(base.params)
-        policies = {name: _as_policy(problem, table()) for name, table in paper_tables(base.params).tables.items()}
+        policies = {name: table_policy(problem, table()) for name, table in paper_tables(base.params).tables.items()}
     if "random" not in policies:
         policies["random"] = RandomPolicy(getattr(base, "single_action_space", base.action_space))
     return policies

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy"]
+__all__ = ["CallablePolicy", "Policy", "as_policy"]
 
 
 @runtime_checkable
@@ -47,3 +47,18 @@ class CallablePolicy:
     ) -> tuple[Any, Any]:
         """The function's actions."""
         return self._function(observation), state
+
+
+def as_policy(policy: Any, markov: bool | None) -> Any:
+    """Something that has ``predict``: the policy itself, or a callable wrapped, ``markov`` as given.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if not hasattr(policy, "predict"):
+        if not callable(policy):
+            raise TypeError(f"{type(policy).__name__} is not a policy: it needs predict(observation), or be callable")
+        return CallablePolicy(policy, bool(markov))
+    return policy

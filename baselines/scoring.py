@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ from baselines.catalogue import (
     problem_of,
     reference_value,
 )
-from baselines.frozen import Functional, PnlLaw, Table
+from baselines.frozen import Functional, Table
 from baselines.numerical import Evaluation, NumericalBaseline
-from baselines.policy import CallablePolicy
+from baselines.policy import as_policy
+from baselines.risk import RiskMeasures, risk_measures
+from baselines.tables import tabulated
 
-__all__ = ["AboveOptimum", "Score", "exact_skill", "pnl_distribution", "rollout", "score", "score_table"]
+__all__ = ["AboveOptimum", "Score", "exact_skill", "risk_table", "rollout", "score", "score_table"]
 
 Array = NDArray[Any]
 
@@ -72,6 +74,8 @@ class Score:
         Expected utility, under CARA.
     episodes : int
         Simulated episodes (0 for an exact score).
+    risk : RiskMeasures or None
+        VaR, CVaR and drawdown, where they were asked for.
     """
 
     value: float
@@ -90,6 +94,7 @@ class Score:
     mean_absolute_inventory: float
     utility: float | None = None
     episodes: int = 0
+    risk: RiskMeasures | None = None
 
     @property
     def regret(self) -> float | tuple[float, float]:
@@ -105,30 +110,8 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes, regret and skill as JSON types."""
-        return {**asdict(self), "regret": self.regret, "skill": self.skill}
-
-
-def _as_policy(policy: Any, markov: bool | None) -> Any:
-    if not hasattr(policy, "predict"):
-        if not callable(policy):
-            raise TypeError(f"{type(policy).__name__} is not a policy: it needs predict(observation), or be callable")
-        return CallablePolicy(policy, bool(markov))
-    return policy
-
-
-def _table(problem: frozen.FrozenProblem, policy: Any, deterministic: bool) -> tuple[Table, str]:
-    if deterministic and getattr(policy, "has_mode", True):
-        return frozen.tabulate(problem, policy), "exact"
-    if hasattr(policy, "distribution"):
-        return frozen.tabulate_distribution(problem, policy), "exact, as it acts"
-    if deterministic:
-        raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")
-    mode = frozen.tabulate(problem, policy)
-    if not np.array_equal(mode.controls, frozen.tabulate(problem, policy, deterministic=False).controls):
-        raise ValueError(
-            f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
-        )
-    return mode, "exact"
+        risk = None if self.risk is None else self.risk.to_dict()
+        return {**asdict(self), "regret": self.regret, "skill": self.skill, "risk": risk}
 
 
 def score(
@@ -142,6 +125,7 @@ def score(
     stderr: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    risk: bool | str = False,
     **arguments: Any,
 ) -> Score:
     """Score a policy in an environment.
@@ -171,6 +155,9 @@ def score(
         Of a simulation.
     progress : bool
         Whether to show a progress bar of a simulation.
+    risk : bool or {"auto", "exact", "simulated"}
+        Whether to add VaR, CVaR and drawdown (see `baselines.risk.risk_measures`; True is "auto", "simulated" where
+        ``method`` is), from ``episodes`` episodes or 10 000 if those are fewer.
 
     Raises
     ------
@@ -185,7 +172,7 @@ def score(
     if episodes < 2 or (stderr is not None and not stderr > 0.0):
         raise ValueError(f"episodes = {episodes} must be >= 2 and stderr = {stderr} must be > 0")
     base = environment_of(env, **arguments)
-    player = _as_policy(policy, markov)
+    player = as_policy(policy, markov)
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
     if method == "exact" and not is_markov:
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")
@@ -204,7 +191,7 @@ def score(
         found = _simulate(base, player, optimal_policy(base), deterministic, episodes, stderr, seed, progress)
     else:
         problem, optimal = problem_of(base), optimal_policy(base)
-        table, how = _table(problem, player, deterministic)
+        table, how = tabulated(problem, player, deterministic)
         found = _evaluate(base, table, optimal, how)
     slack = found.value_error + 4.0 * found.stderr + 1e-9 * abs(found.optimum_upper) + 1e-12
     if found.value > found.optimum_upper + slack:
@@ -212,7 +199,19 @@ def score(
             f"the policy scored {found.value!r}, above the optimum {found.optimum_upper!r} by more than {slack:.3g}: "
             "this is a bug, please report it"
         )
-    return found
+    if risk is False:
+        return found
+    measures = risk_measures(
+        base,
+        player,
+        method=risk if isinstance(risk, str) else "simulated" if method == "simulated" else "auto",
+        deterministic=deterministic,
+        markov=markov,
+        episodes=max(episodes, 10_000),
+        seed=seed,
+        progress=progress,
+    )
+    return replace(found, risk=measures)
 
 
 def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
@@ -428,22 +427,8 @@ def _numerical_score(
     )
 
 
-def pnl_distribution(
-    env: Any, policy: Any, *, deterministic: bool = True, progress: bool = False, **arguments: Any
-) -> PnlLaw:
-    """Exact law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
-
-    It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states.
-    """
-    base = environment_of(env, **arguments)
-    problem = problem_of(base)
-    table, _ = _table(problem, _as_policy(policy, True), deterministic)
-    with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
-        return frozen.pnl_law(problem, table, progress=bar.update)
-
-
 def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
-    """Scores as a table, best first: one row per name."""
+    """Scores as a table, best first: one row per name, with the risk measures of scores that have them."""
     rows = {}
     for name, found in scores.items():
         rows[name] = {
@@ -457,7 +442,23 @@ def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
             "mean |inventory|": found.mean_absolute_inventory,
             "method": found.method,
         }
+        if found.risk is not None:
+            rows[name] |= {measure: estimate.value for measure, estimate in found.risk.rows().items()}
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("value", ascending=False)
+
+
+def risk_table(scores: Mapping[str, Score]) -> pd.DataFrame:
+    """Risk measures of scores as text, best score first: one row per name, intervals (95 %) of what was simulated."""
+    ordered = sorted(scores.items(), key=lambda item: -item[1].value)
+    rows = {
+        name: {
+            **{measure: str(estimate) for measure, estimate in found.risk.rows().items()},
+            "VaR by": found.risk.method,
+        }
+        for name, found in ordered
+        if found.risk is not None
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def rollout(
@@ -483,7 +484,7 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"episodes = {episodes} is not allowed: it must be a whole number >= 1")
     base = environment_of(env, **arguments)
-    player = _as_policy(policy, False)
+    player = as_policy(policy, False)
     envs = base.make_batch(episodes, info="full")
     observations, info = envs.reset(seed=seed)
     state, start = None, np.ones(episodes, dtype=bool)

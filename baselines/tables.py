@@ -1,17 +1,48 @@
 """Policies written to files as tables, so that others can be trained against them without the code that made them."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from baselines.catalogue import environment_of, problem_of
-from baselines.frozen import Table, tabulate, tabulate_distribution
+from baselines.catalogue import environment_of, problem_of, table_policy
+from baselines.frozen import FrozenProblem, Table, tabulate, tabulate_distribution
+from baselines.policy import as_policy
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["load_policy", "read_table", "tabulated", "write_table"]
 
 FORMAT = 1
+
+
+def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple[Table, str]:
+    """The table that a policy of the observation plays, and how: "exact", or "exact, as it acts" (by its distribution).
+
+    Parameters
+    ----------
+    problem : FrozenProblem
+    policy : Policy
+    deterministic : bool
+        Whether a stochastic policy is tabulated at its mode, if it has one, or as it acts.
+
+    Raises
+    ------
+    ValueError
+        If the policy draws its actions and has no distribution.
+    """
+    if deterministic and getattr(policy, "has_mode", True):
+        return tabulate(problem, policy), "exact"
+    if hasattr(policy, "distribution"):
+        return tabulate_distribution(problem, policy), "exact, as it acts"
+    if deterministic:
+        raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")
+    mode = tabulate(problem, policy)
+    if not np.array_equal(mode.controls, tabulate(problem, policy, deterministic=False).controls):
+        raise ValueError(
+            f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
+        )
+    return mode, "exact"
 
 
 def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool = True, **arguments: Any) -> Path:
@@ -40,20 +71,11 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
     Raises
     ------
     ValueError
-        If the policy has no mode, or is asked for as it acts and has no distribution.
+        If the policy draws its actions and has no distribution.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
-    if not hasattr(policy, "predict"):
-        from baselines.policy import CallablePolicy
-
-        policy = CallablePolicy(policy, True)
-    if deterministic and getattr(policy, "has_mode", True):
-        table = tabulate(problem, policy)
-    elif hasattr(policy, "distribution"):
-        table = tabulate_distribution(problem, policy)
-    else:
-        raise ValueError(f"{type(policy).__name__} has no distribution(): it can be tabulated at its mode only")
+    table, _ = tabulated(problem, as_policy(policy, True), deterministic)
     description = {
         "format": FORMAT,
         "market": base.market.name,
@@ -75,3 +97,42 @@ def read_table(path: str | Path) -> tuple[Table, dict[str, Any]]:
     with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
         weights = found["weights"] if "weights" in found.files else None
         return Table(found["controls"], weights), json.loads(str(found["description"]))
+
+
+def load_policy(path: str | Path, env: Any, **arguments: Any) -> Any:
+    """The policy of a table written by `write_table`, for an environment of the same market, steps and states.
+
+    Parameters
+    ----------
+    path : str or Path
+    env : environment, vector environment or id
+        With an id, ``arguments`` are those of its constructor.
+
+    Returns
+    -------
+    TablePolicy or MixedTablePolicy
+
+    Raises
+    ------
+    ValueError
+        If the file is no such table, or the environment is another market, or has other steps or states.
+    """
+    base = environment_of(env, **arguments)
+    problem = problem_of(base)
+    try:
+        table, description = read_table(path)
+        market, role, controls = (description[name] for name in ("market", "role", "controls"))
+    except (KeyError, TypeError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path} is not a table written by mmgym: {error}") from error
+    expected = (base.market.name, getattr(base.params, "role", None), list(base.control_names))
+    if (market, role, controls) != expected:
+        raise ValueError(f"{path} is a table of the market {market!r} (role {role}), not of {base.market.name!r}")
+    shape = (problem.num_steps, problem.num_states)
+    if table.controls.shape[:2] != shape or table.controls.shape[-1] != problem.num_controls:
+        raise ValueError(
+            f"{path} has {table.controls.shape[0]} steps and {table.controls.shape[1]} states, but the environment has "
+            f"{shape[0]} and {shape[1]}: its arguments were {json.dumps(description.get('arguments'))}"
+        )
+    if not np.isfinite(table.controls).all() or (table.weights is not None and not (table.weights >= 0.0).all()):
+        raise ValueError(f"{path}: controls must be finite and weights >= 0")
+    return table_policy(problem, table)

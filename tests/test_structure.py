@@ -49,7 +49,7 @@ def test_imports_run_one_way():
 
 
 def training_configurations():
-    return [path for path in (ROOT / "configs").glob("*.yml") if not path.stem.startswith("benchmark")]
+    return [path for path in (ROOT / "configs").glob("*.yml") if not path.stem.startswith(("benchmark", "constrain_"))]
 
 
 def is_module(name):

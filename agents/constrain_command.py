@@ -1,0 +1,195 @@
+"""``mmgym constrain``: the best quotes under limits on loss, drawdown, inventory and spread, beside bounds."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["add_constrain_arguments", "constrain_command"]
+
+EPISODES = 100_000  # of the probabilities in the environment
+
+
+def add_constrain_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `constrain_command`."""
+    text = "a problem: the path of a .yml file, or the name of a shipped one (constrain_3_2_2, ...)"
+    parser.add_argument("config", metavar="CONFIG", help=text)
+    text = (
+        "seconds of the search for a schedule, instead of the configuration's; the best found is returned with its gap"
+    )
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=text)
+    parser.add_argument("--workers", type=int, help="threads of that search (default: the configuration's)")
+    text = "also train the penalised agent (policy gradient with dual variables; extra `agents`)"
+    parser.add_argument("--agent", action="store_true", help=text)
+    parser.add_argument("--folder", help="where to write (default results/CONFIG)")
+    parser.set_defaults(run=constrain_command)
+
+
+def constrain_command(options: argparse.Namespace) -> None:
+    """Solve a risk-constrained problem; print what each policy is worth and risks, and write it.
+
+    The folder gets ``solution.json`` (problem, values, bounds, gap, schedule, versions and commit) and, if the problem
+    names an environment, ``schedule.npz``, ``randomised.npz`` and ``agent.npz``: tables that ``mmgym score`` plays.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As `add_constrain_arguments` has them.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is not YAML, has an unknown key or a value that is not allowed.
+    ImportError
+        Without OR-Tools (extra ``constraints``), or torch (extra ``agents``) where the agent is asked for.
+    """
+    from agents.config import read_yaml
+    from agents.runs import provenance, write_json
+    from baselines.constrained import constrain, read_problem
+    from mmgym.arguments import integer, real
+
+    content, source = read_yaml(options.config, ("constrain_",))
+    problem = read_problem(content, source)
+    limit = problem.time_limit if options.time_limit is None else real("--time-limit", options.time_limit, above=0.0)
+    workers = problem.workers if options.workers is None else integer("--workers", options.workers, low=1, high=1024)
+    folder = Path(options.folder or Path("results") / Path(source).stem)
+    chain, market = problem.chain, problem.chain.market
+    ticks = " ".join(map(str, market.fill_probabilities))
+    print(
+        f"{Path(source).stem}: {market.num_steps} steps, ticks {ticks}, |inventory| <= {chain.inventory_limit}, "
+        f"{sum(map(len, chain.layers))} states, masses in parts of {chain.denominator}^{market.num_steps}"
+    )
+    print(f"limits: {'; '.join(_limits(chain)) or 'none'}\n")
+    started = time.perf_counter()
+    found = constrain(problem, time_limit=limit, workers=workers, progress=_progress())
+    seconds = time.perf_counter() - started
+    others, run = {}, None
+    if options.agent and found.infeasibility is None:
+        run = _train(problem)
+        if run["evaluation"] is not None:
+            others["penalised agent, drawn"] = run["evaluation"]
+    _show(found.comparison(others))
+    if found.infeasibility is not None:
+        print(f"\n{found.infeasibility.text()}")
+    if run is not None and run["evaluation"] is None:
+        print("\nthe penalised agent found no policy that keeps to the limits: try other agent settings")
+    result: dict[str, Any] = {
+        "problem": content,
+        "source": source,
+        **found.to_dict(),
+        "seconds": seconds,
+        "settings": {"time_limit": limit, "workers": workers},
+        "agent": None if run is None else run["record"],
+        **provenance(),
+    }
+    schedules: dict[str, Any] = {}
+    if found.schedule is not None and found.schedule.schedule is not None and found.schedule.evaluation is not None:
+        status = found.schedule.status
+        exact = found.schedule.evaluation.value
+        print(f"\nschedule ({status}, worth {exact}, gap {float(found.gap or 0):.6g}, {seconds:.1f} s):\n")
+        _show(found.schedule_table())
+        whole = {cell: {pair: Fraction(1)} for cell, pair in found.schedule.schedule.items()}
+        schedules["schedule"] = ("CP-SAT schedule", whole)
+    elif found.schedule is not None and found.schedule.status == "unknown":
+        most = float(found.bound or 0)
+        print(f"\nno schedule within the limits was found in {limit:g} s; none is worth more than {most:.8g}")
+    if found.randomised is not None:
+        schedules["randomised"] = ("linear program's quotes, drawn", found.randomised.schedule)
+    if run is not None and run["schedule"] is not None:
+        schedules["agent"] = ("penalised agent, drawn", run["schedule"])
+    if problem.environment is not None and schedules:
+        result["environment"] = _play(problem, schedules, folder)
+    write_json(folder / "solution.json", result)
+    print(f"\nwritten: {folder}")
+
+
+def _limits(chain: Any) -> list[str]:
+    texts = {"loss": "P(final loss >= {}) <= {}", "drawdown": "P(drawdown > {}) <= {}"}
+    found = [texts[name].format(limit.amount, limit.probability) for name, limit in chain.risk_limits.items()]
+    if chain.limits.spread is not None:
+        found.append("{} <= spread <= {}".format(*chain.limits.spread))
+    return found
+
+
+def _progress() -> Any:
+    """Prints what the search has so far, where somebody watches."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(seconds: float, value: float, bound: float) -> None:
+        best = "none yet" if math.isnan(value) else f"{value:.8g}"
+        print(f"\r{seconds:6.1f} s: best schedule {best}, bound {bound:.8g}   ", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _show(table: pd.DataFrame) -> None:
+    with pd.option_context("display.width", 200, "display.max_columns", 30, "display.max_rows", 400):
+        print(table.to_string(index=False, float_format=lambda x: f"{x:.8g}"))
+
+
+def _train(problem: Any) -> dict[str, Any]:
+    import torch
+    from tqdm.auto import tqdm
+
+    from agents.lagrangian import train_lagrangian
+
+    torch.set_num_threads(1)
+    settings, started = problem.agent, time.perf_counter()
+    with tqdm(total=settings.iterations, desc="agent", disable=not sys.stderr.isatty()) as bar:
+        run = train_lagrangian(problem.chain, settings, lambda iteration, best: bar.update(1))
+    evaluation = run.evaluation
+    record = {
+        "settings": settings._asdict(),
+        "seconds": time.perf_counter() - started,
+        "best_iteration": run.best_iteration,
+        "multipliers": run.multipliers,
+        "value": None if evaluation is None else float(evaluation.value),
+        "probabilities": None
+        if evaluation is None
+        else {name: float(p) for name, p in evaluation.probabilities.items()},
+    }
+    return {"schedule": run.schedule, "evaluation": evaluation, "record": record}
+
+
+def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) -> dict[str, Any]:
+    """Play schedules in the problem's environment: print their scores, write them as tables."""
+    from baselines import score, write_table
+    from baselines.constrained import schedule_policy
+    from baselines.risk import path_risks, proportion_estimate
+
+    rows, record, env = [], {}, None
+    for name, (label, schedule) in schedules.items():
+        env, policy = schedule_policy(schedule, problem.environment, problem.chain)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(policy, env, folder / f"{name}.npz", deterministic=not hasattr(policy, "distribution"))
+        found = score(env, policy)
+        gains, drawdowns = path_risks(env, policy, EPISODES)
+        risks = {}
+        for limit_name, limit in problem.chain.risk_limits.items():
+            amount = limit.amount * problem.environment.tick
+            happened = gains <= -amount if limit_name == "loss" else drawdowns > amount
+            risks[f"P({limit_name})"] = proportion_estimate(happened)
+        rows.append(
+            {
+                "policy": label,
+                "value": found.value,
+                "skill": round(found.skill, 4),
+                **{risk: str(estimate) for risk, estimate in risks.items()},
+            }
+        )
+        record[name] = {**found.to_dict(), **{risk: estimate._asdict() for risk, estimate in risks.items()}}
+        optimum = found.optimum_upper
+    print(
+        f"\nplayed in {problem.environment.id}, where time is continuous and several orders may fill in a step, so that"
+    )
+    print(f"values and risks are others (optimum there, without limits: {optimum:.8g}):\n")
+    _show(pd.DataFrame(rows))
+    print(f"\nvalues are exact; probabilities from {EPISODES} episodes, with 95 % intervals")
+    return {"id": problem.environment.id, "arguments": problem.environment.arguments, "optimum": optimum, **record}

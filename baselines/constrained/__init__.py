@@ -1,0 +1,19 @@
+"""Quoting under limits on final loss, drawdown, inventory and spread, in a finite market: exact optima and bounds."""
+
+from baselines.constrained.model import Chain, FiniteMarket, Limits, Quotes, RiskLimit, evaluate_schedule
+from baselines.constrained.problem import ConstrainedProblem, read_problem
+from baselines.constrained.solution import ConstrainedSolution, constrain, schedule_policy
+
+__all__ = [
+    "Chain",
+    "ConstrainedProblem",
+    "ConstrainedSolution",
+    "FiniteMarket",
+    "Limits",
+    "Quotes",
+    "RiskLimit",
+    "constrain",
+    "evaluate_schedule",
+    "read_problem",
+    "schedule_policy",
+]

@@ -1,0 +1,329 @@
+"""Risk of a policy: value at risk, expected shortfall and drawdown of marked-to-mid wealth, with intervals.
+
+Losses are positive: a negative value at risk is a profit that is exceeded with that confidence. VaR and CVaR are those
+of the final P&L ``W_T - W_0``, from its exact law where it is cheap to have, and otherwise simulated; the drawdown
+``max_t (max_{s <= t} W_s - W_t)`` depends on the whole path and is always simulated, with ``W`` observed at the start
+and at step ends.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from tqdm.auto import tqdm
+
+from baselines import frozen
+from baselines.catalogue import environment_of, numerical_of, problem_of
+from baselines.frozen import PnlLaw
+from baselines.policy import as_policy
+from baselines.tables import tabulated
+from mmgym.arguments import choice, integer, real
+
+__all__ = [
+    "Estimate",
+    "RiskMeasures",
+    "frozen_position_risk",
+    "path_risks",
+    "pnl_distribution",
+    "proportion_estimate",
+    "risk_measures",
+]
+
+Array = NDArray[Any]
+
+LEVELS = (0.95, 0.99)
+COVERAGE = 0.95  # of intervals
+EXACT_CELLS = 100_000  # steps times states, up to which the exact law takes seconds
+BATCH = 10_000  # rows simulated at once
+
+
+class Estimate(NamedTuple):
+    """A number and an interval that covers it with the probability 0.95; no wider than a point where it is exact."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.6g}" if self.low == self.high else f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class RiskMeasures:
+    """Risk of a policy from an environment's initial state, in its currency.
+
+    Attributes
+    ----------
+    value_at_risk : dict of float to Estimate
+        By confidence: the loss of final P&L that is not exceeded with it.
+    expected_shortfall : dict of float to Estimate
+        CVaR by confidence: the expected loss beyond the value at risk.
+    drawdown : Estimate
+        Expected largest drawdown, observed at step ends.
+    drawdown_quantile : dict of float to Estimate
+        By confidence: the largest drawdown that is not exceeded with it.
+    method : str
+        "exact" or "simulated": how VaR and CVaR were found. Drawdowns are simulated.
+    truncation : float
+        About the error of a probability of the exact law (0 for a simulation).
+    episodes : int
+        Simulated episodes.
+    """
+
+    value_at_risk: Mapping[float, Estimate]
+    expected_shortfall: Mapping[float, Estimate]
+    drawdown: Estimate
+    drawdown_quantile: Mapping[float, Estimate]
+    method: str
+    truncation: float
+    episodes: int
+
+    def rows(self) -> dict[str, Estimate]:
+        """Every measure by the name that tables give it."""
+        found: dict[str, Estimate] = {}
+        for level, estimate in self.value_at_risk.items():
+            found[f"VaR {100.0 * level:.6g}%"] = estimate
+            found[f"CVaR {100.0 * level:.6g}%"] = self.expected_shortfall[level]
+        found["drawdown"] = self.drawdown
+        for level, estimate in self.drawdown_quantile.items():
+            found[f"drawdown {100.0 * level:.6g}%"] = estimate
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as JSON types."""
+        found = asdict(self)
+        for name in ("value_at_risk", "expected_shortfall", "drawdown_quantile"):
+            found[name] = {str(level): estimate._asdict() for level, estimate in getattr(self, name).items()}
+        found["drawdown"] = self.drawdown._asdict()
+        return found
+
+
+def frozen_position_risk(
+    inventory: float, volatility: float, time: float, confidence: float, drift: float = 0.0
+) -> tuple[float, float]:
+    """VaR and CVaR of holding a position in a Brownian mid, closed form.
+
+    ``VaR = |q| sigma sqrt(tau) z - q mu tau`` and ``CVaR = |q| sigma sqrt(tau) pdf(z) / (1 - c) - q mu tau``, with the
+    normal quantile ``z`` of the confidence ``c``, for a short position as for a long one.
+
+    Parameters
+    ----------
+    inventory : float
+        Assets, negative when short.
+    volatility, drift : float
+        Of the mid, price / sqrt(time) and price / time.
+    time : float
+        How long the position is held, >= 0.
+    confidence : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    value_at_risk, expected_shortfall : float
+        Losses, in currency.
+    """
+    inventory, drift = real("inventory", inventory), real("drift", drift)
+    volatility, time = real("volatility", volatility, low=0.0), real("time", time, low=0.0)
+    z = float(stats.norm.ppf(_level(confidence)))
+    scale, gain = abs(inventory) * volatility * math.sqrt(time), inventory * drift * time
+    return scale * z - gain, scale * float(stats.norm.pdf(z)) / (1.0 - confidence) - gain
+
+
+def _level(confidence: Any) -> float:
+    found = real("confidence", confidence, low=0.0, high=1.0)
+    if not 0.0 < found < 1.0:
+        raise ValueError(f"confidence = {confidence!r} is not allowed: it must be > 0 and < 1")
+    return found
+
+
+def pnl_distribution(
+    env: Any, policy: Any, *, deterministic: bool = True, progress: bool = False, **arguments: Any
+) -> PnlLaw:
+    """Exact law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
+
+    It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states.
+    """
+    base = environment_of(env, **arguments)
+    problem = problem_of(base)
+    table, _ = tabulated(problem, as_policy(policy, True), deterministic)
+    with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
+        return frozen.pnl_law(problem, table, progress=bar.update)
+
+
+def path_risks(
+    env: Any,
+    policy: Any,
+    episodes: int,
+    seed: int = 0,
+    *,
+    deterministic: bool = True,
+    progress: bool = False,
+    **arguments: Any,
+) -> tuple[Array, Array]:
+    """Final P&L and largest drawdown at step ends of simulated episodes, each of shape (episodes,)."""
+    base = environment_of(env, **arguments)
+    player = as_policy(policy, False)
+    first = int(np.random.SeedSequence([seed, 0x715C]).generate_state(1, np.uint64)[0])
+    gains, drawdowns = np.empty(episodes), np.empty(episodes)
+    with tqdm(total=episodes, desc="risk", unit="episode", disable=not progress) as bar:
+        for start in range(0, episodes, BATCH):
+            count = min(BATCH, episodes - start)
+            part = slice(start, start + count)
+            gains[part], drawdowns[part] = _play(base, player, deterministic, count, first + start)
+            bar.update(count)
+    return gains, drawdowns
+
+
+def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array]:
+    envs = base.make_batch(count, info="full")
+    observations, _ = envs.reset(seed=seed)
+    state, begin = None, np.ones(count, dtype=bool)
+    gain, peak, drawdown = np.zeros((3, count))
+    running = np.ones(count, dtype=bool)
+    while running.any():
+        actions, state = player.predict(observations, state=state, episode_start=begin, deterministic=deterministic)
+        observations, _, terminated, _, info = envs.step(actions)
+        gain[running] = info["gain"][running]
+        np.maximum(peak, gain, out=peak)
+        np.maximum(drawdown, peak - gain, out=drawdown)
+        running &= ~terminated
+        begin = np.zeros(count, dtype=bool)
+    return gain, drawdown
+
+
+def mean_estimate(sample: Array) -> Estimate:
+    """Mean of a sample, with a normal interval."""
+    value = float(sample.mean())
+    reach = float(stats.norm.isf((1.0 - COVERAGE) / 2) * sample.std(ddof=1) / math.sqrt(len(sample)))
+    return Estimate(value, value - reach, value + reach)
+
+
+def proportion_estimate(happened: Array) -> Estimate:
+    """Probability of an event from a sample of bools, with the Clopper-Pearson interval."""
+    found = stats.binomtest(int(happened.sum()), len(happened))
+    interval = found.proportion_ci(COVERAGE)
+    return Estimate(float(found.statistic), float(interval.low), float(interval.high))
+
+
+def quantile_estimate(sample: Array, probability: float) -> Estimate:
+    """Quantile of a sample, with the distribution-free interval between two order statistics.
+
+    Raises
+    ------
+    ValueError
+        If the sample is too small for such an interval.
+    """
+    ordered, count = np.sort(sample), len(sample)
+    tail = (1.0 - COVERAGE) / 2
+    low, high = (int(stats.binom.ppf(p, count, probability)) for p in (tail, 1.0 - tail))
+    if low < 1 or high >= count:
+        raise ValueError(f"episodes = {count} are too few for an interval of the {probability:g} quantile")
+    return Estimate(float(ordered[math.ceil(probability * count) - 1]), float(ordered[low - 1]), float(ordered[high]))
+
+
+def shortfall_estimate(losses: Array, confidence: float) -> Estimate:
+    """Expected loss beyond the value at risk of a sample (Rockafellar & Uryasev 2000), with a normal interval."""
+    threshold = quantile_estimate(losses, confidence).value
+    return mean_estimate(threshold + np.maximum(losses - threshold, 0.0) / (1.0 - confidence))
+
+
+def risk_measures(
+    env: Any,
+    policy: Any,
+    *,
+    method: str = "auto",
+    levels: Sequence[float] = LEVELS,
+    deterministic: bool = True,
+    markov: bool | None = None,
+    episodes: int = 10_000,
+    seed: int = 0,
+    progress: bool = False,
+    **arguments: Any,
+) -> RiskMeasures:
+    """VaR, CVaR and drawdown of a policy in an environment.
+
+    Parameters
+    ----------
+    env : environment, vector environment or id
+        With an id, ``arguments`` are those of its constructor.
+    policy : Policy or callable
+    method : {"auto", "exact", "simulated"}
+        Of VaR and CVaR. "auto" takes the exact law where the policy is a function of the observation and the market has
+        finitely many states, 100 000 cells (steps times states) at most, and enough fills for the law to have a
+        density; "exact" takes it however long it takes (many minutes on `mmgym/TickSpread-v0`).
+    levels : sequence of float
+        Confidences, between 0 and 1.
+    deterministic : bool
+        Whether a stochastic policy plays its mode (True) or as it acts (False).
+    markov : bool, optional
+        Overrides what the policy says of itself.
+    episodes : int
+        Simulated episodes, >= 1000, for drawdowns and what has no exact law.
+    seed : int
+        Of the simulation.
+    progress : bool
+        Whether to show progress bars.
+
+    Returns
+    -------
+    RiskMeasures
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, there is no exact law where one is asked for, or the episodes are too few for
+        the levels.
+    """
+    choice("method", method, ("auto", "exact", "simulated"))
+    integer("episodes", episodes, low=1000, high=10**9)
+    levels = [_level(level) for level in levels]
+    base = environment_of(env, **arguments)
+    player = as_policy(policy, markov)
+    is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
+    law = None
+    if method != "simulated":
+        law = _exact_law(base, player, is_markov, deterministic, method == "exact", progress)
+    gains, drawdowns = path_risks(base, player, episodes, seed, deterministic=deterministic, progress=progress)
+    if law is not None:
+        at_risk = {level: _point(law.value_at_risk(level)) for level in levels}
+        shortfall = {level: _point(law.expected_shortfall(level)) for level in levels}
+    else:
+        at_risk = {level: quantile_estimate(-gains, level) for level in levels}
+        shortfall = {level: shortfall_estimate(-gains, level) for level in levels}
+    return RiskMeasures(
+        value_at_risk=at_risk,
+        expected_shortfall=shortfall,
+        drawdown=mean_estimate(drawdowns),
+        drawdown_quantile={level: quantile_estimate(drawdowns, level) for level in levels},
+        method="simulated" if law is None else "exact",
+        truncation=0.0 if law is None else law.truncation,
+        episodes=episodes,
+    )
+
+
+def _point(value: float) -> Estimate:
+    return Estimate(value, value, value)
+
+
+def _exact_law(
+    base: Any, player: Any, markov: bool, deterministic: bool, insisted: bool, progress: bool
+) -> PnlLaw | None:
+    """The exact law of the P&L; None where it has to be simulated, unless one is insisted on."""
+    if numerical_of(base) is not None or not markov:
+        if insisted:
+            why = "a function of the observation" if not markov else "a market with finitely many states"
+            raise ValueError(f"method = 'exact' is not allowed: the exact law of the P&L needs {why}")
+        return None
+    problem = problem_of(base)
+    if not insisted and problem.num_steps * problem.num_states > EXACT_CELLS:
+        return None
+    try:
+        return pnl_distribution(base, player, deterministic=deterministic, progress=progress)
+    except ValueError:
+        if insisted:
+            raise
+        return None

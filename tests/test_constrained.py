@@ -1,0 +1,426 @@
+"""Risk-constrained quoting: model-file figures, brute force over all schedules, infeasible limits, policies."""
+
+import copy
+import itertools
+import json
+import random
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import yaml
+
+import baselines
+from agents.cli import main
+from agents.config import read_yaml
+from baselines.constrained import (
+    Chain,
+    FiniteMarket,
+    Limits,
+    Quotes,
+    RiskLimit,
+    constrain,
+    evaluate_schedule,
+    read_problem,
+    schedule_policy,
+)
+from baselines.constrained.linear_program import LinearProgram
+from baselines.constrained.model import best_unlimited, evaluate_table, first_table
+from baselines.constrained.problem import AgentSettings
+from baselines.constrained.schedule_program import ScheduleProgram
+
+# Reference mathematics, section 6: without limits, linear program, optimum, P(loss), P(drawdown)
+FIGURES = {
+    "constrain_3_2_2": (1.828125, 1.7387118056, Fraction(221, 128), Fraction(81, 4096), Fraction(45, 1024)),
+    "constrain_3_3_3": (1.828125, 1.7898706897, Fraction(227, 128), Fraction(81, 4096), Fraction(43, 1024)),
+    "constrain_4_3_4": (2.578125, 2.5014005636, Fraction(4997, 2048), Fraction(1263, 65536), Fraction(475, 16384)),
+}
+SMALL = {
+    "market": {
+        "num_steps": 2,
+        "fill_probabilities": {1: "3/8", 2: "1/4"},
+        "mid_moves": {-2: "1/2", 2: "1/2"},
+        "inventory_limit": 1,
+        "terminal_penalty": 0.5,
+    },
+    "limits": {"loss": {"amount": 1, "probability": "1/12"}, "drawdown": {"amount": 1, "probability": "1/5"}},
+}
+
+
+def changed(path, value, base=SMALL):
+    content = copy.deepcopy(base)
+    *parents, last = path.split(".")
+    place = content
+    for name in parents:
+        place = place.setdefault(name, {})
+    place[last] = value
+    return content
+
+
+def shipped(name):
+    return read_problem(read_yaml(name, ("constrain_",))[0], name)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_bounds_of_the_model_file(name):
+    chain = shipped(name).chain
+    unlimited, bound, optimum, _, _ = FIGURES[name]
+    assert float(evaluate_table(chain, best_unlimited(chain)).value) == unlimited
+    program = LinearProgram(chain)
+    assert program.solve(limited=False).value == pytest.approx(unlimited, abs=1e-9)
+    found = program.solve()
+    assert found.value == pytest.approx(bound, abs=1e-10)  # printed to ten digits, the last one cut
+    assert found.value >= optimum
+    marginal = evaluate_schedule(chain, found.schedule)  # same law of (step, inventory), hence the same objective
+    assert float(marginal.value) == pytest.approx(bound, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["constrain_3_2_2", "constrain_3_3_3", pytest.param("constrain_4_3_4", marks=pytest.mark.slow)]
+)
+def test_certified_optima_of_the_model_file(name):
+    found = constrain(shipped(name))
+    _, _, optimum, loss, drawdown = FIGURES[name]
+    assert found.schedule.status == "optimal"
+    assert found.schedule.evaluation.value == optimum == found.bound
+    assert found.gap == 0
+    # optimal schedules need not be unique: the probabilities of the model file are those of one
+    assert found.schedule.evaluation.probabilities["loss"] <= Fraction(1, 50)
+    assert found.schedule.evaluation.probabilities["drawdown"] <= Fraction(1, 20)
+    assert loss <= Fraction(1, 50)
+    assert drawdown <= Fraction(1, 20)
+    assert found.schedule.evaluation == by_paths(found.problem.chain, found.schedule.schedule)
+
+
+def by_paths(chain, table):
+    """Value and risk of a schedule, path by path: a second method, from the definitions."""
+    market, limits = chain.market, chain.limits
+    value, loss, drawn = Fraction(0), Fraction(0), Fraction(0)
+    paths = [
+        (Fraction(1), market.initial_inventory, (0,), Fraction(0))
+    ]  # probability, inventory, wealth so far, penalties
+    for n in range(market.num_steps):
+        longer = []
+        for probability, q, wealth, penalty in paths:
+            bid, ask = table[n, q]
+            events = [
+                (1, bid, market.fill_probabilities.get(bid, Fraction(0))),
+                (-1, ask, market.fill_probabilities.get(ask, Fraction(0))),
+            ]
+            events.append((0, 0, 1 - events[0][2] - events[1][2]))
+            for change, gain, fill in events:
+                for move, p in market.mid_moves.items():
+                    if fill * p:
+                        after = q + change
+                        w = wealth[-1] + gain + after * move
+                        cost = penalty + market.running_penalty * after**2
+                        longer.append((probability * fill * p, after, (*wealth, w), cost))
+        paths = longer
+    for probability, q, wealth, penalty in paths:
+        value += probability * (wealth[-1] - penalty - market.terminal_penalty * q**2)
+        peaks = itertools.accumulate(wealth, max)
+        largest = max(peak - w for peak, w in zip(peaks, wealth, strict=True))
+        loss += probability * (limits.loss is not None and wealth[-1] <= -limits.loss.amount)
+        drawn += probability * (limits.drawdown is not None and largest > limits.drawdown.amount)
+    named = {"loss": loss, "drawdown": drawn}
+    return type(evaluate_table(chain, table))(value, {name: named[name] for name in chain.risk_limits})
+
+
+def all_schedules(chain):
+    cells = [(n, q) for n, inventories in enumerate(chain.reachable_inventories) for q in inventories]
+    for choice in itertools.product(*(chain.quotes[q] for _, q in cells)):
+        yield dict(zip(cells, choice, strict=True))
+
+
+def random_chain(seed):
+    draw = random.Random(seed)
+    moves = draw.choice(
+        [
+            {-1: Fraction(1, 2), 1: Fraction(1, 2)},
+            {-2: Fraction(1, 4), 0: Fraction(1, 4), 1: Fraction(1, 2)},
+            {-1: Fraction(3, 8), 2: Fraction(5, 8)},
+        ]
+    )
+    market = FiniteMarket(
+        num_steps=2,
+        fill_probabilities={1: Fraction(3, 8), draw.choice([2, 3]): Fraction(1, 8)},
+        mid_moves=moves,
+        inventory_limit=draw.choice([1, 2]),
+        terminal_penalty=Fraction(draw.randint(0, 3), 2),
+        running_penalty=Fraction(draw.randint(0, 2), 4),
+        initial_inventory=draw.choice([0, 0, 1]),
+    )
+    return Chain(
+        market,
+        Limits(
+            loss=RiskLimit(draw.randint(1, 2), Fraction(draw.randint(1, 12), 64)),
+            drawdown=RiskLimit(draw.randint(0, 2), Fraction(draw.randint(4, 24), 64)) if draw.random() < 0.8 else None,
+            inventory=draw.choice([None, 1]),
+            spread=draw.choice([None, (2, 4)]),
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_certified_optimum_is_the_best_of_all_schedules(seed):
+    """Brute force: every schedule, path by path; and the smallest probabilities where none keeps to the limits."""
+    chain = random_chain(seed)
+    best, least = None, dict.fromkeys(chain.risk_limits, Fraction(1))
+    for table in all_schedules(chain):
+        found = by_paths(chain, table)
+        assert found == evaluate_table(chain, table)
+        least = {name: min(p, found.probabilities[name]) for name, p in least.items()}
+        if found.meets(chain) and (best is None or found.value > best):
+            best = found.value
+    program = ScheduleProgram(chain)
+    result = program.solve(time_limit=30.0)
+    bound = LinearProgram(chain).solve()
+    for name, smallest in least.items():
+        assert program.least(name, []) == ("optimal", smallest)
+        assert LinearProgram(chain).least(name, []) <= smallest + Fraction(1, 10**9)
+    if best is None:
+        assert result.status == "infeasible"
+        return
+    assert result.status == "optimal"
+    assert result.evaluation.value == best
+    assert bound.value >= best - Fraction(1, 10**9)
+    hint = evaluate_table(chain, first_table(chain))
+    assert not hint.meets(chain) or hint.value <= best
+
+
+def test_some_random_chains_are_infeasible_and_some_are_not():
+    statuses = {ScheduleProgram(random_chain(seed)).solve().status for seed in range(12)}
+    assert statuses == {"optimal", "infeasible"}
+
+
+def test_time_limit_returns_the_best_schedule_and_its_gap():
+    found = constrain(shipped("constrain_4_3_4"), time_limit=0.05)
+    assert found.schedule.status == "feasible"
+    assert found.schedule.evaluation.meets(found.problem.chain)
+    assert found.bound >= Fraction(4997, 2048) >= found.schedule.evaluation.value
+    assert found.gap == found.bound - found.schedule.evaluation.value > 0
+    assert "gap" in found.comparison().to_string()
+
+
+def test_infeasible_for_every_policy_is_explained():
+    content = changed("limits.loss.probability", "1/1000")
+    found = constrain(read_problem(content))
+    why = found.infeasibility
+    assert why.of == "policies"
+    assert why.alone["loss"] > Fraction(1, 1000)
+    assert "loss: 1/1000 = 0.001 is asked" in why.text()
+    assert "impossible by itself" in why.text()
+    assert found.to_dict()["status"] == "infeasible"
+    relaxed = changed("limits.loss.probability", why.relaxation["loss"] + 1e-9)
+    relaxed["limits"]["drawdown"]["probability"] = why.relaxation["drawdown"] + 1e-9
+    assert LinearProgram(read_problem(relaxed).chain).solve() is not None
+
+
+def test_infeasible_for_schedules_only_is_explained():
+    """A start from one lot long, where a policy that sees its wealth can trade loss for drawdown: brute force."""
+    content = changed("market.initial_inventory", 1)
+    content["market"] |= {"fill_probabilities": {1: "3/8", 3: "1/8"}, "inventory_limit": 2}
+    content["limits"] = {
+        "loss": {"amount": 1, "probability": "3/16"},
+        "drawdown": {"amount": 2, "probability": "17/128"},
+    }
+    problem = read_problem(content)
+    found, limits = constrain(problem), problem.chain.risk_limits
+    why = found.infeasibility
+    assert (why.of, why.proved) == ("schedules", True)
+    assert found.schedule.status == "infeasible"
+    assert found.randomised is not None
+    assert (found.bound, found.gap) == (None, None)
+    risks = [by_paths(problem.chain, table).probabilities for table in all_schedules(problem.chain)]
+    for name, other in (("loss", "drawdown"), ("drawdown", "loss")):
+        assert why.alone[name] == min(p[name] for p in risks)
+        assert why.with_others[name] == min(p[name] for p in risks if p[other] <= limits[other].probability)
+    over = min(sum(max(p[name] - limit.probability, 0) for name, limit in limits.items()) for p in risks)
+    assert sum(why.relaxation[name] - limit.probability for name, limit in limits.items()) == over
+    assert "no schedule" in why.text()
+    assert "raising this limit to that is enough" in why.text()
+    json.dumps(found.to_dict())
+
+
+BAD = [
+    ("market.ticks", 3, "market: unknown key 'ticks': allowed are num_steps"),
+    ("limit", {}, "unknown key 'limit': allowed are market, limits"),
+    ("limits.var", {}, "limits: unknown key 'var': allowed are loss, drawdown, inventory, spread"),
+    ("limits.loss.level", 0.95, "limits.loss: unknown key 'level': allowed are amount, probability"),
+    ("limits.loss.amount", 1.5, "limits.loss.amount = 1.5 is not allowed: it must be a whole number"),
+    ("limits.loss.probability", "1/0", "limits.loss.probability = '1/0' is not allowed"),
+    ("limits.loss.probability", 1.5, "limits.loss.probability = 1.5 is not allowed"),
+    ("limits.inventory", 2, "limits.inventory = 2 is not allowed: it must be a whole number from 0 to 1"),
+    ("limits.spread", [5, 9], "leaves no quotes at inventory 0: the ticks allow total spreads of 2, 3, 4"),
+    ("limits.spread", 3, "limits.spread = 3 is not allowed"),
+    ("market.fill_probabilities", {1.5: "3/8"}, "1.5 is not allowed: ticks must be whole numbers"),
+    ("market.fill_probabilities", {"one": "3/8"}, "'one' is not allowed: ticks must be whole numbers"),
+    ("market.fill_probabilities", {1: True}, "True is not allowed"),
+    ("market.fill_probabilities", {1: "7/8"}, "add up to more than 1"),
+    ("market.mid_moves", {1: "1/2"}, "add up to 1/2, but must add up to 1"),
+    ("market.num_steps", 2.0, "num_steps = 2.0 is not allowed"),
+    ("market.num_steps", 0, "num_steps = 0 is not allowed"),
+    ("market.terminal_penalty", -1, "terminal_penalty = -1 is not allowed"),
+    ("market.initial_inventory", 2, "initial_inventory = 2 is not allowed"),
+    ("solver.time_limit", 0, "solver.time_limit = 0 is not allowed"),
+    ("solver.threads", 2, "solver: unknown key 'threads': allowed are time_limit, workers"),
+    ("environment.id", 3, "environment must have an id that is text"),
+    ("agent.dual_rate", -1, "agent.dual_rate = -1 is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BAD, ids=[f"{path}={value}" for path, value, _ in BAD])
+def test_bad_input_is_named(path, value, message):
+    with pytest.raises(ValueError, match=r"^test") as caught:
+        read_problem(changed(path, value), "test")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, [], "text", {}, {"market": 3}, {"market": {"num_steps": 2}}])
+def test_what_is_no_problem_is_refused(content):
+    with pytest.raises(ValueError, match="keys"):
+        read_problem(content)
+
+
+def test_too_many_parts_for_whole_numbers_are_refused():
+    content = changed("market.fill_probabilities", {1: "12345/100003"})
+    content["market"]["num_steps"] = 4
+    with pytest.raises(ValueError, match=r"leave the whole numbers up to 2\^53"):
+        ScheduleProgram(read_problem(content).chain)
+
+
+def test_missing_extra_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("ortools")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ortools", None)
+    with pytest.raises(ImportError, match=r"mmgym\[constraints\]"):
+        ScheduleProgram(read_problem(SMALL).chain)
+
+
+def test_schedule_is_a_policy_of_the_environment(tmp_path):
+    problem = shipped("constrain_3_2_2")
+    chain, settings = problem.chain, problem.environment._replace(tick=0.5)
+    arguments = {**settings.arguments, "min_depth": 0.5, "max_depth": 1.5}
+    settings = settings._replace(arguments=arguments)
+    table = first_table(chain)
+    env, policy = schedule_policy({cell: {pair: Fraction(1)} for cell, pair in table.items()}, settings, chain)
+    assert policy.clipped == 0
+    for (n, q), pair in table.items():
+        for side, ticks in enumerate(pair):
+            if ticks:
+                assert policy.controls[n, q + 2, side] == pytest.approx(0.5 * ticks, abs=1e-6)
+    file = baselines.write_table(policy, env, tmp_path / "schedule.npz")
+    again = baselines.load_policy(file, env)
+    assert baselines.score(env, again).value == baselines.score(env, policy).value
+    observation, _ = env.reset(seed=3)
+    done = False
+    while not done:
+        action, _ = again.predict(observation)
+        observation, _, done, _, _ = env.step(action)
+    other = {**arguments, "num_steps": 4}
+    with pytest.raises(ValueError, match="3 steps and 5 states, but the environment has 4 and 5"):
+        baselines.load_policy(file, settings.id, **other)
+    with pytest.raises(ValueError, match="they must be the same"):
+        schedule_policy({}, settings._replace(arguments=other), chain)
+    with pytest.raises(ValueError, match="not of 'tick_spread'"):
+        baselines.load_policy(file, "mmgym/TickSpread-v0", num_steps=3)
+    (tmp_path / "broken.npz").write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is not a table written by mmgym"):
+        baselines.load_policy(tmp_path / "broken.npz", env)
+
+
+def test_randomised_schedule_is_a_policy_of_the_environment(tmp_path):
+    """A policy that draws between two schedules at step 0 is worth the weighted mean of both."""
+    problem = shipped("constrain_3_2_2")
+    chain, settings = problem.chain, problem.environment
+    plain = {cell: {pair: Fraction(1)} for cell, pair in first_table(chain).items()}
+    low, high = Quotes(1, 1), Quotes(3, 3)
+    values = []
+    for first in ({low: Fraction(1)}, {high: Fraction(1)}, {low: Fraction(1, 4), high: Fraction(3, 4)}):
+        env, policy = schedule_policy({**plain, (0, 0): first}, settings, chain)
+        values.append(baselines.score(env, policy).value)
+    assert values[2] == pytest.approx(0.25 * values[0] + 0.75 * values[1], abs=1e-12)
+    file = baselines.write_table(policy, env, tmp_path / "mixed.npz", deterministic=False)
+    assert baselines.score(env, baselines.load_policy(file, env)).value == pytest.approx(values[2], abs=1e-12)
+
+
+def run(capsys, *arguments):
+    status = main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_command_writes_what_it_prints(capsys, tmp_path):
+    content = changed("environment", {"id": "mmgym/GLFT-v0", "arguments": {}})
+    content["environment"]["arguments"] = {
+        "horizon": 2.0, "num_steps": 2, "fill_rate": 0.9, "fill_decay": 0.6, "inventory_limit": 1.0, "min_depth": 1.0,
+        "max_depth": 2.0,
+    }  # fmt: skip
+    content["agent"] = {"iterations": 300}
+    config = tmp_path / "two_steps.yml"
+    config.write_text(yaml.safe_dump(content), encoding="utf-8")
+    folder = tmp_path / "found"
+    status, out, _ = run(capsys, "constrain", config, "--folder", folder, "--agent")
+    assert status == 0
+    for text in ("CP-SAT schedule", "optimum, certified", "upper bound", "penalised agent", "played in mmgym/GLFT-v0"):
+        assert text in out
+    found = json.loads((folder / "solution.json").read_text())
+    chain = read_problem(content).chain
+    best = max((e for e in (by_paths(chain, t) for t in all_schedules(chain)) if e.meets(chain)), key=lambda e: e.value)
+    assert Fraction(found["schedule"]["exact"]) == best.value == Fraction(found["bound"])
+    assert found["problem"]["limits"] == content["limits"]
+    assert found["versions"]["ortools"]
+    assert Fraction(found["gap"]) == 0
+    arguments = content["environment"]["arguments"].items()
+    pairs = [word for name, value in arguments for word in ("--set", f"{name}={value}")]
+    tables = [folder / f"{name}.npz" for name in ("schedule", "randomised", "agent")]
+    status, out, err = run(capsys, "score", "--env", "mmgym/GLFT-v0", *pairs, *tables)
+    assert status == 0, err
+    assert f"{found['environment']['schedule']['value']:.6g}" in out
+
+
+def test_command_refuses_bad_configurations(capsys, tmp_path):
+    config = tmp_path / "bad.yml"
+    config.write_text(yaml.safe_dump(changed("limits.cvar", 1)), encoding="utf-8")
+    status, _, err = run(capsys, "constrain", config)
+    assert status == 2
+    assert "unknown key 'cvar'" in err
+    status, _, err = run(capsys, "constrain", tmp_path / "missing.yml")
+    assert status == 2
+    assert "constrain_3_2_2" in err
+
+
+def test_command_explains_infeasible_limits(capsys, tmp_path):
+    config = tmp_path / "strict.yml"
+    config.write_text(yaml.safe_dump(changed("limits.loss.probability", "1/1000")), encoding="utf-8")
+    status, out, _ = run(capsys, "constrain", config, "--folder", tmp_path / "strict")
+    assert status == 0
+    assert "infeasible: no policy keeps to all limits" in out
+    assert json.loads((tmp_path / "strict" / "solution.json").read_text())["infeasibility"]["of"] == "policies"
+
+
+def test_penalised_agent_keeps_to_the_limits_below_the_bound():
+    torch = pytest.importorskip("torch")
+    from agents.lagrangian import _Unfolded, train_lagrangian
+
+    chain = read_problem(SMALL).chain
+    unfolded = _Unfolded(chain)
+    random_law = np.random.default_rng(0).random(unfolded.allowed.shape) * unfolded.allowed.numpy()
+    random_law /= random_law.sum(axis=1, keepdims=True)
+    value, counted = unfolded(torch.from_numpy(random_law))
+    schedule = {
+        cell: {pair: Fraction(float(p)) for pair, p in zip(chain.quotes[cell[1]], row, strict=False)}
+        for cell, row in zip(unfolded.cells, random_law, strict=True)
+    }
+    exact = evaluate_schedule(chain, schedule)
+    assert float(value) == pytest.approx(float(exact.value), abs=1e-12)
+    assert counted.tolist() == pytest.approx([float(p) for p in exact.probabilities.values()], abs=1e-12)
+
+    chain = shipped("constrain_3_2_2").chain
+    found = train_lagrangian(chain, AgentSettings(iterations=1500))
+    unlimited, bound, optimum, _, _ = FIGURES["constrain_3_2_2"]
+    assert found.evaluation.meets(chain)
+    assert optimum - Fraction(1, 50) < found.evaluation.value <= bound + 1e-9 < unlimited
+    again = train_lagrangian(chain, AgentSettings(iterations=1500))
+    assert again == found
