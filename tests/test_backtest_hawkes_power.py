@@ -312,11 +312,12 @@ def test_policies_of_the_observation(env_id: str, days: list[Path]) -> None:
     assert policy.states == [None, *range(len(policy.states) - 1)]
     assert policy.starts[0].all()
     assert not np.any(policy.starts[1:])
-    # offsets from the best quotes: action 0 is 3 / fill_decay = 0.75 EUR/MWh
+    # offsets from the best quotes: action 0 is half the box of 6 / fill_decay (reduced market: 4 / fill_decay)
+    offset = {POWER: 75, FLOW: 50}[env_id]
     asks = backtest(tapes, observed(Constant(0.0), params), interval=1.0).decisions
     whole = asks["ask"].notna() & asks["bid"].notna()
-    assert ((asks["ask"] - asks["best_ask"])[whole] == 75).all()
-    assert ((asks["best_bid"] - asks["bid"])[whole] == 75).all()
+    assert ((asks["ask"] - asks["best_ask"])[whole] == offset).all()
+    assert ((asks["best_bid"] - asks["bid"])[whole] == offset).all()
 
 
 def test_named_policies_play_as_in_the_environment(days: list[Path]) -> None:
