@@ -89,7 +89,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
         raise ValueError(f"{source} must be a mapping with the keys {', '.join(KEYS)}")
     _refuse_unknown(source, "", content, KEYS)
     seeds, environments = content.get("seeds"), content.get("environments")
-    if not isinstance(seeds, list) or not seeds or any(not isinstance(s, int) or s < 0 for s in seeds):
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise ValueError(f"{source}: seeds = {seeds!r} must be a list of whole numbers >= 0")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"{source}: seeds = {seeds!r} must differ from each other")

@@ -231,6 +231,7 @@ def test_markdown_table():
     [
         ("seeds: [0]\n", "environments must map"),
         ("seeds: 5\nenvironments: {a: }\n", "seeds = 5 must be a list"),
+        ("seeds: [true]\nenvironments: {a: }\n", "must be a list of whole numbers"),
         ("seeds: [0, 0]\nenvironments: {a: }\n", "must differ"),
         ("seeds: [0]\nsurprise: 1\nenvironments: {a: }\n", "unknown key 'surprise'.*allowed are title"),
         ("seeds: [0]\nenvironments: {a: {tries: 3}}\n", "unknown key 'tries' of a: allowed are algorithms"),
