@@ -196,6 +196,7 @@ def _train(options: argparse.Namespace) -> None:
         timesteps=options.timesteps,
         threads=options.threads,
         checkpoint_steps=options.checkpoint_steps,
+        score_steps=options.score_steps,
         resume=options.resume,
     )
     print(f"skill {found.skill:.4f}, regret {found.regret}, optimum {found.optimum_upper:.6f}; saved in {folder}")
@@ -357,6 +358,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
     sub.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
     sub.add_argument("--checkpoint-steps", type=int, default=1_000_000, help="steps between checkpoints (default 1e6)")
+    sub.add_argument("--score-steps", type=int, help="steps between two exact scores (default a twentieth of the run)")
     sub.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
 
     text = "train and score algorithms in many markets, and compare them with the papers and the optimum"

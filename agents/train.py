@@ -32,6 +32,7 @@ from agents.model_files import (
 from agents.policies import as_policy
 from agents.runs import derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of, problem_of
+from baselines.price_noise import price_noise
 from baselines.scoring import Score, exact_skill, score
 
 try:
@@ -40,7 +41,7 @@ try:
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
     from agents.exact_gradient import ExactGradient, network_of, restore_network
-    from mmgym.adapters.sb3 import make_sb3_env
+    from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
 
@@ -74,8 +75,27 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     )
 
 
-def _build_env(config: Config, env_id: str, arguments: Mapping[str, Any], threads: int) -> VecEnv:
-    venv: VecEnv = make_sb3_env(env_id, config.n_envs, threads=threads, **arguments)
+class ExpectedPriceMoves(SB3VecEnv):
+    """Rewards without their price noise, in markets where it is known (see `baselines.price_noise`)."""
+
+    def __init__(self, envs: Any) -> None:
+        super().__init__(envs)
+        self._noise = price_noise(envs.params)
+
+    def step_batch(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """As in `SB3VecEnv`."""
+        if self._noise is None:
+            return super().step_batch()
+        before = self.envs.get_state()
+        observations, rewards, finished, info = super().step_batch()
+        return observations, rewards - self._noise(before, self.envs.get_state()), finished, info
+
+
+def _build_env(
+    config: Config, env_id: str, arguments: Mapping[str, Any], threads: int, reward: str | None = None
+) -> VecEnv:
+    adapter = ExpectedPriceMoves if reward == "expected" else SB3VecEnv
+    venv: VecEnv = make_sb3_env(env_id, config.n_envs, threads=threads, adapter=adapter, **arguments)
     return VecNormalize(venv, **config.normalize) if config.normalize else venv
 
 
@@ -276,6 +296,7 @@ def _train_exactly(
     *,
     seed: int,
     checkpoint_steps: int,
+    score_steps: int,
     resumable: bool,
     progress: bool,
 ) -> dict[str, Any]:
@@ -286,7 +307,7 @@ def _train_exactly(
     settings = config.hyperparameters
     policy = network_of(env, settings["net_arch"], derived_seed(seed, "environment"))
     learner = ExactGradient(problem_of(env), policy, settings["history_size"])
-    before, curve, score_steps = 0.0, [], max(config.n_timesteps // 20, 1)
+    before, curve = 0.0, []
     if resumable:
         description, arrays, _ = read_folder(checkpoint)
         learner.restore(description, arrays)
@@ -355,6 +376,7 @@ def train(
     timesteps: int | None = None,
     threads: int = 1,
     checkpoint_steps: int = 1_000_000,
+    score_steps: int | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> tuple[Path, Score]:
@@ -372,13 +394,17 @@ def train(
     arguments : mapping, optional
         Constructor arguments of the environment.
     reward : {"expected", "pnl", None}
-        Rewards to train on, in markets with that argument. The score does not depend on it.
+        Rewards to train on: with "expected" price noise is left out, by the argument ``reward`` in markets that have
+        one, and in the Hawkes markets as `baselines.price_noise` says. The score does not depend on it.
     timesteps : int, optional
         Environment steps, instead of the configuration's.
     threads : int
         Threads of torch and of the environment. Runs are reproducible bit for bit with one.
     checkpoint_steps : int
         Environment steps between checkpoints (of exact_gradient: evaluations, as its ``timesteps`` are).
+    score_steps : int, optional
+        Such steps between two points of the curve of exact skill; a twentieth of the run by default. A point takes
+        milliseconds where states are finitely many and up to some seconds in the Hawkes markets, where it is simulated.
     resume : bool
         Go on from the folder's checkpoint; a finished run is left as it is.
     progress : bool
@@ -394,20 +420,28 @@ def train(
     ValueError
         If an argument is out of range, the folder holds another run, or a model file is damaged.
     """
-    if seed < 0 or threads < 1 or checkpoint_steps < 1 or (timesteps is not None and timesteps < 1):
+    numbers = threads, checkpoint_steps, 1 if timesteps is None else timesteps, 1 if score_steps is None else score_steps
+    if seed < 0 or min(numbers) < 1:
         raise ValueError(
-            f"seed = {seed} must be >= 0; threads = {threads}, checkpoint_steps = {checkpoint_steps} and timesteps = "
-            f"{timesteps} must be >= 1"
+            f"seed = {seed} must be >= 0; threads = {threads}, checkpoint_steps = {checkpoint_steps}, timesteps = "
+            f"{timesteps} and score_steps = {score_steps} must be >= 1"
         )
     config = load_config(config_name, env_id)
     if timesteps is not None:
         config = config._replace(n_timesteps=timesteps)
+    score_steps = score_steps or max(config.n_timesteps // 20, 1)
     arguments = dict(arguments or {})
     if reward is not None and "reward" in params_of(env_id, **arguments)._fields:
         arguments.setdefault("reward", reward)
     run_name = f"{env_id.replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)
-    settings = {"seed": seed, "env": env_id, "arguments": arguments, "config": config._asdict()}
+    settings = {
+        "seed": seed,
+        "env": env_id,
+        "arguments": arguments,
+        "reward": reward,
+        "config": config._asdict(),
+    }
     summary_file, checkpoint = home / "run.json", home / "checkpoint"
     recover_folder(checkpoint)
     resumable = resume and checkpoint.exists()
@@ -433,6 +467,7 @@ def train(
             checkpoint,
             seed=seed,
             checkpoint_steps=checkpoint_steps,
+            score_steps=score_steps,
             resumable=resumable,
             progress=progress,
         )
@@ -440,7 +475,7 @@ def train(
         if checkpoint.exists():
             shutil.rmtree(checkpoint)
         return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
-    venv = _build_env(config, env_id, arguments, threads)
+    venv = _build_env(config, env_id, arguments, threads, reward)
     model = build_model(config, venv, seed, str(home / "tensorboard"))
     _batch(venv).seed(derived_seed(seed, "environment"))
     elapsed_before = _restore_checkpoint(checkpoint, model) if resumable else 0.0
@@ -455,7 +490,7 @@ def train(
 
     with tqdm(total=config.n_timesteps, unit="step", unit_scale=True, desc=run_name, disable=not progress) as bar:
         bar.update(model.num_timesteps)
-        watcher = _Watcher(save, env, bar, checkpoint_steps, max(config.n_timesteps // 20, 1))
+        watcher = _Watcher(save, env, bar, checkpoint_steps, score_steps)
         model.learn(
             config.n_timesteps - model.num_timesteps,
             callback=watcher,

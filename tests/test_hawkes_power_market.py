@@ -435,7 +435,7 @@ def test_intensities_are_never_clipped():
 def test_actions_are_offsets_from_the_best_quotes():
     env = HawkesPowerEnv(fill_decay=[3.0, 5.0])
     quotes = env.to_quotes(np.array([[-1, -1], [0, 0], [1, 1]], dtype=np.float32))
-    np.testing.assert_allclose(quotes, [[0.0, 0.0], [3 / 5, 3 / 3], [6 / 5, 6 / 3]], rtol=1e-15)
+    np.testing.assert_allclose(quotes, [[0.0, 0.0], [2 / 5, 2 / 3], [4 / 5, 4 / 3]], rtol=1e-15)
     assert env.from_quotes([-0.1, 99.0]).tolist() == [-1.0, 1.0]
 
 

@@ -59,7 +59,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
         """Step every row and restart those that finished."""
-        observations, rewards, finished, _, info = self.envs.step(self._actions)
+        observations, rewards, finished, info = self.step_batch()
         infos = self._row_infos(info)
         if finished.any():
             finished = finished.copy()
@@ -68,6 +68,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
             for row in np.flatnonzero(finished):
                 infos[row] = {**infos[row], "terminal_observation": last[row], "TimeLimit.truncated": False}
         return observations, rewards.astype(np.float32), finished, infos
+
+    def step_batch(self) -> tuple[Array, Array, Array, dict[str, Any]]:
+        """Step every row: observations, rewards, which are finished, info. For subclasses that change rewards."""
+        observations, rewards, finished, _, info = self.envs.step(self._actions)
+        return observations, rewards, finished, info
 
     def _row_infos(self, info: dict[str, Any]) -> list[dict[str, Any]]:
         if not info:
@@ -128,7 +133,9 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         return [None] * self.num_envs
 
 
-def make_sb3_env(env_id: str, num_envs: int, *, threads: int = 1, **arguments: Any) -> SB3VecEnv:
+def make_sb3_env(
+    env_id: str, num_envs: int, *, threads: int = 1, adapter: type[SB3VecEnv] = SB3VecEnv, **arguments: Any
+) -> SB3VecEnv:
     """A batch of an mmgym id for Stable-Baselines3.
 
     Parameters
@@ -136,6 +143,8 @@ def make_sb3_env(env_id: str, num_envs: int, *, threads: int = 1, **arguments: A
     env_id : str
     num_envs, threads : int
         Rows, and threads that share a step.
+    adapter : type
+        `SB3VecEnv` or a subclass of it.
     **arguments
         The environment's constructor arguments.
     """
@@ -149,4 +158,4 @@ def make_sb3_env(env_id: str, num_envs: int, *, threads: int = 1, **arguments: A
         autoreset_mode="Disabled",
         **arguments,
     )
-    return SB3VecEnv(envs.unwrapped)  # type: ignore[arg-type]
+    return adapter(envs.unwrapped)  # type: ignore[arg-type]

@@ -104,8 +104,8 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     Units: minutes, EUR / MWh, lots.
 
     ## Action Space
-    `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, 6 / fill_decay]``.
-    Action -1 joins the best quote, 0 is filled with probability ``exp(-3)`` by an order. Finite values outside the box
+    `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, 4 / fill_decay]``.
+    Action -1 joins the best quote, 0 is filled with probability ``exp(-2)`` by an order. Finite values outside the box
     are clipped to it. `to_quotes` and `from_quotes` convert.
 
     ## Observation Space

@@ -63,7 +63,7 @@ MAX_STEPS = 1_000_000
 MAX_EVENTS = 1_000_000.0  # expected events in an episode
 MAX_RATE = 1e6  # per minute
 MAX_SPREAD = 1000  # ticks
-REACH = 6.0  # width of the offset box, in units of 1 / fill_decay
+REACH = 4.0  # width of the offset box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
 Array = NDArray[Any]
