@@ -11,6 +11,8 @@ import pandas as pd
 import mmgym  # noqa: F401  # registers the ids
 from agents.algorithms import EXACT_GRADIENT
 from agents.config import configurations_for
+from baselines.catalogue import params_of
+from mmgym.models import mean_field
 
 __all__ = ["throughput"]
 
@@ -93,6 +95,22 @@ def _training(config_name: str, env_id: str, threads: int, **arguments: Any) -> 
     return float(np.max(rates)), float(np.median(rates))
 
 
+def _players(games: int, takers: int, seconds: float, **arguments: Any) -> tuple[float, float]:
+    from mmgym.envs.mean_field_players import MeanFieldPlayers
+
+    batch = MeanFieldPlayers(games, num_takers=takers, **arguments)
+    quote = 1.0 / batch.params.game.taker_fill_decay / batch.params.game.max_depth
+    actions, maker = np.full((games, takers, 2), quote, np.float32), np.full((games, 2), quote, np.float32)
+    count = min(100, batch.params.game.num_steps)
+
+    def run() -> None:
+        batch.reset(0)
+        for _ in range(count):
+            batch.step(actions, maker)
+
+    return _rate(run, count * games * (takers + 1), seconds)
+
+
 def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFrame:
     """Environment steps per second, best and median of repeated runs.
 
@@ -122,6 +140,11 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
         "batch of 65,536, 2 threads": _vector(env_id, 65_536, seconds, threads=2, **arguments),
         "batch of 65,536, 2 threads, copy=False": _vector(env_id, 65_536, seconds, threads=2, copy=False, **arguments),
     }
+    params = params_of(env_id, **arguments)
+    if isinstance(params, mean_field.Params):
+        game = {name: value for name, value in arguments.items() if name != "population"}
+        found["N-player game, 4 of 1,000 takers, player-steps"] = _players(4, 1_000, seconds, **game)
+        found["N-player game, 400 of 10 takers, player-steps"] = _players(400, 10, seconds, **game)
     try:
         found["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds, **arguments)
         simulating = [name for name in configurations_for(env_id) if name != EXACT_GRADIENT]

@@ -420,7 +420,12 @@ def train(
     ValueError
         If an argument is out of range, the folder holds another run, or a model file is damaged.
     """
-    numbers = threads, checkpoint_steps, 1 if timesteps is None else timesteps, 1 if score_steps is None else score_steps
+    numbers = (
+        threads,
+        checkpoint_steps,
+        1 if timesteps is None else timesteps,
+        1 if score_steps is None else score_steps,
+    )
     if seed < 0 or min(numbers) < 1:
         raise ValueError(
             f"seed = {seed} must be >= 0; threads = {threads}, checkpoint_steps = {checkpoint_steps}, timesteps = "

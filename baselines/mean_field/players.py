@@ -1,0 +1,170 @@
+r"""What the N-player game makes of the mean-field equilibrium: exactly, in continuous time, and its convergence.
+
+If all takers play depths that depend on their own states only, their states are independent, with the law of the limit.
+One taker among ``N`` then meets the drift of the others, ``m (N - 1) / N``, and pushes the mid herself: at a fill with
+``q`` assets before it she gains ``+ kappa z q / N`` (bid) or ``- kappa z q / N`` (ask), the fill being executed at the
+mid after her push. With ``H_q^{+-}(D) = max_{|d| <= d_inf} A^m exp(-k d) (z d + D +- kappa z q / N)`` her best value
+against the equilibrium's depths solves
+
+    -dW/dt = (b + m (N - 1) / N) q - gamma sigma^2 q^2 + (signal jumps) + H_q^+(W(q + z) - W) + H_q^-(W(q - z) - W).
+
+What a deviation gains is of the order ``1 / N^2``; the value itself moves by ``1 / N``.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from baselines.frozen import solve, state_laws
+from baselines.mean_field.problem import MeanFieldProblem
+from mmgym.envs.mean_field_players import MeanFieldPlayers
+from mmgym.models import mean_field_limit as limit
+from mmgym.models.mean_field import TakerParams
+from mmgym.models.mean_field_game import Game
+
+__all__ = ["Deviation", "best_deviation", "inventory_fluctuations", "loglog_slope"]
+
+Array = NDArray[np.float64]
+
+
+class Deviation(NamedTuple):
+    """What one of ``N`` takers can gain by leaving the depths that are the equilibrium of the limit (currency)."""
+
+    num_takers: int
+    gain: float  # best - value
+    value: float  # of the equilibrium's depths in the N-player game
+    best: float  # of her best depths of her own state
+    shift: float  # of the value from that in the limit
+
+
+def best_deviation(game: Game, num_takers: int, equilibrium: limit.Equilibrium | None = None) -> Deviation:
+    """The best deviation of one taker, by Runge-Kutta steps of order 4 on the equilibrium's grid.
+
+    Parameters
+    ----------
+    game : Game
+    num_takers : int
+        N >= 1, large enough for the grid's steps to be stable.
+    equilibrium : Equilibrium, optional
+        In continuous time; solved if not given.
+
+    Raises
+    ------
+    ValueError
+        If ``num_takers`` is below 1.
+    ArithmeticError
+        If the steps are not stable: her own impact is too strong.
+    """
+    if num_takers < 1:
+        raise ValueError(f"num_takers = {num_takers} is not allowed: it must be >= 1")
+    found = limit.solve_equilibrium(game) if equilibrium is None else equilibrium
+    times, drift, quotes = found.flow.times, found.flow.drift, found.taker_quotes
+    q, b, z, decay, rate = (
+        game.inventory,
+        game.signal[:, None],
+        game.order_size,
+        game.taker_fill_decay,
+        game.taker_fill_rate,
+    )
+    push = game.impact * z * q / num_takers
+    others = (num_takers - 1) / num_takers
+    generator = game.signal_generator
+
+    def slope(values: Array, k: int, chosen: Array | None) -> Array:
+        """``-dW/dt`` at the curve time ``k``, of given depths or of the best ones."""
+        total = (b + others * drift[k]) * q - game.taker_penalty * q**2 + generator @ values
+        for side, here, there, sign in (
+            (0, slice(None, -1), slice(1, None), 1),
+            (1, slice(1, None), slice(None, -1), -1),
+        ):
+            gain = values[:, there] - values[:, here] + sign * push[here]
+            depth = (
+                np.clip(1.0 / decay - gain / z, -game.max_depth, game.max_depth)
+                if chosen is None
+                else chosen[:, here, side]
+            )
+            total[:, here] += rate * np.exp(-decay * depth) * (z * depth + gain)
+        return np.asarray(total)
+
+    def march(table: Array | None) -> float:
+        values = np.zeros(game.shape)
+        for n in range(len(times) - 1, 0, -1):
+            h = times[n] - times[n - 1]
+            depths = (None, None, None) if table is None else (table[2 * n], table[2 * n - 1], table[2 * n - 2])
+            first = slope(values, 2 * n, depths[0])
+            second = slope(values + 0.5 * h * first, 2 * n - 1, depths[1])
+            third = slope(values + 0.5 * h * second, 2 * n - 1, depths[1])
+            fourth = slope(values + h * third, 2 * n - 2, depths[2])
+            values = values + h / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+        return float((game.initial * values).sum())
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, best = march(quotes), march(None)
+    if not (np.isfinite(value) and np.isfinite(best)):
+        raise ArithmeticError(
+            f"with num_takers = {num_takers} a taker's own impact is too strong for the {len(times) - 1} time steps"
+        )
+    return Deviation(num_takers, best - value, value, best, value - found.taker_value)
+
+
+def inventory_fluctuations(
+    counts: tuple[int, ...] = (10, 30, 100, 300, 1000), *, players: int = 400_000, seed: int = 0, **arguments: Any
+) -> pd.DataFrame:
+    """How the takers' empirical inventory law at the horizon tends to that of the limit, by simulation.
+
+    All takers play the equilibrium's frozen depths.
+
+    Parameters
+    ----------
+    counts : tuple of int
+        Numbers of takers.
+    players : int
+        Takers simulated for each of them, in as many games as that needs.
+    seed : int
+    **arguments
+        Those of `mmgym.models.mean_field_game.Game.create`.
+
+    Returns
+    -------
+    DataFrame
+        For each ``num_takers``: ``games``; ``rms``, the root mean square distance of the mean inventory (assets) from
+        its expectation, with ``rms_error``, and ``rms_exact`` = std(q_T) / sqrt(N); ``histogram``, the mean L1 distance
+        of the empirical law from the exact one, and ``histogram_normal``, what the central limit theorem says of it.
+    """
+    params = TakerParams.create(**arguments)
+    game, problem = params.game, MeanFieldProblem(params)
+    controls = solve(problem).controls
+    law = state_laws(problem, controls)[-1].reshape(game.shape).sum(axis=0)
+    mean, square = float(law @ game.inventory), float(law @ game.inventory**2)
+    table = (controls / game.max_depth).astype(np.float32).reshape(game.num_steps, *game.shape, 2)
+    rows = []
+    for count in counts:
+        games = max(players // count, 50)
+        batch = MeanFieldPlayers(games, num_takers=count, reward="expected", **arguments)
+        batch.reset(seed)
+        quotes = np.zeros((games, 2), np.float32)
+        for n in range(game.num_steps):
+            batch.step(table[n][batch.signal + game.signal_limit, batch.inventory + game.limit], quotes)
+        distance = batch.inventory.mean(axis=1) * game.order_size - mean
+        histogram = np.stack([(batch.inventory == lots).mean(axis=1) for lots in range(-game.limit, game.limit + 1)])
+        squares = distance**2
+        rms = float(np.sqrt(squares.mean()))
+        rows.append(
+            {
+                "num_takers": count,
+                "games": games,
+                "rms": rms,
+                "rms_error": float(squares.std(ddof=1) / np.sqrt(games) / (2.0 * rms)),
+                "rms_exact": float(np.sqrt((square - mean**2) / count)),
+                "histogram": float(np.abs(histogram - law[:, None]).sum(axis=0).mean()),
+                "histogram_normal": float(np.sqrt(2.0 / np.pi * law * (1.0 - law) / count).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def loglog_slope(x: Array, y: Array) -> float:
+    """Slope of ``log y`` against ``log x`` by least squares."""
+    return float(np.polynomial.polynomial.polyfit(np.log(x), np.log(y), 1)[1])

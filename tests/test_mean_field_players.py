@@ -1,0 +1,271 @@
+"""The N-player game behind the mean field: its law, its faces, and what it makes of the equilibrium.
+
+Statistical checks use fixed seeds; each has a false-alarm rate of 1e-4.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
+from baselines.mean_field import MeanFieldProblem
+from baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
+from mmgym.envs.mean_field_players import MeanFieldPlayers
+from mmgym.models import mean_field_limit as limit
+from mmgym.models.mean_field import MakerParams, TakerParams
+from mmgym.models.mean_field_flow import Flow, induced_flow
+from mmgym.models.mean_field_game import Game
+
+SMALL = {"inventory_limit": 30.0, "signal_limit": 1, "horizon": 0.4, "num_steps": 10, "signal_rate": [4.0, 2.0]}
+COUPLED = {**SMALL, "impact": 0.04, "initial_law": [20.0, 1], "taker_risk_aversion": 1e-3}
+FALSE_ALARM = 1e-4  # of each statistical check
+
+
+def close_mean(sample, expected):
+    stderr = sample.std(ddof=1) / math.sqrt(len(sample))
+    assert abs(sample.mean() - expected) < stats.norm.isf(FALSE_ALARM / 2) * stderr
+
+
+def quote_table(game):
+    """Depths that depend on step, signal and inventory, as float32 actions show them: (N, B, Q, 2)."""
+    n, b, q = np.meshgrid(np.arange(game.num_steps), game.signal, game.inventory, indexing="ij")
+    bid = 0.35 + 0.01 * n - 0.1 * b + 0.006 * q
+    actions = np.stack([bid, 0.7 - 0.02 * n + 0.1 * b - 0.004 * q], axis=-1) / game.max_depth
+    return actions.astype(np.float32)
+
+
+def play(games, takers, actions=None, seed=1, reward="expected", maker=(0.28, 0.28), **arguments):
+    """Total rewards of takers (G, N) and makers (G,) of whole episodes, and the batch at the end."""
+    batch = MeanFieldPlayers(games, num_takers=takers, reward=reward, **arguments)
+    batch.reset(seed)
+    game = batch.params.game
+    total, maker_total = np.zeros((games, takers)), np.zeros(games)
+    quotes = np.tile(np.array(maker, np.float32), (games, 1))
+    for n in range(game.num_steps):
+        if actions is None:
+            played = np.full((games, takers, 2), 1.0 / game.taker_fill_decay / game.max_depth, np.float32)
+        else:
+            played = actions[n][batch.signal + game.signal_limit, batch.inventory + game.limit]
+        found = batch.step(played, quotes)
+        total += found.taker_rewards
+        maker_total += found.maker_rewards
+    assert found.terminated
+    return total, maker_total, batch
+
+
+# --- The step law -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("takers", [1, 2, 7])
+@pytest.mark.parametrize("reward", ["expected", "pnl"])
+def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_impact_say(takers, reward):
+    """Others' drift is (N - 1) / N of the limit's; own pushes make kappa / (2 N) (q_T^2 - q_0^2 - z^2 fills)."""
+    game = Game.create(**COUPLED)
+    actions = quote_table(game)
+    depths = actions.astype(np.float64) * game.max_depth
+    flow, _ = induced_flow(game, depths)
+    share = (takers - 1) / takers
+    problem = MeanFieldProblem(
+        TakerParams.create(**COUPLED), Flow(share * flow.movement, flow.mean_quotes, flow.quoting)
+    )
+    table = Table(depths.reshape(game.num_steps, -1, 2))
+    law = state_laws(problem, table.controls)[-1].reshape(game.shape).sum(axis=0)
+    fills = float(problem.initial @ evaluate(problem, table, Functional(fills=1.0))[0][0, :, 0])
+    squares = float(law @ game.inventory**2) - 20.0**2 - game.order_size**2 * fills
+    expected = criterion_value(problem, table) + 0.5 * game.impact / takers * squares
+    total, _, _ = play(20_000 // takers, takers, actions, reward=reward, **COUPLED)
+    close_mean(total.mean(axis=1), expected)
+
+
+def test_the_maker_earns_what_the_limit_says_against_constant_quotes():
+    """Her fills do not depend on the takers' inventories then, and the mid's drift is that of the mean law."""
+    params = MakerParams.create(population="constant", **COUPLED)
+    problem = MeanFieldProblem(params)
+    depths = np.array([0.3, 0.4], np.float32).astype(np.float64) * params.max_depth
+    value = criterion_value(problem, np.broadcast_to(depths, (params.num_steps, problem.num_states, 2)))
+    _, makers, _ = play(4_000, 12, maker=(0.3, 0.4), **COUPLED)
+    close_mean(makers, value)
+
+
+def test_laws_of_inventory_and_signal_at_the_horizon():
+    game = Game.create(**COUPLED)
+    actions = quote_table(game)
+    depths = actions.astype(np.float64) * game.max_depth
+    problem = MeanFieldProblem(TakerParams.create(**COUPLED))
+    law = state_laws(problem, depths.reshape(game.num_steps, -1, 2))[-1]
+    _, _, batch = play(20_000, 1, actions, seed=2, **COUPLED)
+    cells = (batch.signal + game.signal_limit) * game.shape[1] + batch.inventory + game.limit
+    counts, expected = np.bincount(cells.ravel(), minlength=len(law)), 20_000 * law
+    often = expected > 5
+    seen = counts[often]
+    assert stats.chisquare(seen, expected[often] * seen.sum() / expected[often].sum()).pvalue > FALSE_ALARM
+    assert stats.binomtest(int(20_000 - seen.sum()), 20_000, max(1.0 - law[often].sum(), 0.0)).pvalue > FALSE_ALARM
+
+
+def test_the_mid_moves_by_the_takers_fills_only_without_volatility():
+    arguments = {**COUPLED, "volatility": 0.0}
+    batch = MeanFieldPlayers(5, num_takers=40, **arguments)
+    batch.reset(3)
+    before = batch.inventory.copy()
+    batch.step(np.zeros((5, 40, 2)), np.zeros((5, 2)))
+    moved = 0.04 * 10.0 / 40 * (batch.inventory - before).sum(axis=1)
+    np.testing.assert_allclose(batch.mid, moved, rtol=0, atol=1e-13)
+    assert (moved != 0.0).any()
+
+
+def test_both_rewards_have_the_same_fills_and_mean_and_the_mid_is_a_brownian_motion():
+    found = [play(4_000, 3, reward=reward, seed=5, impact=0.0, **SMALL) for reward in ("pnl", "expected")]
+    for name in ("inventory", "signal", "maker_inventory"):
+        assert np.array_equal(getattr(found[0][2], name), getattr(found[1][2], name))
+    for k in (0, 1):
+        difference = (found[0][k] - found[1][k]).reshape(4_000, -1).mean(axis=1)
+        close_mean(difference, 0.0)
+        assert difference.std() > 1.0
+    for _, _, batch in found:
+        assert stats.kstest(batch.mid / (8.0 * math.sqrt(0.4)), "norm").pvalue > FALSE_ALARM
+
+
+def test_nobody_quotes_nobody_trades():
+    """A single taker who is full, and hardly ever sells: no bid to sell to."""
+    arguments = {**SMALL, "initial_law": [30.0, 0], "taker_fill_rate": 1e-9}
+    for boundary, trades in (("quoting", False), ("zero", True), ("risk_neutral", True)):
+        batch = MeanFieldPlayers(300, num_takers=1, boundary_quotes=boundary, **arguments)
+        batch.reset(0)
+        batch.step(np.zeros((300, 1, 2)), np.zeros((300, 2)))
+        assert batch.maker_fills[:, 0].sum() > 0
+        assert (batch.maker_fills[:, 1].sum() > 0) == trades
+        expected = {"quoting": 0.0, "zero": 0.0, "risk_neutral": 1 / 2.375}[boundary]
+        assert batch.mean_quotes[0].tolist() == [pytest.approx(expected), 0.0]
+
+
+def test_starts_are_drawn_from_the_initial_law():
+    table = np.zeros((7, 3))
+    table[1, 0], table[5, 2], table[3, 1] = 0.5, 0.3, 0.2
+    batch = MeanFieldPlayers(10, num_takers=1_000, **{**SMALL, "initial_law": table.tolist()})
+    batch.reset(4)
+    states, counts = np.unique(np.stack([batch.inventory.ravel(), batch.signal.ravel()]), axis=1, return_counts=True)
+    assert states.T.tolist() == [[-2, -1], [0, 0], [2, 1]]
+    assert stats.chisquare(counts, [5_000, 2_000, 3_000]).pvalue > FALSE_ALARM
+
+
+def test_seeds_and_batches():
+    runs = [play(games, 6, quote_table(Game.create(**COUPLED)), seed=7, **COUPLED) for games in (3, 3, 1)]
+    assert np.array_equal(runs[0][0], runs[1][0])
+    assert np.array_equal(runs[0][0][:1], runs[2][0])  # game 0 is the same in any batch
+    assert not np.array_equal(runs[0][0][0], runs[0][0][1])
+
+
+def test_what_players_see():
+    batch = MeanFieldPlayers(2, num_takers=4, **COUPLED)
+    takers, makers = batch.reset(0)
+    assert takers.shape == (2, 4, 3)
+    assert takers.dtype == makers.dtype == np.float32
+    np.testing.assert_allclose(takers[0, 0], [0.0, 20.0 / 30.0, 1.0], rtol=1e-7)
+    from mmgym.models.mean_field_flow import equilibrium_flow
+
+    first = equilibrium_flow(batch.params.game).mean_quotes[0] / 1.5
+    np.testing.assert_allclose(makers[0], [0.0, 0.0, *first, 20.0 / 30.0], rtol=1e-6)
+    actions = np.linspace(-0.3, 0.4, 16).reshape(2, 4, 2)
+    _, makers = batch.step(actions, np.full((2, 2), 0.3))[:2]
+    np.testing.assert_allclose(makers[:, 2:4], actions.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(makers[:, 4], batch.inventory.mean(axis=1) / 3, rtol=1e-6)
+    assert makers[0, 0] == np.float32(0.1)
+
+
+def test_bad_input_is_refused():
+    for arguments, message in (
+        ({"num_takers": 0}, "num_takers = 0 is not allowed"),
+        ({"num_takers": 10_001}, "num_takers = 10001 is not allowed"),
+        ({"num_takers": 2.5}, "num_takers = 2.5 is not allowed"),
+        ({"impact": 0.06}, "certified up to impact"),
+        ({"initial_law": [[0.5] * 9] * 25}, "sum to"),
+        ({"reward": "x"}, "reward = 'x' is not allowed"),
+        ({"population": "constant"}, "population is not allowed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MeanFieldPlayers(1, **arguments)
+    batch = MeanFieldPlayers(2, num_takers=3, **SMALL)
+    with pytest.raises(RuntimeError, match="reset"):
+        batch.step(np.zeros((2, 3, 2)), np.zeros((2, 2)))
+    batch.reset(0)
+    with pytest.raises(ValueError, match=r"taker_actions of shape \(2, 4, 2\)"):
+        batch.step(np.zeros((2, 4, 2)), np.zeros((2, 2)))
+    actions = np.zeros((2, 3, 2))
+    actions[1, 2, 0] = math.nan
+    with pytest.raises(ValueError, match=r"taker_actions\[1, 2\]"):
+        batch.step(actions, np.zeros((2, 2)))
+    assert batch.step_number == 0
+    with pytest.raises(ValueError, match="seed = -1"):
+        batch.reset(-1)
+
+
+# --- PettingZoo -------------------------------------------------------------------------------------------------------
+
+
+def test_parallel_env_passes_pettingzoo_s_own_tests():
+    testing = pytest.importorskip("pettingzoo.test", reason="pettingzoo (extra multiagent) is not installed")
+    from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
+
+    testing.parallel_api_test(MeanFieldParallelEnv(num_takers=5, **SMALL), num_cycles=30)
+    testing.parallel_seed_test(lambda: MeanFieldParallelEnv(num_takers=3, **SMALL))
+
+
+def test_parallel_env_is_the_batch():
+    pytest.importorskip("pettingzoo", reason="pettingzoo (extra multiagent) is not installed")
+    from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
+
+    env, batch = MeanFieldParallelEnv(num_takers=3, **COUPLED), MeanFieldPlayers(1, num_takers=3, **COUPLED)
+    observations, infos = env.reset(seed=8)
+    batch.reset(8)
+    assert list(observations) == ["maker", "taker_0", "taker_1", "taker_2"]
+    generator = np.random.default_rng(0)
+    while env.agents:
+        actions = {agent: generator.uniform(-0.2, 1.0, 2).astype(np.float32) for agent in env.agents}
+        found = batch.step(np.stack([actions[f"taker_{i}"] for i in range(3)])[None], actions["maker"][None])
+        observations, rewards, terminations, truncations, infos = env.step(actions)
+        assert [rewards[f"taker_{i}"] for i in range(3)] == found.taker_rewards[0].tolist()
+        assert rewards["maker"] == found.maker_rewards[0]
+        assert np.array_equal(observations["taker_1"], found.taker_observations[0, 1])
+        assert infos["maker"]["mid"] == batch.mid[0]
+    assert all(terminations.values())
+    assert not any(truncations.values())
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step({})
+    env.reset()
+    with pytest.raises(ValueError, match="'maker'"):
+        env.step({})
+    with pytest.raises(ValueError, match="of taker_0"):
+        env.step({agent: [math.nan, 0.0] if agent == "taker_0" else [0.0, 0.0] for agent in env.agents})
+
+
+# --- Against the limit ------------------------------------------------------------------------------------------------
+
+
+def test_gain_of_a_deviation_in_the_base_game():
+    """Section 5 of the reference mathematics: 9.6e-6 for ten takers."""
+    assert best_deviation(Game.create(), 10).gain == pytest.approx(9.6e-6, abs=0.06e-6)
+
+
+@pytest.mark.slow
+def test_gains_of_a_deviation_under_strong_impact():
+    """Section 5 of the reference mathematics: gains 9.55, 0.100, 0.00100 and shifts -44.4, -4.44, -0.444."""
+    game = Game.create(impact=0.05, initial_law=[80.0, 2])
+    equilibrium = limit.solve_equilibrium(game)
+    found = [best_deviation(game, count, equilibrium) for count in (10, 100, 1000)]
+    assert [deviation.gain for deviation in found] == pytest.approx([9.55, 0.100, 0.00100], rel=6e-3)
+    assert [deviation.shift for deviation in found] == pytest.approx([-44.4, -4.44, -0.444], rel=2e-3)
+    assert loglog_slope(np.array([10, 100, 1000]), np.array([d.gain for d in found])) == pytest.approx(-2.0, abs=0.02)
+    with pytest.raises(ArithmeticError, match="too strong"):
+        best_deviation(game, 1, equilibrium)
+    with pytest.raises(ValueError, match="num_takers = 0"):
+        best_deviation(game, 0, equilibrium)
+
+
+def test_inventory_fluctuates_like_independent_takers():
+    found = inventory_fluctuations((5, 50), players=20_000, **COUPLED)
+    z = stats.norm.isf(FALSE_ALARM / 2)
+    assert (abs(found["rms"] - found["rms_exact"]) < z * found["rms_error"]).all()
+    assert loglog_slope(found["num_takers"], found["rms_exact"]) == pytest.approx(-0.5)
+    assert found["histogram"].iloc[1] == pytest.approx(found["histogram_normal"].iloc[1], rel=0.1)
