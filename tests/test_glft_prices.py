@@ -209,7 +209,7 @@ def test_jumps_do_not_touch_a_flat_book_or_the_plain_market():
     for first, second in zip(*outputs, strict=True):
         assert np.array_equal(first[1], second[1])
         assert all(np.array_equal(first[4][name], second[4][name]) for name in first[4])
-    quiet = GLFTVectorEnv(50, info="full", num_steps=1, fill_rate=1e-9, jump_rate=50.0, jump_volatility=3.0)
+    quiet = GLFTVectorEnv(50, info="full", num_steps=1, fill_rate=1e-9, jump_rate=15.0, jump_volatility=3.0)
     quiet.reset(seed=1)
     _, rewards, _, _, info = quiet.step(np.zeros((50, 2), np.float32))
     assert (rewards == 0.0).all()
