@@ -311,7 +311,7 @@ def test_infos_are_empty_unless_full(mode):
 
 def test_infos_of_a_single_environment():
     usual = {"cash", "mid", "inventory", "bid_fills", "ask_fills"}
-    more = {"gain", "price_gain", "inventory_square", "bid_depth", "ask_depth"}
+    more = {"gain", "price_gain", "inventory_square", "jump_exponent", "bid_depth", "ask_depth"}
     for options, names in (({}, usual), ({"info": "full"}, usual | more)):
         env = GLFTEnv(**options)
         _, info = env.reset(seed=0)

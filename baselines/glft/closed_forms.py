@@ -1,6 +1,7 @@
 """Depths of the papers' closed forms in the GLFT market, on every inventory and decision time.
 
-All take ``gamma sigma^2 = 2 phi`` under the mean criterion, where the base depth is 1 / k.
+All take ``gamma sigma^2 = 2 phi`` under the mean criterion, where the base depth is 1 / k. Where the mid jumps,
+``sigma^2`` is the whole variance of the mid and its drift has the jumps' trend.
 """
 
 import numpy as np
@@ -47,10 +48,10 @@ def glft_asymptotic_depths(params: Params) -> Array:
     rate_bid, rate_ask = effective_rates(params)
     slope = np.sqrt(cost / (decay * size * np.sqrt(rate_bid * rate_ask)))
     tilt = np.log(rate_bid / rate_ask) / (2.0 * decay)
-    if params.drift == 0.0:
+    if params.trend == 0.0:
         lean = 0.0
     else:
-        lean = slope * params.drift / (2.0 * cost) if cost else np.copysign(np.inf, params.drift)
+        lean = slope * params.trend / (2.0 * cost) if cost else np.copysign(np.inf, params.trend)
     bid, ask = base_depths(params)
     bids = bid + tilt + slope * (q + 0.5 * size) - lean + 0.0 * left
     asks = ask - tilt - slope * (q - 0.5 * size) + lean + 0.0 * left
@@ -68,7 +69,7 @@ def riccati_depths(params: Params) -> Array:
     decays = np.array([params.fill_decay_bid, params.fill_decay_ask])
     first = effective_rates(params) * size  # -H'(0) of each side
     second = first * decays  # H''(0)
-    cost, drift = inventory_cost(params), params.drift
+    cost, drift = inventory_cost(params), params.trend
 
     def slopes(_: float, y: Array) -> list[float]:
         a, b = y

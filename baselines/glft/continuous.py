@@ -6,7 +6,8 @@ With ``u = x + q S + v(t, q)`` (mean criterion) or ``u = -exp(-gamma (x + q S + 
 
 ``c = phi, C = 1 / e`` (mean) or ``c = gamma sigma^2 / 2, C = (1 + gamma D / k)^-(1 + k / (gamma D))`` (CARA); a side
 is dropped at its bound (Guéant, Lehalle & Fernandez-Tapia 2013, Theorem 1; Cartea, Jaimungal & Penalva 2015, section
-10.2).
+10.2). Jumps of the mid add their trend to ``mu``; under CARA ``mu q - c q^2`` becomes ``-kappa(-gamma q) / gamma``,
+``kappa(z) = ln E[exp(z (S_1 - S_0))]``: the flow of an inventory, below.
 Where both sides have the same ``k``, ``omega = exp(k v / D)`` makes it linear: ``omega(t) = exp(M (T - t)) omega(T)``
 with off-diagonals ``A C``. The exponential is summed from non-negative terms: even entries near e^-700 keep their
 digits.
@@ -18,6 +19,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import root
 
+from baselines.glft.problem import price_cumulant
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]
@@ -31,9 +33,16 @@ def aversion(params: Params) -> float:
 
 
 def inventory_cost(params: Params) -> float:
-    """``c``: cost of inventory, price / (assets * time). ``gamma sigma^2 = 2 c``."""
+    """``c``: cost of inventory, price / (assets * time); ``gamma sigma^2 = 2 c``. With jumps to second order in it."""
     gamma = aversion(params)
-    return 0.5 * gamma * params.volatility**2 if gamma else params.running_penalty
+    return 0.5 * gamma * params.variance_rate if gamma else params.running_penalty
+
+
+def inventory_flow(params: Params) -> Array:
+    """``mu q - c q^2``, or with the whole cumulant of the mid under CARA, of every inventory (S,), currency / time."""
+    q, gamma = _inventories(params), aversion(params)
+    cost = price_cumulant(params, -gamma * q) / gamma if gamma else params.running_penalty * q**2
+    return np.asarray(params.trend * q - cost)
 
 
 def base_depths(params: Params) -> Array:
@@ -55,10 +64,10 @@ def _inventories(params: Params) -> Array:
 
 def _linear_system(params: Params) -> tuple[Array, float]:
     """Tridiagonal matrix ``M`` (1 / time) and ``k / D``, for equal decays."""
-    q, unit = _inventories(params), params.fill_decay_bid / params.order_size
+    unit, jumps = params.fill_decay_bid / params.order_size, 2 * params.limit
     bid, ask = effective_rates(params)
-    matrix = np.diag(unit * (params.drift * q - inventory_cost(params) * q**2))
-    return matrix + np.diag(np.full(len(q) - 1, bid), 1) + np.diag(np.full(len(q) - 1, ask), -1), unit
+    matrix = np.diag(unit * inventory_flow(params))
+    return matrix + np.diag(np.full(jumps, bid), 1) + np.diag(np.full(jumps, ask), -1), unit
 
 
 def positive_exponential(matrix: Array) -> tuple[Array, float]:
@@ -113,9 +122,8 @@ def continuous_values(params: Params, num_steps: int | None = None) -> Array:
 def _slope(params: Params) -> tuple[Array, Array, Array]:
     """Weights ``A D C / k`` and exponents ``k / D`` of the sides, and the flow of each inventory per unit of time."""
     decays = np.array([params.fill_decay_bid, params.fill_decay_ask])
-    q = _inventories(params)
     weights = effective_rates(params) * params.order_size / decays
-    return weights, decays / params.order_size, params.drift * q - inventory_cost(params) * q**2
+    return weights, decays / params.order_size, inventory_flow(params)
 
 
 def _time_derivative(params: Params, values: Array) -> Array:

@@ -4,7 +4,7 @@ The papers' market maker moves her depths the moment an order is filled; the env
 Here a table of depths ``(N, S, 2)`` gives the quote of every inventory in each of ``N`` equal cells of the horizon, so
 inside a cell the inventory is a Markov chain with constant rates ``lambda_bid(q), lambda_ask(q)`` (zero at the bound)
 and every expectation solves a linear system with constant coefficients. For the mean ``f`` and the second moment ``m``
-of an additive functional that gains ``c(q)`` per unit of time, ``g_side(q)`` per fill, and has Brownian variance
+of an additive functional that gains ``c(q)`` per unit of time, ``g_side(q)`` per fill, and has price noise of variance
 ``s(q)^2`` per unit of time,
 
     -f_t = c + sum_sides lambda (g + f(q +- 1) - f),
@@ -12,7 +12,9 @@ of an additive functional that gains ``c(q)`` per unit of time, ``g_side(q)`` pe
 
 and ``chi = E[exp(z R)]`` solves
 
-    -chi_t = (z c + z^2 s^2 / 2) chi + sum_sides lambda (exp(z g) chi(q +- 1) - chi).
+    -chi_t = (z c + z^2 s^2 / 2) chi + sum_sides lambda (exp(z g) chi(q +- 1) - chi)
+
+(where the mid jumps, its whole cumulant stands in the place of ``z^2 s^2 / 2``).
 
 The exponential of each cell's system is summed as a Taylor series, in pieces of norm at most 1: exact to rounding.
 
@@ -129,15 +131,15 @@ class FeedbackProblem(GLFTProblem):
             raise ValueError("states must be all inventories in order: a value depends on the depths of all of them")
         bid, ask = self._active_rates(controls)
         gain_bid, gain_ask = (functional.gain * self.params.order_size * controls + functional.fills).T
-        drift, variance = self._rates(functional)
         leave, coupling = bid + ask, np.empty((0, 3))
         if functional.exponents is not None:
             z = functional.exponents
-            stay = np.multiply.outer(drift, z) + 0.5 * np.multiply.outer(variance, z**2) - leave[:, None]
+            stay = self.growth(functional, z) - leave[:, None]
             up = bid[:, None] * np.exp(np.multiply.outer(gain_bid, z))
             down = ask[:, None] * np.exp(np.multiply.outer(gain_ask, z))
             source = np.zeros(values.shape)
         else:
+            drift, variance = self._rates(functional)
             stay, up, down = -leave[:, None], bid[:, None], ask[:, None]
             earned_bid, earned_ask = bid * gain_bid, ask * gain_ask
             squares = variance + earned_bid * gain_bid + earned_ask * gain_ask

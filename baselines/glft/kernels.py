@@ -73,18 +73,14 @@ def backward_moments(step, states, rates, gains, drift_rate, variance_rate, valu
 
 
 @njit(**KERNEL)
-def backward_exponential(step, states, rates, gains, drift_rate, variance_rate, exponents, values, result):
+def backward_exponential(step, states, rates, gains, growth, exponents, values, result):
     """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
 
-    The other parameters are those of `backward_moments`; ``values`` and ``result`` have a column per exponent.
+    ``growth`` (S, K) is the logarithm of ``E[exp(z R)]`` per unit of time besides fills. The other parameters are those
+    of `backward_moments`; ``values`` and ``result`` have a column per exponent.
     """
     count, columns = values.shape
     y, next_y = np.empty_like(values), np.empty_like(values)
-    growth = np.empty_like(values)
-    for s in range(count):
-        for k in range(columns):
-            z = exponents[k]
-            growth[s, k] = z * drift_rate[s] + 0.5 * z * z * variance_rate[s]
     up_factor, down_factor = np.empty_like(exponents), np.empty_like(exponents)
     for i in range(states.shape[0]):
         q, up, down = states[i], rates[i, 0], rates[i, 1]
@@ -100,7 +96,7 @@ def backward_exponential(step, states, rates, gains, drift_rate, variance_rate, 
                 fastest = max(fastest, abs(growth[s, k]))
         shift = up + down - slowest
         inverse = 1.0 / shift
-        terms = num_terms((max(shift, fastest) + largest) * step)
+        terms = num_terms((math.hypot(shift, fastest) + largest) * step)
         low, high = max(0, q - terms), min(count - 1, q + terms)
         y[low : high + 1] = values[low : high + 1]
         log_weight = -shift * step

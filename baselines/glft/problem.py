@@ -18,6 +18,13 @@ from mmgym.models import glft
 Array = NDArray[np.float64]
 
 
+def price_cumulant(params: glft.Params, exposure: Array) -> Array:
+    """``ln E[exp(z (S_1 - S_0 - trend))]`` at exposures ``z`` (1 / price), real or complex, of any shape."""
+    p = params
+    jumps = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2) - exposure * p.jump_mean
+    return np.asarray(0.5 * (exposure * p.volatility) ** 2 + p.jump_rate * jumps)
+
+
 class GLFTProblem:
     """The GLFT market as a `FrozenProblem`. States are the inventories from ``-limit`` to ``limit`` orders."""
 
@@ -60,11 +67,17 @@ class GLFTProblem:
         return np.asarray(self.fill_rates * np.exp(-self.decays * depths))
 
     def _rates(self, functional: Functional) -> tuple[Array, Array]:
-        """Gain of the functional per unit of time besides fills (S,), and variance of its Brownian part (S,)."""
+        """Gain of the functional per unit of time besides fills (S,), and variance of its price noise (S,)."""
         p, q = self.params, self.inventory
-        drift = functional.gain * p.drift * q - functional.penalty * p.running_penalty * q**2
+        drift = functional.gain * p.trend * q - functional.penalty * p.running_penalty * q**2
         drift = drift + functional.absolute_inventory * np.abs(q)
-        return drift, (functional.price * p.volatility * q) ** 2
+        return drift, functional.price**2 * p.variance_rate * q**2
+
+    def growth(self, functional: Functional, exponents: Array) -> Array:
+        """Logarithm of ``E[exp(z R)]`` per unit of time besides fills, for exponents (K,): (S, K)."""
+        drift, _ = self._rates(functional)
+        exposure = np.multiply.outer(functional.price * self.inventory, exponents)
+        return np.asarray(np.multiply.outer(drift, exponents) + price_cumulant(self.params, exposure))
 
     def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
         reward = -functional.penalty * self.params.terminal_penalty * self.inventory**2
@@ -78,14 +91,15 @@ class GLFTProblem:
         depths = np.ascontiguousarray(controls, dtype=np.float64)
         rates = self.intensities(depths)
         gains = functional.gain * self.params.order_size * depths + functional.fills
-        drift, variance = self._rates(functional)
         values = np.ascontiguousarray(values)
         result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
-        system = (self.params.step_length, np.asarray(states), rates, gains, drift, variance)
+        system = (self.params.step_length, np.asarray(states), rates, gains)
         if functional.exponents is None:
-            kernels.backward_moments(*system, values, result)
+            kernels.backward_moments(*system, *self._rates(functional), values, result)
         else:
-            kernels.backward_exponential(*system, functional.exponents.astype(values.dtype), values, result)
+            exponents = functional.exponents.astype(values.dtype)
+            growth = np.ascontiguousarray(self.growth(functional, exponents))
+            kernels.backward_exponential(*system, growth, exponents, values, result)
         return result
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
@@ -126,10 +140,10 @@ class GLFTProblem:
 
     def _growth(self) -> tuple[Array, Array]:
         """Growth rate and reward rate of the criterion's values by inventory (S,), besides fills."""
-        drift, variance = self._rates(self.criterion)
-        if self.aversion:
-            return -self.aversion * drift + 0.5 * self.aversion**2 * variance, np.zeros(self.num_states)
-        return np.zeros(self.num_states), drift
+        functional = self.criterion
+        if functional.exponents is not None:
+            return self.growth(functional, functional.exponents)[:, 0], np.zeros(self.num_states)
+        return np.zeros(self.num_states), self._rates(functional)[0]
 
     def improve(self, n: int, values: Array) -> tuple[Array, Array]:
         diagonal, source = self._growth()
@@ -157,8 +171,8 @@ class GLFTProblem:
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         gamma = self.aversion
-        variance = self.params.volatility**2 * info["inventory_square"]
-        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * variance)
+        noise = 0.5 * (gamma * self.params.volatility) ** 2 * info["inventory_square"] + info["jump_exponent"]
+        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + noise)
 
     def binding(self, controls: Array) -> NDArray[np.bool_]:
         slack = 1e-9 * (self.high_depths - self.low_depths)

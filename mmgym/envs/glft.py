@@ -52,6 +52,7 @@ class GLFTFace(MarketFace):
             entries["gain"] = gain
             entries["price_gain"] = state.price_gain
             entries["inventory_square"] = state.inventory_square
+            entries["jump_exponent"] = state.jump_exponent
             entries["bid_depth"], entries["ask_depth"] = controls
         return entries
 
@@ -74,6 +75,12 @@ class GLFTEnv(GLFTFace, KernelEnv):
     several fills may happen in a step, there is no discretisation bias, and a constant quote has the same value for
     every number of steps. `baselines.optimal_policy` returns the exact optimum of this environment as built.
 
+    With `jump_rate` the mid also jumps (Merton 1976) by normal amounts of mean `jump_mean` and standard deviation
+    `jump_volatility`, on average `jump_rate` times per unit of time; `compensated` takes their trend ``jump_rate *
+    jump_mean`` out of the drift. All stays exact, the law of the P&L included. Under ``utility="mean"`` compensated
+    jumps change the risk but neither the optimum nor its value; others are a drift. Under ``utility="cara"`` the whole
+    law of the jumps counts.
+
     Units: prices in the currency, inventory in assets, time in the unit of `horizon`.
 
     ## Action Space
@@ -88,11 +95,11 @@ class GLFTEnv(GLFTFace, KernelEnv):
     ## Rewards
     With ``utility="mean"`` the reward of a step is the gain of marked-to-mid wealth minus ``running_penalty * int
     inventory^2 dt``, and the last reward also has ``-terminal_penalty * inventory^2``. With ``reward="expected"``
-    the Brownian part of the gain is integrated out: same expectation, less variance. The same seed gives the same
-    fills and prices for both.
+    the price noise (Brownian motion and compensated jumps) is integrated out: same expectation, less variance. The
+    same seed gives the same fills and prices for both.
 
     With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty
-    * inventory^2))``; ``reward="expected"`` integrates the Brownian part out of it. That reward depends on wealth,
+    * inventory^2))``; ``reward="expected"`` integrates the price noise out of it. That reward depends on wealth,
     which is not observed: the best policy is still a function of the observation, but a critic that bootstraps from
     the observation is not valid. The exponent is cut at 700.
 
@@ -114,16 +121,20 @@ class GLFTEnv(GLFTFace, KernelEnv):
     - `initial_price` (100.0).
     - `horizon` (600.0), `num_steps` (600): time and number of decisions.
     - `running_penalty` (None): price / (assets * time), >= 0; None is ``risk_aversion * volatility^2 / 2`` under
-      "mean". Under "cara" it must be None or 0.
+      "mean" (the variance of jumps is not in it). Under "cara" it must be None or 0.
     - `terminal_penalty` (0.0): price / assets, >= 0.
     - `utility` ("mean"): "mean" or "cara".
     - `risk_aversion` (0.01): 1 / currency, >= 0 (> 0 under "cara"). Under "mean" it only sets the default of
       `running_penalty`.
     - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay``
       and ``3 / fill_decay`` of each side.
+    - `jump_rate` (0.0), `jump_mean` (0.0), `jump_volatility` (0.0): jumps / time >= 0, and price. Under "cara" their
+      exponential moment at the inventory limit must not leave the range of floating point.
+    - `compensated` (False): whether the jumps' trend is taken out of the drift.
     - `reward` ("pnl"): "pnl" or "expected".
-    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
-      depths to `info`, which always has cash, mid, inventory and the fills of the last step.
+    - `info` (None): "full" adds the gain, its price noise `price_gain`, the integral of squared inventory, the
+      `jump_exponent` (under "cara": ln E[exp(-risk_aversion * gain from compensated jumps)] given the inventories) and
+      the depths to `info`, which always has cash, mid, inventory and the fills of the last step.
     - `render_mode` (None): "ansi" or "rgb_array".
     - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
       empty there unless "full".
@@ -140,6 +151,8 @@ class GLFTEnv(GLFTFace, KernelEnv):
     - Guéant, O., Lehalle, C.-A. & Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
       making problem. Mathematics and Financial Economics 7(4).
     - Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and High-Frequency Trading, chapter 10.
+    - Merton, R. C. (1976). Option pricing when underlying stock returns are discontinuous. Journal of Financial
+      Economics 3(1-2).
     """
 
     vector_class = GLFTVectorEnv

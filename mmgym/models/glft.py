@@ -10,9 +10,16 @@ mid) are filled at the intensities (Avellaneda & Stoikov 2008, eqs. 2.1 and 2.11
 
 so the wealth ``W = X + q S`` obeys ``dW = D d_bid dN_bid + D d_ask dN_ask + q dS``.
 
+The mid may also jump (Merton 1976): ``dS = mu dt + sigma dW + J dN``, ``N`` Poisson of intensity ``lambda_J`` and ``J``
+normal with mean ``m`` and standard deviation ``s``; compensated, ``- lambda_J m dt`` is added. Then ``S`` has the trend
+``mu + lambda_J m`` (compensated: ``mu``), and what is left of it is a martingale with ``ln E[exp(z S_1)]`` equal to
+
+    sigma^2 z^2 / 2 + lambda_J (exp(z m + z^2 s^2 / 2) - 1 - z m).
+
 One step freezes both depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential
 clocks, several fills a step, a filled order replaced at once, and a side inactive exactly while the inventory is at
-its bound. Given the inventory path, ``(int q dW, W_h)`` is Gaussian with covariance ``[[int q^2, int q], [int q, h]]``.
+its bound; jumps have a clock of their own. Given the inventory path, ``(int q dW, W_h)`` is Gaussian with covariance
+``[[int q^2, int q], [int q, h]]``.
 
 Criteria: "mean" maximises ``E[W_T - W_0 - phi int q^2 dt - alpha q_T^2]``; "cara" maximises
 ``E[-exp(-gamma (W_T - W_0 - alpha q_T^2))]``.
@@ -26,12 +33,13 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer, pair, real
 from mmgym.market import Market, scalar_kernel
-from mmgym.models.wealth import criterion_arguments, price_noise, step_reward
-from mmgym.random_streams import exponential, uniform
+from mmgym.models.wealth import CARA, criterion_arguments, price_noise, step_reward
+from mmgym.random_streams import exponential, normal, uniform
 
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
-MAX_EVENTS = 10_000.0  # expected fills a step at the smallest depths
+MAX_EVENTS = 10_000.0  # expected fills a step at the smallest depths, and expected jumps
 MAX_EXPONENT = 600.0  # |fill_decay * depth|: beyond, an intensity leaves the range of floating point
+MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under CARA
 
 
 class Params(NamedTuple):
@@ -57,6 +65,10 @@ class Params(NamedTuple):
     min_depth_ask: float  # price
     max_depth_bid: float  # price
     max_depth_ask: float  # price
+    jump_rate: float  # lambda_J, 1 / time
+    jump_mean: float  # m, price
+    jump_volatility: float  # s, price
+    compensated: bool  # whether the jumps' trend is taken out
     reward: Literal["pnl", "expected"]
 
     @classmethod
@@ -79,6 +91,10 @@ class Params(NamedTuple):
         risk_aversion: float = 0.01,
         min_depth: float | list[float] | None = None,
         max_depth: float | list[float] | None = None,
+        jump_rate: float = 0.0,
+        jump_mean: float = 0.0,
+        jump_volatility: float = 0.0,
+        compensated: bool = False,
         reward: str = "pnl",
     ) -> "Params":
         """Checked parameters; the arguments are those of `mmgym.envs.glft.GLFTEnv`.
@@ -127,6 +143,11 @@ class Params(NamedTuple):
                     "fill_rate * exp(-fill_decay * min_depth) * horizon / num_steps, must be at most "
                     f"{MAX_EVENTS:g}; raise min_depth or num_steps"
                 )
+        jump_rate = real("jump_rate", jump_rate, low=0.0, high=MAX_EVENTS * num_steps / horizon)
+        jump_mean = real("jump_mean", jump_mean, low=-1e9, high=1e9)
+        jump_volatility = real("jump_volatility", jump_volatility, low=0.0, high=1e9)
+        if jump_rate > 0.0 and utility == "cara":
+            _check_jump_exponent(jump_rate, jump_mean, jump_volatility, risk_aversion * inventory_limit, horizon)
         return cls(
             volatility=volatility,
             drift=drift,
@@ -148,6 +169,10 @@ class Params(NamedTuple):
             min_depth_ask=depths["min_depth"][1],
             max_depth_bid=depths["max_depth"][0],
             max_depth_ask=depths["max_depth"][1],
+            jump_rate=jump_rate,
+            jump_mean=jump_mean,
+            jump_volatility=jump_volatility,
+            compensated=choice("compensated", compensated, (False, True)),
             reward=choice("reward", reward, ("pnl", "expected")),
         )
 
@@ -177,6 +202,16 @@ class Params(NamedTuple):
     def start(self) -> int:
         """Initial inventory in orders."""
         return round(self.initial_inventory / self.order_size)
+
+    @property
+    def trend(self) -> float:
+        """Expected change of the mid per unit of time, jumps included (price / time)."""
+        return self.drift if self.compensated else self.drift + self.jump_rate * self.jump_mean
+
+    @property
+    def variance_rate(self) -> float:
+        """Variance of the mid per unit of time, jumps included (price^2 / time)."""
+        return self.volatility**2 + self.jump_rate * (self.jump_mean**2 + self.jump_volatility**2)
 
     @property
     def center_bid(self) -> float:
@@ -209,12 +244,25 @@ class Params(NamedTuple):
         return np.array([self.reach_bid, self.reach_ask])
 
 
+def _check_jump_exponent(rate: float, mean: float, volatility: float, exposure: float, horizon: float) -> None:
+    """Refuse jumps whose exponential moments at the largest inventory leave the range of floating point."""
+    exponent = abs(exposure * mean) + 0.5 * (exposure * volatility) ** 2
+    if exponent > MAX_EXPONENT or rate * math.expm1(exponent) * horizon > MAX_JUMP_EXPONENT:
+        raise ValueError(
+            f"jump_mean = {mean!r} and jump_volatility = {volatility!r} are not allowed with utility='cara': at the "
+            "inventory limit the expected utility of the jumps leaves the range of floating point, jump_rate * horizon "
+            f"* E[exp(risk_aversion * inventory_limit * |J|)] must be at most {MAX_JUMP_EXPONENT:g}; lower "
+            "risk_aversion, inventory_limit or the jumps"
+        )
+
+
 # One row of state. Inventory is counted in orders; amounts of money are sums since the reset.
 STATE = np.dtype(
     [
-        ("spread_gain", "f8"),  # sum of depths earned plus drift gains, price * assets
-        ("price_gain", "f8"),  # sigma int q dW, price * assets
+        ("spread_gain", "f8"),  # sum of depths earned plus gains from the trend, price * assets
+        ("price_gain", "f8"),  # int q d(S - trend t), price * assets
         ("inventory_square", "f8"),  # int q^2 dt, assets^2 * time
+        ("jump_exponent", "f8"),  # under CARA: ln E[exp(-gamma int q dJ)] given q, J the compensated jumps
         ("mid", "f8"),  # S, price
         ("step", "i4"),
         ("inventory", "i4"),  # q / D
@@ -230,6 +278,7 @@ def reset_one(p, s):
     s.spread_gain = 0.0
     s.price_gain = 0.0
     s.inventory_square = 0.0
+    s.jump_exponent = 0.0
     s.mid = p.initial_price
     s.step = 0
     s.inventory = p.start
@@ -250,6 +299,15 @@ def controls_one(p, action, controls, log_intensities):
 
 
 @scalar_kernel
+def jump_exponent_rate(p, q):
+    """``lambda_J (E[exp(z J)] - 1 - z m)`` at ``z = -gamma D q``, under CARA, for an inventory of ``q`` orders."""
+    if p.jump_rate == 0.0 or p.utility != CARA:
+        return 0.0
+    z = -p.risk_aversion * p.order_size * q
+    return p.jump_rate * (math.expm1(z * p.jump_mean + 0.5 * (z * p.jump_volatility) ** 2) - z * p.jump_mean)
+
+
+@scalar_kernel
 def step_one(p, s, controls, intensities):
     """One exact step: (reward, terminated)."""
     bid_depth, ask_depth = controls[0], controls[1]
@@ -257,37 +315,52 @@ def step_one(p, s, controls, intensities):
     q, s0, s1 = np.int64(s.inventory), s.s0, s.s1
 
     left = p.step_length
-    int_q = int_qq = earned = 0.0
+    int_q = int_qq = earned = jumped = q_jumped = exponent = 0.0
     bids = asks = 0
     active_bid = bid_rate if q < p.limit else 0.0
-    rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+    fill_rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+    rate = fill_rate + p.jump_rate
+    exponent_rate = jump_exponent_rate(p, q)
     clock, s0, s1 = exponential(s0, s1)
     while clock < rate * left:
         elapsed = clock / rate
         left -= elapsed
         int_q += q * elapsed
         int_qq += np.float64(q * q) * elapsed
+        exponent += exponent_rate * elapsed
         side, s0, s1 = uniform(s0, s1)
-        is_bid = side * rate < active_bid
-        bids += is_bid
-        asks += not is_bid
-        q += 1 if is_bid else -1
-        earned += bid_depth if is_bid else ask_depth
-        active_bid = bid_rate if q < p.limit else 0.0
-        rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+        side *= rate
+        if p.jump_rate > 0.0 and side >= fill_rate:
+            jump, s0, s1 = normal(s0, s1)
+            jump = p.jump_mean + p.jump_volatility * jump
+            jumped += jump
+            q_jumped += q * jump
+        else:
+            is_bid = side < active_bid
+            bids += is_bid
+            asks += not is_bid
+            q += 1 if is_bid else -1
+            earned += bid_depth if is_bid else ask_depth
+            active_bid = bid_rate if q < p.limit else 0.0
+            fill_rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+            rate = fill_rate + p.jump_rate
+            exponent_rate = jump_exponent_rate(p, q)
         clock, s0, s1 = exponential(s0, s1)
     int_q += q * left
     int_qq += np.float64(q * q) * left
+    exponent += exponent_rate * left
 
     int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
     size = p.order_size
-    spread_gain = size * (earned + p.drift * int_q)
-    price_gain = size * p.volatility * int_q_dw
+    jump_trend = p.jump_rate * p.jump_mean
+    spread_gain = size * (earned + p.trend * int_q)
+    price_gain = size * (p.volatility * int_q_dw + q_jumped - jump_trend * int_q)
     inventory_square = size * size * int_qq
     s.spread_gain += spread_gain
     s.price_gain += price_gain
     s.inventory_square += inventory_square
-    s.mid += p.drift * p.step_length + p.volatility * brownian
+    s.jump_exponent += exponent
+    s.mid += (p.trend - jump_trend) * p.step_length + p.volatility * brownian + jumped
     s.inventory = q
     s.bid_fills = bids
     s.ask_fills = asks
@@ -302,10 +375,10 @@ def step_one(p, s, controls, intensities):
         terminated,
         spread_gain - penalty,
         price_gain,
-        inventory_square,
+        p.running_penalty * inventory_square,
         s.spread_gain - penalty,
         s.price_gain,
-        s.inventory_square,
+        0.5 * (p.risk_aversion * p.volatility) ** 2 * s.inventory_square + s.jump_exponent,
     )
     return reward, terminated
 
@@ -328,6 +401,7 @@ MARKET = Market(
         "root_step",
         "limit",
         "start",
+        "trend",
         "center_bid",
         "center_ask",
         "reach_bid",

@@ -604,7 +604,14 @@ def step_one(p, s, controls, intensities):
     s.s1 = s1
 
     reward = step_reward(
-        p, terminated, earned, price_gain, inventory_square, s.order_gain, s.price_gain, s.inventory_square
+        p,
+        terminated,
+        earned,
+        price_gain,
+        p.running_penalty * inventory_square,
+        s.order_gain,
+        s.price_gain,
+        0.5 * (p.risk_aversion * p.volatility) ** 2 * s.inventory_square,
     )
     return reward, terminated
 

@@ -55,13 +55,14 @@ def price_noise(p, q, moved, int_q, int_qq, s0, s1):
 
 
 @scalar_kernel
-def step_reward(p, terminated, gain, price_gain, inventory_square, total_gain, total_price_gain, total_square):
-    """Reward of a step from its gain without price noise, its price gain and ``int q^2``, and their episode's totals.
+def step_reward(p, terminated, gain, price_gain, penalty, total_gain, total_price_gain, total_exponent):
+    """Reward of a step from its gain without price noise, its price gain and its running penalty.
 
-    Terminal costs are part of the last gain.
+    The totals of the episode are those of the gain, of the price gain, and of the logarithm of
+    ``E[exp(-risk_aversion * price gain)]`` given the inventory's path. Terminal costs are part of the last gain.
     """
     if p.utility == MEAN:
-        reward = gain - p.running_penalty * inventory_square
+        reward = gain - penalty
         if p.reward == PNL:
             reward += price_gain
         return reward
@@ -71,5 +72,5 @@ def step_reward(p, terminated, gain, price_gain, inventory_square, total_gain, t
     if p.reward == PNL:
         exponent -= p.risk_aversion * total_price_gain
     else:
-        exponent += 0.5 * (p.risk_aversion * p.volatility) ** 2 * total_square
+        exponent += total_exponent
     return -math.exp(min(exponent, MAX_EXPONENT))

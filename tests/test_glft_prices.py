@@ -1,0 +1,230 @@
+"""Other prices in the GLFT market: a mid that jumps.
+
+Expected values are the digits of the reference mathematics, the plain market, quadrature, and the law of a sum of
+normals. False alarms: with fixed seeds a check always passes or never does; were they redrawn, each statistical test
+would fail with probability at most 1e-3.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.linalg import expm
+
+import baselines
+from baselines import frozen
+from baselines.catalogue import params_of, problem_of
+from baselines.checking import check_baseline
+from baselines.frozen import Functional, criterion_value
+from baselines.glft import continuous_values
+from baselines.glft.feedback import feedback_certainty_equivalent, feedback_pnl_law
+from mmgym.checking import check_market
+from mmgym.envs.glft import GLFTEnv, GLFTVectorEnv
+
+AS = "mmgym/AvellanedaStoikov-v0"
+GLFT = "mmgym/GLFT-v0"
+FALSE_ALARMS = 1e-3
+MERTON = {"jump_rate": 1.0, "jump_volatility": 1.5}
+SKEWED = {**MERTON, "volatility": 1.5**0.5, "jump_mean": -0.5}
+SMALL = {
+    "volatility": 0.8,
+    "drift": 0.3,
+    "fill_rate": [12.0, 8.0],
+    "fill_decay": [1.5, 2.0],
+    "horizon": 1.0,
+    "num_steps": 4,
+    "order_size": 0.5,
+    "inventory_limit": 1.5,
+    "initial_inventory": 0.5,
+    "terminal_penalty": 0.1,
+    "jump_rate": 3.0,
+    "jump_mean": 0.6,
+    "jump_volatility": 0.7,
+}
+
+# Reference mathematics, section 5: AS_cara with jumps of the same variance.
+CONTINUOUS = [
+    ({}, 64.1284801551),
+    ({**MERTON, "volatility": 1.75**0.5}, 64.0450551672),
+    (SKEWED, 64.4092461814),
+    ({**SKEWED, "compensated": True}, 64.0459322346),
+]
+
+
+@pytest.mark.parametrize(("arguments", "value"), CONTINUOUS)
+def test_certainty_equivalents_have_the_reference_digits(arguments, value):
+    params = params_of(AS, utility="cara", **arguments)
+    assert continuous_values(params)[0, params.limit] == pytest.approx(value, abs=0.51e-10)
+
+
+@pytest.mark.parametrize(("arguments", "value"), CONTINUOUS[1:])
+def test_frozen_optimum_approaches_the_certainty_equivalent_at_first_order(arguments, value):
+    gaps = [value - baselines.optimal_policy(AS, utility="cara", num_steps=n, **arguments).optimum for n in (500, 1000)]
+    assert 0.0 < gaps[1] < 0.02
+    assert gaps[0] / gaps[1] == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("decays", [1.5, [1.5, 2.0]])
+def test_equal_and_unequal_decays_agree_on_jumps(decays):
+    """The linear system and the nonlinear equation: here at nearly equal decays."""
+    arguments = {**SMALL, "utility": "cara", "risk_aversion": 0.4, "fill_decay": decays}
+    exact = continuous_values(params_of(GLFT, **arguments))[0]
+    near = [1.5, 1.5 + 1e-9] if decays == 1.5 else [1.5, 2.0 + 1e-9]
+    np.testing.assert_allclose(
+        continuous_values(params_of(GLFT, **{**arguments, "fill_decay": near}))[0], exact, rtol=0, atol=1e-7
+    )
+
+
+def test_compensated_jumps_change_nothing_under_the_mean_criterion():
+    plain = {**SMALL, "jump_rate": 0.0}
+    best = baselines.optimal_policy(GLFT, **plain)
+    for arguments, other in (
+        ({**SMALL, "compensated": True}, best),
+        (SMALL, baselines.optimal_policy(GLFT, **{**plain, "drift": 0.3 + 3.0 * 0.6})),
+    ):
+        found = baselines.optimal_policy(GLFT, **arguments)
+        assert found.optimum == pytest.approx(other.optimum, rel=1e-13)
+        np.testing.assert_allclose(found.controls, other.controls, rtol=0, atol=1e-12)
+
+
+def test_variance_of_the_gain():
+    """Jumps add their second moment times the expected integral of squared inventory, which the penalty measures."""
+    problem, best = problem_of(GLFT, **SMALL), baselines.optimal_policy(GLFT, **SMALL)
+    noise = Functional(price=1.0)
+    mean, std = frozen.moments(problem, best.controls, noise)
+    square = -frozen.moments(problem, best.controls, Functional(penalty=1.0 / problem.params.running_penalty))[
+        0
+    ]  # also the terminal penalty
+    square -= (
+        frozen.state_laws(problem, best.controls)[-1] @ problem.inventory**2 * 0.1 / problem.params.running_penalty
+    )
+    assert mean == pytest.approx(0.0, abs=1e-13)
+    assert std**2 == pytest.approx((0.8**2 + 3.0 * (0.6**2 + 0.7**2)) * square, rel=1e-11)
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+@pytest.mark.parametrize("z", [-0.9, 0.7j])
+def test_exponentials_against_dense_exponentials_and_quadrature(compensated, z):
+    """One step of a constant quote, the moments of the jumps from Gauss-Hermite quadrature."""
+    arguments = {**SMALL, "compensated": compensated}
+    problem = problem_of(GLFT, **arguments)
+    p, q = problem.params, problem.inventory
+    depths = np.array([0.4, 0.9])
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    jumps = p.jump_mean + p.jump_volatility * x
+    expected = (w / w.sum()) @ (np.exp(np.multiply.outer(jumps, z * q)) - 1.0)
+    trend = p.drift - (p.jump_rate * p.jump_mean if compensated else 0.0)
+    growth = z * trend * q + 0.5 * (z * p.volatility * q) ** 2 + p.jump_rate * expected
+    growth = growth - z * (p.running_penalty * q**2)
+    rates = [12.0 * math.exp(-1.5 * 0.4), 8.0 * math.exp(-2.0 * 0.9)]
+    up, down = np.full(len(q) - 1, rates[0]), np.full(len(q) - 1, rates[1])
+    system = np.diag(growth - np.append(up, 0.0) - np.append(0.0, down))
+    system = system + np.diag(up * np.exp(z * 0.5 * 0.4), 1) + np.diag(down * np.exp(z * 0.5 * 0.9), -1)
+    functional = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=np.array([z]))
+    last = problem.terminal(functional)
+    states = np.arange(problem.num_states)
+    found = problem.backward(0, states, np.tile(depths, (len(states), 1)), last, functional)
+    np.testing.assert_allclose(found[:, 0], expm(system * p.step_length) @ last[:, 0], rtol=1e-12)
+
+
+def test_feedback_evaluation_of_a_constant_quote_agrees():
+    params = params_of(GLFT, **{**SMALL, "utility": "cara", "risk_aversion": 0.5})
+    problem = problem_of(GLFT, **{**SMALL, "utility": "cara", "risk_aversion": 0.5})
+    quote = np.broadcast_to([0.4, 0.9], (4, problem.num_states, 2))
+    assert feedback_certainty_equivalent(params, quote, 0.5) == pytest.approx(
+        criterion_value(problem, quote), rel=1e-11
+    )
+    x = np.linspace(-3.0, 6.0, 7)
+    law, other = frozen.pnl_law(problem, quote), feedback_pnl_law(params, quote)
+    np.testing.assert_allclose(law.probability(x), other.probability(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_conformance_with_jumps(utility):
+    arguments = {**SMALL, "num_steps": 5, "utility": utility, "risk_aversion": 0.3}
+    check_market(GLFTVectorEnv, **arguments)
+    check_baseline(GLFT, **arguments)
+
+
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_rewards_without_price_noise_have_the_same_mean(utility):
+    count, found = 40_000, []
+    for reward in ("pnl", "expected"):
+        envs = GLFTVectorEnv(count, **SMALL, utility=utility, risk_aversion=0.3, reward=reward)
+        envs.reset(seed=3)
+        found.append(sum(envs.step(np.zeros((count, 2), np.float32))[1] for _ in range(4)))
+    difference = found[0] - found[1]
+    assert found[1].std() < 0.8 * found[0].std()
+    assert abs(difference.mean()) < stats.norm.isf(0.25 * FALSE_ALARMS) * difference.std() / math.sqrt(count)
+
+
+def merton_cdf(x, p, length):
+    """Law of the change of the mid over ``length``."""
+    trend = p.drift - (p.jump_rate * p.jump_mean if p.compensated else 0.0)
+    number = np.arange(60)[:, None]
+    std = np.sqrt(p.volatility**2 * length + number * p.jump_volatility**2)
+    return stats.poisson.pmf(number, p.jump_rate * length).T @ stats.norm.cdf(
+        (x - trend * length - number * p.jump_mean) / std
+    )
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_law_of_the_mid(compensated):
+    count = 50_000
+    envs = GLFTVectorEnv(count, info="full", **{**SMALL, "num_steps": 2, "compensated": compensated})
+    _, before = envs.reset(seed=11)
+    _, _, _, _, info = envs.step(np.zeros((count, 2), np.float32))
+    moved = info["mid"] - before["mid"]
+    result = stats.kstest(moved, lambda x: merton_cdf(x, envs.params, 0.5)[0])
+    assert result.pvalue > 0.5 * FALSE_ALARMS
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_law_of_the_gain(compensated):
+    """Many fills and jumps: the simulated P&L against its exact law."""
+    count, arguments = 20_000, {**SMALL, "num_steps": 2, "compensated": compensated}
+    envs = GLFTVectorEnv(count, info="full", **arguments)
+    envs.reset(seed=5)
+    action = np.tile(np.array([-0.3, 0.2], np.float32), (count, 1))
+    for _ in range(2):
+        _, _, _, _, info = envs.step(action)
+    problem = problem_of(GLFT, **arguments)
+    table = np.broadcast_to(envs.to_quotes(action[0]), (2, problem.num_states, 2))
+    law = frozen.pnl_law(problem, table)
+    result = stats.kstest(info["gain"], law.probability)
+    assert result.pvalue > 0.5 * FALSE_ALARMS
+
+
+def test_jumps_do_not_touch_a_flat_book_or_the_plain_market():
+    """Without inventory jumps earn nothing; at jump_rate 0 every bit is that of the market without jumps."""
+    envs = [
+        GLFTVectorEnv(50, info="full", num_steps=3, **arguments)
+        for arguments in ({}, {"jump_mean": 2.0, "jump_volatility": 1.0, "compensated": True})
+    ]
+    outputs = []
+    for env in envs:
+        env.reset(seed=1)
+        outputs.append([env.step(np.zeros((50, 2), np.float32)) for _ in range(3)])
+    for first, second in zip(*outputs, strict=True):
+        assert np.array_equal(first[1], second[1])
+        assert all(np.array_equal(first[4][name], second[4][name]) for name in first[4])
+    quiet = GLFTVectorEnv(50, info="full", num_steps=1, fill_rate=1e-9, jump_rate=15.0, jump_volatility=3.0)
+    quiet.reset(seed=1)
+    _, rewards, _, _, info = quiet.step(np.zeros((50, 2), np.float32))
+    assert (rewards == 0.0).all()
+    assert np.abs(info["mid"] - 100.0).min() > 0.0
+
+
+def test_bad_jumps_are_refused():
+    for arguments, message in (
+        ({"jump_rate": -1.0}, "jump_rate = -1.0 is not allowed: it must be a finite number >= 0"),
+        ({"jump_rate": 1e9}, "jump_rate = 1000000000.0 is not allowed"),
+        ({"jump_volatility": -0.1}, "jump_volatility = -0.1 is not allowed"),
+        ({"jump_mean": math.nan}, "jump_mean = nan is not allowed"),
+        ({"compensated": 1}, "compensated = 1 is not allowed: it must be one of False, True"),
+        ({"utility": "cara", "jump_rate": 1.0, "jump_volatility": 40.0, "risk_aversion": 1.0}, "lower risk_aversion"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GLFTEnv(**arguments)
+    GLFTEnv(jump_rate=1.0, jump_volatility=40.0, risk_aversion=1.0)  # without CARA there is no exponential moment
