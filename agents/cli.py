@@ -221,6 +221,17 @@ def _benchmark(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def _fictitious_play(options: argparse.Namespace) -> None:
+    from agents.fictitious_play import load_game, play_game
+
+    settings, source = load_game(options.config)
+    folder = options.folder or Path("runs") / Path(source).stem
+    found = play_game(settings, folder, seed=options.seed)
+    print(f"{settings.environment}: the constant quote's population has the exploitability {found.constant:.8g}\n")
+    _show(found.curve, None, index=False)
+    print(f"\nwritten: {folder}")
+
+
 def _demo(options: argparse.Namespace) -> None:
     from agents.demo import demo
 
@@ -379,6 +390,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_calibrations(command("calibrate", _calibrate, "fit a market's parameters to a file"), output)
 
+    sub = command("fictitious_play", _fictitious_play, "takers of the mean field learn against their own population")
+    sub.add_argument("config", help="configuration: a path, or the name of a shipped one (fictitious_play)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--folder", type=Path, help="of the results (default runs/<config>)")
     from agents.constrain_command import add_constrain_arguments
 
     add_constrain_arguments(command("constrain", None, "find the best quotes under limits on loss and drawdown"))

@@ -91,7 +91,7 @@ class ExpectedPriceMoves(SB3VecEnv):
         return observations, rewards - self._noise(before, self.envs.get_state()), finished, info
 
 
-def _build_env(
+def build_env(
     config: Config, env_id: str, arguments: Mapping[str, Any], threads: int, reward: str | None = None
 ) -> VecEnv:
     adapter = ExpectedPriceMoves if reward == "expected" else SB3VecEnv
@@ -104,7 +104,7 @@ def _batch(venv: Any) -> Any:
     return venv.venv if isinstance(venv, VecNormalize) else venv
 
 
-def _statistics(venv: Any) -> Arrays | None:
+def statistics_of(venv: Any) -> Arrays | None:
     if not isinstance(venv, VecNormalize):
         return None
     found: Arrays = {"returns": venv.returns.copy()}
@@ -115,7 +115,7 @@ def _statistics(venv: Any) -> Arrays | None:
     return found
 
 
-def _restore_statistics(venv: Any, found: Arrays | None) -> None:
+def restore_statistics(venv: Any, found: Arrays | None) -> None:
     if (found is None) == isinstance(venv, VecNormalize):
         raise ModelFileError("normalisation.npz and the hyperparameters disagree on whether the run normalises")
     if found is None:
@@ -168,7 +168,7 @@ def save_model(folder: Path, model: Any, config: Config, env_id: str, arguments:
     """Write a model folder (see `agents.model_files`)."""
     description, arrays = _describe(model, config, env_id, arguments)
     files = {"parameters.npz": arrays}
-    statistics = _statistics(model.get_env())
+    statistics = statistics_of(model.get_env())
     if statistics is not None:
         files["normalisation.npz"] = statistics
     write_folder(folder, description, files)
@@ -190,14 +190,14 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
             network = network_of(env, config.hyperparameters["net_arch"])
             restore_network(network, description, arrays)
             return network, description
-        venv = _build_env(config, description["env"], description["arguments"], 1)
+        venv = build_env(config, description["env"], description["arguments"], 1)
         model = build_model(config, venv, 0, None)
     except ModelFileError:
         raise
     except Exception as error:
         raise ModelFileError(f"{folder}: model.json does not describe a model that can be built: {error}") from error
     _restore_parameters(model, description, arrays)
-    _restore_statistics(venv, statistics)
+    restore_statistics(venv, statistics)
     return as_policy(model), description
 
 
@@ -224,7 +224,7 @@ def _save_checkpoint(
     }
     description["seed"], description["seconds"] = seed, seconds
     files = {"parameters.npz": arrays, "training.npz": training}
-    statistics = _statistics(venv)
+    statistics = statistics_of(venv)
     if statistics is not None:
         files["normalisation.npz"] = statistics
     write_folder(folder, description, files)
@@ -236,7 +236,7 @@ def _restore_checkpoint(folder: Path, model: Any) -> float:
     training = read_arrays(folder / "training.npz")
     venv = model.get_env()
     _restore_parameters(model, description, arrays)
-    _restore_statistics(venv, statistics)
+    restore_statistics(venv, statistics)
     state: dict[str, Any] = {name[4:]: value for name, value in training.items() if name.startswith("env.")}
     for name in ("format", "parameters", "started"):
         state[name] = int(state[name])
@@ -480,7 +480,7 @@ def train(
         if checkpoint.exists():
             shutil.rmtree(checkpoint)
         return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
-    venv = _build_env(config, env_id, arguments, threads, reward)
+    venv = build_env(config, env_id, arguments, threads, reward)
     model = build_model(config, venv, seed, str(home / "tensorboard"))
     _batch(venv).seed(derived_seed(seed, "environment"))
     elapsed_before = _restore_checkpoint(checkpoint, model) if resumable else 0.0

@@ -49,7 +49,11 @@ def test_imports_run_one_way():
 
 
 def training_configurations():
-    return [path for path in (ROOT / "configs").glob("*.yml") if not path.stem.startswith(("benchmark", "constrain_"))]
+    return [
+        path
+        for path in (ROOT / "configs").glob("*.yml")
+        if not path.stem.startswith(("benchmark", "constrain_", "fictitious_play"))
+    ]
 
 
 def is_module(name):

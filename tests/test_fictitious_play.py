@@ -1,0 +1,144 @@
+"""Learning in the mean-field game: mixtures of populations, and runs of both learners."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
+
+from agents.fictitious_play import Mixture, load_game, play_game
+from baselines.catalogue import problem_of
+from baselines.mean_field import flow_of_policy, population_exploitability, taker_exploitability
+from baselines.tables import read_table
+
+COUPLED = "mmgym/MeanFieldTakerCoupled-v0"
+GAME = {
+    "inventory_limit": 30.0,
+    "signal_limit": 1,
+    "initial_law": [20.0, 1],
+    "horizon": 0.4,
+    "num_steps": 10,
+}
+
+
+def tables(problem):
+    """Three quite different tables of depths."""
+    n = np.arange(problem.num_steps)[:, None, None]
+    lots, signals = problem.lots[None, :, None], problem.signals[None, :, None]
+    side = np.array([1.0, -1.0])
+    return [
+        np.broadcast_to(0.42, (problem.num_steps, problem.num_states, 2)).copy(),
+        0.3 + side * (0.1 * lots - 0.2 * signals) + 0.01 * n,
+        0.6 - side * (0.05 * lots + 0.1 * signals) - 0.03 * n,
+    ]
+
+
+def test_the_flow_of_a_mixture_is_the_mixture_of_flows():
+    problem = problem_of(COUPLED, **GAME)
+    kinds = tables(problem)
+    population = Mixture(problem)
+    for k, table in enumerate(kinds):
+        population.add(table, 1.0 / (k + 1))
+    assert population.shares == pytest.approx([1 / 3] * 3)
+    mixed = flow_of_policy(COUPLED, population.table(), **GAME)
+    apart = [flow_of_policy(COUPLED, table, **GAME) for table in kinds]
+    points = np.linspace(0.0, 1.0, 9)
+    movement = np.mean([flow.powers(points) for flow in apart], axis=0)
+    np.testing.assert_allclose(mixed.powers(points), movement, rtol=0, atol=1e-9)
+    quotes = sum(flow.mean_quotes * flow.quoting for flow in apart) / sum(flow.quoting for flow in apart)
+    np.testing.assert_allclose(mixed.mean_quotes, quotes, rtol=0, atol=1e-12)
+
+
+def test_a_mixture_is_worth_the_mixture_of_values_and_a_share_of_one_replaces_all():
+    problem = problem_of(COUPLED, **GAME)
+    kinds = tables(problem)
+    population = Mixture(problem)
+    population.add(kinds[0], 1.0)
+    population.add(kinds[1], 0.3)
+    found = population_exploitability(COUPLED, population.table(), **GAME)
+    values = [taker_exploitability(COUPLED, table, found.flow, **GAME).value for table in kinds[:2]]
+    assert found.value == pytest.approx(0.7 * values[0] + 0.3 * values[1], rel=1e-11)
+    population.add(kinds[2], 1.0)
+    assert population.shares == [1.0]
+    alone = population_exploitability(COUPLED, kinds[2], **GAME).exploitability
+    assert population_exploitability(COUPLED, population.table(), **GAME).exploitability == pytest.approx(
+        alone, rel=1e-11
+    )
+
+
+def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
+    settings, _ = load_game("fictitious_play_quick")
+    found = play_game(settings, tmp_path / "game", progress=False)
+    curve = found.curve
+    assert list(curve["round"]) == [1, 2, 3, 4]
+    assert curve["relative"].iloc[-1] < 0.05
+    assert (curve["exploitability"] > 0.0).all()
+    assert (curve["maker_gap"] > 0.0).all()
+    np.testing.assert_allclose(curve["total"], curve["exploitability"] + curve["maker_gap"])
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "game" / "rounds.csv"), curve)
+    constant = population_exploitability(COUPLED, tables(problem_of(COUPLED, **GAME))[0] * 0 + 1 / 2.375, **GAME)
+    assert found.constant == pytest.approx(constant.exploitability)
+    table, description = read_table(tmp_path / "game" / "population.npz")
+    assert description["role"] == "taker"
+    judged = population_exploitability(COUPLED, table, **GAME).exploitability
+    assert judged == pytest.approx(curve["exploitability"].iloc[-1], abs=1e-5)  # depths are float32 actions in the file
+    record = json.loads((tmp_path / "game" / "game.json").read_text(encoding="utf-8"))
+    assert record["rounds"][-1]["round"] == 4
+    assert {"settings", "seed", "versions", "commit"} <= set(record)
+    assert (tmp_path / "game" / "exploitability.png").stat().st_size > 10_000
+
+
+def test_sampled_learners_play_too(tmp_path):
+    (tmp_path / "ppo.yml").write_text(
+        f"""
+{COUPLED}: &small
+  n_envs: 16
+  n_timesteps: 640
+  policy: MlpPolicy
+  normalize: {{norm_obs: true, norm_reward: true, gamma: 1.0}}
+  n_steps: 10
+  batch_size: 160
+  n_epochs: 2
+  gamma: 1.0
+mmgym/MeanFieldMakerCoupled-v0: *small
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "fictitious_play.yml").write_text(
+        f"""
+environment: {COUPLED}
+arguments: {json.dumps(GAME)}
+learner: {tmp_path / "ppo.yml"}
+rounds: 2
+timesteps: 640
+averaging: 0.5
+maker: mmgym/MeanFieldMakerCoupled-v0
+maker_timesteps: 320
+""",
+        encoding="utf-8",
+    )
+    settings, _ = load_game(str(tmp_path / "fictitious_play.yml"))
+    runs = [play_game(settings, tmp_path / name, seed=3, progress=False).curve.drop(columns="seconds") for name in "ab"]
+    pd.testing.assert_frame_equal(*runs)
+    assert (runs[0]["exploitability"] > 0.0).all()
+    with pytest.raises(ValueError, match="seed = -1"):
+        play_game(settings, tmp_path / "c", seed=-1)
+
+
+def test_bad_games_are_refused(tmp_path):
+    for text, message in (
+        ("rounds: 3", "with environment"),
+        (f"environment: {COUPLED}\nround: 3", "the keys must be among"),
+        (f"environment: {COUPLED}\nrounds: 0", "rounds = 0 must be a whole number >= 1"),
+        (f"environment: {COUPLED}\naveraging: 1.5", "averaging = 1.5"),
+        (f"environment: {COUPLED}\narguments: {{population: constant}}", "without population"),
+        ("environment: mmgym/MeanFieldMaker-v0", "must be an id of the mean field's"),
+        (f"environment: {COUPLED}\nmaker: {COUPLED}", "maker = "),
+    ):
+        (tmp_path / "fictitious_play.yml").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            load_game(str(tmp_path / "fictitious_play.yml"))
+    with pytest.raises(FileNotFoundError, match="fictitious_play_quick"):
+        load_game("nothing")
