@@ -11,4 +11,5 @@ PAPERS: dict[str, str] = {
     "gueant-2013": "gueant_2013",
     "guilbaud-pham-2013": "guilbaud_pham_2013",
     "power-2017": "power_2017",
+    "mean-field-2022": "mean_field_2022",
 }

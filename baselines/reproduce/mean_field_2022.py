@@ -1,0 +1,419 @@
+r"""Baldacci, Bergault & Possamaï, "A mean-field game of market-making against strategic traders".
+
+One market-maker and a crowd of market-takers with private signals. The paper solves the mean-field game by explicit
+Euler steps and shows the takers' law, value and quotes and the maker's value and quotes, for signals that jump 1.5
+times a day either way (Figures 1-8) and ten times as often (Figures 9-16). The table of parameters is the paper's; the
+takers' initial law, which it does not print, is (0, 0) here.
+
+Here all sixteen figures are drawn from the equilibrium in continuous time (`mmgym.models.mean_field_limit`), the
+paper's statements about them are checked one by one, and its theorem that the equilibrium is nearly one of the game
+with N takers is measured: deviations gain of the order 1 / N^2, and empirical laws fluctuate like 1 / sqrt(N).
+
+Money in dollars, time in days, inventory in assets.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
+from baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.models.mean_field_game import PRESETS, Game
+from mmgym.models.mean_field_limit import Equilibrium, solve_equilibrium
+
+Array = NDArray[np.float64]
+
+__all__ = ["Case", "claims", "reproduce"]
+
+INVENTORIES, SIGNALS = (-80, 0, 80), (-2, 0, 2)  # at which the paper cuts its surfaces
+COUNTS, FEW_COUNTS = (10, 30, 100, 300, 1000), (10, 30, 100)  # takers; those of a quick run
+STRONG: dict[str, Any] = {
+    "impact": 0.05,
+    "initial_law": [80.0, 2],
+}  # the strongest certified case: there a deviation gains something
+MODERATE: dict[str, Any] = {"impact": 0.005, "initial_law": [80.0, 2]}  # the same, quicker to solve
+FIGURES = {"slow": range(1, 9), "fast": range(9, 17)}
+TITLES = {"slow": "1.5 signal jumps a day", "fast": "15 signal jumps a day"}
+
+
+class Case(NamedTuple):
+    """One speed of the signals, solved."""
+
+    game: Game
+    law: Array  # p(T), (B, Q)
+    value: Array  # W^m(0), (B, Q)
+    quotes: Array  # takers' at time 0, (B, Q, 2)
+    maker_value: Array  # W(0), (Q,)
+    maker_quotes: Array  # at time 0, (Q, 2)
+    equilibrium: Equilibrium
+
+    @classmethod
+    def solve(cls, preset: str) -> "Case":
+        """The equilibrium of a registered game."""
+        game = Game.create(**PRESETS[preset])
+        found = solve_equilibrium(game)
+        return cls(
+            game, found.flow.laws[-1], found.taker_values[0], found.taker_quotes[0], found.maker_values[0],
+            found.maker_quotes[0], found,
+        )  # fmt: skip
+
+    def at(self, field: Array, inventory: float, signal: int) -> float:
+        """Entry of a field (B, Q)."""
+        return float(field[self.row(signal), self.column(inventory)])
+
+    def column(self, inventory: float) -> int:
+        """Index of an inventory (assets)."""
+        return round(inventory / self.game.order_size) + self.game.limit
+
+    def row(self, signal: int) -> int:
+        """Index of a signal."""
+        return signal + self.game.signal_limit
+
+
+# Figures
+
+
+def _long(case: Case, **fields: Array) -> pd.DataFrame:
+    signal, inventory = np.meshgrid(case.game.signal, case.game.inventory, indexing="ij")
+    columns = {name: np.ravel(field) for name, field in fields.items()}
+    return pd.DataFrame({"signal": signal.ravel(), "inventory": inventory.ravel(), **columns})
+
+
+def _surfaces(case: Case, fields: dict[str, Array], title: str) -> Any:
+    """Heat maps over inventory and signal."""
+    game = case.game
+    figure = new_figure(6.4 * len(fields) if len(fields) == 1 else 10.4, 4.2)
+    step = 0.5 * game.order_size
+    extent = (game.inventory[0] - step, game.inventory[-1] + step, game.signal[0] - 0.5, game.signal[-1] + 0.5)
+    for axes, (name, field) in zip(np.atleast_1d(figure.subplots(1, len(fields))), fields.items(), strict=True):
+        image = axes.imshow(field, origin="lower", aspect="auto", extent=extent, cmap="viridis")
+        figure.colorbar(image, ax=axes, label=name)
+        axes.set(xlabel="inventory (assets)", ylabel="signal (dollars / day)")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _cuts(case: Case, left: Array, right: Array, label: str, title: str) -> Any:
+    """A field over the signal at fixed inventories, and over the inventory at fixed signals."""
+    game, figure = case.game, new_figure(10.0, 4.0)
+    first, second = figure.subplots(1, 2)
+    for inventory in INVENTORIES:
+        first.plot(game.signal, left[:, case.column(inventory)], "o-", markersize=3.5, label=f"inventory {inventory}")
+    for signal in SIGNALS:
+        second.plot(game.inventory, right[case.row(signal)], "o-", markersize=3.0, label=f"signal {signal}")
+    first.set(xlabel="signal (dollars / day)", ylabel=label)
+    second.set(xlabel="inventory (assets)", ylabel=label)
+    for axes in (first, second):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _lines(x: Array, fields: dict[str, Array], label: str, title: str) -> Any:
+    figure = new_figure(6.4, 4.0)
+    axes = figure.subplots()
+    for name, field in fields.items():
+        axes.plot(x, field, "o-", markersize=3.5, label=name)
+    axes.set(xlabel="inventory (assets)", ylabel=label, title=title)
+    axes.title.set_fontsize(11)
+    axes.grid(alpha=0.3)
+    if len(fields) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _conditional(case: Case) -> tuple[Array, Array]:
+    """Law of the signal given each inventory, and of the inventory given each signal, (B, Q) both."""
+    law = case.law
+    return law / law.sum(axis=0, keepdims=True), law / law.sum(axis=1, keepdims=True)
+
+
+def _open(field: Array) -> Array:
+    """Quotes (Q, 2) or (B, Q, 2) without those of closed sides: no bid at the upper limit, no ask at the lower one."""
+    found = field.copy()
+    found[..., -1, 0] = np.nan
+    found[..., 0, 1] = np.nan
+    return found
+
+
+def _draw(case: Case, name: str, folder: Path) -> None:
+    """Eight figures and their data."""
+    speed, game = TITLES[name], case.game
+    given_inventory, given_signal = _conditional(case)
+    quotes, maker_quotes = _open(case.quotes), _open(case.maker_quotes)
+    maker = pd.DataFrame({"inventory": game.inventory, "value": case.maker_value})
+    maker["bid"], maker["ask"] = maker_quotes.T
+    both = {"bid depth (dollars)": quotes[..., 0], "ask depth (dollars)": quotes[..., 1]}
+    drawn: list[tuple[str, pd.DataFrame, Callable[[str], Any]]] = [
+        (
+            "joint_law",
+            _long(case, probability=case.law),
+            lambda title: _surfaces(case, {"probability": case.law}, f"{title}: law of the takers at the horizon"),
+        ),
+        (
+            "conditional_laws",
+            _long(case, signal_given_inventory=given_inventory, inventory_given_signal=given_signal),
+            lambda title: _cuts(
+                case, given_inventory, given_signal, "probability", f"{title}: conditional laws at the horizon"
+            ),
+        ),
+        (
+            "taker_value",
+            _long(case, value=case.value),
+            lambda title: _surfaces(case, {"value (dollars)": case.value}, f"{title}: a taker's value at time 0"),
+        ),
+        (
+            "taker_value_cuts",
+            _long(case, value=case.value),
+            lambda title: _cuts(case, case.value, case.value, "value (dollars)", f"{title}: a taker's value at time 0"),
+        ),
+        (
+            "taker_quotes",
+            _long(case, bid=quotes[..., 0], ask=quotes[..., 1]),
+            lambda title: _surfaces(case, both, f"{title}: a taker's best quotes at time 0"),
+        ),
+        (
+            "taker_bid_cuts",
+            _long(case, bid=quotes[..., 0]),
+            lambda title: _cuts(
+                case, quotes[..., 0], quotes[..., 0], "bid depth (dollars)", f"{title}: a taker's best bid at time 0"
+            ),
+        ),
+        (
+            "maker_value",
+            maker[["inventory", "value"]],
+            lambda title: _lines(
+                game.inventory, {"value": case.maker_value}, "value (dollars)", f"{title}: the maker's value at time 0"
+            ),
+        ),
+        (
+            "maker_quotes",
+            maker[["inventory", "bid", "ask"]],
+            lambda title: _lines(
+                game.inventory, {"bid": maker_quotes[:, 0], "ask": maker_quotes[:, 1]}, "depth (dollars)",
+                f"{title}: the maker's best quotes at time 0",
+            ),
+        ),
+    ]  # fmt: skip
+    for number, (what, table, picture) in zip(FIGURES[name], drawn, strict=True):
+        stem = f"figure_{number:02d}_{what}"
+        write_table(table, folder / f"{stem}.csv")
+        write_figure(picture(f"Figure {number} ({speed})"), folder / f"{stem}.png")
+
+
+# What the paper says of them
+
+
+def claims(slow: Case, fast: Case) -> pd.DataFrame:
+    """The paper's statements (section 5), what is found, and whether they hold."""
+
+    def zero_given_empty(case: Case) -> float:
+        return float(_conditional(case)[0][case.row(0), case.column(0)])
+
+    def lowest(case: Case, inventory: float) -> int:
+        """Signal at which a taker's value is lowest."""
+        return int(case.game.signal[np.argmin(case.value[:, case.column(inventory)])])
+
+    def symmetric(field: Array) -> bool:
+        return bool(
+            np.abs(field - field[::-1]).max() < 1e-6 * np.abs(field).max() and np.argmax(field) == len(field) // 2
+        )
+
+    def peaks(case: Case) -> list[int]:
+        law = _conditional(case)[1][case.row(0)]
+        inside = np.flatnonzero((law[1:-1] > law[:-2]) & (law[1:-1] > law[2:])) + 1
+        return [round(x) for x in case.game.inventory[inside]]
+
+    def first_crossing(case: Case, inventory: float) -> int:
+        """Lowest signal at which a taker bids above the mid."""
+        bids = case.quotes[:, case.column(inventory), 0]
+        return int(case.game.signal[np.flatnonzero(bids < 0.0)[0]])
+
+    positive = float(_conditional(slow)[0][slow.row(1) :, slow.column(-80)].sum())
+    flat = slow.row(0)
+    tallest = float(np.nanmax(_open(slow.maker_quotes)))
+    takers = float(np.nanmax(_open(slow.quotes)))
+    both = (slow, fast)
+    found = [
+        (
+            "P(signal 0 | inventory 0) is 0.5 with slow signals and 0.3 with fast ones (the text swaps the figures)",
+            f"{zero_given_empty(slow):.3f} and {zero_given_empty(fast):.3f}",
+            "in order only",
+        ),
+        ("at inventory -80 the signal is almost never positive", f"probability {positive:.4f}", positive < 0.05),
+        (
+            "given signal 0 the inventory has two bumps with fast signals, one with slow ones",
+            f"peaks at {peaks(fast)} and at {peaks(slow)}",
+            len(peaks(fast)) == 2 and len(peaks(slow)) == 1,
+        ),
+        (
+            "at inventory 0 a taker's value is lowest at signal 0",
+            f"at {lowest(slow, 0)} and {lowest(fast, 0)}",
+            all(lowest(case, 0) == 0 for case in both),
+        ),
+        (
+            "with slow signals also at inventories -80 and 80",
+            f"at {lowest(slow, -80)} and {lowest(slow, 80)}",
+            lowest(slow, -80) == lowest(slow, 80) == 0,
+        ),
+        (
+            "with fast signals at inventory -80 it is lowest at signal 1",
+            f"at {lowest(fast, -80)}",
+            lowest(fast, -80) == 1,
+        ),
+        (
+            "at signal 0 the value is symmetric in the inventory, and highest at 0",
+            "yes" if all(symmetric(case.value[flat]) for case in both) else "no",
+            all(symmetric(case.value[flat]) for case in both),
+        ),
+        (
+            "at inventory -80 a taker bids above the mid as soon as the signal is positive (slow signals)",
+            f"from signal {first_crossing(slow, -80)} (fast: {first_crossing(fast, -80)})",
+            first_crossing(slow, -80) == 1,
+        ),
+        (
+            "at inventory 0 a taker bids above the mid if the signal is positive enough",
+            f"from signal {first_crossing(slow, 0)} (fast: {first_crossing(fast, 0)})",
+            first_crossing(slow, 0) > 0,
+        ),
+        (
+            "the maker's value is symmetric, and highest at 0",
+            "yes" if all(symmetric(case.maker_value) for case in both) else "no",
+            all(symmetric(case.maker_value) for case in both),
+        ),
+        (
+            "the maker's value is significantly lower with fast signals",
+            f"{slow.equilibrium.maker_value:.2f}, then {fast.equilibrium.maker_value:.2f}",
+            fast.equilibrium.maker_value < 0.98 * slow.equilibrium.maker_value,
+        ),
+        (
+            "the maker's quotes go higher than the takers'",
+            f"{tallest:.3f} against {takers:.3f} (time 0)",
+            tallest > takers,
+        ),
+        (
+            "takers' quotes are stationary",
+            f"they change by {_drift(slow):.1e} dollars in the first day",
+            _drift(slow) < 1e-6,
+        ),
+        (
+            "the algorithm finds one solution only, which suggests uniqueness",
+            "with symmetric laws nothing moves the price, and the map is constant: it cannot show anything else",
+            "says nothing",
+        ),
+    ]
+    held = [verdict if isinstance(verdict, str) else ("yes" if verdict else "NO") for _, _, verdict in found]
+    return pd.DataFrame({"statement": [row[0] for row in found], "found": [row[1] for row in found], "holds": held})
+
+
+def _drift(case: Case) -> float:
+    """Largest change of the takers' quotes in the first day."""
+    times = case.equilibrium.flow.times
+    return float(np.abs(case.equilibrium.taker_quotes[2 * np.searchsorted(times, 1.0)] - case.quotes).max())
+
+
+# N takers
+
+
+def _players(quick: bool, folder: Path) -> str:
+    arguments, numbers = (MODERATE, FEW_COUNTS) if quick else (STRONG, COUNTS)
+    game = Game.create(**arguments)
+    equilibrium = solve_equilibrium(game)
+    deviations = pd.DataFrame([best_deviation(game, count, equilibrium)._asdict() for count in numbers])
+    fluctuations = inventory_fluctuations(numbers, players=4_000 if quick else 200_000)
+    write_table(deviations, folder / "players_deviations.csv")
+    write_table(fluctuations, folder / "players_fluctuations.csv")
+    counts = np.array(numbers, dtype=np.float64)
+    slopes = {
+        "gain of a deviation": loglog_slope(counts, deviations["gain"].to_numpy()),
+        "shift of the value": loglog_slope(counts, -deviations["shift"].to_numpy()),
+        "mean inventory (rms)": loglog_slope(counts, fluctuations["rms"].to_numpy()),
+        "inventory law (L1)": loglog_slope(counts, fluctuations["histogram"].to_numpy()),
+    }
+    figure = new_figure(10.0, 4.0)
+    left, right = figure.subplots(1, 2)
+    left.loglog(counts, deviations["gain"], "o-", label=f"gain, slope {slopes['gain of a deviation']:.2f}")
+    left.loglog(counts, -deviations["shift"], "s--", label=f"minus shift, slope {slopes['shift of the value']:.2f}")
+    left.set(xlabel="takers", ylabel="dollars", title=f"A taker's best deviation, impact {game.impact:g}")
+    rms = f"mean inventory, slope {slopes['mean inventory (rms)']:.2f}"
+    right.errorbar(counts, fluctuations["rms"], 2.0 * fluctuations["rms_error"], fmt="o", label=rms)
+    right.loglog(counts, fluctuations["rms_exact"], "-", color="tab:blue", linewidth=1.0, label="std / sqrt(N)")
+    right.loglog(counts, 10.0 * fluctuations["histogram"], "s", color="tab:orange",
+                 label=f"10 x L1 distance of laws, slope {slopes['inventory law (L1)']:.2f}")  # fmt: skip
+    right.loglog(counts, 10.0 * fluctuations["histogram_normal"], "-", color="tab:orange", linewidth=1.0)
+    right.set(xlabel="takers", ylabel="assets", title="Fluctuations at the horizon (base game)")
+    for axes in (left, right):
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(frameon=False, fontsize=8)
+    write_figure(figure, folder / "players.png")
+    shown = pd.DataFrame({"quantity": slopes.keys(), "slope": slopes.values(), "expected": [-2.0, -1.0, -0.5, -0.5]})
+    return (
+        f"N takers: convergence to the limit (deviations with impact {game.impact:g} from (80, 2), fluctuations in the "
+        f"base game)\n\n{text_table(deviations, 6)}\n\n{text_table(fluctuations, 4)}\n\n{text_table(shown, 3)}"
+    )
+
+
+def reproduce(folder: str | Path, *, quick: bool = False, progress: bool = True) -> str:
+    """Write the figures, their data and the tables into a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing.
+    quick : bool
+        Deviations under a weaker impact, and fewer takers; the figures and the claims are the same.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    str
+        What was found, as text.
+    """
+    home = Path(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=5, desc="mean-field-2022", disable=not progress) as bar:
+        cases = {}
+        for name, preset in (("slow", "paper"), ("fast", "fast_signals")):
+            cases[name] = Case.solve(preset)
+            bar.update(1)
+        for name, case in cases.items():
+            _draw(case, name, home)
+            bar.update(1)
+        table = claims(cases["slow"], cases["fast"])
+        write_table(table, home / "claims.csv")
+        players = _players(quick, home)
+        bar.update(1)
+    values = pd.DataFrame(
+        [
+            {
+                "signals": TITLES[name],
+                "W^m(0,0,0)": case.at(case.value, 0, 0),
+                "W(0,0)": case.equilibrium.maker_value,
+                "mean bid at time 0": float(case.equilibrium.flow.mean_quotes[0, 0]),
+                "E |q|": float((case.law * np.abs(case.game.inventory)).sum()),
+                "error": case.equilibrium.error,
+            }
+            for name, case in cases.items()
+        ]
+    )
+    write_table(values, home / "values.csv")
+    lines = [f"{row.holds:>13}  {row.statement}: {row.found}" for row in table.itertuples()]
+    return "\n\n".join(
+        [
+            paragraph(
+                "Baldacci, Bergault & Possamaï: the equilibrium of the mean-field game, sixteen figures. The paper's "
+                "initial law is not printed: (0, 0) here. Mean quotes are those of the takers who quote on a side."
+            ),
+            text_table(values, 8),
+            "What the paper says, and whether it holds:\n\n" + "\n".join(lines),
+            players,
+        ]
+    )

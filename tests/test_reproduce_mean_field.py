@@ -1,0 +1,94 @@
+"""Reproduction of Baldacci, Bergault & Possamaï: expected values are the reference mathematics (sections 0, 4, 5)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from baselines.reproduce import PAPERS, mean_field_2022
+
+KINDS = (
+    "joint_law",
+    "conditional_laws",
+    "taker_value",
+    "taker_value_cuts",
+    "taker_quotes",
+    "taker_bid_cuts",
+    "maker_value",
+    "maker_quotes",
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("mean_field") / "new"
+    return folder, mean_field_2022.reproduce(folder, quick=True, progress=False)
+
+
+def test_registered() -> None:
+    assert PAPERS["mean-field-2022"] == "mean_field_2022"
+
+
+def test_artifacts(made: tuple[Path, str]) -> None:
+    folder, text = made
+    stems = [f"figure_{i + 1:02d}_{KINDS[i % 8]}" for i in range(16)]
+    for stem in stems:
+        rows = len(pd.read_csv(folder / f"{stem}.csv"))
+        assert rows == (25 if "maker" in stem else 225)
+    for stem in (*stems, "players"):
+        assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{stem}.png").stat().st_size > 15_000
+    tables = {"claims", "values", "players_deviations", "players_fluctuations"}
+    assert {path.name for path in folder.iterdir()} == {
+        *(f"{stem}.png" for stem in (*stems, "players")),
+        *(f"{stem}.csv" for stem in (*stems, *tables)),
+    }
+    for phrase in ("1557.45560", "473.23865", "NO  the maker's value is significantly lower", "says nothing"):
+        assert phrase in text
+
+
+def test_figures_have_the_reference_numbers(made: tuple[Path, str]) -> None:
+    folder, _ = made
+
+    def entry(number: int, kind: str, signal: int, inventory: float, column: str) -> float:
+        frame = pd.read_csv(folder / f"figure_{number:02d}_{kind}.csv")
+        row = frame[(frame["signal"] == signal) & (frame["inventory"] == inventory)]
+        return float(row[column].iloc[0])
+
+    assert entry(2, "conditional_laws", 0, 0, "signal_given_inventory") == pytest.approx(0.43883769, abs=1e-7)
+    assert entry(10, "conditional_laws", 0, 0, "signal_given_inventory") == pytest.approx(0.16004877, abs=1e-7)
+    assert entry(10, "conditional_laws", 0, 80, "inventory_given_signal") == pytest.approx(0.0513, abs=5e-5)
+    assert entry(10, "conditional_laws", 0, 0, "inventory_given_signal") == pytest.approx(0.0339, abs=5e-5)
+    assert entry(4, "taker_value_cuts", 0, -80, "value") == pytest.approx(1547.07, abs=5e-3)
+    assert entry(12, "taker_value_cuts", 2, -80, "value") == pytest.approx(1499.90, abs=5e-3)
+    assert entry(6, "taker_bid_cuts", 1, -80, "bid") == pytest.approx(-0.039, abs=5e-4)
+    assert entry(14, "taker_bid_cuts", 1, -80, "bid") == pytest.approx(0.0066, abs=5e-5)
+    maker = pd.read_csv(folder / "figure_07_maker_value.csv").set_index("inventory")["value"]
+    assert maker[0.0] == pytest.approx(470.65162331, abs=1e-6)
+    law = pd.read_csv(folder / "figure_01_joint_law.csv")["probability"]
+    assert law.sum() == pytest.approx(1.0, abs=1e-9)
+    quotes = pd.read_csv(folder / "figure_08_maker_quotes.csv")
+    assert np.nanmax(quotes[["bid", "ask"]]) == pytest.approx(1.398, abs=5e-4)
+
+
+def test_claims_that_do_not_hold(made: tuple[Path, str]) -> None:
+    folder, _ = made
+    claims = pd.read_csv(folder / "claims.csv")
+    failed = claims.loc[claims["holds"] == "NO", "found"].tolist()
+    assert failed == ["at 2", "470.65, then 473.24"]
+    assert (claims["holds"] == "yes").sum() == len(claims) - 4
+
+
+def test_convergence(made: tuple[Path, str]) -> None:
+    folder, _ = made
+    deviations = pd.read_csv(folder / "players_deviations.csv")
+    slope = np.polyfit(np.log(deviations["num_takers"]), np.log(deviations["gain"]), 1)[0]
+    assert slope == pytest.approx(-2.0, abs=0.01)
+    fluctuations = pd.read_csv(folder / "players_fluctuations.csv")
+    counts = fluctuations["num_takers"].to_numpy()
+    np.testing.assert_allclose(
+        fluctuations["rms_exact"] * np.sqrt(counts), 85.6, atol=0.1
+    )  # 86.09 without frozen steps
+    distance = (fluctuations["rms"] - fluctuations["rms_exact"]) / fluctuations["rms_error"]
+    assert np.abs(distance).max() < 4.5  # false alarms: 4e-5
