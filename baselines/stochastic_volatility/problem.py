@@ -16,7 +16,6 @@ from baselines.frozen import Functional
 from baselines.glft import kernels
 from baselines.glft.problem import GLFTProblem
 from baselines.stochastic_volatility.continuous import plain_params
-from baselines.stochastic_volatility.kernels import backward_means
 from baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models import stochastic_volatility
 
@@ -88,7 +87,9 @@ class VarianceProblem(GLFTProblem):
         result = np.empty(len(lots))
         system = (self.market.step_length, self.market.variance_reversion, lots, columns)
         excess = variance - self.market.variance_mean
-        backward_means(*system, excess, rates, gains, *self.flows(functional), np.ascontiguousarray(ahead), result)
+        kernels.backward_means(
+            *system, excess, rates, gains, *self.flows(functional), np.ascontiguousarray(ahead), result
+        )
         return result
 
     def backward(
