@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 import mmgym  # noqa: F401  # registers the ids
 from baselines import optimal_policy, paper_policies, score
 from baselines.checking import check_baseline
-from baselines.frozen import Functional
+from baselines.frozen import Functional, solve
 from baselines.glft.continuous import continuous_values as plain_values
 from baselines.stochastic_volatility import (
     VarianceGrid,
@@ -175,3 +175,18 @@ def test_seeing_the_variance_is_worth_something_and_the_blind_are_scored_below()
 )
 def test_conformance_hidden_and_with_feller_violated(arguments):
     check_baseline(ID, episodes=1_000, num_steps=6, horizon=0.2, inventory_limit=2.0, **arguments)
+
+
+@pytest.mark.filterwarnings("ignore:Feller")
+def test_an_optimum_that_is_not_resolved_is_refused():
+    with pytest.raises(ArithmeticError, match="variance spreads too far"):
+        optimal_policy(ID, num_steps=20, variance_volatility=60.0)
+
+
+@pytest.mark.filterwarnings("ignore:Feller")
+@pytest.mark.parametrize("volatility", [1.5, 8.0])
+def test_the_stated_error_covers_a_finer_grid(volatility):
+    env = gymnasium.make(ID, num_steps=20, variance_volatility=volatility)
+    found = optimal_policy(env).bounds
+    problem = VarianceProblem(env.unwrapped.params, 19)
+    assert abs(float(problem.initial @ solve(problem).values[0]) - found.upper) <= found.error

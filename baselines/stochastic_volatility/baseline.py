@@ -23,6 +23,7 @@ __all__ = ["OptimalVariancePolicy", "StochasticVolatilityBaseline", "VariancePol
 
 COARSE, FINE = 9, 13  # nodes of the variance
 SAFETY, ROUNDING = 2.0, 1e-9  # the stated error in units of the distance between two grids, and of the value
+LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
 
 
 class VariancePolicy:
@@ -112,10 +113,21 @@ class StochasticVolatilityBaseline:
         value = float(fine.initial @ found.values[0])
         rough = float(coarse.initial @ frozen.solve(coarse).values[0])
         error = SAFETY * abs(value - rough) + ROUNDING * abs(value)
+        if not error <= LARGEST_ERROR * max(abs(value), float(np.max(1.0 / fine.decays)) * self.params.order_size):
+            raise ArithmeticError(
+                f"the optimum {value:.6g} is only known to {error:.3g}: the variance spreads too far for polynomials; "
+                "lower variance_volatility or initial_variance, or raise variance_reversion"
+            )
         return found, Bounds(value, value, error)
 
     def best_policy(self) -> OptimalVariancePolicy:
-        """The optimum."""
+        """The optimum.
+
+        Raises
+        ------
+        ArithmeticError
+            If its error is not small.
+        """
         return OptimalVariancePolicy(self._problems[1], *self._solution)
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
