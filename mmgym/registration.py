@@ -45,6 +45,15 @@ ENVIRONMENTS = (
         "Avellaneda-Stoikov (2008)",
     ),
     Registered(
+        "mmgym/StochasticVolatility-v0",
+        "stochastic_volatility",
+        "StochasticVolatilityEnv",
+        "StochasticVolatilityVectorEnv",
+        {},
+        "certified",
+        "Guéant-Lehalle-Fernandez-Tapia (2013), Heston variance",
+    ),
+    Registered(
         "mmgym/TickSpread-v0",
         "tick_spread",
         "TickSpreadEnv",
