@@ -365,10 +365,11 @@ def _check_quotes(suite: _Suite) -> None:
 
 def _check_coordinates(env: Any, episode: _Episode, coordinates: Any) -> None:
     """What `to_state` recovers along an episode: the steps, or the time that is left at each."""
-    for coordinate in coordinates:
+    for i, coordinate in enumerate(coordinates):
+        real = not env.counts_steps or i >= len(coordinates) - env.real_coordinates
         kind = np.asarray(coordinate).dtype.kind
         _require(
-            (kind == "i" or (kind == "f" and not env.counts_steps)) and np.shape(coordinate) == (episode.length + 1,),
+            (kind == "i" or (kind == "f" and real)) and np.shape(coordinate) == (episode.length + 1,),
             f"to_state() of {episode.length + 1} observations returned {coordinate!r}, not as many integers",
         )
     if env.counts_steps:

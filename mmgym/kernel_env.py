@@ -46,6 +46,7 @@ class MarketFace:
     market: ClassVar[Market]
     step_entries: ClassVar[tuple[str, ...]] = ()  # info entries that belong to the step, not to the time after it
     counts_steps: ClassVar[bool] = True  # whether `to_state` begins with the number of decisions so far, else time left
+    real_coordinates: ClassVar[int] = 0  # how many of the last coordinates of `to_state` are no integers
     control_names: ClassVar[tuple[str, ...]] = ()  # of the columns of `to_quotes`
     params: Any
     arguments: dict[str, Any]

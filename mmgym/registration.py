@@ -54,6 +54,15 @@ ENVIRONMENTS = (
         "Bergault-Guéant (2021), two assets",
     ),
     Registered(
+        "mmgym/StochasticVolatility-v0",
+        "stochastic_volatility",
+        "StochasticVolatilityEnv",
+        "StochasticVolatilityVectorEnv",
+        {},
+        "certified",
+        "Guéant-Lehalle-Fernandez-Tapia (2013), Heston variance",
+    ),
+    Registered(
         "mmgym/TickSpread-v0",
         "tick_spread",
         "TickSpreadEnv",

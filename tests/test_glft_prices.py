@@ -1,4 +1,4 @@
-"""Other prices in the GLFT market: a mid that jumps.
+"""Other prices in the GLFT market: a mid that jumps, and a geometric one.
 
 Expected values are the digits of the reference mathematics, the plain market, quadrature, and the law of a sum of
 normals. False alarms: with fixed seeds a check always passes or never does; were they redrawn, each statistical test
@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 import baselines
@@ -228,3 +229,105 @@ def test_bad_jumps_are_refused():
         with pytest.raises(ValueError, match=message):
             GLFTEnv(**arguments)
     GLFTEnv(jump_rate=1.0, jump_volatility=40.0, risk_aversion=1.0)  # without CARA there is no exponential moment
+
+
+# --- A geometric mid -------------------------------------------------------------------------------------------------
+
+GEOMETRIC = {
+    "price": "geometric",
+    "volatility": 0.6,
+    "initial_price": 2.0,
+    "fill_rate": [12.0, 8.0],
+    "fill_decay": [1.5, 2.0],
+    "horizon": 1.0,
+    "num_steps": 4,
+    "order_size": 0.5,
+    "inventory_limit": 1.5,
+    "initial_inventory": 0.5,
+    "terminal_penalty": 0.1,
+    "running_penalty": 0.3,
+}
+
+
+def test_a_geometric_mid_changes_neither_optimum_nor_quotes():
+    arithmetic = {**GEOMETRIC, "price": "arithmetic"}
+    plain, geometric = (baselines.optimal_policy(GLFT, **arguments) for arguments in (arithmetic, GEOMETRIC))
+    assert geometric.optimum == plain.optimum
+    assert np.array_equal(geometric.solution.controls, plain.solution.controls)
+
+
+def test_the_pnl_of_a_geometric_mid_has_the_exact_variance():
+    """Against the Kolmogorov equation of both moments, with the rate ``sigma^2 S_0^2 exp(sigma^2 t) q^2``."""
+    problem = problem_of(GLFT, **GEOMETRIC)
+    p, depths = problem.params, np.array([0.4, 0.6])
+    up, down = problem.intensities(depths)
+    count, q = problem.num_states, problem.inventory
+    generator = np.diag(np.full(count - 1, up), 1) + np.diag(np.full(count - 1, down), -1)
+    generator -= np.diag(generator.sum(axis=1))
+
+    def slope(left, y):
+        f, m = y.reshape(2, count)
+        new_f, new_m = generator @ f, generator @ m + (0.6 * 2.0 * q) ** 2 * math.exp(0.36 * (1.0 - left))
+        for shift, rate, gain in ((1, up, 0.5 * depths[0]), (-1, down, 0.5 * depths[1])):
+            for s in range(count):
+                if 0 <= s + shift < count:
+                    new_f[s] += rate * gain
+                    new_m[s] += rate * (2.0 * gain * f[s + shift] + gain**2)
+        return np.concatenate([new_f, new_m])
+
+    found = solve_ivp(slope, (0.0, 1.0), np.zeros(2 * count), rtol=1e-11, atol=1e-13).y[:, -1].reshape(2, count)
+    start = p.limit + p.start
+    table = np.broadcast_to(depths, (p.num_steps, count, 2))
+    mean, std = frozen.moments(problem, table, frozen.PNL)
+    assert mean == pytest.approx(found[0, start], rel=1e-9)
+    assert std == pytest.approx(math.sqrt(found[1, start] - found[0, start] ** 2), rel=1e-9)
+
+
+def test_a_geometric_mid_is_lognormal_and_brings_what_the_inventory_earns():
+    envs = GLFTVectorEnv(20_000, **{**GEOMETRIC, "num_steps": 3}, info="full")
+    envs.reset(seed=2)
+    for _ in range(3):
+        *_, info = envs.step(np.zeros((20_000, 2), np.float32))
+    logs = np.log(info["mid"] / 2.0)
+    assert stats.kstest(logs, stats.norm(-0.18, 0.6).cdf).pvalue > FALSE_ALARMS
+    held = GLFTVectorEnv(10, **{**GEOMETRIC, "num_steps": 1, "fill_rate": 1e-9}, info="full")
+    held.reset(seed=2)
+    *_, info = held.step(np.zeros((10, 2), np.float32))
+    assert info["price_gain"] == pytest.approx(0.5 * (info["mid"] - 2.0), rel=1e-12)
+
+
+def test_conformance_of_a_geometric_mid():
+    check_market(GLFTEnv, **GEOMETRIC)
+    check_market(GLFTEnv, **GEOMETRIC, reward="expected")
+    figures = check_baseline(GLFT, episodes=2_000, **GEOMETRIC)
+    assert figures["best suboptimal table"] < figures["optimum"]
+
+
+def test_the_risk_of_a_geometric_mid_is_simulated():
+    env = GLFTEnv(**GEOMETRIC)
+    best = baselines.optimal_policy(env)
+    found = baselines.score(env, best, risk=True, episodes=1_000)
+    assert found.risk.method == "simulated"
+    with pytest.raises(ValueError, match="price='geometric'"):
+        baselines.score(env, best, risk="exact", episodes=1_000)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("drift", 0.1),
+        ("jump_rate", 1.0),
+        ("utility", "cara"),
+        ("initial_price", -1.0),
+        ("volatility", 8.0),
+        ("price", "lognormal"),
+    ],
+)
+def test_what_does_not_go_with_a_geometric_mid_is_refused(argument, value):
+    with pytest.raises(ValueError, match=argument):
+        params_of(GLFT, **{**GEOMETRIC, "running_penalty": None, argument: value})
+
+
+def test_the_default_penalty_of_a_geometric_mid_is_that_of_its_first_variance():
+    found = params_of(GLFT, **{**GEOMETRIC, "running_penalty": None, "risk_aversion": 0.5})
+    assert found.running_penalty == pytest.approx(0.25 * 1.2**2)

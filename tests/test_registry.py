@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).parents[1]
 IDS = [row.id for row in ENVIRONMENTS]
 SHORT = {  # arguments that shorten episodes, by market
     "glft": {"num_steps": 7},
+    "stochastic_volatility": {"num_steps": 7},
     "tick_spread": {"num_steps": 7},
     "hawkes_flow": {"horizon": 2.0, "num_steps": 7},
     "hawkes_power": {"horizon": 1.5, "num_steps": 7},
@@ -36,6 +37,7 @@ SHORT = {  # arguments that shorten episodes, by market
 }
 BASELINE = {
     "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
+    "stochastic_volatility": {"num_steps": 8, "horizon": 0.2, "inventory_limit": 3.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
     "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},
     "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2},

@@ -125,10 +125,13 @@ class FeedbackProblem(GLFTProblem):
         Raises
         ------
         ValueError
-            If ``states`` are not all the inventories, in order: a value depends on the depths of all.
+            If ``states`` are not all the inventories, in order: a value depends on the depths of all. For second
+            moments with the noise of a geometric mid.
         """
         if not np.array_equal(states, np.arange(self.num_states)):
             raise ValueError("states must be all inventories in order: a value depends on the depths of all of them")
+        if self.params.price == "geometric" and functional.price and functional.moments == 2:
+            raise ValueError("second moments with the noise of price='geometric' are known for frozen depths only")
         bid, ask = self._active_rates(controls)
         gain_bid, gain_ask = (functional.gain * self.params.order_size * controls + functional.fills).T
         leave, coupling = bid + ask, np.empty((0, 3))

@@ -19,8 +19,16 @@ Array = NDArray[np.float64]
 
 
 def price_cumulant(params: glft.Params, exposure: Array) -> Array:
-    """``ln E[exp(z (S_1 - S_0 - trend))]`` at exposures ``z`` (1 / price), real or complex, of any shape."""
+    """``ln E[exp(z (S_1 - S_0 - trend))]`` at exposures ``z`` (1 / price), real or complex, of any shape.
+
+    Raises
+    ------
+    ValueError
+        If the mid is geometric.
+    """
     p = params
+    if p.price == "geometric":
+        raise ValueError("the P&L under price='geometric' has no exact law: it is known for arithmetic mids only")
     jumps = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2) - exposure * p.jump_mean
     return np.asarray(0.5 * (exposure * p.volatility) ** 2 + p.jump_rate * jumps)
 
@@ -71,7 +79,34 @@ class GLFTProblem:
         p, q = self.params, self.inventory
         drift = functional.gain * p.trend * q - functional.penalty * p.running_penalty * q**2
         drift = drift + functional.absolute_inventory * np.abs(q)
-        return drift, functional.price**2 * p.variance_rate * q**2
+        variance = 0.0 if p.price == "geometric" else p.variance_rate  # see `_add_geometric_variance`
+        return drift, functional.price**2 * variance * q**2
+
+    def _add_geometric_variance(
+        self, n: int, states: NDArray[np.int64], rates: Array, functional: Functional, second: Array
+    ) -> None:
+        """Add to second moments (M,) the variance of a geometric mid's gain over the step.
+
+        Its rate, given ``q``, grows as ``E[S_t^2]``: the more so the later. Fills do not depend on the price.
+        """
+        p, none = self.params, np.zeros(self.num_states)
+        growth = p.volatility**2
+        square = functional.price**2 * p.variance_rate * np.exp(growth * n * p.step_length)
+        found = np.empty(len(states))
+        kernels.backward_means(
+            p.step_length,
+            -growth,
+            np.asarray(states),
+            np.zeros(len(states), dtype=np.int64),
+            np.full(len(states), square),
+            rates,
+            np.zeros_like(rates),
+            none,
+            self.inventory**2,
+            none[:, None],
+            found,
+        )
+        second += found
 
     def growth(self, functional: Functional, exponents: Array) -> Array:
         """Logarithm of ``E[exp(z R)]`` per unit of time besides fills, for exponents (K,): (S, K)."""
@@ -96,6 +131,8 @@ class GLFTProblem:
         system = (self.params.step_length, np.asarray(states), rates, gains)
         if functional.exponents is None:
             kernels.backward_moments(*system, *self._rates(functional), values, result)
+            if self.params.price == "geometric" and functional.price and functional.moments == 2:
+                self._add_geometric_variance(n, states, rates, functional, result[:, 1])
         else:
             exponents = functional.exponents.astype(values.dtype)
             growth = np.ascontiguousarray(self.growth(functional, exponents))

@@ -239,7 +239,7 @@ def improve(step, factors, decays, sizes, low, high, drift, moves, values, depth
             for j in range(sides):
                 opposite = rates[j + sides // 2 if j < sides // 2 else j - sides // 2]
                 chance = 1.0 if moves[j, s] >= 0 else 0.5 * (1.0 - math.exp(-opposite * step))
-                curvature = decays[j] * sizes[j] * (1.0 - math.exp(-rates[j] * step)) * max(chance, 1e-3)
+                curvature = decays[j] * sizes[j] * rates[j] * step * max(chance, 1e-3)
                 change = damping * slopes[j] / curvature
                 change = min(max(change, -0.5 / decays[j]), 0.5 / decays[j])
                 trial[j] = min(max(current[j] + change, low[j]), high[j])

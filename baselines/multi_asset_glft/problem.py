@@ -15,7 +15,7 @@ Array = NDArray[Any]
 __all__ = ["MAX_STATES", "MultiAssetProblem", "grid", "moves_of"]
 
 MAX_STATES = 3_000  # beyond, a solution takes minutes to hours
-TOLERANCE = 1e-8  # of best depths, in units of 1 / fill_decay: the value is good to its square
+TOLERANCE = 1e-7  # of best depths, in units of 1 / fill_decay: the value is good to its square
 
 
 def grid(params: model.Params) -> Array:
@@ -69,6 +69,7 @@ class MultiAssetProblem:
         self.initial = np.zeros(self.num_states)
         self.initial[self._cells(p.starts.astype(np.int64))] = 1.0
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
+        self._found: Array | None = None  # the depths improved last, from which the next search starts
 
     def _cells(self, lots: Array) -> Array:
         limits = self.params.limits.astype(np.int64)
@@ -149,13 +150,14 @@ class MultiAssetProblem:
     def improve(self, n: int, values: Array) -> tuple[Array, Array]:
         p = self.params
         column = np.ascontiguousarray(values[:, 0])
-        depths = np.ascontiguousarray(self.first_order_depths(column))
+        depths = np.ascontiguousarray(self.first_order_depths(column) if self._found is None else self._found.copy())
         best = np.empty(self.num_states)
         box = np.array(p.min_depth), np.array(p.max_depth)
         drift, _ = self._rates(self.criterion)
         kernels.improve(
             p.step_length, p.rates, p.decays, self.sizes, *box, drift, self.moves, column, depths, best, TOLERANCE
         )
+        self._found = depths
         return depths, best[:, None]
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:

@@ -81,6 +81,13 @@ class GLFTEnv(GLFTFace, KernelEnv):
     jumps change the risk but neither the optimum nor its value; others are a drift. Under ``utility="cara"`` the whole
     law of the jumps counts.
 
+    With ``price="geometric"`` the mid is a geometric Brownian motion without drift, ``dS = volatility S dW``. What
+    does not change: fills, observations, the optimum and its value, which see the mid only through its trend, and the
+    exact scores. What does: `volatility` is relative (1 / sqrt(time)), the mid stays positive, the default
+    `running_penalty` is ``risk_aversion * (volatility * initial_price)^2 / 2``, the P&L is more variable (its standard
+    deviation is still exact) and its law has no closed form, so that VaR and CVaR are simulated. A drift, jumps or
+    ``utility="cara"`` would let the best policy depend on the price, which is not observed, and are refused.
+
     Units: prices in the currency, inventory in assets, time in the unit of `horizon`.
 
     ## Action Space
@@ -112,7 +119,8 @@ class GLFTEnv(GLFTFace, KernelEnv):
     `terminated` after `num_steps` steps; never `truncated`.
 
     ## Arguments
-    - `volatility` (0.3): price / sqrt(time), >= 0.
+    - `price` ("arithmetic"): "arithmetic" or "geometric".
+    - `volatility` (0.3): price / sqrt(time), or 1 / sqrt(time) where the mid is geometric, >= 0.
     - `fill_rate` (0.9), `fill_decay` (0.3): fills / time at depth 0 and 1 / price, > 0; a number or a `[bid, ask]`
       pair.
     - `drift` (0.0): of the mid, price / time.

@@ -16,6 +16,11 @@ normal with mean ``m`` and standard deviation ``s``; compensated, ``- lambda_J m
 
     sigma^2 z^2 / 2 + lambda_J (exp(z m + z^2 s^2 / 2) - 1 - z m).
 
+Or the mid is geometric, ``dS = sigma S dW``: it is drawn at every fill and step end, exactly, and given the inventory
+path ``q`` the P&L it brings has mean 0 and variance ``sigma^2 S_0^2 int q^2 exp(sigma^2 t) dt``. Fills do not see the
+price, so that under the mean criterion neither optimum nor value change. With a trend, or under "cara", both would
+depend on the price, which is not observed: these are refused, and so are jumps.
+
 One step freezes both depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential
 clocks, several fills a step, a filled order replaced at once, and a side inactive exactly while the inventory is at
 its bound; jumps have a clock of their own. Given the inventory path, ``(int q dW, W_h)`` is Gaussian with covariance
@@ -39,13 +44,16 @@ from mmgym.random_streams import exponential, normal, uniform
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
 MAX_EVENTS = 10_000.0  # expected fills a step at the smallest depths, and expected jumps
 MAX_EXPONENT = 600.0  # |fill_decay * depth|: beyond, an intensity leaves the range of floating point
+MAX_LOG_VARIANCE = 50.0  # of a geometric mid over the horizon
+GEOMETRIC = 1  # code of `price` in kernels
 MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under CARA
 
 
 class Params(NamedTuple):
     """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
 
-    volatility: float  # sigma, price / sqrt(time)
+    price: Literal["arithmetic", "geometric"]
+    volatility: float  # sigma, price / sqrt(time); geometric: 1 / sqrt(time)
     drift: float  # mu, price / time
     fill_rate_bid: float  # A_bid, 1 / time
     fill_rate_ask: float  # A_ask, 1 / time
@@ -75,6 +83,7 @@ class Params(NamedTuple):
     def create(
         cls,
         *,
+        price: str = "arithmetic",
         volatility: float = 0.3,
         fill_rate: float | list[float] = 0.9,
         fill_decay: float | list[float] = 0.3,
@@ -104,6 +113,7 @@ class Params(NamedTuple):
         ValueError
             If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
         """
+        choice("price", price, ("arithmetic", "geometric"))
         volatility = real("volatility", volatility, low=0.0, high=1e9)
         rate_bid, rate_ask = pair("fill_rate", fill_rate, above=0.0, high=1e12)
         decay_bid, decay_ask = pair("fill_decay", fill_decay, above=0.0, high=1e9)
@@ -121,8 +131,9 @@ class Params(NamedTuple):
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
         risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
+        scale = initial_price if price == "geometric" else 1.0
         risk_aversion, running_penalty = criterion_arguments(
-            utility, risk_aversion, running_penalty, default=0.5 * risk_aversion * volatility**2
+            utility, risk_aversion, running_penalty, default=0.5 * risk_aversion * (volatility * scale) ** 2
         )
         depths = {}
         for name, given, default in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0)):
@@ -146,9 +157,12 @@ class Params(NamedTuple):
         jump_rate = real("jump_rate", jump_rate, low=0.0, high=MAX_EVENTS * num_steps / horizon)
         jump_mean = real("jump_mean", jump_mean, low=-1e9, high=1e9)
         jump_volatility = real("jump_volatility", jump_volatility, low=0.0, high=1e9)
+        if price == "geometric":
+            _check_geometric(volatility, initial_price, horizon, drift, jump_rate, utility)
         if jump_rate > 0.0 and utility == "cara":
             _check_jump_exponent(jump_rate, jump_mean, jump_volatility, risk_aversion * inventory_limit, horizon)
         return cls(
+            price="geometric" if price == "geometric" else "arithmetic",
             volatility=volatility,
             drift=drift,
             fill_rate_bid=rate_bid,
@@ -210,7 +224,9 @@ class Params(NamedTuple):
 
     @property
     def variance_rate(self) -> float:
-        """Variance of the mid per unit of time, jumps included (price^2 / time)."""
+        """Variance of the mid per unit of time, jumps included (price^2 / time); geometric: at the start."""
+        if self.price == "geometric":
+            return (self.volatility * self.initial_price) ** 2
         return self.volatility**2 + self.jump_rate * (self.jump_mean**2 + self.jump_volatility**2)
 
     @property
@@ -253,6 +269,30 @@ def _check_jump_exponent(rate: float, mean: float, volatility: float, exposure: 
             "inventory limit the expected utility of the jumps leaves the range of floating point, jump_rate * horizon "
             f"* E[exp(risk_aversion * inventory_limit * |J|)] must be at most {MAX_JUMP_EXPONENT:g}; lower "
             "risk_aversion, inventory_limit or the jumps"
+        )
+
+
+def _check_geometric(
+    volatility: float, initial_price: float, horizon: float, drift: float, jump_rate: float, utility: str
+) -> None:
+    """Refuse what a geometric mid does not go with."""
+    for name, value in (("drift", drift), ("jump_rate", jump_rate)):
+        if value != 0.0:
+            raise ValueError(
+                f"{name} = {value!r} is not allowed with price='geometric': it must be 0, or the best policy would "
+                "depend on the price, which is not observed"
+            )
+    if utility != "mean":
+        raise ValueError(
+            f"utility = {utility!r} is not allowed with price='geometric': it must be 'mean', or the best policy would "
+            "depend on the price, which is not observed"
+        )
+    if initial_price <= 0.0:
+        raise ValueError(f"initial_price = {initial_price!r} is not allowed with price='geometric': it must be > 0")
+    if volatility**2 * horizon > MAX_LOG_VARIANCE:
+        raise ValueError(
+            f"volatility = {volatility!r} is not allowed with price='geometric', where it is relative to the price: "
+            f"volatility^2 * horizon must be at most {MAX_LOG_VARIANCE:g}"
         )
 
 
@@ -308,6 +348,14 @@ def jump_exponent_rate(p, q):
 
 
 @scalar_kernel
+def geometric_move(p, mid, elapsed, s0, s1):
+    """``S(t) - S(0)`` of a geometric mid over a time ``elapsed``."""
+    z, s0, s1 = normal(s0, s1)
+    deviation = p.volatility * math.sqrt(elapsed)
+    return mid * math.expm1(deviation * (z - 0.5 * deviation)), s0, s1
+
+
+@scalar_kernel
 def step_one(p, s, controls, intensities):
     """One exact step: (reward, terminated)."""
     bid_depth, ask_depth = controls[0], controls[1]
@@ -328,6 +376,10 @@ def step_one(p, s, controls, intensities):
         int_q += q * elapsed
         int_qq += np.float64(q * q) * elapsed
         exponent += exponent_rate * elapsed
+        if p.price == GEOMETRIC:
+            move, s0, s1 = geometric_move(p, s.mid + jumped, elapsed, s0, s1)
+            jumped += move
+            q_jumped += q * move
         side, s0, s1 = uniform(s0, s1)
         side *= rate
         if p.jump_rate > 0.0 and side >= fill_rate:
@@ -350,7 +402,13 @@ def step_one(p, s, controls, intensities):
     int_qq += np.float64(q * q) * left
     exponent += exponent_rate * left
 
-    int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
+    if p.price == GEOMETRIC:
+        int_q_dw = brownian = 0.0
+        move, s0, s1 = geometric_move(p, s.mid + jumped, left, s0, s1)
+        jumped += move
+        q_jumped += q * move
+    else:
+        int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
     size = p.order_size
     jump_trend = p.jump_rate * p.jump_mean
     spread_gain = size * (earned + p.trend * int_q)

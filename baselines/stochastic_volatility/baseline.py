@@ -1,0 +1,224 @@
+"""The stochastic-volatility market as a `NumericalBaseline`: its optimum, its policies, and what they are worth."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines import frozen
+from baselines.frozen import Functional, Solution
+from baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths
+from baselines.numerical import Bounds, Evaluation
+from baselines.policy import Policy
+from baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
+from baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.models import stochastic_volatility as model
+from mmgym.models.stochastic_volatility import Params
+
+Array = NDArray[Any]
+
+__all__ = ["OptimalVariancePolicy", "StochasticVolatilityBaseline", "VariancePolicy"]
+
+COARSE, FINE = 9, 13  # nodes of the variance
+SAFETY, ROUNDING = 2.0, 1e-9  # the stated error in units of the distance between two grids, and of the value
+LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
+
+
+class VariancePolicy:
+    """Depths by step, inventory and variance behind `predict`: linear between variances.
+
+    Parameters
+    ----------
+    params : Params
+    depths : (N, S, K, 2)
+        Depths [bid, ask] (price).
+    variances : (K,)
+        Increasing; K may be 1, for depths that do not depend on the variance.
+    """
+
+    markov = True
+
+    def __init__(self, params: Params, depths: Array, variances: Array) -> None:
+        self.params, self.depths, self.variances = params, depths, variances
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Action of one observation, or actions of a batch: the nearest ones in the depth box."""
+        step, lots, variance = model.locate(self.params, observation)
+        step, lots = np.minimum(step, self.params.num_steps - 1), lots + self.params.limit
+        if len(self.variances) == 1:
+            depths = self.depths[step, lots, 0]
+        else:
+            upper = np.clip(np.searchsorted(self.variances, variance), 1, len(self.variances) - 1)
+            low, high = self.variances[upper - 1], self.variances[upper]
+            share = np.clip((variance - low) / (high - low), 0.0, 1.0)[..., None]
+            depths = (1.0 - share) * self.depths[step, lots, upper - 1] + share * self.depths[step, lots, upper]
+        return model.from_quotes(self.params, depths), state
+
+
+class OptimalVariancePolicy(VariancePolicy):
+    """The optimum.
+
+    Attributes
+    ----------
+    optimum : float
+        The criterion from the environment's initial state.
+    bounds : Bounds
+    level : str
+    """
+
+    level = "certified"
+
+    def __init__(self, problem: VarianceProblem, solution: Solution, bounds: Bounds) -> None:
+        shape = (problem.num_steps, problem.lot_count, problem.node_count, 2)
+        variances = problem.nodes(0) if problem.grid is not None else np.zeros(1)
+        super().__init__(problem.market, solution.controls.reshape(shape), variances)
+        self.optimum, self.bounds = bounds.upper, bounds
+        self._problem, self._values = problem, solution.values
+
+    def value(self, observation: Any) -> Array:
+        """The criterion that can still be reached from an observation, or from each of a batch (currency)."""
+        step, lots, variance = model.locate(self.params, observation)
+        shape, p = step.shape, self._problem
+        rows = p.rows(0, np.ravel(variance))
+        values = self._values.reshape(-1, p.lot_count, p.node_count)[step.ravel(), lots.ravel() + self.params.limit]
+        return np.asarray((values * rows).sum(axis=1).reshape(shape))
+
+
+class StochasticVolatilityBaseline:
+    """Optimum, policies and evaluation of the market: a `baselines.numerical.NumericalBaseline`."""
+
+    level = "certified"
+    reference = "constant"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    @functools.cached_property
+    def _problems(self) -> tuple[VarianceProblem, VarianceProblem]:
+        return VarianceProblem(self.params, COARSE, polished=False), VarianceProblem(self.params, FINE)
+
+    @functools.cached_property
+    def _solution(self) -> tuple[Solution, Bounds]:
+        coarse, fine = self._problems
+        found = frozen.solve(fine)
+        value = float(fine.initial @ found.values[0])
+        rough = float(coarse.initial @ frozen.solve(coarse).values[0])
+        error = SAFETY * abs(value - rough) + ROUNDING * abs(value)
+        if not error <= LARGEST_ERROR * max(abs(value), float(np.max(1.0 / fine.decays)) * self.params.order_size):
+            raise ArithmeticError(
+                f"the optimum {value:.6g} is only known to {error:.3g}: the variance spreads too far for polynomials; "
+                "lower variance_volatility or initial_variance, or raise variance_reversion"
+            )
+        return found, Bounds(value, value, error)
+
+    def best_policy(self) -> OptimalVariancePolicy:
+        """The optimum.
+
+        Raises
+        ------
+        ArithmeticError
+            If its error is not small.
+        """
+        return OptimalVariancePolicy(self._problems[1], *self._solution)
+
+    def policies(self) -> dict[str, Callable[[], Policy]]:
+        """Policies by name: the continuous-time optimum, and those that do not look at the variance.
+
+        ``variance_blind`` has the best continuous-time quotes that know the expected variance only; the papers' closed
+        forms are those of the long-run variance.
+        """
+        p, plain = self.params, plain_params(self.params)
+
+        def blind(depths: Callable[[], Array]) -> Callable[[], Policy]:
+            return lambda: VariancePolicy(p, depths()[:, :, None, :], np.zeros(1))
+
+        def hjb() -> Policy:
+            values, grid = continuous_values(p, num_steps=p.num_steps)
+            depths = np.moveaxis(best_depths(p, np.moveaxis(values[:-1], 2, 1)), 1, 2)
+            return VariancePolicy(p, depths, grid.nodes)
+
+        def constant() -> Array:
+            depths = np.array([1.0 / p.fill_decay_bid, 1.0 / p.fill_decay_ask])
+            return np.broadcast_to(depths, (p.num_steps, 2 * p.limit + 1, 2))
+
+        found: dict[str, Callable[[], Policy]] = {"hjb": hjb} if p.observe_variance else {}
+        return found | {
+            "variance_blind": blind(lambda: best_depths(p, blind_values(p)[:-1])),
+            "glft_asymptotic": blind(lambda: glft_asymptotic_depths(plain)),
+            "avellaneda_stoikov": blind(lambda: avellaneda_stoikov_depths(plain)),
+            "constant": blind(constant),
+        }
+
+    def reference_value(self) -> float:
+        """What constant depths of ``1 / fill_decay`` are worth."""
+        found = self.evaluate(self.policies()[self.reference]())
+        return found.value
+
+    def evaluate(self, policy: Policy) -> Evaluation:
+        """Expectations under a policy of the observation; the error is the distance to a coarser grid."""
+        coarse, fine = self._problems
+        table = frozen.tabulate(fine, policy)
+
+        def expectation(problem: VarianceProblem, played: frozen.Table, functional: Functional) -> float:
+            values, _ = frozen.evaluate(problem, played, functional)
+            return float(problem.initial @ values[0, :, 0])
+
+        value = expectation(fine, table, fine.criterion)
+        error = 0.0
+        if self.params.observe_variance:
+            error = abs(value - expectation(coarse, frozen.tabulate(coarse, policy), coarse.criterion))
+        wanted = (Functional(gain=1.0), Functional(fills=1.0), Functional(absolute_inventory=1.0))
+        return Evaluation(value, error, *(expectation(fine, table, functional) for functional in wanted))
+
+    def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
+        """Episodes of ``count`` rows: the solved value plus the sum of advantages of what is played.
+
+        The estimate is unbiased for any policy, but for the error of the solved value; the optimum is estimated with
+        next to no sampling error.
+        """
+        p, problem = self.params, self._problems[1]
+        solution, bounds = self._solution
+        envs = base.make_batch(count, info="full")
+        observations, info = envs.reset(seed=seed)
+        totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
+        estimate, columns = np.full(count, bounds.upper), np.arange(count)
+        state, start = None, np.ones(count, dtype=np.bool_)
+        for n in range(p.num_steps):
+            actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
+            lots = np.rint(info["inventory"] / p.order_size).astype(np.int64) + p.limit
+            if p.observe_variance:
+                variance = info["variance"]
+            else:
+                variance = np.full(count, p.expected_variance(n * p.step_length))
+            rows = problem.rows(n, variance)
+            ahead = problem.continuation(solution.values[n + 1]) @ rows.T
+            here = solution.values[n].reshape(problem.lot_count, problem.node_count)[lots]
+            played = problem.means(lots, columns, variance, envs.to_quotes(actions), ahead, problem.criterion)
+            estimate += played - (here * rows).sum(axis=1)
+            observations, rewards, _, _, info = envs.step(actions)
+            totals["returns"] += rewards
+            totals["fills"] += info["bid_fills"] + info["ask_fills"].astype(float)
+            totals["absolute_inventory"] += np.abs(info["inventory"]) * p.step_length  # at step ends
+            start = np.zeros(count, dtype=np.bool_)
+        return {**totals, "pnl": info["gain"].copy(), "estimate": estimate}
+
+    def examples(self) -> list[dict[str, float]]:
+        """Values and best depths at some times, inventories and variances."""
+        p, best, found = self.params, self.best_policy(), []
+        for step in sorted({0, p.num_steps // 2, p.num_steps - 1}):
+            for lots in np.unique([-(p.limit // 2), 0, 1, p.limit // 2]).tolist():
+                for variance in (0.5 * p.variance_mean, p.variance_mean, 2.0 * p.variance_mean):
+                    observation = model.observe(p, step, lots, variance)
+                    bid, ask = model.to_quotes(p, best.predict(observation)[0]).tolist()
+                    state = {"step": step, "inventory": lots * p.order_size, "variance": variance}
+                    found.append({**state, "value": float(best.value(observation)), "bid": bid, "ask": ask})
+        return found

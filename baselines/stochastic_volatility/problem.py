@@ -1,0 +1,161 @@
+r"""The frozen-quote problem under stochastic volatility, on inventories and nodes of the variance.
+
+The variance does not depend on the inventory, so one step is: continuation values averaged over the variance's law
+(exact for polynomials through the nodes), then the birth-death chain of the inventory with the reward rate ``a(q) +
+(nu - theta) exp(-kappa s) b(q)`` at time ``s`` of the step, ``b = -(gamma / 2) q^2``. Where the variance is hidden it
+enters through its expectation alone: one node, which moves with time.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.frozen import Functional
+from baselines.glft import kernels
+from baselines.glft.problem import GLFTProblem
+from baselines.stochastic_volatility.continuous import plain_params
+from baselines.stochastic_volatility.variance_grid import VarianceGrid
+from mmgym.models import stochastic_volatility
+
+Array = NDArray[Any]
+
+__all__ = ["VarianceProblem"]
+
+POLISHING = 3  # rounds
+
+
+class VarianceProblem(GLFTProblem):
+    """The market as a `FrozenProblem` for expectations. States are inventories times variance nodes (K fastest).
+
+    Its states do not hold those of the environment, whose variance is continuous; `baselines.stochastic_volatility`
+    goes between nodes by interpolation. ``initial`` are weights on the nodes, some negative.
+    """
+
+    level = "certified"
+
+    def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:
+        super().__init__(plain_params(params))
+        self.polished = polished
+        self.market = p = params
+        self.lot_count = 2 * p.limit + 1
+        self.grid = VarianceGrid(p, nodes) if p.observe_variance else None
+        self.node_count = nodes if self.grid is not None else 1
+        self.num_states = self.lot_count * self.node_count
+        self._expectation = self.grid.expectation(p.step_length) if self.grid is not None else np.eye(1)
+        start = np.zeros((self.lot_count, self.node_count))
+        start[p.limit + p.start] = self.rows(0, np.array([p.initial_variance]))[0]
+        self.initial = start.ravel()
+
+    def nodes(self, n: int) -> Array:
+        """Variances of the nodes at step n (K,)."""
+        if self.grid is None:
+            return self.market.expected_variance(np.array([n * self.market.step_length]))
+        return self.grid.nodes
+
+    def rows(self, n: int, variance: Array) -> Array:
+        """Interpolation rows (B, K) to variances; a hidden variance is at its node."""
+        return np.ones((len(variance), 1)) if self.grid is None else self.grid.interpolation(variance)
+
+    def observations(self, n: int) -> NDArray[np.float32]:
+        p = self.market
+        lots = np.arange(-p.limit, p.limit + 1)
+        return stochastic_volatility.observe(p, n, np.repeat(lots, self.node_count), np.tile(self.nodes(n), len(lots)))
+
+    def terminal(self, functional: Functional) -> Array:
+        return np.repeat(super().terminal(functional), self.node_count, axis=0)
+
+    def flows(self, functional: Functional) -> tuple[Array, Array]:
+        """What a functional gains per unit of time at ``nu = theta``, and per unit of ``nu - theta``, by inventory."""
+        p, q = self.market, self.inventory
+        fading = -0.5 * functional.penalty * p.risk_aversion * q**2
+        flow = functional.gain * p.drift * q + p.variance_mean * fading + functional.absolute_inventory * np.abs(q)
+        return flow, fading
+
+    def continuation(self, values: Array) -> Array:
+        """Expectation (S, K) of the values (S K,) of step n + 1 by inventory, given the variance at step n."""
+        return np.asarray(values.reshape(self.lot_count, self.node_count) @ self._expectation.T)
+
+    def means(
+        self, lots: Array, columns: Array, variance: Array, depths: Array, ahead: Array, functional: Functional
+    ) -> Array:
+        """Expectations (M,) from inventories and variances under depths (M, 2); ``ahead`` (S, C) are continuations."""
+        depths = np.ascontiguousarray(depths, dtype=np.float64)
+        rates = self.intensities(depths)
+        gains = functional.gain * self.market.order_size * depths + functional.fills
+        result = np.empty(len(lots))
+        system = (self.market.step_length, self.market.variance_reversion, lots, columns)
+        excess = variance - self.market.variance_mean
+        kernels.backward_means(
+            *system, excess, rates, gains, *self.flows(functional), np.ascontiguousarray(ahead), result
+        )
+        return result
+
+    def backward(
+        self, n: int, states: NDArray[np.int64], controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        """As the protocol has it, for first moments.
+
+        Raises
+        ------
+        ValueError
+            For other moments, exponentials and price noise.
+        """
+        if functional.exponents is not None or functional.moments != 1 or values.shape[1] != 1:
+            raise ValueError("under stochastic volatility only expectations are evaluated: moments must be 1")
+        lots, columns = np.divmod(np.asarray(states), self.node_count)
+        ahead = self.continuation(values[:, 0])
+        return self.means(lots, columns, self.nodes(n)[columns], controls, ahead, functional)[:, None]
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        """Best depths at each node and their exact values.
+
+        They are found for the variance's average over the step, which changes depths by the order of the step squared
+        and values by its square; where ``polished``, Newton steps for the exact value follow.
+        """
+        p, ahead = self.market, self.continuation(values[:, 0])
+        mean = -math.expm1(-p.variance_reversion * p.step_length) / (p.variance_reversion * p.step_length)
+        flow, fading = self.flows(self.criterion)
+        depths = np.empty((self.lot_count, self.node_count, 2))
+        spare = np.empty(self.lot_count)
+        for k, variance in enumerate(self.nodes(n)):
+            column = np.ascontiguousarray(ahead[:, k])
+            found = np.clip(self.first_order_depths(column), self.low_depths, self.high_depths)
+            kernels.improve(
+                p.step_length,
+                self.fill_rates,
+                self.decays,
+                p.order_size,
+                0.0,
+                np.zeros(self.lot_count),
+                flow + (variance - p.variance_mean) * mean * fading,
+                self.intensities(self.high_depths),
+                self.intensities(self.low_depths),
+                column,
+                found,
+                spare,
+            )
+            depths[:, k] = np.clip(found, self.low_depths, self.high_depths)
+        controls = depths.reshape(-1, 2)
+        return self._polish(n, controls, values)
+
+    def _polish(self, n: int, controls: Array, values: Array) -> tuple[Array, Array]:
+        """Newton steps of each depth by differences, kept where they gain."""
+        states = np.arange(self.num_states)
+        kept = self.backward(n, states, controls, values, self.criterion)
+        for _ in range(POLISHING if self.polished else 0):
+            moved = controls.copy()
+            for side, decay in enumerate(self.decays):
+                shift = np.eye(2)[side] * 1e-3 / decay
+                up, down = (
+                    self.backward(n, states, controls + sign * shift, values, self.criterion) for sign in (1.0, -1.0)
+                )
+                slope, curve = (up - down)[:, 0], (up + down - 2.0 * kept)[:, 0]
+                newton = -0.5 * slope / np.where(curve < 0.0, curve, -np.inf) * shift[side]
+                moved[:, side] += np.clip(newton, -0.1 / decay, 0.1 / decay)
+            moved = np.clip(moved, self.low_depths, self.high_depths)
+            found = self.backward(n, states, moved, values, self.criterion)
+            better = found > kept
+            controls, kept = np.where(better, moved, controls), np.where(better, found, kept)
+        return controls, kept

@@ -1,0 +1,133 @@
+"""`mmgym/StochasticVolatility-v0`: quoting with bounded inventory around a mid of Heston variance."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from mmgym.envs.glft import GLFTFace
+from mmgym.kernel_env import KernelEnv, KernelVectorEnv
+from mmgym.models import stochastic_volatility
+
+
+class StochasticVolatilityFace(GLFTFace):
+    """Spaces, public maps and info entries; actions are those of the GLFT market."""
+
+    market = stochastic_volatility.MARKET
+    real_coordinates = 1
+    params: Any  # mmgym.models.stochastic_volatility.Params
+
+    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+        """Observation and action box of one environment."""
+        size = 3 if self.params.observe_variance else 2
+        low = np.array([0, -1, 0], np.float32)[:size]
+        observations = gymnasium.spaces.Box(low, np.ones(size, np.float32))
+        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def to_state(self, observations: Any) -> Any:
+        """Step, inventory (in orders of ``order_size`` assets) and variance (its expectation where it is hidden)."""
+        return stochastic_volatility.locate(self.params, observations)
+
+    def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
+        """Info entries: cash and mid (price), inventory (assets), variance, last fills; `full` adds more."""
+        p, mid = self.params, state.mid
+        inventory = state.inventory * p.order_size
+        gain = state.spread_gain + state.price_gain
+        entries = {
+            "cash": p.initial_inventory * p.initial_price + gain - inventory * mid,
+            "mid": mid,
+            "inventory": inventory,
+            "variance": state.variance,
+            "bid_fills": state.bid_fills,
+            "ask_fills": state.ask_fills,
+        }
+        if full:
+            entries["gain"] = gain
+            entries["price_gain"] = state.price_gain
+            entries["weighted_square"] = state.weighted_square
+            entries["bid_depth"], entries["ask_depth"] = controls
+        return entries
+
+
+class StochasticVolatilityVectorEnv(StochasticVolatilityFace, KernelVectorEnv):
+    """A batch of `StochasticVolatilityEnv`, with the arguments of `KernelVectorEnv`."""
+
+
+class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
+    r"""Market making with bounded inventory under Heston's variance (inventory in assets, in orders of `order_size`).
+
+    ## Description
+    The market of `mmgym/GLFT-v0` around a mid whose variance follows Heston (1993): ``dS = drift dt + sqrt(nu) dW``,
+    ``dnu = variance_reversion (variance_mean - nu) dt + variance_volatility sqrt(nu) dZ``, the two Brownian motions
+    with `correlation`. Inventory costs ``risk_aversion / 2 * nu * inventory^2`` per unit of time: the more, the more
+    volatile the mid is now.
+
+    A step freezes both depths. Fills have exact clocks, and the variance is drawn from its non-central chi-square law
+    at every fill and step end, whether or not Feller's condition holds (where it does not, construction warns). The
+    criterion is simulated without bias, and the variance of the P&L too at zero correlation; with correlation that
+    variance is off by a relative ``(variance_reversion * step)^2 / 12`` at most (see the model's docstring).
+
+    The correlation does not change the optimum: the mid is a martingale but for its drift. Seeing the variance is
+    worth little (0.003 of 65.5 with the defaults); ``observe_variance=False`` hides it, and the optimum then is that of
+    an agent who knows its expectation only.
+
+    Units: prices in the currency, inventory in assets, time in the unit of `horizon`.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[min_depth, max_depth]`` of each side; the default box
+    is ``[-1/k, 3/k]``, ``k = fill_decay``. Finite values outside the box are clipped to it. `to_quotes` and
+    `from_quotes` convert.
+
+    ## Observation Space
+    `Box([0, -1, 0], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`, and
+    the variance as ``nu / (nu + variance_mean)``; without the last if ``observe_variance=False``. `to_state` converts.
+
+    ## Rewards
+    The gain of marked-to-mid wealth minus ``risk_aversion / 2 * int nu inventory^2 dt``; the last reward also has
+    ``-terminal_penalty * inventory^2``. With ``reward="expected"`` the price noise is left out: same expectation, less
+    variance. Rewards are undiscounted and add up to the criterion.
+
+    ## Starting State
+    Step 0, `initial_inventory`, `initial_price`, `initial_variance`, no cash.
+
+    ## Episode End
+    `terminated` after `num_steps` steps; never `truncated`.
+
+    ## Arguments
+    - `variance_reversion` (3.0): 1 / time, > 0. `variance_mean` (4.0): price^2 / time, > 0.
+    - `variance_volatility` (1.5): price / time, >= 0. `initial_variance` (4.0): price^2 / time, >= 0.
+    - `correlation` (-0.5): of price and variance, from -1 to 1.
+    - `observe_variance` (True): whether the variance is observed.
+    - `fill_rate` (140.0), `fill_decay` (1.5): fills / time at depth 0 and 1 / price, > 0; a number or a `[bid, ask]`
+      pair.
+    - `drift` (0.0): of the mid, price / time.
+    - `order_size` (1.0): assets of an order, > 0.
+    - `inventory_limit` (5.0), `initial_inventory` (0.0): assets, multiples of `order_size`.
+    - `initial_price` (100.0).
+    - `horizon` (1.0), `num_steps` (200): time and number of decisions.
+    - `terminal_penalty` (0.0): price / assets, >= 0.
+    - `risk_aversion` (0.1): 1 / currency, >= 0.
+    - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay``
+      and ``3 / fill_decay`` of each side.
+    - `reward` ("pnl"): "pnl" or "expected".
+    - `info` (None): "full" adds the gain, its price noise `price_gain`, the integral `weighted_square` of variance
+      times squared inventory and the depths to `info`, which always has cash, mid, inventory, variance and the fills
+      of the last step.
+    - `render_mode` (None): "ansi" or "rgb_array".
+    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
+      empty there unless "full".
+
+    ## Version History
+    - v0: first version.
+
+    ## References
+    - Heston, S. L. (1993). A closed-form solution for options with stochastic volatility. Review of Financial Studies
+      6(2).
+    - Cox, J. C., Ingersoll, J. E. & Ross, S. A. (1985). A theory of the term structure of interest rates. Econometrica
+      53(2).
+    - Guéant, O., Lehalle, C.-A. & Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
+      making problem. Mathematics and Financial Economics 7(4).
+    """
+
+    vector_class = StochasticVolatilityVectorEnv
