@@ -30,7 +30,9 @@ def _(params: Params) -> PaperPolicies:
         return riccati_depths(of, (a[:-1, None], b[:-1, None]), lots)
 
     def separate() -> Array:
-        alone = tuple(tuple(row[i] if i == j else 0.0 for j in range(len(row))) for i, row in enumerate(params.covariance))
+        alone = tuple(
+            tuple(row[i] if i == j else 0.0 for j in range(len(row))) for i, row in enumerate(params.covariance)
+        )
         return continuous_depths(params._replace(covariance=alone))
 
     tables: dict[str, Callable[[], Array]] = {

@@ -4,9 +4,9 @@ With ``u = x + q' S + v(t, q)`` and quotes that move at once,
 
     v_t + mu' q - (gamma / 2) q' Sigma q + sum_j (A_j D_j / (k_j e)) exp((k_j / D_j) (v(q +- D_j e_j) - v)) = 0
 
-over all open sides ``j``, ``v(T) = -alpha |q|^2``. Where ``k_j / D_j`` is the same for all sides, ``omega = exp(k v / D)``
-makes it linear. With the Hamiltonian to second order, ``v = -q' A q - B' q - C`` solves a Riccati equation (Bergault &
-Guéant 2021, Proposition 3), ``A' = Sigma gamma / 2 - 4 A R A`` in the time left, ``R = diag(k_i D_i (A_i^bid + A_i^ask) /
+over all open sides ``j``, ``v(T) = -alpha |q|^2``. Where ``k_j / D_j`` is the same for all sides, ``omega = exp(k v /
+D)`` makes it linear. With the Hamiltonian to second order, ``v = -q' A q - B' q - C`` solves a Riccati equation
+(Bergault & Guéant 2021), ``A' = Sigma gamma / 2 - 4 A R A`` in the time left, ``R = diag(k_i D_i (A_i^bid + A_i^ask) /
 (2 e))``.
 """
 
@@ -123,8 +123,8 @@ def continuous_depths(params: Params) -> Array:
 def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Array, Array]:
     """``A`` (N + 1, n, n) and ``B`` (N + 1, n) of the quadratic approximation at the times of so many equal steps.
 
-    ``B' = -mu - 4 A R B - 2 A w``, ``w_i = D_i (A_i^bid - A_i^ask) / e - (terms of the orders' sizes)``, where the sides
-    differ; with equal sides and no drift it vanishes.
+    With ``f = A D / e`` and ``s = f k`` of each side and their sum ``S``: ``B' = -mu - 2 A (S B - w)`` in the time
+    left, ``w_i = f_bid - f_ask - (s_bid - s_ask) D_i A_ii``; with equal sides and no drift it vanishes.
     """
     p, n = params, params.num_assets
     steps = p.num_steps if num_steps is None else num_steps
@@ -161,4 +161,4 @@ def riccati_depths(params: Params, matrices: tuple[Array, Array], lots: Array) -
     own = np.diagonal(a, axis1=-2, axis2=-1) * p.sizes
     bids = 1.0 / p.decays[:n] + lean + own
     asks = 1.0 / p.decays[n:] - lean + own
-    return np.clip(np.concatenate([bids, asks], axis=-1), p.min_depth, p.max_depth)
+    return np.asarray(np.clip(np.concatenate([bids, asks], axis=-1), p.min_depth, p.max_depth))

@@ -1,8 +1,8 @@
 """Kernels of the frozen-quote problem of several assets: one-step operators on the product grid of inventories.
 
-Given frozen quotes the inventories are a Markov chain on the grid with generator ``K``; a functional adds a source ``b``.
-``exp(h [[K, b], [0, 0]])`` is summed by uniformisation (`mmgym.uniformisation`): exact to rounding. ``moves`` (2 n, S) has
-the state after a fill of each side, bids first, -1 where the side is closed.
+Given frozen quotes the inventories are a Markov chain on the grid with generator ``K``; a functional adds a source
+``b``. ``exp(h [[K, b], [0, 0]])`` is summed by uniformisation (`mmgym.uniformisation`): exact to rounding. ``moves``
+(2 n, S) has the state after a fill of each side, bids first, -1 where the side is closed.
 """
 
 import math

@@ -63,9 +63,7 @@ class MultiAssetProblem:
         self.moves = moves_of(p)
         self.sizes = np.tile(p.sizes, 2)
         self.variance = np.einsum("si,ij,sj->s", self.inventory, p.matrix, self.inventory)
-        self.coordinates: Mapping[str, Array] = {
-            f"inventory_{i}": self.inventory[:, i] for i in range(p.num_assets)
-        }
+        self.coordinates: Mapping[str, Array] = {f"inventory_{i}": self.inventory[:, i] for i in range(p.num_assets)}
         self.initial = np.zeros(self.num_states)
         self.initial[self._cells(p.starts.astype(np.int64))] = 1.0
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)

@@ -66,7 +66,7 @@ class MultiAssetGLFTVectorEnv(MultiAssetGLFTFace, KernelVectorEnv):
 
 
 class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
-    r"""Market making in two to four correlated assets (inventories in assets, traded in orders of `order_size`).
+    r"""Market making in two to four correlated assets (inventory in assets, traded in orders of `order_size`).
 
     ## Description
     Each asset is a market like `mmgym/GLFT-v0`: a bid and an ask around a mid, filled at intensity ``fill_rate *
@@ -76,8 +76,9 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     another's.
 
     A step freezes all depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time.
-    `baselines.optimal_policy` returns the exact optimum of this environment as built, for two and three assets with up
-    to a few thousand states (inventory vectors).
+    `baselines.optimal_policy` returns the exact optimum of this environment as built, for up to 3,000 inventory
+    vectors: two assets, or three with narrow limits. Beyond that the environment can be played and trained on, but no
+    optimum is known to score against; `baselines.multi_asset_glft.riccati_depths` is the closed form for any number.
 
     Units are the user's: price, time and assets; amounts of money are price times assets.
 
@@ -103,7 +104,7 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     ## Arguments
     Lists have an entry for each asset; one number stands for all of them.
 
-    - `covariance` ([[4, 1.5], [1.5, 2.25]]): price^2 / time; two to four rows, symmetric, positive semi-definite (it may
+    - `covariance` ([[4, 1.5], [1.5, 2.25]]): price^2 / time; two to four rows, symmetric, positive semi-definite (may
       be singular). It says how many assets there are.
     - `fill_rate` ([140, 100]; 100 with another covariance), `fill_decay` (1.5): 1 / time and 1 / price, > 0; an entry
       may be a pair [bid, ask].

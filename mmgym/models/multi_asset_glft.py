@@ -194,12 +194,12 @@ class Params(NamedTuple):
     @property
     def depth_center(self) -> Array:
         """Depths of action 0 (price), shape (2 n,)."""
-        return 0.5 * (np.array(self.min_depth) + np.array(self.max_depth))
+        return np.asarray(0.5 * (np.array(self.min_depth) + np.array(self.max_depth)))
 
     @property
     def depth_reach(self) -> Array:
         """Half widths of the depth boxes (price), shape (2 n,)."""
-        return 0.5 * (np.array(self.max_depth) - np.array(self.min_depth))
+        return np.asarray(0.5 * (np.array(self.max_depth) - np.array(self.min_depth)))
 
 
 DEFAULT_COVARIANCE = [[4.0, 1.5], [1.5, 2.25]]  # volatilities 2 and 1.5, correlation 0.5
@@ -456,7 +456,7 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
 
 
 def observe(params: Params, step: Any, inventories: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 1 + n)``, of steps (...) and inventories (..., n) in orders: those of the environment."""
+    """Observations, shape ``(..., 1 + n)``, of steps (...) and inventories (..., n) in orders."""
     lots = np.asarray(inventories, dtype=np.float64)
     elapsed = np.broadcast_to(np.asarray(step) / params.num_steps, lots.shape[:-1])
     return np.concatenate([elapsed[..., None], lots / params.limits], axis=-1).astype(np.float32)
