@@ -201,15 +201,20 @@ class RandomPolicy:
         Of one environment.
     seed : int
         Of the actions drawn by `predict`.
+
+    Attributes
+    ----------
+    markov : bool
+        True for up to two actions. For more its quadrature would have too many nodes: scores are then simulated.
     """
 
-    markov = True
     has_mode = False  # a score must not be taken at one draw of its actions
     nodes = 12  # per dimension: 1e-9 of the value where a step has few fills, 1e-4 where it has fifty
 
     def __init__(self, action_space: gymnasium.spaces.Box, seed: int = 0) -> None:
         self._space = action_space
         self._random = np.random.default_rng(seed)
+        self.markov = action_space.low.size <= 2
 
     def predict(
         self,

@@ -294,7 +294,7 @@ def _play(
         totals["fills"] += info["bid_fills"] + info["ask_fills"]
         if problem.has_market_orders:
             totals["orders"] += info["market_orders"]
-        totals["absolute_inventory"] += np.abs(info["inventory"])
+        totals["absolute_inventory"] += np.abs(info["inventory"]).reshape(count, -1).sum(axis=1)  # of all assets
         start = np.zeros(count, dtype=bool)
     totals["absolute_inventory"] *= base.params.step_length
     return {**totals, "estimate": estimate, "pnl": info["gain"]}

@@ -45,6 +45,15 @@ ENVIRONMENTS = (
         "Avellaneda-Stoikov (2008)",
     ),
     Registered(
+        "mmgym/MultiAssetGLFT-v0",
+        "multi_asset_glft",
+        "MultiAssetGLFTEnv",
+        "MultiAssetGLFTVectorEnv",
+        {},
+        "exact",
+        "Bergault-Guéant (2021), two assets",
+    ),
+    Registered(
         "mmgym/StochasticVolatility-v0",
         "stochastic_volatility",
         "StochasticVolatilityEnv",

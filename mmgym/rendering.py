@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 __all__ = ["EpisodeHistory"]
 
 
+def _text(value: Any, form: str) -> str:
+    """A number, or several ones."""
+    return " ".join(format(float(x), form) for x in np.atleast_1d(value))
+
+
 class EpisodeHistory:
     """What `render` shows: mid, own quotes, fills, inventory and reward of the episode so far, one entry a step."""
 
@@ -22,7 +27,8 @@ class EpisodeHistory:
         self._first = time
         self._unit = params.step_length
         self._horizon = params.horizon
-        self._steps = [{**entries, "bid": np.nan, "ask": np.nan, "return": 0.0}]
+        nothing = np.full(np.shape(entries["mid"]), np.nan)
+        self._steps = [{**entries, "bid": nothing, "ask": nothing, "return": 0.0}]
 
     def _times(self) -> NDArray[np.float64]:
         """When each step ended, and first when the episode started; steps may last ``elapsed`` each."""
@@ -42,9 +48,9 @@ class EpisodeHistory:
         last = self._steps[-1]
         time = self._times()[-1]
         return (
-            f"t {time:g}/{self._horizon:g}  mid {last['mid']:.4f}  bid {last['bid']:.4f}  ask {last['ask']:.4f}  "
-            f"fills {last['bid_fills']}+{last['ask_fills']}  inventory {last['inventory']:g}  cash {last['cash']:.4f}  "
-            f"return {last['return']:.4f}"
+            f"t {time:g}/{self._horizon:g}  mid {_text(last['mid'], '.4f')}  bid {_text(last['bid'], '.4f')}  "
+            f"ask {_text(last['ask'], '.4f')}  fills {last['bid_fills']}+{last['ask_fills']}  "
+            f"inventory {_text(last['inventory'], 'g')}  cash {last['cash']:.4f}  return {last['return']:.4f}"
         )
 
     def picture(self) -> NDArray[np.uint8]:
@@ -61,24 +67,32 @@ class EpisodeHistory:
         except ImportError as error:
             raise ImportError("render_mode='rgb_array' needs matplotlib: pip install 'mmgym[plot]'") from error
         columns = {name: np.array([step[name] for step in self._steps], dtype=float) for name in self._steps[0]}
+        assets = range(columns["mid"].reshape(len(self._steps), -1).shape[1])  # prices may be those of several
         time = self._times()
         figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         prices, inventory = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        prices.plot(time, columns["mid"], color="black", linewidth=1.2, label="mid")
+        lines = prices.plot(time, columns["mid"], color="black", linewidth=1.2)
+        lines[0].set_label("mid")
         for name, color in (("bid", "tab:blue"), ("ask", "tab:red")):
             if len(time) > 1:
-                prices.stairs(columns[name][1:], time, baseline=None, color=color, linewidth=0.9, label=name)
+                for i in assets:
+                    quotes = columns[name].reshape(len(time), -1)[1:, i]
+                    label = None if i else name
+                    prices.stairs(quotes, time, baseline=None, color=color, linewidth=0.9, label=label)
             filled = columns[f"{name}_fills"] > 0
             marker = "^" if name == "bid" else "v"
-            prices.plot(time[filled], columns[name][filled], marker, color=color, markersize=4)
+            if len(assets) == 1:  # fills are counted over all
+                prices.plot(time[filled], columns[name][filled], marker, color=color, markersize=4)
         prices.set_ylabel("price")
         prices.legend(loc="upper left", fontsize=8, ncols=3)
         last = self._steps[-1]
         prices.set_title(
-            f"inventory {last['inventory']:g}   cash {last['cash']:.2f}   return {last['return']:.2f}", fontsize=10
+            f"inventory {_text(last['inventory'], 'g')}   cash {last['cash']:.2f}   return {last['return']:.2f}",
+            fontsize=10,
         )
-        inventory.step(time, columns["inventory"], where="post", color="tab:green")
+        for held in columns["inventory"].reshape(len(time), -1).T:
+            inventory.step(time, held, where="post", color=None if len(assets) > 1 else "tab:green")
         inventory.axhline(0.0, color="black", linewidth=0.6)
         inventory.set_ylabel("inventory")
         inventory.set_xlabel("time")

@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).parents[1]
 IDS = [row.id for row in ENVIRONMENTS]
 SHORT = {  # arguments that shorten episodes, by market
     "glft": {"num_steps": 7},
+    "multi_asset_glft": {"num_steps": 7},
     "stochastic_volatility": {"num_steps": 7},
     "tick_spread": {"num_steps": 7},
     "hawkes_flow": {"horizon": 2.0, "num_steps": 7},
@@ -37,6 +38,7 @@ SHORT = {  # arguments that shorten episodes, by market
 }
 BASELINE = {
     "glft": {"num_steps": 8, "inventory_limit": 4.0, "min_depth": 0.0},
+    "multi_asset_glft": {"num_steps": 8, "horizon": 0.2, "inventory_limit": [2.0, 3.0], "min_depth": 0.0},
     "stochastic_volatility": {"num_steps": 8, "horizon": 0.2, "inventory_limit": 3.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
     "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},

@@ -1,0 +1,182 @@
+"""The frozen-quote problem of several assets, exact to rounding on the product grid of inventories."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.frozen import Functional, frozen_problem
+from baselines.multi_asset_glft import kernels
+from mmgym.models import multi_asset_glft as model
+
+Array = NDArray[Any]
+
+__all__ = ["MAX_STATES", "MultiAssetProblem", "grid", "moves_of"]
+
+MAX_STATES = 3_000  # beyond, a solution takes minutes to hours
+TOLERANCE = 1e-7  # of best depths, in units of 1 / fill_decay: the value is good to its square
+
+
+def grid(params: model.Params) -> Array:
+    """Inventories in orders of all states, shape (S, n): the last asset's changes fastest."""
+    axes = [np.arange(-limit, limit + 1) for limit in params.limits.astype(np.int64)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, params.num_assets)
+
+
+def moves_of(params: model.Params) -> Array:
+    """State after a fill of each side, bids first, or -1 where it is closed: shape (2 n, S)."""
+    lots, limits = grid(params), params.limits.astype(np.int64)
+    shape = 2 * limits + 1
+    strides = np.array([np.prod(shape[i + 1 :], dtype=np.int64) for i in range(params.num_assets)])
+    states = np.arange(len(lots))
+    bids = [np.where(lots[:, i] < limits[i], states + strides[i], -1) for i in range(params.num_assets)]
+    asks = [np.where(lots[:, i] > -limits[i], states - strides[i], -1) for i in range(params.num_assets)]
+    return np.ascontiguousarray(np.stack(bids + asks), dtype=np.int64)
+
+
+class MultiAssetProblem:
+    """The market of several assets as a `FrozenProblem`. States are the vectors of inventories (see `grid`).
+
+    Raises
+    ------
+    ValueError
+        If there are too many states.
+    """
+
+    tolerance = 0.0
+    level = "exact"
+    has_market_orders = False
+
+    def __init__(self, params: model.Params) -> None:
+        p = self.params = params
+        self.num_steps = p.num_steps
+        self.num_states = int(np.prod(2.0 * p.limits + 1.0))
+        if self.num_states > MAX_STATES:
+            raise ValueError(
+                f"inventory_limit = {list(p.inventory_limit)} is not allowed for an exact solution: it makes "
+                f"{self.num_states} states, at most {MAX_STATES} are; raise order_size or lower inventory_limit"
+            )
+        self.num_controls = 2 * p.num_assets
+        self.lots = grid(p)
+        self.inventory = self.lots * p.sizes  # assets, (S, n)
+        self.moves = moves_of(p)
+        self.sizes = np.tile(p.sizes, 2)
+        self.variance = np.einsum("si,ij,sj->s", self.inventory, p.matrix, self.inventory)
+        self.coordinates: Mapping[str, Array] = {f"inventory_{i}": self.inventory[:, i] for i in range(p.num_assets)}
+        self.initial = np.zeros(self.num_states)
+        self.initial[self._cells(p.starts.astype(np.int64))] = 1.0
+        self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
+        self._found: Array | None = None  # the depths improved last, from which the next search starts
+
+    def _cells(self, lots: Array) -> Array:
+        limits = self.params.limits.astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(lots + limits, -1, 0)), tuple(2 * limits + 1)))
+
+    # States, observations, actions
+
+    def observations(self, n: int) -> NDArray[np.float32]:
+        return model.observe(self.params, n, self.lots)
+
+    def locate(self, observations: Array) -> tuple[Array, Array]:
+        step, lots = model.locate(self.params, observations)
+        return step, self._cells(lots)
+
+    def controls(self, actions: Array) -> Array:
+        return model.to_quotes(self.params, actions)
+
+    def actions(self, controls: Array) -> NDArray[np.float32]:
+        return model.from_quotes(self.params, controls)
+
+    def binding(self, controls: Array) -> NDArray[np.bool_]:
+        p = self.params
+        slack = 2e-9 * p.depth_reach
+        return np.asarray((controls <= np.array(p.min_depth) + slack) | (controls >= np.array(p.max_depth) - slack))
+
+    def intensities(self, depths: Array) -> Array:
+        """Fill intensities (1 / time) of depths (..., 2 n), while the sides are open."""
+        return np.asarray(self.params.rates * np.exp(-self.params.decays * depths))
+
+    # Functionals
+
+    def _rates(self, functional: Functional) -> tuple[Array, Array]:
+        """Gain of the functional per unit of time besides fills (S,), and variance of its price noise (S,)."""
+        p = self.params
+        drift = functional.gain * (self.inventory @ p.drifts)
+        drift = drift - 0.5 * functional.penalty * p.risk_aversion * self.variance
+        drift = drift + functional.absolute_inventory * np.abs(self.inventory).sum(axis=1)
+        return drift, functional.price**2 * self.variance
+
+    def terminal(self, functional: Functional) -> Array:
+        reward = -functional.penalty * self.params.terminal_penalty * (self.inventory**2).sum(axis=1)
+        if functional.exponents is not None:
+            return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
+        return np.stack([reward**i for i in range(1, functional.moments + 1)], axis=1)
+
+    def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
+        depths = np.ascontiguousarray(controls, dtype=np.float64)
+        rates = self.intensities(depths)
+        gains = functional.gain * self.sizes * depths + functional.fills
+        values = np.ascontiguousarray(values)
+        result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+        system = (self.params.step_length, np.ascontiguousarray(states, dtype=np.int64), rates, gains)
+        drift, variance = self._rates(functional)
+        if functional.exponents is None:
+            kernels.backward_moments(*system, drift, variance, self.moves, values, result)
+        else:
+            z = functional.exponents.astype(values.dtype)
+            growth = np.multiply.outer(drift, z) + 0.5 * np.multiply.outer(variance, z**2)
+            kernels.backward_exponential(*system, np.ascontiguousarray(growth), z, self.moves, values, result)
+        return result
+
+    def forward(self, n: int, controls: Array, law: Array) -> Array:
+        result = np.empty(self.num_states)
+        rates = np.ascontiguousarray(self.intensities(controls))
+        kernels.forward_law(self.params.step_length, rates, self.moves, np.ascontiguousarray(law), result)
+        return result
+
+    def first_order_depths(self, values: Array) -> Array:
+        """Best depths (S, 2 n) of a short step before the values (S,); a closed side takes its neighbour's."""
+        p, n = self.params, self.params.num_assets
+        found = np.empty((self.num_states, 2 * n))
+        for j in range(2 * n):
+            back = self.moves[j + n if j < n else j - n]  # where a closed side reopens
+            here = np.where(self.moves[j] >= 0, np.arange(self.num_states), back)
+            found[:, j] = 1.0 / p.decays[j] - (values[self.moves[j][here]] - values[here]) / self.sizes[j]
+        return np.clip(found, p.min_depth, p.max_depth)
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        p = self.params
+        column = np.ascontiguousarray(values[:, 0])
+        depths = np.ascontiguousarray(self.first_order_depths(column) if self._found is None else self._found.copy())
+        best = np.empty(self.num_states)
+        box = np.array(p.min_depth), np.array(p.max_depth)
+        drift, _ = self._rates(self.criterion)
+        kernels.improve(
+            p.step_length, p.rates, p.decays, self.sizes, *box, drift, self.moves, column, depths, best, TOLERANCE
+        )
+        self._found = depths
+        return depths, best[:, None]
+
+    def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
+        p = self.params
+        depths = np.ascontiguousarray(controls, dtype=np.float64)
+        rates = self.intensities(depths)
+        drift, _ = self._rates(self.criterion)
+        result, slopes = np.empty(len(states)), np.empty(depths.shape)
+        work, column = np.empty((2, 2 * p.num_assets + 1, self.num_states)), np.ascontiguousarray(values[:, 0])
+        for m, state in enumerate(states):
+            result[m] = kernels.value_and_slopes(
+                p.step_length, state, rates[m], depths[m], p.decays, self.sizes, drift, self.moves, column, work,
+                slopes[m],
+            )  # fmt: skip
+        return result[:, None], slopes
+
+    def to_value(self, values: Array, log_scale: Any) -> Array:
+        return values
+
+    def log_weight(self, info: Mapping[str, Array]) -> Array:
+        raise TypeError("the criterion of this market has no exponent")
+
+
+frozen_problem.register(model.Params, MultiAssetProblem)

@@ -1,0 +1,471 @@
+r"""Several correlated assets in the market of Guéant, Lehalle & Fernandez-Tapia: two to four, each as in `glft`.
+
+The mids move together, ``dS = mu dt + dB`` with ``E[dB dB'] = Sigma dt``, any covariance matrix, singular ones too;
+every asset ``i`` has its own bid and ask, filled at the intensities
+
+    A_i^bid exp(-k_i^bid d_i^bid) 1{q_i < Q_i},    A_i^ask exp(-k_i^ask d_i^ask) 1{q_i > -Q_i},
+
+in orders of ``D_i`` assets. Criterion (Bergault & Guéant 2021 with a quadratic penalty; Guéant 2017, section 4):
+
+    E[W_T - W_0 - int (gamma / 2) q' Sigma q dt - alpha sum_i q_i^2(T)],    W = X + q' S.
+
+One step freezes all depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential clocks
+of all sides. Given the inventory path, ``(int q' dB, B_h)`` is Gaussian with covariance ``[[int q' Sigma q, m' Sigma],
+[Sigma m, Sigma h]]``, ``m = int q``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym.arguments import choice, integer, pair, real
+from mmgym.market import Market, scalar_kernel
+from mmgym.models.glft import MAX_EVENTS, MAX_EXPONENT, MAX_STEPS
+from mmgym.models.wealth import PNL
+from mmgym.random_streams import exponential, normal, uniform
+
+MAX_ASSETS = 4
+SIDES = 2 * MAX_ASSETS
+
+Array = NDArray[np.float64]
+Vector = tuple[float, ...]
+SINGULAR = 1e-12  # an eigenvalue below this part of the largest one counts as 0
+
+
+class Params(NamedTuple):
+    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them.
+
+    Tuples have an entry for each asset, those of sides first all bids, then all asks.
+    """
+
+    num_assets: int  # n
+    covariance: tuple[Vector, ...]  # Sigma, price^2 / time
+    drift: Vector  # mu, price / time
+    fill_rate: Vector  # A, 1 / time, 2 n
+    fill_decay: Vector  # k, 1 / price, 2 n
+    order_size: Vector  # D, assets
+    inventory_limit: Vector  # Q, assets
+    initial_inventory: Vector  # q_0, assets
+    initial_price: Vector  # S_0, price
+    horizon: float  # T, time
+    num_steps: int  # N, decisions
+    risk_aversion: float  # gamma, 1 / (price * assets)
+    terminal_penalty: float  # alpha, price / assets
+    min_depth: Vector  # price, 2 n
+    max_depth: Vector  # price, 2 n
+    reward: Literal["pnl", "expected"]
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        covariance: list[list[float]] | None = None,
+        fill_rate: list[Any] | float | None = None,
+        fill_decay: list[Any] | float = 1.5,
+        drift: list[float] | float = 0.0,
+        order_size: list[float] | float = 1.0,
+        inventory_limit: list[float] | float = 4.0,
+        initial_inventory: list[float] | float = 0.0,
+        initial_price: list[float] | float = 100.0,
+        horizon: float = 1.0,
+        num_steps: int = 100,
+        risk_aversion: float = 0.1,
+        terminal_penalty: float = 0.0,
+        min_depth: list[Any] | float | None = None,
+        max_depth: list[Any] | float | None = None,
+        reward: str = "pnl",
+    ) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.multi_asset_glft.MultiAssetGLFTEnv`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+        """
+        matrix = _covariance(DEFAULT_COVARIANCE if covariance is None else covariance)
+        n = len(matrix)
+        if fill_rate is None:
+            fill_rate = DEFAULT_FILL_RATE if covariance is None else 100.0
+        rates = _sides("fill_rate", fill_rate, n, above=0.0, high=1e12)
+        decays = _sides("fill_decay", fill_decay, n, above=0.0, high=1e9)
+        sizes = _vector("order_size", order_size, n, above=0.0, high=1e9)
+        limits = _vector("inventory_limit", inventory_limit, n, above=0.0, high=1e12)
+        starts = _vector("initial_inventory", initial_inventory, n, low=-1e12, high=1e12)
+        for i, (size, limit, start) in enumerate(zip(sizes, limits, starts, strict=True)):
+            real(f"inventory_limit[{i}]", limit, low=size, high=1e3 * size)
+            real(f"initial_inventory[{i}]", start, low=-limit, high=limit)
+            for name, value in (("inventory_limit", limit), ("initial_inventory", start)):
+                if abs(value / size - round(value / size)) > 1e-9:
+                    raise ValueError(
+                        f"{name}[{i}] = {value!r} is not allowed: it must be a multiple of order_size[{i}] = {size:g}"
+                    )
+        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
+        lows, highs = (
+            tuple(factor / decay for decay in decays) if given is None else _sides(name, given, n, low=-1e12, high=1e12)
+            for name, given, factor in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0))
+        )
+        for j, (rate, decay, low, high) in enumerate(zip(rates, decays, lows, highs, strict=True)):
+            where = f"of asset {j % n} on the {'bid' if j < n else 'ask'} side"
+            if not low < high:
+                raise ValueError(f"min_depth = {low!r} {where} is not allowed: it must be below max_depth = {high!r}")
+            for name, value in (("min_depth", low), ("max_depth", high)):
+                real(f"{name} {where}", value, low=-MAX_EXPONENT / decay, high=MAX_EXPONENT / decay)
+            if rate * math.exp(-decay * low) * horizon / num_steps > MAX_EVENTS:
+                raise ValueError(
+                    f"min_depth = {low!r} {where} is not allowed: the expected fills a step there must be at most "
+                    f"{MAX_EVENTS:g}; raise min_depth or num_steps"
+                )
+        return cls(
+            num_assets=n,
+            covariance=matrix,
+            drift=_vector("drift", drift, n, low=-1e9, high=1e9),
+            fill_rate=rates,
+            fill_decay=decays,
+            order_size=sizes,
+            inventory_limit=limits,
+            initial_inventory=starts,
+            initial_price=_vector("initial_price", initial_price, n, low=-1e12, high=1e12),
+            horizon=horizon,
+            num_steps=num_steps,
+            risk_aversion=real("risk_aversion", risk_aversion, low=0.0, high=1e6),
+            terminal_penalty=real("terminal_penalty", terminal_penalty, low=0.0, high=1e9),
+            min_depth=lows,
+            max_depth=highs,
+            reward=choice("reward", reward, ("pnl", "expected")),
+        )
+
+    # Derived constants. Those that kernels read are listed in MARKET below.
+
+    @property
+    def step_length(self) -> float:
+        """Length ``h`` of a decision step (time)."""
+        return self.horizon / self.num_steps
+
+    @property
+    def sizes(self) -> Array:
+        """Order sizes (assets), shape (n,)."""
+        return np.array(self.order_size)
+
+    @property
+    def limits(self) -> Array:
+        """Inventory bounds in orders, shape (n,), whole numbers."""
+        return np.rint(np.array(self.inventory_limit) / self.sizes)
+
+    @property
+    def starts(self) -> Array:
+        """Initial inventories in orders, shape (n,), whole numbers."""
+        return np.rint(np.array(self.initial_inventory) / self.sizes)
+
+    @property
+    def drifts(self) -> Array:
+        """Trends of the mids (price / time), shape (n,)."""
+        return np.array(self.drift)
+
+    @property
+    def prices(self) -> Array:
+        """Initial mids, shape (n,)."""
+        return np.array(self.initial_price)
+
+    @property
+    def matrix(self) -> Array:
+        """``Sigma``, shape (n, n)."""
+        return np.array(self.covariance)
+
+    @property
+    def root(self) -> Array:
+        """A matrix ``L`` with ``L L' = Sigma``, shape (n, n)."""
+        values, vectors = np.linalg.eigh(self.matrix)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+    @property
+    def rates(self) -> Array:
+        """Fill rates at depth 0 (1 / time), shape (2 n,): bids, then asks."""
+        return np.array(self.fill_rate)
+
+    @property
+    def decays(self) -> Array:
+        """Fill decays (1 / price), shape (2 n,)."""
+        return np.array(self.fill_decay)
+
+    @property
+    def depth_center(self) -> Array:
+        """Depths of action 0 (price), shape (2 n,)."""
+        return np.asarray(0.5 * (np.array(self.min_depth) + np.array(self.max_depth)))
+
+    @property
+    def depth_reach(self) -> Array:
+        """Half widths of the depth boxes (price), shape (2 n,)."""
+        return np.asarray(0.5 * (np.array(self.max_depth) - np.array(self.min_depth)))
+
+
+DEFAULT_COVARIANCE = [[4.0, 1.5], [1.5, 2.25]]  # volatilities 2 and 1.5, correlation 0.5
+DEFAULT_FILL_RATE = [140.0, 100.0]
+
+
+def _refuse(name: str, value: Any, allowed: str) -> ValueError:
+    return ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+
+
+def _covariance(given: Any) -> tuple[Vector, ...]:
+    """A checked covariance matrix, symmetric to the last bit."""
+    wanted = f"a list of 2 to {MAX_ASSETS} rows of as many finite numbers, symmetric and positive semi-definite"
+    if not _is_list(given) or not 2 <= len(given) <= MAX_ASSETS:
+        raise _refuse("covariance", given, wanted)
+    n = len(given)
+    if any(not _is_list(row) or len(row) != n for row in given):
+        raise _refuse("covariance", given, wanted)
+    rows = [
+        [real(f"covariance[{i}][{j}]", value, low=-1e18, high=1e18) for j, value in enumerate(row)]
+        for i, row in enumerate(given)
+    ]
+    matrix = np.array(rows)
+    scale = float(np.abs(matrix).max())
+    if np.abs(matrix - matrix.T).max() > 1e-12 * scale:
+        i, j = np.unravel_index(np.argmax(np.abs(matrix - matrix.T)), matrix.shape)
+        raise ValueError(
+            f"covariance is not allowed: it must be symmetric, but covariance[{i}][{j}] = {matrix[i, j]:g} and "
+            f"covariance[{j}][{i}] = {matrix[j, i]:g}"
+        )
+    matrix = 0.5 * (matrix + matrix.T)
+    lowest = float(np.linalg.eigvalsh(matrix)[0])
+    if lowest < -SINGULAR * scale:
+        raise ValueError(
+            f"covariance is not allowed: it must be positive semi-definite, but has the eigenvalue {lowest:g}"
+        )
+    return tuple(tuple(float(value) for value in row) for row in matrix)
+
+
+def _vector(name: str, value: Any, n: int, **bounds: float) -> Vector:
+    """A number for all assets, or one for each."""
+    if not _is_list(value):
+        return (real(name, value, **bounds),) * n
+    if len(value) != n:
+        raise _refuse(name, value, f"a number, or a list of {n} numbers")
+    return tuple(real(f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(value))
+
+
+def _sides(name: str, value: Any, n: int, **bounds: float) -> Vector:
+    """A number for all sides, or a number or a [bid, ask] pair for each asset: all bids, then all asks."""
+    entries = list(value) if _is_list(value) else [value] * n
+    if len(entries) != n:
+        raise _refuse(name, value, f"a number, or a list of {n} numbers or [bid, ask] pairs")
+    label = name if not _is_list(value) else None
+    pairs = [pair(label or f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(entries)]
+    return (*(bid for bid, _ in pairs), *(ask for _, ask in pairs))
+
+
+# One row of state. Inventories are counted in orders; amounts of money are sums since the reset, price * assets.
+STATE = np.dtype(
+    [
+        ("spread_gain", "f8"),  # depths earned plus gains from the drift
+        ("price_gain", "f8"),  # int q' dB
+        ("risk", "f8"),  # int q' Sigma q dt
+        *((f"mid_{i}", "f8") for i in range(MAX_ASSETS)),  # price
+        ("step", "i4"),
+        *((f"inventory_{i}", "i4") for i in range(MAX_ASSETS)),  # q_i / D_i
+        ("bid_fills", "i4"),  # of all assets in the last step
+        ("ask_fills", "i4"),
+    ]
+)
+
+
+@scalar_kernel
+def reset_one(p, s):
+    """Start an episode."""
+    s.spread_gain = 0.0
+    s.price_gain = 0.0
+    s.risk = 0.0
+    s.mid_0, s.mid_1, s.mid_2, s.mid_3 = p.prices[0], p.prices[1], p.prices[2], p.prices[3]
+    s.step = 0
+    s.inventory_0, s.inventory_1 = np.int32(p.starts[0]), np.int32(p.starts[1])
+    s.inventory_2, s.inventory_3 = np.int32(p.starts[2]), np.int32(p.starts[3])
+    s.bid_fills = 0
+    s.ask_fills = 0
+
+
+@scalar_kernel
+def controls_one(p, action, controls, log_intensities):
+    """Depths (bids, then asks) and log-intensities of an action, clipped to the box; False if it is not finite."""
+    size = 0.0
+    for j in range(2 * p.num_assets):
+        value = np.float64(action[j])
+        size += abs(value)
+        controls[j] = p.depth_center[j] + p.depth_reach[j] * min(max(value, -1.0), 1.0)
+        log_intensities[j] = -p.decays[j] * controls[j]
+    return size < np.inf
+
+
+@scalar_kernel
+def _quadratic(p, q):
+    """``q' Sigma q`` of inventories in assets."""
+    total = 0.0
+    for i in range(p.num_assets):
+        for k in range(p.num_assets):
+            total += q[i] * p.matrix[i, k] * q[k]
+    return total
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated)."""
+    n = p.num_assets
+    q, lots, total, active = np.empty(MAX_ASSETS), np.empty(MAX_ASSETS), np.zeros(MAX_ASSETS), np.empty(SIDES)
+    lots[0], lots[1], lots[2], lots[3] = s.inventory_0, s.inventory_1, s.inventory_2, s.inventory_3
+    s0, s1 = s.s0, s.s1
+    rate = 0.0
+    for i in range(n):
+        q[i] = p.sizes[i] * lots[i]
+        active[i] = p.rates[i] * intensities[i] if lots[i] < p.limits[i] else 0.0
+        active[n + i] = p.rates[n + i] * intensities[n + i] if lots[i] > -p.limits[i] else 0.0
+        rate += active[i] + active[n + i]
+    risk_rate = _quadratic(p, q)
+
+    left, risk, earned = p.step_length, 0.0, 0.0
+    bids = asks = 0
+    clock, s0, s1 = exponential(s0, s1)
+    while clock < rate * left:
+        elapsed = clock / rate
+        left -= elapsed
+        risk += risk_rate * elapsed
+        for i in range(n):
+            total[i] += q[i] * elapsed
+        draw, s0, s1 = uniform(s0, s1)
+        draw *= rate
+        j = 0
+        while j < 2 * n - 1 and draw >= active[j]:
+            draw -= active[j]
+            j += 1
+        while active[j] == 0.0:  # rounding at the upper end
+            j -= 1
+        i = j if j < n else j - n
+        earned += p.sizes[i] * controls[j]
+        lots[i] += 1.0 if j < n else -1.0
+        q[i] = p.sizes[i] * lots[i]
+        bids += j < n
+        asks += j >= n
+        active[i] = p.rates[i] * intensities[i] if lots[i] < p.limits[i] else 0.0
+        active[n + i] = p.rates[n + i] * intensities[n + i] if lots[i] > -p.limits[i] else 0.0
+        rate = 0.0
+        for k in range(2 * n):
+            rate += active[k]
+        risk_rate = _quadratic(p, q)
+        clock, s0, s1 = exponential(s0, s1)
+    risk += risk_rate * left
+    drift_gain = 0.0
+    for i in range(n):
+        total[i] += q[i] * left
+        drift_gain += p.drifts[i] * total[i]
+
+    root_step, price_gain = math.sqrt(p.step_length), 0.0
+    for i in range(n):  # independent normals, then the moves of the mids
+        active[i], s0, s1 = normal(s0, s1)
+    for i in range(n):
+        moved = 0.0
+        for k in range(n):
+            moved += p.root[i, k] * active[k]
+        active[MAX_ASSETS + i] = root_step * moved
+        price_gain += total[i] / p.step_length * active[MAX_ASSETS + i]
+    if bids + asks > 0:
+        z, s0, s1 = normal(s0, s1)
+        price_gain += math.sqrt(max(risk - _quadratic(p, total) / p.step_length, 0.0)) * z
+    s.mid_0 += p.drifts[0] * p.step_length + active[MAX_ASSETS]
+    s.mid_1 += p.drifts[1] * p.step_length + active[MAX_ASSETS + 1]
+    if n > 2:
+        s.mid_2 += p.drifts[2] * p.step_length + active[MAX_ASSETS + 2]
+    if n > 3:
+        s.mid_3 += p.drifts[3] * p.step_length + active[MAX_ASSETS + 3]
+
+    s.spread_gain += earned + drift_gain
+    s.price_gain += price_gain
+    s.risk += risk
+    s.inventory_0, s.inventory_1 = np.int32(lots[0]), np.int32(lots[1])
+    s.inventory_2, s.inventory_3 = np.int32(lots[2]), np.int32(lots[3])
+    s.bid_fills = bids
+    s.ask_fills = asks
+    s.s0 = s0
+    s.s1 = s1
+    s.step += 1
+    terminated = s.step >= p.num_steps
+    reward = earned + drift_gain - 0.5 * p.risk_aversion * risk
+    if p.reward == PNL:
+        reward += price_gain
+    if terminated:
+        for i in range(n):
+            reward -= p.terminal_penalty * q[i] * q[i]
+    return reward, terminated
+
+
+@scalar_kernel
+def observe_one(p, s, observation):
+    """Observation [elapsed fraction of the horizon, inventory / limit of each asset]."""
+    observation[0] = s.step / p.num_steps
+    observation[1] = s.inventory_0 / p.limits[0]
+    observation[2] = s.inventory_1 / p.limits[1]
+    if p.num_assets > 2:
+        observation[3] = s.inventory_2 / p.limits[2]
+    if p.num_assets > 3:
+        observation[4] = s.inventory_3 / p.limits[3]
+
+
+MARKET = Market(
+    name="multi_asset_glft",
+    modules=("mmgym.models.wealth",),
+    params_type=Params,
+    state=STATE,
+    derived=("step_length",),
+    arrays={
+        "sizes": (MAX_ASSETS,),
+        "limits": (MAX_ASSETS,),
+        "starts": (MAX_ASSETS,),
+        "drifts": (MAX_ASSETS,),
+        "prices": (MAX_ASSETS,),
+        "matrix": (MAX_ASSETS, MAX_ASSETS),
+        "root": (MAX_ASSETS, MAX_ASSETS),
+        "rates": (SIDES,),
+        "decays": (SIDES,),
+        "depth_center": (SIDES,),
+        "depth_reach": (SIDES,),
+    },
+    num_controls=SIDES,
+    num_intensities=SIDES,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+)
+
+
+def to_quotes(params: Params, actions: Any) -> Array:
+    """Depths (price), bids then asks, shape ``(..., 2 n)``, that the environment plays for actions of that shape."""
+    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+    return params.depth_center + params.depth_reach * clipped
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions, shape ``(..., 2 n)`` in [-1, 1], whose depths are the nearest to ``quotes`` (price) in the depth box."""
+    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, step: Any, inventories: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 1 + n)``, of steps (...) and inventories (..., n) in orders."""
+    lots = np.asarray(inventories, dtype=np.float64)
+    elapsed = np.broadcast_to(np.asarray(step) / params.num_steps, lots.shape[:-1])
+    return np.concatenate([elapsed[..., None], lots / params.limits], axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Step (...) and inventories (..., n) in orders of observations ``(..., 1 + n)``: the inverse of `observe`."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    limits = params.limits.astype(np.int64)
+    lots = np.rint(observations[..., 1:] * params.limits).astype(np.int64)
+    return np.clip(step, 0, params.num_steps), np.clip(lots, -limits, limits)

@@ -1,0 +1,214 @@
+"""Baselines of several assets, against the reference mathematics, the plain market and dense matrix exponentials."""
+
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+import baselines
+from baselines import frozen
+from baselines.catalogue import params_of, problem_of
+from baselines.checking import check_baseline
+from baselines.frozen import Functional
+from baselines.glft import continuous_values as plain_values
+from baselines.multi_asset_glft import MultiAssetProblem, continuous_values, riccati_depths, riccati_matrices
+from baselines.multi_asset_glft.continuous import continuous_depths
+from mmgym.models.multi_asset_glft import Params
+
+TWO = "mmgym/MultiAssetGLFT-v0"
+SMALL = {
+    "covariance": [[2.0, 0.8], [0.8, 1.0]],
+    "fill_rate": [[14.0, 9.0], 8.0],
+    "fill_decay": [1.5, [2.0, 1.7]],
+    "order_size": [1.0, 0.5],
+    "inventory_limit": [2.0, 1.0],
+    "initial_inventory": [1.0, 0.0],
+    "drift": [0.3, -0.1],
+    "horizon": 0.6,
+    "num_steps": 3,
+    "terminal_penalty": 0.1,
+    "risk_aversion": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("decay", "limit", "value"),
+    [(1.5, 4.0, 111.3149067061), ([1.5, 2.0], 4.0, 99.6177847679), (1.5, 8.0, 113.9245316302)],
+)
+def test_continuous_values_have_the_reference_digits(decay, limit, value):
+    params = Params.create(fill_decay=decay, inventory_limit=limit)
+    found = [continuous_values(params, 10)]
+    if decay == 1.5:
+        found.append(continuous_values(params, 10, linear=False))
+    else:
+        with pytest.raises(ValueError, match="not linear"):
+            continuous_values(params, linear=True)
+    for values in found:
+        assert values[0, values.shape[1] // 2] == pytest.approx(value, abs=1e-9)
+
+
+def test_the_frozen_optimum_approaches_the_continuous_one_at_first_order():
+    gaps = [111.3149067061 - baselines.optimal_policy(TWO, num_steps=n).optimum for n in (100, 200)]
+    assert 0.0 < gaps[1] < 0.4
+    assert gaps[0] / gaps[1] == pytest.approx(2.0, abs=0.1)
+
+
+def test_uncorrelated_assets_are_plain_markets_side_by_side():
+    """With a diagonal covariance the optimum is the sum of two optima of `mmgym/GLFT-v0`, in steps too."""
+    both = {**SMALL, "covariance": [[2.0, 0.0], [0.0, 1.0]], "inventory_limit": [2.0, 1.0]}
+    found = baselines.optimal_policy(TWO, **both).optimum
+    alone = []
+    for i, variance in enumerate((2.0, 1.0)):
+        alone.append(
+            {
+                "volatility": variance**0.5,
+                "fill_rate": [[14.0, 9.0], [8.0, 8.0]][i],
+                "fill_decay": [[1.5, 1.5], [2.0, 1.7]][i],
+                "order_size": both["order_size"][i],
+                "inventory_limit": both["inventory_limit"][i],
+                "initial_inventory": both["initial_inventory"][i],
+                "drift": both["drift"][i],
+                "horizon": 0.6,
+                "num_steps": 3,
+                "terminal_penalty": 0.1,
+                "running_penalty": 0.25 * variance,
+            }
+        )
+    expected = sum(baselines.optimal_policy("mmgym/GLFT-v0", **arguments).optimum for arguments in alone)
+    assert found == pytest.approx(expected, rel=1e-12)
+    values = [plain_values(params_of("mmgym/GLFT-v0", **arguments))[0] for arguments in alone]
+    joint = continuous_values(params_of(TWO, **both))[0].reshape(5, 5)
+    np.testing.assert_allclose(joint, values[0][:, None] + values[1], rtol=0, atol=1e-9)
+
+
+def test_assets_may_be_named_in_any_order():
+    turned = {
+        **SMALL,
+        "covariance": [[1.0, 0.8], [0.8, 2.0]],
+        **{name: SMALL[name][::-1] for name in
+           ("fill_rate", "fill_decay", "order_size", "inventory_limit", "initial_inventory", "drift")},
+    }  # fmt: skip
+    first, second = (baselines.optimal_policy(TWO, **arguments).optimum for arguments in (SMALL, turned))
+    assert first == pytest.approx(second, rel=1e-12)
+
+
+@pytest.mark.parametrize("z", [None, -0.4, 0.7j])
+def test_a_step_is_a_dense_matrix_exponential(z):
+    """Of the mean and the second moment, or of exponentials, of one step under constant depths."""
+    problem = MultiAssetProblem(Params.create(**SMALL))
+    p, depths = problem.params, np.array([0.4, 0.2, 0.9, 0.6])
+    rates = problem.intensities(depths)
+    gains = problem.sizes * depths
+    q = problem.inventory
+    drift = q @ p.drifts - 0.25 * problem.variance
+    count = problem.num_states
+    moves = [(j, x, to) for j in range(4) for x, to in enumerate(problem.moves[j]) if to >= 0]
+    if z is None:
+        system = np.zeros((2 * count + 1, 2 * count + 1))
+        for x in range(count):
+            system[x, -1] += drift[x]
+            system[count + x, x] += 2.0 * drift[x]
+            system[count + x, -1] += problem.variance[x]
+        for j, x, to in moves:
+            for shift in (0, count):
+                system[shift + x, shift + to] += rates[j]
+                system[shift + x, shift + x] -= rates[j]
+            system[x, -1] += rates[j] * gains[j]
+            system[count + x, to] += 2.0 * rates[j] * gains[j]
+            system[count + x, -1] += rates[j] * gains[j] ** 2
+        functional = Functional(gain=1.0, price=1.0, penalty=1.0, moments=2)
+        last = problem.terminal(functional)
+        expected = expm(system * p.step_length) @ np.concatenate([last[:, 0], last[:, 1], [1.0]])
+        expected = expected[:-1].reshape(2, count).T
+    else:
+        system = np.diag(z * drift + 0.5 * z * z * problem.variance).astype(np.complex128)
+        for j, x, to in moves:
+            system[x, to] += rates[j] * np.exp(z * gains[j])
+            system[x, x] -= rates[j]
+        functional = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=np.array([z]))
+        last = problem.terminal(functional)
+        expected = expm(system * p.step_length) @ last
+    states = np.arange(count)
+    found = problem.backward(0, states, np.tile(depths, (count, 1)), last, functional)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_forward_and_backward_are_adjoint_and_gradients_are_derivatives():
+    problem = problem_of(TWO, **SMALL)
+    generator = np.random.default_rng(0)
+    depths = generator.uniform(-0.2, 1.5, (problem.num_states, 4))
+    values = generator.normal(size=(problem.num_states, 1))
+    law = generator.dirichlet(np.ones(problem.num_states))
+    states = np.arange(problem.num_states)
+    count = problem.backward(0, states, depths, values, Functional())
+    after = problem.forward(0, depths, law)
+    assert after.sum() == pytest.approx(1.0, abs=1e-13)
+    assert after.min() >= 0.0
+    assert law @ count[:, 0] == pytest.approx(after @ values[:, 0], rel=1e-12)
+    value, slopes = problem.gradient(0, states, depths, values)
+    np.testing.assert_allclose(value, problem.backward(0, states, depths, values, problem.criterion), atol=1e-12)
+    for j in range(4):
+        step = np.zeros(4)
+        step[j] = 1e-5
+        ends = [problem.backward(0, states, depths + sign * step, values, problem.criterion) for sign in (1, -1)]
+        np.testing.assert_allclose(slopes[:, j], (ends[0] - ends[1])[:, 0] / 2e-5, rtol=0, atol=1e-7)
+
+
+def test_no_other_depths_are_better():
+    problem = problem_of(TWO, **SMALL)
+    best = baselines.optimal_policy(TWO, **SMALL)
+    generator = np.random.default_rng(1)
+    low, high = np.array(problem.params.min_depth), np.array(problem.params.max_depth)
+    for size in (1e-4, 1e-2, 1.0):
+        moved = np.clip(best.controls + size * generator.normal(size=best.controls.shape), low, high)
+        assert frozen.criterion_value(problem, moved) < best.optimum
+
+
+def test_riccati_is_near_the_optimum_inside_and_solves_its_stationary_equation():
+    params = Params.create(inventory_limit=8.0, horizon=3.0, num_steps=3, fill_decay=[1.5, 2.0])
+    a, b = riccati_matrices(params)
+    rates = np.diag(np.array([140.0 * 1.5, 100.0 * 2.0]) / np.e)
+    np.testing.assert_allclose(4.0 * a[0] @ rates @ a[0], 0.05 * params.matrix, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(b, 0.0, atol=1e-14)
+    problem = MultiAssetProblem(params)
+    inside = (np.abs(problem.lots) <= 3).all(axis=1)
+    near = riccati_depths(params, (a[0], b[0]), problem.lots[inside])
+    exact = continuous_depths(params)[0][inside]
+    assert np.abs(near - exact).max() == pytest.approx(0.009, abs=0.0006)
+
+
+def test_riccati_follows_a_drift_and_unequal_sides():
+    plain = Params.create(inventory_limit=8.0, num_steps=2, fill_decay=[1.5, 2.0])
+    uneven = Params.create(
+        inventory_limit=8.0, num_steps=2, fill_decay=[1.5, 2.0], drift=[0.3, -0.2], fill_rate=[[150.0, 130.0], 100.0]
+    )
+    lots = MultiAssetProblem(plain).lots
+    inside = (np.abs(lots) <= 1).all(axis=1)
+    near, exact = [], []
+    for params in (plain, uneven):
+        a, b = riccati_matrices(params)
+        near.append(riccati_depths(params, (a[0], b[0]), lots[inside]))
+        exact.append(continuous_depths(params)[0][inside])
+    moved = exact[1] - exact[0]
+    assert np.abs(moved).max() > 0.02
+    np.testing.assert_allclose(near[1] - near[0], moved, rtol=0, atol=0.15 * np.abs(moved).max())
+
+
+def test_three_assets_are_exact_too_and_four_are_refused():
+    three = {
+        "covariance": [[2.0, 0.5, 0.3], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]],
+        "fill_rate": 20.0,
+        "inventory_limit": 1.0,
+        "horizon": 0.2,
+        "num_steps": 2,
+    }
+    figures = check_baseline(TWO, episodes=200, **three)
+    assert figures["optimum"] > 0.0
+    with pytest.raises(ValueError, match="it makes 6561 states, at most 3000 are"):
+        baselines.optimal_policy(TWO, covariance=np.eye(4).tolist())
+
+
+def test_hedges_are_worth_something():
+    """Ignoring the covariance costs, and less than quoting constantly does."""
+    skills = {name: baselines.score(TWO, policy).skill for name, policy in baselines.paper_policies(TWO).items()}
+    assert skills["constant"] == pytest.approx(0.0, abs=1e-12)
+    assert skills["riccati"] < skills["separate"] < skills["hjb"] < 1.0
