@@ -193,7 +193,7 @@ def test_riccati_follows_a_drift_and_unequal_sides():
     np.testing.assert_allclose(near[1] - near[0], moved, rtol=0, atol=0.15 * np.abs(moved).max())
 
 
-def test_three_assets_are_exact_too_and_four_are_refused():
+def test_three_assets_are_exact_too():
     three = {
         "covariance": [[2.0, 0.5, 0.3], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]],
         "fill_rate": 20.0,
@@ -203,8 +203,41 @@ def test_three_assets_are_exact_too_and_four_are_refused():
     }
     figures = check_baseline(TWO, episodes=200, **three)
     assert figures["optimum"] > 0.0
+
+
+FOUR = {
+    "covariance": [[4.0, 1.0, 0.5, 0.0], [1.0, 2.0, 0.3, 0.2], [0.5, 0.3, 1.0, 0.1], [0.0, 0.2, 0.1, 1.5]],
+    "fill_rate": [60.0, 50.0, [40.0, 45.0], 30.0],
+    "num_steps": 20,
+    "horizon": 0.5,
+}
+
+
+def test_four_assets_are_bracketed():
+    bounds = baselines.best_known_policy(TWO, **FOUR).bounds
+    assert bounds.lower < bounds.upper < 1.05 * bounds.lower
+    scores = {
+        n: baselines.score(TWO, p, episodes=1_000, **FOUR) for n, p in baselines.paper_policies(TWO, **FOUR).items()
+    }
+    assert all(score.level == "bracketed" and score.method == "simulated" for score in scores.values())
+    assert scores["random"].value < scores["constant"].value < scores["riccati"].value < bounds.upper
+    constant = scores["constant"]
+    assert abs(constant.value - constant.reference) < 5.0 * constant.stderr  # false alarms: 1e-5, of two samples
     with pytest.raises(ValueError, match="it makes 6561 states, at most 3000 are"):
-        baselines.optimal_policy(TWO, covariance=np.eye(4).tolist())
+        MultiAssetProblem(Params.create(**FOUR))
+    params = Params.create(**FOUR)
+    assert Params.create(**params.arguments()) == params
+
+
+def test_uncorrelated_assets_close_the_bracket_from_above():
+    """With a diagonal covariance the separate markets are the market: the bound is what its halves are worth."""
+    four = {**FOUR, "covariance": np.diag([4.0, 2.0, 1.0, 1.5]).tolist()}
+    upper = baselines.best_known_policy(TWO, **four).bounds.upper
+    halves = [
+        {"covariance": np.diag(d).tolist(), "fill_rate": rates, "num_steps": 20, "horizon": 0.5}
+        for d, rates in (([4.0, 2.0], [60.0, 50.0]), ([1.0, 1.5], [[40.0, 45.0], 30.0]))
+    ]
+    assert upper == pytest.approx(sum(baselines.optimal_policy(TWO, **half).optimum for half in halves), rel=1e-9)
 
 
 def test_hedges_are_worth_something():

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.catalogue import PaperPolicies, paper_tables
+from baselines.multi_asset_glft.bracketed import BracketedBaseline, RiccatiPolicy
 from baselines.multi_asset_glft.continuous import (
     continuous_depths,
     continuous_values,
@@ -15,7 +16,15 @@ from baselines.multi_asset_glft.continuous import (
 from baselines.multi_asset_glft.problem import MultiAssetProblem, grid
 from mmgym.models.multi_asset_glft import Params
 
-__all__ = ["MultiAssetProblem", "continuous_depths", "continuous_values", "riccati_depths", "riccati_matrices"]
+__all__ = [
+    "BracketedBaseline",
+    "MultiAssetProblem",
+    "RiccatiPolicy",
+    "continuous_depths",
+    "continuous_values",
+    "riccati_depths",
+    "riccati_matrices",
+]
 
 Array = NDArray[np.float64]
 

@@ -63,7 +63,8 @@ class MultiAssetProblem:
         self.moves = moves_of(p)
         self.sizes = np.tile(p.sizes, 2)
         self.variance = np.einsum("si,ij,sj->s", self.inventory, p.matrix, self.inventory)
-        self.coordinates: Mapping[str, Array] = {f"inventory_{i}": self.inventory[:, i] for i in range(p.num_assets)}
+        names = ["inventory", *(f"inventory_{i}" for i in range(1, p.num_assets))]
+        self.coordinates: Mapping[str, Array] = {name: self.inventory[:, i] for i, name in enumerate(names)}
         self.initial = np.zeros(self.num_states)
         self.initial[self._cells(p.starts.astype(np.int64))] = 1.0
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)

@@ -16,8 +16,12 @@ class MultiAssetGLFTFace(MarketFace):
 
     market = model.MARKET
     step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
-    control_names = ("bid_depth", "ask_depth")
     params: model.Params
+
+    @property
+    def control_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the depths: bids of all assets, then asks."""
+        return tuple(f"{side}_depth_{i}" for side in ("bid", "ask") for i in range(self.params.num_assets))
 
     def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
         """Observation and action box of one environment."""
@@ -77,8 +81,9 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
 
     A step freezes all depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time.
     `baselines.optimal_policy` returns the exact optimum of this environment as built, for up to 3,000 inventory
-    vectors: two assets, or three with narrow limits. Beyond that the environment can be played and trained on, but no
-    optimum is known to score against; `baselines.multi_asset_glft.riccati_depths` is the closed form for any number.
+    vectors: two assets, or three with narrow limits. Beyond that the optimum is bracketed:
+    `baselines.best_known_policy` is the quadratic closed form, and the optima of separate markets with a smaller
+    penalty bound all policies.
 
     Units are the user's: price, time and assets; amounts of money are price times assets.
 

@@ -138,6 +138,18 @@ class Params(NamedTuple):
             reward=choice("reward", reward, ("pnl", "expected")),
         )
 
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `create` that make these parameters."""
+        n = self.num_assets
+        found: dict[str, Any] = {"covariance": [list(row) for row in self.covariance]}
+        for name in ("fill_rate", "fill_decay", "min_depth", "max_depth"):
+            sides = getattr(self, name)
+            found[name] = [[sides[i], sides[n + i]] for i in range(n)]
+        for name in ("drift", "order_size", "inventory_limit", "initial_inventory", "initial_price"):
+            found[name] = list(getattr(self, name))
+        plain = ("horizon", "num_steps", "risk_aversion", "terminal_penalty", "reward")
+        return found | {name: getattr(self, name) for name in plain}
+
     # Derived constants. Those that kernels read are listed in MARKET below.
 
     @property

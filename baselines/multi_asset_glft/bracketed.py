@@ -1,0 +1,220 @@
+"""Several assets beyond what can be solved on the grid: the closed form below, plain markets side by side above.
+
+The penalty is at least that of a diagonal matrix below ``Sigma``, ``q' Sigma q >= lambda q' diag(Sigma) q``, ``lambda``
+the smallest eigenvalue of the correlation matrix. With the diagonal one the assets are separate markets, whose exact
+optima add up to an upper bound of every policy's value. The quadratic closed form is the best policy known; it is
+simulated.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.catalogue import optimal_policy
+from baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
+from baselines.multi_asset_glft.problem import MAX_STATES
+from baselines.numerical import Bounds, Evaluation, numerical_baseline
+from baselines.policy import Policy
+from mmgym.envs.glft import GLFTEnv
+from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
+from mmgym.models import multi_asset_glft as model
+from mmgym.models.multi_asset_glft import Params
+
+Array = NDArray[Any]
+
+__all__ = ["BracketedBaseline", "DepthPolicy", "RiccatiPolicy"]
+
+EPISODES, SEED = 4_000, 0x10C0  # of the values that are simulated once
+
+
+class DepthPolicy:
+    """A function of step and inventories behind `predict`.
+
+    Parameters
+    ----------
+    params : Params
+    depths : callable
+        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks.
+    """
+
+    markov = True
+
+    def __init__(self, params: Params, depths: Callable[[Array, Array], Array]) -> None:
+        self.params, self.depths = params, depths
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """The nearest actions in the depth box."""
+        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation))), state
+
+
+class RiccatiPolicy(DepthPolicy):
+    """The quadratic closed form (Bergault & Guéant 2021), the best policy known here.
+
+    Attributes
+    ----------
+    optimum : float
+        The upper bound of every policy's value.
+    bounds : Bounds
+    level : str
+    """
+
+    level = "bracketed"
+
+    def __init__(self, baseline: "BracketedBaseline") -> None:
+        self._baseline = baseline
+        self._matrices = riccati_matrices(baseline.params)
+        super().__init__(baseline.params, self._depths)
+
+    def _depths(self, step: Array, lots: Array) -> Array:
+        a, b = self._matrices
+        return riccati_depths(self.params, (a[step], b[step]), lots)
+
+    @property
+    def optimum(self) -> float:
+        """The upper bound of the optimum."""
+        return self.bounds.upper
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of the optimum; four standard errors are in the lower one."""
+        return self._baseline.bounds()
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch: at most."""
+        step, lots = model.locate(self.params, observation)
+        parts = [
+            alone.solution.values[step, lots[..., i] + alone.limit] for i, alone in enumerate(self._baseline.alone)
+        ]
+        return np.asarray(sum(parts))
+
+
+class _Alone:
+    """The exact optimum of one asset with the variance of the diagonal bound."""
+
+    def __init__(self, params: Params, asset: int, variance: float) -> None:
+        p, n, i = params, params.num_assets, asset
+        best = optimal_policy(
+            GLFTEnv(
+                volatility=math.sqrt(variance),
+                fill_rate=[p.fill_rate[i], p.fill_rate[n + i]],
+                fill_decay=[p.fill_decay[i], p.fill_decay[n + i]],
+                drift=p.drift[i],
+                order_size=p.order_size[i],
+                inventory_limit=p.inventory_limit[i],
+                initial_inventory=p.initial_inventory[i],
+                horizon=p.horizon,
+                num_steps=p.num_steps,
+                running_penalty=0.5 * p.risk_aversion * variance,
+                terminal_penalty=p.terminal_penalty,
+                min_depth=[p.min_depth[i], p.min_depth[n + i]],
+                max_depth=[p.max_depth[i], p.max_depth[n + i]],
+            )
+        )
+        self.solution, self.optimum = best.solution, best.optimum
+        self.limit = int(p.limits[i])
+
+
+class BracketedBaseline:
+    """Bounds and policies of several assets with too many states for the grid: a `NumericalBaseline`."""
+
+    level = "bracketed"
+    reference = "constant"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    @functools.cached_property
+    def alone(self) -> list[_Alone]:
+        """Separate markets that together are worth at least the optimum."""
+        matrix = self.params.matrix
+        scale = np.sqrt(np.where(np.diag(matrix) > 0.0, np.diag(matrix), 1.0))
+        correlation = matrix / np.outer(scale, scale)
+        np.fill_diagonal(correlation, 1.0)
+        least = max(float(np.linalg.eigvalsh(correlation)[0]) - 1e-12, 0.0)
+        return [_Alone(self.params, i, least * float(matrix[i, i])) for i in range(self.params.num_assets)]
+
+    def best_policy(self) -> RiccatiPolicy:
+        """The closed form."""
+        return RiccatiPolicy(self)
+
+    def policies(self) -> dict[str, Callable[[], Policy]]:
+        """The closed form and the constant quote."""
+        p = self.params
+
+        def constant(step: Array, lots: Array) -> Array:
+            return np.broadcast_to(1.0 / p.decays, (*np.shape(lots)[:-1], 2 * p.num_assets))
+
+        return {"riccati": self.best_policy, "constant": lambda: DepthPolicy(p, constant)}
+
+    def _simulated(self, name: str) -> tuple[float, float]:
+        """Value and standard error of a policy."""
+        base = MultiAssetGLFTVectorEnv(1, **self.params.arguments())
+        sample = self.play(base, self.policies()[name](), True, EPISODES, SEED)["estimate"]
+        return float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(EPISODES))
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  # baselines are kept anyway
+    def bounds(self) -> Bounds:
+        """The closed form's value, less four standard errors, and the separate markets' optima."""
+        value, error = self._simulated("riccati")
+        upper = float(sum(alone.optimum for alone in self.alone))
+        return Bounds(min(value - 4.0 * error, upper), upper, 0.0)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def reference_value(self) -> float:
+        """The simulated value of the constant quote."""
+        return self._simulated(self.reference)[0]
+
+    def evaluate(self, policy: Policy) -> Evaluation | None:
+        """None: expectations under a policy are sampled here."""
+        return None
+
+    def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
+        """Episodes of ``count`` rows; the estimate has no price noise."""
+        envs = base.make_batch(count, info="full")
+        observations, info = envs.reset(seed=seed)
+        totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
+        state, start = None, np.ones(count, dtype=np.bool_)
+        for _ in range(self.params.num_steps):
+            actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
+            observations, rewards, _, _, info = envs.step(actions)
+            totals["returns"] += rewards
+            totals["fills"] += info["bid_fills"] + info["ask_fills"]
+            totals["absolute_inventory"] += self.params.step_length * np.abs(info["inventory"]).sum(axis=1)
+            start = np.zeros(count, dtype=np.bool_)
+        noise = info["price_gain"] if base.params.reward == "pnl" else 0.0
+        return {**totals, "pnl": info["gain"], "estimate": totals["returns"] - noise}
+
+    def examples(self) -> list[dict[str, float]]:
+        """Depths and bounds of the value at some inventories of the first asset."""
+        p, best = self.params, self.best_policy()
+        found = []
+        for step in (0, p.num_steps // 2, p.num_steps - 1):
+            for lots in range(-int(p.limits[0]), int(p.limits[0]) + 1, max(int(p.limits[0]) // 2, 1)):
+                state = np.zeros(p.num_assets, dtype=np.int64)
+                state[0] = lots
+                depths = best.depths(np.asarray(step), state)
+                value = float(best.value(model.observe(p, step, state)))
+                row = {"step": step, "inventory_0": lots * p.order_size[0], "value at most": value}
+                found.append({**row, "bid_0": float(depths[0]), "ask_0": float(depths[p.num_assets])})
+        return found
+
+
+@functools.lru_cache(maxsize=8)
+def _baseline(params: Params) -> BracketedBaseline:
+    return BracketedBaseline(params)
+
+
+@numerical_baseline.register
+def _(params: Params) -> BracketedBaseline | None:
+    return _baseline(params) if np.prod(2.0 * params.limits + 1.0) > MAX_STATES else None
