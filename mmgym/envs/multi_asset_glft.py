@@ -119,7 +119,7 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     - `horizon` (1.0), `num_steps` (100): time, and number of decisions.
     - `risk_aversion` (0.1): 1 / (price * assets), >= 0.
     - `terminal_penalty` (0.0): price / assets, >= 0.
-    - `min_depth`, `max_depth` (-1 and 3 over `fill_decay`): price; entries like those of `fill_rate`.
+    - `min_depth` (-1 over `fill_decay`), `max_depth` (3 over it): price; entries like those of `fill_rate`.
     - `reward` ("pnl"): "pnl" or "expected".
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral `risk` of ``q' covariance q``
       and the depths to `info`, which always has cash, mids, inventories and the fills of the last step.
