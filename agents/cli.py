@@ -232,6 +232,46 @@ def _fictitious_play(options: argparse.Namespace) -> None:
     print(f"\nwritten: {folder}")
 
 
+def _record(options: argparse.Namespace) -> None:
+    from agents.record import POLICIES, record
+    from baselines.catalogue import environment_of
+
+    arguments = _environment_arguments(options.set)
+    env = environment_of(options.env, **arguments)
+    wanted = options.policy or list(POLICIES)
+    others = argparse.Namespace(policy=[name for name in wanted if name not in POLICIES])
+    given = _policies(others, env)
+    found = record(
+        options.env,
+        options.folder,
+        policies={Path(name).name: given.get(name, name) for name in wanted},
+        episodes=options.episodes,
+        seed=options.seed,
+        arguments=arguments,
+        progress=sys.stderr.isatty(),
+    )
+    rows = {
+        part.policy: {
+            "steps": part.steps,
+            "mean return": part.mean_return,
+            "stderr": part.stderr,
+            "exact": part.score.mean_return,
+            "skill": part.score.skill,
+            "method": part.score.method,
+            "dataset": part.dataset_id,
+        }
+        for part in found
+    }
+    first = found[0].score
+    print(
+        f"{options.env}: {options.episodes} episodes a policy; returns of skill 0 and 1: "
+        f"{first.reference_return:.10g} and {first.optimum_return:.10g} ({first.level})\n"
+    )
+    _show(pd.DataFrame.from_dict(rows, orient="index"), options.output)
+    folder = Path(options.folder).resolve()
+    print(f"\nwritten: MINARI_DATASETS_PATH={folder}, then minari.load_dataset(DATASET)")
+
+
 def _demo(options: argparse.Namespace) -> None:
     from agents.demo import demo
 
@@ -381,6 +421,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--engine", choices=["processes", "ray"], default="processes", help="ray: cluster at RAY_ADDRESS")
     sub.add_argument("--workers", type=int, help="worker processes (default one for each core)")
     sub.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
+
+    text = "record episodes of known policies as Minari datasets, with exact reference scores"
+    sub = command("record", _record, text, env=True)
+    text = (
+        "optimal, medium (the optimum perturbed to skill 0.5), random (these three by default), or what `score` takes "
+        "but all: a paper policy, a table (.npz), or the folder of a run or model"
+    )
+    sub.add_argument("policy", nargs="*", help=text)
+    sub.add_argument("--folder", default="datasets", help="root of the datasets (default datasets)")
+    sub.add_argument("--episodes", type=int, default=1000, help="of each policy (default 1000)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the recording (default 0)")
+    output(sub)
 
     sub = command("demo", _demo, "train PPO in the Avellaneda-Stoikov market and compare it with the optimum")
     sub.add_argument("--folder", default="runs/demo")

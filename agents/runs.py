@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["derived_seed", "provenance", "write_json"]
 
-PURPOSES = ("environment", "evaluation")
+PURPOSES = ("environment", "evaluation", "recording")
 
 
 def derived_seed(run_seed: int, purpose: str) -> int:
@@ -40,6 +40,7 @@ def provenance() -> dict[str, Any]:
         "sb3-contrib",
         "torch",
         "ortools",
+        "minari",
     ):
         try:
             versions[name] = importlib.metadata.version(name)

@@ -32,9 +32,11 @@ __all__ = [
     "paper_tables",
     "params_of",
     "problem_of",
+    "random_policy",
     "reference_policy",
     "reference_value",
     "table_policy",
+    "uniform_nodes",
 ]
 
 Array = NDArray[Any]
@@ -192,6 +194,13 @@ class OptimalPolicy(TablePolicy):
         return np.asarray(self.solution.values[step, state])
 
 
+def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes (nodes^D, D) and weights of the uniform law on ``[-1, 1]^D``."""
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    grid = np.stack(np.meshgrid(*[x] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
+    return grid, functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
+
+
 class RandomPolicy:
     """Actions uniform on the action box.
 
@@ -231,10 +240,7 @@ class RandomPolicy:
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """Gauss-Legendre nodes (B, M, A) and weights (B, M) of the uniform law."""
-        x, w = np.polynomial.legendre.leggauss(self.nodes)
-        dimensions = self._space.low.size
-        grid = np.stack(np.meshgrid(*[x] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
-        weights = functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
+        grid, weights = uniform_nodes(self.nodes, self._space.low.size)
         center, reach = 0.5 * (self._space.high + self._space.low), 0.5 * (self._space.high - self._space.low)
         batch = len(observations)
         nodes = np.broadcast_to(center + reach * grid, (batch, *grid.shape))
@@ -294,10 +300,10 @@ def optimal_controls(params: Any) -> Array:
     return _solution(params).controls
 
 
-def table_policy(problem: FrozenProblem, table: Array | Table) -> TablePolicy | MixedTablePolicy:
+def table_policy(problem: FrozenProblem, table: Array | Table, seed: int = 0) -> TablePolicy | MixedTablePolicy:
     """The policy that plays a table: controls (N, S, C), or a `Table`, whose weights make it a stochastic policy."""
     if isinstance(table, Table) and table.weights is not None:
-        return MixedTablePolicy(problem, table)
+        return MixedTablePolicy(problem, table, seed)
     return TablePolicy(problem, table.controls if isinstance(table, Table) else table)
 
 
@@ -376,9 +382,25 @@ def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
     else:
         problem = _problem(base.params)
         policies = {name: table_policy(problem, table()) for name, table in paper_tables(base.params).tables.items()}
-    if "random" not in policies:
-        policies["random"] = RandomPolicy(getattr(base, "single_action_space", base.action_space))
-    return policies
+    return policies | {"random": random_policy(base)}
+
+
+def random_policy(env: Any, seed: int = 0, **arguments: Any) -> Any:
+    """The market's random policy: that of its paper, otherwise uniform on the action box.
+
+    Parameters
+    ----------
+    env : environment, vector environment or id
+        With an id, ``arguments`` are those of its constructor.
+    seed : int
+        Of the actions drawn by `predict`.
+    """
+    base = environment_of(env, **arguments)
+    if numerical_of(base) is None:
+        table = paper_tables(base.params).tables.get("random")
+        if table is not None:
+            return table_policy(_problem(base.params), table(), seed)
+    return RandomPolicy(getattr(base, "single_action_space", base.action_space), seed)
 
 
 def reference_policy(env: Any, **arguments: Any) -> Any:
