@@ -88,7 +88,7 @@ def exact_score(env: Any, policy: Any) -> ExactScore:
     """What a policy is worth at its mode (without one: as it acts); exactly where states are finitely many."""
     base = environment_of(env)
     reference = reference_value(base)
-    if numerical_of(base) is not None:
+    if numerical_of(base) is not None or not getattr(policy, "markov", False):  # nothing to tabulate
         found = score(base, policy, episodes=SIMULATED_EPISODES)
         value, error, stderr, method, optimum = (
             found.value,

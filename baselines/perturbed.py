@@ -46,9 +46,13 @@ class NoisyPolicy:
     ------
     ValueError
         If the noise is negative.
+
+    Attributes
+    ----------
+    markov : bool
+        True for up to two actions. For more its quadrature would have too many nodes: scores are then simulated.
     """
 
-    markov = True
     has_mode = False  # a score must not be taken at one draw of its actions
     nodes = 8  # per dimension
 
@@ -57,6 +61,7 @@ class NoisyPolicy:
             raise ValueError(f"noise = {noise!r} is not allowed: it must be >= 0")
         self.policy, self.noise = policy, noise
         self._space = action_space
+        self.markov = action_space.low.size <= 2
         self._draws = np.random.default_rng(seed)
 
     def _bounds(self, observations: Any) -> tuple[Array, Array]:
@@ -171,7 +176,7 @@ def perturbed_optimum(env: Any, skill: float = 0.5, seed: int = 0, **arguments: 
         played = make(amount)
         if isinstance(played, NoisyPolicy):
             played.nodes = COARSE_NODES
-        if numerical_of(base) is not None:
+        if numerical_of(base) is not None or not played.markov:
             return score(base, played, method="simulated", episodes=QUICK_EPISODES).skill - skill
         problem, reference = problem_of(base), reference_value(base)
         value = criterion_value(problem, tabulated(problem, played, True)[0])
