@@ -17,7 +17,7 @@ _PPO_KEYS = (
     "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
 )  # fmt: skip
 ALGORITHM_KEYS = {
-    EXACT_GRADIENT: ("gamma", "net_arch", "history_size"),
+    EXACT_GRADIENT: ("gamma", "net_arch", "inner_steps"),
     "ppo": _PPO_KEYS,
     "maskable_ppo": _PPO_KEYS,
     "a2c": (
@@ -85,11 +85,11 @@ def _read(name_or_path: str, beginnings: Iterable[str]) -> tuple[str, str]:
 
 
 def _check_network(settings: dict[str, Any], source: str, env_id: str) -> None:
-    widths, history = settings.setdefault("net_arch", [32, 32]), settings.setdefault("history_size", 100)
+    widths, inner = settings.setdefault("net_arch", [32, 32]), settings.setdefault("inner_steps", 5)
     if not isinstance(widths, list) or not widths or not all(type(width) is int and width >= 1 for width in widths):
         raise ValueError(f"{source}: net_arch = {widths!r} of {env_id} must be a list of whole numbers >= 1")
-    if type(history) is not int or history < 1:
-        raise ValueError(f"{source}: history_size = {history!r} of {env_id} must be a whole number >= 1")
+    if type(inner) is not int or inner < 1:
+        raise ValueError(f"{source}: inner_steps = {inner!r} of {env_id} must be a whole number >= 1")
 
 
 def load_config(name_or_path: str, env_id: str) -> Config:

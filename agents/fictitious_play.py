@@ -141,13 +141,15 @@ class _ExactLearner:
 
     def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
         from agents.exact_gradient import ExactGradient, network_of
+        from baselines.expansion import expansions_of
 
         env, settings = environment_of(self.env_id, **arguments), self.config.hyperparameters
         if self.network is None:
             self.network = network_of(env, settings["net_arch"], self.seed)
-        learner = ExactGradient(problem_of(env), self.network, settings["history_size"])
+        learner = ExactGradient(expansions_of(env), self.network, settings["inner_steps"], self.seed)
         while learner.steps < timesteps and learner.iterate():
             pass
+        learner.finish()
         return self.network
 
 

@@ -31,7 +31,7 @@ from agents.model_files import (
 )
 from agents.policies import as_policy
 from agents.runs import derived_seed, provenance, write_json
-from baselines.catalogue import environment_of, params_of, problem_of
+from baselines.catalogue import environment_of, params_of
 from baselines.price_noise import price_noise
 from baselines.scoring import Score, exact_skill, score
 
@@ -41,6 +41,7 @@ try:
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
     from agents.exact_gradient import ExactGradient, network_of, restore_network
+    from baselines.expansion import expansions_of
     from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
@@ -306,7 +307,7 @@ def _train_exactly(
     env = environment_of(env_id, **arguments)
     settings = config.hyperparameters
     policy = network_of(env, settings["net_arch"], derived_seed(seed, "environment"))
-    learner = ExactGradient(problem_of(env), policy, settings["history_size"])
+    learner = ExactGradient(expansions_of(env), policy, settings["inner_steps"], seed)
     before, curve = 0.0, []
     if resumable:
         description, arrays, _ = read_folder(checkpoint)
@@ -337,7 +338,7 @@ def _train_exactly(
     writer = SummaryWriter(str(home / "tensorboard"))
     next_score = (int(curve[-1]["steps"]) // score_steps + 1) * score_steps if curve else 0
     next_checkpoint = learner.steps + checkpoint_steps
-    with tqdm(total=config.n_timesteps, unit="gradient", desc=str(home), disable=not progress) as bar:
+    with tqdm(total=config.n_timesteps, unit="round", desc=str(home), disable=not progress) as bar:
         bar.update(learner.steps)
         moving = True
         while moving and learner.steps < config.n_timesteps:
@@ -354,6 +355,7 @@ def _train_exactly(
                 next_checkpoint = learner.steps + checkpoint_steps
                 write(checkpoint, training=True)
     writer.close()
+    learner.finish()
     elapsed = seconds()
     write(home / "model", training=False)
     return {
@@ -401,7 +403,7 @@ def train(
     threads : int
         Threads of torch and of the environment. Runs are reproducible bit for bit with one.
     checkpoint_steps : int
-        Environment steps between checkpoints (of exact_gradient: evaluations, as its ``timesteps`` are).
+        Environment steps between checkpoints (of exact_gradient: rounds, as its ``timesteps`` are).
     score_steps : int, optional
         Such steps between two points of the curve of exact skill; a twentieth of the run by default. A point takes
         milliseconds where states are finitely many and up to some seconds in the Hawkes markets, where it is simulated.

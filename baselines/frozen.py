@@ -36,6 +36,7 @@ __all__ = [
     "state_laws",
     "tabulate",
     "tabulate_distribution",
+    "visits",
 ]
 
 Array = NDArray[Any]
@@ -283,7 +284,7 @@ def policy_gradient(problem: FrozenProblem, controls: Array) -> tuple[float, Arr
     TypeError
         If the controls of the market are not continuous.
     """
-    states, exponents = np.arange(problem.num_states), problem.criterion.exponents
+    states = np.arange(problem.num_states)
     raw, log_scale = np.empty((problem.num_steps + 1, problem.num_states)), np.zeros(problem.num_steps + 1)
     derivatives = np.empty_like(controls)
     values, log_scale[-1] = _rescaled(problem.terminal(problem.criterion), problem.criterion)
@@ -291,15 +292,35 @@ def policy_gradient(problem: FrozenProblem, controls: Array) -> tuple[float, Arr
         values, derivatives[n] = problem.gradient(n, states, controls[n], values)
         values, scale = _rescaled(values, problem.criterion)
         raw[n], log_scale[n] = values[:, 0], log_scale[n + 1] + scale
-    law = problem.initial
-    for n in range(problem.num_steps):
-        if exponents is None:
-            derivatives[n] *= law[:, None]
-        else:  # the certainty equivalent is -log(raw) / risk aversion; the law is kept at law @ raw = 1
-            law = law / (law @ raw[n])
-            derivatives[n] *= law[:, None] * float(np.exp(log_scale[n + 1] - log_scale[n]) / exponents[0])
-        law = _adjoint(problem, n, controls[n], law)
+    derivatives *= _visits(problem, controls, raw, log_scale)[..., None]
     return float(problem.to_value(problem.initial @ raw[0], log_scale[0])), derivatives
+
+
+def visits(problem: FrozenProblem, controls: Array) -> tuple[float, Array, Array]:
+    """The criterion of a policy table from the initial law, its values, and what a cell counts in it.
+
+    Returns
+    -------
+    value, raw, weights : float, (N + 1, S), (N, S)
+        ``raw`` as in `Solution`. The derivative of the criterion in the controls of (n, s) is ``weights[n, s]`` times
+        that of `FrozenProblem.gradient` at the values ``raw[n + 1]``.
+    """
+    values, log_scale = evaluate(problem, controls)
+    raw = values[..., 0]
+    value = float(problem.to_value(problem.initial @ raw[0], log_scale[0]))
+    return value, raw, _visits(problem, controls, raw, log_scale)
+
+
+def _visits(problem: FrozenProblem, controls: Array, raw: Array, log_scale: Array) -> Array:
+    exponents, law = problem.criterion.exponents, problem.initial
+    weights = np.empty((problem.num_steps, problem.num_states))
+    for n in range(problem.num_steps):
+        if exponents is not None:  # the certainty equivalent is -log(raw) / risk aversion; law @ raw stays 1
+            law = law / (law @ raw[n])
+        factor = 1.0 if exponents is None else float(np.exp(log_scale[n + 1] - log_scale[n]) / exponents[0])
+        weights[n] = law * factor
+        law = _adjoint(problem, n, controls[n], law)
+    return weights
 
 
 def moments(problem: FrozenProblem, table: Table | Array, functional: Functional) -> tuple[float, float]:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 import mmgym.models.hawkes_flow as model
 from baselines.frozen import Functional
 from baselines.hawkes_flow import closed_forms, kernels, rates, solver
-from baselines.hawkes_flow.rates import RateGrid
+from baselines.hawkes_flow.expansion import FlowExpansions
+from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from baselines.numerical import Bounds, Evaluation
 from baselines.policy import Policy
@@ -66,17 +67,10 @@ class Solved:
 def _at_start(params: Params, tables: Tables, field: Array) -> float:
     """A field (S, n+, n-) of the last level at the initial state."""
     p = params
-    buy, sell = _grids(p, tables.largest, field.shape[1], field.shape[2])
+    buy, sell = rate_grids(p, tables.largest, field.shape[1], field.shape[2])
     across = buy.matrix(np.array([p.initial_rate_buy - p.base_rate_buy]))
     along = sell.matrix(np.array([p.initial_rate_sell - p.base_rate_sell]))
     return float((across @ field[p.initial_inventory + p.inventory_limit] @ along.T)[0, 0])
-
-
-def _grids(p: Params, largest: tuple[float, float], buys: int, sells: int) -> tuple[RateGrid, RateGrid]:
-    return (
-        RateGrid(p.base_rate_buy, p.excitation_buy, p.decay_buy, largest[0], buys),
-        RateGrid(p.base_rate_sell, p.excitation_sell, p.decay_sell, largest[1], sells),
-    )
 
 
 def _sources() -> str:
@@ -137,7 +131,7 @@ class _LookUp:
 
     def __init__(self, params: Params, solved: Solved) -> None:
         self.params = params
-        buy, sell = _grids(params, solved.largest, *solved.table.shape[2:4])
+        buy, sell = rate_grids(params, solved.largest, *solved.table.shape[2:4])
         self.nodes = (buy.excess, buy.weights, sell.excess, sell.weights)
         self.table, self.times, self.kink = solved.table, solved.times, solved.kink
 
@@ -318,6 +312,16 @@ class HawkesFlowBaseline:
     def _expectation(self, resolution: Resolution, depths: DepthFunction, functional: Functional) -> float:
         found = march(self.params, resolution, held=self.held, depths=depths, functional=functional)
         return _at_start(self.params, found, found.values[-1])
+
+    def expansions(self) -> FlowExpansions:
+        """Expansions around policies, for training on the exact value (`baselines.expansion`).
+
+        Raises
+        ------
+        TypeError
+            If decisions are taken by the clock.
+        """
+        return FlowExpansions(self.params)
 
     def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
         """Episodes of ``count`` rows: the solved value plus the sum of advantages of what is played.

@@ -129,6 +129,33 @@ def _path_node(length, panels, j):
     return half * (2.0 * panel + 1.0 + PATH_X[node]), half * PATH_W[node]
 
 
+@njit(**SCALAR)
+def _next_order(p, length, buy, sell):
+    """Probabilities that the next order comes within ``length`` and is a buy, or a sell, from excesses."""
+    bought = sold = 0.0
+    panels = _panels(p, length, buy, sell)
+    for j in range(panels * len(PATH_X)):
+        u, weight = _path_node(length, panels, j)
+        faded_buy, faded_sell = math.exp(-p.decay_buy * u), math.exp(-p.decay_sell * u)
+        hazard = (p.base_rate_buy + p.base_rate_sell) * u
+        hazard += buy * (1.0 - faded_buy) / p.decay_buy + sell * (1.0 - faded_sell) / p.decay_sell
+        weight *= math.exp(-hazard)
+        bought += weight * (p.base_rate_buy + buy * faded_buy)
+        sold += weight * (p.base_rate_sell + sell * faded_sell)
+    return bought, sold
+
+
+@njit(**KERNEL)
+def open_sides(record, states, out):
+    """Probabilities (B, 2) that the next order comes before the next decision and may fill the bid, or the ask."""
+    p = record[0]
+    for i in range(len(states)):
+        bought, sold = _next_order(p, min(states[i, 0], p.step_length), states[i, 2], states[i, 3])
+        q = np.int64(states[i, 1]) - p.inventory_limit
+        out[i, 0] = sold if q < p.inventory_limit else 0.0
+        out[i, 1] = bought if q > -p.inventory_limit else 0.0
+
+
 @njit(**KERNEL)
 def event_advantages(record, states, depths, gains, active, out):
     """Advantages of depths that are frozen until the next order, at states (B, 4) with mean gains (B, 2 or more).
@@ -142,18 +169,7 @@ def event_advantages(record, states, depths, gains, active, out):
         out[i] = 0.0
         if not active[i]:
             continue
-        length = min(states[i, 0], p.step_length)
-        buy, sell = states[i, 2], states[i, 3]
-        bought = sold = 0.0
-        panels = _panels(p, length, buy, sell)
-        for j in range(panels * len(PATH_X)):
-            u, weight = _path_node(length, panels, j)
-            faded_buy, faded_sell = math.exp(-p.decay_buy * u), math.exp(-p.decay_sell * u)
-            hazard = (p.base_rate_buy + p.base_rate_sell) * u
-            hazard += buy * (1.0 - faded_buy) / p.decay_buy + sell * (1.0 - faded_sell) / p.decay_sell
-            weight *= math.exp(-hazard)
-            bought += weight * (p.base_rate_buy + buy * faded_buy)
-            sold += weight * (p.base_rate_sell + sell * faded_sell)
+        bought, sold = _next_order(p, min(states[i, 0], p.step_length), states[i, 2], states[i, 3])
         q = np.int64(states[i, 1]) - p.inventory_limit
         if q < p.inventory_limit:
             out[i] += sold * _shortfall(depths[i, 0], gains[i, 0], p.fill_decay_sell, p.half_spread, high_bid)

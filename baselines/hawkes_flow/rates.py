@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
+from mmgym.models.hawkes_flow import Params
+
 Array = NDArray[np.float64]
 
-__all__ = ["RateGrid", "largest_excess"]
+__all__ = ["RateGrid", "largest_excess", "rate_grids"]
 
 CHORD = 0.25  # length of the chord that extends a function beyond X, as a part of X
 
@@ -110,3 +112,11 @@ def largest_excess(
     if not best < math.inf:
         best = 1e3 * excitation * math.exp(min((excitation - decay) * horizon, 20.0))
     return max(best, start + 2.0 * excitation)
+
+
+def rate_grids(p: Params, largest: tuple[float, float], buys: int, sells: int) -> tuple[RateGrid, RateGrid]:
+    """Grids of the excess of buys and of sells, with so many nodes up to the largest excesses."""
+    return (
+        RateGrid(p.base_rate_buy, p.excitation_buy, p.decay_buy, largest[0], buys),
+        RateGrid(p.base_rate_sell, p.excitation_sell, p.decay_sell, largest[1], sells),
+    )

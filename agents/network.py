@@ -1,0 +1,198 @@
+"""Small tanh networks as policies of a box of actions, and Gauss-Newton on them.
+
+A network of a thousand weights that is to fit a smooth table has a least-squares problem of which Gauss-Newton finds
+the minimum in tens of steps, where first-order methods take thousands. The damping is Marquardt's.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.model_files import ModelFileError, unflatten
+from baselines.expansion import Expansion
+
+try:
+    import torch
+    from torch.func import functional_call, jacrev, vmap
+except ImportError as error:
+    raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
+
+__all__ = ["GaussNewton", "NetworkPolicy", "network_of", "restore_network"]
+
+Array = NDArray[Any]
+
+FARTHEST = 0.3  # that a target may lie from what is played, in units of actions
+TRIES = 8  # dampings of one step
+LARGEST_DAMPING = 1e6
+
+
+class NetworkPolicy:
+    """A tanh network on standardised observations, as a policy.
+
+    Parameters
+    ----------
+    observations, actions : int
+        Lengths of their vectors.
+    net_arch : list of int
+        Widths of the hidden layers.
+    seed : int
+        Of the initial weights.
+    """
+
+    markov = True
+
+    def __init__(self, observations: int, actions: int, net_arch: list[int], seed: int = 0) -> None:
+        widths = [observations, *net_arch]
+        generator = torch.Generator().manual_seed(seed)
+        layers: list[torch.nn.Module] = []
+        for wide, narrow in zip(widths, [*net_arch, actions], strict=True):
+            layer = torch.nn.Linear(wide, narrow, dtype=torch.float64)
+            for tensor in (layer.weight, layer.bias):
+                torch.nn.init.uniform_(tensor, -(wide**-0.5), wide**-0.5, generator=generator)
+            layers += [layer, torch.nn.Tanh()]
+        self.network = torch.nn.Sequential(*layers[:-1])
+        self.network.register_buffer("mean", torch.zeros(observations, dtype=torch.float64))
+        self.network.register_buffer("scale", torch.ones(observations, dtype=torch.float64))
+
+    def standardise(self, observations: Array) -> None:
+        """Take mean and standard deviation from observations (B, D); a constant column keeps the scale 1."""
+        seen = np.asarray(observations, dtype=np.float64)
+        spread = seen.std(axis=0)
+        self.network.mean.copy_(torch.from_numpy(seen.mean(axis=0)))  # type: ignore[operator,union-attr]
+        scale = np.where(spread > 1e-9, spread, 1.0)
+        self.network.scale.copy_(torch.from_numpy(scale))  # type: ignore[operator,union-attr]
+
+    def inputs(self, observations: Array) -> Any:
+        """Standardised observations as a tensor."""
+        seen = torch.from_numpy(np.asarray(observations, dtype=np.float64))
+        return (seen - self.network.mean) / self.network.scale  # type: ignore[operator]
+
+    def actions(self, observations: Array) -> Array:
+        """Actions in float64, before clipping to the box."""
+        with torch.no_grad():
+            found: Array = self.network(self.inputs(observations)).numpy()
+        return found
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """The network's actions, clipped to the box."""
+        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32), state
+
+
+class GaussNewton:
+    """Weights of a network that maximise expansions of its gain.
+
+    Parameters
+    ----------
+    policy : NetworkPolicy
+    damping : float
+        Of the first step, relative to the curvature in each weight.
+    """
+
+    def __init__(self, policy: NetworkPolicy, damping: float = 1e-2) -> None:
+        self.policy, self.damping = policy, damping
+        module = policy.network
+        self._jacobian = vmap(jacrev(lambda weights, x: functional_call(module, weights, (x,))), in_dims=(None, 0))
+
+    def weights(self) -> Any:
+        """A copy of all weights, as one vector."""
+        return torch.nn.utils.parameters_to_vector(self.policy.network.parameters()).detach().clone()
+
+    def set_weights(self, weights: Any) -> None:
+        """Put a vector of weights into the network."""
+        torch.nn.utils.vector_to_parameters(weights, self.policy.network.parameters())
+
+    def climb(self, expansion: Expansion, steps: int, reach: float) -> int:
+        """Take steps of Gauss-Newton on one expansion; the number of those that were found.
+
+        They end early once the actions have moved by ``reach`` (root mean square, where it counts): the expansion is
+        only known to be right near what it was made around. Where it is not concave, curvatures change their sign, and
+        targets lie at most `FARTHEST` away. Actions outside the box that are to move farther out stay.
+        """
+        curvature, axes = np.linalg.eigh(expansion.curvatures)
+        slope = np.einsum("bji,bj->bi", axes, expansion.slopes)
+        curvature = np.maximum(np.abs(curvature), np.linalg.norm(slope, axis=1, keepdims=True) / FARTHEST)
+        curvature = np.maximum(curvature, max(1e-9 * float(curvature.max()), 1e-300))
+        total = float(curvature.sum())  # a residual is a distance of actions, weighted by its part of the curvature
+        target = torch.from_numpy(slope / np.sqrt(curvature * total))
+        frame = torch.from_numpy(np.swapaxes(axes, 1, 2) * np.sqrt(curvature / total)[:, :, None])
+        played, inputs = torch.from_numpy(expansion.actions), self.policy.inputs(expansion.observations)
+        network, found = self.policy.network, 0
+
+        def residuals() -> tuple[Any, Any]:
+            with torch.no_grad():
+                raw = network(inputs)
+            moved = torch.einsum("bij,bj->bi", frame, raw.clamp(-1.0, 1.0) - played)
+            return raw, moved - target
+
+        raw, rest = residuals()
+        for _ in range(steps):
+            parts = self._jacobian(dict(network.named_parameters()), inputs)
+            jacobian = torch.cat([part.detach().flatten(2) for part in parts.values()], dim=2)
+            pull = torch.einsum("bij,bi->bj", frame, rest)  # downhill is against it
+            outward = (raw.abs() > 1.0) & (pull * raw < 0.0)
+            jacobian = torch.bmm(frame, jacobian * (~outward)[:, :, None]).flatten(0, 1)
+            before, flat = self.weights(), rest.flatten()
+            gradient, normal = jacobian.T @ flat, jacobian.T @ jacobian
+            largest = normal.diagonal().max()
+            loss, better = float(flat @ flat), False
+            for _ in range(TRIES):
+                damped = normal + torch.diag(self.damping * normal.diagonal() + 1e-10 * largest)
+                factor, failed = torch.linalg.cholesky_ex(damped)
+                if int(failed) == 0:
+                    step = -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+                    self.set_weights(before + step)
+                    raw, rest = residuals()
+                    promised = loss - float(((jacobian @ step + flat) ** 2).sum())
+                    ratio = (loss - float((rest**2).sum())) / promised if promised > 0.0 else -1.0
+                    if ratio > 0.05:
+                        better = True
+                        self.damping = self.damping * (0.25 if ratio > 0.75 else 2.0 if ratio < 0.25 else 1.0)
+                        self.damping = max(self.damping, 1e-10)
+                        break
+                self.damping = min(4.0 * self.damping, LARGEST_DAMPING)
+            if not better:
+                self.set_weights(before)
+                break
+            found += 1
+            if float((((rest + target) ** 2).sum()) ** 0.5) > reach:
+                break
+        return found
+
+
+def network_of(env: Any, net_arch: list[int], seed: int = 0) -> NetworkPolicy:
+    """A fresh network for an environment with a box of actions.
+
+    Raises
+    ------
+    TypeError
+        If the actions are not a box.
+    """
+    if not isinstance(env.action_space, gymnasium.spaces.Box):
+        raise TypeError(f"exact_gradient needs a box of actions, not {env.action_space}")
+    return NetworkPolicy(env.observation_space.shape[0], env.action_space.shape[0], list(net_arch), seed)
+
+
+def restore_network(policy: NetworkPolicy, description: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+    """Set the weights of a model folder; the whole tree that it holds.
+
+    Raises
+    ------
+    ModelFileError
+        If they do not fit.
+    """
+    tree = unflatten(description["layout"], arrays, lambda array: torch.from_numpy(np.array(array)))
+    try:
+        policy.network.load_state_dict(tree["network"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"the parameters do not fit the model of model.json: {error}") from error
+    found: dict[str, Any] = tree
+    return found

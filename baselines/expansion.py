@@ -1,0 +1,153 @@
+"""Policies near a policy: the second-order expansion of its one-step values in its actions.
+
+By the advantage identity, what a nearby policy gains is the sum of its one-step advantages over the states that it
+visits. To second order around the actions ``a`` of a policy, with its own values and visits,
+
+    gain(b) = sum_i [g_i . (b_i - a_i) + (b_i - a_i)' H_i (b_i - a_i) / 2],
+
+over (step, state) cells ``i``; ``g`` is the exact policy gradient. Maximising that and expanding again is policy
+iteration by Newton's method: a handful of rounds.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.catalogue import environment_of, numerical_of, problem_of
+from baselines.frozen import FrozenProblem, visits
+from baselines.policy import Policy
+
+__all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of", "sampled"]
+
+Array = NDArray[Any]
+
+CELLS = 2_500  # of an expansion: those that count most are the likeliest to be drawn
+SLICES = 40  # steps that they are drawn from, one in each slice of time
+LATER = 1.3  # slices are shorter towards the horizon: their ends are N (1 - (1 - x)^LATER)
+DIFFERENCE = 1e-4  # of actions, for curvatures
+
+
+class Expansion(NamedTuple):
+    """The gain around a policy as a sum over drawn cells, unbiased for the sum over all of them."""
+
+    value: float  # the criterion of the policy
+    observations: Array  # (B, D)
+    actions: Array  # (B, A), inside the box
+    slopes: Array  # (B, A)
+    curvatures: Array  # (B, A, A)
+
+
+class Expansions(Protocol):
+    """Expansions around policies of one environment."""
+
+    observations: Array  # (M, D): what policies see, to standardise it
+
+    def value(self, policy: Policy) -> float:
+        """The criterion of a deterministic policy of the observation."""
+
+    def around(self, policy: Policy, random: np.random.Generator) -> Expansion:
+        """The expansion around a deterministic policy of the observation, on drawn cells."""
+
+
+def sampled(importance: Array, count: int, random: np.random.Generator) -> tuple[Array, Array]:
+    """About ``count`` indices, drawn without replacement in proportion to an importance, and the inverse chances."""
+    if count >= len(importance):
+        return np.arange(len(importance)), np.ones(len(importance))
+    chance = importance / importance.sum()
+    for _ in range(5):  # a chance is at most 1
+        chance = np.minimum(chance * (count / chance.sum()), 1.0)
+    drawn = np.flatnonzero(random.random(len(chance)) < chance)
+    return drawn, 1.0 / chance[drawn]
+
+
+class FrozenExpansions:
+    """Expansions in a market with finitely many states: values, visits and slopes are exact.
+
+    Parameters
+    ----------
+    problem : FrozenProblem
+        With continuous controls that are an affine function of the action.
+
+    Raises
+    ------
+    TypeError
+        If the controls are not an affine function of a box of actions.
+    """
+
+    def __init__(self, problem: FrozenProblem) -> None:
+        corners = np.array([[-1.0], [0.0], [1.0]]) * np.ones(problem.num_controls)
+        try:
+            low, middle, high = problem.controls(corners.astype(np.float32))
+        except (IndexError, ValueError) as error:
+            raise TypeError("exact_gradient needs a box of actions") from error
+        if low.shape != (problem.num_controls,) or not np.allclose(0.5 * (low + high), middle, rtol=1e-9, atol=1e-9):
+            raise TypeError("exact_gradient needs controls that are an affine function of a box of actions")
+        self.problem = problem
+        self.center, self.reach = middle, 0.5 * (high - low)
+        self.observations = np.concatenate([problem.observations(n) for n in range(problem.num_steps)])
+
+    def controls(self, policy: Any) -> Array:
+        """What a policy plays, in model units (N, S, C); a network is not rounded to float32."""
+        exact = hasattr(policy, "actions")
+        actions = policy.actions(self.observations) if exact else policy.predict(self.observations)[0]
+        shape = (self.problem.num_steps, self.problem.num_states, self.problem.num_controls)
+        found: Array = self.center + self.reach * np.asarray(actions, dtype=np.float64).clip(-1.0, 1.0).reshape(shape)
+        return found
+
+    def value(self, policy: Policy) -> float:
+        return visits(self.problem, self.controls(policy))[0]
+
+    def around(self, policy: Policy, random: np.random.Generator) -> Expansion:
+        problem, controls = self.problem, self.controls(policy)
+        value, raw, weights = visits(problem, controls)
+        count, states = problem.num_steps, np.arange(problem.num_states)
+        ends = 1.0 - (1.0 - np.linspace(0.0, 1.0, SLICES + 1)) ** LATER
+        ends = np.unique(np.ceil(count * ends - 1e-9).astype(np.int64))
+        lengths = np.diff(ends)
+        steps = ends[:-1] + (random.random(len(lengths)) * lengths).astype(np.int64)
+        slopes = np.empty((len(steps), problem.num_states, problem.num_controls))
+        curvatures = np.empty((*slopes.shape, problem.num_controls))
+        for i, (n, length) in enumerate(zip(steps, lengths, strict=True)):
+            ahead, scale = raw[n + 1][:, None], (weights[n] * length)[:, None]
+            slopes[i] = scale * problem.gradient(n, states, controls[n], ahead)[1]
+            for k in range(problem.num_controls):
+                shift = DIFFERENCE * self.reach * np.eye(problem.num_controls)[k]
+                up, down = (problem.gradient(n, states, controls[n] + sign * shift, ahead)[1] for sign in (1.0, -1.0))
+                curvatures[i, :, :, k] = scale * (up - down) / (2.0 * DIFFERENCE * self.reach[k])
+        slopes *= self.reach
+        curvatures *= self.reach[:, None] * self.reach
+        curvatures = 0.5 * (curvatures + np.swapaxes(curvatures, -1, -2))
+        importance = np.sqrt(np.abs(curvatures).max(axis=(-1, -2))).ravel()
+        drawn, inverse = sampled(importance, CELLS, random)
+        actions = (controls[steps] - self.center) / self.reach
+        observations = self.observations.reshape(count, problem.num_states, -1)[steps]
+        return Expansion(
+            value,
+            observations.reshape(importance.size, -1)[drawn],
+            actions.reshape(importance.size, -1)[drawn],
+            inverse[:, None] * slopes.reshape(importance.size, -1)[drawn],
+            inverse[:, None, None] * curvatures.reshape(importance.size, *curvatures.shape[-2:])[drawn],
+        )
+
+
+def expansions_of(env: Any) -> Expansions:
+    """Expansions around policies of an environment.
+
+    Raises
+    ------
+    TypeError
+        If its actions are not a box, or its values are not known without sampling.
+    """
+    base = environment_of(env)
+    if not isinstance(base.action_space, gymnasium.spaces.Box):
+        raise TypeError(f"exact_gradient needs a box of actions, not {base.action_space}")
+    numerical = numerical_of(base)
+    if numerical is None:
+        return FrozenExpansions(problem_of(base))
+    make = getattr(numerical, "expansions", None)
+    if make is None:
+        raise TypeError(f"exact_gradient has no exact derivatives in the market {base.market.name}")
+    found: Expansions = make()
+    return found
