@@ -3,17 +3,24 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ALGORITHMS", "EXACT_GRADIENT", "algorithm_class"]
+__all__ = ["ALGORITHMS", "FLAT", "OURS", "algorithm_class"]
 
-EXACT_GRADIENT = "exact_gradient"  # ours: see agents.exact_gradient
+OURS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see agents.exact_gradient
 
 # Name -> package and class.
 _CLASSES = {
     "a2c": ("stable_baselines3", "A2C"),
+    "dqn": ("stable_baselines3", "DQN"),
     "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
     "ppo": ("stable_baselines3", "PPO"),
+    "qrdqn": ("sb3_contrib", "QRDQN"),
+    "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"),
+    "sac": ("stable_baselines3", "SAC"),
+    "td3": ("stable_baselines3", "TD3"),
+    "tqc": ("sb3_contrib", "TQC"),
 }
-ALGORITHMS = tuple(sorted([*_CLASSES, EXACT_GRADIENT]))
+ALGORITHMS = tuple(sorted([*_CLASSES, *OURS]))
+FLAT = ("dqn", "qrdqn")  # want one number as an action
 
 
 def algorithm_class(name: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from agents.algorithms import ALGORITHMS, EXACT_GRADIENT
+from agents.algorithms import ALGORITHMS, OURS
 
 __all__ = ["Config", "config_names", "configurations_for", "load_config", "read_yaml", "shipped_folder"]
 
@@ -16,8 +16,23 @@ _PPO_KEYS = (
     "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
     "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
 )  # fmt: skip
+_REPLAY_KEYS = (
+    "policy", "learning_rate", "buffer_size", "learning_starts", "batch_size", "tau", "gamma", "train_freq",
+    "gradient_steps", "n_steps", "policy_kwargs",
+)  # fmt: skip
+_DQN_KEYS = (
+    *_REPLAY_KEYS, "target_update_interval", "exploration_fraction", "exploration_initial_eps",
+    "exploration_final_eps", "max_grad_norm",
+)  # fmt: skip
+_SAC_KEYS = (*_REPLAY_KEYS, "ent_coef", "target_entropy", "target_update_interval", "noise_type", "noise_std")
 ALGORITHM_KEYS = {
-    EXACT_GRADIENT: ("gamma", "net_arch", "inner_steps"),
+    **dict.fromkeys(OURS, ("gamma", "net_arch", "inner_steps")),
+    "dqn": _DQN_KEYS,
+    "qrdqn": _DQN_KEYS,
+    "recurrent_ppo": _PPO_KEYS,
+    "sac": _SAC_KEYS,
+    "td3": (*_REPLAY_KEYS, "policy_delay", "target_policy_noise", "target_noise_clip", "noise_type", "noise_std"),
+    "tqc": (*_SAC_KEYS, "top_quantiles_to_drop_per_net"),
     "ppo": _PPO_KEYS,
     "maskable_ppo": _PPO_KEYS,
     "a2c": (
@@ -122,7 +137,7 @@ def load_config(name_or_path: str, env_id: str) -> Config:
             raise ValueError(f"{source}: unknown key {key!r} of {env_id}: allowed are {', '.join(allowed)}")
     if settings.get("gamma") != 1.0:
         raise ValueError(f"{source}: gamma of {env_id} is {settings.get('gamma')!r}, but must be 1.0: no discounting")
-    if algorithm == EXACT_GRADIENT:
+    if algorithm in OURS:
         settings.setdefault("n_envs", 1)  # there is nothing to simulate
         _check_network(settings, source, env_id)
     for key in ("n_envs", "n_timesteps"):

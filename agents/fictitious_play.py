@@ -18,7 +18,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.algorithms import EXACT_GRADIENT
 from agents.config import Config, load_config, read_yaml
 from agents.runs import derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of, problem_of, table_policy
@@ -162,8 +161,9 @@ class _SampledLearner:
         self.rounds = 0
 
     def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
+        from agents.checkpoints import restore_statistics, statistics_of
         from agents.policies import as_policy
-        from agents.train import build_env, build_model, restore_statistics, statistics_of
+        from agents.train import build_env, build_model
 
         venv = build_env(self.config, self.env_id, {**arguments, "reward": "expected"}, 1)
         if self.model is None:
@@ -179,7 +179,7 @@ class _SampledLearner:
 
 def _learner(settings: Settings, env_id: str, seed: int) -> _ExactLearner | _SampledLearner:
     config = load_config(settings.learner, env_id)
-    kind = _ExactLearner if config.algorithm == EXACT_GRADIENT else _SampledLearner
+    kind = _ExactLearner if config.algorithm == "exact_gradient" else _SampledLearner
     return kind(config, env_id, seed)
 
 

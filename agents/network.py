@@ -177,7 +177,7 @@ def network_of(env: Any, net_arch: list[int], seed: int = 0) -> NetworkPolicy:
         If the actions are not a box.
     """
     if not isinstance(env.action_space, gymnasium.spaces.Box):
-        raise TypeError(f"exact_gradient needs a box of actions, not {env.action_space}")
+        raise TypeError(f"a network of ours needs a box of actions, not {env.action_space}")
     return NetworkPolicy(env.observation_space.shape[0], env.action_space.shape[0], list(net_arch), seed)
 
 

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 class ModelPolicy:
-    """A feed-forward SB3 model with its normalisation of observations: a function of the observation.
+    """An SB3 model with its normalisation of observations: a function of the observation, unless it is recurrent.
 
     Parameters
     ----------
@@ -25,10 +25,9 @@ class ModelPolicy:
         Observations -> action masks, for a model that was trained with them.
     """
 
-    markov = True
-
     def __init__(self, model: Any, normalisation: Any = None, masks: Any = None) -> None:
         self.model = model
+        self.markov = "Recurrent" not in type(model).__name__
         self._normalisation = normalisation
         self._masks = masks
 
@@ -64,6 +63,8 @@ class ModelPolicy:
         from stable_baselines3.common.distributions import DiagGaussianDistribution
 
         space = self.model.action_space
+        if not hasattr(self.model.policy, "get_distribution"):
+            raise TypeError(f"{type(self.model).__name__} has no Gaussian head: use method='simulated'")
         with torch.no_grad():
             tensor, _ = self.model.policy.obs_to_tensor(self._seen(observations))
             head = self.model.policy.get_distribution(tensor)
@@ -79,15 +80,12 @@ def as_policy(model: Any) -> ModelPolicy:
     Raises
     ------
     TypeError
-        If the model is recurrent: it is then not a function of the observation (score ``model`` itself, simulated); or
-        if it uses action masks and has no environment, which tells them.
+        If the model uses action masks and has no environment, which tells them.
     """
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     if not isinstance(model, BaseAlgorithm):
         raise TypeError(f"{type(model).__name__} is not a Stable-Baselines3 model")
-    if "Recurrent" in type(model).__name__:
-        raise TypeError("a recurrent model is not a function of the observation: score the model itself, simulated")
     venv = model.get_env()
     found = model.get_vec_normalize_env() if venv is not None else None
     masks = None

@@ -5,8 +5,9 @@ A run is a folder: ``run.json`` (seed, configuration, versions, commit, times, s
 killed and resumed ends with the same parameters, bit for bit, as one that was not.
 """
 
+import copy
 import json
-import random
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,21 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.algorithms import EXACT_GRADIENT, algorithm_class
+from agents.algorithms import FLAT, OURS, algorithm_class
 from agents.config import Config, load_config
-from agents.model_files import (
-    FORMAT,
-    ModelFileError,
-    flatten,
-    read_arrays,
-    read_folder,
-    recover_folder,
-    unflatten,
-    write_folder,
-)
+from agents.model_files import FORMAT, ModelFileError, read_folder, recover_folder, write_folder
 from agents.policies import as_policy
 from agents.runs import derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of
+from baselines.expansion import Expansions, expansions_of
+from baselines.imitation import ImitationExpansions
 from baselines.price_noise import price_noise
 from baselines.scoring import Score, exact_skill, score
 
@@ -40,8 +34,16 @@ try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+    from agents.checkpoints import (
+        batch_under,
+        describe,
+        restore_checkpoint,
+        restore_parameters,
+        restore_statistics,
+        save_checkpoint,
+        statistics_of,
+    )
     from agents.exact_gradient import ExactGradient, network_of, restore_network
-    from baselines.expansion import expansions_of
     from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
@@ -64,12 +66,25 @@ def _schedule(value: Any) -> Any:
     return value
 
 
+def _action_noise(kind: str, std: float, actions: int) -> Any:
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    if kind != "normal":
+        raise ValueError(f"noise_type = {kind!r} is not allowed: it must be 'normal'")
+    return NormalActionNoise(np.zeros(actions), np.full(actions, float(std)))
+
+
 def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None) -> Any:
     """A fresh model on a vector environment."""
-    settings = dict(config.hyperparameters)
+    settings = copy.deepcopy(config.hyperparameters)  # A2C writes into it
     for name in ("learning_rate", "clip_range"):
         if name in settings:
             settings[name] = _schedule(settings[name])
+    if isinstance(settings.get("train_freq"), list):  # [number, "step" or "episode"]
+        settings["train_freq"] = tuple(settings["train_freq"])
+    kind, std = settings.pop("noise_type", None), settings.pop("noise_std", 0.0)
+    if kind is not None:
+        settings["action_noise"] = _action_noise(kind, std, math.prod(venv.action_space.shape or ()))
     policy = settings.pop("policy", "MlpPolicy")
     return algorithm_class(config.algorithm)(
         policy, venv, seed=seed, device="cpu", tensorboard_log=tensorboard, verbose=0, **settings
@@ -100,74 +115,9 @@ def build_env(
     return VecNormalize(venv, **config.normalize) if config.normalize else venv
 
 
-def _batch(venv: Any) -> Any:
-    """The `SB3VecEnv` under the normalisation, if there is one."""
-    return venv.venv if isinstance(venv, VecNormalize) else venv
-
-
-def statistics_of(venv: Any) -> Arrays | None:
-    if not isinstance(venv, VecNormalize):
-        return None
-    found: Arrays = {"returns": venv.returns.copy()}
-    for name in ("obs_rms", "ret_rms"):
-        running = getattr(venv, name, None)
-        if running is not None:
-            found |= {f"{name}.{part}": np.asarray(getattr(running, part)) for part in ("mean", "var", "count")}
-    return found
-
-
-def restore_statistics(venv: Any, found: Arrays | None) -> None:
-    if (found is None) == isinstance(venv, VecNormalize):
-        raise ModelFileError("normalisation.npz and the hyperparameters disagree on whether the run normalises")
-    if found is None:
-        return
-    if len(found["returns"]) == venv.num_envs:
-        venv.returns = found["returns"].copy()
-    for name in ("obs_rms", "ret_rms"):
-        running = getattr(venv, name, None)
-        if running is not None:
-            running.mean, running.var = found[f"{name}.mean"], found[f"{name}.var"]
-            running.count = float(found[f"{name}.count"])
-
-
-def _describe(model: Any, config: Config, env_id: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
-    """``model.json`` and ``parameters.npz`` of a model: state dicts of networks and optimisers, and loose tensors."""
-    arrays: Arrays = {}
-    _, loose = model._get_torch_save_params()
-    tree: dict[str, Any] = dict(model.get_parameters())
-    for name in loose or []:
-        tree[name] = getattr(model, name)
-    layout = flatten(tree, arrays, "parameters")
-    description = {
-        "format": FORMAT,
-        "algorithm": config.algorithm,
-        "env": env_id,
-        "arguments": dict(arguments),
-        "hyperparameters": config._asdict(),
-        "steps": int(model.num_timesteps),
-        "updates": int(getattr(model, "_n_updates", 0)),
-        "versions": provenance()["versions"],
-        "layout": layout,
-    }
-    return description, arrays
-
-
-def _restore_parameters(model: Any, description: dict[str, Any], arrays: Arrays) -> None:
-    tree = unflatten(description["layout"], arrays, lambda array: torch.from_numpy(np.array(array)))
-    _, loose = model._get_torch_save_params()
-    try:
-        for name in loose or []:
-            getattr(model, name).data.copy_(tree.pop(name))
-        model.set_parameters(tree, exact_match=True, device="cpu")
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"the parameters do not fit the model of model.json: {error}") from error
-    model.num_timesteps = int(description["steps"])
-    model._n_updates = int(description.get("updates", 0))
-
-
 def save_model(folder: Path, model: Any, config: Config, env_id: str, arguments: Mapping[str, Any]) -> None:
     """Write a model folder (see `agents.model_files`)."""
-    description, arrays = _describe(model, config, env_id, arguments)
+    description, arrays = describe(model, config, env_id, arguments)
     files = {"parameters.npz": arrays}
     statistics = statistics_of(model.get_env())
     if statistics is not None:
@@ -186,7 +136,7 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     description, arrays, statistics = read_folder(Path(folder))
     try:
         config = Config(**description["hyperparameters"])
-        if config.algorithm == EXACT_GRADIENT:
+        if config.algorithm in OURS:
             env = environment_of(description["env"], **description["arguments"])
             network = network_of(env, config.hyperparameters["net_arch"])
             restore_network(network, description, arrays)
@@ -197,63 +147,9 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         raise
     except Exception as error:
         raise ModelFileError(f"{folder}: model.json does not describe a model that can be built: {error}") from error
-    _restore_parameters(model, description, arrays)
+    restore_parameters(model, description, arrays)
     restore_statistics(venv, statistics)
     return as_policy(model), description
-
-
-def _save_checkpoint(
-    folder: Path, model: Any, config: Config, env_id: str, arguments: Mapping[str, Any], seed: int, seconds: float
-) -> None:
-    description, arrays = _describe(model, config, env_id, arguments)
-    venv = model.get_env()
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # SB3 draws from it
-    state = _batch(venv).envs.get_state()
-    training: Arrays = {
-        "torch": torch.get_rng_state().numpy(),
-        "numpy": np.asarray(keys),
-        "last_obs": np.asarray(model._last_obs),
-        "last_episode_starts": np.asarray(model._last_episode_starts),
-        **{f"env.{name}": np.asarray(value) for name, value in state.items()},
-    }
-    if model._last_original_obs is not None:
-        training["last_original_obs"] = np.asarray(model._last_original_obs)
-    description["generators"] = {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, int(position), int(has_gauss), float(cached)],
-    }
-    description["seed"], description["seconds"] = seed, seconds
-    files = {"parameters.npz": arrays, "training.npz": training}
-    statistics = statistics_of(venv)
-    if statistics is not None:
-        files["normalisation.npz"] = statistics
-    write_folder(folder, description, files)
-
-
-def _restore_checkpoint(folder: Path, model: Any) -> float:
-    """Put a model and its environment where a checkpoint left them; the seconds trained before it."""
-    description, arrays, statistics = read_folder(folder)
-    training = read_arrays(folder / "training.npz")
-    venv = model.get_env()
-    _restore_parameters(model, description, arrays)
-    restore_statistics(venv, statistics)
-    state: dict[str, Any] = {name[4:]: value for name, value in training.items() if name.startswith("env.")}
-    for name in ("format", "parameters", "started"):
-        state[name] = int(state[name])
-    state["market"] = str(state["market"])
-    _batch(venv).envs.set_state(state)
-    model._last_obs = training["last_obs"]
-    model._last_episode_starts = training["last_episode_starts"]
-    model._last_original_obs = training.get("last_original_obs")
-    if isinstance(venv, VecNormalize):
-        venv.old_obs = training.get("last_original_obs", training["last_obs"])
-    torch.set_rng_state(torch.from_numpy(training["torch"]))
-    version, words, gauss = description["generators"]["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, position, has_gauss, cached = description["generators"]["numpy"]
-    np.random.set_state((kind, training["numpy"], position, has_gauss, cached))  # noqa: NPY002  # SB3 draws from it
-    return float(description["seconds"])
 
 
 class _Watcher(BaseCallback):  # type: ignore[misc]
@@ -301,13 +197,17 @@ def _train_exactly(
     resumable: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """An exact-gradient run: its model is saved; steps, seconds and curve."""
+    """A run of Gauss-Newton on a network: its model is saved; steps, seconds and curve."""
     from torch.utils.tensorboard import SummaryWriter
 
     env = environment_of(env_id, **arguments)
     settings = config.hyperparameters
     policy = network_of(env, settings["net_arch"], derived_seed(seed, "environment"))
-    learner = ExactGradient(expansions_of(env), policy, settings["inner_steps"], seed)
+    if config.algorithm == "exact_gradient":
+        expansions: Expansions = expansions_of(env)
+    else:
+        expansions = ImitationExpansions(env, derived_seed(seed, "recording"))
+    learner = ExactGradient(expansions, policy, settings["inner_steps"], seed)
     before, curve = 0.0, []
     if resumable:
         description, arrays, _ = read_folder(checkpoint)
@@ -440,6 +340,8 @@ def train(
     arguments = dict(arguments or {})
     if reward is not None and "reward" in params_of(env_id, **arguments)._fields:
         arguments.setdefault("reward", reward)
+    if config.algorithm in FLAT and "actions" in params_of(env_id, **arguments)._fields:
+        arguments.setdefault("actions", "flat")
     run_name = f"{env_id.replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)
     settings = {
@@ -465,7 +367,7 @@ def train(
     write_json(summary_file, run)
 
     torch.set_num_threads(threads)
-    if config.algorithm == EXACT_GRADIENT:
+    if config.algorithm in OURS:
         found_run = _train_exactly(
             config,
             env_id,
@@ -484,8 +386,8 @@ def train(
         return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
     venv = build_env(config, env_id, arguments, threads, reward)
     model = build_model(config, venv, seed, str(home / "tensorboard"))
-    _batch(venv).seed(derived_seed(seed, "environment"))
-    elapsed_before = _restore_checkpoint(checkpoint, model) if resumable else 0.0
+    batch_under(venv).seed(derived_seed(seed, "environment"))
+    elapsed_before = restore_checkpoint(checkpoint, model) if resumable else 0.0
     env = environment_of(env_id, **arguments)
     started = time.perf_counter()
 
@@ -493,7 +395,7 @@ def train(
         return elapsed_before + time.perf_counter() - started
 
     def save() -> None:
-        _save_checkpoint(checkpoint, model, config, env_id, arguments, seed, seconds())
+        save_checkpoint(checkpoint, model, config, env_id, arguments, seed, seconds())
 
     with tqdm(total=config.n_timesteps, unit="step", unit_scale=True, desc=run_name, disable=not progress) as bar:
         bar.update(model.num_timesteps)

@@ -150,14 +150,14 @@ def test_a_killed_run_resumes_to_the_same_parameters(config, tmp_path):
     whole, _ = train(config, AS, seed=3, folder=tmp_path / "whole", progress=False)
     script = f"""
 import os, agents.train as t
-save, count = t._save_checkpoint, 0
+save, count = t.save_checkpoint, 0
 def save_and_die(*arguments):
     global count
     save(*arguments)
     count += 1
     if count == 2:
         os._exit(9)
-t._save_checkpoint = save_and_die
+t.save_checkpoint = save_and_die
 t.train({config!r}, {AS!r}, seed=3, folder={str(tmp_path / "killed")!r}, checkpoint_steps=1600, progress=False)
 """
     child = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True, text=True)
@@ -331,12 +331,12 @@ def test_bad_configurations_are_named(tmp_path, change, message):
 
 
 def test_missing_configurations_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one of exact_gradient, maskable_ppo, ppo"):
+    with pytest.raises(FileNotFoundError, match="one of a2c, behaviour_cloning, dqn, exact_gradient"):
         load_config("nothing", AS)
     with pytest.raises(ValueError, match="has no settings for 'CartPole-v1'"):
         load_config("ppo", "CartPole-v1")
     (tmp_path / "dreamer.yml").write_text(TINY)
-    with pytest.raises(ValueError, match="must start with an algorithm: a2c, exact_gradient, maskable_ppo, ppo"):
+    with pytest.raises(ValueError, match="must start with an algorithm: a2c, behaviour_cloning, dqn"):
         load_config(str(tmp_path / "dreamer.yml"), AS)
 
 

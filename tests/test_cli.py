@@ -116,7 +116,7 @@ def test_errors_say_what_is_allowed(capsys, tmp_path):
         (("solve", "--env", AS, "--set", "num_steps"), "name=value"),
         (("solve", "--env", AS, "--set", "colour=3"), "unknown argument 'colour'"),
         (("score", "--env", AS, "nobody"), "neither a folder, a table (.npz) nor one of: all, optimal"),
-        (("train", "nothing", "--env", AS), "one of exact_gradient, maskable_ppo, ppo"),
+        (("train", "nothing", "--env", AS), "one of a2c, behaviour_cloning, dqn, exact_gradient"),
         (("calibrate", "glft", str(tmp_path / "none.csv")), "none.csv"),
         (("list", "--output", "table.txt"), ".csv or .json"),
         (("throughput", "--seconds", "0"), "must be > 0"),

@@ -1,0 +1,184 @@
+"""Every algorithm: a tiny run, killed and resumed, its files and score; and what rl-baselines3-zoo reads."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
+
+import agents.train as module
+import baselines
+from agents.algorithms import ALGORITHMS, OURS, algorithm_class
+from agents.config import config_names, load_config, shipped_folder
+from agents.policies import as_policy
+from agents.train import load_model, train
+
+AS, TS = "mmgym/AvellanedaStoikov-v0", "mmgym/TickSpread-v0"
+MARKET = {AS: {"num_steps": 20, "horizon": 0.1, "inventory_limit": 3.0}}
+MARKET[TS] = {"num_steps": 20, "horizon": 20.0, "lot": 50.0, "inventory_limit": 200.0}
+ON_POLICY = {"n_steps": 20, "policy_kwargs": {"net_arch": [8]}}
+REPLAY = {
+    "buffer_size": 400,
+    "learning_starts": 80,
+    "batch_size": 16,
+    "train_freq": 4,
+    "gradient_steps": 2,
+    "policy_kwargs": {"net_arch": [8]},
+}
+Q_LEARNING = REPLAY | {"target_update_interval": 96, "exploration_fraction": 0.5}
+TINY = {
+    "a2c": ON_POLICY,
+    "ppo": ON_POLICY | {"batch_size": 80},
+    "maskable_ppo": ON_POLICY | {"batch_size": 80},
+    "recurrent_ppo": ON_POLICY
+    | {"batch_size": 80, "policy": "MlpLstmPolicy", "policy_kwargs": {"net_arch": [8], "lstm_hidden_size": 4}},
+    "sac": REPLAY | {"ent_coef": "auto"},
+    "td3": REPLAY | {"noise_type": "normal", "noise_std": 0.1},
+    "tqc": REPLAY | {"top_quantiles_to_drop_per_net": 1},
+    "dqn": Q_LEARNING,
+    "qrdqn": Q_LEARNING,
+}
+DISCRETE = ("maskable_ppo", "dqn", "qrdqn")
+
+
+def write(folder, algorithm):
+    """A tiny configuration of an algorithm: its path and the environment it is for."""
+    env_id = TS if algorithm in DISCRETE else AS
+    common = {"n_envs": 8, "n_timesteps": 960, "gamma": 1.0, "policy": "MlpPolicy"}
+    common["normalize"] = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
+    path = folder / f"{algorithm}.yml"
+    path.write_text(yaml.safe_dump({env_id: {**common, **TINY[algorithm]}}), encoding="utf-8")
+    return str(path), env_id
+
+
+def arrays(folder):
+    found = {}
+    for name in ("parameters", "normalisation"):
+        with np.load(folder / "model" / f"{name}.npz") as stored:
+            found |= {f"{name}.{key}": stored[key] for key in stored.files}
+    return found
+
+
+def test_every_algorithm_is_tried():
+    assert set(TINY) | set(OURS) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algorithm", TINY)
+def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkeypatch):
+    """Bit for bit: networks, optimisers, normalisation; replay buffer and hidden states are part of the checkpoint."""
+    config, env_id = write(tmp_path, algorithm)
+    options = {"seed": 2, "arguments": MARKET[env_id], "progress": False, "score_steps": 480}
+    whole, found = train(config, env_id, folder=tmp_path / "whole", **options)
+
+    save = module.save_checkpoint
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_checkpoint", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, env_id, folder=tmp_path / "run", checkpoint_steps=400, **options)
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "model").exists()
+    folder, again = train(config, env_id, folder=tmp_path / "run", resume=True, **options)
+    first, second = arrays(whole), arrays(folder)
+    assert set(first) == set(second)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert again.value == found.value
+
+    policy, description = load_model(folder / "model")
+    assert description["algorithm"] == algorithm
+    assert description["steps"] >= 960
+    assert policy.markov == (algorithm != "recurrent_ppo")
+    arguments = description["arguments"]
+    assert arguments.get("actions") == ("flat" if algorithm in ("dqn", "qrdqn") else None)
+    loaded = baselines.score(env_id, policy, **arguments)
+    assert loaded.method == found.method == ("exact" if policy.markov else "simulated")
+    assert loaded.value == pytest.approx(found.value, abs=1e-12)
+    assert loaded.value <= loaded.optimum_upper + 4.0 * loaded.stderr
+
+
+def test_a_recurrent_policy_remembers(tmp_path):
+    config, env_id = write(tmp_path, "recurrent_ppo")
+    folder, _ = train(config, env_id, folder=tmp_path / "run", arguments=MARKET[AS], progress=False)
+    policy, _ = load_model(folder / "model")
+    observation = np.zeros((1, 2), dtype=np.float32)
+    first, state = policy.predict(observation, episode_start=np.array([True]))
+    second, state = policy.predict(observation, state=state, episode_start=np.array([False]))
+    fresh, _ = policy.predict(observation, state=state, episode_start=np.array([True]))
+    assert not np.array_equal(first, second)
+    np.testing.assert_allclose(fresh, first, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="exact score needs a function of the observation"):
+        baselines.score(AS, policy, method="exact", **MARKET[AS])
+
+
+def test_off_policy_heads_have_no_quadrature(tmp_path):
+    config, env_id = write(tmp_path, "sac")
+    folder, _ = train(config, env_id, folder=tmp_path / "run", arguments=MARKET[AS], timesteps=160, progress=False)
+    policy, _ = load_model(folder / "model")
+    with pytest.raises(TypeError, match="use method='simulated'"):
+        baselines.score(AS, policy, deterministic=False, **MARKET[AS])
+    acting = baselines.score(AS, policy, deterministic=False, method="simulated", episodes=100, **MARKET[AS])
+    assert acting.method == "simulated"
+
+
+def test_noise_of_another_kind_is_refused(tmp_path):
+    config, env_id = write(tmp_path, "td3")
+    path = tmp_path / "td3.yml"
+    path.write_text(path.read_text().replace("noise_type: normal", "noise_type: pink"))
+    with pytest.raises(ValueError, match="noise_type = 'pink' is not allowed: it must be 'normal'"):
+        train(config, env_id, folder=tmp_path / "run", progress=False)
+
+
+def test_cloning_comes_near_what_it_imitates(tmp_path):
+    path = tmp_path / "behaviour_cloning.yml"
+    path.write_text(f"{AS}:\n  n_timesteps: 8\n  gamma: 1.0\n  net_arch: [16]\n", encoding="utf-8")
+    folder, found = train(str(path), AS, folder=tmp_path / "run", arguments=MARKET[AS], progress=False)
+    assert found.method == "exact"
+    assert found.skill > 0.99
+    assert load_model(folder / "model")[1]["algorithm"] == "behaviour_cloning"
+    path.write_text(path.read_text().replace(AS, TS), encoding="utf-8")
+    with pytest.raises(TypeError, match="needs a box of actions"):
+        train(str(path), TS, folder=tmp_path / "other", progress=False)
+
+
+ZOO = [
+    (name, env_id)
+    for name in config_names()
+    if not name.startswith((*OURS, "maskable_ppo"))
+    for env_id in yaml.safe_load((shipped_folder() / f"{name}.yml").read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("name", "env_id"), ZOO)
+def test_the_zoo_reads_our_configurations(name, env_id, tmp_path):
+    """rl-baselines3-zoo's own preprocessing gives arguments that the algorithm takes, and the same ones as ours."""
+    manager_module = pytest.importorskip("rl_zoo3.exp_manager", reason="rl-baselines3-zoo is not installed")
+    algorithm = {"recurrent_ppo": "ppo_lstm"}.get(name, name)
+    manager = manager_module.ExperimentManager(
+        argparse.Namespace(), algorithm, env_id, str(tmp_path), verbose=0, config=str(shipped_folder() / f"{name}.yml")
+    )
+    read, saved = manager.read_hyperparameters()
+    hyperparameters, wrapper, callbacks, vec_wrapper = manager._preprocess_hyperparams(read)
+    assert wrapper is None
+    assert vec_wrapper is None
+    assert callbacks == []
+    ours = load_config(name, env_id)
+    assert manager.n_envs == ours.n_envs
+    assert manager.n_timesteps == ours.n_timesteps
+    assert manager.normalize == bool(ours.normalize)
+    assert manager.normalize_kwargs == {**ours.normalize, "gamma": 1.0}
+    kept = {key: value for key, value in saved.items() if key not in ("n_envs", "n_timesteps", "normalize")}
+    assert json.loads(json.dumps(kept)) == json.loads(json.dumps(ours.hyperparameters))
+    if ours.normalize:
+        assert set(hyperparameters) == set(ours.hyperparameters)
+    algorithm_class(name)  # the class exists; the tiny runs above build it from such settings
+
+
+def test_models_of_other_libraries_are_refused():
+    with pytest.raises(TypeError, match="not a Stable-Baselines3 model"):
+        as_policy(object())
