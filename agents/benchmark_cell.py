@@ -70,7 +70,7 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
         quotes = [np.asarray(envs.to_quotes(a), dtype=np.float64) for a in (actions, learned)]
         rows.append(np.column_stack([now, info["inventory"], *quotes])[running])
         observations, _, terminated, _, info = envs.step(actions)
-        now = now + info["elapsed"]
+        now = now + info.get("elapsed", env.params.horizon / env.params.num_steps)
         running = running & ~terminated
     found, table = [], np.concatenate(rows)
     third = np.minimum((3.0 * table[:, 0] / env.params.horizon).astype(int), 2)

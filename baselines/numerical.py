@@ -56,7 +56,11 @@ class NumericalPolicy(Policy, Protocol):
 
 
 class NumericalBaseline(Protocol):
-    """Optimum, policies and evaluation of a market with continuous coordinates."""
+    """Optimum, policies and evaluation of a market with continuous coordinates.
+
+    Where the criterion is not the mean of the ``estimate`` of `play`, a method ``converted(mean, stderr)`` makes
+    criterion and standard error of its mean and standard error.
+    """
 
     @property
     def level(self) -> str:

@@ -183,7 +183,7 @@ def score(
             raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
         sample = _sample(
             lambda count, first: numerical.play(base, player, deterministic, count, first),
-            lambda mean, error: (mean, error),
+            getattr(numerical, "converted", lambda mean, error: (mean, error)),
             *(episodes, stderr if evaluation is None else None, seed, progress),
         )
         found = _numerical_score(base, numerical, sample, evaluation, trusted=method == "exact")
@@ -401,6 +401,7 @@ def _numerical_score(
     """A score in a market with continuous coordinates: the evaluation, unless the simulation speaks against it."""
     bounds = best_known_policy(base).bounds
     reference = reference_value(base)
+    expected_utility = getattr(base.params, "utility", "mean") == "cara"
     found = evaluation
     if found is not None and not trusted:
         tolerance = found.error + bounds.error + DISAGREEMENT * sample.stderr
@@ -416,13 +417,14 @@ def _numerical_score(
         level=numerical.level,
         method="simulated" if found is None else "numerical",
         reference=reference,
-        std=sample.std("returns"),
+        std=sample.std("pnl" if expected_utility else "returns"),
         pnl=sample.mean("pnl") if found is None else found.pnl,
         pnl_std=sample.std("pnl"),
         fills=sample.mean("fills") if found is None else found.fills,
         orders=sample.mean("orders"),
         mean_absolute_inventory=(sample.mean("absolute_inventory") if found is None else found.absolute_inventory)
         / base.params.horizon,
+        utility=sample.mean("returns") if expected_utility else None,
         episodes=sample.episodes,
     )
 

@@ -14,6 +14,7 @@ from baselines.numerical import Bounds, Evaluation
 from baselines.policy import Policy
 from baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
 from baselines.stochastic_volatility.problem import VarianceProblem
+from baselines.stochastic_volatility.tilted import TiltedVarianceProblem
 from mmgym.models import stochastic_volatility as model
 from mmgym.models.stochastic_volatility import Params
 
@@ -64,24 +65,29 @@ class VariancePolicy:
         return model.from_quotes(self.params, depths), state
 
 
+def level_of(params: Params) -> str:
+    """Whether the optimum is known to numerical error, or between bounds."""
+    return "certified" if params.observe_variance or params.utility == "mean" else "bracketed"
+
+
 class OptimalVariancePolicy(VariancePolicy):
     """The optimum.
 
     Attributes
     ----------
     optimum : float
-        The criterion from the environment's initial state.
+        The criterion from the environment's initial state, or its upper bound.
     bounds : Bounds
     level : str
+        "certified"; "bracketed" where a hidden variance counts in a utility. The policy then plays what is best at the
+        expected variance, and its value is the lower bound.
     """
-
-    level = "certified"
 
     def __init__(self, problem: VarianceProblem, solution: Solution, bounds: Bounds) -> None:
         shape = (problem.num_steps, problem.lot_count, problem.node_count, 2)
         variances = problem.nodes(0) if problem.grid is not None else np.zeros(1)
         super().__init__(problem.market, solution.controls.reshape(shape), variances)
-        self.optimum, self.bounds = bounds.upper, bounds
+        self.optimum, self.bounds, self.level = bounds.upper, bounds, level_of(problem.market)
         self._problem, self._values = problem, solution.values
 
     def value(self, observation: Any) -> Array:
@@ -93,32 +99,39 @@ class OptimalVariancePolicy(VariancePolicy):
         return np.asarray((values * rows).sum(axis=1).reshape(shape))
 
 
+def _at_start(problem: VarianceProblem, solution: Solution) -> float:
+    """The criterion of a solution from the initial state."""
+    return float(problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0]))
+
+
 class StochasticVolatilityBaseline:
     """Optimum, policies and evaluation of the market: a `baselines.numerical.NumericalBaseline`."""
 
-    level = "certified"
     reference = "constant"
 
     def __init__(self, params: Params) -> None:
-        self.params = params
+        self.params, self.level = params, level_of(params)
 
     @functools.cached_property
     def _problems(self) -> tuple[VarianceProblem, VarianceProblem]:
-        return VarianceProblem(self.params, COARSE, polished=False), VarianceProblem(self.params, FINE)
+        kind = TiltedVarianceProblem if self.params.utility == "cara" else VarianceProblem
+        return kind(self.params, COARSE, polished=False), kind(self.params, FINE)
 
     @functools.cached_property
     def _solution(self) -> tuple[Solution, Bounds]:
         coarse, fine = self._problems
         found = frozen.solve(fine)
-        value = float(fine.initial @ found.values[0])
-        rough = float(coarse.initial @ frozen.solve(coarse).values[0])
-        error = SAFETY * abs(value - rough) + ROUNDING * abs(value)
+        value, rough = _at_start(fine, found), _at_start(coarse, frozen.solve(coarse))
+        error = SAFETY * abs(value - rough) + ROUNDING * abs(value) + self.params.cara_bias
         if not error <= LARGEST_ERROR * max(abs(value), float(np.max(1.0 / fine.decays)) * self.params.order_size):
             raise ArithmeticError(
                 f"the optimum {value:.6g} is only known to {error:.3g}: the variance spreads too far for polynomials; "
                 "lower variance_volatility or initial_variance, or raise variance_reversion"
             )
-        return found, Bounds(value, value, error)
+        if self.level == "certified":
+            return found, Bounds(value, value, error)
+        known = self.evaluate(OptimalVariancePolicy(fine, found, Bounds(value, value, error)))
+        return found, Bounds(min(known.value, value), value, error + known.error)
 
     def best_policy(self) -> OptimalVariancePolicy:
         """The optimum.
@@ -133,10 +146,11 @@ class StochasticVolatilityBaseline:
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """Policies by name: the continuous-time optimum, and those that do not look at the variance.
 
-        ``variance_blind`` has the best continuous-time quotes that know the expected variance only; the papers' closed
-        forms are those of the long-run variance.
+        ``variance_blind`` has the continuous-time quotes that are best where the variance is what is expected of it
+        (under the mean criterion the best of those that do not see it); the papers' closed forms are those of the
+        long-run variance.
         """
-        p, plain = self.params, plain_params(self.params)
+        p, plain = self.params, plain_params(self.params, self.params.utility)
 
         def blind(depths: Callable[[], Array]) -> Callable[[], Policy]:
             return lambda: VariancePolicy(p, depths()[:, :, None, :], np.zeros(1))
@@ -169,12 +183,13 @@ class StochasticVolatilityBaseline:
         table = frozen.tabulate(fine, policy)
 
         def expectation(problem: VarianceProblem, played: frozen.Table, functional: Functional) -> float:
-            values, _ = frozen.evaluate(problem, played, functional)
-            return float(problem.initial @ values[0, :, 0])
+            values, log_scale = frozen.evaluate(problem, played, functional)
+            raw = problem.initial @ values[0, :, 0]
+            return float(problem.to_value(raw, log_scale[0]) if functional.exponents is not None else raw)
 
         value = expectation(fine, table, fine.criterion)
         error = 0.0
-        if self.params.observe_variance:
+        if fine.node_count > 1:
             error = abs(value - expectation(coarse, frozen.tabulate(coarse, policy), coarse.criterion))
         wanted = (Functional(gain=1.0), Functional(fills=1.0), Functional(absolute_inventory=1.0))
         return Evaluation(value, error, *(expectation(fine, table, functional) for functional in wanted))
@@ -186,30 +201,45 @@ class StochasticVolatilityBaseline:
         next to no sampling error.
         """
         p, problem = self.params, self._problems[1]
-        solution, bounds = self._solution
+        solution, _ = self._solution
         envs = base.make_batch(count, info="full")
         observations, info = envs.reset(seed=seed)
         totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
-        estimate, columns = np.full(count, bounds.upper), np.arange(count)
+        estimate = np.full(count, float(problem.initial @ solution.raw[0]))
         state, start = None, np.ones(count, dtype=np.bool_)
         for n in range(p.num_steps):
             actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
             lots = np.rint(info["inventory"] / p.order_size).astype(np.int64) + p.limit
-            if p.observe_variance:
+            if problem.grid is not None:
                 variance = info["variance"]
             else:
                 variance = np.full(count, p.expected_variance(n * p.step_length))
             rows = problem.rows(n, variance)
-            ahead = problem.continuation(solution.values[n + 1]) @ rows.T
-            here = solution.values[n].reshape(problem.lot_count, problem.node_count)[lots]
-            played = problem.means(lots, columns, variance, envs.to_quotes(actions), ahead, problem.criterion)
-            estimate += played - (here * rows).sum(axis=1)
+            here = (solution.raw[n].reshape(problem.lot_count, problem.node_count)[lots] * rows).sum(axis=1)
+            depths = envs.to_quotes(actions)
+            if isinstance(problem, TiltedVarianceProblem):
+                scale = solution.log_scale - solution.log_scale[0]
+                weight = problem.log_weight(info)
+                gap = problem.tilted(lots, rows, depths, solution.raw[n + 1]) * np.exp(weight + scale[n + 1])
+                gap -= here * np.exp(weight + scale[n])
+            else:
+                ahead = problem.continuation(solution.raw[n + 1]) @ rows.T
+                gap = problem.means(lots, np.arange(count), variance, depths, ahead, problem.criterion) - here
+            estimate += gap
             observations, rewards, _, _, info = envs.step(actions)
             totals["returns"] += rewards
             totals["fills"] += info["bid_fills"] + info["ask_fills"].astype(float)
             totals["absolute_inventory"] += np.abs(info["inventory"]) * p.step_length  # at step ends
             start = np.zeros(count, dtype=np.bool_)
         return {**totals, "pnl": info["gain"].copy(), "estimate": estimate}
+
+    def converted(self, mean: float, stderr: float) -> tuple[float, float]:
+        """The criterion and its standard error from those of ``estimate``; under CARA by the delta method."""
+        problem = self._problems[1]
+        if not problem.aversion:
+            return mean, stderr
+        value = float(problem.to_value(np.array(mean), self._solution[0].log_scale[0]))
+        return value, stderr / (problem.aversion * mean)
 
     def examples(self) -> list[dict[str, float]]:
         """Values and best depths at some times, inventories and variances."""

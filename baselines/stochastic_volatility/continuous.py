@@ -76,15 +76,18 @@ def _integrate(derivative: Any, start: Array, times: Array) -> Array:
 
 
 def continuous_values(
-    params: Params, utility: Literal["mean", "cara"] = "mean", num_steps: int = 1, nodes: int = 15
+    params: Params, utility: Literal["mean", "cara"] | None = None, num_steps: int = 1, nodes: int = 15
 ) -> tuple[Array, VarianceGrid]:
     """``v(t_n, q, nu)`` on the grid ``t_n = n T / num_steps``: shape (num_steps + 1, 2 limit + 1, nodes), and the grid.
+
+    ``utility`` is that of the parameters by default.
 
     Raises
     ------
     RuntimeError
         If the system could not be integrated.
     """
+    utility = params.utility if utility is None else utility
     p, grid, plain = params, VarianceGrid(params, nodes), plain_params(params, utility)
     fills, nu, gamma, xi = _fills(plain), grid.nodes, p.risk_aversion, p.variance_volatility
     q = (np.arange(-p.limit, p.limit + 1) * p.order_size)[:, None]
@@ -103,8 +106,10 @@ def continuous_values(
     return _integrate(derivative, start, np.linspace(0.0, p.horizon, num_steps + 1)), grid
 
 
-def continuous_value(params: Params, utility: Literal["mean", "cara"] = "mean", nodes: int = 15) -> float:
+def continuous_value(params: Params, utility: Literal["mean", "cara"] | None = None, nodes: int = 15) -> float:
     """``v`` at the initial state (currency); under CARA the certainty equivalent of the whole game.
+
+    ``utility`` is that of the parameters by default.
 
     Raises
     ------
@@ -127,16 +132,17 @@ def continuous_value(params: Params, utility: Literal["mean", "cara"] = "mean", 
 
 
 def blind_values(params: Params, num_steps: int | None = None) -> Array:
-    """``v(t_n, q)`` of the best quotes that do not see the variance: the penalty is ``(gamma / 2) E[nu_t] q^2``.
+    """``v(t_n, q)`` of quotes that do not see the variance: the penalty is ``(gamma / 2) E[nu_t] q^2``.
 
-    Shape (num_steps + 1, 2 limit + 1); mean criterion. The value is attained: it is a lower bound of the optimum.
+    Shape (num_steps + 1, 2 limit + 1). Under the mean criterion the quotes are the best ones and the value is attained:
+    it is a lower bound of the optimum.
 
     Raises
     ------
     RuntimeError
         If the system could not be integrated.
     """
-    p, fills = params, _fills(plain_params(params))
+    p, fills = params, _fills(plain_params(params, params.utility))
     q = np.arange(-p.limit, p.limit + 1) * p.order_size
 
     def derivative(left: float, values: Array) -> Array:
@@ -148,5 +154,5 @@ def blind_values(params: Params, num_steps: int | None = None) -> Array:
 
 
 def best_depths(params: Params, values: Array) -> Array:
-    """Depths (..., S, 2) that are optimal for mean-criterion values (..., S), as `baselines.glft.continuous_depths`."""
-    return continuous_depths(plain_params(params), values)
+    """Depths (..., S, 2) that are optimal for values (..., S) of the criterion: `baselines.glft.continuous_depths`."""
+    return continuous_depths(plain_params(params, params.utility), values)

@@ -3,7 +3,7 @@ r"""The frozen-quote problem under stochastic volatility, on inventories and nod
 The variance does not depend on the inventory, so one step is: continuation values averaged over the variance's law
 (exact for polynomials through the nodes), then the birth-death chain of the inventory with the reward rate ``a(q) +
 (nu - theta) exp(-kappa s) b(q)`` at time ``s`` of the step, ``b = -(gamma / 2) q^2``. Where the variance is hidden it
-enters through its expectation alone: one node, which moves with time.
+enters through its expectation alone: one node, which moves with time. (CARA: `baselines.stochastic_volatility.tilted`.)
 """
 
 import math
@@ -23,8 +23,6 @@ Array = NDArray[Any]
 
 __all__ = ["VarianceProblem"]
 
-POLISHING = 3  # rounds
-
 
 class VarianceProblem(GLFTProblem):
     """The market as a `FrozenProblem` for expectations. States are inventories times variance nodes (K fastest).
@@ -34,13 +32,14 @@ class VarianceProblem(GLFTProblem):
     """
 
     level = "certified"
+    polishing = 3  # rounds
 
     def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:
-        super().__init__(plain_params(params))
+        super().__init__(plain_params(params, params.utility))
         self.polished = polished
         self.market = p = params
         self.lot_count = 2 * p.limit + 1
-        self.grid = VarianceGrid(p, nodes) if p.observe_variance else None
+        self.grid = VarianceGrid(p, nodes) if p.observe_variance or p.utility == "cara" else None
         self.node_count = nodes if self.grid is not None else 1
         self.num_states = self.lot_count * self.node_count
         self._expectation = self.grid.expectation(p.step_length) if self.grid is not None else np.eye(1)
@@ -142,20 +141,20 @@ class VarianceProblem(GLFTProblem):
 
     def _polish(self, n: int, controls: Array, values: Array) -> tuple[Array, Array]:
         """Newton steps of each depth by differences, kept where they gain."""
-        states = np.arange(self.num_states)
+        states, sign = np.arange(self.num_states), -1.0 if self.aversion else 1.0
         kept = self.backward(n, states, controls, values, self.criterion)
-        for _ in range(POLISHING if self.polished else 0):
+        for _ in range(self.polishing if self.polished else 0):
             moved = controls.copy()
             for side, decay in enumerate(self.decays):
                 shift = np.eye(2)[side] * 1e-3 / decay
                 up, down = (
-                    self.backward(n, states, controls + sign * shift, values, self.criterion) for sign in (1.0, -1.0)
+                    self.backward(n, states, controls + way * shift, values, self.criterion) for way in (1.0, -1.0)
                 )
-                slope, curve = (up - down)[:, 0], (up + down - 2.0 * kept)[:, 0]
+                slope, curve = sign * (up - down)[:, 0], sign * (up + down - 2.0 * kept)[:, 0]
                 newton = -0.5 * slope / np.where(curve < 0.0, curve, -np.inf) * shift[side]
                 moved[:, side] += np.clip(newton, -0.1 / decay, 0.1 / decay)
             moved = np.clip(moved, self.low_depths, self.high_depths)
             found = self.backward(n, states, moved, values, self.criterion)
-            better = found > kept
+            better = sign * found > sign * kept
             controls, kept = np.where(better, moved, controls), np.where(better, found, kept)
         return controls, kept

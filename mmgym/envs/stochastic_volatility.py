@@ -45,6 +45,7 @@ class StochasticVolatilityFace(GLFTFace):
         if full:
             entries["gain"] = gain
             entries["price_gain"] = state.price_gain
+            entries["variance_gain"] = state.variance_gain
             entries["weighted_square"] = state.weighted_square
             entries["bid_depth"], entries["ask_depth"] = controls
         return entries
@@ -68,9 +69,16 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     criterion is simulated without bias, and the variance of the P&L too at zero correlation; with correlation that
     variance is off by a relative ``(variance_reversion * step)^2 / 12`` at most (see the model's docstring).
 
-    The correlation does not change the optimum: the mid is a martingale but for its drift. Seeing the variance is
-    worth little (0.003 of 65.5 with the defaults); ``observe_variance=False`` hides it, and the optimum then is that of
-    an agent who knows its expectation only.
+    With ``utility="mean"`` the correlation does not change the optimum: the mid is a martingale but for its drift.
+    Seeing the variance is worth little (0.003 of 65.5 with the defaults); ``observe_variance=False`` hides it,
+    and the optimum then is that of an agent who knows its expectation only.
+
+    With ``utility="cara"`` the criterion is the expected utility ``E[-exp(-risk_aversion (W_T - W_0 - terminal_penalty
+    * inventory^2))]``, scores are certainty equivalents, and `correlation` counts: inventory hedges the variance. The
+    variance is then also drawn between fills where those are far apart, so that the simulated certainty equivalent is
+    unbiased to 1e-6 of what quoting ``1 / fill_decay`` earns, at any inventory. Where the variance is hidden, the best
+    policy depends on the whole path of the inventory: the optimum is then known between bounds, with that of an agent
+    who sees the variance above.
 
     Units: prices in the currency, inventory in assets, time in the unit of `horizon`.
 
@@ -87,6 +95,9 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     The gain of marked-to-mid wealth minus ``risk_aversion / 2 * int nu inventory^2 dt``; the last reward also has
     ``-terminal_penalty * inventory^2``. With ``reward="expected"`` the price noise is left out: same expectation, less
     variance. Rewards are undiscounted and add up to the criterion.
+
+    With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty *
+    inventory^2))``; ``reward="expected"`` integrates the price noise that is independent of the variance out of it.
 
     ## Starting State
     Step 0, `initial_inventory`, `initial_price`, `initial_variance`, no cash.
@@ -107,13 +118,15 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     - `initial_price` (100.0).
     - `horizon` (1.0), `num_steps` (200): time and number of decisions.
     - `terminal_penalty` (0.0): price / assets, >= 0.
-    - `risk_aversion` (0.1): 1 / currency, >= 0.
+    - `utility` ("mean"): "mean" or "cara".
+    - `risk_aversion` (0.1): 1 / currency, >= 0 (> 0 under "cara", and so low that the expected utility is finite at the
+      inventory limit).
     - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay``
       and ``3 / fill_decay`` of each side.
     - `reward` ("pnl"): "pnl" or "expected".
-    - `info` (None): "full" adds the gain, its price noise `price_gain`, the integral `weighted_square` of variance
-      times squared inventory and the depths to `info`, which always has cash, mid, inventory, variance and the fills
-      of the last step.
+    - `info` (None): "full" adds the gain, its price noise `price_gain`, the part `variance_gain` of it that follows
+      from the variance's path, the integral `weighted_square` of variance times squared inventory and the depths to
+      `info`, which always has cash, mid, inventory, variance and the fills of the last step.
     - `render_mode` (None): "ansi" or "rgb_array".
     - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
       empty there unless "full".
@@ -126,6 +139,8 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
       6(2).
     - Cox, J. C., Ingersoll, J. E. & Ross, S. A. (1985). A theory of the term structure of interest rates. Econometrica
       53(2).
+    - Andersen, L. & Piterbarg, V. (2007). Moment explosions in stochastic volatility models. Finance and Stochastics
+      11(1).
     - Guéant, O., Lehalle, C.-A. & Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
       making problem. Mathematics and Financial Economics 7(4).
     """

@@ -4,7 +4,8 @@ Fills, inventory and cash are those of `mmgym.models.glft`; the mid and its vari
 
     dS = mu dt + sqrt(nu) dW,    dnu = kappa (theta - nu) dt + xi sqrt(nu) dZ,    d<W, Z> = rho dt,
 
-and the criterion is ``E[W_T - W_0 - (gamma / 2) int nu q^2 dt - alpha q_T^2]``.
+and the criterion is "mean", ``E[W_T - W_0 - (gamma / 2) int nu q^2 dt - alpha q_T^2]``, or "cara", ``E[-exp(-gamma (W_T
+- W_0 - alpha q_T^2))]``, reported as the certainty equivalent ``-(1 / gamma) ln E[exp(...)]``.
 
 One step freezes both depths. Fills come from competing exponential clocks; at every fill and at the end of the step
 ``nu`` is drawn from its transition law, a multiple of a non-central chi-square (Cox, Ingersoll & Ross 1985), whether or
@@ -18,6 +19,11 @@ nu(0) - kappa theta t + kappa I) + sqrt((1 - rho^2) I) Z``. So all expectations 
 criterion, and with ``rho = 0`` the variance of the P&L. The correlated part of the P&L has its variance wrong by a
 relative ``(kappa t)^2 / 12`` at most, and the kurtosis of the mid within an interval is that of a mixture over the ends
 alone.
+
+Under "cara" the variance of ``I`` given both ends counts, to leading order ``xi^2 nu t^3 / 12``: it is what the scheme
+leaves out. Intervals longer than `Params.longest_piece` are therefore cut, such that the certainty equivalent is wrong
+by `Params.cara_bias` at most, even with the inventory at its limit all the time. The expected utility may be infinite:
+``E[exp(z (S_T - S_0))]`` explodes in finite time (Andersen & Piterbarg 2007, proposition 3.1), which is refused.
 """
 
 import math
@@ -31,8 +37,30 @@ from mmgym.arguments import choice, real
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import glft
 from mmgym.models.square_root import next_variance
-from mmgym.models.wealth import PNL
+from mmgym.models.wealth import CARA, step_reward
 from mmgym.random_streams import exponential, normal, uniform
+
+CARA_BIAS = 1e-6  # of the certainty equivalent, relative to what an unhurried maker earns
+NEAR_EXPLOSION = 1.01  # horizons of utilities that are accepted
+
+
+def explosion_time(reversion: float, volatility: float, correlation: float, exposure: float) -> float:
+    """Time until ``E[exp(z (S_t - S_0))]`` is infinite at the exposure ``z`` (1 / price); infinite if it never is.
+
+    The Riccati equation ``b' = z^2 / 2 + (rho xi z - kappa) b + xi^2 b^2 / 2``, ``b(0) = 0`` (Andersen & Piterbarg
+    2007, proposition 3.1).
+    """
+    pull = correlation * volatility * exposure - reversion
+    root = pull**2 - (volatility * exposure) ** 2
+    if exposure == 0.0 or volatility == 0.0 or (root >= 0.0 and pull < 0.0):
+        return math.inf
+    if root > 0.0:
+        root = math.sqrt(root)
+        return math.log((pull + root) / (pull - root)) / root
+    if root == 0.0:
+        return 2.0 / pull
+    root = math.sqrt(-root)
+    return 2.0 / root * (math.pi / 2.0 - math.atan(pull / root))
 
 
 class Params(NamedTuple):
@@ -56,6 +84,7 @@ class Params(NamedTuple):
     horizon: float  # T, time
     num_steps: int  # N, decisions
     terminal_penalty: float  # alpha, price / assets
+    utility: Literal["mean", "cara"]
     risk_aversion: float  # gamma, 1 / (price * assets)
     min_depth_bid: float  # price
     min_depth_ask: float  # price
@@ -83,6 +112,7 @@ class Params(NamedTuple):
         horizon: float = 1.0,
         num_steps: int = 200,
         terminal_penalty: float = 0.0,
+        utility: str = "mean",
         risk_aversion: float = 0.1,
         min_depth: float | list[float] | None = None,
         max_depth: float | list[float] | None = None,
@@ -121,17 +151,29 @@ class Params(NamedTuple):
             horizon=horizon,
             num_steps=num_steps,
             terminal_penalty=terminal_penalty,
+            utility=utility,
             risk_aversion=risk_aversion,
             min_depth=min_depth,
             max_depth=max_depth,
             reward=reward,
         )
+        correlation = real("correlation", correlation, low=-1.0, high=1.0)
+        if utility == "cara":  # no inventory path is worse than one that stays at the limit
+            exposure = math.copysign(plain.risk_aversion * plain.inventory_limit, correlation)
+            lasts = explosion_time(reversion, volatility, correlation, exposure)
+            if not lasts > NEAR_EXPLOSION * plain.horizon:
+                raise ValueError(
+                    f"variance_volatility = {volatility!r} is not allowed with utility='cara': with the inventory at "
+                    f"its limit the expected utility is infinite after a time of {lasts:.6g}, which must be above "
+                    f"{NEAR_EXPLOSION:g} * horizon = {NEAR_EXPLOSION * plain.horizon:.6g}; lower risk_aversion, "
+                    "inventory_limit, variance_volatility or horizon"
+                )
         return cls(
             variance_reversion=reversion,
             variance_mean=mean,
             variance_volatility=volatility,
             initial_variance=real("initial_variance", initial_variance, low=0.0, high=1e12),
-            correlation=real("correlation", correlation, low=-1.0, high=1.0),
+            correlation=correlation,
             observe_variance=choice("observe_variance", observe_variance, (False, True)),
             **{name: value for name, value in plain._asdict().items() if name in cls._fields},
         )
@@ -148,6 +190,43 @@ class Params(NamedTuple):
     depth_center = glft.Params.depth_center
     depth_reach = glft.Params.depth_reach
 
+    @property
+    def independent_share(self) -> float:
+        """Part of the price noise's variance that is independent of the variance."""
+        return 1.0 - self.correlation**2 if self.variance_volatility > 0.0 else 1.0
+
+    @property
+    def _utility_scale(self) -> tuple[float, float]:
+        """What a maker at depths ``1 / k`` earns (currency), and the bias of "cara" per squared length of a piece.
+
+        Given the ends, ``ln E[exp(-gamma (...))]`` is linear in ``I`` with a coefficient ``c``; leaving out the
+        variance of ``I`` costs ``c^2 xi^2 nu t^3 / 24`` in an interval of length ``t``.
+        """
+        earned = self.order_size * self.horizon / math.e
+        earned *= self.fill_rate_bid / self.fill_decay_bid + self.fill_rate_ask / self.fill_decay_ask
+        if self.utility == "mean" or self.variance_volatility == 0.0:
+            return earned, 0.0
+        exposure = self.risk_aversion * self.inventory_limit
+        pull = abs(self.correlation) * self.variance_reversion / self.variance_volatility
+        coefficient = exposure * pull + 0.5 * self.independent_share * exposure**2
+        highest = max(self.variance_mean, self.initial_variance)
+        bias = (coefficient * self.variance_volatility) ** 2 * highest * self.horizon / (24.0 * self.risk_aversion)
+        return earned, bias
+
+    @property
+    def longest_piece(self) -> float:
+        """Time (at most a step) after which the variance is drawn anew, fills or not."""
+        earned, bias = self._utility_scale
+        step = float(self.step_length)
+        if bias * step**2 <= CARA_BIAS * earned:
+            return step
+        return max(math.sqrt(CARA_BIAS * earned / bias), 1e-4 * step)
+
+    @property
+    def cara_bias(self) -> float:
+        """Bound of what the simulation's certainty equivalent is wrong by (currency); 0 under "mean"."""
+        return self._utility_scale[1] * self.longest_piece**2
+
     def expected_variance(self, time: Any) -> NDArray[np.float64]:
         """``E[nu_t]`` at times ``t`` since the start (price^2 / time)."""
         excess = self.initial_variance - self.variance_mean
@@ -159,6 +238,7 @@ STATE = np.dtype(
     [
         ("spread_gain", "f8"),  # sum of depths earned plus gains from the drift, price * assets
         ("price_gain", "f8"),  # int q d(S - mu t), price * assets
+        ("variance_gain", "f8"),  # the part of price_gain that follows from the path of the variance
         ("weighted_square", "f8"),  # int nu q^2 dt, price^2 * assets^2
         ("variance", "f8"),  # nu, price^2 / time
         ("mid", "f8"),  # S, price
@@ -175,6 +255,7 @@ def reset_one(p, s):
     """Start an episode."""
     s.spread_gain = 0.0
     s.price_gain = 0.0
+    s.variance_gain = 0.0
     s.weighted_square = 0.0
     s.variance = p.initial_variance
     s.mid = p.initial_price
@@ -192,15 +273,20 @@ def integrated_variance(p, before, after, length):
 
 
 @scalar_kernel
-def price_move(p, before, after, integral, length, z):
-    """``S(t) - S(0) - mu t`` over an interval without fills; ``z`` is standard normal."""
-    moved = math.sqrt(max((1.0 - p.correlation * p.correlation) * integral, 0.0)) * z
-    if p.variance_volatility > 0.0:
-        brownian = after - before + p.variance_reversion * (integral - p.variance_mean * length)
-        moved += p.correlation / p.variance_volatility * brownian
-    else:
-        moved = math.sqrt(integral) * z
-    return moved
+def variance_move(p, before, after, integral, length):
+    """The part of ``S(t) - S(0) - mu t`` over an interval that follows from the variance's path."""
+    if p.variance_volatility == 0.0:
+        return 0.0
+    brownian = after - before + p.variance_reversion * (integral - p.variance_mean * length)
+    return p.correlation / p.variance_volatility * brownian
+
+
+@scalar_kernel
+def pieces_of(p, elapsed):
+    """Pieces of equal length, not above the longest allowed one, that an interval is cut into."""
+    if p.utility != CARA or elapsed <= p.longest_piece:
+        return 1
+    return math.ceil(elapsed / p.longest_piece)
 
 
 @scalar_kernel
@@ -210,7 +296,7 @@ def step_one(p, s, controls, intensities):
     bid_rate, ask_rate = p.fill_rate_bid * intensities[0], p.fill_rate_ask * intensities[1]
     q, s0, s1, variance = np.int64(s.inventory), s.s0, s.s1, s.variance
     left = p.step_length
-    int_q = earned = moved = price_gain = weighted = 0.0
+    int_q = earned = moved = price_gain = variance_gain = weighted = 0.0
     bids = asks = 0
     while left > 0.0:
         active_bid = bid_rate if q < p.limit else 0.0
@@ -218,17 +304,22 @@ def step_one(p, s, controls, intensities):
         clock, s0, s1 = exponential(s0, s1)
         filled = clock < rate * left
         elapsed = clock / rate if filled else left
-        after, s0, s1 = next_variance(
-            variance, p.variance_reversion, p.variance_mean, p.variance_volatility, elapsed, s0, s1
-        )
-        integral = integrated_variance(p, variance, after, elapsed)
-        z, s0, s1 = normal(s0, s1)
-        move = price_move(p, variance, after, integral, elapsed, z)
-        variance = after
-        moved += move
-        price_gain += q * move
+        pieces = pieces_of(p, elapsed)
+        for _ in range(pieces):
+            length = elapsed / pieces
+            after, s0, s1 = next_variance(
+                variance, p.variance_reversion, p.variance_mean, p.variance_volatility, length, s0, s1
+            )
+            integral = integrated_variance(p, variance, after, length)
+            z, s0, s1 = normal(s0, s1)
+            known = variance_move(p, variance, after, integral, length)
+            move = known + math.sqrt(max(p.independent_share * integral, 0.0)) * z
+            variance = after
+            moved += move
+            price_gain += q * move
+            variance_gain += q * known
+            weighted += np.float64(q * q) * integral
         int_q += q * elapsed
-        weighted += np.float64(q * q) * integral
         if not filled:
             break
         left -= elapsed
@@ -243,6 +334,7 @@ def step_one(p, s, controls, intensities):
     gain = size * (earned + p.drift * int_q)
     s.spread_gain += gain
     s.price_gain += size * price_gain
+    s.variance_gain += size * variance_gain
     s.weighted_square += size * size * weighted
     s.variance = variance
     s.mid += p.drift * p.step_length + moved
@@ -253,11 +345,17 @@ def step_one(p, s, controls, intensities):
     s.s1 = s1
     s.step += 1
     terminated = s.step >= p.num_steps
-    reward = gain - 0.5 * p.risk_aversion * size * size * weighted
-    if p.reward == PNL:
-        reward += size * price_gain
-    if terminated:
-        reward -= p.terminal_penalty * (size * q) ** 2
+    cost = p.terminal_penalty * (size * q) ** 2 if terminated else 0.0
+    reward = step_reward(
+        p,
+        terminated,
+        gain - cost,
+        size * price_gain,
+        0.5 * p.risk_aversion * size * size * weighted,
+        s.spread_gain - cost,
+        s.price_gain,
+        p.risk_aversion * (0.5 * p.risk_aversion * p.independent_share * s.weighted_square - s.variance_gain),
+    )
     return reward, terminated
 
 
@@ -275,7 +373,10 @@ MARKET = Market(
     modules=("mmgym.models.wealth", "mmgym.models.glft", "mmgym.models.square_root"),
     params_type=Params,
     state=STATE,
-    derived=("step_length", "limit", "start", "center_bid", "center_ask", "reach_bid", "reach_ask"),
+    derived=(
+        *("step_length", "limit", "start", "center_bid", "center_ask", "reach_bid", "reach_ask"),
+        *("independent_share", "longest_piece"),
+    ),
     num_controls=2,
     num_intensities=2,
     reset_one=reset_one,

@@ -1,0 +1,114 @@
+r"""The frozen-quote problem under stochastic volatility and CARA.
+
+With depths frozen, ``w(t, q, nu) = E[exp(-gamma (W_T - W_t))]`` solves the linear system
+
+    -w_t = kappa (theta - nu) w_nu + (xi^2 / 2) nu w_nunu - gamma rho xi nu q w_nu + (gamma^2 nu q^2 / 2 - gamma mu q) w
+           + sum_sides lambda (exp(-gamma D delta) w(q +- D) - w)
+
+inside a step: `VarianceGrid` nodes in the variance, exponential of the matrix exactly in time.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import expm
+
+from baselines.frozen import Functional
+from baselines.glft import kernels as glft_kernels
+from baselines.stochastic_volatility.kernels import tilted_step
+from baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.models import stochastic_volatility
+
+Array = NDArray[Any]
+
+__all__ = ["TiltedVarianceProblem"]
+
+
+class TiltedVarianceProblem(VarianceProblem):
+    """`VarianceProblem` with the criterion of CARA. Its nodes stay where the variance is hidden from the policy."""
+
+    polishing = 1
+
+    def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:
+        super().__init__(params, nodes, polished=polished)
+        p, grid, q = params, self.grid, self.inventory[:, None]
+        assert grid is not None
+        growth = 0.5 * (self.aversion * q) ** 2 * grid.nodes - self.aversion * p.drift * q
+        tilt = -self.aversion * p.correlation * p.variance_volatility * q * grid.nodes
+        blocks = grid.generator + tilt[:, :, None] * grid.slope
+        blocks[:, np.arange(nodes), np.arange(nodes)] += growth
+        self._growth_rates = growth
+        self._blocks = np.ascontiguousarray(blocks)
+        self._norms = np.abs(blocks).sum(axis=2).max(axis=1)
+        self._tilted_expectations = np.stack([expm(p.step_length * block) for block in blocks])
+
+    def tilted(self, lots: Array, rows: Array, depths: Array, values: Array) -> Array:
+        """``w`` (M,) of inventories and interpolation rows (M, K) under depths (M, 2), from values (S, K) ahead."""
+        depths = np.ascontiguousarray(depths, dtype=np.float64)
+        result = np.empty(len(lots))
+        tilted_step(
+            self.market.step_length,
+            np.asarray(lots),
+            np.ascontiguousarray(rows),
+            self.intensities(depths),
+            np.exp(-self.aversion * self.market.order_size * depths),
+            self._blocks,
+            self._norms,
+            np.ascontiguousarray(values.reshape(self.lot_count, self.node_count)),
+            result,
+        )
+        return result
+
+    def backward(
+        self, n: int, states: NDArray[np.int64], controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        """As the protocol has it, for the criterion and for first moments.
+
+        Raises
+        ------
+        ValueError
+            For other moments, exponentials and price noise.
+        """
+        if functional != self.criterion:
+            return super().backward(n, states, controls, values, functional)
+        lots, columns = np.divmod(np.asarray(states), self.node_count)
+        return self.tilted(lots, np.eye(self.node_count)[columns], controls, values[:, 0])[:, None]
+
+    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+        """Best depths at each node and their exact values.
+
+        They are found for a variance that moves before the fills of the step do, which changes values by less than the
+        square of its length; where ``polished``, Newton steps for the exact value follow.
+        """
+        step = self.market.step_length
+        ahead = np.einsum("qij,qj->qi", self._tilted_expectations, values.reshape(self.lot_count, self.node_count))
+        depths = np.empty((self.lot_count, self.node_count, 2))
+        spare = np.empty(self.lot_count)
+        for k in range(self.node_count):
+            growth = np.ascontiguousarray(self._growth_rates[:, k])
+            column = ahead[:, k] * np.exp(-growth * step)
+            found = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
+            glft_kernels.improve(
+                step,
+                self.fill_rates,
+                self.decays,
+                self.params.order_size,
+                self.aversion,
+                growth,
+                np.zeros(self.lot_count),
+                self.intensities(self.high_depths),
+                self.intensities(self.low_depths),
+                column,
+                found,
+                spare,
+            )
+            depths[:, k] = np.clip(found, self.low_depths, self.high_depths)
+        return self._polish(n, depths.reshape(-1, 2), values)
+
+    def log_weight(self, info: Mapping[str, Array]) -> Array:
+        """As the protocol has it; the price noise that follows from the variance's path stays in."""
+        gamma = self.aversion
+        noise = 0.5 * gamma**2 * self.market.independent_share * info["weighted_square"]
+        return np.asarray(-gamma * (info["gain"] - info["price_gain"] + info["variance_gain"]) + noise)
