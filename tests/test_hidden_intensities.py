@@ -15,6 +15,8 @@ from scipy.linalg import expm
 
 import baselines
 import mmgym  # noqa: F401  # registers the ids
+from agents.cli import main
+from agents.train import load_model
 from baselines.catalogue import environment_of, level_of, numerical_of, reference_value
 from baselines.checking import check_baseline
 from baselines.expansion import expansions_of
@@ -307,3 +309,25 @@ def test_markets_without_derivatives_are_named():
     with pytest.raises(TypeError, match="decision = 'event'"):
         expansions_of(environment_of(FLOW, decision="clock", **HIDDEN))
     assert numerical_of(FLOW, decision="clock", **HIDDEN).evaluate(Tilted()) is None
+
+
+# --- From the command line -------------------------------------------------------------------------------------------
+
+WORDS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+WORDS += ["--set", "observe_intensities=false"]
+
+
+def test_the_argument_is_understood_on_the_command_line(capsys):
+    assert main(["score", "--env", FLOW, *WORDS, "corollary_3", "--episodes", "100"]) == 0
+    assert "optimum between" in capsys.readouterr().out
+    assert main(["solve", "--env", FLOW, "--set", "observe_intensities=no"]) == 2
+    assert "observe_intensities = 'no' is not allowed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_recurrent_agent_trains(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main(["train", "recurrent_ppo", "--env", FLOW, *WORDS, "--timesteps", "40000", "--folder", folder]) == 0
+    found = baselines.score(FLOW, load_model(tmp_path / "run" / "model")[0], episodes=200, **SMALL, **HIDDEN)
+    assert found.method == "simulated"
+    assert found.value < found.optimum_upper
