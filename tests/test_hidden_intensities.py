@@ -20,6 +20,7 @@ from agents.train import load_model
 from baselines.catalogue import environment_of, level_of, numerical_of, reference_value
 from baselines.checking import check_baseline
 from baselines.expansion import expansions_of
+from baselines.hawkes_flow import FilteredPolicy
 from baselines.policy import CallablePolicy
 from mmgym.checking import check_market
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
@@ -228,42 +229,64 @@ def test_the_full_market_with_hidden_intensities():
         assert action.shape == (2, 2), name
 
 
-class Filter:
-    """The optimum of who sees the intensities, played at what orders tell of them: it remembers.
+def played(envs, policy, seed, steps):
+    """Rows (steps, B) of what is remembered of the intensities and of what they are, of episodes that all run."""
+    observations, info = envs.reset(seed=seed)
+    state, rows = None, []
+    for _ in range(steps):
+        actions, state = policy.predict(observations, state=state)
+        rows.append((state.rates, np.stack([info["buy_rate"], info["sell_rate"]], axis=-1)))
+        observations, _, ended, _, info = envs.step(actions)
+        assert not ended.any()
+    return np.array(rows)
 
-    An order ends a decision early; if it filled a quote its side is known, if not both sides are as likely as not.
-    """
 
-    markov = False
+def test_the_filter_knows_what_it_can_know():
+    """Quotes at the best prices are always filled, so that each order's side is seen, and so are the intensities."""
+    arguments = {**FLOW_UNEQUAL, "horizon": 20.0, "num_steps": 80, "inventory_limit": 100, **HIDDEN}
+    envs = HawkesFlowVectorEnv(30, info="full", **arguments)
 
-    def __init__(self, arguments):
-        self.params = hawkes_flow.Params.create(**arguments, **HIDDEN)
-        self.best = baselines.optimal_policy(FLOW, **arguments)
+    def join(time_left, inventory, buy_rate, sell_rate):
+        return np.full((*np.shape(time_left), 2), 0.3)
 
-    def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
-        p, (left, lots, *_) = self.params, hawkes_flow.locate(self.params, observation)
-        if state is None:
-            rates = np.tile([p.initial_rate_buy, p.initial_rate_sell], (len(left), 1))
-        else:
-            rates, last_left, last_lots, depths = state
-            elapsed, moved = last_left - left, lots - last_lots
-            base = np.array([p.base_rate_buy, p.base_rate_sell])
-            rates = base + (rates - base) * np.exp(-np.outer(elapsed, [p.decay_buy, p.decay_sell]))
-            came = elapsed < np.minimum(p.step_length, last_left) * (1.0 - 1e-4)
-            filled = np.exp(-np.array([p.fill_decay_buy, p.fill_decay_sell]) * (depths[:, ::-1] - p.half_spread))
-            quiet = rates * (1.0 - filled)
-            quiet = quiet / quiet.sum(axis=1, keepdims=True).clip(1e-12)
-            share = np.where(moved[:, None] == 0, quiet, moved[:, None] * [-1, 1]).clip(0.0, 1.0)
-            rates = rates + came[:, None] * share * [p.excitation_buy, p.excitation_sell]
-        seen = p._replace(observe_intensities=True)
-        actions, _ = self.best.predict(hawkes_flow.observe(seen, left, lots, rates[:, 0], rates[:, 1]))
-        return actions, (rates, left, lots, hawkes_flow.to_quotes(p, actions))
+    rows = played(envs, FilteredPolicy(envs.params, join), 1, 60)
+    np.testing.assert_allclose(rows[:, 0], rows[:, 1], rtol=1e-4)
+    assert rows[-1, 1].std() > 0.3
+
+
+def test_the_filter_knows_the_sum_where_sides_are_alike():
+    """Deep quotes are hardly ever filled: sides are not seen, but each order lifts the sum by the same."""
+    envs = HawkesFlowVectorEnv(500, info="full", **HIDDEN)
+
+    def deep(time_left, inventory, buy_rate, sell_rate):
+        return np.full((*np.shape(time_left), 2), 1e3)
+
+    guess, truth = played(envs, FilteredPolicy(envs.params, deep), 2, 40)[-1]
+    np.testing.assert_allclose(guess.sum(axis=-1), truth.sum(axis=-1), rtol=1e-4)
+
+
+def test_the_filter_begins_again_with_an_episode():
+    env = environment_of(FLOW, **SMALL, **HIDDEN)
+    policy = baselines.paper_policies(FLOW, **SMALL, **HIDDEN)["filtered"]
+    start, _ = env.reset(seed=0)
+    action, state = policy.predict(start)
+    assert action.shape == (2,)
+    later, *_ = env.step(action)
+    _, state = policy.predict(later, state=state)
+    again, fresh = policy.predict(start, state=state)
+    assert np.array_equal(again, action)
+    assert fresh.rates.tolist() == [1.2, 1.2]
+    _, marked = policy.predict(later, state=state, episode_start=np.ones(1, dtype=bool))
+    assert marked.rates.tolist() == [1.2, 1.2]
+    assert "filtered" not in baselines.paper_policies(FLOW, **SMALL)
+    with pytest.raises(ValueError, match="decision = 'clock' is not allowed"):
+        FilteredPolicy(hawkes_flow.Params.create(decision="clock", **HIDDEN), None)
 
 
 def test_memory_is_worth_something():
-    """The filter is above the best policy without memory, and below the upper bound."""
-    arguments = {"horizon": 6.0, "num_steps": 24, "inventory_limit": 2}
-    found = baselines.score(FLOW, Filter(arguments), episodes=3_000, **arguments, **HIDDEN)
+    """The filter is above the best known policy without memory, and below the upper bound."""
+    arguments = {"horizon": 6.0, "num_steps": 24, "inventory_limit": 2, **HIDDEN}
+    found = baselines.score(FLOW, baselines.paper_policies(FLOW, **arguments)["filtered"], episodes=2_000, **arguments)
     assert found.method == "simulated"
     margin = stats.norm.isf(FALSE_ALARMS / 2) * found.stderr
     assert found.optimum_lower + margin < found.value < found.optimum_upper - margin

@@ -24,6 +24,7 @@ import mmgym.models.hawkes_flow as model
 from baselines.frozen import Functional
 from baselines.hawkes_flow import closed_forms, kernels, rates, solver
 from baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
+from baselines.hawkes_flow.filtering import FilteredPolicy
 from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from baselines.numerical import Bounds, Evaluation
@@ -290,13 +291,16 @@ class HawkesFlowBaseline:
         return float(sample.mean() - 4.0 * sample.std(ddof=1) / math.sqrt(count))
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
-        """The paper's policies and those of Poisson order flow, by name."""
+        """The paper's policies, those of Poisson order flow and, if intensities are hidden, one that remembers."""
         p = self.params
 
         def of(depths: Callable[..., Array], **options: Any) -> Callable[[], Policy]:
             return lambda: DepthPolicy(p, functools.partial(depths, p, **options))
 
-        return {
+        memory: dict[str, Callable[[], Policy]] = {}
+        if self.held and not p.observe_intensities:
+            memory["filtered"] = lambda: FilteredPolicy(p, self.best_policy().depths)
+        return memory | {
             "signal_poisson": lambda: DepthPolicy(p, closed_forms.signal_poisson(p, _poisson_values(p))),
             "poisson": lambda: DepthPolicy(p, closed_forms.poisson(p, _poisson_values(p))),
             "corollary_3": of(closed_forms.corollary_3),
