@@ -19,7 +19,7 @@ class UsageError(Exception):
 
 
 def _environment_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Constructor arguments from ``name=value`` words; values are Python literals, other words are text."""
+    """Constructor arguments from ``name=value`` words; values are Python literals, true or false; others are text."""
     found = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -28,7 +28,7 @@ def _environment_arguments(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             found[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            found[name] = text
+            found[name] = {"true": True, "false": False}.get(text, text)
     return found
 
 

@@ -9,6 +9,7 @@ from baselines.hawkes_flow.closed_forms import (
     price_drift,
     signal_poisson,
 )
+from baselines.hawkes_flow.filtering import FilteredPolicy
 from baselines.hawkes_flow.solver import COARSE, FINE, Resolution, march
 from baselines.numerical import numerical_baseline
 from mmgym.models.hawkes_flow import Params
@@ -17,6 +18,7 @@ __all__ = [
     "COARSE",
     "FINE",
     "DepthPolicy",
+    "FilteredPolicy",
     "HawkesFlowBaseline",
     "OptimalFlowPolicy",
     "PoissonValues",

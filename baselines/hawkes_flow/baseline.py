@@ -1,7 +1,9 @@
 """The Hawkes flow market as a `NumericalBaseline`: its optimum, its policies, and what they are worth.
 
 With decisions at events the optimum is that of frozen depths, computed to a stated error; by the clock it is bracketed
-by the best known policy, sampled, and the value of depths that move at once, which no frozen depths can reach.
+by the best known policy, sampled, and the value of depths that move at once, which no frozen depths can reach. Where
+the intensities are hidden, the best known policy plays that optimum at the expected ones; what it is worth bounds the
+optimum from below, and what it would be worth to see them from above.
 """
 
 import contextlib
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 import mmgym.models.hawkes_flow as model
 from baselines.frozen import Functional
 from baselines.hawkes_flow import closed_forms, kernels, rates, solver
-from baselines.hawkes_flow.expansion import FlowExpansions
+from baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
+from baselines.hawkes_flow.filtering import FilteredPolicy
 from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from baselines.numerical import Bounds, Evaluation
@@ -82,7 +85,8 @@ def _sources() -> str:
 
 
 def _file(params: Params, held: bool) -> Path:
-    digest = hashlib.sha256(repr((params._asdict(), held)).encode()).hexdigest()[:24]
+    seen = params._replace(observe_intensities=True)
+    digest = hashlib.sha256(repr((seen._asdict(), held)).encode()).hexdigest()[:24]
     return cache_folder() / f"hawkes_flow-{digest}-{_sources()}.npz"
 
 
@@ -111,7 +115,10 @@ def _save(path: Path, found: Solved) -> None:
 
 @functools.lru_cache(maxsize=4)
 def solve(params: Params, held: bool) -> Solved:
-    """The optimum for depths that are frozen between events (``held``) or move at once; kept in memory and on disk."""
+    """The optimum for depths that are frozen between events (``held``) or move at once; kept in memory and on disk.
+
+    It is that of who sees the intensities, whether or not they are hidden.
+    """
     path = _file(params, held)
     found = _load(path)
     if found is None:
@@ -189,19 +196,21 @@ class DepthPolicy:
 class OptimalFlowPolicy(DepthPolicy):
     """The best policy known: with decisions at events the optimum, by the clock the depths that moved at once.
 
+    Where the intensities are hidden, those depths at the expected ones.
+
     Attributes
     ----------
     optimum : float
-        The optimum from the environment's own initial state; by the clock, the certified upper bound.
+        The optimum from the environment's own initial state; by the clock or with hidden intensities, the certified
+        upper bound.
     bounds : Bounds
     level : str
     solved : Solved
     """
 
-    level = "certified"
-
     def __init__(self, params: Params, solved: Solved, bounds: Callable[[], Bounds]) -> None:
         super().__init__(params, self._best_depths)
+        self.level = _level(params)
         self.solved = solved
         self.optimum = solved.value
         self._bounds = bounds
@@ -209,7 +218,7 @@ class OptimalFlowPolicy(DepthPolicy):
 
     @property
     def bounds(self) -> Bounds:
-        """Bounds of the optimum; by the clock the lower one is simulated when it is first asked for."""
+        """Bounds of the optimum; if it is not known, the lower one is found when it is first asked for."""
         return self._bounds()
 
     def _at(self, *state: Any) -> Array:
@@ -220,31 +229,37 @@ class OptimalFlowPolicy(DepthPolicy):
         return self._look_up.depths(self._at(*state))
 
     def value(self, observation: Any) -> Array:
-        """What can still be reached from an observation, or from each of a batch (by the clock: at most)."""
+        """What can still be reached from an observation, or from each of a batch (by the clock: at most).
+
+        Hidden intensities are taken to be the expected ones, and to be seen from then on.
+        """
         return self._at(*model.locate(self.params, observation))[..., 2]
+
+
+def _level(params: Params) -> str:
+    return "certified" if params.observe_intensities else "bracketed"
 
 
 class HawkesFlowBaseline:
     """Optimum, policies and evaluation of the Hawkes flow market: a `baselines.numerical.NumericalBaseline`."""
 
-    level = "certified"
     reference = "join_best"
 
     def __init__(self, params: Params) -> None:
         self.params = params
+        self.level = _level(params)
         self.held = params.decision == "event"
-        self._clock_bounds: Bounds | None = None
 
     @functools.cached_property
     def solved(self) -> Solved:
-        """The optimum, or by the clock the upper bound.
+        """The optimum, or by the clock and with hidden intensities the upper bound.
 
         Raises
         ------
         ArithmeticError
             If its error is not small: the grids do not resolve such intensities.
         """
-        found = solve(self.params, self.held)
+        found = solve(self.params._replace(observe_intensities=True), self.held)
         scale = max(abs(found.value), self.params.half_spread)
         if not found.error <= LARGEST_ERROR * scale:
             raise ArithmeticError(
@@ -254,30 +269,38 @@ class HawkesFlowBaseline:
         return found
 
     def best_policy(self) -> OptimalFlowPolicy:
-        """The optimum, or by the clock the best policy known."""
+        """The optimum, or by the clock and with hidden intensities the best policy known."""
         return OptimalFlowPolicy(self.params, self.solved, self.bounds)
 
     def bounds(self) -> Bounds:
-        """Bounds of the optimum; by the clock the lower one is the simulated value of the best known policy."""
+        """Bounds of the optimum; if it is not known, the lower one is the value of the best known policy."""
         found = self.solved
-        if self.held:
+        if self.held and self.params.observe_intensities:
             return Bounds(found.value, found.value, found.error)
-        if self._clock_bounds is None:
-            count = int(np.clip(CLOCK_DECISIONS // self.params.num_steps, 100, 4_000))
-            base = HawkesFlowVectorEnv(1, **self.params.arguments())
-            sample = self.play(base, self.best_policy(), True, count, 0x10BE)["estimate"]
-            lower = float(sample.mean() - 4.0 * sample.std(ddof=1) / math.sqrt(count))
-            self._clock_bounds = Bounds(min(lower, found.value), found.value, found.error)
-        return self._clock_bounds
+        return Bounds(min(self._lower, found.value), found.value, found.error)
+
+    @functools.cached_property
+    def _lower(self) -> float:
+        """The best known policy's value less its error: numerical at events, by the clock four standard errors."""
+        if self.held:
+            value, error = self._valued(self.best_policy())
+            return value - error
+        count = int(np.clip(CLOCK_DECISIONS // self.params.num_steps, 100, 4_000))
+        base = HawkesFlowVectorEnv(1, **self.params.arguments())
+        sample = self.play(base, self.best_policy(), True, count, 0x10BE)["estimate"]
+        return float(sample.mean() - 4.0 * sample.std(ddof=1) / math.sqrt(count))
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
-        """The paper's policies and those of Poisson order flow, by name."""
+        """The paper's policies, those of Poisson order flow and, if intensities are hidden, one that remembers."""
         p = self.params
 
         def of(depths: Callable[..., Array], **options: Any) -> Callable[[], Policy]:
             return lambda: DepthPolicy(p, functools.partial(depths, p, **options))
 
-        return {
+        memory: dict[str, Callable[[], Policy]] = {}
+        if self.held and not p.observe_intensities:
+            memory["filtered"] = lambda: FilteredPolicy(p, self.best_policy().depths)
+        return memory | {
             "signal_poisson": lambda: DepthPolicy(p, closed_forms.signal_poisson(p, _poisson_values(p))),
             "poisson": lambda: DepthPolicy(p, closed_forms.poisson(p, _poisson_values(p))),
             "corollary_3": of(closed_forms.corollary_3),
@@ -299,15 +322,15 @@ class HawkesFlowBaseline:
         if not self.held and not _is_constant(self.params, policy):
             return None
         recorded = _Recorded(self.params, policy)
-        wanted = (
-            solver.CRITERION,
-            Functional(gain=1.0),
-            Functional(fills=1.0),
-            Functional(absolute_inventory=1.0),
-        )
-        rough, pnl, fills, inventory = (self._expectation(COARSE, recorded, functional) for functional in wanted)
+        wanted = (Functional(gain=1.0), Functional(fills=1.0), Functional(absolute_inventory=1.0))
+        pnl, fills, inventory = (self._expectation(COARSE, recorded, functional) for functional in wanted)
+        return Evaluation(*self._valued(policy, recorded), pnl, fills, inventory)
+
+    def _valued(self, policy: Policy, recorded: "_Recorded | None" = None) -> tuple[float, float]:
+        """The criterion under a policy and its error; ``recorded``, its depths at the coarse resolution, saves time."""
+        rough = self._expectation(COARSE, recorded or _Recorded(self.params, policy), solver.CRITERION)
         value = self._expectation(EVALUATION, _Recorded(self.params, policy), solver.CRITERION)
-        return Evaluation(value, abs(value - rough), pnl, fills, inventory)
+        return value, abs(value - rough)
 
     def _expectation(self, resolution: Resolution, depths: DepthFunction, functional: Functional) -> float:
         found = march(self.params, resolution, held=self.held, depths=depths, functional=functional)
@@ -399,10 +422,7 @@ class _Recorded:
         self.found: dict[tuple[float, tuple[int, ...]], Array] = {}
 
     def __call__(self, time_left: float, inventory: Array, buy_rate: Array, sell_rate: Array) -> Array:
-        shape = np.broadcast_shapes(inventory.shape, buy_rate.shape, sell_rate.shape)
-        key = time_left, shape
+        key = time_left, np.broadcast_shapes(inventory.shape, buy_rate.shape, sell_rate.shape)
         if key not in self.found:
-            observations = model.observe(self.params, time_left, inventory, buy_rate, sell_rate)
-            actions = np.asarray(self.policy.predict(observations.reshape(-1, 4), deterministic=True)[0])
-            self.found[key] = actions.astype(np.float32).reshape(*shape, 2)
+            self.found[key] = grid_actions(self.params, self.policy, time_left, inventory, buy_rate, sell_rate)
         return model.to_quotes(self.params, self.found[key])

@@ -22,10 +22,26 @@ from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[Any]
 
-__all__ = ["FlowExpansions"]
+__all__ = ["FlowExpansions", "grid_actions"]
 
 ROUGH = Resolution(10, 0.5, 1e-3)  # an error of about 1e-5 of the optimum, in a fifth of the time of a score
 EPISODES = 50  # whose decisions are expanded around
+
+
+def grid_actions(
+    params: Params, policy: Policy, time_left: float, inventory: Array, buy_rate: Array, sell_rate: Array
+) -> Array:
+    """What a policy plays at a time left, float32 of the broadcast shape with two columns.
+
+    Where the intensities are hidden it plays the same at all of them: the shape is that of ``inventory`` then.
+    """
+    if params.observe_intensities:
+        inventory, buy_rate, sell_rate = np.broadcast_arrays(inventory, buy_rate, sell_rate)
+    else:
+        buy_rate = sell_rate = np.ones(())
+    observations = model.observe(params, time_left, inventory, buy_rate, sell_rate)
+    actions = policy.predict(observations.reshape(-1, observations.shape[-1]), deterministic=True)[0]
+    return np.asarray(actions).astype(np.float32).reshape(*inventory.shape, 2)
 
 
 class FlowExpansions:
@@ -51,7 +67,7 @@ class FlowExpansions:
         self.observations, _ = self._visited(lambda seen: model.from_quotes(params, np.stack(half[:1] * len(seen))), 0)
 
     def _visited(self, act: Any, seed: int) -> tuple[Array, Array]:
-        """Observations (B, 4) at the decisions of some episodes, and their states as kernels take them."""
+        """Observations (B, D) at the decisions of some episodes, and their states as kernels take them."""
         p = self.params
         envs = HawkesFlowVectorEnv(EPISODES, info="full", **p.arguments())
         observations, info = envs.reset(seed=seed)
@@ -69,10 +85,7 @@ class FlowExpansions:
         p = self.params
 
         def depths(time_left: float, inventory: Array, buy_rate: Array, sell_rate: Array) -> Array:
-            shape = np.broadcast_shapes(inventory.shape, buy_rate.shape, sell_rate.shape)
-            observations = model.observe(p, time_left, inventory, buy_rate, sell_rate).reshape(-1, 4)
-            actions = np.asarray(policy.predict(observations, deterministic=True)[0]).astype(np.float32)
-            return model.to_quotes(p, actions).reshape(*shape, 2)
+            return model.to_quotes(p, grid_actions(p, policy, time_left, inventory, buy_rate, sell_rate))
 
         return march(p, ROUGH, held=True, depths=depths, functional=solver.CRITERION)
 

@@ -93,7 +93,7 @@ class ValuePolicy(DistancePolicy):
 
 
 class BestPowerPolicy(ValuePolicy):
-    """The best policy known: that of the fitted value function.
+    """The best policy known: that of the fitted value function, at the expected intensities where they are hidden.
 
     Attributes
     ----------
@@ -174,6 +174,8 @@ class HawkesPowerBaseline:
 
     def reference_value(self) -> float:
         """What joining the best quotes is worth: simulated with the control variate of its own value function."""
+        if not self.params.observe_intensities:  # it does not look at them
+            return HawkesPowerBaseline(self.params._replace(observe_intensities=True)).reference_value()
         return self._simulated("reference", REFERENCE_SEED, self.policies()[self.reference])[0]
 
     def _simulated(self, name: str, seed: int, policy: Callable[[], Policy]) -> tuple[float, float]:

@@ -156,8 +156,8 @@ def kept(params: Params, name: str, make: Callable[[], Mapping[str, Any]]) -> di
 
 
 def _continuous(params: Params) -> Params:
-    """The same market for all choices of decision times."""
-    return params._replace(decision="event", num_steps=1)
+    """The same market for all choices of decision times, its intensities observed."""
+    return params._replace(decision="event", num_steps=1, observe_intensities=True)
 
 
 @functools.lru_cache(maxsize=16)

@@ -22,7 +22,9 @@ class HawkesFlowFace(MarketFace):
 
     def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
         """Observation and action box of one environment."""
-        observations = gymnasium.spaces.Box(np.array([0, -1, 0, 0], np.float32), np.ones(4, np.float32))
+        size = 4 if self.params.observe_intensities else 2
+        low = np.array([0, -1, 0, 0], np.float32)[:size]
+        observations = gymnasium.spaces.Box(low, np.ones(size, np.float32))
         return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:
@@ -38,7 +40,8 @@ class HawkesFlowFace(MarketFace):
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Minutes left, inventory (lots), buy rate and sell rate (1 / minute) of observations of shape ``(..., 4)``.
 
-        The inventory is exact, with ``decision="clock"`` the time too; the rest is good to float32 rounding.
+        The inventory is exact, with ``decision="clock"`` the time too; the rest is good to float32 rounding. Where the
+        intensities are hidden (``(..., 2)``), rates are those that are to be expected at that time.
         """
         return hawkes_flow.locate(self.params, observations)
 
@@ -92,6 +95,11 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     `baselines.optimal_policy` returns the optimum of this environment as built (certified to 1e-4 of its value) with
     decisions after events; with decisions by the clock it returns the best known policy and a certified upper bound.
 
+    ``observe_intensities=False`` hides the intensities: orders and the times of decisions then tell of them, and an
+    agent gains by remembering. `baselines.best_known_policy` then plays that optimum at the expected intensities, without
+    memory; its value is the lower bound (skill 1), and the optimum of who sees the intensities the upper one. With
+    decisions after events, "filtered" of `baselines.paper_policies` remembers, and lies between the two.
+
     Units: minutes, EUR / MWh, lots.
 
     ## Action Space
@@ -102,7 +110,8 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     ## Observation Space
     `Box([0, -1, 0, 0], [1, 1, 1, 1], (4,), float32)`: time left over the horizon, inventory over `inventory_limit`, and
     the two intensities ``y``, buy first, as ``y / (y + scale)`` with the stationary intensity as the scale (base rate
-    plus excitation where there is none). They are never clipped. `to_state` converts.
+    plus excitation where there is none). They are never clipped. Without the intensities, shape (2,), if
+    ``observe_intensities=False``. `to_state` converts.
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``running_penalty * int inventory^2 dt`` over the step. The last reward also
@@ -132,6 +141,7 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     - `initial_rates` ("stationary"): "stationary", or a pair `[buy, sell]` of intensities, each at least its base rate.
     - `allow_explosive` (False): whether excitation >= decay is accepted. There is then no stationary rate and expected
       intensities grow without bound as the horizon does; on a finite horizon all is well defined.
+    - `observe_intensities` (True): whether the intensities are observed; `info` has them either way.
     - `info` (None): "full" adds the gain, its part from price moves, the integral of squared inventory and the depths
       to `info`, which always has cash, mid, inventory, intensities, the time left, and of the last step its length
       `elapsed` (minutes), the market orders and the fills.

@@ -27,8 +27,9 @@ class HawkesPowerFace(MarketFace):
 
     def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
         """Observation and action box of one environment."""
-        low = np.array([0, -1, *[0] * 7], np.float32)
-        return gymnasium.spaces.Box(low, np.ones(9, np.float32)), gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        size = 9 if self.params.observe_intensities else 3
+        low = np.array([0, -1, *[0] * 7], np.float32)[:size]
+        return gymnasium.spaces.Box(low, np.ones(size, np.float32)), gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:
         """Offsets ``[bid, ask]`` from the best quotes (EUR / MWh), shape ``(..., 2)``, of actions of that shape."""
@@ -42,6 +43,7 @@ class HawkesPowerFace(MarketFace):
         """Minutes left, inventory (lots), spread (ticks) and the six intensities (1 / minute), one array for each.
 
         Inventory and spread are exact, with ``decision="clock"`` the time too; the rest is good to float32 rounding.
+        Where the intensities are hidden, they are those that are to be expected at that time.
         """
         time_left, inventory, spread, rates = hawkes_power.locate(self.params, observations)
         return time_left, inventory, spread, *np.moveaxis(rates, -1, 0)
@@ -99,7 +101,8 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     num_steps`` minutes. Everything is simulated exactly, event by event, in continuous time.
 
     The optimum is not known, only bounds: `baselines.best_known_policy` has the certified interval, which holds for any
-    `decision`: the lower bound is its own value in the environment as built.
+    `decision`: the lower bound is its own value in the environment as built. ``observe_intensities=False`` hides the
+    intensities: the policy is then played at the expected ones, and the upper bound is that of who sees them.
 
     Units: minutes, EUR / MWh, lots.
 
@@ -111,8 +114,8 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     ## Observation Space
     `Box([0, -1, 0, ..., 0], 1, (9,), float32)`: time left over the horizon, inventory over `inventory_limit`, spread
     over `largest_spread`, and the six intensities ``y`` as ``y / (y + scale)`` with the stationary intensity as the
-    scale (base rate plus excitation where there is none), in the order below. They are never clipped. `to_state`
-    converts.
+    scale (base rate plus excitation where there is none), in the order below. They are never clipped. Without the
+    intensities, shape (3,), if ``observe_intensities=False``. `to_state` converts.
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``running_penalty * int inventory^2 dt`` over the step. The last reward also
@@ -153,6 +156,7 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     - `initial_rates` ("stationary"): "stationary", or six intensities, each at least its base rate.
     - `allow_explosive` (False): whether excitation >= decay is accepted. There is then no stationary rate and expected
       intensities grow without bound as the horizon does; on a finite horizon all is well defined.
+    - `observe_intensities` (True): whether the intensities are observed; `info` has them either way.
     - `info` (None): "full" adds the gain, its part from price moves, the integral of squared inventory and the quotes
       (offsets, and distances from the mid) to `info`, which always has cash, mid, inventory, book, intensities, the
       time left, and of the last step its length `elapsed` (minutes), the book events, market orders and fills.

@@ -63,6 +63,7 @@ class Params(NamedTuple):
     initial_inventory: int  # q_0, lots
     initial_rate_buy: float  # lambda+ at 0, 1 / minute
     initial_rate_sell: float  # lambda- at 0, 1 / minute
+    observe_intensities: bool
 
     @classmethod
     def create(
@@ -83,6 +84,7 @@ class Params(NamedTuple):
         initial_inventory: int = 0,
         initial_rates: str | list[float] = "stationary",
         allow_explosive: bool = False,
+        observe_intensities: bool = True,
     ) -> "Params":
         """Checked parameters; the arguments are those of `mmgym.envs.hawkes_flow.HawkesFlowEnv`.
 
@@ -159,6 +161,7 @@ class Params(NamedTuple):
             initial_inventory=initial_inventory,
             initial_rate_buy=start[0],
             initial_rate_sell=start[1],
+            observe_intensities=choice("observe_intensities", observe_intensities, (False, True)),
         )
 
     def arguments(self) -> dict[str, Any]:
@@ -169,6 +172,7 @@ class Params(NamedTuple):
         found["allow_explosive"] = self.excitation_buy >= self.decay_buy or self.excitation_sell >= self.decay_sell
         plain = ("half_spread", "running_penalty", "terminal_penalty", "inventory_limit", "horizon", "num_steps")
         found |= {name: getattr(self, name) for name in (*plain, "decision", "initial_inventory")}
+        found["observe_intensities"] = self.observe_intensities
         return found
 
     # Derived constants. Those that kernels read are listed in MARKET below.
@@ -217,6 +221,16 @@ class Params(NamedTuple):
     def reach_ask(self) -> float:
         """Half width of the ask's depth box (EUR / MWh)."""
         return float(self.depth_reach[1])
+
+    def expected_rates(self, time: Any) -> NDArray[np.float64]:
+        """Expected intensities [buy, sell], shape ``(..., 2)``, at times ``(...)`` since the start (1 / minute)."""
+        return hawkes.mean_rate(
+            np.array([self.base_rate_buy, self.base_rate_sell]),
+            np.array([self.excitation_buy, self.excitation_sell]),
+            np.array([self.decay_buy, self.decay_sell]),
+            np.array([self.initial_rate_buy, self.initial_rate_sell]),
+            np.asarray(time)[..., None],
+        )
 
 
 def _sides(name: str, value: Any, **bounds: float) -> tuple[float, float]:
@@ -398,12 +412,13 @@ def step_one(p, s, controls, intensities):
 
 @scalar_kernel
 def observe_one(p, s, observation):
-    """Observation [time left / horizon, inventory / limit, buy rate and sell rate as y / (y + scale)]."""
-    buy, sell = p.base_rate_buy + s.excess_buy, p.base_rate_sell + s.excess_sell
+    """Observation [time left / horizon, inventory / limit] and, unless hidden, both rates as y / (y + scale)."""
     observation[0] = s.time_left / p.horizon
     observation[1] = s.inventory / p.inventory_limit
-    observation[2] = buy / (buy + p.rate_scale_buy)
-    observation[3] = sell / (sell + p.rate_scale_sell)
+    if p.observe_intensities:
+        buy, sell = p.base_rate_buy + s.excess_buy, p.base_rate_sell + s.excess_sell
+        observation[2] = buy / (buy + p.rate_scale_buy)
+        observation[3] = sell / (sell + p.rate_scale_sell)
 
 
 MARKET = Market(
@@ -441,14 +456,14 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
 
 
 def observe(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 4)``, of minutes left, inventories (lots) and intensities (1 / minute)."""
+    """Observations of minutes left, inventories (lots) and intensities (1 / minute).
+
+    Their shape is ``(..., 4)``, or ``(..., 2)`` where the intensities are hidden.
+    """
     time_left, inventory, buy, sell = np.broadcast_arrays(time_left, inventory, buy_rate, sell_rate)
-    columns = [
-        time_left / params.horizon,
-        inventory / params.inventory_limit,
-        buy / (buy + params.rate_scale_buy),
-        sell / (sell + params.rate_scale_sell),
-    ]
+    columns = [time_left / params.horizon, inventory / params.inventory_limit]
+    if params.observe_intensities:
+        columns += [buy / (buy + params.rate_scale_buy), sell / (sell + params.rate_scale_sell)]
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
@@ -457,7 +472,8 @@ def locate(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Minutes left, inventory (lots), buy and sell rate (1 / minute) of observations ``(..., 4)``.
 
-    The inventory is exact; with decisions by the clock the time is too; the rest is good to float32 rounding.
+    The inventory is exact; with decisions by the clock the time is too; the rest is good to float32 rounding. Where the
+    intensities are hidden, observations are ``(..., 2)`` and rates those that are to be expected at that time.
     """
     seen = np.asarray(observations, dtype=np.float64)
     time_left = np.clip(seen[..., 0], 0.0, 1.0) * params.horizon
@@ -465,6 +481,9 @@ def locate(
         time_left = np.rint(time_left / params.step_length) * params.step_length
     limit = params.inventory_limit
     inventory = np.clip(np.rint(seen[..., 1] * limit), -limit, limit).astype(np.int64)
+    if not params.observe_intensities:
+        expected = params.expected_rates(params.horizon - time_left)
+        return time_left, inventory, expected[..., 0], expected[..., 1]
     shares = np.clip(seen[..., 2:], 0.0, 1.0 - 2.0**-24)
     rates = shares / (1.0 - shares) * [params.rate_scale_buy, params.rate_scale_sell]
     rates = np.maximum(rates, [params.base_rate_buy, params.base_rate_sell])

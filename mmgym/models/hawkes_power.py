@@ -98,6 +98,7 @@ class Params(NamedTuple):
     initial_inventory: int  # q_0, lots
     initial_spread: int  # ticks
     initial_rates: Six  # y at 0, 1 / minute
+    observe_intensities: bool
 
     @classmethod
     def create(
@@ -123,6 +124,7 @@ class Params(NamedTuple):
         initial_spread: int = 60,
         initial_rates: str | list[float] = "stationary",
         allow_explosive: bool = False,
+        observe_intensities: bool = True,
     ) -> "Params":
         """Checked parameters; the arguments are those of `mmgym.envs.hawkes_power.HawkesPowerEnv`.
 
@@ -179,6 +181,7 @@ class Params(NamedTuple):
             initial_inventory=initial_inventory,
             initial_spread=initial_spread,
             initial_rates=start,
+            observe_intensities=choice("observe_intensities", observe_intensities, (False, True)),
         )
 
     def arguments(self) -> dict[str, Any]:
@@ -193,7 +196,7 @@ class Params(NamedTuple):
         found["allow_explosive"] = any(x >= y for x, y in zip(self.excitation, self.decay, strict=True))
         for name in ("placement", "tick", "largest_spread", "running_penalty", "terminal_penalty", "inventory_limit"):
             found[name] = getattr(self, name)
-        for name in ("horizon", "num_steps", "decision", "initial_inventory", "initial_spread"):
+        for name in ("horizon", "num_steps", "decision", "initial_inventory", "initial_spread", "observe_intensities"):
             found[name] = getattr(self, name)
         return found
 
@@ -266,6 +269,11 @@ class Params(NamedTuple):
     def reach_ask(self) -> float:
         """Half width of the ask's offset box (EUR / MWh)."""
         return float(self.offset_reach[1])
+
+    def expected_rates(self, time: Any) -> Array:
+        """Expected intensities, shape ``(..., 6)``, at times ``(...)`` since the start (1 / minute)."""
+        start = np.array(self.initial_rates)
+        return hawkes.mean_rate(self.base_rates, self.excitations, self.decays, start, np.asarray(time)[..., None])
 
 
 # An illustrative late window of an hourly product (H11 Late), not estimates
@@ -556,10 +564,12 @@ def step_one(p, s, controls, intensities):
 
 @scalar_kernel
 def observe_one(p, s, observation):
-    """Observation [time left / horizon, inventory / limit, spread / largest, six rates as y / (y + scale)]."""
+    """Observation [time left / horizon, inventory / limit, spread / largest]; unless hidden, rates y / (y + scale)."""
     observation[0] = s.time_left / p.horizon
     observation[1] = s.inventory / p.inventory_limit
     observation[2] = s.spread / p.largest_spread
+    if not p.observe_intensities:
+        return
     y = p.base_rates[0] + s.excess_bid_improvement
     observation[3] = y / (y + p.rate_scales[0])
     y = p.base_rates[1] + s.excess_bid_cancellation
@@ -611,7 +621,10 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
 
 
 def observe(params: Params, time_left: Any, inventory: Any, spread: Any, rates: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 9)``, of minutes left, lots, ticks and intensities ``(..., 6)`` (1 / minute)."""
+    """Observations of minutes left, lots, ticks and intensities ``(..., 6)`` (1 / minute).
+
+    Their shape is ``(..., 9)``, or ``(..., 3)`` where the intensities are hidden.
+    """
     rates = np.asarray(rates, dtype=np.float64)
     columns = [
         np.asarray(time_left) / params.horizon,
@@ -619,13 +632,15 @@ def observe(params: Params, time_left: Any, inventory: Any, spread: Any, rates: 
         np.asarray(spread) / params.largest_spread,
         *np.moveaxis(rates / (rates + params.rate_scales), -1, 0),
     ]
-    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
+    shown = np.broadcast_arrays(*columns)[: 9 if params.observe_intensities else 3]
+    return np.stack(shown, axis=-1).astype(np.float32)
 
 
 def locate(params: Params, observations: Any) -> tuple[Array, Array, Array, Array]:
     """Minutes left, inventory (lots), spread (ticks) and intensities ``(..., 6)`` of observations ``(..., 9)``.
 
     Inventory and spread are exact; with decisions by the clock the time is too; the rest is good to float32 rounding.
+    Where the intensities are hidden, observations are ``(..., 3)`` and intensities those that are to be expected then.
     """
     seen = np.asarray(observations, dtype=np.float64)
     time_left = np.clip(seen[..., 0], 0.0, 1.0) * params.horizon
@@ -634,6 +649,8 @@ def locate(params: Params, observations: Any) -> tuple[Array, Array, Array, Arra
     limit = params.inventory_limit
     inventory = np.clip(np.rint(seen[..., 1] * limit), -limit, limit).astype(np.int64)
     spread = np.clip(np.rint(seen[..., 2] * params.largest_spread), 1, params.largest_spread).astype(np.int64)
+    if not params.observe_intensities:
+        return time_left, inventory, spread, params.expected_rates(params.horizon - time_left)
     shares = np.clip(seen[..., 3:], 0.0, 1.0 - 2.0**-24)
     rates = np.maximum(shares / (1.0 - shares) * params.rate_scales, params.base_rates)
     return time_left, inventory, spread, rates
