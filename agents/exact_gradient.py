@@ -9,18 +9,19 @@ the box.
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.choice_network import ChoicePolicy, ChoiceSearch
 from agents.model_files import ModelFileError, flatten
-from agents.network import LARGEST_DAMPING, GaussNewton, NetworkPolicy, network_of, restore_network
+from agents.network import GaussNewton, NetworkPolicy, restore_network
+from baselines.choices import FrozenChoices, component_sizes
 from baselines.expansion import Expansions
 
-__all__ = ["ExactGradient", "NetworkPolicy", "network_of", "restore_network"]
+__all__ = ["ChoicePolicy", "ExactGradient", "NetworkPolicy", "network_of", "restore_network"]
 
 Array = NDArray[Any]
-
-REACH = 0.1  # of actions: how far a policy may move before it is evaluated again
 
 
 class ExactGradient:
@@ -28,52 +29,55 @@ class ExactGradient:
 
     Parameters
     ----------
-    expansions : Expansions
+    expansions : Expansions or FrozenChoices
         Of the environment: see `baselines.expansion.expansions_of`.
-    policy : NetworkPolicy
-        Is trained.
+    policy : NetworkPolicy or ChoicePolicy
+        Of a box of actions, or of discrete ones. It is trained.
     inner_steps : int
-        Steps of Gauss-Newton in a round, at most.
+        Steps of Gauss-Newton in a round, at most; or of Adam.
     seed : int
         Of the cells that expansions are drawn on.
     """
 
-    def __init__(self, expansions: Expansions, policy: NetworkPolicy, inner_steps: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        expansions: Expansions | FrozenChoices,
+        policy: NetworkPolicy | ChoicePolicy,
+        inner_steps: int = 5,
+        seed: int = 0,
+    ) -> None:
         self.expansions, self.policy = expansions, policy
         self.inner_steps, self.seed = inner_steps, seed
         policy.standardise(expansions.observations)
-        self.search = GaussNewton(policy)
+        self.search: Any = GaussNewton(policy) if isinstance(policy, NetworkPolicy) else ChoiceSearch(policy)
         self.steps, self.value = 0, -np.inf  # rounds, and the value at the start of the last
-        self.best_value, self.best_weights = -np.inf, self.search.weights()
+        self.best_value, self.best_weights = -np.inf, self.policy.weights()
 
     def _remember(self, value: float) -> None:
         self.value = value
         if value > self.best_value:
-            self.best_value, self.best_weights = value, self.search.weights()
+            self.best_value, self.best_weights = value, self.policy.weights()
 
     def iterate(self) -> bool:
         """One round: whether the weights changed, or may change in another one."""
         expansion = self.expansions.around(self.policy, np.random.default_rng([self.seed, self.steps]))
         self._remember(expansion.value)
-        found = self.search.climb(expansion, self.inner_steps, REACH)
+        found = self.search.climb(expansion, self.inner_steps)
         self.steps += 1
-        return found > 0 or self.search.damping < LARGEST_DAMPING
+        return bool(found > 0 or not self.search.exhausted)
 
     def finish(self) -> float:
         """Go back to the best weights that there were, these included; their value."""
         self._remember(self.expansions.value(self.policy))
-        self.search.set_weights(self.best_weights)
+        self.policy.set_weights(self.best_weights)
         return self.best_value
 
     def state(self, arrays: dict[str, Array], *, training: bool) -> dict[str, Any]:
         """JSON layout of the network (and of the search); their arrays go to ``arrays``."""
         tree: dict[str, Any] = {"network": dict(self.policy.network.state_dict())}
         if training:
-            tree |= {
-                "damping": float(self.search.damping),
-                "best_value": float(self.best_value),
-                "best_weights": self.best_weights,
-            }
+            tree |= {"best_value": float(self.best_value), "best_weights": self.best_weights}
+            tree |= self.search.state()
         layout: dict[str, Any] = flatten(tree, arrays, "parameters")
         return layout
 
@@ -81,8 +85,28 @@ class ExactGradient:
         """Put network, search and number of steps where a checkpoint left them."""
         tree = restore_network(self.policy, description, arrays)
         try:
-            self.search.damping, self.best_value = float(tree["damping"]), float(tree["best_value"])
+            self.search.restore(tree)
+            self.best_value = float(tree["best_value"])
             self.best_weights = tree["best_weights"].clone()
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ModelFileError(f"the checkpoint lacks a usable state of the search: {error}") from error
         self.steps = int(description["steps"])
+
+
+def network_of(env: Any, net_arch: list[int], seed: int = 0) -> NetworkPolicy | ChoicePolicy:
+    """A fresh network for an environment with a box of actions, or with discrete ones.
+
+    Raises
+    ------
+    TypeError
+        If the actions are neither.
+    """
+    length, space = env.observation_space.shape[0], env.action_space
+    if isinstance(space, gymnasium.spaces.Box):
+        return NetworkPolicy(length, space.shape[0], list(net_arch), seed)
+    sizes = component_sizes(space)
+    if sizes is None:
+        raise TypeError(f"a network of ours needs a box of actions or discrete ones, not {space}")
+    policy = ChoicePolicy(length, sizes, list(net_arch), seed, getattr(env, "masks", None))
+    policy.prefer(env.resting_action())
+    return policy

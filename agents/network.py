@@ -1,4 +1,4 @@
-"""Small tanh networks as policies of a box of actions, and Gauss-Newton on them.
+"""Small tanh networks, as policies of a box of actions, and Gauss-Newton on them.
 
 A network of a thousand weights that is to fit a smooth table has a least-squares problem of which Gauss-Newton finds
 the minimum in tens of steps, where first-order methods take thousands. The damping is Marquardt's.
@@ -6,7 +6,6 @@ the minimum in tens of steps, where first-order methods take thousands. The damp
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,21 +18,22 @@ try:
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 
-__all__ = ["GaussNewton", "NetworkPolicy", "network_of", "restore_network"]
+__all__ = ["GaussNewton", "NetworkPolicy", "StandardisedNetwork", "restore_network"]
 
 Array = NDArray[Any]
 
 FARTHEST = 0.3  # that a target may lie from what is played, in units of actions
+REACH = 0.1  # of actions: how far a policy may move before it is evaluated again
 TRIES = 8  # dampings of one step
 LARGEST_DAMPING = 1e6
 
 
-class NetworkPolicy:
-    """A tanh network on standardised observations, as a policy.
+class StandardisedNetwork:
+    """A tanh network in float64 on standardised observations.
 
     Parameters
     ----------
-    observations, actions : int
+    observations, outputs : int
         Lengths of their vectors.
     net_arch : list of int
         Widths of the hidden layers.
@@ -43,11 +43,11 @@ class NetworkPolicy:
 
     markov = True
 
-    def __init__(self, observations: int, actions: int, net_arch: list[int], seed: int = 0) -> None:
+    def __init__(self, observations: int, outputs: int, net_arch: list[int], seed: int = 0) -> None:
         widths = [observations, *net_arch]
         generator = torch.Generator().manual_seed(seed)
         layers: list[torch.nn.Module] = []
-        for wide, narrow in zip(widths, [*net_arch, actions], strict=True):
+        for wide, narrow in zip(widths, [*net_arch, outputs], strict=True):
             layer = torch.nn.Linear(wide, narrow, dtype=torch.float64)
             for tensor in (layer.weight, layer.bias):
                 torch.nn.init.uniform_(tensor, -(wide**-0.5), wide**-0.5, generator=generator)
@@ -69,11 +69,27 @@ class NetworkPolicy:
         seen = torch.from_numpy(np.asarray(observations, dtype=np.float64))
         return (seen - self.network.mean) / self.network.scale  # type: ignore[operator]
 
-    def actions(self, observations: Array) -> Array:
-        """Actions in float64, before clipping to the box."""
+    def outputs(self, observations: Array) -> Array:
+        """What the network says of observations (..., D), in float64."""
         with torch.no_grad():
             found: Array = self.network(self.inputs(observations)).numpy()
         return found
+
+    def weights(self) -> Any:
+        """A copy of all weights, as one vector."""
+        return torch.nn.utils.parameters_to_vector(self.network.parameters()).detach().clone()
+
+    def set_weights(self, weights: Any) -> None:
+        """Put a vector of weights into the network."""
+        torch.nn.utils.vector_to_parameters(weights, self.network.parameters())
+
+
+class NetworkPolicy(StandardisedNetwork):
+    """A network as a policy of a box of actions: see `StandardisedNetwork`."""
+
+    def actions(self, observations: Array) -> Array:
+        """Actions in float64, before clipping to the box."""
+        return self.outputs(observations)
 
     def predict(
         self,
@@ -102,15 +118,20 @@ class GaussNewton:
         module = policy.network
         self._jacobian = vmap(jacrev(lambda weights, x: functional_call(module, weights, (x,))), in_dims=(None, 0))
 
-    def weights(self) -> Any:
-        """A copy of all weights, as one vector."""
-        return torch.nn.utils.parameters_to_vector(self.policy.network.parameters()).detach().clone()
+    @property
+    def exhausted(self) -> bool:
+        """Whether no damping is left that would help."""
+        return self.damping >= LARGEST_DAMPING
 
-    def set_weights(self, weights: Any) -> None:
-        """Put a vector of weights into the network."""
-        torch.nn.utils.vector_to_parameters(weights, self.policy.network.parameters())
+    def state(self) -> dict[str, Any]:
+        """What a later step depends on, besides the weights."""
+        return {"damping": float(self.damping)}
 
-    def climb(self, expansion: Expansion, steps: int, reach: float) -> int:
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.damping = float(tree["damping"])
+
+    def climb(self, expansion: Expansion, steps: int, reach: float = REACH) -> int:
         """Take steps of Gauss-Newton on one expansion; the number of those that were found.
 
         They end early once the actions have moved by ``reach`` (root mean square, where it counts): the expansion is
@@ -140,7 +161,7 @@ class GaussNewton:
             pull = torch.einsum("bij,bi->bj", frame, rest)  # downhill is against it
             outward = (raw.abs() > 1.0) & (pull * raw < 0.0)
             jacobian = torch.bmm(frame, jacobian * (~outward)[:, :, None]).flatten(0, 1)
-            before, flat = self.weights(), rest.flatten()
+            before, flat = self.policy.weights(), rest.flatten()
             gradient, normal = jacobian.T @ flat, jacobian.T @ jacobian
             largest = normal.diagonal().max()
             loss, better = float(flat @ flat), False
@@ -149,7 +170,7 @@ class GaussNewton:
                 factor, failed = torch.linalg.cholesky_ex(damped)
                 if int(failed) == 0:
                     step = -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-                    self.set_weights(before + step)
+                    self.policy.set_weights(before + step)
                     raw, rest = residuals()
                     promised = loss - float(((jacobian @ step + flat) ** 2).sum())
                     ratio = (loss - float((rest**2).sum())) / promised if promised > 0.0 else -1.0
@@ -160,7 +181,7 @@ class GaussNewton:
                         break
                 self.damping = min(4.0 * self.damping, LARGEST_DAMPING)
             if not better:
-                self.set_weights(before)
+                self.policy.set_weights(before)
                 break
             found += 1
             if float((((rest + target) ** 2).sum()) ** 0.5) > reach:
@@ -168,20 +189,9 @@ class GaussNewton:
         return found
 
 
-def network_of(env: Any, net_arch: list[int], seed: int = 0) -> NetworkPolicy:
-    """A fresh network for an environment with a box of actions.
-
-    Raises
-    ------
-    TypeError
-        If the actions are not a box.
-    """
-    if not isinstance(env.action_space, gymnasium.spaces.Box):
-        raise TypeError(f"a network of ours needs a box of actions, not {env.action_space}")
-    return NetworkPolicy(env.observation_space.shape[0], env.action_space.shape[0], list(net_arch), seed)
-
-
-def restore_network(policy: NetworkPolicy, description: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+def restore_network(
+    policy: StandardisedNetwork, description: dict[str, Any], arrays: dict[str, Array]
+) -> dict[str, Any]:
     """Set the weights of a model folder; the whole tree that it holds.
 
     Raises

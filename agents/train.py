@@ -24,10 +24,11 @@ from agents.model_files import FORMAT, ModelFileError, read_folder, recover_fold
 from agents.policies import as_policy
 from agents.runs import derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of
+from baselines.choices import FrozenChoices
 from baselines.expansion import Expansions, expansions_of
 from baselines.imitation import ImitationExpansions
 from baselines.price_noise import price_noise
-from baselines.scoring import Score, exact_skill, score
+from baselines.scoring import Score, exact_skill, score, skill_of_value
 
 try:
     import torch
@@ -197,14 +198,14 @@ def _train_exactly(
     resumable: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """A run of Gauss-Newton on a network: its model is saved; steps, seconds and curve."""
+    """A run of exact rounds on a network: its model is saved; steps, seconds and curve."""
     from torch.utils.tensorboard import SummaryWriter
 
     env = environment_of(env_id, **arguments)
     settings = config.hyperparameters
     policy = network_of(env, settings["net_arch"], derived_seed(seed, "environment"))
     if config.algorithm == "exact_gradient":
-        expansions: Expansions = expansions_of(env)
+        expansions: Expansions | FrozenChoices = expansions_of(env)
     else:
         expansions = ImitationExpansions(env, derived_seed(seed, "recording"))
     learner = ExactGradient(expansions, policy, settings["inner_steps"], seed)
@@ -242,14 +243,17 @@ def _train_exactly(
         bar.update(learner.steps)
         moving = True
         while moving and learner.steps < config.n_timesteps:
-            if learner.steps >= next_score:
-                next_score = (learner.steps // score_steps + 1) * score_steps
-                skill, regret = exact_skill(env, policy)
-                curve.append({"steps": learner.steps, "skill": skill, "regret": regret})
-                bar.set_postfix(skill=f"{skill:.6f}")
-                writer.add_scalar("exact/skill", skill, learner.steps)
-                writer.add_scalar("exact/regret", regret, learner.steps)
+            due = learner.steps >= next_score
+            found = exact_skill(env, policy) if due and not isinstance(expansions, FrozenChoices) else None
             moving = learner.iterate()
+            if due:
+                step = learner.steps - 1
+                next_score = (step // score_steps + 1) * score_steps
+                skill, regret = found or skill_of_value(env, learner.value)  # of the weights before this round
+                curve.append({"steps": step, "skill": skill, "regret": regret})
+                bar.set_postfix(skill=f"{skill:.6f}")
+                writer.add_scalar("exact/skill", skill, step)
+                writer.add_scalar("exact/regret", regret, step)
             bar.update(learner.steps - bar.n)
             if learner.steps >= next_checkpoint:
                 next_checkpoint = learner.steps + checkpoint_steps

@@ -19,7 +19,7 @@ from baselines.catalogue import environment_of, numerical_of, problem_of
 from baselines.frozen import FrozenProblem, visits
 from baselines.policy import Policy
 
-__all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of", "sampled"]
+__all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of", "sampled", "time_slices"]
 
 Array = NDArray[Any]
 
@@ -60,6 +60,14 @@ def sampled(importance: Array, count: int, random: np.random.Generator) -> tuple
         chance = np.minimum(chance * (count / chance.sum()), 1.0)
     drawn = np.flatnonzero(random.random(len(chance)) < chance)
     return drawn, 1.0 / chance[drawn]
+
+
+def time_slices(count: int, random: np.random.Generator) -> tuple[Array, Array]:
+    """One of ``count`` steps drawn from each slice of time, and the lengths of the slices in steps."""
+    ends = 1.0 - (1.0 - np.linspace(0.0, 1.0, SLICES + 1)) ** LATER
+    ends = np.unique(np.ceil(count * ends - 1e-9).astype(np.int64))
+    lengths = np.diff(ends)
+    return ends[:-1] + (random.random(len(lengths)) * lengths).astype(np.int64), lengths
 
 
 class FrozenExpansions:
@@ -103,10 +111,7 @@ class FrozenExpansions:
         problem, controls = self.problem, self.controls(policy)
         value, raw, weights = visits(problem, controls)
         count, states = problem.num_steps, np.arange(problem.num_states)
-        ends = 1.0 - (1.0 - np.linspace(0.0, 1.0, SLICES + 1)) ** LATER
-        ends = np.unique(np.ceil(count * ends - 1e-9).astype(np.int64))
-        lengths = np.diff(ends)
-        steps = ends[:-1] + (random.random(len(lengths)) * lengths).astype(np.int64)
+        steps, lengths = time_slices(count, random)
         slopes = np.empty((len(steps), problem.num_states, problem.num_controls))
         curvatures = np.empty((*slopes.shape, problem.num_controls))
         for i, (n, length) in enumerate(zip(steps, lengths, strict=True)):
@@ -132,22 +137,29 @@ class FrozenExpansions:
         )
 
 
-def expansions_of(env: Any) -> Expansions:
-    """Expansions around policies of an environment.
+def expansions_of(env: Any) -> Any:
+    """Expansions around policies of an environment; with discrete actions, its choices (`baselines.choices`).
+
+    Returns
+    -------
+    Expansions or FrozenChoices
 
     Raises
     ------
     TypeError
-        If its actions are not a box, or its values are not known without sampling.
+        If its actions are neither a box nor discrete, or their values are not known without sampling.
     """
+    from baselines.choices import FrozenChoices, component_sizes
+
     base = environment_of(env)
+    numerical, sizes = numerical_of(base), component_sizes(base.action_space)
+    if sizes is not None and numerical is None:
+        return FrozenChoices(problem_of(base), sizes)
     if not isinstance(base.action_space, gymnasium.spaces.Box):
-        raise TypeError(f"exact_gradient needs a box of actions, not {base.action_space}")
-    numerical = numerical_of(base)
+        raise TypeError(f"exact_gradient needs a box of actions or discrete ones, not {base.action_space}")
     if numerical is None:
         return FrozenExpansions(problem_of(base))
     make = getattr(numerical, "expansions", None)
     if make is None:
         raise TypeError(f"exact_gradient has no exact derivatives in the market {base.market.name}")
-    found: Expansions = make()
-    return found
+    return make()

@@ -26,7 +26,16 @@ from baselines.policy import as_policy
 from baselines.risk import RiskMeasures, risk_measures
 from baselines.tables import tabulated
 
-__all__ = ["AboveOptimum", "Score", "exact_skill", "risk_table", "rollout", "score", "score_table"]
+__all__ = [
+    "AboveOptimum",
+    "Score",
+    "exact_skill",
+    "risk_table",
+    "rollout",
+    "score",
+    "score_table",
+    "skill_of_value",
+]
 
 Array = NDArray[Any]
 
@@ -223,8 +232,14 @@ def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
     if numerical_of(base) is not None:
         found = score(base, policy, method="simulated", episodes=QUICK_EPISODES)
         return found.skill, found.optimum_lower - found.value
-    problem, optimum, reference = problem_of(base), optimal_policy(base).optimum, reference_value(base)
-    value = frozen.criterion_value(problem, frozen.tabulate(problem, policy))
+    problem = problem_of(base)
+    return skill_of_value(base, frozen.criterion_value(problem, frozen.tabulate(problem, policy)))
+
+
+def skill_of_value(env: Any, value: float) -> tuple[float, float]:
+    """Skill and regret of a value of the criterion, in a market with finitely many states."""
+    base = environment_of(env)
+    optimum, reference = optimal_policy(base).optimum, reference_value(base)
     return (value - reference) / (optimum - reference) if optimum > reference else math.nan, optimum - value
 
 

@@ -256,8 +256,8 @@ def test_the_filter_leaves_out_nothing(monkeypatch):
         values = found.terminal(found.criterion)
         values = values + random.normal(0.0, 0.2, values.shape)
         controls, best = found.improve(0, values)
-        quads = found._quads(both=True)
-        everything = found._quad_values(0, quads, values, found.criterion)[:, 0]
+        quads = found.every_quad(both=True)
+        everything = found.quad_values(0, quads, values, found.criterion)[:, 0]
         with monkeypatch.context() as patched:
             patched.setattr(found, "_quads", lambda both, quads=quads: quads)
             patched.setattr(found, "_promising", lambda n, values, singles: np.empty((0, 4), dtype=np.int64))

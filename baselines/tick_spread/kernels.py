@@ -270,6 +270,15 @@ def exponentials_of_quads(
 
 
 @njit(**KERNEL)
+def _add_columns(target, weight, values, low, high):
+    """``target += weight * values`` in the columns from ``low`` to ``high``."""
+    for j in range(values.shape[0]):
+        into, source = target[j, low:high], values[j, low:high]
+        for y in range(high - low):
+            into[y] += weight * source[y]
+
+
+@njit(**KERNEL)
 def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
     """Law after a step, (m, Y), from laws (G, m, Y) of the states that play each quad, after market orders."""
     groups, spreads, count = laws.shape
@@ -281,6 +290,11 @@ def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
         ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
         fastest = (bid + ask).max()
         p[:] = laws[g]
+        low, high = 0, count
+        while low < high and (p[:, low] == 0.0).all():
+            low += 1
+        while high > low and (p[:, high - 1] == 0.0).all():
+            high -= 1
         for piece in range(steps.shape[0]):
             clock, length = steps[piece, 0], steps[piece, 1]
             rate = clock + fastest
@@ -288,22 +302,45 @@ def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
                 continue
             terms = num_terms(rate * length)
             weights = poisson_weights(rate * length, terms)
-            total[:] = weights[0] * p
+            total[:] = 0.0
+            _add_columns(total, weights[0], p, low, high)
             for term in range(1, terms):
+                new_low, new_high = low, high  # of the inventories that have any probability
+                if bid_size > 0:
+                    new_high = min(high + bid_size, count)
+                if ask_size > 0:
+                    new_low = max(low - ask_size, 0)
+                next_p[:, new_low:new_high] = 0.0
+                width = high - low
                 for j in range(spreads):
                     keep, up, down = (rate - clock - bid[j] - ask[j]) / rate, bid[j] / rate, ask[j] / rate
-                    for y in range(count):
-                        next_p[j, y] = keep * p[j, y]
+                    here, stay = p[j, low:high], next_p[j, low:high]
+                    for y in range(width):
+                        stay[y] += keep * here[y]
                     for k in range(spreads):
                         jump = clock * transitions[k, j] / rate
                         if jump != 0.0:
-                            for y in range(count):
-                                next_p[j, y] += jump * p[k, y]
-                    for y in range(count):
-                        next_p[j, min(y + bid_size, count - 1)] += up * p[j, y]
-                        next_p[j, max(y - ask_size, 0)] += down * p[j, y]
+                            other = p[k, low:high]
+                            for y in range(width):
+                                stay[y] += jump * other[y]
+                    if bid_size > 0:  # what leaves the last inventories ends at the bound
+                        inside = max(min(high, count - bid_size) - low, 0)
+                        raised = next_p[j, low + bid_size : low + bid_size + inside]
+                        for y in range(inside):
+                            raised[y] += up * here[y]
+                        for y in range(inside, width):
+                            next_p[j, count - 1] += up * here[y]
+                    if ask_size > 0:
+                        outside = min(max(ask_size - low, 0), width)
+                        for y in range(outside):
+                            next_p[j, 0] += down * here[y]
+                        start = low + outside
+                        source, lowered = p[j, start:high], next_p[j, start - ask_size : high - ask_size]
+                        for y in range(width - outside):
+                            lowered[y] += down * source[y]
+                low, high = new_low, new_high
                 p, next_p = next_p, p
-                total += weights[term] * p
+                _add_columns(total, weights[term], p, low, high)
             p, total = total, p
         result += p
 

@@ -15,6 +15,7 @@ from scipy.stats import poisson
 
 from baselines.frozen import Functional, frozen_problem
 from baselines.tick_spread import kernels
+from baselines.tick_spread.action_values import FlatActionValues, FullActionValues
 from mmgym.models import tick_spread
 
 Array = NDArray[np.float64]
@@ -155,12 +156,16 @@ class TickSpreadProblem:
     def backward(self, n: int, states: Integers, controls: Array, values: Array, functional: Functional) -> Array:
         quads, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
         groups, which = self._grouped(quads)
-        found = self._quad_values(n, groups, values, functional)
+        found = self.quad_values(n, groups, values, functional)
         after = np.ascontiguousarray(found.reshape(*found.shape[:2], -1)[which, :, landed])
+        return self.with_order(states, order, after, functional)
+
+    def with_order(self, states: Integers, order: Integers, after: Array, functional: Functional) -> Array:
+        """Values (M, K) of market orders (lots) in states (M,), from those after them (M, K)."""
         constant = -functional.gain * self._order_costs(states, order) + functional.orders * (order != 0)
         return self._with_constant(constant, after, functional)
 
-    def _quad_values(self, n: int, quads: Integers, values: Array, functional: Functional) -> Array:
+    def quad_values(self, n: int, quads: Integers, values: Array, functional: Functional) -> Array:
         """Values (G, K, m, Y) after the market order, for each quad and all states."""
         columns = np.ascontiguousarray(values.T).reshape(values.shape[1], *self.shape)
         system = (
@@ -202,12 +207,12 @@ class TickSpreadProblem:
         if p.actions == "flat":
             return self._improve_flat(n, values)
         everything = bool(self.aversion) or self.filtered_fills > MOST_FILLS
-        quads = self._quads(both=everything)
-        found = self._quad_values(n, quads, values, self.criterion)[:, 0]
+        quads = self.every_quad(both=everything)
+        found = self.quad_values(n, quads, values, self.criterion)[:, 0]
         if not everything:
             promising = self._promising(n, values[:, 0].reshape(self.shape), found)
             quads = np.concatenate([quads, promising])
-            found = np.concatenate([found, self._quad_values(n, promising, values, self.criterion)[:, 0]])
+            found = np.concatenate([found, self.quad_values(n, promising, values, self.criterion)[:, 0]])
         quad_of, after = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
         kernels.best_quads(quads, np.ascontiguousarray(found), -1.0 if self.aversion else 1.0, quad_of, after)
         order, best = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
@@ -217,15 +222,18 @@ class TickSpreadProblem:
         controls[:, 2:] *= p.lot
         return controls, best.reshape(-1, 1)
 
+    def action_values(self, n: int, values: Array) -> FlatActionValues | FullActionValues:
+        """What every action is worth in every state at step n, from the values (S, 1) of step n + 1."""
+        kind = FlatActionValues if self.params.actions == "flat" else FullActionValues
+        return kind(self, n, values)
+
     def _improve_flat(self, n: int, values: Array) -> tuple[Array, Array]:
         actions = tick_spread.to_quotes(self.params, self.params.flat_actions)
-        states = np.repeat(np.arange(self.num_states), len(actions))
-        found = self.backward(n, states, np.tile(actions, (self.num_states, 1)), values, self.criterion)
-        table = found.reshape(self.num_states, len(actions))
+        table = FlatActionValues(self, n, values).last
         best = table.argmin(axis=1) if self.aversion else table.argmax(axis=1)
         return actions[best], np.take_along_axis(table, best[:, None], axis=1)
 
-    def _quads(self, both: bool) -> Integers:
+    def every_quad(self, both: bool) -> Integers:
         """Every quad whose quotes matter, or those with one side at most: none, bids, then asks, by quote and size."""
         sizes = range(1, self.params.size_max + 1)
         sides = [(quote, size) for quote in (0, 1) for size in sizes]
