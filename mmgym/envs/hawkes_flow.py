@@ -96,9 +96,9 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     decisions after events; with decisions by the clock it returns the best known policy and a certified upper bound.
 
     ``observe_intensities=False`` hides the intensities: orders and the times of decisions then tell of them, and an
-    agent gains by remembering. `baselines.best_known_policy` then plays that optimum at the expected intensities, without
-    memory; its value is the lower bound (skill 1), and the optimum of who sees the intensities the upper one. With
-    decisions after events, "filtered" of `baselines.paper_policies` remembers, and lies between the two.
+    agent gains by remembering. `baselines.best_known_policy` then plays that optimum at the expected intensities, and
+    has no memory; its value is the lower bound (skill 1), and the optimum of who sees the intensities the upper one.
+    With decisions after events, "filtered" of `baselines.paper_policies` remembers.
 
     Units: minutes, EUR / MWh, lots.
 
