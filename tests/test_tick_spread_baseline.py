@@ -259,7 +259,7 @@ def test_the_filter_leaves_out_nothing(monkeypatch):
         quads = found.every_quad(both=True)
         everything = found.quad_values(0, quads, values, found.criterion)[:, 0]
         with monkeypatch.context() as patched:
-            patched.setattr(found, "_quads", lambda both, quads=quads: quads)
+            patched.setattr(found, "every_quad", lambda both, quads=quads: quads)
             patched.setattr(found, "_promising", lambda n, values, singles: np.empty((0, 4), dtype=np.int64))
             _, expected = found.improve(0, values)
         assert everything.shape[0] == 121
