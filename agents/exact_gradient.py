@@ -5,6 +5,9 @@ A round of training evaluates the network exactly, expands what nearby policies 
 Where the network can represent it, that is policy iteration by Newton's method, and a dozen rounds are enough. A "step"
 of such a run is one round. The network is a function of the float32 observation, in float64; its actions are clipped to
 the box.
+
+Where actions are discrete, a round takes the exact advantages of all of them (`baselines.choices`) and fits softmax
+heads to the better ones (`agents.choice_network`), the sharper the later the round: policy iteration too.
 """
 
 from typing import Any

@@ -1,16 +1,20 @@
 """Trained Stable-Baselines3 models as policies that can be scored exactly."""
 
+import math
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.choices import component_sizes
 from baselines.gaussian import clipped_gaussian_nodes
 
 __all__ = ["ModelPolicy", "as_policy"]
 
 Array = NDArray[Any]
+
+MOST_ACTIONS = 256  # discrete ones, whose probabilities are tabulated
 
 
 class ModelPolicy:
@@ -52,26 +56,52 @@ class ModelPolicy:
         return actions, state
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
-        """How the model acts: quadrature nodes (B, M, A) and weights (B, M) of its clipped Gaussian head.
+        """How the model acts: actions (B, M, A) and their weights (B, M).
+
+        Of a clipped Gaussian head on a box, they are quadrature nodes; of discrete heads all actions, (B, M) if an
+        action is one number, with their probabilities.
 
         Raises
         ------
         TypeError
-            If the model has no diagonal Gaussian head on a box.
+            If the model has neither head, or more than `MOST_ACTIONS` discrete actions.
         """
         import torch
         from stable_baselines3.common.distributions import DiagGaussianDistribution
 
         space = self.model.action_space
         if not hasattr(self.model.policy, "get_distribution"):
-            raise TypeError(f"{type(self.model).__name__} has no Gaussian head: use method='simulated'")
+            raise TypeError(f"{type(self.model).__name__} has no action distribution: use method='simulated'")
+        masks = {} if self._masks is None else {"action_masks": self._masks(observations)}
         with torch.no_grad():
             tensor, _ = self.model.policy.obs_to_tensor(self._seen(observations))
-            head = self.model.policy.get_distribution(tensor)
+            head = self.model.policy.get_distribution(tensor, **masks)
+        if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
+            return _all_actions(head, space)
         if not isinstance(head, DiagGaussianDistribution) or not isinstance(space, gymnasium.spaces.Box):
             raise TypeError(f"{type(head).__name__} has no quadrature: use method='simulated'")
         mean, std = head.distribution.mean.numpy(), head.distribution.stddev.numpy()
         return clipped_gaussian_nodes(mean.astype(np.float64), std.astype(np.float64), space.low, space.high)
+
+
+def _all_actions(head: Any, space: Any) -> tuple[Array, Array]:
+    """All actions of independent categorical heads, and their probabilities."""
+    sizes = component_sizes(space)
+    count = 0 if sizes is None else math.prod(sizes)
+    if sizes is None or count > MOST_ACTIONS:
+        raise TypeError(
+            f"{space} has too many actions to score them all (at most {MOST_ACTIONS}): use method='simulated'"
+        )
+    heads = getattr(head, "distributions", None) or head.distribution
+    heads = heads if isinstance(heads, list) else [heads]
+    weights = np.ones((len(heads[0].probs), 1))
+    for part in heads:
+        chances = part.probs.numpy().astype(np.float64)
+        chances /= chances.sum(axis=1, keepdims=True)
+        weights = (weights[:, :, None] * chances[:, None]).reshape(len(weights), -1)
+    single = isinstance(space, gymnasium.spaces.Discrete)
+    actions = np.arange(count) if single else np.indices(sizes).reshape(len(sizes), -1).T
+    return np.broadcast_to(actions, (len(weights), *actions.shape)), weights
 
 
 def as_policy(model: Any) -> ModelPolicy:

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 import baselines
 from agents.config import load_config
 from agents.model_files import ModelFileError, flatten, recover_folder, unflatten, write_folder
-from agents.policies import as_policy
+from agents.policies import _all_actions, as_policy
 from agents.runs import derived_seed
 from agents.train import load_model, train
 from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
@@ -226,10 +226,25 @@ def test_a_masked_model_is_trained_saved_resumed_and_scored(tmp_path):
     while not terminated:
         observation, _, terminated, _, info = env.step(policy.predict(observation)[0])
     assert info["masked_actions"] == 0
-    with pytest.raises(TypeError, match="simulated"):
-        baselines.score(TS, policy, deterministic=False, **market)
-    acting = baselines.score(TS, policy, method="simulated", deterministic=False, episodes=200, **market)
-    assert acting.method == "simulated"
+    acting = baselines.score(TS, policy, deterministic=False, **market)
+    assert acting.method == "exact, as it acts"
+    drawn = baselines.score(TS, policy, method="simulated", deterministic=False, episodes=2000, seed=3, **market)
+    assert abs(drawn.value - acting.value) < 3.29 * drawn.stderr  # false alarms: 1e-3
+    assert abs(acting.value - found.value) > 3.29 * drawn.stderr
+    with pytest.raises(TypeError, match="too many actions to score them all"):
+        _all_actions(None, gymnasium.make(TS).action_space)
+
+
+def test_a_model_of_flat_actions_is_scored_as_it_acts(tmp_path):
+    path = tmp_path / "ppo.yml"
+    path.write_text(TINY.replace("mmgym/AvellanedaStoikov-v0", TS).replace(", log_std_init: -1.0", ""))
+    market = {"num_steps": 50, "horizon": 50.0, "lot": 50.0, "inventory_limit": 200.0, "actions": "flat"}
+    folder, _ = train(str(path), TS, folder=tmp_path / "run", arguments=market, timesteps=320, progress=False)
+    policy, _ = load_model(folder / "model")
+    acting = baselines.score(TS, policy, deterministic=False, **market)
+    assert acting.method == "exact, as it acts"
+    drawn = baselines.score(TS, policy, method="simulated", deterministic=False, episodes=2000, seed=4, **market)
+    assert abs(drawn.value - acting.value) < 3.29 * drawn.stderr  # false alarms: 1e-3
 
 
 def test_a_dqn_learns_in_flat_actions():

@@ -102,8 +102,6 @@ def test_slopes_in_the_hawkes_flow_are_those_of_the_value(monkeypatch):
 
 
 def test_markets_without_derivatives_are_named():
-    with pytest.raises(TypeError, match="needs a box of actions"):
-        expansions_of(environment_of("mmgym/TickSpread-v0"))
     with pytest.raises(TypeError, match="no exact derivatives in the market hawkes_power"):
         expansions_of(environment_of("mmgym/HawkesPower-v0"))
     with pytest.raises(TypeError, match="decision = 'event'"):
