@@ -51,17 +51,19 @@ def picture_of_skill(summary: pd.DataFrame) -> str:
 
 
 def picture_of_curves(results: Sequence[Result]) -> str:
-    """Skill during training, one line for each run."""
+    """Skill during training, one line for each run, over its own length: algorithms count different steps."""
     figure = new_figure(7.5, 3.2)
     axis, names = figure.subplots(), list(dict.fromkeys(result["cell"]["name"] for result in results))
     for result in results:
         color = COLORS[names.index(result["cell"]["name"]) % len(COLORS)]
         curve = result.get("curve") or []
         label = result["cell"]["name"] if result["cell"]["seed"] == results[0]["cell"]["seed"] else None
-        axis.plot([p["steps"] for p in curve], [p["skill"] for p in curve], color=color, linewidth=1.3, label=label)
+        done = [point["steps"] / result["steps"] for point in curve] + [1.0]
+        skills = [point["skill"] for point in curve] + [result["score"]["skill"]]
+        axis.plot(done, skills, color=color, linewidth=1.3, label=label)
     axis.axhline(1.0, color=OPTIMUM, linewidth=1)
     axis.set_ylim(-0.3, 1.05)
-    axis.set_xlabel("environment steps")
+    axis.set_xlabel("fraction of the run")
     axis.set_ylabel("skill")
     if names:
         axis.legend(fontsize=8, loc="lower right")
