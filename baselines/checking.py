@@ -36,6 +36,7 @@ __all__ = ["check_baseline"]
 Array = NDArray[Any]
 
 FALSE_ALARMS = 1e-3  # of all statistical comparisons of one call together
+LARGEST_SKEW_ERROR = 0.03  # relative: beyond, the mean of utilities is not nearly normal
 ROUNDING = 1e-9  # relative
 SUBOPTIMAL = 8  # random and perturbed tables that are held against the optimum
 
@@ -267,7 +268,7 @@ class _Suite:
         values, log_scale = frozen.evaluate(problem, policy.controls)
         utility = -float(problem.initial @ values[0, :, 0] * np.exp(log_scale[0]))
         stderr = float(returns.std(ddof=1)) / root
-        if stderr < 0.03 * abs(utility):  # else the mean of so skewed a variable is not nearly normal
+        if stderr < LARGEST_SKEW_ERROR * abs(utility):
             self.compare(f"mean utility of the {name} policy", float(returns.mean()), stderr, utility)
 
     def compare(self, name: str, found: float, stderr: float, exact: float) -> None:
@@ -343,14 +344,23 @@ class _NumericalSuite:
         returns = rows.groupby("episode")["reward"].sum().to_numpy()
         error = float(returns.std(ddof=1)) / math.sqrt(self.episodes)
         slack = found.value_error + sampled.value_error
-        self.compare(f"control-variate score of the {name} policy", found, sampled.value, sampled.stderr, slack)
-        self.compare(f"mean return of the {name} policy", found, float(returns.mean()), error, slack)
+        stderr = math.hypot(found.stderr, sampled.stderr)
+        self.compare(f"control-variate score of the {name} policy", found.value, sampled.value, stderr, slack)
+        mean = float(returns.mean())
+        if found.utility is None:
+            self.compare(f"mean return of the {name} policy", found.value, mean, math.hypot(found.stderr, error), slack)
+        else:
+            aversion = self.base.params.risk_aversion
+            utility = -math.exp(-aversion * found.value)
+            scale = aversion * abs(utility)  # of a difference in certainty equivalents
+            if error < LARGEST_SKEW_ERROR * abs(utility):
+                error = math.hypot(scale * found.stderr, error)
+                self.compare(f"mean utility of the {name} policy", utility, mean, error, scale * slack)
         self.figures[f"value of the {name} policy"] = found.value
         return found
 
-    def compare(self, name: str, found: Any, other: float, stderr: float, slack: float) -> None:
-        excess = max(abs(other - found.value) - slack - ROUNDING * (1.0 + abs(other)), 0.0)
-        error = math.hypot(found.stderr, stderr)
+    def compare(self, name: str, wanted: float, other: float, error: float, slack: float) -> None:
+        excess = max(abs(other - wanted) - slack - ROUNDING * (1.0 + abs(other)), 0.0)
         z = excess / error if error > 0.0 else (math.inf if excess > 0.0 else 0.0)
         self.figures[name], self.figures[f"z of the {name}"] = other, z
         self.p_values[name] = float(2.0 * stats.norm.sf(z))

@@ -9,10 +9,12 @@ from scipy.stats import ncx2
 
 import mmgym  # noqa: F401  # registers the ids
 from baselines import best_known_policy, optimal_policy, paper_policies, score
+from baselines.checking import check_baseline
 from baselines.frozen import criterion_value, solve
 from baselines.glft.problem import GLFTProblem
 from baselines.stochastic_volatility.continuous import continuous_value, plain_params
 from baselines.stochastic_volatility.tilted import TiltedVarianceProblem
+from mmgym.checking import check_market
 from mmgym.models.stochastic_volatility import Params, explosion_time
 
 ID = "mmgym/StochasticVolatility-v0"
@@ -183,3 +185,12 @@ def test_a_hidden_variance_brackets_the_optimum():
     assert blind.value < best.bounds.upper
     played = score(env, best, episodes=200)
     assert played.value == pytest.approx(best.bounds.lower, abs=1e-9) and played.level == "bracketed"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_market_and_baseline_conform(hidden):
+    arguments = {**SMALL, "num_steps": 8, "risk_aversion": 0.03, "observe_variance": not hidden}
+    check_market(ID, **arguments)
+    figures = check_baseline(ID, episodes=400, **arguments)
+    assert figures["best suboptimal table"] <= figures["optimum"]
+    assert any(name.startswith("mean utility") for name in figures)
