@@ -116,19 +116,27 @@ class VarianceProblem(GLFTProblem):
         p, ahead = self.market, self.continuation(values[:, 0])
         mean = -math.expm1(-p.variance_reversion * p.step_length) / (p.variance_reversion * p.step_length)
         flow, fading = self.flows(self.criterion)
-        depths = np.empty((self.lot_count, self.node_count, 2))
-        spare = np.empty(self.lot_count)
-        for k, variance in enumerate(self.nodes(n)):
+        rewards = flow[:, None] + (self.nodes(n) - p.variance_mean) * mean * fading[:, None]
+        return self._polish(n, self.separate_depths(ahead, np.zeros_like(ahead), rewards), values)
+
+    def separate_depths(self, ahead: Array, growth: Array, rewards: Array) -> Array:
+        """Best depths (S K, 2) if the variance stood still at each node.
+
+        ``ahead`` (S, K) are the values at the end of the step, ``growth`` and ``rewards`` (S, K) the growth rate and
+        reward rate besides fills.
+        """
+        depths, spare = np.empty((self.lot_count, self.node_count, 2)), np.empty(self.lot_count)
+        for k in range(self.node_count):
             column = np.ascontiguousarray(ahead[:, k])
-            found = np.clip(self.first_order_depths(column), self.low_depths, self.high_depths)
+            found = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
             kernels.improve(
-                p.step_length,
+                self.market.step_length,
                 self.fill_rates,
                 self.decays,
-                p.order_size,
-                0.0,
-                np.zeros(self.lot_count),
-                flow + (variance - p.variance_mean) * mean * fading,
+                self.market.order_size,
+                self.aversion,
+                np.ascontiguousarray(growth[:, k]),
+                np.ascontiguousarray(rewards[:, k]),
                 self.intensities(self.high_depths),
                 self.intensities(self.low_depths),
                 column,
@@ -136,8 +144,7 @@ class VarianceProblem(GLFTProblem):
                 spare,
             )
             depths[:, k] = np.clip(found, self.low_depths, self.high_depths)
-        controls = depths.reshape(-1, 2)
-        return self._polish(n, controls, values)
+        return depths.reshape(-1, 2)
 
     def _polish(self, n: int, controls: Array, values: Array) -> tuple[Array, Array]:
         """Newton steps of each depth by differences, kept where they gain."""

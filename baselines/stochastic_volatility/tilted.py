@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from baselines.frozen import Functional
-from baselines.glft import kernels as glft_kernels
 from baselines.stochastic_volatility.kernels import tilted_step
 from baselines.stochastic_volatility.problem import VarianceProblem
 from mmgym.models import stochastic_volatility
@@ -82,30 +81,9 @@ class TiltedVarianceProblem(VarianceProblem):
         They are found for a variance that moves before the fills of the step do, which changes values by less than the
         square of its length; where ``polished``, Newton steps for the exact value follow.
         """
-        step = self.market.step_length
         ahead = np.einsum("qij,qj->qi", self._tilted_expectations, values.reshape(self.lot_count, self.node_count))
-        depths = np.empty((self.lot_count, self.node_count, 2))
-        spare = np.empty(self.lot_count)
-        for k in range(self.node_count):
-            growth = np.ascontiguousarray(self._growth_rates[:, k])
-            column = ahead[:, k] * np.exp(-growth * step)
-            found = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
-            glft_kernels.improve(
-                step,
-                self.fill_rates,
-                self.decays,
-                self.params.order_size,
-                self.aversion,
-                growth,
-                np.zeros(self.lot_count),
-                self.intensities(self.high_depths),
-                self.intensities(self.low_depths),
-                column,
-                found,
-                spare,
-            )
-            depths[:, k] = np.clip(found, self.low_depths, self.high_depths)
-        return self._polish(n, depths.reshape(-1, 2), values)
+        ahead *= np.exp(-self._growth_rates * self.market.step_length)
+        return self._polish(n, self.separate_depths(ahead, self._growth_rates, np.zeros_like(ahead)), values)
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         """As the protocol has it; the price noise that follows from the variance's path stays in."""
