@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.expansion import sampled, time_slices
+from baselines.drawn_cells import sampled, time_slices
 from baselines.frozen import FrozenProblem, tabulate, visits
 from baselines.policy import Policy
 

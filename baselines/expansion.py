@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.catalogue import environment_of, numerical_of, problem_of
+from baselines.choices import FrozenChoices, component_sizes
+from baselines.drawn_cells import sampled, time_slices
 from baselines.frozen import FrozenProblem, visits
 from baselines.policy import Policy
 
-__all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of", "sampled", "time_slices"]
+__all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of"]
 
 Array = NDArray[Any]
 
 CELLS = 2_500  # of an expansion: those that count most are the likeliest to be drawn
-SLICES = 40  # steps that they are drawn from, one in each slice of time
-LATER = 1.3  # slices are shorter towards the horizon: their ends are N (1 - (1 - x)^LATER)
 DIFFERENCE = 1e-4  # of actions, for curvatures
 
 
@@ -49,25 +49,6 @@ class Expansions(Protocol):
 
     def around(self, policy: Policy, random: np.random.Generator) -> Expansion:
         """The expansion around a deterministic policy of the observation, on drawn cells."""
-
-
-def sampled(importance: Array, count: int, random: np.random.Generator) -> tuple[Array, Array]:
-    """About ``count`` indices, drawn without replacement in proportion to an importance, and the inverse chances."""
-    if count >= len(importance):
-        return np.arange(len(importance)), np.ones(len(importance))
-    chance = importance / importance.sum()
-    for _ in range(5):  # a chance is at most 1
-        chance = np.minimum(chance * (count / chance.sum()), 1.0)
-    drawn = np.flatnonzero(random.random(len(chance)) < chance)
-    return drawn, 1.0 / chance[drawn]
-
-
-def time_slices(count: int, random: np.random.Generator) -> tuple[Array, Array]:
-    """One of ``count`` steps drawn from each slice of time, and the lengths of the slices in steps."""
-    ends = 1.0 - (1.0 - np.linspace(0.0, 1.0, SLICES + 1)) ** LATER
-    ends = np.unique(np.ceil(count * ends - 1e-9).astype(np.int64))
-    lengths = np.diff(ends)
-    return ends[:-1] + (random.random(len(lengths)) * lengths).astype(np.int64), lengths
 
 
 class FrozenExpansions:
@@ -137,7 +118,7 @@ class FrozenExpansions:
         )
 
 
-def expansions_of(env: Any) -> Any:
+def expansions_of(env: Any) -> Expansions | FrozenChoices:
     """Expansions around policies of an environment; with discrete actions, its choices (`baselines.choices`).
 
     Returns
@@ -149,8 +130,6 @@ def expansions_of(env: Any) -> Any:
     TypeError
         If its actions are neither a box nor discrete, or their values are not known without sampling.
     """
-    from baselines.choices import FrozenChoices, component_sizes
-
     base = environment_of(env)
     numerical, sizes = numerical_of(base), component_sizes(base.action_space)
     if sizes is not None and numerical is None:
@@ -162,4 +141,5 @@ def expansions_of(env: Any) -> Any:
     make = getattr(numerical, "expansions", None)
     if make is None:
         raise TypeError(f"exact_gradient has no exact derivatives in the market {base.market.name}")
-    return make()
+    found: Expansions = make()
+    return found

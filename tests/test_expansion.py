@@ -5,8 +5,10 @@ import pytest
 
 import baselines.expansion as module
 import baselines.hawkes_flow.expansion as flow
+from baselines import drawn_cells
 from baselines.catalogue import environment_of, problem_of
-from baselines.expansion import Expansion, FrozenExpansions, expansions_of, sampled
+from baselines.drawn_cells import sampled
+from baselines.expansion import Expansion, FrozenExpansions, expansions_of
 from baselines.frozen import criterion_value
 
 SMALL = {"num_steps": 12, "inventory_limit": 4.0}
@@ -37,7 +39,7 @@ class Affine:
 def test_slopes_and_curvatures_are_those_of_the_value_where_all_cells_are_drawn(env_id, arguments, monkeypatch):
     """Along a direction that moves one step only, in which the value is what the expansion says, to second order."""
     monkeypatch.setattr(module, "CELLS", 10**9)
-    monkeypatch.setattr(module, "SLICES", 10**4)  # every step is drawn
+    monkeypatch.setattr(drawn_cells, "SLICES", 10**4)  # every step is drawn
     problem = problem_of(env_id, **arguments)
     expansions, policy = FrozenExpansions(problem), Affine(2, 3)
     around = expansions.around(policy, np.random.default_rng(0))

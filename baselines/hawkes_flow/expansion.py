@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
-from baselines.expansion import CELLS, Expansion, sampled
+from baselines.drawn_cells import sampled
+from baselines.expansion import CELLS, Expansion
 from baselines.hawkes_flow import kernels, solver
 from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import Resolution, Tables, march
