@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ALGORITHMS", "FLAT", "OURS", "algorithm_class"]
+__all__ = ["ALGORITHMS", "FLAT", "OURS", "RECURRENT", "algorithm_class"]
 
 OURS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see agents.exact_gradient
 
@@ -21,6 +21,7 @@ _CLASSES = {
 }
 ALGORITHMS = tuple(sorted([*_CLASSES, *OURS]))
 FLAT = ("dqn", "qrdqn")  # want one number as an action
+RECURRENT = ("recurrent_ppo",)  # have a memory: for observations that hide something
 
 
 def algorithm_class(name: str) -> Any:

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 import yaml
 from tqdm.auto import tqdm
 
+from agents.algorithms import RECURRENT
 from agents.benchmark_cell import ONE_THREAD, finish
 from agents.config import configurations_for, load_config, shipped_folder
 from agents.runs import provenance
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 KEYS = ("title", "seeds", "budgets", "environments")
-ENVIRONMENT_KEYS = ("algorithms", "budgets", "arguments", "policies")
+MARKET_KEYS = ("env", "algorithms", "budgets", "arguments", "policies")
 ENGINES = ("processes", "ray")
 Done = Callable[[Mapping[str, Any], dict[str, Any]], None]
 
@@ -46,7 +47,9 @@ class Benchmark(NamedTuple):
     title: str
     seeds: list[int]
     budgets: dict[str, int]  # algorithm -> environment steps; absent: what the algorithm's configuration says
-    environments: dict[str, dict[str, Any]]
+    environments: dict[
+        str, dict[str, Any]
+    ]  # market -> its settings; a market is named by its id unless ``env`` is given
 
 
 def _refuse_unknown(source: str, where: str, found: Mapping[str, Any], allowed: Sequence[str]) -> None:
@@ -95,46 +98,53 @@ def load_benchmark(path: str | Path) -> Benchmark:
         raise ValueError(f"{source}: seeds = {seeds!r} must differ from each other")
     if not isinstance(environments, dict) or not environments:
         raise ValueError(f"{source}: environments must map environment ids to their settings")
-    for env_id, settings in environments.items():
+    for market, settings in environments.items():
         if settings is not None and not isinstance(settings, dict):
-            raise ValueError(f"{source}: {env_id} = {settings!r} must be a mapping")
-        _refuse_unknown(source, f" of {env_id}", settings or {}, ENVIRONMENT_KEYS)
-        _checked_budgets(source, f" of {env_id}", (settings or {}).get("budgets", {}))
+            raise ValueError(f"{source}: {market} = {settings!r} must be a mapping")
+        _refuse_unknown(source, f" of {market}", settings or {}, MARKET_KEYS)
+        _checked_budgets(source, f" of {market}", (settings or {}).get("budgets", {}))
     return Benchmark(
         str(content.get("title", file.stem)),
         seeds,
         _checked_budgets(source, "", content.get("budgets", {})),
-        {env_id: dict(settings or {}) for env_id, settings in environments.items()},
+        {str(market): dict(settings or {}) for market, settings in environments.items()},
     )
 
 
 def _cell(
-    kind: str, env_id: str, arguments: Mapping[str, Any], name: str, seed: int | None, **rest: Any
+    market: str, kind: str, env_id: str, arguments: Mapping[str, Any], name: str, seed: int | None, **rest: Any
 ) -> dict[str, Any]:
     found = {"kind": kind, "env": env_id, "arguments": dict(arguments), "name": name, "seed": seed, **rest}
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
     run = name if seed is None else f"{name}-{seed}"
-    return found | {"key": f"{env_id.replace('/', '-')}/{run}-{digest}"}
+    return found | {"market": market, "key": f"{env_id.replace('/', '-')}/{run}-{digest}"}  # the name is no setting
+
+
+def _suitable(env_id: str, params: Any) -> list[str]:
+    """Configurations with settings for an id: recurrent ones only where the observation hides something."""
+    hides = not all(getattr(params, field) for field in params._fields if field.startswith("observe_"))
+    return [name for name in configurations_for(env_id) if hides or name not in RECURRENT]
 
 
 def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
     """The cells of a benchmark: the policies of every market, then the agents, one seed after the other.
 
-    An environment without a list of algorithms gets every one that has a configuration for it.
+    A market without a list of algorithms gets every one that has a configuration for its environment; recurrent ones
+    only where the observation hides something.
 
     Raises
     ------
     ValueError
-        If an environment is unknown or an algorithm has no settings for it.
+        If an environment is unknown, an algorithm has no settings for it, or a cell would be there twice.
     """
     from baselines.catalogue import environment_of
 
     papers, agents = [], []
-    for env_id, settings in benchmark.environments.items():
-        arguments = settings.get("arguments") or {}
-        environment_of(env_id, **arguments)  # refused here, not in a worker
-        papers.append(_cell("policies", env_id, arguments, "policies", None, policies=settings.get("policies")))
-        names = settings.get("algorithms") or configurations_for(env_id)
+    for market, settings in benchmark.environments.items():
+        env_id, arguments = settings.get("env", market), settings.get("arguments") or {}
+        params = environment_of(env_id, **arguments).params  # refused here, not in a worker
+        papers.append(_cell(market, "policies", env_id, arguments, "policies", None, policies=settings.get("policies")))
+        names = settings.get("algorithms") or _suitable(env_id, params)
         if not names:
             raise ValueError(f"{env_id}: no configuration has settings for it; name its algorithms")
         for name in names:
@@ -143,10 +153,18 @@ def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
             steps = config.n_timesteps if budget is None else budget
             resolved = config._replace(n_timesteps=steps)._asdict()
             agents += [
-                _cell("agent", env_id, arguments, label, seed, config=name, timesteps=steps, settings=resolved)
+                _cell(market, "agent", env_id, arguments, label, seed, config=name, timesteps=steps, settings=resolved)
                 for seed in benchmark.seeds
             ]
-    return papers + sorted(agents, key=lambda cell: benchmark.seeds.index(cell["seed"]))
+    cells = papers + sorted(agents, key=lambda cell: benchmark.seeds.index(cell["seed"]))
+    markets: dict[str, str] = {}
+    for cell in cells:
+        if cell["key"] in markets:
+            raise ValueError(
+                f"{cell['market']}: {cell['name']} with the same settings is also in {markets[cell['key']]}; drop one"
+            )
+        markets[cell["key"]] = cell["market"]
+    return cells
 
 
 def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
@@ -156,8 +174,10 @@ def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
 
 def results_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Results of the cells that are done, in their order."""
-    files = [result_file(folder, cell) for cell in cells]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    pairs = [(cell, result_file(folder, cell)) for cell in cells]
+    return [
+        json.loads(file.read_text(encoding="utf-8")) | {"cell": dict(cell)} for cell, file in pairs if file.exists()
+    ]
 
 
 def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: int, done: Done) -> None:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
 def _market(
     env_id: str, summary: pd.DataFrame, tidy: pd.DataFrame, results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    mine = [result for result in results if result["cell"]["env"] == env_id]
+    mine = [result for result in results if result["cell"]["market"] == env_id]
     agents = [result for result in mine if result["cell"]["kind"] == "agent"]
     finished = [result for result in agents if result["status"] == "finished"]
     papers: dict[str, Any] = next(
@@ -119,7 +120,7 @@ def _market(
     decomposed = any(result["analysis"].get("regret") for result in finished)
     return {
         "id": env_id,
-        "anchor": env_id.replace("/", "-"),
+        "anchor": re.sub(r"\W+", "-", env_id),
         "facts": facts,
         "table": _html_table(summary),
         "pictures": pictures,
@@ -158,7 +159,7 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
         "title": benchmark.title,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seeds": benchmark.seeds,
-        "budgets": {f"{c['env']} {c['name']}": c["timesteps"] for c in cells if c["kind"] == "agent"},
+        "budgets": {f"{c['market']} {c['name']}": c["timesteps"] for c in cells if c["kind"] == "agent"},
         "cells": len(cells),
         "finished": sum(result["status"] == "finished" for result in results),
         "failed": len(failures),

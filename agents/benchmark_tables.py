@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def _row(cell: Mapping[str, Any], kind: str, name: str, score: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-    row = {"env": cell["env"], "kind": kind, "name": name, "seed": cell["seed"], "status": "finished"}
+    row = {"env": cell["market"], "kind": kind, "name": name, "seed": cell["seed"], "status": "finished"}
     row |= {column: score[column] for column in _SCORE}
     row["regret"], row["regret_upper"] = (score[f"optimum_{side}"] - score["value"] for side in ("lower", "upper"))
     return row | rest
@@ -32,15 +32,16 @@ def _row(cell: Mapping[str, Any], kind: str, name: str, score: Mapping[str, Any]
 def tidy_table(results: Results) -> pd.DataFrame:
     """One row for each run and each policy, failures included.
 
-    Columns: `COLUMNS`. ``kind`` is "agent", "paper" or "optimum"; ``regret`` is the gap to ``optimum_lower``,
-    ``regret_upper`` that to ``optimum_upper``; ``seconds`` those of training.
+    Columns: `COLUMNS`. ``env`` is the market: an environment id, or the name that the benchmark gives it. ``kind`` is
+    "agent", "paper" or "optimum"; ``regret`` is the gap to ``optimum_lower``, ``regret_upper`` that to
+    ``optimum_upper``; ``seconds`` those of training.
     """
     rows: list[dict[str, Any]] = []
     for result in results:
         cell = result["cell"]
         if result["status"] == "failed":
             kind = "agent" if cell["kind"] == "agent" else "paper"
-            row = {"env": cell["env"], "kind": kind, "name": cell["name"], "seed": cell["seed"], "status": "failed"}
+            row = {"env": cell["market"], "kind": kind, "name": cell["name"], "seed": cell["seed"], "status": "failed"}
             rows.append(row | {"error": result["error"], "seconds": result["wall_seconds"]})
         elif cell["kind"] == "agent":
             timing = {name: result[name] for name in ("steps", "seconds", "steps_per_second")}

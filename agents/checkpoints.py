@@ -159,12 +159,29 @@ def save_checkpoint(
 
 
 def restore_checkpoint(folder: Path, model: Any) -> float:
-    """Put a model and its environment where a checkpoint left them; the seconds trained before it."""
+    """Put a model and its environment where a checkpoint left them; the seconds trained before it.
+
+    Raises
+    ------
+    ModelFileError
+        If the folder is not a complete checkpoint, or one of a version with another layout.
+    """
     description, arrays, statistics = read_folder(folder)
     training = read_arrays(folder / "training.npz")
-    venv = model.get_env()
     restore_parameters(model, description, arrays)
-    restore_statistics(venv, statistics)
+    restore_statistics(model.get_env(), statistics)
+    try:
+        _restore_training(model, description, training)
+        return float(description["seconds"])
+    except KeyError as error:
+        raise ModelFileError(
+            f"{folder} lacks {error}: it was written by another version, or damaged; train without --resume"
+        ) from error
+
+
+def _restore_training(model: Any, description: dict[str, Any], training: Arrays) -> None:
+    """The environments, the generators, and what the model remembers beside its parameters."""
+    venv = model.get_env()
     state: dict[str, Any] = {name[4:]: value for name, value in training.items() if name.startswith("env.")}
     for name in ("format", "parameters", "started"):
         state[name] = int(state[name])
@@ -183,4 +200,3 @@ def restore_checkpoint(folder: Path, model: Any) -> float:
     model.action_space.np_random.bit_generator.state = description["generators"]["actions"]
     _restore_replay(model, training)
     model._episode_num = int(description["episodes"])
-    return float(description["seconds"])

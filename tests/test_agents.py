@@ -1,6 +1,7 @@
 """Training, model files and the SB3 adapter."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -166,6 +167,13 @@ t.train({config!r}, {AS!r}, seed=3, folder={str(tmp_path / "killed")!r}, checkpo
     assert not (tmp_path / "killed" / "model").exists()
     steps = json.loads((tmp_path / "killed" / "checkpoint" / "model.json").read_text())["steps"]
     assert 0 < steps < 4800
+    older = tmp_path / "older"
+    shutil.copytree(tmp_path / "killed", older)
+    description = json.loads((older / "checkpoint" / "model.json").read_text())
+    del description["generators"]["actions"]  # as in checkpoints of earlier versions
+    (older / "checkpoint" / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ModelFileError, match="lacks 'actions': it was written by another version"):
+        train(config, AS, seed=3, folder=older, resume=True, progress=False)
     folder, _ = train(config, AS, seed=3, folder=tmp_path / "killed", resume=True, progress=False)
     first, second = parameters(whole), parameters(folder)
     assert all(np.array_equal(first[name], second[name]) for name in first)

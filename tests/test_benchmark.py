@@ -262,12 +262,34 @@ def test_the_full_benchmark_covers_every_id_and_every_suitable_algorithm():
     for cell in cells:
         if cell["kind"] == "agent":
             agents[cell["env"], cell["name"]].add(cell["seed"])
+            hidden = any(not value for name, value in cell["arguments"].items() if name.startswith("observe_"))
+            assert hidden or cell["name"] != "recurrent_ppo"  # a memory is for what is not seen
     assert set(agents) == {(row.id, name) for row in ENVIRONMENTS for name in configurations_for(row.id)}
     assert all(len(seeds) >= 5 for seeds in agents.values())
     assert {cell["env"] for cell in cells if cell["kind"] == "policies"} == {row.id for row in ENVIRONMENTS}
     assert len({cell["key"] for cell in cells}) == len(cells)
     assert "benchmark" not in config_names()
     assert plan(load_benchmark("configs/benchmark_quick.yml"))
+
+
+def test_a_market_has_a_name_of_its_own_and_the_algorithms_that_suit_it(tmp_path):
+    flow = "mmgym/HawkesFlow-v0"
+    path = tmp_path / "hidden.yml"
+    head = f"seeds: [0]\nenvironments:\n  {flow}:\n  hidden:\n    env: {flow}\n"
+    path.write_text(head + "    arguments: {observe_intensities: false}\n")
+    cells = plan(load_benchmark(path))
+    names = {market: {cell["name"] for cell in cells if cell["market"] == market} for market in (flow, "hidden")}
+    assert names["hidden"] - names[flow] == {"recurrent_ppo"}
+    assert {cell["env"] for cell in cells} == {flow}
+    assert len({cell["key"] for cell in cells}) == len(cells)
+    path.write_text(head)
+    with pytest.raises(ValueError, match="hidden: policies with the same settings is also in mmgym/HawkesFlow-v0"):
+        plan(load_benchmark(path))
+    path.write_text(f"seeds: [0]\nenvironments:\n  {AS}: {{policies: []}}\n")
+    renamed = tmp_path / "renamed.yml"
+    renamed.write_text(f"seeds: [0]\nenvironments:\n  name: {{env: {AS}, policies: []}}\n")
+    keys = [[cell["key"] for cell in plan(load_benchmark(file))] for file in (path, renamed)]
+    assert keys[0] == keys[1]  # a name is no setting: nothing is run again
 
 
 def test_a_changed_budget_is_another_cell(tmp_path):
