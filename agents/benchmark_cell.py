@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.algorithms import RECURRENT
 from agents.runs import provenance, write_json
 from baselines import best_known_policy, paper_policies, score
 from baselines.catalogue import environment_of, numerical_of, problem_of
@@ -29,6 +30,7 @@ ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 FRACTIONS = (0.0, 0.5, 0.9)  # of the episode, at which quotes are drawn
+POINTS, SIMULATED_POINTS = 20, 5  # of the curve of skill during training: exact ones are quick
 SAMPLE = 64  # episodes of the best policy on which quotes are compared in a market with continuous coordinates
 
 Array = NDArray[Any]
@@ -104,6 +106,9 @@ def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
 def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from agents.train import load_model, train
 
+    env = environment_of(cell["env"], **cell["arguments"])
+    simulated = numerical_of(env) is not None or cell["settings"]["algorithm"] in RECURRENT
+    points = SIMULATED_POINTS if simulated else POINTS
     home, found = train(
         cell["config"],
         cell["env"],
@@ -112,12 +117,13 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         arguments=cell["arguments"],
         timesteps=cell["timesteps"],
         threads=1,
+        score_steps=max(cell["timesteps"] // points, 1),
         resume=True,
         progress=False,
     )
     run = json.loads((home / "run.json").read_text(encoding="utf-8"))
-    policy, _ = load_model(home / "model")
-    env = environment_of(cell["env"], **cell["arguments"])
+    policy, description = load_model(home / "model")
+    env = environment_of(cell["env"], **description["arguments"])  # as it was trained: flat actions, say
     best = best_known_policy(env)
     quotes = _state_quotes if numerical_of(env) is None else _sampled_quotes
     analysis: dict[str, Any] = {"regret": _regret(env, policy, best), "controls": list(env.control_names)}

@@ -264,7 +264,11 @@ def test_the_full_benchmark_covers_every_id_and_every_suitable_algorithm():
             agents[cell["env"], cell["name"]].add(cell["seed"])
             hidden = any(not value for name, value in cell["arguments"].items() if name.startswith("observe_"))
             assert hidden or cell["name"] != "recurrent_ppo"  # a memory is for what is not seen
-    assert set(agents) == {(row.id, name) for row in ENVIRONMENTS for name in configurations_for(row.id)}
+    every = {(row.id, name) for row in ENVIRONMENTS for name in configurations_for(row.id)}
+    assert set(agents) <= every
+    left_out = {(env_id, name) for env_id, name in every - set(agents) if "FastSignals" not in env_id}
+    assert {name for env_id, name in left_out if "Coupled" not in env_id} == set()  # the other games: the best and PPO
+    assert {"exact_gradient", "ppo"} <= {name for env_id, name in agents if "Coupled" in env_id}
     assert all(len(seeds) >= 5 for seeds in agents.values())
     assert {cell["env"] for cell in cells if cell["kind"] == "policies"} == {row.id for row in ENVIRONMENTS}
     assert len({cell["key"] for cell in cells}) == len(cells)
