@@ -16,6 +16,7 @@ import pytest
 
 import baselines
 from agents.benchmark import load_benchmark, plan, result_file, run_benchmark
+from agents.benchmark_cell import run_cell
 from agents.benchmark_report import markdown_table, write_report
 from agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
 from agents.cli import main
@@ -117,6 +118,27 @@ def test_results_are_those_of_the_score(finished):
     for result in agents:
         part = result["analysis"]["regret"]["coordinates"]["inventory"]["cells"]
         assert np.sum(part) == pytest.approx(result["score"]["regret"], rel=1e-5)
+
+
+def test_an_agent_is_analysed_on_the_actions_that_it_was_trained_with(tmp_path):
+    """DQN plays flat actions, and its optimum is that of flat actions; the papers' policies see all of them."""
+    env_id = "mmgym/TickSpread-v0"
+    (tmp_path / "dqn.yml").write_text(
+        f"{env_id}:\n  n_envs: 8\n  n_timesteps: 400\n  policy: MlpPolicy\n  gamma: 1.0\n  learning_starts: 80\n"
+        "  batch_size: 16\n  buffer_size: 400\n"
+    )
+    path = tmp_path / "flat.yml"
+    path.write_text(
+        f"seeds: [0]\nenvironments:\n  {env_id}:\n    algorithms: [{tmp_path}/dqn.yml]\n"
+        "    arguments: {num_steps: 20, horizon: 20.0, lot: 50.0, inventory_limit: 200.0}\n"
+    )
+    papers, agent = plan(load_benchmark(path))
+    found = run_cell(agent, tmp_path / "run")
+    assert found["status"] == "finished", found.get("traceback")
+    optimum = baselines.optimal_policy(env_id, **agent["arguments"], actions="flat").optimum
+    assert found["score"]["optimum_lower"] == pytest.approx(optimum, rel=1e-12)
+    assert optimum < baselines.optimal_policy(env_id, **papers["arguments"]).optimum
+    assert found["analysis"]["regret"] and found["analysis"]["quotes"]
 
 
 def test_failures_are_shown_and_count_as_losses(finished, capsys):
