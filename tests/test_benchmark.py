@@ -256,7 +256,7 @@ def test_markdown_table():
         ("seeds: [true]\nenvironments: {a: }\n", "must be a list of whole numbers"),
         ("seeds: [0, 0]\nenvironments: {a: }\n", "must differ"),
         ("seeds: [0]\nsurprise: 1\nenvironments: {a: }\n", "unknown key 'surprise'.*allowed are title"),
-        ("seeds: [0]\nenvironments: {a: {tries: 3}}\n", "unknown key 'tries' of a: allowed are algorithms"),
+        ("seeds: [0]\nenvironments: {a: {tries: 3}}\n", "unknown key 'tries' of a: allowed are env, algorithms"),
         ("seeds: [0]\nbudgets: {ppo: 0}\nenvironments: {a: }\n", "budget of ppo = 0 must be"),
         ("a: [", "is not YAML"),
         ("- 1\n", "must be a mapping"),
