@@ -47,9 +47,7 @@ class Benchmark(NamedTuple):
     title: str
     seeds: list[int]
     budgets: dict[str, int]  # algorithm -> environment steps; absent: what the algorithm's configuration says
-    environments: dict[
-        str, dict[str, Any]
-    ]  # market -> its settings; a market is named by its id unless ``env`` is given
+    environments: dict[str, dict[str, Any]]  # market (an id, unless its settings have ``env``) -> settings
 
 
 def _refuse_unknown(source: str, where: str, found: Mapping[str, Any], allowed: Sequence[str]) -> None:
