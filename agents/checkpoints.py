@@ -31,8 +31,8 @@ LSTM = ("hidden_pi", "cell_pi", "hidden_vf", "cell_vf")  # of sb3-contrib's RNNS
 
 
 def batch_under(venv: Any) -> Any:
-    """The `SB3VecEnv` under the normalisation, if there is one."""
-    return venv.venv if isinstance(venv, VecNormalize) else venv
+    """The `SB3VecEnv` under the wrappers, if there are any."""
+    return venv.unwrapped
 
 
 def statistics_of(venv: Any) -> Arrays | None:

@@ -1,5 +1,6 @@
 """Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ __all__ = ["Config", "config_names", "configurations_for", "load_config", "read_
 
 # Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
+WRAPPER = "mmgym.adapters.sb3.CentredRewards"  # the only one that `vec_env_wrapper` may name: no code comes from files
 _PPO_KEYS = (
     "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
     "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
@@ -107,6 +109,15 @@ def _check_network(settings: dict[str, Any], source: str, env_id: str) -> None:
         raise ValueError(f"{source}: inner_steps = {inner!r} of {env_id} must be a whole number >= 1")
 
 
+def _check_wrapper(wrapper: Any, source: str, env_id: str) -> None:
+    given = wrapper.get(WRAPPER) if isinstance(wrapper, dict) and len(wrapper) == 1 else None
+    value = given.get("per_step") if isinstance(given, dict) and len(given) == 1 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(
+            f"{source}: vec_env_wrapper = {wrapper!r} of {env_id} must be {{{WRAPPER}: {{per_step: a number}}}}"
+        )
+
+
 def load_config(name_or_path: str, env_id: str) -> Config:
     """Settings for an environment id from a configuration file.
 
@@ -131,7 +142,8 @@ def load_config(name_or_path: str, env_id: str) -> Config:
         known = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
         raise ValueError(f"{source} has no settings for {env_id!r}: it has them for {known}")
     settings = dict(content[env_id])
-    allowed = (*RUN_KEYS, *ALGORITHM_KEYS[algorithm])
+    sampled = () if algorithm in OURS else ("vec_env_wrapper",)
+    allowed = (*RUN_KEYS, *sampled, *ALGORITHM_KEYS[algorithm])
     for key in settings:
         if key not in allowed:
             raise ValueError(f"{source}: unknown key {key!r} of {env_id}: allowed are {', '.join(allowed)}")
@@ -140,6 +152,8 @@ def load_config(name_or_path: str, env_id: str) -> Config:
     if algorithm in OURS:
         settings.setdefault("n_envs", 1)  # there is nothing to simulate
         _check_network(settings, source, env_id)
+    if "vec_env_wrapper" in settings:
+        _check_wrapper(settings["vec_env_wrapper"], source, env_id)
     for key in ("n_envs", "n_timesteps"):
         value = settings.pop(key, None)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):

@@ -73,18 +73,13 @@ def _adapter(env_id: str, num_envs: int, seconds: float, **arguments: Any) -> tu
 
 def _training(config_name: str, env_id: str, threads: int, **arguments: Any) -> tuple[float, float]:
     import torch
-    from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.config import load_config
-    from agents.train import build_model
-    from mmgym.adapters.sb3 import make_sb3_env
+    from agents.train import build_env, build_model
 
     torch.set_num_threads(threads)
     config = load_config(config_name, env_id)
-    venv: Any = make_sb3_env(env_id, config.n_envs, **arguments)
-    if config.normalize:
-        venv = VecNormalize(venv, **config.normalize)
-    model = build_model(config, venv, 0, None)
+    model = build_model(config, build_env(config, env_id, arguments, 1), 0, None)
     rollout = config.n_envs * config.hyperparameters["n_steps"]
     rates = []
     for _ in range(4):

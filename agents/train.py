@@ -45,7 +45,7 @@ try:
         statistics_of,
     )
     from agents.exact_gradient import ExactGradient, network_of, restore_network
-    from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
+    from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
 
@@ -87,6 +87,7 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     if kind is not None:
         settings["action_noise"] = _action_noise(kind, std, math.prod(venv.action_space.shape or ()))
     policy = settings.pop("policy", "MlpPolicy")
+    settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
     return algorithm_class(config.algorithm)(
         policy, venv, seed=seed, device="cpu", tensorboard_log=tensorboard, verbose=0, **settings
     )
@@ -113,6 +114,8 @@ def build_env(
 ) -> VecEnv:
     adapter = ExpectedPriceMoves if reward == "expected" else SB3VecEnv
     venv: VecEnv = make_sb3_env(env_id, config.n_envs, threads=threads, adapter=adapter, **arguments)
+    for settings in config.hyperparameters.get("vec_env_wrapper", {}).values():
+        venv = CentredRewards(venv, **settings)
     return VecNormalize(venv, **config.normalize) if config.normalize else venv
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents
 import agents.train as module
 import baselines
 from agents.algorithms import ALGORITHMS, OURS, algorithm_class
-from agents.config import config_names, load_config, shipped_folder
+from agents.config import WRAPPER, config_names, load_config, shipped_folder
 from agents.policies import as_policy
-from agents.train import load_model, train
+from agents.train import build_env, load_model, train
+from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 
 AS, TS = "mmgym/AvellanedaStoikov-v0", "mmgym/TickSpread-v0"
 MARKET = {AS: {"num_steps": 20, "horizon": 0.1, "inventory_limit": 3.0}}
@@ -49,6 +51,8 @@ def write(folder, algorithm):
     env_id = TS if algorithm in DISCRETE else AS
     common = {"n_envs": 8, "n_timesteps": 960, "gamma": 1.0, "policy": "MlpPolicy"}
     common["normalize"] = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
+    if algorithm in ("a2c", "sac", "td3"):  # the others go without
+        common["vec_env_wrapper"] = {WRAPPER: {"per_step": 0.3}}
     path = folder / f"{algorithm}.yml"
     path.write_text(yaml.safe_dump({env_id: {**common, **TINY[algorithm]}}), encoding="utf-8")
     return str(path), env_id
@@ -100,6 +104,43 @@ def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkey
     assert loaded.method == found.method == ("exact" if policy.markov else "simulated")
     assert loaded.value == pytest.approx(found.value, abs=1e-12)
     assert loaded.value <= loaded.optimum_upper + 4.0 * loaded.stderr
+
+
+def test_centred_rewards_are_less_by_the_constant_and_all_else_is_the_same(tmp_path):
+    """Over an episode the value falls by num_steps * per_step, whatever the policy: here one of random actions."""
+    path, _ = write(tmp_path, "a2c")
+    config = load_config(path, AS)._replace(normalize={})
+    plain = config._replace(hyperparameters={**config.hyperparameters, "vec_env_wrapper": {}})
+    pair = [build_env(each, AS, MARKET[AS], 1, "expected") for each in (config, plain)]
+    assert isinstance(pair[0], CentredRewards)
+    assert isinstance(pair[1], SB3VecEnv)
+    generator, totals = np.random.default_rng(0), np.zeros((2, 8))
+    for venv in pair:
+        venv.seed(5)
+        venv.reset()
+    for _ in range(20):
+        actions = generator.uniform(-1.0, 1.0, (8, 2)).astype(np.float32)
+        steps = [venv.step(actions) for venv in pair]
+        totals += [rewards for _, rewards, _, _ in steps]
+        assert np.array_equal(steps[0][0], steps[1][0])
+        assert np.array_equal(steps[0][2], steps[1][2])
+    assert totals[0] == pytest.approx(totals[1] - 20 * 0.3, abs=1e-5)
+    with pytest.raises(ValueError, match="per_step = inf is not allowed"):
+        CentredRewards(pair[1], np.inf)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["os.system", {"os.system": {"command": "true"}}, {WRAPPER: 0.3}, {WRAPPER: {}}, {WRAPPER: {"per_step": True}}],
+)
+def test_only_our_wrapper_can_be_named(wrapper, tmp_path):
+    path, _ = write(tmp_path, "a2c")
+    file = Path(path)
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content[AS]["vec_env_wrapper"] = wrapper
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="per_step: a number"):
+        load_config(path, AS)
 
 
 def test_a_recurrent_policy_remembers(tmp_path):
@@ -165,9 +206,16 @@ def test_the_zoo_reads_our_configurations(name, env_id, tmp_path):
     read, saved = manager.read_hyperparameters()
     hyperparameters, wrapper, callbacks, vec_wrapper = manager._preprocess_hyperparams(read)
     assert wrapper is None
-    assert vec_wrapper is None
     assert callbacks == []
     ours = load_config(name, env_id)
+    expected = set(ours.hyperparameters)
+    if "vec_env_wrapper" in expected:
+        expected.remove("vec_env_wrapper")  # not of the algorithm's constructor
+        wrapped = vec_wrapper(make_sb3_env(env_id, 1))
+        assert isinstance(wrapped, CentredRewards)
+        assert wrapped.per_step == ours.hyperparameters["vec_env_wrapper"][WRAPPER]["per_step"]
+    else:
+        assert vec_wrapper is None
     assert manager.n_envs == ours.n_envs
     assert manager.n_timesteps == ours.n_timesteps
     assert manager.normalize == bool(ours.normalize)
@@ -175,7 +223,7 @@ def test_the_zoo_reads_our_configurations(name, env_id, tmp_path):
     kept = {key: value for key, value in saved.items() if key not in ("n_envs", "n_timesteps", "normalize")}
     assert json.loads(json.dumps(kept)) == json.loads(json.dumps(ours.hyperparameters))
     if ours.normalize:
-        assert set(hyperparameters) == set(ours.hyperparameters)
+        assert set(hyperparameters) == expected
     algorithm_class(name)  # the class exists; the tiny runs above build it from such settings
 
 

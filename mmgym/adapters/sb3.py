@@ -1,5 +1,6 @@
 """A batch of environments as a Stable-Baselines3 `VecEnv`."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,13 +10,13 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 try:
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 except ImportError as error:
     raise ImportError("mmgym.adapters.sb3 needs Stable-Baselines3: pip install 'mmgym[agents]'") from error
 
 from mmgym.kernel_env import KernelVectorEnv
 
-__all__ = ["SB3VecEnv", "make_sb3_env"]
+__all__ = ["CentredRewards", "SB3VecEnv", "make_sb3_env"]
 
 Array = NDArray[Any]
 
@@ -131,6 +132,41 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
     def get_images(self) -> Sequence[Array | None]:
         """No row is rendered."""
         return [None] * self.num_envs
+
+
+class CentredRewards(VecEnvWrapper):  # type: ignore[misc]
+    """Rewards less a constant, for training where an episode has a fixed number of steps.
+
+    Every policy's value falls by the same amount, so the optimum stays. But what a critic has to learn is no longer
+    dominated by the time that is left, times what any sensible policy earns a step; the differences between actions,
+    a thousandth of it, weigh more (Naik, Wan, Tomar and Sutton, Reward centering, 2024).
+
+    Parameters
+    ----------
+    venv : VecEnv
+    per_step : float
+        What is subtracted; about the value of constant quotes divided by the number of steps does well.
+
+    Raises
+    ------
+    ValueError
+        If `per_step` is not finite.
+    """
+
+    def __init__(self, venv: VecEnv, per_step: float) -> None:
+        if not math.isfinite(per_step):
+            raise ValueError(f"per_step = {per_step} is not allowed: it must be finite")
+        super().__init__(venv)
+        self.per_step = per_step
+
+    def reset(self) -> Any:
+        """Start an episode in every row."""
+        return self.venv.reset()
+
+    def step_wait(self) -> tuple[Any, Array, Array, list[dict[str, Any]]]:
+        """As of the environment below, with rewards less the constant."""
+        observations, rewards, finished, infos = self.venv.step_wait()
+        return observations, rewards - np.float32(self.per_step), finished, infos
 
 
 def make_sb3_env(
