@@ -14,7 +14,8 @@ from baselines.reproduce.artifacts import new_figure
 __all__ = ["picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill"]
 
 AGENT, OPTIMUM, PAPER = "#b8442c", "#7a8794", "#2f6690"
-COLORS = ("#b8442c", "#2f6690", "#3c7a4e", "#8a5a9e", "#c08a1e", "#444444")
+COLORS = ("#b8442c", "#2f6690", "#3c7a4e", "#8a5a9e", "#c08a1e", "#444444", "#d67ba8", "#35a0a6")
+WORST = -0.5  # where the axis of skill ends: lower ones are drawn there, with their number
 Result = Mapping[str, Any]
 
 
@@ -32,16 +33,21 @@ def _plain(axis: Any) -> None:
 
 def picture_of_skill(summary: pd.DataFrame) -> str:
     """Skill of each policy of a market with its interval."""
-    rows = summary[np.isfinite(summary["skill"]) & (summary["skill"] > -0.5)].iloc[::-1]
+    rows = summary[summary["skill"].notna()].iloc[::-1]
     figure = new_figure(7.5, 0.9 + 0.32 * len(rows))
     axis = figure.subplots()
     for height, (_, row) in enumerate(rows.iterrows()):
         color = {"agent": AGENT, "optimum": OPTIMUM}.get(row["kind"], PAPER)
-        if row["kind"] == "agent":
-            axis.plot(
-                [max(row["skill low"], -0.5), row["skill high"]], [height] * 2, color=color, linewidth=5, alpha=0.35
+        if row["kind"] == "agent" and row["skill high"] > WORST:
+            ends = [max(row["skill low"], WORST), row["skill high"]]
+            axis.plot(ends, [height] * 2, color=color, linewidth=5, alpha=0.35)
+        if row["skill"] < WORST:
+            axis.plot(WORST, height, "<", color=color, markersize=6)
+            axis.annotate(
+                f"{row['skill']:.2f}", (WORST, height), (8, 0), textcoords="offset points", va="center", fontsize=8
             )
-        axis.plot(row["skill"], height, "o" if row["kind"] == "agent" else "D", color=color, markersize=6)
+        else:
+            axis.plot(row["skill"], height, "o" if row["kind"] == "agent" else "D", color=color, markersize=6)
     axis.axvline(1.0, color=OPTIMUM, linewidth=1)
     axis.axvline(0.0, color=OPTIMUM, linewidth=1, linestyle=":")
     axis.set_yticks(range(len(rows)), list(rows["policy"]))

@@ -1,5 +1,6 @@
 """Tables of a benchmark: every run as a row, and the statistics of each market and of all markets together."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,14 +125,19 @@ def overall_table(tidy: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairwise_table(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Probability that the first algorithm's run beats the second's, over the markets that both were trained in."""
+    """Probability that one algorithm's run beats another's, over the markets that both were trained in.
+
+    A row for each pair, the better one first.
+    """
     found, rows = _agents(tidy), []
-    for first in found:
-        for second in found:
-            shared = [env_id for env_id in found[first] if env_id in found[second]]
-            if first != second and shared:
-                pair = [[found[name][env_id] for env_id in shared] for name in (first, second)]
-                row = {"first": first, "second": second, "markets": len(shared)}
-                rows.append(row | _ends("P(improvement)", probability_of_improvement(*pair)))
+    for pair in itertools.combinations(found, 2):
+        shared = [env_id for env_id in found[pair[0]] if env_id in found[pair[1]]]
+        if not shared:
+            continue
+        one, other = ([found[name][env_id] for env_id in shared] for name in pair)
+        better = probability_of_improvement(one, other)
+        if better.estimate < 0.5:
+            pair, better = pair[::-1], probability_of_improvement(other, one)
+        rows.append({"first": pair[0], "second": pair[1], "markets": len(shared)} | _ends("P(improvement)", better))
     columns = ["first", "second", "markets", "P(improvement)", "P(improvement) low", "P(improvement) high"]
     return pd.DataFrame(rows, columns=columns)

@@ -233,9 +233,10 @@ def test_overall_and_pairwise_tables_of_made_up_runs():
     assert overall.loc["x", "skill"] == pytest.approx(1.5 / 4)
     assert overall.loc["x", ["markets", "runs"]].tolist() == [2, 8]
     pairs = pairwise_table(made_up()).set_index(["first", "second"])
-    # in market a only: 0.9 beats the four 0.8, and all five beat the failed run
-    assert pairs.loc[("x", "y"), "P(improvement)"] == pytest.approx((4 + 5) / 25)
+    # in market a only: 0.9 beats the four 0.8 and all five beat the failed run, 9 of 25; the better one is first
+    assert list(pairs.index) == [("y", "x")]
     assert pairs.loc[("y", "x"), "P(improvement)"] == pytest.approx(16 / 25)
+    assert pairs.loc[("y", "x"), "P(improvement) high"] > 16 / 25 > pairs.loc[("y", "x"), "P(improvement) low"]
 
 
 def test_markdown_table():
