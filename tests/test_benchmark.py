@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 
 import baselines
+from agents import benchmark_pictures as pictures
 from agents.benchmark import load_benchmark, plan, result_file, run_benchmark
 from agents.benchmark_cell import run_cell
 from agents.benchmark_report import markdown_table, write_report
 from agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
 from agents.cli import main
 from agents.config import config_names, configurations_for
+from baselines.reproduce.artifacts import new_figure
 from mmgym.registration import ENVIRONMENTS
 
 AS = "mmgym/AvellanedaStoikov-v0"
@@ -237,6 +239,20 @@ def test_overall_and_pairwise_tables_of_made_up_runs():
     assert list(pairs.index) == [("y", "x")]
     assert pairs.loc[("y", "x"), "P(improvement)"] == pytest.approx(16 / 25)
     assert pairs.loc[("y", "x"), "P(improvement) high"] > 16 / 25 > pairs.loc[("y", "x"), "P(improvement) low"]
+
+
+def test_skills_below_the_axis_are_shown_with_their_number(monkeypatch):
+    """No policy is left out of the picture: a bad one and one whose runs failed lie on its edge."""
+    drawn, figures = new_figure, []
+    monkeypatch.setattr(pictures, "new_figure", lambda *size: figures.append(drawn(*size)) or figures[-1])
+    table = summary_table(made_up(), "a")
+    table.loc[3, ["skill", "skill low", "skill high"]] = [-3.25, -4.0, -2.0]
+    table.loc[4, "skill"] = -math.inf
+    assert pictures.picture_of_skill(table).startswith("data:image/png;base64,")
+    axis = figures[0].axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(table["policy"])[::-1]
+    assert [text.get_text() for text in axis.texts] == ["-inf", "-3.25"]
+    assert axis.get_xlim()[0] > -0.7
 
 
 def test_markdown_table():
