@@ -71,14 +71,14 @@ def _adapter(env_id: str, num_envs: int, seconds: float, **arguments: Any) -> tu
     return _rate(run, count * num_envs, seconds)
 
 
-def _training(config_name: str, env_id: str, threads: int, **arguments: Any) -> tuple[float, float]:
+def _training(env_id: str, threads: int, **arguments: Any) -> tuple[float, float]:
     import torch
 
     from agents.config import load_config
     from agents.train import build_env, build_model
 
     torch.set_num_threads(threads)
-    config = load_config(config_name, env_id)
+    config = load_config("ppo", env_id)
     model = build_model(config, build_env(config, env_id, arguments, 1), 0, None)
     rollout = config.n_envs * config.hyperparameters["n_steps"]
     rates = []
@@ -119,8 +119,8 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
     Returns
     -------
     DataFrame
-        One row per measurement. Those that need Stable-Baselines3 are left out without it. Training is that of the
-        first shipped configuration for the id.
+        One row per measurement. Those that need Stable-Baselines3 are left out without it. Training is that of
+        PPO, for ids that it has settings for.
     """
     if not seconds > 0.0:
         raise ValueError(f"seconds = {seconds} is not allowed: it must be > 0")
@@ -144,7 +144,7 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
         if "ppo" in configurations_for(env_id):
             for threads in (1, 2):
                 label = f"training with ppo end to end, {threads} thread{'s' * (threads > 1)}"
-                found[label] = _training("ppo", env_id, threads, **arguments)
+                found[label] = _training(env_id, threads, **arguments)
     except ImportError as error:
         print(f"SB3 is left out: {error}")
     rows = [{"what": what, "best steps/s": best, "median steps/s": median} for what, (best, median) in found.items()]
