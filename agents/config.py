@@ -11,7 +11,7 @@ from agents.algorithms import ALGORITHMS, OURS
 
 __all__ = ["Config", "config_names", "configurations_for", "load_config", "read_yaml", "shipped_folder"]
 
-# Keys of rl-baselines3-zoo that describe the run; all others go to the algorithm's constructor.
+# Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
 WRAPPER = "mmgym.adapters.sb3.CentredRewards"  # the only one that `vec_env_wrapper` may name: no code comes from files
 _PPO_KEYS = (

@@ -139,13 +139,16 @@ class CentredRewards(VecEnvWrapper):  # type: ignore[misc]
 
     Every policy's value falls by the same amount, so the optimum stays. But what a critic has to learn is no longer
     dominated by the time that is left, times what any sensible policy earns a step; the differences between actions,
-    a thousandth of it, weigh more (Naik, Wan, Tomar and Sutton, Reward centering, 2024).
+    which are far smaller, weigh more (Naik, Wan, Tomar and Sutton, Reward centering, 2024, arXiv 2405.09999). Where
+    the policy decides how many steps there are, as in the Hawkes markets with decisions after events, it would change
+    the optimum.
 
     Parameters
     ----------
     venv : VecEnv
     per_step : float
-        What is subtracted; about the value of constant quotes divided by the number of steps does well.
+        What is subtracted from every reward, in the unit of rewards (currency); about the value of constant quotes
+        divided by the number of steps does well.
 
     Raises
     ------
