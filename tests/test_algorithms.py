@@ -17,6 +17,7 @@ from agents.config import WRAPPER, config_names, load_config, shipped_folder
 from agents.policies import as_policy
 from agents.train import build_env, load_model, train
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
+from mmgym.registration import ENVIRONMENTS
 
 AS, TS = "mmgym/AvellanedaStoikov-v0", "mmgym/TickSpread-v0"
 MARKET = {AS: {"num_steps": 20, "horizon": 0.1, "inventory_limit": 3.0}}
@@ -127,6 +128,23 @@ def test_centred_rewards_are_less_by_the_constant_and_all_else_is_the_same(tmp_p
     assert totals[0] == pytest.approx(totals[1] - 20 * 0.3, abs=1e-5)
     with pytest.raises(ValueError, match="per_step = inf is not allowed"):
         CentredRewards(pair[1], np.inf)
+
+
+@pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS])
+def test_no_policy_changes_how_many_steps_an_episode_has(env_id):
+    """So that a constant taken off every reward changes no optimum; in the Hawkes markets the order flow decides."""
+    lengths = []
+    for i in range(2):
+        venv, steps, finished = make_sb3_env(env_id, 3), np.zeros(3, dtype=int), np.zeros(3, dtype=bool)
+        venv.seed(7)
+        venv.action_space.seed(i)
+        venv.reset()
+        while not finished.all():
+            steps += ~finished
+            finished |= venv.step(np.stack([venv.action_space.sample() for _ in range(3)]))[2]
+        lengths.append(steps.tolist())
+    assert lengths[0] == lengths[1]
+    assert (len(set(lengths[0])) > 1) == ("Hawkes" in env_id)
 
 
 @pytest.mark.parametrize(

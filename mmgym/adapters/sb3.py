@@ -135,13 +135,13 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
 
 
 class CentredRewards(VecEnvWrapper):  # type: ignore[misc]
-    """Rewards less a constant, for training where an episode has a fixed number of steps.
+    """Rewards less a constant, for training.
 
-    Every policy's value falls by the same amount, so the optimum stays. But what a critic has to learn is no longer
-    dominated by the time that is left, times what any sensible policy earns a step; the differences between actions,
-    which are far smaller, weigh more (Naik, Wan, Tomar and Sutton, Reward centering, 2024, arXiv 2405.09999). Where
-    the policy decides how many steps there are, as in the Hawkes markets with decisions after events, it would change
-    the optimum.
+    Every policy's value falls by the same amount, so the optimum stays: an episode has a fixed number of steps or, in
+    the Hawkes markets with decisions after events, one that the order flow decides and no policy changes. But what a
+    critic has to learn is no longer dominated by the time that is left, times what any sensible policy earns a step;
+    the differences between actions, which are far smaller, weigh more (Naik, Wan, Tomar and Sutton, Reward centering,
+    2024, arXiv 2405.09999).
 
     Parameters
     ----------
