@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.model_files import ModelFileError, unflatten
 from baselines.expansion import Expansion
+from baselines.policy import StatelessPolicy
 
 try:
     import torch
@@ -84,23 +85,16 @@ class StandardisedNetwork:
         torch.nn.utils.vector_to_parameters(weights, self.network.parameters())
 
 
-class NetworkPolicy(StandardisedNetwork):
+class NetworkPolicy(StandardisedNetwork, StatelessPolicy):
     """A network as a policy of a box of actions: see `StandardisedNetwork`."""
 
     def actions(self, observations: Array) -> Array:
         """Actions in float64, before clipping to the box."""
         return self.outputs(observations)
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def act(self, observation: Any) -> Array:
         """The network's actions, clipped to the box."""
-        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32), state
+        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32)
 
 
 class GaussNewton:

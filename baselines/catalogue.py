@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from baselines.frozen import FrozenProblem, Solution, Table, criterion_value, frozen_problem, solve
 from baselines.numerical import NumericalBaseline, numerical_baseline
+from baselines.policy import StatelessPolicy
 from baselines.solution_cache import load_solution, save_solution
 
 __all__ = [
@@ -71,10 +72,9 @@ def paper_tables(params: Any) -> PaperPolicies:
     raise TypeError(f"no paper policies are known for parameters of type {type(params).__name__}")
 
 
-class _Tabulated:
+class _Tabulated(StatelessPolicy):
     """What tables behind `predict` share: the cell of an observation."""
 
-    markov = True
     _problem: FrozenProblem
 
     def _cells(self, observations: Any) -> tuple[Array, Array]:
@@ -110,16 +110,9 @@ class TablePolicy(_Tabulated):
         with np.errstate(invalid="ignore"):
             self.clipped = int((np.abs(self.controls - controls) > tolerance).any(axis=-1).sum())
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch; a terminal observation gets the last step's action."""
-        return self.actions[self._cells(observation)], state
+        return self.actions[self._cells(observation)]
 
 
 class MixedTablePolicy(_Tabulated):
@@ -144,21 +137,15 @@ class MixedTablePolicy(_Tabulated):
         self.actions = problem.actions(table.controls)
         self.weights = table.weights
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
-        """Drawn actions, whatever ``deterministic`` says."""
+    def act(self, observation: Any) -> Array:
+        """Drawn actions."""
         actions, weights = self.distribution(observation)
         total = np.cumsum(weights, axis=-1)
         draw = self._random.random(total.shape[:-1])[..., None] * total[..., -1:]
         chosen = (draw >= total).sum(axis=-1)
         cell = np.ix_(*map(np.arange, chosen.shape)) if chosen.shape else ()
-        return actions[(*cell, chosen)], state
+        drawn: Array = actions[(*cell, chosen)]
+        return drawn
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """Actions (B, M, A) and weights (B, M)."""
@@ -201,7 +188,7 @@ def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:
     return grid, functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
 
 
-class RandomPolicy:
+class RandomPolicy(StatelessPolicy):
     """Actions uniform on the action box.
 
     Parameters
@@ -225,18 +212,11 @@ class RandomPolicy:
         self._random = np.random.default_rng(seed)
         self.markov = action_space.low.size <= 2
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
-        """Uniform actions, whatever ``deterministic`` says."""
+    def act(self, observation: Any) -> Array:
+        """Uniform actions."""
         batch = np.shape(observation)[:-1]
         low, high = self._space.low, self._space.high
-        return self._random.uniform(low, high, (*batch, *low.shape)).astype(self._space.dtype), state
+        return self._random.uniform(low, high, (*batch, *low.shape)).astype(self._space.dtype)
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """Gauss-Legendre nodes (B, M, A) and weights (B, M) of the uniform law."""

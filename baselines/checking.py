@@ -29,6 +29,7 @@ from baselines.catalogue import (
     reference_policy,
 )
 from baselines.frozen import FrozenProblem, Functional, Solution
+from baselines.policy import StatelessPolicy
 from baselines.scoring import rollout, score
 
 __all__ = ["check_baseline"]
@@ -278,32 +279,23 @@ class _Suite:
         self.p_values[name] = float(2.0 * stats.norm.sf(z))
 
 
-class _Smooth:
+class _Smooth(StatelessPolicy):
     """A policy of the observation: the optimum's actions, moved and tilted, or a constant action."""
-
-    markov = True
 
     def __init__(self, optimal: Any, random: np.random.Generator, size: float, constant: bool) -> None:
         self.optimal, self.size, self.constant = optimal, size, constant
         self.random = random
         self.weights: Array | None = None
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Any, Any]:
+    def act(self, observation: Any) -> Any:
         seen = np.asarray(observation, dtype=np.float64)
         actions = np.asarray(self.optimal.predict(observation)[0])
         if self.weights is None:
             self.weights = self.random.uniform(-1.0, 1.0, (seen.shape[-1] + 1, actions.shape[-1]))
         if self.constant:
-            return np.broadcast_to(self.weights[-1], actions.shape).astype(actions.dtype), state
+            return np.broadcast_to(self.weights[-1], actions.shape).astype(actions.dtype)
         moved = actions + self.size * np.tanh(seen @ self.weights[:-1] + self.weights[-1])
-        return np.clip(moved, -1.0, 1.0).astype(actions.dtype), state
+        return np.clip(moved, -1.0, 1.0).astype(actions.dtype)
 
 
 class _NumericalSuite:

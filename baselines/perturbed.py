@@ -17,6 +17,7 @@ from baselines.catalogue import (
     uniform_nodes,
 )
 from baselines.frozen import criterion_value
+from baselines.policy import StatelessPolicy
 from baselines.scoring import QUICK_EPISODES, score
 from baselines.tables import tabulated
 
@@ -28,7 +29,7 @@ SEARCHED_TO = 1e-3  # of the noise
 COARSE_NODES = 3  # per dimension, during the search
 
 
-class NoisyPolicy:
+class NoisyPolicy(StatelessPolicy):
     """A policy with noise: each action is uniform within ``noise`` of the policy's, inside the action box.
 
     Parameters
@@ -69,17 +70,10 @@ class NoisyPolicy:
         low, high = np.maximum(center - self.noise, self._space.low), np.minimum(center + self.noise, self._space.high)
         return low, high
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
-        """Drawn actions, whatever ``deterministic`` says."""
+    def act(self, observation: Any) -> Array:
+        """Drawn actions."""
         low, high = self._bounds(observation)
-        return self._draws.uniform(low, high).astype(self._space.dtype), state
+        return self._draws.uniform(low, high).astype(self._space.dtype)
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """Gauss-Legendre nodes (B, M, A) and weights (B, M)."""
@@ -89,7 +83,7 @@ class NoisyPolicy:
         return points, np.broadcast_to(weights, points.shape[:2])
 
 
-class MixedPolicy:
+class MixedPolicy(StatelessPolicy):
     """A policy whose action is another's with a fixed probability, independently at every step.
 
     Parameters
@@ -109,7 +103,6 @@ class MixedPolicy:
         If the probability is out of range.
     """
 
-    markov = True
     has_mode = False  # a score must not be taken at one draw of its actions
 
     def __init__(self, policy: Any, other: Any, probability: float, seed: int = 0) -> None:
@@ -118,18 +111,12 @@ class MixedPolicy:
         self.policy, self.other, self.probability = policy, other, probability
         self._draws = np.random.default_rng(seed)
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
-        """Drawn actions, whatever ``deterministic`` says."""
+    def act(self, observation: Any) -> Array:
+        """Drawn actions."""
         kept, drawn = self.policy.predict(observation)[0], self.other.predict(observation)[0]
         replaced = self._draws.random(np.shape(observation)[:-1]) < self.probability
-        return np.where(np.expand_dims(replaced, -1), drawn, kept).astype(kept.dtype), state
+        chosen: Array = np.where(np.expand_dims(replaced, -1), drawn, kept).astype(kept.dtype)
+        return chosen
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """Actions (B, M, A) and weights (B, M): the policy's, then the other's."""

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy", "as_policy"]
+__all__ = ["CallablePolicy", "Policy", "StatelessPolicy", "as_policy"]
 
 
 @runtime_checkable
@@ -30,12 +30,18 @@ class Policy(Protocol):
         """Actions of one observation or of a batch, and the next hidden state."""
 
 
-class CallablePolicy:
-    """A bare function of the batch of observations; ``markov=True`` declares that it depends on nothing else."""
+class StatelessPolicy:
+    """A policy whose actions come from the observation and nothing else: subclasses define `act`.
 
-    def __init__(self, function: Any, markov: bool = False) -> None:
-        self._function = function
-        self.markov = markov
+    `predict` ignores what it is given beside the observation: a policy that draws its actions does so whatever
+    ``deterministic`` says.
+    """
+
+    markov = True
+
+    def act(self, observation: Any) -> Any:
+        """Action of one observation, or actions of a batch."""
+        raise TypeError(f"{type(self).__name__} must define act()")
 
     def predict(
         self,
@@ -45,8 +51,19 @@ class CallablePolicy:
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
+        """Action of one observation, or actions of a batch, and the hidden state as it was given."""
+        return self.act(observation), state
+
+
+class CallablePolicy(StatelessPolicy):
+    """A bare function of the batch of observations; ``markov=True`` declares that it depends on nothing else."""
+
+    def __init__(self, function: Any, markov: bool = False) -> None:
+        self._function, self.markov = function, markov
+
+    def act(self, observation: Any) -> Any:
         """The function's actions."""
-        return self._function(observation), state
+        return self._function(observation)
 
 
 def as_policy(policy: Any, markov: bool | None) -> Any:

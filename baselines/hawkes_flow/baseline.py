@@ -28,7 +28,7 @@ from baselines.hawkes_flow.filtering import FilteredPolicy
 from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from baselines.numerical import Bounds, Evaluation
-from baselines.policy import Policy
+from baselines.policy import Policy, StatelessPolicy
 from baselines.solution_cache import cache_folder
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
@@ -166,7 +166,7 @@ def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sel
     return np.ascontiguousarray(np.stack([np.ravel(column) for column in columns], axis=-1), dtype=np.float64)
 
 
-class DepthPolicy:
+class DepthPolicy(StatelessPolicy):
     """A function of time left, inventory and intensities behind `predict`.
 
     Attributes
@@ -175,22 +175,13 @@ class DepthPolicy:
         ``(time_left, inventory, buy_rate, sell_rate) -> (..., 2)`` depths [bid, ask], EUR / MWh.
     """
 
-    markov = True
-
     def __init__(self, params: Params, depths: DepthFunction) -> None:
         self.params = params
         self.depths = depths
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the depth box."""
-        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation))), state
+        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation)))
 
 
 class OptimalFlowPolicy(DepthPolicy):

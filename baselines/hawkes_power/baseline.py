@@ -13,7 +13,7 @@ from baselines.hawkes_power import bounds, closed_forms, kernels
 from baselines.hawkes_power.bounds import Interval, solved
 from baselines.hawkes_power.values import ValueFunction
 from baselines.numerical import Bounds, Evaluation
-from baselines.policy import Policy
+from baselines.policy import Policy, StatelessPolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -25,7 +25,7 @@ LOWER_SEED, REFERENCE_SEED = 0x10BE, 0x10BF
 BATCH = 2_000  # rows played at once
 
 
-class DistancePolicy:
+class DistancePolicy(StatelessPolicy):
     """A function of the state behind `predict`.
 
     Attributes
@@ -36,25 +36,16 @@ class DistancePolicy:
         The value function (one of `baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled with.
     """
 
-    markov = True
-
     def __init__(self, params: Params, distances: Callable[..., Array], control: str = "fitted") -> None:
         self.params = params
         self.distances = distances
         self.control = control
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the offset box."""
         found = model.locate(self.params, observation)
         half_spread = self.params.half_tick * found[2][..., None]
-        return model.from_quotes(self.params, self.distances(*found) - half_spread), state
+        return model.from_quotes(self.params, self.distances(*found) - half_spread)
 
 
 class ValuePolicy(DistancePolicy):

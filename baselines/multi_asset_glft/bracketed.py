@@ -18,7 +18,7 @@ from baselines.catalogue import optimal_policy
 from baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
 from baselines.multi_asset_glft.problem import MAX_STATES
 from baselines.numerical import Bounds, Evaluation, numerical_baseline
-from baselines.policy import Policy
+from baselines.policy import Policy, StatelessPolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
@@ -31,7 +31,7 @@ __all__ = ["BracketedBaseline", "DepthPolicy", "RiccatiPolicy"]
 EPISODES, SEED = 4_000, 0x10C0  # of the values that are simulated once
 
 
-class DepthPolicy:
+class DepthPolicy(StatelessPolicy):
     """A function of step and inventories behind `predict`.
 
     Parameters
@@ -41,21 +41,12 @@ class DepthPolicy:
         ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks.
     """
 
-    markov = True
-
     def __init__(self, params: Params, depths: Callable[[Array, Array], Array]) -> None:
         self.params, self.depths = params, depths
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def act(self, observation: Any) -> Array:
         """The nearest actions in the depth box."""
-        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation))), state
+        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation)))
 
 
 class RiccatiPolicy(DepthPolicy):

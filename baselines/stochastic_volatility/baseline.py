@@ -11,7 +11,7 @@ from baselines import frozen
 from baselines.frozen import Functional, Solution
 from baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths
 from baselines.numerical import Bounds, Evaluation
-from baselines.policy import Policy
+from baselines.policy import Policy, StatelessPolicy
 from baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
 from baselines.stochastic_volatility.problem import VarianceProblem
 from baselines.stochastic_volatility.tilted import TiltedVarianceProblem
@@ -27,7 +27,7 @@ SAFETY, ROUNDING = 2.0, 1e-9  # the stated error in units of the distance betwee
 LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
 
 
-class VariancePolicy:
+class VariancePolicy(StatelessPolicy):
     """Depths by step, inventory and variance behind `predict`: linear between variances.
 
     Parameters
@@ -39,19 +39,10 @@ class VariancePolicy:
         Increasing; K may be 1, for depths that do not depend on the variance.
     """
 
-    markov = True
-
     def __init__(self, params: Params, depths: Array, variances: Array) -> None:
         self.params, self.depths, self.variances = params, depths, variances
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the depth box."""
         step, lots, variance = model.locate(self.params, observation)
         step, lots = np.minimum(step, self.params.num_steps - 1), lots + self.params.limit
@@ -62,7 +53,7 @@ class VariancePolicy:
             low, high = self.variances[upper - 1], self.variances[upper]
             share = np.clip((variance - low) / (high - low), 0.0, 1.0)[..., None]
             depths = (1.0 - share) * self.depths[step, lots, upper - 1] + share * self.depths[step, lots, upper]
-        return model.from_quotes(self.params, depths), state
+        return model.from_quotes(self.params, depths)
 
 
 def level_of(params: Params) -> str:
