@@ -31,7 +31,7 @@ class Policy(Protocol):
 
 
 class StatelessPolicy:
-    """A policy whose actions come from the observation and nothing else: subclasses define `act`.
+    """A policy without a hidden state: subclasses define `act`, from observations to actions.
 
     `predict` ignores what it is given beside the observation: a policy that draws its actions does so whatever
     ``deterministic`` says.

@@ -130,12 +130,15 @@ def test_centred_rewards_are_less_by_the_constant_and_all_else_is_the_same(tmp_p
         CentredRewards(pair[1], np.inf)
 
 
-@pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS])
-def test_no_policy_changes_how_many_steps_an_episode_has(env_id):
+@pytest.mark.parametrize(
+    ("env_id", "arguments"), [(row.id, {}) for row in ENVIRONMENTS] + [("mmgym/HawkesPower-v0", {"decision": "order"})]
+)
+def test_no_policy_changes_how_many_steps_an_episode_has(env_id, arguments):
     """So that a constant taken off every reward changes no optimum; in the Hawkes markets the order flow decides."""
     lengths = []
     for i in range(2):
-        venv, steps, finished = make_sb3_env(env_id, 3), np.zeros(3, dtype=int), np.zeros(3, dtype=bool)
+        venv = make_sb3_env(env_id, 3, **arguments)
+        steps, finished = np.zeros(3, dtype=int), np.zeros(3, dtype=bool)
         venv.seed(7)
         venv.action_space.seed(i)
         venv.reset()
