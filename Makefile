@@ -8,7 +8,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache/$(shell cat $$(find mmgym basel
 # One BLAS thread a process: the tests run two processes on small matrices.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test slow check throughput clean
+.PHONY: demo test long slow check throughput clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,7 +20,10 @@ demo: .venv/installed
 	$(BIN)/mmgym demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not slow" -n 2 --dist loadfile
+
+long: .venv/installed
+	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist loadfile
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -275,6 +275,7 @@ def test_a_day_recovers_the_parameters(day: Calibration) -> None:
         assert test.degrees_of_freedom >= 5
 
 
+@pytest.mark.long
 def test_intervals_cover_and_tests_keep_their_level() -> None:
     """100 days: the intervals hold the truth about 95 times in 100, the tests reject about 5 times in 100."""
     params = market()

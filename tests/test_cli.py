@@ -63,14 +63,14 @@ def test_train_score_and_resume(capsys, tmp_path):
     config.write_text(
         f"{AS}: {{n_envs: 8, n_timesteps: 1600, n_steps: 100, batch_size: 400, gamma: 1.0}}\n", encoding="utf-8"
     )
-    folder = str(tmp_path / "run")
-    status, out, _ = run(capsys, "train", str(config), "--env", AS, "--seed", "3", "--folder", folder)
+    folder, market = str(tmp_path / "run"), ("--env", AS, "--set", "num_steps=40")
+    status, out, _ = run(capsys, "train", str(config), *market, "--seed", "3", "--folder", folder)
     assert status == 0
     assert "skill" in out
-    status, out, _ = run(capsys, "score", "--env", AS, folder, "--as-it-acts")
+    status, out, _ = run(capsys, "score", *market, folder, "--as-it-acts")
     assert status == 0
     assert "exact, as it acts" in out
-    status, out, _ = run(capsys, "train", str(config), "--env", AS, "--seed", "3", "--folder", folder, "--resume")
+    status, out, _ = run(capsys, "train", str(config), *market, "--seed", "3", "--folder", folder, "--resume")
     assert status == 0
 
 

@@ -400,6 +400,7 @@ def test_command_explains_infeasible_limits(capsys, tmp_path):
     assert json.loads((tmp_path / "strict" / "solution.json").read_text())["infeasibility"]["of"] == "policies"
 
 
+@pytest.mark.long
 def test_penalised_agent_keeps_to_the_limits_below_the_bound():
     torch = pytest.importorskip("torch")
     from agents.lagrangian import _Unfolded, train_lagrangian

@@ -80,6 +80,7 @@ def test_training_never_ends_worse_than_it_was():
     assert learner.expansions.value(learner.policy) == pytest.approx(max(values), rel=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_a_short_run_comes_within_3e_4_of_the_optimum(tmp_path, utility):
     """The whole budgets are in the slow test below."""
@@ -166,6 +167,7 @@ def test_advantages_of_choices_are_those_of_trying_every_action(arguments):
         np.testing.assert_allclose(around.others[cell], advantages[:, best], atol=1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [{}, {"actions": "flat"}, {"utility": "cara"}])
 def test_discrete_actions_are_learned_in_a_small_market(arguments, tmp_path):
     path = tmp_path / "exact_gradient.yml"

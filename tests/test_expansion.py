@@ -79,6 +79,7 @@ def test_drawn_cells_estimate_the_sum_over_all_without_bias():
     assert (inverse == 1.0).all()
 
 
+@pytest.mark.long
 def test_slopes_in_the_hawkes_flow_are_those_of_the_value(monkeypatch):
     """The derivative of the solved value along a direction of policies, and the mean of 24 drawn expansions.
 

@@ -68,6 +68,7 @@ def test_a_mixture_is_worth_the_mixture_of_values_and_a_share_of_one_replaces_al
     )
 
 
+@pytest.mark.long
 def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
     settings, _ = load_game("fictitious_play_quick")
     found = play_game(settings, tmp_path / "game", progress=False)

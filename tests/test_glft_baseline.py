@@ -238,11 +238,11 @@ def test_extreme_parameters_solve():
     for arguments in (
         {"num_steps": 1},
         {"num_steps": 1, "horizon": 50.0, "fill_rate": 3.0},
-        {"num_steps": 40, "volatility": 0.0, "running_penalty": 0.0},
-        {"num_steps": 40, "inventory_limit": 1.0},
-        {"num_steps": 40, "initial_inventory": 10.0},
-        {"num_steps": 40, "running_penalty": 1e4, "terminal_penalty": 1e4},
-        {"num_steps": 40, "drift": 50.0},
+        {"num_steps": 40, "horizon": 0.2, "volatility": 0.0, "running_penalty": 0.0},
+        {"num_steps": 40, "horizon": 0.2, "inventory_limit": 1.0},
+        {"num_steps": 40, "horizon": 0.2, "initial_inventory": 10.0},
+        {"num_steps": 40, "horizon": 0.2, "running_penalty": 1e4, "terminal_penalty": 1e4},
+        {"num_steps": 40, "horizon": 0.2, "drift": 50.0},
     ):
         best = baselines.optimal_policy(AS, **arguments)
         value = criterion_value(problem_of(AS, **arguments), best.solution.controls)

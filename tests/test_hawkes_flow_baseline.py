@@ -156,6 +156,7 @@ def depths_of(name, params):
     return functools.partial({"corollary_3": corollary_3, "join_best": join_best}.get(name, without_penalties), params)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["join_best", "signal_poisson", "corollary_3"])
 def test_policies_have_the_reference_values(name):
     params = Params.create()
@@ -408,6 +409,7 @@ def test_a_second_scheme_agrees():
 # --- The stated error ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [{}, {**UNEQUAL, "horizon": 20.0, "num_steps": 80}], ids=["default", "unequal"])
 def test_the_stated_error_is_small(arguments):
     """The issue asks for 1e-4 of the value."""
@@ -479,6 +481,7 @@ def test_paper_policies():
     assert (policies["join_best"].predict(seen)[0] == -1.0).all()
 
 
+@pytest.mark.long
 def test_simulated_and_numerical_scores_agree():
     """Control-variate scores of policies near and far from the optimum, against their numerical values."""
     arguments = {**UNEQUAL, "horizon": 3.0, "num_steps": 12, "inventory_limit": 2}
@@ -515,6 +518,7 @@ def test_plain_returns_have_the_numerical_values():
     assert abs(fills.mean() - 65.0) < bound * fills.sem() + 0.5  # section 5, in whole fills
 
 
+@pytest.mark.long
 def test_by_the_clock_the_optimum_lies_between_bounds():
     arguments = {"decision": "clock", "horizon": 4.0, "num_steps": 16, "inventory_limit": 3}
     best = baselines.optimal_policy(ID, **arguments)

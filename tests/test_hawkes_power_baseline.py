@@ -254,6 +254,7 @@ def poisson_optimum(p):
     return end.reshape(start.shape)
 
 
+@pytest.mark.long
 def test_without_excitation_the_bounds_meet_at_the_exact_optimum():
     p = Params.create(**POISSON)
     exact = poisson_optimum(p)
@@ -368,6 +369,7 @@ def test_every_path_is_in_order():
         assert (found.upper <= found.revealed + 1e-9).all()
 
 
+@pytest.mark.long
 def test_any_value_function_gives_valid_bounds():
     """With a useless one, too, the bounds are on both sides of those of a good one."""
     p = Params.create(**SMALL)
@@ -393,6 +395,7 @@ class Tilted:
         return np.stack([tilt, -0.6 - tilt], axis=-1).astype(np.float32), state
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decision", ["event", "order", "clock"])
 def test_control_variates_are_unbiased(decision):
     """Estimates against plain returns of the same episodes, for quotes that rest while the book moves."""
@@ -423,6 +426,7 @@ def test_the_best_policy_and_its_interval():
         optimal_policy(ID, **SMALL)
 
 
+@pytest.mark.long
 def test_no_score_is_above_the_dual_bound():
     best = best_known_policy(ID, **SMALL)
     policies = {"best": best, **paper_policies(ID, **SMALL)}
@@ -437,6 +441,7 @@ def test_no_score_is_above_the_dual_bound():
     assert reference_policy(ID, **SMALL).predict(np.zeros((3, 9), np.float32))[0].tolist() == [[-1.0, -1.0]] * 3
 
 
+@pytest.mark.long
 def test_more_decisions_are_worth_more():
     values = {}
     for decision in ("event", "order", "clock"):

@@ -181,6 +181,7 @@ def test_the_solution_does_not_depend_on_what_is_observed(tmp_path, monkeypatch)
     assert len(values) == len(list((tmp_path / "solutions").iterdir())) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decision", ["event", "clock"])
 def test_the_best_known_policy_is_worth_what_the_bounds_say(decision):
     arguments = {**SMALL, "decision": decision, **HIDDEN}
@@ -193,11 +194,13 @@ def test_the_best_known_policy_is_worth_what_the_bounds_say(decision):
     assert found.skill == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.long
 def test_the_baseline_conforms():
     figures = check_baseline(FLOW, horizon=1.0, num_steps=3, inventory_limit=1, episodes=300, **HIDDEN)
     assert figures["best suboptimal table"] < figures["optimum"]
 
 
+@pytest.mark.long
 def test_what_is_blind_anyway_has_the_same_score():
     constant = CallablePolicy(lambda seen: np.tile(np.float32([-0.4, -0.6]), (len(seen), 1)), markov=True)
     for policy in (constant, Tilted()):
@@ -212,6 +215,7 @@ def test_what_is_blind_anyway_has_the_same_score():
     assert sampled[0].value == sampled[1].value
 
 
+@pytest.mark.long
 def test_the_full_market_with_hidden_intensities():
     """One value function and upper bound for both; blind policies have the same scores."""
     arguments = {"horizon": 0.5, "num_steps": 2, "inventory_limit": 1}
@@ -283,6 +287,7 @@ def test_the_filter_begins_again_with_an_episode():
         FilteredPolicy(hawkes_flow.Params.create(decision="clock", **HIDDEN), None)
 
 
+@pytest.mark.long
 def test_memory_is_worth_something():
     """The filter is above the best known policy without memory, and below the upper bound."""
     arguments = {"horizon": 6.0, "num_steps": 24, "inventory_limit": 2, **HIDDEN}
@@ -310,6 +315,7 @@ class Affine:
         return self.actions(observation).astype(np.float32), state
 
 
+@pytest.mark.long
 def test_exact_slopes_are_those_of_the_value():
     """As with observed intensities (tests/test_expansion.py): 5 standard errors of the mean of 12 expansions."""
     expansions = expansions_of(environment_of(FLOW, horizon=4.0, num_steps=8, inventory_limit=2, **HIDDEN))

@@ -127,6 +127,7 @@ def test_levels_and_skills():
 # --- Exploitability on decision steps ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_coupled_preset_is_an_equilibrium():
     """<= 1e-6 relative: as a population, as one taker, with float32 actions too; and its flow is consistent."""
     game = Game.create(**PRESETS["coupled"])

@@ -170,6 +170,7 @@ ASYMMETRIC = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arguments", "taker", "maker"), ASYMMETRIC)
 def test_asymmetric_equilibria_by_newton_krylov(arguments, taker, maker):
     started = time.perf_counter()
@@ -216,6 +217,7 @@ def test_a_fixed_point_that_is_not_there_is_never_returned():
 # --- Decision steps ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("num_steps", "rate", "value"),
     [

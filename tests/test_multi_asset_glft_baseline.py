@@ -240,6 +240,7 @@ def test_uncorrelated_assets_close_the_bracket_from_above():
     assert upper == pytest.approx(sum(baselines.optimal_policy(TWO, **half).optimum for half in halves), rel=1e-9)
 
 
+@pytest.mark.long
 def test_hedges_are_worth_something():
     """Ignoring the covariance costs, and less than quoting constantly does."""
     skills = {name: baselines.score(TWO, policy).skill for name, policy in baselines.paper_policies(TWO).items()}

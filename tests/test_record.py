@@ -68,6 +68,7 @@ def test_returns_are_those_of_the_exact_score(market, policy):
         assert found.skill == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.long
 def test_returns_in_a_market_with_continuous_coordinates():
     """The tenth check; episodes are of different lengths."""
     env = gymnasium.make(FLOW, **FLOWS)

@@ -41,8 +41,8 @@ BASELINE = {
     "multi_asset_glft": {"num_steps": 8, "horizon": 0.2, "inventory_limit": [2.0, 3.0], "min_depth": 0.0},
     "stochastic_volatility": {"num_steps": 8, "horizon": 0.2, "inventory_limit": 3.0},
     "tick_spread": {"num_steps": 8, "horizon": 8.0, "lot": 50.0, "inventory_limit": 200.0},
-    "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2, "episodes": 500},
-    "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2, "episodes": 500},
+    "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},
+    "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2},
     "mean_field": {"num_steps": 8, "horizon": 0.4, "inventory_limit": 80.0, "signal_limit": 2},
 }
 
@@ -136,6 +136,9 @@ def test_conformance_of_the_market_at_full_length(row):
     check_market(row.id)
 
 
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.id, marks=[pytest.mark.long] * ("hawkes" in row.market)) for row in ENVIRONMENTS]
+)
 def test_conformance_of_the_baseline(row):
     figures = check_baseline(row.id, **BASELINE[row.market])
     assert figures["best suboptimal table"] < figures["optimum"]

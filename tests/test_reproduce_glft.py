@@ -121,6 +121,7 @@ def check_artifacts(folder: Path, tables: dict[str, int], pictures: int) -> None
     assert len(list(folder.iterdir())) == len(tables) + pictures
 
 
+@pytest.mark.long
 def test_quick_reproduction_of_2008(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = avellaneda_stoikov_2008.reproduce(tmp_path / "new", quick=True, progress=False)
     assert capsys.readouterr() == ("", "")
@@ -149,6 +150,7 @@ def check_2013(folder: Path, text: str, points: int) -> None:
     assert "Not checked" in text
 
 
+@pytest.mark.long
 def test_quick_reproduction_of_2013(tmp_path: Path) -> None:
     check_2013(tmp_path, gueant_2013.reproduce(tmp_path, quick=True, progress=False), points=9)
 

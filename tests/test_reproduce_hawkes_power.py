@@ -20,6 +20,8 @@ from baselines.reproduce.power_2017 import known_parameters, markup_components
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, ILLUSTRATIVE_SETS, illustrative
 from mmgym.models.hawkes_power import BUY, SELL, Params
 
+pytestmark = pytest.mark.long
+
 TABLES = {
     "table_1_parameters.csv": 6 * 26,
     "table_2_backtest.csv": 4 * 18,

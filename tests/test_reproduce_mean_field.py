@@ -8,6 +8,8 @@ import pytest
 
 from baselines.reproduce import PAPERS, mean_field_2022
 
+pytestmark = pytest.mark.long
+
 KINDS = (
     "joint_law",
     "conditional_laws",

@@ -49,6 +49,7 @@ def test_registered() -> None:
     assert PAPERS["guilbaud-pham-2013"] == "guilbaud_pham_2013"
 
 
+@pytest.mark.long
 def test_quick_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new"
     text = guilbaud_pham_2013.reproduce(folder, quick=True, progress=False)

@@ -87,6 +87,7 @@ def test_drawdown_is_that_of_the_rollout():
         assert drawdowns[episode] == pytest.approx((np.maximum.accumulate(path) - path).max(), abs=1e-9)
 
 
+@pytest.mark.long
 def test_intervals_cover_what_they_say():
     """Normal samples with known quantile, shortfall and mean, and a known proportion: 95 % within false alarm 1e-3."""
     rng = np.random.default_rng(2)

@@ -25,7 +25,7 @@ SMALL = {
     "num_steps": 20,
 }
 FAMILY_FALSE_ALARM = 1e-3  # of each parametrised statistical test below, all its cases together
-SIZES = [5_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+SIZES = [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 POLICIES = [
     "optimal", "hjb", "riccati", "glft_asymptotic", "stationary", "avellaneda_stoikov", "zero_skew", "constant",
     "random",
@@ -40,6 +40,7 @@ def test_the_list_of_policies_is_complete():
     assert set(policies(AS)) == set(POLICIES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("episodes", SIZES)
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_kernel_monte_carlo_agrees_with_exact_values(utility, episodes):

@@ -149,6 +149,7 @@ def test_hidden_or_constant_variance_has_the_optimum_of_the_glft_market():
     assert optimal_policy(ID, num_steps=50, variance_volatility=0.0).optimum == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.long
 def test_the_optimum_tends_to_the_continuous_one():
     coarse, fine = (optimal_policy(ID, num_steps=n).optimum for n in (100, 200))
     assert coarse < fine < 65.6346237729

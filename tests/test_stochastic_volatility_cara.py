@@ -139,6 +139,7 @@ def test_steps_are_cut_only_where_the_bias_asks_for_it():
     assert long.cara_bias == pytest.approx(1e-6 * earned)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [4, 40])
 def test_simulated_utilities_are_those_of_the_solver(steps):
     """Four standard errors, two-sided: a false alarm of 6e-5 each."""
@@ -187,6 +188,7 @@ def test_a_hidden_variance_brackets_the_optimum():
     assert played.value == pytest.approx(best.bounds.lower, abs=1e-9) and played.level == "bracketed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hidden", [False, True])
 def test_market_and_baseline_conform(hidden):
     arguments = {**SMALL, "num_steps": 8, "risk_aversion": 0.03, "observe_variance": not hidden}

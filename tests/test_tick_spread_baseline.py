@@ -69,7 +69,15 @@ def benchmark(found, name):
 # --- The numbers -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [10.0, 3.0, 1.0, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "length",
+    [
+        10.0,
+        3.0,
+        pytest.param(1.0, marks=pytest.mark.long),
+        pytest.param(0.3, marks=[pytest.mark.long, pytest.mark.slow]),
+    ],
+)
 def test_optimum(length):
     steps, optimum, without = OPTIMA[length]
     for orders, expected in ((100.0, optimum), (0.0, without)):
@@ -392,6 +400,7 @@ def test_symmetric_markets_have_symmetric_optima():
 LENGTHS = [(30, 10.0), (100, 3.0), (300, 1.0), pytest.param(1000, 0.3, marks=pytest.mark.slow)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("steps", "length"), LENGTHS)
 def test_simulation_agrees_for_every_named_policy(steps, length):
     """Kernel Monte Carlo, raw means of 4,000 episodes; 4 step lengths of 6 policies share the false-alarm rate 1e-3."""

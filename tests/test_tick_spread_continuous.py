@@ -353,6 +353,7 @@ def test_linear_value_of_the_optimum_is_the_value_of_the_scheme(changes: dict[st
     np.testing.assert_allclose(linear, values[0], rtol=0, atol=1e-10)
 
 
+@pytest.mark.long
 def test_optimum_played_at_once_is_worth_the_continuous_value() -> None:
     params = Params.create(num_steps=1000)
     solution = continuous_solution(params)
