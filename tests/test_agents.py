@@ -106,6 +106,7 @@ def test_adapter_under_vec_monitor_and_full_info():
     assert {"cash", "terminal_observation", "bid_depth"} <= set(infos[1])
 
 
+@pytest.mark.long
 def test_policy_of_a_model_is_scored_exactly_with_its_normalisation():
     venv = VecNormalize(make_sb3_env(AS, 4, num_steps=20), gamma=1.0)
     model = PPO("MlpPolicy", venv, n_steps=20, batch_size=80, gamma=1.0, seed=0, device="cpu")

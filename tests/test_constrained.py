@@ -76,6 +76,7 @@ def test_bounds_of_the_model_file(name):
     assert float(marginal.value) == pytest.approx(bound, abs=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["constrain_3_2_2", "constrain_3_3_3", pytest.param("constrain_4_3_4", marks=pytest.mark.slow)]
 )

@@ -192,6 +192,7 @@ def test_optimal_value_converges_to_the_continuous_one(utility):
     assert limit - (limit - 2 * gaps[1] + gaps[0]) == pytest.approx(0.0, abs=2e-4)
 
 
+@pytest.mark.long
 def test_first_and_second_moments_and_law_against_each_other():
     """Moments, characteristic function and inventory law are three separate recursions."""
     env, arguments = AS, {"fill_rate": [150.0, 120.0], "fill_decay": [1.5, 1.7], "drift": 0.5, "num_steps": 200}

@@ -164,6 +164,7 @@ STEPS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "count", [pytest.param(20_000, id="reduced"), pytest.param(400_000, id="full", marks=pytest.mark.slow)]
 )

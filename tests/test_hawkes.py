@@ -633,6 +633,7 @@ def test_few_events_are_fitted_or_refused_clearly():
 # Residuals
 
 
+@pytest.mark.long
 def test_residuals_are_uniform_under_the_true_model():
     """P-values of 400 samples of 12 windows, pooled by concatenation; and with each last gap dropped, they are not."""
     gaps, points, dropped = [], [], []

@@ -174,6 +174,7 @@ def test_policies_have_the_reference_values_at_full_resolution(name):
     assert at(params, found, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
 
 
+@pytest.mark.long
 def test_the_asymptotic_policy_quotes_far_too_wide():
     """Section 5: 21 fills against 65."""
     params = Params.create()
@@ -469,6 +470,7 @@ def test_the_optimum_at_events_and_its_policy():
     assert isinstance(baselines.best_known_policy(ID), type(best))
 
 
+@pytest.mark.long
 def test_paper_policies():
     policies = baselines.paper_policies(ID)
     names = {"signal_poisson", "poisson", "corollary_3", "corollary_3_as_printed", "join_best", "random"}

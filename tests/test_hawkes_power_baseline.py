@@ -157,6 +157,7 @@ def test_value_functions_in_the_mirror(kind):
     np.testing.assert_allclose(found, image[:, [1, 0, 2]], atol=1e-6)
 
 
+@pytest.mark.long
 def test_fitted_quotes_are_nearly_mirror_images():
     """The defaults are symmetric, the sampled states that values are fitted to are not."""
     p = Params.create(**SMALL)
@@ -327,6 +328,7 @@ def compare_with_the_notes(horizon, paths):
     assert gap.mean() + 4.0 * gap.std() / root < 0.002 * lower
 
 
+@pytest.mark.long
 def test_the_interval_at_ten_minutes():
     compare_with_the_notes(10.0, 300)
 

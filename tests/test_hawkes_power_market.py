@@ -147,6 +147,7 @@ def environment(count, seed, offsets, arguments):
     return {**found, "square": last["inventory_square"], **{name: last[f"{name}_rate"] for name in PROCESSES}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("placement", ["binomial", "geometric"])
 def test_the_law_of_a_step_against_thinning(placement):
     """Frozen quotes, many events: among them are some after which a quote lies inside the spread."""

@@ -38,6 +38,7 @@ COUPLED = {**SMALL, "impact": 0.03, "initial_law": [20.0, 1], "signal_rate": [3.
 # --- Continuous time: the numbers of the notes ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rate", "crowd", "constant", "skewed"), [(1.5, 650.55344, 548.800, 4.328), (15.0, 618.247, 548.004, 4.341)]
 )

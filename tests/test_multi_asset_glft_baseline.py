@@ -91,6 +91,7 @@ def test_assets_may_be_named_in_any_order():
     assert first == pytest.approx(second, rel=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("z", [None, -0.4, 0.7j])
 def test_a_step_is_a_dense_matrix_exponential(z):
     """Of the mean and the second moment, or of exponentials, of one step under constant depths."""

@@ -45,6 +45,7 @@ BASELINE = {
     "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2},
     "mean_field": {"num_steps": 8, "horizon": 0.4, "inventory_limit": 80.0, "signal_limit": 2},
 }
+QUICK = ("glft", "mean_field")  # markets whose baselines are checked in the fast suite
 
 
 @pytest.fixture(params=ENVIRONMENTS, ids=IDS)
@@ -137,7 +138,7 @@ def test_conformance_of_the_market_at_full_length(row):
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.id, marks=[pytest.mark.long] * ("hawkes" in row.market)) for row in ENVIRONMENTS]
+    "row", [pytest.param(row, id=row.id, marks=[pytest.mark.long] * (row.market not in QUICK)) for row in ENVIRONMENTS]
 )
 def test_conformance_of_the_baseline(row):
     figures = check_baseline(row.id, **BASELINE[row.market])

@@ -112,6 +112,7 @@ def test_intervals_cover_what_they_say():
     assert (covered / draws <= 0.985).all()
 
 
+@pytest.mark.long
 def test_simulated_measures_agree_with_the_exact_law():
     """VaR and CVaR of three policies: the exact law (tested elsewhere) against the simulated route."""
     limit = stats.norm.isf(FAMILY_FALSE_ALARM / 2 / 12)

@@ -165,6 +165,7 @@ def test_simulated_utilities_are_those_of_the_solver(steps):
     assert simulated.utility < 0.0 and simulated.stderr < 0.3
 
 
+@pytest.mark.long
 def test_the_optimum_is_scored_without_noise_and_nothing_beats_it():
     env = gymnasium.make(ID, **SMALL)
     best = optimal_policy(env)
@@ -176,6 +177,7 @@ def test_the_optimum_is_scored_without_noise_and_nothing_beats_it():
             assert score(env, policy, episodes=200).value <= best.optimum + best.bounds.error, name
 
 
+@pytest.mark.long
 def test_a_hidden_variance_brackets_the_optimum():
     env = gymnasium.make(ID, **SMALL, observe_variance=False)
     seen = optimal_policy(gymnasium.make(ID, **SMALL))

@@ -73,7 +73,7 @@ def benchmark(found, name):
     "length",
     [
         10.0,
-        3.0,
+        pytest.param(3.0, marks=pytest.mark.long),
         pytest.param(1.0, marks=pytest.mark.long),
         pytest.param(0.3, marks=[pytest.mark.long, pytest.mark.slow]),
     ],

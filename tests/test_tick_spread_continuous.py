@@ -369,6 +369,7 @@ def test_optimum_played_at_once_is_worth_the_continuous_value() -> None:
     assert found.value == pytest.approx(feedback_moments(params, solution.controls, CRITERION)[0], abs=1e-10)
 
 
+@pytest.mark.long
 def test_optimum_under_cara_played_at_once() -> None:
     params = Params.create(utility="cara", num_steps=400)
     solution = continuous_solution(params)
@@ -619,6 +620,7 @@ def test_cells_of_one_table_may_be_cut(random_case: tuple[FeedbackProblem, Array
     assert found == pytest.approx(feedback_moments(problem.params, np.repeat(table, 4, axis=0), FUNCTIONAL), rel=1e-12)
 
 
+@pytest.mark.long
 def test_law_of_wealth() -> None:
     params = Params.create(lot=100.0, inventory_limit=200.0, initial_inventory=100.0, horizon=20.0, volatility=0.05)
     table = capped(params, 100.0, 200.0, True)
