@@ -138,7 +138,8 @@ def test_conformance_of_the_market_at_full_length(row):
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.id, marks=[pytest.mark.long] * (row.market not in QUICK)) for row in ENVIRONMENTS]
+    "row",
+    [pytest.param(row, id=row.id, marks=() if row.market in QUICK else pytest.mark.long) for row in ENVIRONMENTS],
 )
 def test_conformance_of_the_baseline(row):
     figures = check_baseline(row.id, **BASELINE[row.market])

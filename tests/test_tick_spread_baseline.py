@@ -75,7 +75,7 @@ def benchmark(found, name):
         10.0,
         pytest.param(3.0, marks=pytest.mark.long),
         pytest.param(1.0, marks=pytest.mark.long),
-        pytest.param(0.3, marks=[pytest.mark.long, pytest.mark.slow]),
+        pytest.param(0.3, marks=pytest.mark.slow),
     ],
 )
 def test_optimum(length):
