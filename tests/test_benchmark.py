@@ -303,7 +303,7 @@ DISCRETE = {"ppo", "maskable_ppo", "dqn", "qrdqn"}
 def test_every_algorithm_has_settings_for_every_id_whose_actions_it_can_send():
     """So that no algorithm is left out of the benchmark unseen; one with a memory where something can be hidden."""
     fit = {(row.id, name) for row in ENVIRONMENTS for name in (DISCRETE if "TickSpread" in row.id else BOX)}
-    arguments = {row.id: gymnasium.make(row.id).unwrapped.arguments for row in ENVIRONMENTS}
+    arguments = {row.id: gymnasium.make(row.id).unwrapped.params._fields for row in ENVIRONMENTS}
     hiding = {env for env, names in arguments.items() if any(name.startswith("observe_") for name in names)}
     assert "mmgym/HawkesFlow-v0" in hiding
     fit |= {(env, "recurrent_ppo") for env in hiding}
