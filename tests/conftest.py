@@ -1,6 +1,7 @@
 """Kernels are cached by the sources, and scripts run in processes of their own.
 
 The on-disk cache of kernels is keyed by the sources because numba itself misses edits in functions of other files.
+Solutions are kept in the repository: tests neither trust nor touch those in the user's cache.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ def source_hash() -> str:
 
 # Before anything imports numba; processes that tests start inherit it.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".numba_cache" / source_hash()))
+os.environ.setdefault("MMGYM_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "mmgym"))
 
 
 @pytest.fixture

@@ -556,8 +556,9 @@ BROKEN_BASELINES = {
 
 
 @pytest.mark.parametrize("name", list(BROKEN_BASELINES))
-def test_the_suite_finds_broken_baselines(name, monkeypatch):
+def test_the_suite_finds_broken_baselines(name, monkeypatch, tmp_path):
     methods, message = BROKEN_BASELINES[name]
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))  # a broken solution that took long is kept on disk
     caches = (catalogue._problem, catalogue._solution, catalogue._reference_value)
     for cache in caches:
         cache.cache_clear()
