@@ -105,8 +105,11 @@ class FrozenProblem(Protocol):
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) at step n + 1 from the law at step n and the controls (S, C) of each state."""
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
-        """Best controls (S, C) and their values (S, 1) for the criterion, from the values (S, 1) of step n + 1."""
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
+        """Best controls (S, C) and their values (S, 1) for the criterion, from the values (S, 1) of step n + 1.
+
+        A search may start from the ``guess`` (S, C). Continuous controls are those of `baselines.maximise`.
+        """
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         """Values (M, 1) of `backward` for the criterion, and their derivatives (M, C) in the controls.
@@ -191,14 +194,23 @@ def _ticks(steps: int, progress: Callable[[int], None] | None) -> Iterator[int]:
 
 
 def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None) -> Solution:
-    """Dynamic programming on the one-step law: the optimum over all policies, of any information."""
+    """Dynamic programming on the one-step law: the optimum over all policies, of any information.
+
+    Raises
+    ------
+    ArithmeticError
+        If the best controls of a cell are not found.
+    """
     steps, states = problem.num_steps, problem.num_states
     controls = np.empty((steps, states, problem.num_controls))
     raw, log_scale = np.empty((steps + 1, states)), np.zeros(steps + 1)
     values, log_scale[steps] = _rescaled(problem.terminal(problem.criterion), problem.criterion)
     raw[steps] = values[:, 0]
     for n in _ticks(steps, progress):
-        controls[n], values = problem.improve(n, values)
+        guess = None  # the controls of the two steps after, continued
+        if n + 2 < steps:
+            guess = 2.0 * controls[n + 1] - controls[n + 2]
+        controls[n], values = problem.improve(n, values, guess)
         values, scale = _rescaled(values, problem.criterion)
         log_scale[n] = log_scale[n + 1] + scale
         raw[n] = values[:, 0]

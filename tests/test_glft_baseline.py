@@ -164,7 +164,7 @@ def test_best_depths_against_grid_search_and_dense_exponential(arguments):
 
     for s in range(problem.num_states):
         assert one_step(controls[s])[s] == pytest.approx(best[s, 0], rel=1e-12)
-    grid = [np.linspace(low, high, 41) for low, high in zip(problem.low_depths, problem.high_depths, strict=True)]
+    grid = [np.linspace(low, high, 41) for low, high in zip(problem.low_controls, problem.high_controls, strict=True)]
     tried = np.max([[sign * one_step((b, a)) for b in grid[0]] for a in grid[1]], axis=(0, 1))
     assert np.all(sign * best[:, 0] >= tried - 1e-12 * np.abs(tried))
     assert np.all(sign * best[:, 0] <= tried + 0.02 * np.abs(tried))  # and the grid comes close to it

@@ -305,7 +305,7 @@ def test_frozen_depths_are_the_best_ones():
     steps.improve(
         h, np.full(2, game.taker_fill_rate), game.taker_fill_decay, game.order_size, game.max_depth,
         -game.taker_penalty * inventory**2, system.nodes, system.weights, drift, system.moves @ values, inventory,
-        depths, best,
+        depths, best, np.empty(game.shape),
     )  # fmt: skip
     for state in (0, 4, 13, 26):
         found = depths.reshape(-1, 2)[state]

@@ -11,7 +11,10 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import KERNEL, num_terms, poisson_weights
+
+ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
 
 
 @njit(**KERNEL)
@@ -178,8 +181,9 @@ def _side(rate, fill_rate, decay, size, aversion):
 def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out):
     """One-step value at inventory ``q`` for intensities ``rates``, its gradient and its Hessian in them.
 
-    ``out`` is [y, y_b, y_a, y_bb, y_ab, y_aa]; ``blocks`` is scratch of shape (2, 6, S). The derivatives solve the
-    systems that differentiating ``y' = K y + source`` in the intensities gives.
+    ``out`` is [y, y_b, y_a, y_bb, y_ab, y_aa]; ``blocks`` is scratch of shape (2, 6, S + 2). The derivatives solve the
+    systems that differentiating ``y' = K y + source`` in the intensities gives. The cells beyond the edges hold what
+    makes a blocked fill change nothing.
     """
     count = values.shape[0]
     x, z = rates[0], rates[1]
@@ -193,47 +197,55 @@ def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagon
     terms = num_terms((shift + fastest + max(cb + ca - x - z, 0.0)) * step) + 2
     y, n = blocks[0], blocks[1]
     low, high = max(0, q - terms), min(count - 1, q + terms)
-    for s in range(low, high + 1):
-        y[0, s] = values[s]
-        for d in range(1, 6):
-            y[d, s] = 0.0
+    y[0, low + 1 : high + 2] = values[low : high + 1]
+    y[1:, low + 1 : high + 2] = 0.0
     log_weight = -shift * step
     weight = math.exp(log_weight)
     for d in range(6):
-        out[d] = weight * y[d, q]
+        out[d] = weight * y[d, q + 1]
     w = 1.0 / shift
     for j in range(1, terms):
+        if high == count - 1:
+            e = count
+            u = y[:, count + 1]
+            u[0] = (x * y[0, e] - sb) / cb
+            u[1] = (x * y[1, e] + y[0, e] - cb1 * u[0] - sb1) / cb
+            u[2] = x * y[2, e] / cb
+            u[3] = (x * y[3, e] + 2.0 * (y[1, e] - cb1 * u[1]) - cb2 * u[0] - sb2) / cb
+            u[4] = (x * y[4, e] + y[2, e] - cb1 * u[2]) / cb
+            u[5] = x * y[5, e] / cb
+        if low == 0:
+            u = y[:, 0]
+            u[0] = (z * y[0, 1] - sa) / ca
+            u[1] = z * y[1, 1] / ca
+            u[2] = (z * y[2, 1] + y[0, 1] - ca1 * u[0] - sa1) / ca
+            u[3] = z * y[3, 1] / ca
+            u[4] = (z * y[4, 1] + y[1, 1] - ca1 * u[1]) / ca
+            u[5] = (z * y[5, 1] + 2.0 * (y[2, 1] - ca1 * u[2]) - ca2 * u[0] - sa2) / ca
         log_weight += math.log(shift * step / j)
         weight = math.exp(log_weight)
         left = terms - j
         low, high = max(0, q - left), min(count - 1, q + left)
-        for s in range(low, high + 1):
-            stay = shift + diagonal[s]
-            y0, yb, ya = y[0, s], y[1, s], y[2, s]
-            n0 = stay * y0 + source[s]
-            nb, na = stay * yb, stay * ya
-            nbb, nab, naa = stay * y[3, s], stay * y[4, s], stay * y[5, s]
-            if s < count - 1:
-                u0, ub, ua = y[0, s + 1], y[1, s + 1], y[2, s + 1]
-                n0 += cb * u0 - x * y0 + sb
-                nb += cb * ub - x * yb + cb1 * u0 - y0 + sb1
-                na += cb * ua - x * ya
-                nbb += cb * y[3, s + 1] - x * y[3, s] + 2.0 * (cb1 * ub - yb) + cb2 * u0 + sb2
-                nab += cb * y[4, s + 1] - x * y[4, s] + cb1 * ua - ya
-                naa += cb * y[5, s + 1] - x * y[5, s]
-            if s > 0:
-                u0, ub, ua = y[0, s - 1], y[1, s - 1], y[2, s - 1]
-                n0 += ca * u0 - z * y0 + sa
-                nb += ca * ub - z * yb
-                na += ca * ua - z * ya + ca1 * u0 - y0 + sa1
-                nbb += ca * y[3, s - 1] - z * y[3, s]
-                nab += ca * y[4, s - 1] - z * y[4, s] + ca1 * ub - yb
-                naa += ca * y[5, s - 1] - z * y[5, s] + 2.0 * (ca1 * ua - ya) + ca2 * u0 + sa2
-            n[0, s], n[1, s], n[2, s] = w * n0, w * nb, w * na
-            n[3, s], n[4, s], n[5, s] = w * nbb, w * nab, w * naa
+        y0, yb, ya, ybb, yab, yaa = y[0], y[1], y[2], y[3], y[4], y[5]
+        n0, nb, na, nbb, nab, naa = n[0], n[1], n[2], n[3], n[4], n[5]
+        earned, idle = sb + sa, shift - x - z
+        for s in range(np.uint64(low + 1), np.uint64(high + 2)):
+            above, below = s + ONE, s - ONE
+            stay, f, fb, fa = idle + diagonal[below], y0[s], yb[s], ya[s]
+            u0, ub, ua, v0, vb, va = y0[above], yb[above], ya[above], y0[below], yb[below], ya[below]
+            n0[s] = w * (stay * f + source[below] + earned + cb * u0 + ca * v0)
+            nb[s] = w * (stay * fb + cb * ub + ca * vb + cb1 * u0 - f + sb1)
+            na[s] = w * (stay * fa + cb * ua + ca * va + ca1 * v0 - f + sa1)
+            nbb[s] = w * (
+                stay * ybb[s] + cb * ybb[above] + ca * ybb[below] + 2.0 * (cb1 * ub - fb) + cb2 * u0 + sb2
+            )  # fmt: skip
+            nab[s] = w * (stay * yab[s] + cb * yab[above] + ca * yab[below] + cb1 * ua - fa + ca1 * vb - fb)
+            naa[s] = w * (
+                stay * yaa[s] + cb * yaa[above] + ca * yaa[below] + 2.0 * (ca1 * va - fa) + ca2 * v0 + sa2
+            )  # fmt: skip
         y, n = n, y
         for d in range(6):
-            out[d] += weight * y[d, q]
+            out[d] += weight * y[d, q + 1]
 
 
 @njit(**KERNEL)
@@ -297,8 +309,11 @@ def backward_gradient(
 
 
 @njit(**KERNEL)
-def improve(step, fill_rates, decays, size, aversion, diagonal, source, low_rates, high_rates, values, depths, best):
-    """Best frozen depths of every inventory and their value, by a safeguarded Newton iteration in the intensities.
+def improve(
+    step, fill_rates, decays, size, aversion, diagonal, source, low_rates, high_rates, values, noise, depths, best,
+    shortfalls,
+):  # fmt: skip
+    """Best frozen depths of every inventory near a guess, and their value, by `mmgym.trust_region` in the intensities.
 
     Parameters
     ----------
@@ -308,56 +323,36 @@ def improve(step, fill_rates, decays, size, aversion, diagonal, source, low_rate
         Bounds of the intensities: those of the depth box.
     values : (S,)
         Value at the end of the step; under CARA (``aversion > 0``) the expectation of ``exp(-gamma ...)``, minimised.
+    noise : (S,)
+        Rounding error of the values.
     depths : (S, 2)
-        In: first guess. Out: best depths.
-    best : (S,)
-        Best values.
+        In: guess. Out: best depths.
+    best, shortfalls : (S,)
+        Out: best values, and what a further move promises.
     """
     count = values.shape[0]
-    blocks = np.empty((2, 6, count))
-    out = np.empty(6)
+    blocks, out = np.empty((2, 6, count + 2)), np.empty(6)
     sign = 1.0 if aversion == 0.0 else -1.0
-    rates, kept, newton = np.empty(2), np.empty(2), np.empty(2)
+    search, relative = new_search(2), np.empty(0)
+    rates, slope, curvature = np.empty(2), np.empty(2), np.empty((2, 2))
     for q in range(count):
         for side in range(2):
             rate = fill_rates[side] * math.exp(-decays[side] * depths[q, side])
             rates[side] = min(max(rate, low_rates[side]), high_rates[side])
-        kept_value = -np.inf
-        for iteration in range(100):
-            _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out)
-            value = sign * out[0]
-            # A step may lose value only by rounding; otherwise halve it.
-            if iteration > 0 and value < kept_value - 1e-14 * abs(kept_value):
-                for side in range(2):
-                    rates[side] = 0.5 * (rates[side] + kept[side])
-                continue
-            kept_value = value
-            kept[:] = rates
-            gradient_b, gradient_a = sign * out[1], sign * out[2]
-            curve_b, cross, curve_a = sign * out[3], sign * out[4], sign * out[5]
-            free_b = not ((kept[0] <= low_rates[0] and gradient_b < 0) or (kept[0] >= high_rates[0] and gradient_b > 0))
-            free_a = not ((kept[1] <= low_rates[1] and gradient_a < 0) or (kept[1] >= high_rates[1] and gradient_a > 0))
-            newton[:] = 0.0
-            determinant = curve_b * curve_a - cross * cross
-            if free_b and free_a and curve_b < 0.0 and determinant > 0.0:
-                newton[0] = (cross * gradient_a - curve_a * gradient_b) / determinant
-                newton[1] = (cross * gradient_b - curve_b * gradient_a) / determinant
-            else:
-                if free_b:
-                    newton[0] = -gradient_b / curve_b if curve_b < 0.0 else math.copysign(kept[0], gradient_b)
-                if free_a:
-                    newton[1] = -gradient_a / curve_a if curve_a < 0.0 else math.copysign(kept[1], gradient_a)
-            change = 0.0
-            for side in range(2):
-                target = min(max(kept[side] + newton[side], 0.25 * kept[side]), 4.0 * kept[side])
-                target = min(max(target, low_rates[side]), high_rates[side])
-                change = max(change, abs(target - kept[side]) / kept[side])
-                rates[side] = target
-            if change < 1e-13:
+        begin(search, rates)
+        while True:
+            _value_and_slopes(
+                step, q, search.trial, fill_rates, decays, size, aversion, diagonal, source, values, blocks, out
+            )  # fmt: skip
+            slope[0], slope[1] = sign * out[1], sign * out[2]
+            curvature[0, 0], curvature[1, 1] = sign * out[3], sign * out[5]
+            curvature[0, 1] = curvature[1, 0] = sign * out[4]
+            if advance(search, sign * out[0], slope, curvature, low_rates, high_rates, relative, noise[q]):
                 break
-        best[q] = sign * kept_value
+        best[q] = sign * search.numbers[VALUE]
+        shortfalls[q] = search.numbers[SHORTFALL]
         for side in range(2):
-            depths[q, side] = math.log(fill_rates[side] / kept[side]) / decays[side]
+            depths[q, side] = math.log(fill_rates[side] / search.point[side]) / decays[side]
 
 
 @njit(**KERNEL)

@@ -1,7 +1,7 @@
 """The frozen-quote problem S1 of the GLFT market, exact to rounding.
 
 Inside a step the inventory is a birth-death chain with constant rates, so one-step expectations are exponentials of
-tridiagonal matrices; the best depths of each inventory come from a two-dimensional Newton iteration. Continuous-time
+tridiagonal matrices; the best depths of each inventory are searched for in the two intensities. Continuous-time
 counterparts: Guéant, Lehalle & Fernandez-Tapia (2013), eqs. (2.4)-(2.8).
 """
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from baselines.frozen import Functional, frozen_problem
 from baselines.glft import kernels
+from baselines.maximise import Region, best_controls, depth_region, inventory_slopes, rounding
 from mmgym.models import glft
 
 Array = NDArray[np.float64]
@@ -38,6 +39,7 @@ class GLFTProblem:
 
     num_controls = 2
     tolerance = 0.0
+    search_tolerance = 1e-12
     level = "exact"
     has_market_orders = False
 
@@ -54,8 +56,10 @@ class GLFTProblem:
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
         self.fill_rates = np.array([p.fill_rate_bid, p.fill_rate_ask])
         self.decays = np.array([p.fill_decay_bid, p.fill_decay_ask])
-        self.low_depths = np.array([p.min_depth_bid, p.min_depth_ask])
-        self.high_depths = np.array([p.max_depth_bid, p.max_depth_ask])
+        self.low_controls = np.array([p.min_depth_bid, p.min_depth_ask])
+        self.high_controls = np.array([p.max_depth_bid, p.max_depth_ask])
+        self.control_units = 1.0 / self.decays
+        self.unit_value = p.order_size * float(self.control_units.max())
 
     def observations(self, n: int) -> NDArray[np.float32]:
         return glft.observe(self.params, n, self.lots)
@@ -144,15 +148,17 @@ class GLFTProblem:
         kernels.forward_law(self.params.step_length, self.intensities(controls), np.ascontiguousarray(law), result)
         return result
 
+    def _base(self) -> Array:
+        """Best depths (2,) where a fill does not change the value of the rest."""
+        xi = self.aversion * self.params.order_size
+        return np.asarray(np.log1p(xi / self.decays) / xi if xi else 1.0 / self.decays)
+
     def first_order_depths(self, values: Array) -> Array:
         """Best depths (S, 2) of a short step before the criterion's values (S,) in model units.
 
         A side at its bound takes the depth of the neighbouring inventory: it may reactivate inside the step.
         """
-        size = self.params.order_size
-        slope = np.diff(values) / size
-        xi = self.aversion * size
-        base = np.log1p(xi / self.decays) / xi if xi else 1.0 / self.decays
+        base, slope = self._base(), np.diff(values) / self.params.order_size
         bid, ask = base[0] - slope, base[1] + slope
         return np.stack([np.append(bid, bid[-1]), np.append(ask[0], ask)], axis=1)
 
@@ -182,26 +188,43 @@ class GLFTProblem:
             return self.growth(functional, functional.exponents)[:, 0], np.zeros(self.num_states)
         return np.zeros(self.num_states), self._rates(functional)[0]
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+    def region(self, n: int, values: Array) -> Region:
+        """As `baselines.maximise.ContinuousProblem` has it."""
         diagonal, source = self._growth()
+        reward = source - diagonal / self.aversion if self.aversion else source
+        ahead = self.to_value(values, 0.0)
+        return self._region(np.stack([ahead, ahead + self.params.step_length * reward])[None])
+
+    def _region(self, ahead: Array) -> Region:
+        """As `region`, from values (G, V, S) that bound the differences of those inside the step."""
+        fills = self.params.step_length * self.fill_rates
+        return depth_region(self, self._base(), fills, *inventory_slopes(ahead, self.params.order_size))
+
+    def cell(self, state: int) -> str:
+        return f"inventory {self.inventory[state]:g}"
+
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         column = np.ascontiguousarray(values[:, 0])
-        depths = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
-        best = np.empty(self.num_states)
+        depths = self.first_order_depths(self.to_value(column, 0.0)) if guess is None else guess
+        depths = np.clip(depths, self.low_controls, self.high_controls)
+        best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
         kernels.improve(
             self.params.step_length,
             self.fill_rates,
             self.decays,
             self.params.order_size,
             self.aversion,
-            diagonal,
-            source,
-            self.intensities(self.high_depths),
-            self.intensities(self.low_depths),
+            *self._growth(),
+            self.intensities(self.high_controls),
+            self.intensities(self.low_controls),
             column,
+            rounding(self, column),
             depths,
             best,
+            shortfalls,
         )
-        return np.clip(depths, self.low_depths, self.high_depths), best[:, None]
+        depths = np.clip(depths, self.low_controls, self.high_controls)
+        return best_controls(self, n, values, depths, best, shortfalls)
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
@@ -212,8 +235,8 @@ class GLFTProblem:
         return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + noise)
 
     def binding(self, controls: Array) -> NDArray[np.bool_]:
-        slack = 1e-9 * (self.high_depths - self.low_depths)
-        return np.asarray((controls <= self.low_depths + slack) | (controls >= self.high_depths - slack))
+        slack = 1e-9 * (self.high_controls - self.low_controls)
+        return np.asarray((controls <= self.low_controls + slack) | (controls >= self.high_controls - slack))
 
 
 frozen_problem.register(glft.Params, GLFTProblem)

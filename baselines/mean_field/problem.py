@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.frozen import Functional, frozen_problem
+from baselines.maximise import Region, best_controls, depth_region, inventory_slopes
 from baselines.mean_field import kernels
 from mmgym.models import mean_field, mean_field_steps
 from mmgym.models.mean_field_flow import Flow, quadrature_for, step_system
@@ -38,7 +39,9 @@ class MeanFieldProblem:
     """
 
     num_controls = 2
+    aversion = 0.0
     tolerance = 0.0
+    search_tolerance = 1e-12
     level = "exact"
     has_market_orders = False
 
@@ -62,6 +65,10 @@ class MeanFieldProblem:
         self.signal = game.signal if taker else np.zeros(1)
         flow = p.flow if flow is None else flow
         self.factors = p.factors(flow)
+        self.high_controls = np.full(2, p.max_depth)
+        self.low_controls = -self.high_controls
+        self.control_units = np.full(2, 1.0 / p.fill_decay)
+        self.unit_value = p.order_size / p.fill_decay
         if taker:
             system = step_system(game)
             self.nodes, self.weights, self.beliefs, self.moves = (
@@ -195,11 +202,25 @@ class MeanFieldProblem:
         ask = base + np.concatenate([slope[:, :1], slope], axis=1)
         return np.clip(np.stack([bid, ask], axis=-1), -self.params.max_depth, self.params.max_depth)
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+    def region(self, n: int, values: Array) -> Region:
+        """As `baselines.maximise.ContinuousProblem` has it; the signal and the crowd move the price in the step."""
+        p = self.params
+        ahead = self.moves @ values.reshape(self.shape)
+        drift = (self.beliefs + self.drift[n]) @ self.weights
+        reward = self._reward(self.criterion) + drift[:, None] * self.inventory
+        ahead = np.stack([ahead, ahead + p.step_length * reward], axis=1)
+        fills = p.step_length * self.factors[n]
+        return depth_region(self, self.control_units, fills, *inventory_slopes(ahead, p.order_size))
+
+    def cell(self, state: int) -> str:
+        return ", ".join(f"{name} {column[state]:g}" for name, column in self.coordinates.items())
+
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         p = self.params
         after = np.ascontiguousarray(self.moves @ values[:, 0].reshape(self.shape))
-        depths = self.first_order_depths(after)
-        best = np.empty(self.shape)
+        depths = self.first_order_depths(after) if guess is None else guess.reshape(*self.shape, 2)
+        depths = np.clip(depths, self.low_controls, self.high_controls)
+        best, shortfalls = np.empty(self.shape), np.empty(self.shape)
         mean_field_steps.improve(
             p.step_length,
             self.factors[n],
@@ -214,8 +235,9 @@ class MeanFieldProblem:
             self.inventory,
             depths,
             best,
+            shortfalls,
         )
-        return depths.reshape(-1, 2), best.reshape(-1, 1)
+        return best_controls(self, n, values, depths.reshape(-1, 2), best.ravel(), shortfalls.ravel())
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return np.asarray(values)

@@ -10,9 +10,10 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import KERNEL, num_terms
 
-__all__ = ["backward_exponential", "backward_moments", "forward_law", "value_and_slopes"]
+__all__ = ["backward_exponential", "backward_gradient", "backward_moments", "forward_law", "improve"]
 
 
 @njit(**KERNEL)
@@ -219,45 +220,57 @@ def value_and_slopes(step, state, rates, depths, decays, sizes, drift, moves, va
 
 
 @njit(**KERNEL)
-def improve(step, factors, decays, sizes, low, high, drift, moves, values, depths, best, tolerance):
-    """Best frozen depths of every state by projected Newton steps; ``depths`` (S, 2 n) starts and ends it.
+def improve(
+    step, factors, decays, sizes, low, high, drift, moves, values, units, noise, curvatures, depths, best, shortfalls
+):
+    """Best frozen depths of every state near a guess, and their value, by `mmgym.trust_region`.
 
-    The Hessian is nearly diagonal, ``- k D E[fills]``: a step changes the others' prospects by the order of the number
-    of fills in it.
+    Parameters
+    ----------
+    units : (2 n,)
+        ``1 / decays``.
+    noise : (S,)
+        Rounding error of the values.
+    curvatures : (S, 2 n, 2 n)
+        In: guess of the second derivatives, 0 where there is none. Out: those learned.
+    depths : (S, 2 n)
+        In: guess. Out: best depths.
+    best, shortfalls : (S,)
+        Out: best values, and what a further move promises.
     """
     count, sides = depths.shape
     work, slopes, rates = np.empty((2, sides + 1, count)), np.empty(sides), np.empty(sides)
-    trial, found = np.empty(sides), np.empty(sides)
+    search, none = new_search(sides), np.empty((0, 0))
     for s in range(count):
-        current = depths[s]
         for j in range(sides):
-            rates[j] = factors[j] * math.exp(-decays[j] * current[j])
-        value = value_and_slopes(step, s, rates, current, decays, sizes, drift, moves, values, work, slopes)
-        damping = 1.0
-        for _ in range(200):
-            largest = 0.0
+            depths[s, j] = min(max(depths[s, j], low[j]), high[j])
+            rates[j] = factors[j] * math.exp(-decays[j] * depths[s, j])
+        begin(search, depths[s])
+        search.curvature[:] = curvatures[s]
+        if curvatures[s, 0, 0] == 0.0:
+            # Nearly diagonal, - k D E[fills]: a step changes the others' prospects by the order of its fills.
             for j in range(sides):
                 opposite = rates[j + sides // 2 if j < sides // 2 else j - sides // 2]
                 chance = 1.0 if moves[j, s] >= 0 else 0.5 * (1.0 - math.exp(-opposite * step))
-                curvature = decays[j] * sizes[j] * rates[j] * step * max(chance, 1e-3)
-                change = damping * slopes[j] / curvature
-                change = min(max(change, -0.5 / decays[j]), 0.5 / decays[j])
-                trial[j] = min(max(current[j] + change, low[j]), high[j])
-                largest = max(largest, abs(trial[j] - current[j]) * decays[j])
-            if largest < tolerance:
-                break
+                search.curvature[j, j] = -decays[j] * sizes[j] * rates[j] * step * max(chance, 1e-3)
+        while True:
             for j in range(sides):
-                rates[j] = factors[j] * math.exp(-decays[j] * trial[j])
-            reached = value_and_slopes(step, s, rates, trial, decays, sizes, drift, moves, values, work, found)
-            if reached >= value - 1e-14 * abs(value):
-                value = reached
-                current[:] = trial
-                slopes[:] = found
-                damping = min(1.0, 1.5 * damping)
-            else:
-                damping *= 0.5
-                for j in range(sides):
-                    rates[j] = factors[j] * math.exp(-decays[j] * current[j])
-                if damping < 1e-4:
-                    break
-        best[s] = value
+                rates[j] = factors[j] * math.exp(-decays[j] * search.trial[j])
+            value = value_and_slopes(
+                step, s, rates, search.trial, decays, sizes, drift, moves, values, work, slopes
+            )  # fmt: skip
+            if advance(search, value, slopes, none, low, high, units, noise[s]):
+                break
+        depths[s] = search.point
+        curvatures[s] = search.curvature
+        best[s], shortfalls[s] = search.numbers[VALUE], search.numbers[SHORTFALL]
+
+
+@njit(**KERNEL)
+def backward_gradient(step, states, rates, depths, decays, sizes, drift, moves, values, result, gradient):
+    """One-step criterion (M,) of states (M,) under depths (M, 2 n), and its derivatives (M, 2 n) in them."""
+    work = np.empty((2, rates.shape[1] + 1, len(values)))
+    for m in range(len(states)):
+        result[m] = value_and_slopes(
+            step, states[m], rates[m], depths[m], decays, sizes, drift, moves, values, work, gradient[m]
+        )  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.frozen import Functional, frozen_problem
+from baselines.maximise import Region, best_controls, depth_region, rounding
 from baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
 
@@ -15,7 +16,6 @@ Array = NDArray[Any]
 __all__ = ["MAX_STATES", "MultiAssetProblem", "grid", "moves_of"]
 
 MAX_STATES = 3_000  # beyond, a solution takes minutes to hours
-TOLERANCE = 1e-7  # of best depths, in units of 1 / fill_decay: the value is good to its square
 
 
 def grid(params: model.Params) -> Array:
@@ -44,7 +44,9 @@ class MultiAssetProblem:
         If there are too many states.
     """
 
+    aversion = 0.0
     tolerance = 0.0
+    search_tolerance = 1e-12
     level = "exact"
     has_market_orders = False
 
@@ -68,7 +70,11 @@ class MultiAssetProblem:
         self.initial = np.zeros(self.num_states)
         self.initial[self._cells(p.starts.astype(np.int64))] = 1.0
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
-        self._found: Array | None = None  # the depths improved last, from which the next search starts
+        self.low_controls, self.high_controls = np.array(p.min_depth), np.array(p.max_depth)
+        self.control_units = 1.0 / np.array(p.decays)
+        self.unit_value = float((self.sizes * self.control_units).max())
+        # Second derivatives at the depths that were found last: the next search starts from them.
+        self._curvatures = np.zeros((self.num_states, self.num_controls, self.num_controls))
 
     def _cells(self, lots: Array) -> Array:
         limits = self.params.limits.astype(np.int64)
@@ -146,31 +152,46 @@ class MultiAssetProblem:
             found[:, j] = 1.0 / p.decays[j] - (values[self.moves[j][here]] - values[here]) / self.sizes[j]
         return np.clip(found, p.min_depth, p.max_depth)
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
-        p = self.params
-        column = np.ascontiguousarray(values[:, 0])
-        depths = np.ascontiguousarray(self.first_order_depths(column) if self._found is None else self._found.copy())
-        best = np.empty(self.num_states)
-        box = np.array(p.min_depth), np.array(p.max_depth)
+    def region(self, n: int, values: Array) -> Region:
+        """As `baselines.maximise.ContinuousProblem` has it."""
+        p, sides = self.params, 2 * self.params.num_assets
+        ahead = np.stack([values, values + p.step_length * self._rates(self.criterion)[0]])
+        slopes, bends = np.empty((1, sides, 2)), np.zeros(1)
+        for j in range(sides):
+            here = np.flatnonzero(self.moves[j] >= 0)
+            gains = (ahead[:, self.moves[j][here]] - ahead[:, here]) / self.sizes[j]
+            slopes[0, j] = gains.min(), gains.max()
+            change = np.full(ahead.shape, np.nan)
+            change[:, here] = gains
+            for move in self.moves[:sides]:
+                at = np.flatnonzero(move >= 0)
+                bend = np.abs(change[:, move[at]] - change[:, at])
+                bends = np.maximum(bends, np.nan_to_num(bend).max(initial=0.0))
+        return depth_region(self, self.control_units, p.step_length * p.rates, slopes, bends)
+
+    def cell(self, state: int) -> str:
+        return f"inventories {self.inventory[state]}"
+
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
+        p, column = self.params, np.ascontiguousarray(values[:, 0])
+        depths = np.ascontiguousarray(self.first_order_depths(column) if guess is None else guess)
+        best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
         drift, _ = self._rates(self.criterion)
         kernels.improve(
-            p.step_length, p.rates, p.decays, self.sizes, *box, drift, self.moves, column, depths, best, TOLERANCE
-        )
-        self._found = depths
-        return depths, best[:, None]
+            p.step_length, p.rates, p.decays, self.sizes, self.low_controls, self.high_controls, drift, self.moves,
+            column, self.control_units, rounding(self, column), self._curvatures, depths, best, shortfalls,
+        )  # fmt: skip
+        return best_controls(self, n, values, depths, best, shortfalls)
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         p = self.params
         depths = np.ascontiguousarray(controls, dtype=np.float64)
-        rates = self.intensities(depths)
         drift, _ = self._rates(self.criterion)
         result, slopes = np.empty(len(states)), np.empty(depths.shape)
-        work, column = np.empty((2, 2 * p.num_assets + 1, self.num_states)), np.ascontiguousarray(values[:, 0])
-        for m, state in enumerate(states):
-            result[m] = kernels.value_and_slopes(
-                p.step_length, state, rates[m], depths[m], p.decays, self.sizes, drift, self.moves, column, work,
-                slopes[m],
-            )  # fmt: skip
+        kernels.backward_gradient(
+            p.step_length, np.asarray(states), np.ascontiguousarray(self.intensities(depths)), depths, p.decays,
+            self.sizes, drift, self.moves, np.ascontiguousarray(values[:, 0]), result, slopes,
+        )  # fmt: skip
         return result[:, None], slopes
 
     def to_value(self, values: Array, log_scale: Any) -> Array:

@@ -6,6 +6,7 @@ The variance does not depend on the inventory, so one step is: continuation valu
 enters through its expectation alone: one node, which moves with time. (CARA: `baselines.stochastic_volatility.tilted`.)
 """
 
+import functools
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from baselines.frozen import Functional
 from baselines.glft import kernels
 from baselines.glft.problem import GLFTProblem
+from baselines.maximise import Region, best_controls, rounding
 from baselines.stochastic_volatility.continuous import plain_params
 from baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models import stochastic_volatility
@@ -22,6 +24,9 @@ from mmgym.models import stochastic_volatility
 Array = NDArray[Any]
 
 __all__ = ["VarianceProblem"]
+
+MOST_ROUNDS = 3
+DIFFERENCE = 1e-3  # of depths, in their units: the second differences of values to rounding are good to 1e-8
 
 
 class VarianceProblem(GLFTProblem):
@@ -32,7 +37,7 @@ class VarianceProblem(GLFTProblem):
     """
 
     level = "certified"
-    polishing = 3  # rounds
+    search_tolerance = 1e-9  # before the last Newton step
 
     def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:
         super().__init__(plain_params(params, params.utility))
@@ -107,28 +112,55 @@ class VarianceProblem(GLFTProblem):
         ahead = self.continuation(values[:, 0])
         return self.means(lots, columns, self.nodes(n)[columns], controls, ahead, functional)[:, None]
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
-        """Best depths at each node and their exact values.
+    def cell(self, state: int) -> str:
+        lots, node = divmod(state, self.node_count)
+        return f"{super().cell(lots)}, node {node} of the variance"
 
-        They are found for the variance's average over the step, which changes depths by the order of the step squared
-        and values by its square; where ``polished``, Newton steps for the exact value follow.
-        """
-        p, ahead = self.market, self.continuation(values[:, 0])
+    def gradient(self, n: int, states: NDArray[np.int64], controls: Array, values: Array) -> tuple[Array, Array]:
+        """As the protocol has it, by central differences."""
+        result = self.backward(n, states, controls, values, self.criterion)
+        slopes = np.empty_like(controls)
+        for side, shift in enumerate(np.diag(DIFFERENCE * self.control_units)):
+            up, down = (self.backward(n, states, controls + way * shift, values, self.criterion) for way in (1.0, -1.0))
+            slopes[:, side] = (up - down)[:, 0] / (2.0 * shift[side])
+        return result, slopes
+
+    def _separated(self, n: int, values: Array) -> tuple[Array, Array, Array]:
+        """Values ahead (S, K), growth and reward rates besides fills, if the variance stood still at each node."""
+        p, ahead = self.market, self.continuation(values)
         mean = -math.expm1(-p.variance_reversion * p.step_length) / (p.variance_reversion * p.step_length)
         flow, fading = self.flows(self.criterion)
         rewards = flow[:, None] + (self.nodes(n) - p.variance_mean) * mean * fading[:, None]
-        return self._polish(n, self.separate_depths(ahead, np.zeros_like(ahead), rewards), values)
+        return ahead, np.zeros_like(ahead), rewards
 
-    def separate_depths(self, ahead: Array, growth: Array, rewards: Array) -> Array:
-        """Best depths (S K, 2) if the variance stood still at each node.
+    def region(self, n: int, values: Array) -> Region:
+        """As `baselines.maximise.ContinuousProblem` has it."""
+        ahead, growth, rewards = self._separated(n, values)
+        rewards = rewards - growth / self.aversion if self.aversion else rewards
+        ahead = self.to_value(ahead, 0.0)
+        return self._region(np.concatenate([ahead.T, (ahead + self.market.step_length * rewards).T])[None])
 
-        ``ahead`` (S, K) are the values at the end of the step, ``growth`` and ``rewards`` (S, K) the growth rate and
-        reward rate besides fills.
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
+        """Best depths at each node and their exact values.
+
+        They are searched for as if the variance stood still at its average over the step, which changes depths by the
+        order of the step squared and values by its square; where ``polished``, Newton steps for the exact value follow.
         """
-        depths, spare = np.empty((self.lot_count, self.node_count, 2)), np.empty(self.lot_count)
+        system = self._separated(n, values[:, 0])
+        depths, shortfalls = self._separate_depths(*system, guess)
+        candidates = self._polish(n, depths, values, shortfalls)
+        return best_controls(self, n, values, *candidates, functools.partial(self._glance, *system))
+
+    def _separate_depths(self, ahead: Array, growth: Array, rewards: Array, guess: Array | None) -> tuple[Array, Array]:
+        """Depths (S K, 2) that are best if the variance stood still, and what further moves promise (S K,)."""
+        depths, shortfalls = np.empty((self.lot_count, self.node_count, 2)), np.empty((self.lot_count, self.node_count))
+        spare, missing = np.empty(self.lot_count), np.empty(self.lot_count)
         for k in range(self.node_count):
             column = np.ascontiguousarray(ahead[:, k])
-            found = np.clip(self.first_order_depths(self.to_value(column, 0.0)), self.low_depths, self.high_depths)
+            start = self.first_order_depths(self.to_value(column, 0.0))
+            if guess is not None:
+                start = guess.reshape(depths.shape)[:, k]
+            start = np.clip(start, self.low_controls, self.high_controls)
             kernels.improve(
                 self.market.step_length,
                 self.fill_rates,
@@ -137,31 +169,64 @@ class VarianceProblem(GLFTProblem):
                 self.aversion,
                 np.ascontiguousarray(growth[:, k]),
                 np.ascontiguousarray(rewards[:, k]),
-                self.intensities(self.high_depths),
-                self.intensities(self.low_depths),
+                self.intensities(self.high_controls),
+                self.intensities(self.low_controls),
                 column,
-                found,
+                rounding(self, column),
+                start,
                 spare,
+                missing,
             )
-            depths[:, k] = np.clip(found, self.low_depths, self.high_depths)
-        return depths.reshape(-1, 2)
+            depths[:, k] = np.clip(start, self.low_controls, self.high_controls)
+            shortfalls[:, k] = missing
+        return depths.reshape(-1, 2), shortfalls.ravel()
 
-    def _polish(self, n: int, controls: Array, values: Array) -> tuple[Array, Array]:
-        """Newton steps of each depth by differences, kept where they gain."""
+    def _glance(self, ahead: Array, growth: Array, rewards: Array, states: NDArray[np.int64], controls: Array) -> Array:
+        """One-step values (M,) if the variance stood still."""
+        lots, columns = np.divmod(states, self.node_count)
+        rates, gains = self.intensities(controls), self.market.order_size * controls
+        values = np.empty((len(states), 1))
+        for k in range(self.node_count):
+            at = columns == k
+            result = np.empty((int(at.sum()), 1))
+            system, column = (self.market.step_length, lots[at], rates[at], gains[at]), ahead[:, k : k + 1].copy()
+            if self.aversion:
+                exponents = np.array([-self.aversion])
+                kernels.backward_exponential(*system, growth[:, k : k + 1].copy(), exponents, column, result)
+            else:
+                reward = np.ascontiguousarray(rewards[:, k])
+                kernels.backward_moments(*system, reward, np.zeros(self.lot_count), column, result)
+            values[at] = result
+        return values[:, 0]
+
+    def _polish(self, n: int, controls: Array, values: Array, shortfalls: Array) -> tuple[Array, Array, Array]:
+        """Newton steps of each depth by differences, kept where they gain.
+
+        Returns
+        -------
+        controls, values, shortfalls : (S K, 2), (S K,), (S K,)
+            Exact values; what the last step promised, or the ``shortfalls`` given where none is made.
+        """
         states, sign = np.arange(self.num_states), -1.0 if self.aversion else 1.0
         kept = self.backward(n, states, controls, values, self.criterion)
-        for _ in range(self.polishing if self.polished else 0):
-            moved = controls.copy()
-            for side, decay in enumerate(self.decays):
-                shift = np.eye(2)[side] * 1e-3 / decay
+        allowed = self.search_tolerance * self.unit_value * (self.aversion * kept[:, 0] if self.aversion else 1.0)
+        for _ in range(MOST_ROUNDS if self.polished else 0):
+            moved, shortfalls = controls.copy(), np.zeros(self.num_states)
+            for side, shift in enumerate(np.diag(DIFFERENCE * self.control_units)):
                 up, down = (
                     self.backward(n, states, controls + way * shift, values, self.criterion) for way in (1.0, -1.0)
                 )
                 slope, curve = sign * (up - down)[:, 0], sign * (up + down - 2.0 * kept)[:, 0]
                 newton = -0.5 * slope / np.where(curve < 0.0, curve, -np.inf) * shift[side]
-                moved[:, side] += np.clip(newton, -0.1 / decay, 0.1 / decay)
-            moved = np.clip(moved, self.low_depths, self.high_depths)
-            found = self.backward(n, states, moved, values, self.criterion)
-            better = sign * found > sign * kept
-            controls, kept = np.where(better, moved, controls), np.where(better, found, kept)
-        return controls, kept
+                moved[:, side] += np.clip(newton, -0.1 * self.control_units[side], 0.1 * self.control_units[side])
+                moved[:, side] = np.clip(moved[:, side], self.low_controls[side], self.high_controls[side])
+                # Along a slope that still rises a unit may be gained, or what is left of the box.
+                away = np.where(curve < 0.0, np.abs(moved[:, side] - controls[:, side]), self.control_units[side])
+                room = np.where(slope > 0.0, self.high_controls[side], self.low_controls[side]) - controls[:, side]
+                shortfalls += np.abs(slope) / (2.0 * shift[side]) * np.minimum(away, np.abs(room))
+            reached = self.backward(n, states, moved, values, self.criterion)
+            better = sign * reached > sign * kept
+            controls, kept = np.where(better, moved, controls), np.where(better, reached, kept)
+            if (shortfalls <= allowed).all():
+                break
+        return controls, kept[:, 0], shortfalls

@@ -28,8 +28,6 @@ __all__ = ["TiltedVarianceProblem"]
 class TiltedVarianceProblem(VarianceProblem):
     """`VarianceProblem` with the criterion of CARA. Its nodes stay where the variance is hidden from the policy."""
 
-    polishing = 1
-
     def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:
         super().__init__(params, nodes, polished=polished)
         p, grid, q = params, self.grid, self.inventory[:, None]
@@ -75,15 +73,14 @@ class TiltedVarianceProblem(VarianceProblem):
         lots, columns = np.divmod(np.asarray(states), self.node_count)
         return self.tilted(lots, np.eye(self.node_count)[columns], controls, values[:, 0])[:, None]
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
-        """Best depths at each node and their exact values.
+    def _separated(self, n: int, values: Array) -> tuple[Array, Array, Array]:
+        """As in the base class, for a variance that moves before the fills of the step do.
 
-        They are found for a variance that moves before the fills of the step do, which changes values by less than the
-        square of its length; where ``polished``, Newton steps for the exact value follow.
+        That changes values by less than the square of its length.
         """
         ahead = np.einsum("qij,qj->qi", self._tilted_expectations, values.reshape(self.lot_count, self.node_count))
         ahead *= np.exp(-self._growth_rates * self.market.step_length)
-        return self._polish(n, self.separate_depths(ahead, self._growth_rates, np.zeros_like(ahead)), values)
+        return ahead, self._growth_rates, np.zeros_like(ahead)
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         """As the protocol has it; the price noise that follows from the variance's path stays in."""

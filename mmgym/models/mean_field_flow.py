@@ -52,6 +52,7 @@ Array = NDArray[np.float64]
 
 DEGREE = 16  # of the movement's polynomial
 TOLERANCE = 2e-11  # of the equilibrium: total residual of the price path times the inventory limit, over the value
+UNCLIMBED = 1e6  # of a best depth: what a further move promises, in units of the values' rounding error
 FIELDS = (  # of the game, that the crowd depends on
     "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
     "taker_fill_decay", "order_size", "inventory_limit", "taker_risk_aversion", "max_depth", "horizon", "num_steps",
@@ -156,12 +157,20 @@ def step_system(game: Game) -> StepSystem:
 
 
 def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[Array, Array]:
-    """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q)."""
+    """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q).
+
+    They are local maxima; `baselines.frozen.solve` also looks for others where a step has many fills.
+
+    Raises
+    ------
+    ArithmeticError
+        If the depths of a cell are not even that.
+    """
     system = step_system(game)
     quotes = np.empty((game.num_steps, *game.shape, 2))
     quotes[-1] = 1.0 / game.taker_fill_decay if guess is None else guess
     values = np.empty((game.num_steps + 1, *game.shape))
-    mean_field_steps.best_response(
+    worst = mean_field_steps.best_response(
         game.step_length,
         np.full((game.num_steps, 2), game.taker_fill_rate),
         game.taker_fill_decay,
@@ -177,6 +186,11 @@ def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[A
         quotes,
         values,
     )
+    if not worst <= UNCLIMBED:
+        raise ArithmeticError(
+            f"the best depths of a taker were not found: a further move promises {worst:.3g} times the rounding error "
+            f"of the values, allowed are {UNCLIMBED:g}; raise num_steps, or lower taker_fill_rate"
+        )
     return quotes, values
 
 

@@ -16,6 +16,7 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search, rounding
 from mmgym.uniformisation import KERNEL, num_terms
 
 MAX_TERMS = 4096
@@ -153,8 +154,11 @@ def _derivatives(start, terms, rates, rate, sources, reward, pi, rho, beta, valu
 
 
 @njit(**KERNEL)
-def improve(step, factors, decay, size, max_depth, reward, nodes, node_weights, drift, values, inventory, depths, best):
-    """Best frozen depths of every state and their value, by a safeguarded Newton iteration in the intensities.
+def improve(
+    step, factors, decay, size, max_depth, reward, nodes, node_weights, drift, values, inventory, depths, best,
+    shortfalls,
+):  # fmt: skip
+    """Best frozen depths of every state near a guess, and their value, by `mmgym.trust_region` in the intensities.
 
     Parameters
     ----------
@@ -163,22 +167,25 @@ def improve(step, factors, decay, size, max_depth, reward, nodes, node_weights, 
     reward, nodes, node_weights, drift, values, inventory
         Those of `backward_mean`.
     depths : (B, Q, 2)
-        In: first guess. Out: best depths.
-    best : (B, Q)
-        Best values.
+        In: guess. Out: best depths.
+    best, shortfalls : (B, Q)
+        Out: best values, and what a further move promises.
     """
     count_b, count_q = values.shape
     block, out, sources = np.empty((2, 6, count_q + 2)), np.empty(6), np.zeros((2, 3))
     pi, rho, beta = np.empty(MAX_TERMS), np.empty(MAX_TERMS), np.empty(MAX_TERMS)
-    rates, kept, newton, gradient = np.empty(2), np.empty(2), np.empty(2), np.empty(2)
-    highest, lowest = math.exp(decay * max_depth), math.exp(-decay * max_depth)
+    search, relative = new_search(2), np.empty(0)
+    rates, slope, curvature = np.empty(2), np.empty(2), np.empty((2, 2))
+    low, high = factors * math.exp(-decay * max_depth), factors * math.exp(decay * max_depth)
+    noise = rounding(values, size / decay)
     for b in range(count_b):
         for q in range(count_q):
             for side in range(2):
-                hit = math.exp(-decay * depths[b, q, side])
-                rates[side] = factors[side] * min(max(hit, lowest), highest)
-            kept_value = -np.inf
-            for iteration in range(100):
+                rate = factors[side] * math.exp(-decay * depths[b, q, side])
+                rates[side] = min(max(rate, low[side]), high[side])
+            begin(search, rates)
+            while True:
+                rates[:] = search.trial
                 for side in range(2):
                     if factors[side] > 0.0:
                         depth = math.log(factors[side] / rates[side]) / decay
@@ -190,47 +197,16 @@ def improve(step, factors, decay, size, max_depth, reward, nodes, node_weights, 
                 _derivatives(
                     q, terms, rates, rate, sources, reward, pi, rho, beta, values[b], inventory, block, out
                 )  # fmt: skip
-                # A step may lose value only by rounding; otherwise halve it.
-                if iteration > 0 and out[0] < kept_value - 1e-13 * abs(kept_value):
-                    for side in range(2):
-                        rates[side] = 0.5 * (rates[side] + kept[side])
-                    continue
-                kept_value = out[0]
-                kept[:] = rates
-                gradient[0], gradient[1] = out[1], out[2]
-                curve_b, cross, curve_a = out[3], out[4], out[5]
-                newton[:] = 0.0
-                free_b, free_a = factors[0] > 0.0, factors[1] > 0.0
-                if free_b and (kept[0] <= factors[0] * lowest and gradient[0] < 0.0):
-                    free_b = False
-                if free_b and (kept[0] >= factors[0] * highest and gradient[0] > 0.0):
-                    free_b = False
-                if free_a and (kept[1] <= factors[1] * lowest and gradient[1] < 0.0):
-                    free_a = False
-                if free_a and (kept[1] >= factors[1] * highest and gradient[1] > 0.0):
-                    free_a = False
-                determinant = curve_b * curve_a - cross * cross
-                if free_b and free_a and curve_b < 0.0 and determinant > 0.0:
-                    newton[0] = (cross * gradient[1] - curve_a * gradient[0]) / determinant
-                    newton[1] = (cross * gradient[0] - curve_b * gradient[1]) / determinant
-                else:
-                    if free_b:
-                        newton[0] = -gradient[0] / curve_b if curve_b < 0.0 else math.copysign(kept[0], gradient[0])
-                    if free_a:
-                        newton[1] = -gradient[1] / curve_a if curve_a < 0.0 else math.copysign(kept[1], gradient[1])
-                change = 0.0
-                for side in range(2):
-                    if factors[side] > 0.0:
-                        target = min(max(kept[side] + newton[side], 0.25 * kept[side]), 4.0 * kept[side])
-                        target = min(max(target, factors[side] * lowest), factors[side] * highest)
-                        change = max(change, abs(target - kept[side]) / kept[side])
-                        rates[side] = target
-                if change < 1e-7:  # so the next error is of its square
+                slope[0], slope[1] = out[1], out[2]
+                curvature[0, 0], curvature[1, 1] = out[3], out[5]
+                curvature[0, 1] = curvature[1, 0] = out[4]
+                if advance(search, out[0], slope, curvature, low, high, relative, noise):
                     break
-            best[b, q] = kept_value
+            best[b, q] = search.numbers[VALUE]
+            shortfalls[b, q] = search.numbers[SHORTFALL]
             for side in range(2):
                 if factors[side] > 0.0:
-                    depth = math.log(factors[side] / rates[side]) / decay
+                    depth = math.log(factors[side] / search.point[side]) / decay
                     depths[b, q, side] = min(max(depth, -max_depth), max_depth)
 
 
@@ -251,7 +227,7 @@ def best_response(
     quotes,
     values,
 ):
-    """Best frozen depths of all steps, backwards from 0 at the horizon, each guessed from the step after.
+    """Best frozen depths of all steps, backwards from 0 at the horizon, each guessed from the two steps after.
 
     Parameters
     ----------
@@ -264,20 +240,30 @@ def best_response(
         Transition matrix of the signal over a step.
     quotes, values : (N, B, Q, 2), (N + 1, B, Q)
         Out. ``quotes[-1]`` holds the guess for the last step.
+
+    Returns
+    -------
+    float
+        What a further move promises in the worst cell, in units of the rounding error of its values.
     """
-    count = quotes.shape[0]
+    count, worst = quotes.shape[0], 0.0
+    shortfalls = np.empty(values.shape[1:])
     values[count] = 0.0
     drift = np.empty(beliefs.shape)
     for n in range(count - 1, -1, -1):
-        if n < count - 1:
+        if n < count - 2:
+            quotes[n] = 2.0 * quotes[n + 1] - quotes[n + 2]
+        elif n < count - 1:
             quotes[n] = quotes[n + 1]
         for b in range(drift.shape[0]):
             drift[b] = beliefs[b] + impact[n]
         after = moves @ values[n + 1]
         improve(
             step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, quotes[n],
-            values[n],
+            values[n], shortfalls,
         )  # fmt: skip
+        worst = max(worst, shortfalls.max() / rounding(after, size / decay))
+    return worst
 
 
 @njit(**KERNEL)
