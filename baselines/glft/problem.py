@@ -38,7 +38,6 @@ class GLFTProblem:
 
     num_controls = 2
     tolerance = 0.0
-    level = "exact"
     has_market_orders = False
 
     def __init__(self, params: glft.Params) -> None:

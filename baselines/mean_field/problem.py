@@ -39,7 +39,6 @@ class MeanFieldProblem:
 
     num_controls = 2
     tolerance = 0.0
-    level = "exact"
     has_market_orders = False
 
     def __init__(self, params: mean_field.Params, flow: Flow | None = None) -> None:

@@ -45,7 +45,6 @@ class MultiAssetProblem:
     """
 
     tolerance = 0.0
-    level = "exact"
     has_market_orders = False
 
     def __init__(self, params: model.Params) -> None:

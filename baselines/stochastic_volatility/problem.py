@@ -31,7 +31,6 @@ class VarianceProblem(GLFTProblem):
     goes between nodes by interpolation. ``initial`` are weights on the nodes, some negative.
     """
 
-    level = "certified"
     polishing = 3  # rounds
 
     def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:

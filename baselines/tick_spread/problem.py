@@ -44,7 +44,6 @@ class TickSpreadProblem:
 
     num_controls = 5
     tolerance = 0.0
-    level = "exact"
     has_market_orders = True
     solver_version = 1  # of solutions kept on disk
 
