@@ -54,8 +54,8 @@ KEPT_SECONDS = 0.5  # a solution that took longer is kept on disk
 class PaperPolicies(NamedTuple):
     """What the papers compare with: name -> function that returns its table, and the name with skill 0.
 
-    A table is controls (N, S, C), or a `Table` with weights for a policy that draws its controls. ``ours`` are the names
-    of those that no paper has.
+    A table is controls (N, S, C), or a `Table` with weights for a policy that draws its controls. ``ours`` are the
+    names of those that no paper has.
     """
 
     tables: Mapping[str, Callable[[], Array | Table]]
@@ -173,7 +173,7 @@ class OptimalPolicy(TablePolicy):
     level : str
         "exact" or, with an error, "certified".
     binding : (N, S, C) bool
-        Where the bounds of the action space bind.
+        Where the bounds of the action space bind: nowhere if controls are discrete.
     """
 
     def __init__(self, problem: FrozenProblem, solution: Solution) -> None:

@@ -126,7 +126,7 @@ class FrozenProblem(Protocol):
         """
 
     def binding(self, controls: Array) -> Array:
-        """Where controls lie on the bounds of the action space: bool, shape of ``controls``."""
+        """Where continuous controls lie on the bounds of the action space: bool, shape of ``controls``."""
 
 
 @singledispatch
