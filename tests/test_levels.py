@@ -324,9 +324,10 @@ def test_the_share_of_clipped_decisions_is_that_of_played_episodes():
     assert baselines.score(AS, lambda seen: np.zeros((len(seen), 2)), markov=True, num_steps=20).clipped is None
 
 
+@pytest.mark.long
 def test_the_clipped_share_of_corollary_3_in_hawkes_flow():
     """Counted from the closed form and the box of the docstring: at most 4 / fill_decay beyond the half-spread."""
-    arguments = {"horizon": 20.0, "num_steps": 80}
+    arguments = {"horizon": 10.0, "num_steps": 40}
     policy = baselines.paper_policies(FLOW, **arguments)["corollary_3"]
     share = clipped_share(FLOW, policy, **arguments)
     env = environment_of(FLOW, **arguments)
