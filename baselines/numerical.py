@@ -35,10 +35,10 @@ class Bounds(NamedTuple):
 
     @property
     def level(self) -> str:
-        """ "exact" or, with an error, "certified" where the bounds agree to within it; otherwise "bracketed"."""
-        if self.lower == self.upper and self.error == 0.0:
-            return "exact"
-        return "certified" if 0.0 <= self.upper - self.lower <= self.error else "bracketed"
+        """ "exact" where the bounds are one number or, with an error, "certified"; otherwise "bracketed"."""
+        if self.lower != self.upper:
+            return "bracketed"
+        return "exact" if self.error == 0.0 else "certified"
 
 
 class Evaluation(NamedTuple):

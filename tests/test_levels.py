@@ -72,9 +72,9 @@ def cases():
 
 
 def level_by_hand(lower, upper, error):
-    if lower == upper and error == 0.0:
-        return "exact"
-    return "certified" if upper - lower <= error else "bracketed"
+    if lower == upper:
+        return "exact" if error == 0.0 else "certified"
+    return "bracketed"
 
 
 @pytest.mark.parametrize(("env_id", "arguments"), list(cases()))
@@ -102,7 +102,7 @@ def test_a_level_is_what_the_bounds_say(env_id, arguments, capsys):
 
 def test_the_rule_of_levels():
     assert Bounds(1.0, 1.0, 0.0).level == "exact"
-    assert Bounds(1.0, 1.0, 1e-9).level == Bounds(1.0, 1.0 + 1e-9, 1e-8).level == "certified"
+    assert Bounds(1.0, 1.0, 1e-9).level == "certified"
     assert Bounds(14.07, 16.45, 1e-4).level == Bounds(1.0, 1.0 + 1e-9, 0.0).level == "bracketed"
     assert Bounds(1.1, 1.0, 0.01).level == "bracketed"  # bounds that contradict each other certify nothing
 
@@ -149,7 +149,7 @@ def test_no_listed_policy_has_a_better_lower_bound(env_id, arguments):
     own = baselines.score(env, best, episodes=2_000, seed=9)
     slack = 2.0 * own.value_error + 1e-9 * abs(own.value)
     assert best.bounds.lower <= own.value + 4.0 * own.stderr + slack
-    assert own.skill > 0.9
+    assert own.skill > 0.9 or best.name == numerical_of(env).reference  # whose skill is not defined then
     bound = stats.norm.isf(1e-3 / len(policies))
     for name, policy in policies.items():
         found = baselines.score(env, policy, episodes=2_000, seed=9)
