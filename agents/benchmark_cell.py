@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agents.algorithms import RECURRENT
 from agents.runs import provenance, write_json
 from baselines import best_known_policy, paper_policies, score
-from baselines.catalogue import environment_of, numerical_of, problem_of
+from baselines.catalogue import environment_of, numerical_of, policy_origins, problem_of
 from baselines.frozen import state_laws, tabulate
 from baselines.regret import regret_by_state, regret_map
 
@@ -66,8 +66,10 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
     envs = env.make_batch(SAMPLE, info="full")
     observations, info = envs.reset(seed=0)
     running, now, rows = np.ones(SAMPLE, dtype=bool), np.zeros(SAMPLE), []
+    state, start = None, np.ones(SAMPLE, dtype=bool)
     while running.any():
-        actions, _ = best.predict(observations)
+        actions, state = best.predict(observations, state=state, episode_start=start)
+        start = np.zeros(SAMPLE, dtype=bool)
         learned, _ = policy.predict(observations)
         quotes = [np.asarray(envs.to_quotes(a), dtype=np.float64) for a in (actions, learned)]
         rows.append(np.column_stack([now, info["inventory"], *quotes])[running])
@@ -143,10 +145,12 @@ def _policies(cell: Mapping[str, Any]) -> dict[str, Any]:
             f"policy {unknown[0]!r} of {cell['env']} is not allowed: it must be one of {', '.join(papers)}"
         )
     policies = {}
-    for name, policy in {"optimal" if hasattr(best, "solution") else "best known": best, **papers}.items():
+    origins = policy_origins(env)
+    for name, policy in {"best known" if best.level == "bracketed" else "optimal": best, **papers}.items():
         if name in wanted or policy is best:
             found = score(env, policy)
             policies[name] = {
+                "kind": origins.get(name, "optimum"),
                 "score": found.to_dict(),
                 "regret": None if policy is best else _regret(env, policy, best),
             }

@@ -37,6 +37,12 @@ def _number(value: Any, digits: int) -> str:
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
+def _clipped(row: Mapping[Any, Any]) -> str:
+    """What is said of a policy whose quotes the action box clips."""
+    share = row.get("clipped")
+    return "" if share is None or pd.isna(share) or share == 0.0 else f", clipped {100.0 * share:.2g} %"
+
+
 def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Cells of a table: text to show, and what to sort by."""
     found = []
@@ -56,24 +62,36 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any
 
 
 def _html_table(table: pd.DataFrame) -> dict[str, Any]:
-    columns = [c for c in table.columns if not c.endswith((" low", " high"))]
+    columns = [c for c in table.columns if not c.endswith((" low", " high")) and c != "clipped"]
     if "failed" in columns and not table["failed"].any():
         columns.remove("failed")
-    rows = [{"kind": row.get("kind", ""), "cells": _cells(row, columns)} for row in table.to_dict("records")]
+    if "clipped" in table:
+        kinds = [f"{row['kind']}{_clipped(row)}" for row in table.to_dict("records")]
+        shown = table.assign(kind=kinds)
+    else:
+        shown = table
+    rows = [
+        {"kind": kind, "cells": _cells(row, columns)}
+        for kind, row in zip(table.get("kind", [""] * len(table)), shown.to_dict("records"), strict=True)
+    ]
     return {"columns": columns, "rows": rows}
 
 
 def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
-    """The README's table: the learners of each market, and its best policy of the papers."""
+    """The README's table: the learners of each market, its best policy of the papers, and ours where it is better."""
     lines = ["| environment | policy | runs | skill | regret | better than the papers' best | seconds |"]
     lines.append("|---|---|---|---|---|---|---|")
     for env_id, summary in summaries.items():
-        papers = summary[(summary["kind"] == "paper") & (summary["policy"] != "random")].head(1)
-        chosen = pd.concat([summary[summary["kind"] == "agent"], papers])
+        fixed = summary[summary["kind"].isin(["paper", "ours"]) & (summary["policy"] != "random")]
+        papers = fixed[fixed["kind"] == "paper"].head(1)
+        better = fixed[fixed["kind"] == "ours"].head(1)
+        if len(papers) and len(better) and better["skill"].iloc[0] <= papers["skill"].iloc[0]:
+            better = better.head(0)
+        chosen = pd.concat([summary[summary["kind"] == "agent"], better, papers])
         for row in chosen.to_dict("records"):
             columns = ("policy", "runs", "skill", "regret", "P(improvement)", "seconds")
             texts = [cell["text"] for cell in _cells(row, columns)]
-            texts[1] = texts[1] if row["kind"] == "agent" else "paper"
+            texts[1] = texts[1] if row["kind"] == "agent" else f"{row['kind']}{_clipped(row)}"
             if row["failed"]:
                 texts[1] += f", {row['failed']} failed"
             lines.append(f"| `{env_id}` | {' | '.join(texts)} |")

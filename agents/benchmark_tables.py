@@ -15,7 +15,7 @@ Results = Sequence[Mapping[str, Any]]
 
 _SCORE = (
     "value", "value_error", "stderr", "optimum_lower", "optimum_upper", "level", "method", "reference", "skill", "std",
-    "pnl", "pnl_std", "fills", "orders", "mean_absolute_inventory",
+    "pnl", "pnl_std", "fills", "orders", "mean_absolute_inventory", "clipped",
 )  # fmt: skip
 COLUMNS = (
     "env", "kind", "name", "seed", "status", *_SCORE[:9], "regret", "regret_upper", *_SCORE[9:], "steps", "seconds",
@@ -25,7 +25,7 @@ COLUMNS = (
 
 def _row(cell: Mapping[str, Any], kind: str, name: str, score: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
     row = {"env": cell["market"], "kind": kind, "name": name, "seed": cell["seed"], "status": "finished"}
-    row |= {column: score[column] for column in _SCORE}
+    row |= {column: score.get(column) for column in _SCORE}
     row["regret"], row["regret_upper"] = (score[f"optimum_{side}"] - score["value"] for side in ("lower", "upper"))
     return row | rest
 
@@ -34,8 +34,9 @@ def tidy_table(results: Results) -> pd.DataFrame:
     """One row for each run and each policy, failures included.
 
     Columns: `COLUMNS`. ``env`` is the market: an environment id, or the name that the benchmark gives it. ``kind`` is
-    "agent", "paper" or "optimum"; ``regret`` is the gap to ``optimum_lower``, ``regret_upper`` that to
-    ``optimum_upper``; ``seconds`` those of training.
+    "agent", "paper", "ours" (a fixed policy that no paper has) or "optimum" (the best known policy, where only bounds
+    are known); ``regret`` is the gap to ``optimum_lower``, ``regret_upper`` that to ``optimum_upper``; ``clipped`` is
+    the share of decisions at which the action box clips what a policy wants; ``seconds`` those of training.
     """
     rows: list[dict[str, Any]] = []
     for result in results:
@@ -49,7 +50,8 @@ def tidy_table(results: Results) -> pd.DataFrame:
             rows.append(_row(cell, "agent", cell["name"], result["score"], **timing))
         else:
             for number, (name, found) in enumerate(result["policies"].items()):
-                rows.append(_row(cell, "paper" if number else "optimum", name, found["score"]))
+                kind = found.get("kind", "paper" if number else "optimum")  # folders of older versions lack it
+                rows.append(_row(cell, kind, name, found["score"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"seed": "Int64"})
 
@@ -69,7 +71,7 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
     """A market's policies, best first: interquartile means with 95 % bootstrap intervals over the runs.
 
     ``P(improvement)`` is the probability that a run beats the best policy of the papers (other than random actions).
-    A policy of the papers is one row without an interval.
+    A policy of the papers or ours is one row without an interval.
     """
     market = tidy[tidy["env"] == env_id]
     papers = market[(market["kind"] == "paper") & (market["status"] == "finished") & (market["name"] != "random")]
@@ -84,7 +86,11 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
                 row |= _ends("P(improvement)", probability_of_improvement([skill], [[float(papers["skill"].max())]]))
             row |= {"steps": runs["steps"].median(), "seconds": runs["seconds"].median()}
         else:
-            row |= {"skill": skill[0], "regret": regret[0]}
+            row |= {
+                "skill": skill[0],
+                "regret": regret[0],
+                "clipped": runs["clipped"].iloc[0] if "clipped" in runs else math.nan,
+            }
         rows.append(row)
     columns = [
         *(
@@ -99,7 +105,7 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
             "regret low",
             "regret high",
         ),
-        *("P(improvement)", "P(improvement) low", "P(improvement) high", "steps", "seconds"),
+        *("P(improvement)", "P(improvement) low", "P(improvement) high", "steps", "seconds", "clipped"),
     ]
     return pd.DataFrame(rows, columns=columns).sort_values("skill", ascending=False, ignore_index=True, kind="stable")
 

@@ -66,8 +66,11 @@ def _list(options: argparse.Namespace) -> None:
 def _solve(options: argparse.Namespace) -> None:
     import time
 
+    import gymnasium
+
     from baselines import best_known_policy
     from baselines.catalogue import environment_of, numerical_of, problem_of, reference_value
+    from baselines.numerical import BestKnownPolicy
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
@@ -78,6 +81,8 @@ def _solve(options: argparse.Namespace) -> None:
         lower, upper, error = best.bounds
         seconds = time.perf_counter() - started
         known = f"optimum {upper:.6f}" if lower == upper else f"optimum between {lower:.6f} and {upper:.6f}"
+        if isinstance(best, BestKnownPolicy):
+            known += f", best known policy {best.name}"
         print(f"{options.env}: {known} ({best.level}, error {error:.2g}), reference policy {reference_value(env):.6f}")
         print(f"solved or read from disk in {seconds:.2f} s (compilation included)\n")
         _show(pd.DataFrame(numerical.examples()), options.output, index=False)
@@ -85,8 +90,9 @@ def _solve(options: argparse.Namespace) -> None:
     steps, states, _ = best.controls.shape
     print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
     print(f"{steps} steps x {states} states, solved or read from disk in {seconds:.2f} s (compilation included)")
-    binding = best.binding.any(axis=-1)
-    print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
+    if isinstance(env.action_space, gymnasium.spaces.Box):  # discrete controls have no bounds that could bind
+        binding = best.binding.any(axis=-1)
+        print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
     coordinates = problem_of(env).coordinates
     rows = []
     for n in range(0, steps, max(steps // 4, 1)):
@@ -146,7 +152,7 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
 
 def _score(options: argparse.Namespace) -> None:
     from baselines import risk_table, score, score_table
-    from baselines.catalogue import environment_of
+    from baselines.catalogue import environment_of, policy_origins
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     policies = _policies(options, env)
@@ -166,6 +172,8 @@ def _score(options: argparse.Namespace) -> None:
         for name, policy in policies.items()
     }
     table = score_table(scores)
+    origins = policy_origins(env)
+    table["from"] = [origins.get(name, "") for name in table.index]  # of a paper, or ours
     lower, upper = (getattr(next(iter(scores.values())), f"optimum_{side}") for side in ("lower", "upper"))
     known = f"{upper:.10f}" if lower == upper else f"between {lower:.6f} and {upper:.6f}"
     print(f"{options.env}: optimum {known}\n")
@@ -382,7 +390,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("score", _score, "score policies or trained models against the optimum", env=True)
     sub.add_argument(
-        "policy", nargs="+", help="optimal, a paper policy, all, a table (.npz), or the folder of a run or model"
+        "policy",
+        nargs="+",
+        help="optimal (best, where it is bracketed), a policy of a paper or ours by name, all, a table "
+        "(.npz), or the folder of a run or model",
     )
     sub.add_argument("--simulated", action="store_true", help="simulate with the advantage-sum control variate")
     sub.add_argument("--as-it-acts", action="store_true", help="score a stochastic policy as it acts, not at its mode")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.frozen import FrozenProblem, Solution, Table, criterion_value, frozen_problem, solve
-from baselines.numerical import NumericalBaseline, numerical_baseline
+from baselines.numerical import Bounds, NumericalBaseline, numerical_baseline
 from baselines.policy import StatelessPolicy
 from baselines.solution_cache import load_solution, save_solution
 
@@ -32,6 +32,7 @@ __all__ = [
     "paper_policies",
     "paper_tables",
     "params_of",
+    "policy_origins",
     "problem_of",
     "random_policy",
     "reference_policy",
@@ -53,11 +54,13 @@ KEPT_SECONDS = 0.5  # a solution that took longer is kept on disk
 class PaperPolicies(NamedTuple):
     """What the papers compare with: name -> function that returns its table, and the name with skill 0.
 
-    A table is controls (N, S, C), or a `Table` with weights for a policy that draws its controls.
+    A table is controls (N, S, C), or a `Table` with weights for a policy that draws its controls. ``ours`` are the
+    names of those that no paper has.
     """
 
     tables: Mapping[str, Callable[[], Array | Table]]
     reference: str
+    ours: tuple[str, ...] = ()
 
 
 @singledispatch
@@ -98,8 +101,10 @@ class TablePolicy(_Tabulated):
         What is played, in model units.
     actions : (N, S, A)
         The same as actions.
+    clipped_cells : (N, S) bool
+        Cells whose controls lay outside the action space.
     clipped : int
-        Number of (step, state) cells whose controls lay outside the action space.
+        Their number.
     """
 
     def __init__(self, problem: FrozenProblem, controls: Array) -> None:
@@ -108,7 +113,8 @@ class TablePolicy(_Tabulated):
         self.controls = problem.controls(self.actions)
         tolerance = 1e-6 * (1.0 + np.abs(self.controls))
         with np.errstate(invalid="ignore"):
-            self.clipped = int((np.abs(self.controls - controls) > tolerance).any(axis=-1).sum())
+            self.clipped_cells = (np.abs(self.controls - controls) > tolerance).any(axis=-1)
+        self.clipped = int(self.clipped_cells.sum())
 
     def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch; a terminal observation gets the last step's action."""
@@ -162,17 +168,20 @@ class OptimalPolicy(TablePolicy):
         The criterion from the environment's own initial state, in model units.
     solution : baselines.frozen.Solution
         Controls and values of every step and state.
+    bounds : baselines.numerical.Bounds
+        Of the optimum: equal, with the error of the problem.
     level : str
-        "exact" or "certified".
+        "exact" or, with an error, "certified".
     binding : (N, S, C) bool
-        Where the bounds of the action space bind.
+        Where the bounds of the action space bind: nowhere if controls are discrete.
     """
 
     def __init__(self, problem: FrozenProblem, solution: Solution) -> None:
         super().__init__(problem, solution.controls)
         self.solution = solution
-        self.level = problem.level
         self.optimum = float(problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0]))
+        self.bounds = Bounds(self.optimum, self.optimum, problem.tolerance)
+        self.level = self.bounds.level
         self.binding = problem.binding(solution.controls)
 
     def value(self, observation: Any) -> Array:
@@ -314,10 +323,9 @@ def numerical_of(env: Any, **arguments: Any) -> NumericalBaseline | None:
 
 
 def level_of(env: Any, **arguments: Any) -> str:
-    """How exactly the optimum of an environment is known: "exact", "certified" or "bracketed"."""
-    base = environment_of(env, **arguments)
-    numerical = numerical_of(base)
-    return problem_of(base).level if numerical is None else numerical.level
+    """How exactly the optimum of an environment is known, as its bounds say: "exact", "certified" or "bracketed"."""
+    found: str = best_known_policy(env, **arguments).level
+    return found
 
 
 def optimal_policy(env: Any, **arguments: Any) -> Any:
@@ -339,13 +347,15 @@ def optimal_policy(env: Any, **arguments: Any) -> Any:
         If only bounds of the optimum are known.
     """
     base = environment_of(env, **arguments)
-    if level_of(base) == "bracketed":
+    numerical = numerical_of(base)
+    best = best_known_policy(base)
+    if numerical is not None and (numerical.only_bounds or best.level == "bracketed"):
         raise NoOptimum("only bounds of this market's optimum are known: use best_known_policy")
-    return best_known_policy(base)
+    return best
 
 
 def best_known_policy(env: Any, **arguments: Any) -> Any:
-    """The best policy known: the optimal one where there is one."""
+    """The best policy known: the optimal one, or the one with the best lower bound of all that the market knows."""
     base = environment_of(env, **arguments)
     numerical = numerical_of(base)
     if numerical is not None:
@@ -354,7 +364,10 @@ def best_known_policy(env: Any, **arguments: Any) -> Any:
 
 
 def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
-    """Policies that the papers compare with, by name; ``random`` is uniform on the action box if no paper has one."""
+    """Policies to compare with, by name: the papers', and ours (`policy_origins`).
+
+    ``random`` is uniform on the action box if no paper has one.
+    """
     base = environment_of(env, **arguments)
     numerical = numerical_of(base)
     if numerical is not None:
@@ -363,6 +376,16 @@ def paper_policies(env: Any, **arguments: Any) -> dict[str, Any]:
         problem = _problem(base.params)
         policies = {name: table_policy(problem, table()) for name, table in paper_tables(base.params).tables.items()}
     return policies | {"random": random_policy(base)}
+
+
+def policy_origins(env: Any, **arguments: Any) -> dict[str, str]:
+    """Where the `paper_policies` of an environment come from: name -> "paper" or "ours"."""
+    base = environment_of(env, **arguments)
+    numerical = numerical_of(base)
+    found = numerical if numerical is not None else paper_tables(base.params)
+    names = list(numerical.policies() if numerical is not None else paper_tables(base.params).tables)
+    papers = [name for name in names if name not in found.ours]
+    return {name: "paper" if name in papers else "ours" for name in [*names, "random"]}
 
 
 def random_policy(env: Any, seed: int = 0, **arguments: Any) -> Any:

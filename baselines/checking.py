@@ -29,7 +29,6 @@ from baselines.catalogue import (
     reference_policy,
 )
 from baselines.frozen import FrozenProblem, Functional, Solution
-from baselines.policy import StatelessPolicy
 from baselines.scoring import rollout, score
 
 __all__ = ["check_baseline"]
@@ -279,17 +278,28 @@ class _Suite:
         self.p_values[name] = float(2.0 * stats.norm.sf(z))
 
 
-class _Smooth(StatelessPolicy):
-    """A policy of the observation: the optimum's actions, moved and tilted, or a constant action."""
+class _Smooth:
+    """The best known policy's actions, moved and tilted by the observation, or a constant action."""
 
     def __init__(self, optimal: Any, random: np.random.Generator, size: float, constant: bool) -> None:
         self.optimal, self.size, self.constant = optimal, size, constant
         self.random = random
         self.weights: Array | None = None
+        self.markov = constant or optimal.markov
 
-    def act(self, observation: Any) -> Any:
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
         seen = np.asarray(observation, dtype=np.float64)
-        actions = np.asarray(self.optimal.predict(observation)[0])
+        found, state = self.optimal.predict(observation, state=state, episode_start=episode_start)
+        return self._moved(seen, np.asarray(found)), state
+
+    def _moved(self, seen: Array, actions: Array) -> Any:
         if self.weights is None:
             self.weights = self.random.uniform(-1.0, 1.0, (seen.shape[-1] + 1, actions.shape[-1]))
         if self.constant:

@@ -79,7 +79,7 @@ class FrozenExpansions:
 
     def controls(self, policy: Any) -> Array:
         """What a policy plays, in model units (N, S, C); a network is not rounded to float32."""
-        exact = hasattr(policy, "actions")
+        exact = callable(getattr(policy, "actions", None))  # the actions of a table policy are an array
         actions = policy.actions(self.observations) if exact else policy.predict(self.observations)[0]
         shape = (self.problem.num_steps, self.problem.num_states, self.problem.num_controls)
         found: Array = self.center + self.reach * np.asarray(actions, dtype=np.float64).clip(-1.0, 1.0).reshape(shape)

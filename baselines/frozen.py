@@ -78,7 +78,6 @@ class FrozenProblem(Protocol):
     num_states: int
     num_controls: int
     tolerance: float  # error of a value; 0.0 where it is exact to rounding
-    level: str  # "exact", "certified" or "bracketed"
     has_market_orders: bool
     initial: Array  # (S,) law of the state at step 0
     criterion: Functional  # what is maximised (or, with an exponent, minimised)
@@ -130,7 +129,7 @@ class FrozenProblem(Protocol):
         """
 
     def binding(self, controls: Array) -> Array:
-        """Where controls lie on the bounds of the action space: bool, shape of ``controls``."""
+        """Where continuous controls lie on the bounds of the action space: bool, shape of ``controls``."""
 
 
 @singledispatch

@@ -43,8 +43,10 @@ class ImitationExpansions:
         best, envs = best_known_policy(base), base.make_batch(EPISODES)
         observations, _ = envs.reset(seed=seed)
         running, seen, played = np.ones(EPISODES, dtype=np.bool_), [], []
+        state, start = None, np.ones(EPISODES, dtype=np.bool_)
         while running.any():
-            actions, _ = best.predict(observations)
+            actions, state = best.predict(observations, state=state, episode_start=start)
+            start = np.zeros(EPISODES, dtype=np.bool_)
             seen.append(observations[running])
             played.append(actions[running])
             observations, _, ended, _, _ = envs.step(actions)

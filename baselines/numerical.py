@@ -6,14 +6,22 @@ the market's frozen-control problem where there is none.
 """
 
 from collections.abc import Callable, Mapping
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from baselines.policy import Policy
 
-__all__ = ["Bounds", "Evaluation", "NumericalBaseline", "NumericalPolicy", "numerical_baseline"]
+__all__ = [
+    "BestKnownPolicy",
+    "Bounds",
+    "Evaluation",
+    "NumericalBaseline",
+    "NumericalPolicy",
+    "best_lower",
+    "numerical_baseline",
+]
 
 Array = NDArray[Any]
 
@@ -24,6 +32,13 @@ class Bounds(NamedTuple):
     lower: float
     upper: float
     error: float
+
+    @property
+    def level(self) -> str:
+        """ "exact" where the bounds are one number or, with an error, "certified"; otherwise "bracketed"."""
+        if self.lower != self.upper:
+            return "bracketed"
+        return "exact" if self.error == 0.0 else "certified"
 
 
 class Evaluation(NamedTuple):
@@ -49,10 +64,88 @@ class NumericalPolicy(Policy, Protocol):
 
     @property
     def level(self) -> str:
-        """ "certified" or "bracketed"."""
+        """That of the bounds."""
 
     def value(self, observation: Any) -> Array:
         """What can still be reached from an observation, or from each of a batch."""
+
+
+class BestKnownPolicy:
+    """The policy with the best lower bound of all that a bracketed market knows: it acts as that one does.
+
+    Which one it is, is found when it is first asked for. What is not listed here is that policy's.
+
+    Attributes
+    ----------
+    name : str
+        Among the market's policies.
+    policy : Policy
+    bounds : Bounds
+    level : str
+    optimum : float
+        The upper bound of the optimum.
+    """
+
+    def __init__(self, baseline: Any) -> None:
+        self._baseline = baseline
+
+    @property
+    def name(self) -> str:
+        found: str = self._baseline.best_known()[0]
+        return found
+
+    @cached_property
+    def policy(self) -> Any:
+        return self._baseline.policies()[self.name]()
+
+    @property
+    def bounds(self) -> Bounds:
+        found: Bounds = self._baseline.bounds()
+        return found
+
+    @property
+    def level(self) -> str:
+        return self.bounds.level
+
+    @property
+    def optimum(self) -> float:
+        found: float = self._baseline.upper()
+        return found
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch, by the market's value function."""
+        found: Array = self._baseline.value(observation)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.policy, name)
+
+
+def best_lower(
+    names: Mapping[str, Any] | list[str],
+    rough: Callable[[str], tuple[float, float]],
+    fine: Callable[[str], float] | None = None,
+) -> tuple[str, float]:
+    """Name and lower bound of the policy whose lower bound is the best.
+
+    Parameters
+    ----------
+    names : list of str
+        Of the policies.
+    rough : callable
+        Value of a policy, and how far it may be from the true one: the lower bound is their difference.
+    fine : callable, optional
+        Lower bound of a policy, found with more work: asked for where ``rough`` says that it may be the best.
+    """
+    values = {name: rough(name) for name in names}
+    bounds = {name: value - error for name, (value, error) in values.items()}
+    if fine is not None:
+        highest = max(bounds.values())
+        bounds = {name: fine(name) for name, (value, error) in values.items() if value + error >= highest}
+    best = max(bounds, key=lambda name: bounds[name])
+    return best, bounds[best]
 
 
 class NumericalBaseline(Protocol):
@@ -63,18 +156,25 @@ class NumericalBaseline(Protocol):
     """
 
     @property
-    def level(self) -> str:
-        """ "certified" or "bracketed"."""
+    def only_bounds(self) -> bool:
+        """Whether no policy of this market is ever claimed to be its optimum, whatever the bounds say."""
 
     @property
     def reference(self) -> str:
         """Name of the policy whose skill is 0."""
 
-    def best_policy(self) -> NumericalPolicy:
-        """The optimum, or the best policy known."""
+    @property
+    def ours(self) -> tuple[str, ...]:
+        """Names of the policies that no paper has."""
+
+    def best_policy(self) -> Any:
+        """The optimum, or the best policy known (`BestKnownPolicy`): a `NumericalPolicy`."""
+
+    def bounds(self) -> Bounds:
+        """Bounds of the optimum: below, what the best policy known is worth."""
 
     def policies(self) -> Mapping[str, Callable[[], Policy]]:
-        """The papers' policies by name, made on demand."""
+        """The papers' policies and ours by name, made on demand."""
 
     def reference_value(self) -> float:
         """The criterion of the reference policy."""

@@ -29,13 +29,13 @@ SEARCHED_TO = 1e-3  # of the noise
 COARSE_NODES = 3  # per dimension, during the search
 
 
-class NoisyPolicy(StatelessPolicy):
+class NoisyPolicy:
     """A policy with noise: each action is uniform within ``noise`` of the policy's, inside the action box.
 
     Parameters
     ----------
     policy : Policy
-        A deterministic function of the observation.
+        Deterministic; it may remember.
     action_space : gymnasium.spaces.Box
         Of one environment.
     noise : float
@@ -51,7 +51,8 @@ class NoisyPolicy(StatelessPolicy):
     Attributes
     ----------
     markov : bool
-        True for up to two actions. For more its quadrature would have too many nodes: scores are then simulated.
+        True for up to two actions, if the policy does not remember. For more its quadrature would have too many nodes:
+        scores are then simulated.
     """
 
     has_mode = False  # a score must not be taken at one draw of its actions
@@ -62,22 +63,30 @@ class NoisyPolicy(StatelessPolicy):
             raise ValueError(f"noise = {noise!r} is not allowed: it must be >= 0")
         self.policy, self.noise = policy, noise
         self._space = action_space
-        self.markov = action_space.low.size <= 2
+        self.markov = action_space.low.size <= 2 and bool(policy.markov)
         self._draws = np.random.default_rng(seed)
 
-    def _bounds(self, observations: Any) -> tuple[Array, Array]:
-        center = np.asarray(self.policy.predict(observations)[0], dtype=np.float64)
+    def _bounds(self, actions: Any) -> tuple[Array, Array]:
+        center = np.asarray(actions, dtype=np.float64)
         low, high = np.maximum(center - self.noise, self._space.low), np.minimum(center + self.noise, self._space.high)
         return low, high
 
-    def act(self, observation: Any) -> Array:
-        """Drawn actions."""
-        low, high = self._bounds(observation)
-        return self._draws.uniform(low, high).astype(self._space.dtype)
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Array, Any]:
+        """Drawn actions, and what the policy remembers."""
+        actions, state = self.policy.predict(observation, state=state, episode_start=episode_start)
+        low, high = self._bounds(actions)
+        return self._draws.uniform(low, high).astype(self._space.dtype), state
 
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """Gauss-Legendre nodes (B, M, A) and weights (B, M)."""
-        low, high = self._bounds(observations)
+        low, high = self._bounds(self.policy.predict(observations)[0])
         nodes, weights = uniform_nodes(self.nodes, low.shape[-1])
         points = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * nodes
         return points, np.broadcast_to(weights, points.shape[:2])

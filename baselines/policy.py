@@ -1,12 +1,13 @@
-"""Policies: what can be asked for an action, and the table policies of the baselines."""
+"""Policies: what can be asked for an action, functions of the observation, and policies that want quotes."""
 
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy", "StatelessPolicy", "as_policy"]
+__all__ = ["CallablePolicy", "Policy", "QuotingPolicy", "StatelessPolicy", "as_policy"]
 
 
 @runtime_checkable
@@ -53,6 +54,33 @@ class StatelessPolicy:
     ) -> tuple[Any, Any]:
         """Action of one observation, or actions of a batch, and the hidden state as it was given."""
         return self.act(observation), state
+
+
+class QuotingPolicy(StatelessPolicy):
+    """A policy that wants quotes: where they lie outside the action box, the nearest ones are played.
+
+    Subclasses define `wanted`, and ``model``, with the maps of the market: ``from_quotes(params, quotes)`` and
+    ``to_quotes(params, actions)``.
+    """
+
+    model: Any
+    params: Any
+
+    def wanted(self, observation: Any) -> Array:
+        """Quotes of one observation or of a batch, in model units, inside the box or not."""
+        raise TypeError(f"{type(self).__name__} must define wanted()")
+
+    def act(self, observation: Any) -> Array:
+        """Action of one observation, or actions of a batch: the nearest ones in the box."""
+        found: Array = self.model.from_quotes(self.params, self.wanted(observation))
+        return found
+
+    def clips(self, observation: Any) -> Array:
+        """Whether the quotes of an observation, or of each of a batch, lie outside the box."""
+        wanted = np.asarray(self.wanted(observation))
+        played = self.model.to_quotes(self.params, self.model.from_quotes(self.params, wanted))
+        found: Array = (np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1)
+        return found
 
 
 class CallablePolicy(StatelessPolicy):

@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 from baselines import frozen
 from baselines.catalogue import (
     OptimalPolicy,
-    best_known_policy,
     environment_of,
     numerical_of,
     optimal_policy,
     problem_of,
     reference_value,
 )
+from baselines.clipping import clipped_share
 from baselines.frozen import Functional, Table
 from baselines.numerical import Evaluation, NumericalBaseline
 from baselines.policy import as_policy
@@ -85,6 +85,9 @@ class Score:
         Simulated episodes (0 for an exact score).
     risk : RiskMeasures or None
         VaR, CVaR and drawdown, where they were asked for.
+    clipped : float or None
+        Share of decisions at which the quotes that a baseline policy wants lie outside the action box, so that the
+        nearest ones are played (see `baselines.clipping`); None of a policy that does not tell what it wants.
     """
 
     value: float
@@ -104,6 +107,7 @@ class Score:
     utility: float | None = None
     episodes: int = 0
     risk: RiskMeasures | None = None
+    clipped: float | None = None
 
     @property
     def regret(self) -> float | tuple[float, float]:
@@ -208,6 +212,7 @@ def score(
             f"the policy scored {found.value!r}, above the optimum {found.optimum_upper!r} by more than {slack:.3g}: "
             "this is a bug, please report it"
         )
+    found = replace(found, clipped=clipped_share(base, player))
     if risk is False:
         return found
     measures = risk_measures(
@@ -272,7 +277,7 @@ def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Scor
         stderr=0.0,
         optimum_lower=optimal.optimum,
         optimum_upper=optimal.optimum,
-        level=problem.level,
+        level=optimal.level,
         method=how,
         reference=reference_value(base),
         std=std,
@@ -390,7 +395,7 @@ def _simulate(
         stderr=sample.stderr,
         optimum_lower=optimal.optimum,
         optimum_upper=optimal.optimum,
-        level=problem.level,
+        level=optimal.level,
         method="simulated",
         reference=reference_value(base),
         std=sample.std("pnl" if aversion else "returns"),
@@ -414,7 +419,7 @@ def _numerical_score(
     base: Any, numerical: NumericalBaseline, sample: _Sample, evaluation: Evaluation | None, trusted: bool
 ) -> Score:
     """A score in a market with continuous coordinates: the evaluation, unless the simulation speaks against it."""
-    bounds = best_known_policy(base).bounds
+    bounds = numerical.bounds()
     reference = reference_value(base)
     expected_utility = getattr(base.params, "utility", "mean") == "cara"
     found = evaluation
@@ -429,7 +434,7 @@ def _numerical_score(
         stderr=sample.stderr if found is None else 0.0,
         optimum_lower=bounds.lower,
         optimum_upper=bounds.upper,
-        level=numerical.level,
+        level=bounds.level,
         method="simulated" if found is None else "numerical",
         reference=reference,
         std=sample.std("pnl" if expected_utility else "returns"),
@@ -445,7 +450,10 @@ def _numerical_score(
 
 
 def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
-    """Scores as a table, best first: one row per name, with the risk measures of scores that have them."""
+    """Scores as a table, best first: one row per name, with the risk measures of scores that have them.
+
+    Where the action box clips what a policy wants, its method says so, with the share of decisions.
+    """
     rows = {}
     for name, found in scores.items():
         rows[name] = {
@@ -457,7 +465,7 @@ def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
             "fills": found.fills,
             "market orders": found.orders,
             "mean |inventory|": found.mean_absolute_inventory,
-            "method": found.method,
+            "method": found.method + (f", clipped {100.0 * found.clipped:.2g} %" if found.clipped else ""),
         }
         if found.risk is not None:
             rows[name] |= {measure: estimate.value for measure, estimate in found.risk.rows().items()}

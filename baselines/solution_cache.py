@@ -1,7 +1,8 @@
-"""Solutions kept on disk: one file per set of parameters and state of the solver's sources.
+"""Solutions kept on disk: one file per set of parameters and state of the sources.
 
-They lie in the user's cache folder, or in ``MMGYM_CACHE_DIR`` if that is set, and can be deleted at any time. A file is
-written under a temporary name and renamed; one that cannot be read is solved again.
+A file's name has a hash of every source of `mmgym` and `baselines`, whichever of them a value depends on: after any
+edit it is computed again. They lie in the user's cache folder, or in ``MMGYM_CACHE_DIR`` if that is set, and can be
+deleted at any time. A file is written under a temporary name and renamed; one that cannot be read is computed again.
 """
 
 import contextlib
@@ -10,16 +11,21 @@ import inspect
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
+import mmgym
 from baselines import frozen
-from mmgym import uniformisation
+from mmgym.source_digest import source_digest
 
-__all__ = ["cache_folder", "load_solution", "save_solution", "solution_file"]
+__all__ = ["cache_folder", "kept", "kept_file", "load_arrays", "load_solution", "save_solution", "solution_file"]
+
+PACKAGES = (Path(str(mmgym.__file__)).parent, Path(__file__).parent)
 
 
 def cache_folder() -> Path:
@@ -27,49 +33,75 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MMGYM_CACHE_DIR") or platformdirs.user_cache_dir("mmgym")) / "solutions"
 
 
-def _source_hash(problem: Any) -> str:
-    """A hash of the sources that a solution depends on: the models, the market's baselines, and what is generic."""
-    own = Path(inspect.getfile(type(problem)))
-    sources = [Path(inspect.getfile(module)) for module in (frozen, uniformisation)]
-    models = Path(inspect.getfile(type(problem.params))).parent
-    sources += [*sorted(own.parent.glob("*.py")), *sorted(models.glob("*.py"))]
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:12]
+def kept_file(params: Any, name: Any = "", *types: type) -> Path:
+    """The file of what is kept of a market's parameters.
 
-
-def solution_file(problem: Any) -> Path:
-    """The file of a problem's solution: the name has the market, a hash of its parameters and one of the solver."""
-    params = problem.params
-    digest = hashlib.sha256(repr(params._asdict()).encode()).hexdigest()[:24]
+    Parameters
+    ----------
+    params : NamedTuple
+    name : str or other value with a ``repr``
+        Tells what is kept apart, where a market keeps several things.
+    types : type
+        Others than that of ``params`` that it depends on: their folders count too where they are not in these packages.
+    """
+    homes = {Path(inspect.getfile(kind)).resolve().parent for kind in (type(params), *types)}
+    others = sorted(home for home in homes if not any(home.is_relative_to(package) for package in PACKAGES))
+    digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
     market = type(params).__module__.rpartition(".")[2]
-    return cache_folder() / f"{market}-{digest}-{_source_hash(problem)}.npz"
+    return cache_folder() / f"{market}-{digest}-{source_digest(*PACKAGES, *others)}.npz"
 
 
-def save_solution(problem: Any, solution: frozen.Solution) -> None:
-    """Keep a solution; where the folder cannot be written, nothing is kept."""
-    path = solution_file(problem)
+def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    """What is kept in a file, or None where it cannot be read."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (OSError, KeyError, TypeError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any], write: Callable[..., None] = np.savez) -> None:
+    """Keep arrays; where the folder cannot be written, nothing is kept."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    compact = solution.controls.astype(np.float32)
-    controls = compact if np.array_equal(compact, solution.controls) else solution.controls
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
-            np.savez_compressed(stream, controls=controls, raw=solution.raw, log_scale=solution.log_scale)
+            write(stream, **arrays)
         part.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink()
 
 
+def kept(params: Any, name: Any, make: Callable[[], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays from disk or, where they are not kept there yet, made and kept."""
+    path = kept_file(params, name)
+    found = load_arrays(path)
+    if found is None:
+        found = {key: np.asarray(value) for key, value in make().items()}
+        save_arrays(path, found)
+    return found
+
+
+def solution_file(problem: Any) -> Path:
+    """The file of a problem's solution."""
+    return kept_file(problem.params, "", type(problem))
+
+
+def save_solution(problem: Any, solution: frozen.Solution) -> None:
+    """Keep a solution; where the folder cannot be written, nothing is kept."""
+    compact = solution.controls.astype(np.float32)
+    controls = compact if np.array_equal(compact, solution.controls) else solution.controls
+    arrays = {"controls": controls, "raw": solution.raw, "log_scale": solution.log_scale}
+    save_arrays(solution_file(problem), arrays, np.savez_compressed)
+
+
 def load_solution(problem: Any) -> frozen.Solution | None:
     """A kept solution of exactly these parameters and sources, or None."""
-    try:
-        with solution_file(problem).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            controls, raw, log_scale = (found[name] for name in ("controls", "raw", "log_scale"))
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    found = load_arrays(solution_file(problem))
+    if found is None or not {"controls", "raw", "log_scale"} <= set(found):
         return None
+    controls, raw, log_scale = (found[name] for name in ("controls", "raw", "log_scale"))
     steps, states = problem.num_steps, problem.num_states
     if controls.shape != (steps, states, problem.num_controls) or raw.shape != (steps + 1, states):
         return None

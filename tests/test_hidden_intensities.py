@@ -187,7 +187,8 @@ def test_the_best_known_policy_is_worth_what_the_bounds_say(decision):
     arguments = {**SMALL, "decision": decision, **HIDDEN}
     best = baselines.best_known_policy(FLOW, **arguments)
     found = baselines.score(FLOW, best, episodes=500, **arguments)
-    assert (found.method, found.level) == ({"event": "numerical", "clock": "simulated"}[decision], "bracketed")
+    assert (found.method, found.level) == ("simulated", "bracketed")
+    assert best.name in (["filtered"] if decision == "event" else ["hjb", "event_optimum", "signal_poisson", "poisson"])
     assert found.optimum_lower <= found.value + 4.0 * found.stderr
     assert found.value < found.optimum_upper
     assert found.regret == (found.optimum_lower - found.value, found.optimum_upper - found.value)
@@ -289,12 +290,14 @@ def test_the_filter_begins_again_with_an_episode():
 
 @pytest.mark.long
 def test_memory_is_worth_something():
-    """The filter is above the best known policy without memory, and below the upper bound."""
+    """The filter is above the best depths without memory, and below the upper bound."""
     arguments = {"horizon": 6.0, "num_steps": 24, "inventory_limit": 2, **HIDDEN}
-    found = baselines.score(FLOW, baselines.paper_policies(FLOW, **arguments)["filtered"], episodes=2_000, **arguments)
+    policies = baselines.paper_policies(FLOW, **arguments)
+    found = baselines.score(FLOW, policies["filtered"], episodes=2_000, **arguments)
+    forgetful = baselines.score(FLOW, policies["event_optimum"], method="exact", episodes=20, **arguments)
     assert found.method == "simulated"
     margin = stats.norm.isf(FALSE_ALARMS / 2) * found.stderr
-    assert found.optimum_lower + margin < found.value < found.optimum_upper - margin
+    assert forgetful.value + forgetful.value_error + margin < found.value < found.optimum_upper - margin
 
 
 # --- Training on the exact value -------------------------------------------------------------------------------------

@@ -41,4 +41,4 @@ def _(params: Params) -> PaperPolicies:
         "zero_skew": lambda: everywhere(hjb()[:, params.limit, None, :]),
         "constant": lambda: everywhere(np.array([1.0 / params.fill_decay_bid, 1.0 / params.fill_decay_ask])),
     }
-    return PaperPolicies(tables, reference="constant")
+    return PaperPolicies(tables, reference="constant", ours=("constant",))

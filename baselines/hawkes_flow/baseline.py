@@ -1,20 +1,15 @@
 """The Hawkes flow market as a `NumericalBaseline`: its optimum, its policies, and what they are worth.
 
-With decisions at events the optimum is that of frozen depths, computed to a stated error; by the clock it is bracketed
-by the best known policy, sampled, and the value of depths that move at once, which no frozen depths can reach. Where
-the intensities are hidden, the best known policy plays that optimum at the expected ones; what it is worth bounds the
-optimum from below, and what it would be worth to see them from above.
+With decisions at events the optimum is that of frozen depths, computed to a stated error. By the clock, or where the
+intensities are hidden, it is bracketed. Above: by the clock the value of depths that move at once, which no frozen
+depths can reach; at events what the optimum would be worth to who sees the intensities. Below: the best policy known,
+which is that with the best lower bound of all that are listed here.
 """
 
-import contextlib
 import functools
-import hashlib
 import math
-import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,25 +17,26 @@ from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
 from baselines.frozen import Functional
-from baselines.hawkes_flow import closed_forms, kernels, rates, solver
+from baselines.hawkes_flow import closed_forms, kernels, solver
 from baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
 from baselines.hawkes_flow.filtering import FilteredPolicy
 from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
-from baselines.numerical import Bounds, Evaluation
-from baselines.policy import Policy, StatelessPolicy
-from baselines.solution_cache import cache_folder
+from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
+from baselines.policy import Policy, QuotingPolicy
+from baselines.solution_cache import kept, kept_file, load_arrays, save_arrays
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[Any]
 
-__all__ = ["DepthPolicy", "HawkesFlowBaseline", "OptimalFlowPolicy", "Solved", "solve"]
+__all__ = ["DepthPolicy", "HawkesFlowBaseline", "OptimalFlowPolicy", "Solved", "SolvedPolicy", "solve"]
 
 EVALUATION = Resolution(20, 0.3, 1e-5)  # of given policies
 SAFETY, ROUNDING = 2.0, 1e-7  # the stated error in units of the distance between two resolutions, and of the value
 LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
-CLOCK_DECISIONS = 1_000_000  # simulated for the lower bound of the optimum by the clock
+DECISIONS = 1_000_000  # simulated for the lower bound of the optimum
+ROUGH = 100  # episodes of all policies that may be the best one
 
 
 @dataclass(frozen=True)
@@ -76,41 +72,11 @@ def _at_start(params: Params, tables: Tables, field: Array) -> float:
     return float((across @ field[p.initial_inventory + p.inventory_limit] @ along.T)[0, 0])
 
 
-def _sources() -> str:
-    digest = hashlib.sha256()
-    for module in (model, rates, solver, closed_forms):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _file(params: Params, held: bool) -> Path:
-    seen = params._replace(observe_intensities=True)
-    digest = hashlib.sha256(repr((seen._asdict(), held)).encode()).hexdigest()[:24]
-    return cache_folder() / f"hawkes_flow-{digest}-{_sources()}.npz"
-
-
-def _load(path: Path) -> Solved | None:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            value, error, kink, *largest = found["numbers"].tolist()
-            return Solved(value, error, found["times"], int(kink), (largest[0], largest[1]), found["table"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+def _load(found: Mapping[str, Array] | None) -> Solved | None:
+    if found is None or not {"numbers", "times", "table"} <= set(found):
         return None
-
-
-def _save(path: Path, found: Solved) -> None:
-    """Keep a solution; where the folder cannot be written, nothing is kept."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    numbers = np.array([found.value, found.error, found.kink, *found.largest])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            np.savez(stream, numbers=numbers, times=found.times, table=found.table)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    value, error, kink, *largest = found["numbers"].tolist()
+    return Solved(value, error, found["times"], int(kink), (largest[0], largest[1]), found["table"])
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,8 +85,8 @@ def solve(params: Params, held: bool) -> Solved:
 
     It is that of who sees the intensities, whether or not they are hidden.
     """
-    path = _file(params, held)
-    found = _load(path)
+    path = kept_file(params._replace(observe_intensities=True), f"held {held}")
+    found = _load(load_arrays(path))
     if found is None:
         coarse, fine = march(params, COARSE, held=held), march(params, FINE, held=held)
         value = _at_start(params, fine, fine.values[-1])
@@ -129,7 +95,8 @@ def solve(params: Params, held: bool) -> Solved:
         difference = abs(value - _at_start(params, coarse, coarse.values[-1]))
         error = SAFETY * difference + ROUNDING * abs(value)
         found = Solved(value, error, fine.times, kink, fine.largest, table)
-        _save(path, found)
+        numbers = np.array([value, error, kink, *fine.largest])
+        save_arrays(path, {"numbers": numbers, "times": fine.times, "table": table})
     return found
 
 
@@ -166,51 +133,39 @@ def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sel
     return np.ascontiguousarray(np.stack([np.ravel(column) for column in columns], axis=-1), dtype=np.float64)
 
 
-class DepthPolicy(StatelessPolicy):
+class DepthPolicy(QuotingPolicy):
     """A function of time left, inventory and intensities behind `predict`.
 
     Attributes
     ----------
     depths : callable
-        ``(time_left, inventory, buy_rate, sell_rate) -> (..., 2)`` depths [bid, ask], EUR / MWh.
+        ``(time_left, inventory, buy_rate, sell_rate) -> (..., 2)`` depths [bid, ask], EUR / MWh. Where the intensities
+        are hidden, it is given the expected ones.
     """
+
+    model = model
 
     def __init__(self, params: Params, depths: DepthFunction) -> None:
         self.params = params
         self.depths = depths
 
-    def act(self, observation: Any) -> Array:
-        """Action of one observation, or actions of a batch: the nearest ones in the depth box."""
-        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation)))
+    def wanted(self, observation: Any) -> Array:
+        """Depths of one observation, or of each of a batch."""
+        return np.asarray(self.depths(*model.locate(self.params, observation)))
 
 
-class OptimalFlowPolicy(DepthPolicy):
-    """The best policy known: with decisions at events the optimum, by the clock the depths that moved at once.
-
-    Where the intensities are hidden, those depths at the expected ones.
+class SolvedPolicy(DepthPolicy):
+    """The best depths of a solution.
 
     Attributes
     ----------
-    optimum : float
-        The optimum from the environment's own initial state; by the clock or with hidden intensities, the certified
-        upper bound.
-    bounds : Bounds
-    level : str
     solved : Solved
     """
 
-    def __init__(self, params: Params, solved: Solved, bounds: Callable[[], Bounds]) -> None:
+    def __init__(self, params: Params, solved: Solved) -> None:
         super().__init__(params, self._best_depths)
-        self.level = _level(params)
         self.solved = solved
-        self.optimum = solved.value
-        self._bounds = bounds
         self._look_up = _LookUp(params, solved)
-
-    @property
-    def bounds(self) -> Bounds:
-        """Bounds of the optimum; if it is not known, the lower one is found when it is first asked for."""
-        return self._bounds()
 
     def _at(self, *state: Any) -> Array:
         shape = np.broadcast_shapes(*map(np.shape, state))
@@ -220,25 +175,38 @@ class OptimalFlowPolicy(DepthPolicy):
         return self._look_up.depths(self._at(*state))
 
     def value(self, observation: Any) -> Array:
-        """What can still be reached from an observation, or from each of a batch (by the clock: at most).
+        """What can still be reached from an observation, or from each of a batch, by the solution.
 
         Hidden intensities are taken to be the expected ones, and to be seen from then on.
         """
         return self._at(*model.locate(self.params, observation))[..., 2]
 
 
-def _level(params: Params) -> str:
-    return "certified" if params.observe_intensities else "bracketed"
+class OptimalFlowPolicy(SolvedPolicy):
+    """The optimum with decisions at events and intensities that are seen.
+
+    Attributes
+    ----------
+    optimum : float
+        From the environment's own initial state.
+    bounds : Bounds
+    level : str
+    """
+
+    def __init__(self, params: Params, solved: Solved, bounds: Bounds) -> None:
+        super().__init__(params, solved)
+        self.optimum, self.bounds, self.level = bounds.upper, bounds, bounds.level
 
 
 class HawkesFlowBaseline:
     """Optimum, policies and evaluation of the Hawkes flow market: a `baselines.numerical.NumericalBaseline`."""
 
+    only_bounds = False
     reference = "join_best"
+    ours = ("filtered", "event_optimum", "signal_poisson", "poisson", "join_best")
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self.level = _level(params)
         self.held = params.decision == "event"
 
     @functools.cached_property
@@ -259,39 +227,84 @@ class HawkesFlowBaseline:
             )
         return found
 
-    def best_policy(self) -> OptimalFlowPolicy:
+    def upper(self) -> float:
+        """The upper bound of the optimum."""
+        return self.solved.value
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch: at most, where it is bracketed."""
+        return SolvedPolicy(self.params, self.solved).value(observation)
+
+    def best_policy(self) -> Any:
         """The optimum, or by the clock and with hidden intensities the best policy known."""
-        return OptimalFlowPolicy(self.params, self.solved, self.bounds)
+        if self.held and self.params.observe_intensities:
+            return OptimalFlowPolicy(self.params, self.solved, self.bounds())
+        return BestKnownPolicy(self)
 
     def bounds(self) -> Bounds:
-        """Bounds of the optimum; if it is not known, the lower one is the value of the best known policy."""
+        """Bounds of the optimum: where it is not solved, the lower one is that of the best known policy."""
         found = self.solved
         if self.held and self.params.observe_intensities:
             return Bounds(found.value, found.value, found.error)
-        return Bounds(min(self._lower, found.value), found.value, found.error)
+        return Bounds(min(self.best_known()[1], found.value), found.value, found.error)
 
-    @functools.cached_property
-    def _lower(self) -> float:
-        """The best known policy's value less its error: numerical at events, by the clock four standard errors."""
-        if self.held:
-            value, error = self._valued(self.best_policy())
-            return value - error
-        count = int(np.clip(CLOCK_DECISIONS // self.params.num_steps, 100, 4_000))
+    @functools.cache  # noqa: B019  # baselines are kept anyway
+    def best_known(self) -> tuple[str, float]:
+        """Name and lower bound of the policy with the best lower bound, kept on disk.
+
+        The bound is its value less its error: numerical where it is a function of the observation and decisions are at
+        events, otherwise four standard errors of a simulation.
+        """
+
+        def rough(name: str) -> tuple[float, float]:
+            return self._simulated(name, ROUGH, 0x10BD)
+
+        def make() -> Mapping[str, Any]:
+            name, lower = best_lower(list(self.policies()), rough, self._lower)
+            return {"name": name, "lower": lower}
+
+        found = kept(self.params, "best known", make)
+        return str(found["name"]), float(found["lower"])
+
+    def _simulated(self, name: str, count: int, seed: int) -> tuple[float, float]:
+        """Value and four standard errors of a policy."""
         base = HawkesFlowVectorEnv(1, **self.params.arguments())
-        sample = self.play(base, self.best_policy(), True, count, 0x10BE)["estimate"]
-        return float(sample.mean() - 4.0 * sample.std(ddof=1) / math.sqrt(count))
+        sample = self.play(base, self.policies()[name](), True, count, seed)["estimate"]
+        return float(sample.mean()), float(4.0 * sample.std(ddof=1) / math.sqrt(count))
+
+    def _lower(self, name: str) -> float:
+        policy = self.policies()[name]()
+        if self.held and policy.markov:
+            value, error = self._valued(policy)
+        else:
+            count = int(np.clip(DECISIONS // self.params.num_steps, ROUGH, 4_000))
+            value, error = self._simulated(name, count, 0x10BE)
+        return value - error
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
-        """The paper's policies, those of Poisson order flow and, if intensities are hidden, one that remembers."""
+        """The paper's policies and `ours`, those of Poisson order flow among them.
+
+        Where the optimum is not solved, also the depths that are best with decisions at events, and by the clock the
+        paper's, which move at once; hidden intensities are taken to be the expected ones, or with decisions at events
+        filtered from the orders.
+        """
         p = self.params
 
         def of(depths: Callable[..., Array], **options: Any) -> Callable[[], Policy]:
             return lambda: DepthPolicy(p, functools.partial(depths, p, **options))
 
-        memory: dict[str, Callable[[], Policy]] = {}
+        def best(held: bool) -> SolvedPolicy:
+            decision = "event" if held else p.decision
+            return SolvedPolicy(p, solve(p._replace(decision=decision, observe_intensities=True), held))
+
+        found: dict[str, Callable[[], Policy]] = {}
         if self.held and not p.observe_intensities:
-            memory["filtered"] = lambda: FilteredPolicy(p, self.best_policy().depths)
-        return memory | {
+            found["filtered"] = lambda: FilteredPolicy(p, best(True).depths)
+        if not self.held:
+            found["hjb"] = lambda: best(False)
+        if not (self.held and p.observe_intensities):
+            found["event_optimum"] = lambda: best(True)
+        return found | {
             "signal_poisson": lambda: DepthPolicy(p, closed_forms.signal_poisson(p, _poisson_values(p))),
             "poisson": lambda: DepthPolicy(p, closed_forms.poisson(p, _poisson_values(p))),
             "corollary_3": of(closed_forms.corollary_3),
@@ -381,7 +394,7 @@ class HawkesFlowBaseline:
 
     def examples(self) -> list[dict[str, float]]:
         """Values and best depths at some times, inventories and intensities."""
-        p, best = self.params, self.best_policy()
+        p, best = self.params, SolvedPolicy(self.params, self.solved)
         found = []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon, p.step_length):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():

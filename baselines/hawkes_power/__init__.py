@@ -1,6 +1,12 @@
 """Baselines of the intraday power market: the paper's policies, fitted value functions, and bounds of the optimum."""
 
-from baselines.hawkes_power.baseline import BestPowerPolicy, DistancePolicy, HawkesPowerBaseline, ValuePolicy
+from baselines.hawkes_power.baseline import (
+    BestPowerPolicy,
+    DistancePolicy,
+    FittedPolicy,
+    HawkesPowerBaseline,
+    ValuePolicy,
+)
 from baselines.hawkes_power.book import effective_impacts, mean_impacts, move_law, spread_law, spread_transitions
 from baselines.hawkes_power.bounds import Interval, PathBounds, path_bounds, solved
 from baselines.hawkes_power.closed_forms import corollary_3, join_best
@@ -12,6 +18,7 @@ __all__ = [
     "KINDS",
     "BestPowerPolicy",
     "DistancePolicy",
+    "FittedPolicy",
     "HawkesPowerBaseline",
     "Interval",
     "PathBounds",

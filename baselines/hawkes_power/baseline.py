@@ -9,23 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_power as model
-from baselines.hawkes_power import bounds, closed_forms, kernels
-from baselines.hawkes_power.bounds import Interval, solved
+from baselines.hawkes_power import closed_forms, kernels
+from baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
 from baselines.hawkes_power.values import ValueFunction
-from baselines.numerical import Bounds, Evaluation
-from baselines.policy import Policy, StatelessPolicy
+from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
+from baselines.policy import Policy, QuotingPolicy
+from baselines.solution_cache import kept
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
 Array = NDArray[Any]
 
-__all__ = ["BestPowerPolicy", "DistancePolicy", "HawkesPowerBaseline", "ValuePolicy"]
+__all__ = ["BestPowerPolicy", "DistancePolicy", "FittedPolicy", "HawkesPowerBaseline", "ValuePolicy"]
 
-LOWER_SEED, REFERENCE_SEED = 0x10BE, 0x10BF
+ROUGH_SEED, LOWER_SEED, REFERENCE_SEED = 0x10BD, 0x10BE, 0x10BF
+ROUGH = 200  # paths of all policies that may be the best one
 BATCH = 2_000  # rows played at once
 
 
-class DistancePolicy(StatelessPolicy):
+class DistancePolicy(QuotingPolicy):
     """A function of the state behind `predict`.
 
     Attributes
@@ -36,16 +38,18 @@ class DistancePolicy(StatelessPolicy):
         The value function (one of `baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled with.
     """
 
+    model = model
+
     def __init__(self, params: Params, distances: Callable[..., Array], control: str = "fitted") -> None:
         self.params = params
         self.distances = distances
         self.control = control
 
-    def act(self, observation: Any) -> Array:
-        """Action of one observation, or actions of a batch: the nearest ones in the offset box."""
+    def wanted(self, observation: Any) -> Array:
+        """Offsets from the best prices of the book, of one observation or of each of a batch."""
         found = model.locate(self.params, observation)
         half_spread = self.params.half_tick * found[2][..., None]
-        return model.from_quotes(self.params, self.distances(*found) - half_spread)
+        return np.asarray(self.distances(*found) - half_spread)
 
 
 class ValuePolicy(DistancePolicy):
@@ -83,25 +87,11 @@ class ValuePolicy(DistancePolicy):
         return self._at(*model.locate(self.params, observation))[..., 2]
 
 
-class BestPowerPolicy(ValuePolicy):
-    """The best policy known: that of the fitted value function, at the expected intensities where they are hidden.
+class FittedPolicy(ValuePolicy):
+    """That of the fitted value function, at the expected intensities where they are hidden."""
 
-    Attributes
-    ----------
-    interval : Interval
-        Its own value in the environment as built, and a bound of every policy's; simulated when first asked for.
-    optimum : float
-        The certified upper bound.
-    bounds : Bounds
-        The certified bounds: four standard errors are in them.
-    level : str
-    """
-
-    level = "bracketed"
-
-    def __init__(self, params: Params, interval: Callable[[], Interval]) -> None:
+    def __init__(self, params: Params) -> None:
         super().__init__(params, "fitted")
-        self._interval = interval
 
     def _best_distances(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
         """Quotes that rest until the next event are those for intensities and time left when it is expected."""
@@ -114,48 +104,82 @@ class BestPowerPolicy(ValuePolicy):
         faded = p.base_rates + (rates - p.base_rates) * np.exp(-p.decays * ahead[..., None])
         return super()._best_distances(time_left - ahead, inventory, spread, faded)
 
+
+class BestPowerPolicy(BestKnownPolicy):
+    """The best policy known; its bounds are simulated when first asked for, and four standard errors are in them.
+
+    Attributes
+    ----------
+    interval : Interval
+        Its own value in the environment as built, and a bound of every policy's.
+    """
+
     @property
     def interval(self) -> Interval:
-        """The certified interval of the optimum."""
-        return self._interval()
-
-    @property
-    def optimum(self) -> float:
-        """The certified upper bound of the optimum."""
-        return self.interval.certified[1]
-
-    @property
-    def bounds(self) -> Bounds:
-        """Certified bounds of the optimum."""
-        return Bounds(*self.interval.certified, 0.0)
+        found: Interval = self._baseline.interval()
+        return found
 
 
 class HawkesPowerBaseline:
     """Best policy, paper policies and bounds of the intraday power market."""
 
-    level = "bracketed"
+    only_bounds = True
     reference = "join_best"
+    ours = ("fitted", "first_order_expansion", "frozen_intensity", "join_best")
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def best_policy(self) -> BestPowerPolicy:
-        """The policy of the fitted value function."""
-        return BestPowerPolicy(self.params, self.interval)
+        """The policy with the best lower bound."""
+        return BestPowerPolicy(self)
+
+    @functools.cache  # noqa: B019  # baselines are kept anyway
+    def best_known(self) -> tuple[str, float]:
+        """Name and lower bound of the policy with the best lower bound, kept on disk."""
+
+        def rough(name: str) -> tuple[float, float]:
+            value, error = self._simulated(name, ROUGH_SEED, ROUGH)
+            return value, CERTAIN * error
+
+        def fine(name: str) -> float:
+            value, error = self._simulated(name, LOWER_SEED)
+            return value - CERTAIN * error
+
+        def make() -> Mapping[str, Any]:
+            name, lower = best_lower(list(self.policies()), rough, fine)
+            return {"name": name, "lower": lower}
+
+        found = kept(self.params, "best known", make)
+        return str(found["name"]), float(found["lower"])
 
     def interval(self) -> Interval:
         """The certified interval of the optimum, kept on disk."""
-        lower = self._simulated("lower", LOWER_SEED, self.best_policy)
-        return Interval(*lower, *bounds.upper_bound(self.params))
+        lower = self._simulated(self.best_known()[0], LOWER_SEED)
+        return Interval(*lower, *upper_bound(self.params))
+
+    def bounds(self) -> Bounds:
+        """Certified bounds of the optimum."""
+        return Bounds(*self.interval().certified, 0.0)
+
+    def upper(self) -> float:
+        """The certified upper bound of the optimum."""
+        value, error = upper_bound(self.params)
+        return value + CERTAIN * error
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch, by the fitted value function."""
+        return FittedPolicy(self.params).value(observation)
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
-        """The paper's policies, those of simpler value functions, and the plainest one."""
+        """The paper's policies and `ours`: those of value functions, and the plainest one."""
         p = self.params
 
         def of(distances: Callable[..., Array], control: str = "fitted", **options: Any) -> Callable[[], Policy]:
             return lambda: DistancePolicy(p, functools.partial(distances, p, **options), control)
 
         return {
+            "fitted": lambda: FittedPolicy(p),
             "first_order_expansion": lambda: ValuePolicy(p, "first_order"),
             "frozen_intensity": lambda: ValuePolicy(p, "frozen"),
             "corollary_3": of(closed_forms.corollary_3),
@@ -167,17 +191,14 @@ class HawkesPowerBaseline:
         """What joining the best quotes is worth: simulated with the control variate of its own value function."""
         if not self.params.observe_intensities:  # it does not look at them
             return HawkesPowerBaseline(self.params._replace(observe_intensities=True)).reference_value()
-        return self._simulated("reference", REFERENCE_SEED, self.policies()[self.reference])[0]
+        return self._simulated(self.reference, REFERENCE_SEED)[0]
 
-    def _simulated(self, name: str, seed: int, policy: Callable[[], Policy]) -> tuple[float, float]:
+    def _simulated(self, name: str, seed: int, most: int = MOST) -> tuple[float, float]:
         """Value and standard error of a policy, kept on disk."""
 
         def make() -> Mapping[str, Any]:
-            base, player, count = (
-                HawkesPowerVectorEnv(1, **self.params.arguments()),
-                policy(),
-                bounds.paths_for(self.params),
-            )
+            base, player = HawkesPowerVectorEnv(1, **self.params.arguments()), self.policies()[name]()
+            count = min(paths_for(self.params), most)
             sizes = [min(BATCH, count - first) for first in range(0, count, BATCH)]
             parts = [
                 self.play(base, player, True, size, (seed << 32) + BATCH * i)["estimate"]
@@ -186,7 +207,7 @@ class HawkesPowerBaseline:
             sample = np.concatenate(parts)
             return {"value": [sample.mean(), sample.std(ddof=1) / math.sqrt(count)]}
 
-        value, error = bounds.kept(self.params, name, make)["value"].tolist()
+        value, error = kept(self.params, (name, seed), make)["value"].tolist()
         return value, error
 
     def evaluate(self, policy: Policy) -> Evaluation | None:
@@ -230,7 +251,7 @@ class HawkesPowerBaseline:
 
     def examples(self) -> list[dict[str, float]]:
         """Values and best distances from the mid at some times, inventories, spreads and intensities."""
-        p, best = self.params, self.best_policy()
+        p, best = self.params, FittedPolicy(self.params)
         rates, found = np.array(p.initial_rates), []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():

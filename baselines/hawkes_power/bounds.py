@@ -21,30 +21,24 @@ slopes from 0 to 1, this is at most ``max(B(q), B(q -+ 1))``, the bound of the p
 advance too; and where ``Theta`` is good, it exceeds the value of the policy of ``Theta`` by second-order terms only.
 """
 
-import contextlib
 import functools
-import hashlib
 import math
-import os
-import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-import mmgym.models.hawkes_power as model
-from baselines.hawkes_power import basis, book, closed_forms, kernels, values
+from baselines.hawkes_power import kernels
 from baselines.hawkes_power.kernels import Basis
 from baselines.hawkes_power.values import ValueFunction, value_function
-from baselines.solution_cache import cache_folder
+from baselines.solution_cache import kept
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import MARKET, Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["Interval", "PathBounds", "kept", "path_bounds", "paths_for", "solved"]
+__all__ = ["Interval", "PathBounds", "path_bounds", "paths_for", "solved", "upper_bound"]
 
 EVENTS = 1_500_000  # simulated for a bound
 FEWEST, MOST = 200, 2_000  # paths
@@ -121,38 +115,6 @@ def paths_for(params: Params) -> int:
 
 
 # Kept in memory and on disk
-
-
-@functools.cache
-def _sources() -> str:
-    digest = hashlib.sha256()
-    for module in (model, hawkes, basis, book, closed_forms, kernels, values):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def kept(params: Params, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays from disk or, where they are not kept there yet, made and kept (see `baselines.solution_cache`)."""
-    digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
-    path = cache_folder() / f"hawkes_power-{digest}-{_sources()}.npz"
-    with (
-        contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile),
-        path.open("rb") as source,
-        np.load(source, allow_pickle=False) as found,
-    ):
-        return {key: found[key] for key in found.files}
-    arrays = {key: np.asarray(value) for key, value in make().items()}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return arrays
 
 
 def _continuous(params: Params) -> Params:

@@ -46,4 +46,4 @@ def _(params: Params) -> PaperPolicies:
         "hjb": lambda: continuous_depths(params),
         "constant": lambda: np.broadcast_to(1.0 / params.fill_decay, shape),
     }
-    return PaperPolicies(tables, reference="constant")
+    return PaperPolicies(tables, reference="constant", ours=("constant",))

@@ -42,7 +42,6 @@ class MeanFieldProblem:
     aversion = 0.0
     tolerance = 0.0
     search_tolerance = 1e-12
-    level = "exact"
     has_market_orders = False
 
     def __init__(self, params: mean_field.Params, flow: Flow | None = None) -> None:

@@ -50,4 +50,4 @@ def _(params: Params) -> PaperPolicies:
         "separate": separate,
         "constant": lambda: np.broadcast_to(1.0 / params.decays, shape),
     }
-    return PaperPolicies(tables, reference="constant")
+    return PaperPolicies(tables, reference="constant", ours=("separate", "constant"))

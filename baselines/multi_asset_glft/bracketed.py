@@ -2,8 +2,8 @@
 
 The penalty is at least that of a diagonal matrix below ``Sigma``, ``q' Sigma q >= lambda q' diag(Sigma) q``, ``lambda``
 the smallest eigenvalue of the correlation matrix. With the diagonal one the assets are separate markets, whose exact
-optima add up to an upper bound of every policy's value. The quadratic closed form is the best policy known; it is
-simulated.
+optima add up to an upper bound of every policy's value. The policies, of which the quadratic closed form is mostly the
+best, are simulated.
 """
 
 import functools
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from baselines.catalogue import optimal_policy
 from baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
 from baselines.multi_asset_glft.problem import MAX_STATES
-from baselines.numerical import Bounds, Evaluation, numerical_baseline
-from baselines.policy import Policy, StatelessPolicy
+from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower, numerical_baseline
+from baselines.policy import Policy, QuotingPolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
@@ -31,7 +31,7 @@ __all__ = ["BracketedBaseline", "DepthPolicy", "RiccatiPolicy"]
 EPISODES, SEED = 4_000, 0x10C0  # of the values that are simulated once
 
 
-class DepthPolicy(StatelessPolicy):
+class DepthPolicy(QuotingPolicy):
     """A function of step and inventories behind `predict`.
 
     Parameters
@@ -41,53 +41,26 @@ class DepthPolicy(StatelessPolicy):
         ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks.
     """
 
+    model = model
+
     def __init__(self, params: Params, depths: Callable[[Array, Array], Array]) -> None:
         self.params, self.depths = params, depths
 
-    def act(self, observation: Any) -> Array:
-        """The nearest actions in the depth box."""
-        return model.from_quotes(self.params, self.depths(*model.locate(self.params, observation)))
+    def wanted(self, observation: Any) -> Array:
+        """Depths of one observation, or of each of a batch; a terminal observation has the last step's."""
+        return self.depths(*model.locate(self.params, observation))
 
 
 class RiccatiPolicy(DepthPolicy):
-    """The quadratic closed form (Bergault & Guéant 2021), the best policy known here.
+    """The quadratic closed form (Bergault & Guéant 2021)."""
 
-    Attributes
-    ----------
-    optimum : float
-        The upper bound of every policy's value.
-    bounds : Bounds
-    level : str
-    """
-
-    level = "bracketed"
-
-    def __init__(self, baseline: "BracketedBaseline") -> None:
-        self._baseline = baseline
-        self._matrices = riccati_matrices(baseline.params)
-        super().__init__(baseline.params, self._depths)
+    def __init__(self, params: Params) -> None:
+        self._matrices = riccati_matrices(params)
+        super().__init__(params, self._depths)
 
     def _depths(self, step: Array, lots: Array) -> Array:
         a, b = self._matrices
         return riccati_depths(self.params, (a[step], b[step]), lots)
-
-    @property
-    def optimum(self) -> float:
-        """The upper bound of the optimum."""
-        return self.bounds.upper
-
-    @property
-    def bounds(self) -> Bounds:
-        """Bounds of the optimum; four standard errors are in the lower one."""
-        return self._baseline.bounds()
-
-    def value(self, observation: Any) -> Array:
-        """What can still be reached from an observation, or from each of a batch: at most."""
-        step, lots = model.locate(self.params, observation)
-        parts = [
-            alone.solution.values[step, lots[..., i] + alone.limit] for i, alone in enumerate(self._baseline.alone)
-        ]
-        return np.asarray(sum(parts))
 
 
 class _Alone:
@@ -119,8 +92,9 @@ class _Alone:
 class BracketedBaseline:
     """Bounds and policies of several assets with too many states for the grid: a `NumericalBaseline`."""
 
-    level = "bracketed"
+    only_bounds = True
     reference = "constant"
+    ours = ("constant",)
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -135,9 +109,15 @@ class BracketedBaseline:
         least = max(float(np.linalg.eigvalsh(correlation)[0]) - 1e-12, 0.0)
         return [_Alone(self.params, i, least * float(matrix[i, i])) for i in range(self.params.num_assets)]
 
-    def best_policy(self) -> RiccatiPolicy:
-        """The closed form."""
-        return RiccatiPolicy(self)
+    def best_policy(self) -> BestKnownPolicy:
+        """The policy with the best lower bound."""
+        return BestKnownPolicy(self)
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch: at most."""
+        step, lots = model.locate(self.params, observation)
+        parts = [alone.solution.values[step, lots[..., i] + alone.limit] for i, alone in enumerate(self.alone)]
+        return np.asarray(sum(parts))
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """The closed form and the constant quote."""
@@ -146,22 +126,27 @@ class BracketedBaseline:
         def constant(step: Array, lots: Array) -> Array:
             return np.broadcast_to(1.0 / p.decays, (*np.shape(lots)[:-1], 2 * p.num_assets))
 
-        return {"riccati": self.best_policy, "constant": lambda: DepthPolicy(p, constant)}
+        return {"riccati": lambda: RiccatiPolicy(p), "constant": lambda: DepthPolicy(p, constant)}
 
+    @functools.cache  # noqa: B019  # baselines are kept anyway
     def _simulated(self, name: str) -> tuple[float, float]:
-        """Value and standard error of a policy."""
+        """Value and four standard errors of a policy."""
         base = MultiAssetGLFTVectorEnv(1, **self.params.arguments())
         sample = self.play(base, self.policies()[name](), True, EPISODES, SEED)["estimate"]
-        return float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(EPISODES))
+        return float(sample.mean()), float(4.0 * sample.std(ddof=1) / math.sqrt(EPISODES))
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019  # baselines are kept anyway
+    def best_known(self) -> tuple[str, float]:
+        """Name and lower bound of the policy with the best lower bound; four standard errors are in it."""
+        return best_lower(list(self.policies()), self._simulated)
+
+    def upper(self) -> float:
+        """The upper bound of the optimum: the separate markets' optima."""
+        return float(sum(alone.optimum for alone in self.alone))
+
     def bounds(self) -> Bounds:
-        """The closed form's value, less four standard errors, and the separate markets' optima."""
-        value, error = self._simulated("riccati")
-        upper = float(sum(alone.optimum for alone in self.alone))
-        return Bounds(min(value - 4.0 * error, upper), upper, 0.0)
+        """Bounds of the optimum."""
+        return Bounds(min(self.best_known()[1], self.upper()), self.upper(), 0.0)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
     def reference_value(self) -> float:
         """The simulated value of the constant quote."""
         return self._simulated(self.reference)[0]
@@ -188,14 +173,14 @@ class BracketedBaseline:
 
     def examples(self) -> list[dict[str, float]]:
         """Depths and bounds of the value at some inventories of the first asset."""
-        p, best = self.params, self.best_policy()
+        p, best = self.params, RiccatiPolicy(self.params)
         found = []
         for step in (0, p.num_steps // 2, p.num_steps - 1):
             for lots in range(-int(p.limits[0]), int(p.limits[0]) + 1, max(int(p.limits[0]) // 2, 1)):
                 state = np.zeros(p.num_assets, dtype=np.int64)
                 state[0] = lots
                 depths = best.depths(np.asarray(step), state)
-                value = float(best.value(model.observe(p, step, state)))
+                value = float(self.value(model.observe(p, step, state)))
                 row = {"step": step, "inventory_0": lots * p.order_size[0], "value at most": value}
                 found.append({**row, "bid_0": float(depths[0]), "ask_0": float(depths[p.num_assets])})
         return found

@@ -47,7 +47,6 @@ class MultiAssetProblem:
     aversion = 0.0
     tolerance = 0.0
     search_tolerance = 1e-12
-    level = "exact"
     has_market_orders = False
 
     def __init__(self, params: model.Params) -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from baselines import frozen
 from baselines.frozen import Functional, Solution
 from baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths
-from baselines.numerical import Bounds, Evaluation
-from baselines.policy import Policy, StatelessPolicy
+from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
+from baselines.policy import Policy, QuotingPolicy
 from baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
 from baselines.stochastic_volatility.problem import VarianceProblem
 from baselines.stochastic_volatility.tilted import TiltedVarianceProblem
@@ -27,7 +27,7 @@ SAFETY, ROUNDING = 2.0, 1e-9  # the stated error in units of the distance betwee
 LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
 
 
-class VariancePolicy(StatelessPolicy):
+class VariancePolicy(QuotingPolicy):
     """Depths by step, inventory and variance behind `predict`: linear between variances.
 
     Parameters
@@ -39,46 +39,30 @@ class VariancePolicy(StatelessPolicy):
         Increasing; K may be 1, for depths that do not depend on the variance.
     """
 
+    model = model
+
     def __init__(self, params: Params, depths: Array, variances: Array) -> None:
         self.params, self.depths, self.variances = params, depths, variances
 
-    def act(self, observation: Any) -> Array:
-        """Action of one observation, or actions of a batch: the nearest ones in the depth box."""
+    def wanted(self, observation: Any) -> Array:
+        """Depths of one observation, or of each of a batch; a terminal observation has the last step's."""
         step, lots, variance = model.locate(self.params, observation)
         step, lots = np.minimum(step, self.params.num_steps - 1), lots + self.params.limit
         if len(self.variances) == 1:
-            depths = self.depths[step, lots, 0]
-        else:
-            upper = np.clip(np.searchsorted(self.variances, variance), 1, len(self.variances) - 1)
-            low, high = self.variances[upper - 1], self.variances[upper]
-            share = np.clip((variance - low) / (high - low), 0.0, 1.0)[..., None]
-            depths = (1.0 - share) * self.depths[step, lots, upper - 1] + share * self.depths[step, lots, upper]
-        return model.from_quotes(self.params, depths)
+            return np.asarray(self.depths[step, lots, 0])
+        upper = np.clip(np.searchsorted(self.variances, variance), 1, len(self.variances) - 1)
+        low, high = self.variances[upper - 1], self.variances[upper]
+        share = np.clip((variance - low) / (high - low), 0.0, 1.0)[..., None]
+        return np.asarray((1.0 - share) * self.depths[step, lots, upper - 1] + share * self.depths[step, lots, upper])
 
 
-def level_of(params: Params) -> str:
-    """Whether the optimum is known to numerical error, or between bounds."""
-    return "certified" if params.observe_variance or params.utility == "mean" else "bracketed"
+class SolvedVariancePolicy(VariancePolicy):
+    """The best quotes of a solution, at the expected variance where it is hidden."""
 
-
-class OptimalVariancePolicy(VariancePolicy):
-    """The optimum.
-
-    Attributes
-    ----------
-    optimum : float
-        The criterion from the environment's initial state, or its upper bound.
-    bounds : Bounds
-    level : str
-        "certified"; "bracketed" where a hidden variance counts in a utility. The policy then plays what is best at the
-        expected variance, and its value is the lower bound.
-    """
-
-    def __init__(self, problem: VarianceProblem, solution: Solution, bounds: Bounds) -> None:
+    def __init__(self, problem: VarianceProblem, solution: Solution) -> None:
         shape = (problem.num_steps, problem.lot_count, problem.node_count, 2)
         variances = problem.nodes(0) if problem.grid is not None else np.zeros(1)
         super().__init__(problem.market, solution.controls.reshape(shape), variances)
-        self.optimum, self.bounds, self.level = bounds.upper, bounds, level_of(problem.market)
         self._problem, self._values = problem, solution.values
 
     def value(self, observation: Any) -> Array:
@@ -90,6 +74,22 @@ class OptimalVariancePolicy(VariancePolicy):
         return np.asarray((values * rows).sum(axis=1).reshape(shape))
 
 
+class OptimalVariancePolicy(SolvedVariancePolicy):
+    """The optimum.
+
+    Attributes
+    ----------
+    optimum : float
+        The criterion from the environment's initial state.
+    bounds : Bounds
+    level : str
+    """
+
+    def __init__(self, problem: VarianceProblem, solution: Solution, bounds: Bounds) -> None:
+        super().__init__(problem, solution)
+        self.optimum, self.bounds, self.level = bounds.upper, bounds, bounds.level
+
+
 def _at_start(problem: VarianceProblem, solution: Solution) -> float:
     """The criterion of a solution from the initial state."""
     return float(problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0]))
@@ -98,10 +98,13 @@ def _at_start(problem: VarianceProblem, solution: Solution) -> float:
 class StochasticVolatilityBaseline:
     """Optimum, policies and evaluation of the market: a `baselines.numerical.NumericalBaseline`."""
 
+    only_bounds = False
     reference = "constant"
+    ours = ("expected_variance", "hjb", "variance_blind", "constant")  # no paper has this market
 
     def __init__(self, params: Params) -> None:
-        self.params, self.level = params, level_of(params)
+        self.params = params
+        self.solved = params.observe_variance or params.utility == "mean"  # otherwise its value is an upper bound
 
     @functools.cached_property
     def _problems(self) -> tuple[VarianceProblem, VarianceProblem]:
@@ -109,7 +112,8 @@ class StochasticVolatilityBaseline:
         return kind(self.params, COARSE, polished=False), kind(self.params, FINE)
 
     @functools.cached_property
-    def _solution(self) -> tuple[Solution, Bounds]:
+    def _solution(self) -> tuple[Solution, float, float]:
+        """The solution, its value and its error."""
         coarse, fine = self._problems
         found = frozen.solve(fine)
         value, rough = _at_start(fine, found), _at_start(coarse, frozen.solve(coarse))
@@ -119,24 +123,47 @@ class StochasticVolatilityBaseline:
                 f"the optimum {value:.6g} is only known to {error:.3g}: the variance spreads too far for polynomials; "
                 "lower variance_volatility or initial_variance, or raise variance_reversion"
             )
-        if self.level == "certified":
-            return found, Bounds(value, value, error)
-        known = self.evaluate(OptimalVariancePolicy(fine, found, Bounds(value, value, error)))
-        return found, Bounds(min(known.value, value), value, error + known.error)
+        return found, value, error
 
-    def best_policy(self) -> OptimalVariancePolicy:
-        """The optimum.
+    def upper(self) -> float:
+        """The optimum or its upper bound."""
+        return self._solution[1]
+
+    @functools.cache  # noqa: B019  # baselines are kept anyway
+    def best_known(self) -> tuple[str, float]:
+        """Name and lower bound of the policy with the best lower bound: its value less its error."""
+
+        def rough(name: str) -> tuple[float, float]:
+            found = self.evaluate(self.policies()[name]())
+            return found.value, found.error
+
+        return best_lower(list(self.policies()), rough)
+
+    def bounds(self) -> Bounds:
+        """Bounds of the optimum: where it is not solved, the lower one is that of the best known policy."""
+        _, value, error = self._solution
+        return Bounds(value if self.solved else min(self.best_known()[1], value), value, error)
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch, by the solution."""
+        return SolvedVariancePolicy(self._problems[1], self._solution[0]).value(observation)
+
+    def best_policy(self) -> Any:
+        """The optimum; the best policy known where a hidden variance counts in a utility.
 
         Raises
         ------
         ArithmeticError
             If its error is not small.
         """
-        return OptimalVariancePolicy(self._problems[1], *self._solution)
+        if self.solved:
+            return OptimalVariancePolicy(self._problems[1], self._solution[0], self.bounds())
+        return BestKnownPolicy(self)
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """Policies by name: the continuous-time optimum, and those that do not look at the variance.
 
+        ``expected_variance`` plays what is best at the expected variance, where that is not the optimum.
         ``variance_blind`` has the continuous-time quotes that are best where the variance is what is expected of it
         (under the mean criterion the best of those that do not see it); the papers' closed forms are those of the
         long-run variance.
@@ -156,6 +183,8 @@ class StochasticVolatilityBaseline:
             return np.broadcast_to(depths, (p.num_steps, 2 * p.limit + 1, 2))
 
         found: dict[str, Callable[[], Policy]] = {"hjb": hjb} if p.observe_variance else {}
+        if not self.solved:
+            found["expected_variance"] = lambda: SolvedVariancePolicy(self._problems[1], self._solution[0])
         return found | {
             "variance_blind": blind(lambda: best_depths(p, blind_values(p)[:-1])),
             "glft_asymptotic": blind(lambda: glft_asymptotic_depths(plain)),
@@ -192,7 +221,7 @@ class StochasticVolatilityBaseline:
         next to no sampling error.
         """
         p, problem = self.params, self._problems[1]
-        solution, _ = self._solution
+        solution = self._solution[0]
         envs = base.make_batch(count, info="full")
         observations, info = envs.reset(seed=seed)
         totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
@@ -234,7 +263,8 @@ class StochasticVolatilityBaseline:
 
     def examples(self) -> list[dict[str, float]]:
         """Values and best depths at some times, inventories and variances."""
-        p, best, found = self.params, self.best_policy(), []
+        p, found = self.params, []
+        best = SolvedVariancePolicy(self._problems[1], self._solution[0])
         for step in sorted({0, p.num_steps // 2, p.num_steps - 1}):
             for lots in np.unique([-(p.limit // 2), 0, 1, p.limit // 2]).tolist():
                 for variance in (0.5 * p.variance_mean, p.variance_mean, 2.0 * p.variance_mean):

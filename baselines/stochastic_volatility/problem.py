@@ -36,7 +36,6 @@ class VarianceProblem(GLFTProblem):
     goes between nodes by interpolation. ``initial`` are weights on the nodes, some negative.
     """
 
-    level = "certified"
     search_tolerance = 1e-9  # before the last Newton step
 
     def __init__(self, params: stochastic_volatility.Params, nodes: int, *, polished: bool = True) -> None:

@@ -51,4 +51,5 @@ def _(params: Params) -> PaperPolicies:
             "random": random,
         },
         reference="inventory_capped",
+        ours=("inventory_capped",),
     )

@@ -44,7 +44,6 @@ class TickSpreadProblem:
 
     num_controls = 5
     tolerance = 0.0
-    level = "exact"
     has_market_orders = True
     solver_version = 1  # of solutions kept on disk
 
@@ -87,9 +86,7 @@ class TickSpreadProblem:
         return full if self.params.actions == "multi" else tick_spread.nearest_flat(self.params, full)
 
     def binding(self, controls: Array) -> NDArray[np.bool_]:
-        p = self.params
-        bounds = np.array([np.inf, np.inf, p.limit_order_max, p.limit_order_max, p.market_order_max])
-        return np.asarray(np.abs(controls) >= bounds)
+        return np.zeros(np.shape(controls), dtype=np.bool_)  # they are discrete: there is nothing beyond the largest
 
     def admitted(self, states: Integers, controls: Array) -> tuple[Integers, Integers, Integers]:
         """What is played of controls (M, 5): quads (M, 4), market orders (M,) and the states (M,) that these lead to.

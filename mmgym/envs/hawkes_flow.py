@@ -93,12 +93,13 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
     depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
     `baselines.optimal_policy` returns the optimum of this environment as built (certified to 1e-4 of its value) with
-    decisions after events; with decisions by the clock it returns the best known policy and a certified upper bound.
+    decisions after events. With decisions by the clock only bounds are known: `baselines.best_known_policy` is the
+    policy with the best lower bound, and depths that move at once are worth the upper one.
 
     ``observe_intensities=False`` hides the intensities: orders and the times of decisions then tell of them, and an
-    agent gains by remembering. `baselines.best_known_policy` then plays that optimum at the expected intensities, and
-    has no memory; its value is the lower bound (skill 1), and the optimum of who sees the intensities the upper one.
-    With decisions after events, "filtered" of `baselines.paper_policies` remembers.
+    agent gains by remembering. `baselines.best_known_policy` is again the policy with the best lower bound (skill 1):
+    with decisions after events, mostly "filtered", which remembers. The upper bound is what the optimum is worth to who
+    sees the intensities.
 
     Units: minutes, EUR / MWh, lots.
 

@@ -33,8 +33,9 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import expm
 from scipy.sparse.linalg import LinearOperator, gmres
 
-from mmgym.models import mean_field_game, mean_field_limit, mean_field_steps
+from mmgym.models import mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
+from mmgym.source_digest import source_digest
 
 __all__ = [
     "DEGREE",
@@ -332,22 +333,11 @@ def _crowd(game: Game) -> dict[str, Any]:
     return found
 
 
-@functools.lru_cache(maxsize=1)
-def _source_hash() -> str:
-    from mmgym.models import mean_field_ode
-
-    digest = hashlib.sha256()
-    for module in (mean_field_game, mean_field_limit, mean_field_ode, mean_field_steps):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def flow_file(game: Game) -> Path:
     """Where the equilibrium flow of a game is kept once it is solved: in the user's cache, or ``MMGYM_CACHE_DIR``."""
     folder = Path(os.environ.get("MMGYM_CACHE_DIR") or platformdirs.user_cache_dir("mmgym")) / "flows"
     digest = hashlib.sha256(json.dumps(_crowd(game), sort_keys=True).encode()).hexdigest()[:24]
-    return folder / f"mean_field-{digest}-{_source_hash()}.npz"
+    return folder / f"mean_field-{digest}-{source_digest(Path(__file__).parents[1])}.npz"
 
 
 def save_flow(flow: Flow, game: Game, stream: Any) -> None:
