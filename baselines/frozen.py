@@ -375,6 +375,7 @@ MOST_TERMS = 512
 MOST_PROBES = 64  # of the characteristic function beyond the series
 MEANINGLESS = 1e-2  # probability of too little price noise at which the series tells nothing
 CUTS = (0.9, 0.8, 0.7)  # shorter series that a smoothed one is compared with
+CAUTION = 4.0  # times their distance: the error that is stated
 TILTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # exponents of Chernoff's bound, in 1 / standard deviation
 
 
@@ -386,7 +387,7 @@ class PnlLaw:
     price noise. ``truncation`` is about the error of a probability. Where the characteristic function of the rest has
     vanished when the series is cut, it is a bound of what is cut. Otherwise the series is ``smoothed`` (its last terms
     fade: away from kinks of the distribution function the error falls exponentially in the number of terms), and it is
-    an estimate: how far shorter series are from it.
+    an estimate: four times how far shorter series are from it.
     """
 
     low: float
@@ -464,12 +465,10 @@ class PnlLaw:
     def accuracy(self, confidence: float) -> tuple[float, float]:
         """About the errors of `value_at_risk` and `expected_shortfall` (currency)."""
         if self.smoothed:
-            at_risk = max(abs(law.value_at_risk(confidence) - self.value_at_risk(confidence)) for law in self._shorter())
-            shortfall = max(
-                abs(law.expected_shortfall(confidence) - self.expected_shortfall(confidence))
-                for law in self._shorter()
-            )
-            return at_risk, shortfall
+            at_risk, shortfall = self.value_at_risk(confidence), self.expected_shortfall(confidence)
+            others = [(law.value_at_risk(confidence), law.expected_shortfall(confidence)) for law in self._shorter()]
+            errors = np.abs(np.array(others) - (at_risk, shortfall)).max(axis=0)
+            return float(CAUTION * errors[0]), float(CAUTION * errors[1])
         tail = 1.0 - confidence
         low, high = (self.quantile(min(max(tail + error, 0.0), 1.0)) for error in (-self.truncation, self.truncation))
         integral = 2.0 * (self.high - self.low) / (np.pi**2 * len(self.coefficients)) * self.truncation
@@ -597,7 +596,7 @@ def pnl_law(
     law = replace(law, smoothed=True)
     x = np.linspace(low, high, 1001)
     errors = [float(np.abs(law.probability(x) - other.probability(x)).max()) for other in law._shorter()]
-    return replace(law, truncation=max(errors))
+    return replace(law, truncation=CAUTION * max(errors))
 
 
 def _beyond(rest: Callable[[Array], Array], bound: Callable[[float], float], u: float, std: float) -> float:
@@ -606,7 +605,8 @@ def _beyond(rest: Callable[[Array], Array], bound: Callable[[float], float], u: 
     while (limit := bound(end)) > 1e-2 * EXACT and end < last:
         end = min(1.25 * end, last)
     probes = np.arange(u, end, 1.0 / std)
-    return max(limit, *(float(np.abs(rest(part)).max(initial=0.0)) for part in np.array_split(probes, 8)))
+    parts = [part for part in np.array_split(probes, 8) if len(part)]
+    return max([limit, *(float(np.abs(rest(part)).max()) for part in parts)])
 
 
 def _all_observations(problem: FrozenProblem) -> Array:

@@ -88,7 +88,7 @@ def test_few_fills_have_the_risk_of_dense_matrix_exponentials(name):
         found = law.value_at_risk(confidence), law.expected_shortfall(confidence)
         for value, true, error in zip(found, truth, law.accuracy(confidence), strict=True):
             assert abs(value - true) <= error + 1e-9
-            assert error < 1e-4
+            assert error < 5e-4
     if name == "hjb":
         assert law.value_at_risk(0.99) == pytest.approx(0.85923, abs=5e-6)
         measures = baselines.risk_measures(GLFT, TablePolicy(problem, depths), episodes=1000, **FEW_FILLS)

@@ -136,11 +136,12 @@ def test_a_function_that_draws_is_no_function_of_the_observation(env_id):
 def test_a_function_of_one_observation_is_told_the_shape(env_id, markov):
     arguments = SMALL if env_id == AS else {"num_steps": 3, "lot": 100.0, "inventory_limit": 200.0}
     size = gymnasium.make(env_id, **arguments).action_space.shape[0]
-    with pytest.raises(ValueError, match=rf"alone returned actions of shape \({size},\).*it must return \(\d+, {size}\)"):
 
-        def alone(seen):
-            return np.zeros(size, dtype=np.int64)
+    def alone(seen):
+        return np.zeros(size, dtype=np.int64)
 
+    wanted = rf"alone returned actions of shape \({size},\).*it must return \(\d+, {size}\)"
+    with pytest.raises(ValueError, match=wanted):
         baselines.score(env_id, alone, markov=markov, episodes=10, **arguments)
 
 
@@ -176,7 +177,7 @@ class Seen(gymnasium.ObservationWrapper):
 
 @pytest.mark.long
 def test_a_model_behind_normalisation_is_refused_or_honoured():
-    """The raw model sees unnormalised observations: `agents.as_policy` carries the statistics."""
+    """The raw model sees unnormalised observations: `agents.policies.as_policy` carries the statistics."""
     stable = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
@@ -190,7 +191,7 @@ def test_a_model_behind_normalisation_is_refused_or_honoured():
 
     normalised = model(VecNormalize(DummyVecEnv([make]), gamma=1.0))
     normalised.learn(64)
-    with pytest.raises(Wrapped, match=r"VecNormalize.*agents\.as_policy"):
+    with pytest.raises(Wrapped, match=r"VecNormalize.*agents\.policies\.as_policy"):
         baselines.score(AS, normalised, **SMALL)
     honoured = baselines.score(AS, as_policy(normalised), **SMALL)
     statistics = normalised.get_vec_normalize_env()
