@@ -441,6 +441,7 @@ class PnlLaw:
             if probability <= below + weight:
                 return float(value)
             low, passed = float(value), passed + weight
+
         def excess(x: float) -> float:
             return float(self._rest_below(x)) + passed - probability
 
@@ -555,6 +556,7 @@ def pnl_law(
     spread = ((std**2 + mean**2) - float(weights @ values**2)) / mass - center**2
     if not spread > 0.0:
         raise ValueError("the law of a constant has no density")
+    characteristic_function(problem, table, functional, np.zeros(1))  # raises where the market has none
     low, high = _reach(problem, table, functional, atoms, center, float(np.sqrt(spread)))
     noise = Functional(price=functional.price, jumps=False)
 
