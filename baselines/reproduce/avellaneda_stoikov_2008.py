@@ -105,9 +105,8 @@ class BernoulliProblem(GLFTProblem):
     ) -> Array:
         """Paths without inventory: both sides are filled, or neither."""
         bid, ask = self._fill_probabilities(states, controls)
-        both = np.multiply.outer(
-            (functional.gain * self.params.order_size * controls + functional.fills).sum(axis=1), functional.exponents
-        )
+        gain = (functional.gain * self.params.order_size * controls + functional.fills).sum(axis=1)
+        both = np.multiply.outer(gain, np.asarray(functional.exponents))
         factor = ((1.0 - bid) * (1.0 - ask))[:, None] + (bid * ask)[:, None] * np.exp(both)
         return np.asarray(np.where(self.lots[states] == 0, 1.0, 0.0)[:, None] * factor * values[states])
 
