@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from baselines.choices import component_sizes
 from baselines.gaussian import clipped_gaussian_nodes
+from baselines.wrappers import refuse_policy_wrappers
 
 __all__ = ["ModelPolicy", "as_policy"]
 
@@ -110,12 +111,14 @@ def as_policy(model: Any) -> ModelPolicy:
     Raises
     ------
     TypeError
-        If the model uses action masks and has no environment, which tells them.
+        If the model uses action masks and has no environment, which tells them, or its environment has a wrapper that
+        changes what it sees or does, besides `VecNormalize`.
     """
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     if not isinstance(model, BaseAlgorithm):
         raise TypeError(f"{type(model).__name__} is not a Stable-Baselines3 model")
+    refuse_policy_wrappers(model, normalisation=True)
     venv = model.get_env()
     found = model.get_vec_normalize_env() if venv is not None else None
     masks = None

@@ -15,6 +15,7 @@ from baselines.frozen import FrozenProblem, Solution, Table, criterion_value, fr
 from baselines.numerical import Bounds, NumericalBaseline, numerical_baseline
 from baselines.policy import StatelessPolicy
 from baselines.solution_cache import load_solution, save_solution
+from baselines.wrappers import unwrapped
 
 __all__ = [
     "MixedTablePolicy",
@@ -237,27 +238,30 @@ class RandomPolicy(StatelessPolicy):
 
 
 def environment_of(env: Any, **arguments: Any) -> Any:
-    """The mmgym environment behind an environment (wrapped or not), a vector environment, or an id with arguments.
+    """The mmgym environment behind an environment, a vector environment, or an id with arguments.
+
+    Wrappers around it must leave observations, actions and rewards alone (see `baselines.wrappers`).
 
     Raises
     ------
     TypeError
-        If it is not one of mmgym's, or arguments come without an id.
+        If it is not one of mmgym's, is in a wrapper that may change what a policy sees, does or earns, or arguments
+        come without an id.
     """
     if isinstance(env, str):
         import mmgym  # noqa: F401  # registers the ids
 
-        return gymnasium.make(env, **arguments).unwrapped
+        return unwrapped(gymnasium.make(env, **arguments))
     if arguments:
         raise TypeError(f"arguments {sorted(arguments)} are allowed with an environment id only")
-    base = getattr(env, "unwrapped", env)
+    base = unwrapped(env)
     if not hasattr(base, "params"):
         raise TypeError(f"{type(base).__name__} is not an mmgym environment: give one, a vector environment, or an id")
     return base
 
 
 def params_of(env: Any, **arguments: Any) -> Any:
-    """Parameters of an environment (wrapped or not), a vector environment, or an id with constructor arguments."""
+    """Parameters of an environment, a vector environment, or an id with constructor arguments: see `environment_of`."""
     return environment_of(env, **arguments).params
 
 

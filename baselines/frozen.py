@@ -8,14 +8,14 @@ policies (`tabulate`) and one-step advantages.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.policy import Policy
+from baselines.policy import Policy, checked_actions
 
 __all__ = [
     "PNL",
@@ -45,9 +45,10 @@ Array = NDArray[Any]
 class Functional(NamedTuple):
     """A weighted sum of what an episode accumulates, and which expectation of it is wanted.
 
-    ``gain`` weighs the marked-to-market gain without its Brownian part, ``price`` the Brownian part, ``penalty`` the
-    (negative) running and terminal penalties, ``fills`` the number of limit orders filled, ``orders`` the number of
-    market orders, ``absolute_inventory`` the time integral of absolute inventory.
+    ``gain`` weighs the marked-to-market gain without its price noise, ``price`` the price noise (with the jumps of the
+    mid only if ``jumps``), ``penalty`` the (negative) running and terminal penalties, ``fills`` the number of limit
+    orders filled, ``orders`` the number of market orders, ``absolute_inventory`` the time integral of absolute
+    inventory.
 
     ``exponents`` None: the expectation (``moments`` 1: one column) or it and the second moment (``moments`` 2: two
     columns). Otherwise ``E[exp(z R)]``, one column per exponent ``z``; complex ones give the law of ``R``.
@@ -59,6 +60,7 @@ class Functional(NamedTuple):
     fills: float = 0.0
     orders: float = 0.0
     absolute_inventory: float = 0.0
+    jumps: bool = True
     moments: int = 1
     exponents: Array | None = None
 
@@ -100,6 +102,14 @@ class FrozenProblem(Protocol):
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
         """Values (M, K) at step n of states (M,) under controls (M, C), from the values (S, K) of step n + 1."""
+
+    def backward_without_inventory(
+        self, n: int, states: Array, controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        """The part of `backward` that comes from paths without inventory all through the step: no price noise there.
+
+        For exponential functionals. A lower bound of it is allowed, 0 too: it makes the law of the P&L less exact.
+        """
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) at step n + 1 from the law at step n and the controls (S, C) of each state."""
@@ -216,13 +226,17 @@ def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None)
     return Solution(controls, problem.to_value(raw, log_scale[:, None]), raw, log_scale)
 
 
-def _backward_step(problem: FrozenProblem, n: int, table: Table, values: Array, functional: Functional) -> Array:
+def _backward_step(
+    problem: FrozenProblem, n: int, table: Table, values: Array, functional: Functional, inventory: bool = True
+) -> Array:
+    """A step of `evaluate`; without ``inventory``, of the paths that have none all through it."""
+    backward = problem.backward if inventory else problem.backward_without_inventory
     states = np.arange(problem.num_states)
     controls = table.controls[n]
     if table.weights is None:
-        return problem.backward(n, states, controls, values, functional)
+        return backward(n, states, controls, values, functional)
     nodes = controls.shape[1]
-    flat = problem.backward(n, np.repeat(states, nodes), controls.reshape(-1, controls.shape[-1]), values, functional)
+    flat = backward(n, np.repeat(states, nodes), controls.reshape(-1, controls.shape[-1]), values, functional)
     mixed: Array = np.einsum("smk,sm->sk", flat.reshape(len(states), nodes, -1), table.weights[n])
     return mixed
 
@@ -366,12 +380,25 @@ def characteristic_function(problem: FrozenProblem, table: Table | Array, functi
 PNL = Functional(gain=1.0, price=1.0)  # W_T - W_0
 
 
+EXACT = 1e-8  # the largest error of a probability, and of a quantile in standard deviations, that is called exact
+NEGLIGIBLE = 1e-12  # probability outside the series, and modulus of a term at which it is cut
+MOST_TERMS = 512
+MOST_PROBES = 64  # of the characteristic function beyond the series
+MEANINGLESS = 1e-2  # probability of too little price noise at which the series tells nothing
+CUTS = (0.9, 0.8, 0.7)  # shorter series that a smoothed one is compared with
+CAUTION = 4.0  # times their distance: the error that is stated
+TILTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # exponents of Chernoff's bound, in 1 / standard deviation
+
+
 @dataclass(frozen=True)
 class PnlLaw:
-    """The law of a functional, as its cosine series on ``[low, high]`` (Fang & Oosterlee 2008).
+    """The law of a functional: atoms, and the cosine series of the rest on ``[low, high]`` (Fang & Oosterlee 2008).
 
-    ``truncation`` is the largest modulus of the characteristic function where the series was cut: about the error of a
-    probability. It is rounding error unless the law is nearly discrete (few fills).
+    An atom is a value that is taken with a probability of its own: that of the paths without inventory, hence without
+    price noise. ``truncation`` is about the error of a probability. Where the characteristic function of the rest has
+    vanished when the series is cut, it is a bound of what is cut. Otherwise the series is ``smoothed`` (its last terms
+    fade: away from kinks of the distribution function the error falls exponentially in the number of terms), and it is
+    an estimate: four times how far shorter series are from it.
     """
 
     low: float
@@ -380,78 +407,219 @@ class PnlLaw:
     mean: float
     std: float
     truncation: float
+    atoms: Array  # (A, 2) values in increasing order, and their probabilities
+    smoothed: bool = False
 
     def _frequencies(self) -> Array:
         return np.arange(len(self.coefficients)) * np.pi / (self.high - self.low)
 
+    def _terms(self) -> Array:
+        if not self.smoothed:
+            return self.coefficients
+        count = len(self.coefficients)
+        return np.asarray(self.coefficients * np.exp(-36.0 * (np.arange(count) / count) ** 8))
+
+    def _shorter(self) -> list["PnlLaw"]:
+        counts = [int(share * len(self.coefficients)) for share in CUTS]
+        return [replace(self, coefficients=self.coefficients[:count]) for count in counts]
+
     def density(self, x: Any) -> Array:
-        """Density at ``x`` (1 / currency)."""
-        angle = np.multiply.outer(np.asarray(x, dtype=float) - self.low, self._frequencies())
-        return np.asarray(np.cos(angle) @ self.coefficients)
+        """Density at ``x`` (1 / currency), without the atoms."""
+        x = np.asarray(x, dtype=float)
+        angle = np.multiply.outer(x - self.low, self._frequencies())
+        return np.asarray(np.where((x >= self.low) & (x <= self.high), np.cos(angle) @ self._terms(), 0.0))
+
+    def _rest_below(self, x: Any) -> Array:
+        """Probability at most ``x``, without the atoms."""
+        shifted, u = np.clip(np.asarray(x, dtype=float), self.low, self.high) - self.low, self._frequencies()
+        waves, terms = np.sin(np.multiply.outer(shifted, u[1:])) / u[1:], self._terms()
+        return np.asarray(shifted * terms[0] + waves @ terms[1:])
 
     def probability(self, x: Any) -> Array:
         """``P(R <= x)``."""
-        shifted, u = np.asarray(x, dtype=float) - self.low, self._frequencies()
-        waves = np.sin(np.multiply.outer(shifted, u[1:])) / u[1:]
-        return np.asarray(shifted * self.coefficients[0] + waves @ self.coefficients[1:])
+        values, weights = self.atoms.T
+        return np.asarray(self._rest_below(x) + (np.asarray(x, dtype=float)[..., None] >= values) @ weights)
 
     def quantile(self, probability: float) -> float:
-        """``x`` with ``P(R <= x) = probability``."""
+        """The least ``x`` with ``P(R <= x) >= probability``."""
         from scipy.optimize import brentq
 
-        return float(brentq(lambda x: float(self.probability(x)) - probability, self.low, self.high, xtol=1e-11))
+        low, passed = self.low, 0.0
+        for value, weight in self.atoms:
+            below = float(self._rest_below(value)) + passed
+            if probability < below:
+                break
+            if probability <= below + weight:
+                return float(value)
+            low, passed = float(value), passed + weight
+
+        def excess(x: float) -> float:
+            return float(self._rest_below(x)) + passed - probability
+
+        if excess(low) >= 0.0 or excess(self.high) <= 0.0:  # by rounding
+            return low if excess(low) >= 0.0 else self.high
+        return float(brentq(excess, low, self.high, xtol=1e-13 * (self.high - self.low)))
 
     def value_at_risk(self, confidence: float) -> float:
         """Loss that is not exceeded with this confidence (negative: a profit)."""
-        return -self.quantile(1.0 - confidence)
+        return 0.0 - self.quantile(1.0 - confidence)
 
     def expected_shortfall(self, confidence: float) -> float:
         """CVaR: expected loss beyond the value at risk."""
         x = self.quantile(1.0 - confidence)
-        shifted, u = x - self.low, self._frequencies()[1:]
-        # int_low^x y f(y) dy = x F(x) - int_low^x F
-        waves = (1.0 - np.cos(shifted * u)) / u**2
-        integral = 0.5 * shifted**2 * self.coefficients[0] + waves @ self.coefficients[1:]
-        return -(x * (1.0 - confidence) - float(integral)) / (1.0 - confidence)
+        # int_low^x y dF(y), as much of an atom at x as it takes, = x (1 - c) - int_low^x F
+        values, weights = self.atoms.T
+        integral = float(np.maximum(x - values, 0.0) @ weights)
+        shifted, u, terms = x - self.low, self._frequencies()[1:], self._terms()
+        integral += float(0.5 * shifted**2 * terms[0] + (1.0 - np.cos(shifted * u)) / u**2 @ terms[1:])
+        return 0.0 - (x * (1.0 - confidence) - integral) / (1.0 - confidence)
+
+    def accuracy(self, confidence: float) -> tuple[float, float]:
+        """About the errors of `value_at_risk` and `expected_shortfall` (currency)."""
+        if self.smoothed:
+            at_risk, shortfall = self.value_at_risk(confidence), self.expected_shortfall(confidence)
+            others = [(law.value_at_risk(confidence), law.expected_shortfall(confidence)) for law in self._shorter()]
+            errors = np.abs(np.array(others) - (at_risk, shortfall)).max(axis=0)
+            return float(CAUTION * errors[0]), float(CAUTION * errors[1])
+        tail = 1.0 - confidence
+        low, high = (self.quantile(min(max(tail + error, 0.0), 1.0)) for error in (-self.truncation, self.truncation))
+        integral = 2.0 * (self.high - self.low) / (np.pi**2 * len(self.coefficients)) * self.truncation
+        return high - low, float(integral + self.truncation * (high - low)) / tail
+
+
+def _flat_paths(problem: FrozenProblem, table: Table, functional: Functional, std: float) -> Array:
+    """Atoms (A, 2) of the paths without inventory: values in increasing order, and their probabilities.
+
+    Those that start in a state have one value, whose exponential moments are powers of each other, and otherwise are
+    left out.
+    """
+    tilt = 1.0 / std if std > 0.0 else 1.0
+    exponents = np.array([0.0, tilt, 2.0 * tilt])
+    weighted = functional._replace(moments=1, exponents=exponents)
+    values = problem.terminal(weighted)
+    for n in _ticks(problem.num_steps, None):
+        values = _backward_step(problem, n, table, values, weighted, inventory=False)
+    found: dict[float, float] = {}
+    for chance, (mass, once, twice) in zip(problem.initial, values, strict=True):
+        if chance > 0.0 and mass > 1e-300:
+            value, other = np.log(once / mass) / tilt, np.log(twice / mass) / (2.0 * tilt)
+            if abs(value - other) <= 1e-9 * (abs(value) + 1.0 / tilt):
+                found[float(value)] = found.get(float(value), 0.0) + float(chance * mass)
+    return np.array(sorted(found.items())).reshape(-1, 2)
+
+
+def _reach(
+    problem: FrozenProblem, table: Table, functional: Functional, atoms: Array, center: float, std: float
+) -> tuple[float, float]:
+    """Bounds that the functional leaves with a probability of about `NEGLIGIBLE`, besides its atoms (Chernoff)."""
+    reach = []
+    for sign in (-1.0, 1.0):
+        best = np.inf
+        for tilt in TILTS:
+            z = np.array([sign * tilt / std])
+            try:
+                with np.errstate(all="ignore"):
+                    values, log_scale = evaluate(problem, table, functional._replace(moments=1, exponents=z))
+                    log_moment = float(np.log(problem.initial @ values[0, :, 0]) + log_scale[0] - z[0] * center)
+            except ValueError:  # beyond floating point
+                break
+            if not np.isfinite(log_moment):
+                break
+            logs = z[0] * (atoms[:, 0] - center) - log_moment
+            share = float(np.exp(np.minimum(logs, 700.0)) @ atoms[:, 1])  # of the moment that is the atoms'
+            log_moment += np.log(max(1.0 - share, 1e-15))
+            best = min(best, (log_moment - np.log(NEGLIGIBLE)) * std / tilt)
+        if not best < np.inf:
+            raise ValueError("the law has no exponential moments within floating point: it has no series")
+        reach.append(center + sign * max(best, std))
+    return reach[0], reach[1]
 
 
 def pnl_law(
     problem: FrozenProblem,
     table: Table | Array,
     functional: Functional = PNL,
-    width: float = 12.0,
     progress: Callable[[int], object] | None = None,
 ) -> PnlLaw:
     """Law of the final P&L (or of another functional with price noise) from its characteristic function.
 
-    The series stands on the mean plus or minus ``width`` standard deviations and has as many terms as it takes for the
-    characteristic function to fall below 1e-12, but 512 at most. ``progress`` is called with the number of terms that
-    have been found since the last call.
+    Paths that never have an inventory carry no price noise: they are atoms, found apart. The rest stands in a cosine
+    series, which has as many terms as it takes for its characteristic function to fall below 1e-12 for good, but 512
+    at most. For good: with the variance ``V`` of the price noise given the fills, ``|E exp(i u R)| <= E exp(-u^2 V /
+    2)``, which never rises; up to where this bound is small the characteristic function is probed, since it returns
+    where the law is nearly that of a lattice. ``progress`` is called with the number of terms found since the last
+    call.
 
     Raises
     ------
     ValueError
-        If the functional is constant, or so nearly discrete that probabilities would be wrong by more than 1 %.
+        If the functional has too little price noise for a series: the probability of next to none, besides the atoms,
+        is above 1 %.
     """
+    table = table if isinstance(table, Table) else Table(np.asarray(table, dtype=np.float64))
     mean, std = moments(problem, table, functional)
-    if not std > 0.0:
+    atoms = _flat_paths(problem, table, functional, std)
+    values, weights = atoms.T
+    mass = 1.0 - float(weights.sum())
+    if mass <= NEGLIGIBLE:
+        return PnlLaw(float(values[0]) - 1.0, float(values[-1]), np.zeros(1), mean, std, max(mass - 1e-14, 0.0), atoms)
+    center = (mean - float(weights @ values)) / mass
+    spread = ((std**2 + mean**2) - float(weights @ values**2)) / mass - center**2
+    if not spread > 0.0:
         raise ValueError("the law of a constant has no density")
-    low, high = mean - width * std, mean + width * std
+    characteristic_function(problem, table, functional, np.zeros(1))  # raises where the market has none
+    low, high = _reach(problem, table, functional, atoms, center, float(np.sqrt(spread)))
+    noise = Functional(price=functional.price, jumps=False)
+
+    def rest(u: Array) -> Array:
+        found = characteristic_function(problem, table, functional, u)
+        return np.asarray(found - np.exp(1j * np.multiply.outer(u, values)) @ weights)
+
+    def bound(u: float) -> float:
+        """Of the modulus of `rest` from ``u`` on; infinity where it leaves the range of floating point."""
+        with np.errstate(all="ignore"):
+            found = float(abs(characteristic_function(problem, table, noise, np.array([u]))[0])) - 1.0 + mass
+        return max(found, 0.0) if found > -NEGLIGIBLE else np.inf
+
+    most = MOST_TERMS
+    while (least := bound(most * np.pi / (high - low))) == np.inf and most > 32:
+        most //= 2
+    if least > MEANINGLESS:
+        raise ValueError(
+            f"the law of the P&L has too little price noise for a density: with the probability {least:.2g} there is "
+            "next to none, and the law is nearly discrete"
+        )
     found = np.empty(0, dtype=complex)
-    truncation = 1.0
-    while len(found) < 512 and truncation > 1e-12:
+    cut = 1.0
+    while len(found) < most and cut > NEGLIGIBLE:
         u = np.arange(len(found), len(found) + 32) * np.pi / (high - low)
         for part in np.split(u, 8):
-            found = np.concatenate([found, characteristic_function(problem, table, functional, part)])
+            found = np.concatenate([found, rest(part)])
             if progress is not None:
                 progress(len(part))
-        truncation = float(np.abs(found[-8:]).max())
-    if truncation > 1e-2:
-        raise ValueError("the characteristic function does not vanish: the law is too nearly discrete for a density")
+        cut = float(np.abs(found[-8:]).max())
+        if cut <= NEGLIGIBLE:
+            cut = max(cut, _beyond(rest, bound, float(u[-1]), std))
     u = np.arange(len(found)) * np.pi / (high - low)
     coefficients = 2.0 / (high - low) * (found * np.exp(-1j * u * low)).real
     coefficients[0] *= 0.5
-    return PnlLaw(low, high, coefficients, mean, std, truncation)
+    law = PnlLaw(low, high, coefficients, mean, std, 2.0 * cut, atoms)
+    if law.truncation <= EXACT:
+        return law
+    law = replace(law, smoothed=True)
+    x = np.linspace(low, high, 1001)
+    errors = [float(np.abs(law.probability(x) - other.probability(x)).max()) for other in law._shorter()]
+    return replace(law, truncation=CAUTION * max(errors))
+
+
+def _beyond(rest: Callable[[Array], Array], bound: Callable[[float], float], u: float, std: float) -> float:
+    """About the largest modulus of a characteristic function beyond ``u``: its `bound`, and probes before it holds."""
+    end, last = u, u + MOST_PROBES / std
+    while (limit := bound(end)) > 1e-2 * EXACT and end < last:
+        end = min(1.25 * end, last)
+    probes = np.arange(u, end, 1.0 / std)
+    parts = [part for part in np.array_split(probes, 8) if len(part)]
+    return max([limit, *(float(np.abs(rest(part)).max()) for part in parts)])
 
 
 def _all_observations(problem: FrozenProblem) -> Array:
@@ -459,13 +627,20 @@ def _all_observations(problem: FrozenProblem) -> Array:
 
 
 def tabulate(problem: FrozenProblem, policy: Policy, *, deterministic: bool = True, chunk: int = 262_144) -> Table:
-    """The table that a policy of the observation plays, at its mode or as one draw of its actions."""
+    """The table that a policy of the observation plays, at its mode or as one draw of its actions.
+
+    Raises
+    ------
+    ValueError
+        If its actions have another shape than those of a batch, or are not finite.
+    """
     observations = _all_observations(problem)
     flat = observations.reshape(-1, observations.shape[-1])
-    parts = [
-        np.asarray(policy.predict(flat[i : i + chunk], deterministic=deterministic)[0])
-        for i in range(0, len(flat), chunk)
-    ]
+    shape = problem.actions(np.zeros((1, problem.num_controls))).shape[1:]
+    parts = []
+    for i in range(0, len(flat), chunk):
+        part = flat[i : i + chunk]
+        parts.append(checked_actions(policy, policy.predict(part, deterministic=deterministic)[0], len(part), shape))
     actions = np.concatenate(parts)
     if actions.dtype.kind == "f":
         actions = actions.astype(np.float32)  # as the environment takes them
@@ -480,6 +655,8 @@ def tabulate_distribution(problem: FrozenProblem, policy: Policy, chunk: int = 3
     actions, weights = [], []
     for i in range(0, len(flat), chunk):
         nodes, mass = policy.distribution(flat[i : i + chunk])  # type: ignore[attr-defined]
+        if not (np.isfinite(nodes).all() and np.isfinite(mass).all()):
+            raise ValueError(f"the distribution of {type(policy).__name__} has nodes or weights that are not finite")
         actions.append(problem.controls(nodes))
         weights.append(mass)
     controls, masses = np.concatenate(actions), np.concatenate(weights)

@@ -5,9 +5,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.wrappers import refuse_policy_wrappers
+
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy", "QuotingPolicy", "StatelessPolicy", "as_policy"]
+__all__ = ["CallablePolicy", "Policy", "QuotingPolicy", "StatelessPolicy", "as_policy", "checked_actions"]
 
 
 @runtime_checkable
@@ -100,10 +102,39 @@ def as_policy(policy: Any, markov: bool | None) -> Any:
     Raises
     ------
     TypeError
-        If it is neither.
+        If it is neither, or a Stable-Baselines3 model behind wrappers that change what it sees or does.
     """
+    if hasattr(policy, "get_vec_normalize_env") and not hasattr(policy, "markov"):
+        refuse_policy_wrappers(policy, normalisation=False)
     if not hasattr(policy, "predict"):
         if not callable(policy):
             raise TypeError(f"{type(policy).__name__} is not a policy: it needs predict(observation), or be callable")
         return CallablePolicy(policy, bool(markov))
     return policy
+
+
+def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...]) -> Array:
+    """Actions of shape ``(count, *shape)`` as a policy gave them for a batch of observations.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape, or are not finite numbers.
+    """
+    found = np.asarray(actions)
+    function = getattr(policy, "_function", None) if isinstance(policy, CallablePolicy) else policy
+    name = getattr(function, "__name__", type(function).__name__)
+    if found.shape != (count, *shape):
+        raise ValueError(
+            f"{name} returned actions of shape {found.shape} for a batch of {count} observations: it must return "
+            f"{(count, *shape)}, an action for every row (observations[:, i] is the i-th entry of all rows)"
+        )
+    if found.dtype.kind not in "fiub":
+        raise ValueError(f"{name} returned actions of type {found.dtype}: they must be numbers")
+    good = np.isfinite(found)
+    if not good.all():
+        row = int(np.flatnonzero(~good.reshape(count, -1).all(axis=1))[0])
+        raise ValueError(
+            f"{name} returned the action {found[row].tolist()} for observation {row} of a batch: actions must be finite"
+        )
+    return found

@@ -1,7 +1,7 @@
 """Risk of a policy: value at risk, expected shortfall and drawdown of marked-to-mid wealth, with intervals.
 
 Losses are positive: a negative value at risk is a profit that is exceeded with that confidence. VaR and CVaR are those
-of the final P&L ``W_T - W_0``, from its exact law where it is cheap to have, and otherwise simulated; the drawdown
+of the final P&L ``W_T - W_0``, from its law where it is cheap to have, and otherwise simulated; the drawdown
 ``max_t (max_{s <= t} W_s - W_t)`` depends on the whole path and is always simulated, with ``W`` observed at the start
 and at step ends.
 """
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from baselines import frozen
 from baselines.catalogue import environment_of, numerical_of, problem_of
-from baselines.frozen import PnlLaw
+from baselines.frozen import EXACT, PnlLaw
 from baselines.policy import as_policy
 from baselines.tables import tabulated
 from mmgym.arguments import choice, integer, real
@@ -42,14 +42,22 @@ BATCH = 10_000  # rows simulated at once
 
 
 class Estimate(NamedTuple):
-    """A number and an interval that covers it with the probability 0.95; no wider than a point where it is exact."""
+    """A number and an interval that covers it with the probability 0.95.
+
+    Where the number is exact it is a point; where it is numerical it reaches as far as the estimated error.
+    """
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.6g}" if self.low == self.high else f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        if self.low == self.high:
+            return f"{self.value:.6g}"
+        error = 0.5 * (self.high - self.low)
+        if error < 5e-5 * abs(self.value):
+            return f"{self.value:.6g} +- {error:.1g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,11 @@ class RiskMeasures:
     drawdown_quantile : dict of float to Estimate
         By confidence: the largest drawdown that is not exceeded with it.
     method : str
-        "exact" or "simulated": how VaR and CVaR were found. Drawdowns are simulated.
+        How VaR and CVaR were found: "exact" (from the law of the P&L, with errors below 1e-8 of a probability and of
+        a standard deviation), "numerical" (from the law, as well as the intervals say) or "simulated". Drawdowns are
+        simulated.
     truncation : float
-        About the error of a probability of the exact law (0 for a simulation).
+        About the error of a probability of the law (0 for a simulation).
     episodes : int
         Simulated episodes.
     """
@@ -143,9 +153,10 @@ def _level(confidence: Any) -> float:
 def pnl_distribution(
     env: Any, policy: Any, *, deterministic: bool = True, progress: bool = False, **arguments: Any
 ) -> PnlLaw:
-    """Exact law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
+    """Law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
 
-    It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states.
+    It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states. What it
+    is good to: `baselines.frozen.PnlLaw.truncation` and `baselines.frozen.PnlLaw.accuracy`.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
@@ -252,9 +263,10 @@ def risk_measures(
         With an id, ``arguments`` are those of its constructor.
     policy : Policy or callable
     method : {"auto", "exact", "simulated"}
-        Of VaR and CVaR. "auto" takes the exact law where the policy is a function of the observation and the market has
-        finitely many states, 100 000 cells (steps times states) at most, and enough fills for the law to have a
-        density; "exact" takes it however long it takes (many minutes on `mmgym/TickSpread-v0`).
+        Of VaR and CVaR. "auto" takes the law of the P&L where the policy is a function of the observation and the
+        market has finitely many states, 100 000 cells (steps times states) at most, and price noise enough for the law
+        to have a density beside its atoms; "exact" takes it however long it takes (many minutes on
+        `mmgym/TickSpread-v0`). `RiskMeasures.method` tells how exact that was.
     levels : sequence of float
         Confidences, between 0 and 1.
     deterministic : bool
@@ -275,8 +287,8 @@ def risk_measures(
     Raises
     ------
     ValueError
-        If an argument is out of range, there is no exact law where one is asked for, or the episodes are too few for
-        the levels.
+        If an argument is out of range, there is no law of the P&L where one is asked for, or the episodes are too few
+        for the levels.
     """
     choice("method", method, ("auto", "exact", "simulated"))
     integer("episodes", episodes, low=1000, high=10**9)
@@ -288,9 +300,15 @@ def risk_measures(
     if method != "simulated":
         law = _exact_law(base, player, is_markov, deterministic, method == "exact", progress)
     gains, drawdowns = path_risks(base, player, episodes, seed, deterministic=deterministic, progress=progress)
+    made = "simulated"
     if law is not None:
-        at_risk = {level: _point(law.value_at_risk(level)) for level in levels}
-        shortfall = {level: _point(law.expected_shortfall(level)) for level in levels}
+        errors = {level: law.accuracy(level) for level in levels}
+        worst = max(map(max, errors.values()), default=0.0)
+        is_exact = law.truncation <= EXACT and not law.smoothed and worst <= EXACT * law.std
+        made = "exact" if is_exact else "numerical"
+        reach = {level: (0.0, 0.0) if is_exact else errors[level] for level in levels}
+        at_risk = {level: _around(law.value_at_risk(level), reach[level][0]) for level in levels}
+        shortfall = {level: _around(law.expected_shortfall(level), reach[level][1]) for level in levels}
     else:
         at_risk = {level: quantile_estimate(-gains, level) for level in levels}
         shortfall = {level: shortfall_estimate(-gains, level) for level in levels}
@@ -299,20 +317,20 @@ def risk_measures(
         expected_shortfall=shortfall,
         drawdown=mean_estimate(drawdowns),
         drawdown_quantile={level: quantile_estimate(drawdowns, level) for level in levels},
-        method="simulated" if law is None else "exact",
+        method=made,
         truncation=0.0 if law is None else law.truncation,
         episodes=episodes,
     )
 
 
-def _point(value: float) -> Estimate:
-    return Estimate(value, value, value)
+def _around(value: float, error: float) -> Estimate:
+    return Estimate(value, value - error, value + error)
 
 
 def _exact_law(
     base: Any, player: Any, markov: bool, deterministic: bool, insisted: bool, progress: bool
 ) -> PnlLaw | None:
-    """The exact law of the P&L; None where it has to be simulated, unless one is insisted on."""
+    """The law of the P&L; None where it has to be simulated, unless one is insisted on."""
     if numerical_of(base) is not None or not markov:
         if insisted:
             why = "a function of the observation" if not markov else "a market with finitely many states"

@@ -22,9 +22,9 @@ from baselines.catalogue import (
 from baselines.clipping import clipped_share
 from baselines.frozen import Functional, Table
 from baselines.numerical import Evaluation, NumericalBaseline
-from baselines.policy import as_policy
+from baselines.policy import as_policy, checked_actions
 from baselines.risk import RiskMeasures, risk_measures
-from baselines.tables import tabulated
+from baselines.tables import require_repeated, tabulated
 
 __all__ = [
     "AboveOptimum",
@@ -41,6 +41,7 @@ Array = NDArray[Any]
 
 QUICK_EPISODES = 500  # of a skill that is watched during training
 DISAGREEMENT = 5.0  # standard errors between an evaluation and a simulation
+PROBES = 16  # episodes and steps on which a policy is asked twice
 COARSENESS = 1e-3  # error of an evaluation, of the span between reference and optimum, that is always accepted
 
 
@@ -80,7 +81,7 @@ class Score:
     mean_absolute_inventory : float
         Time average, in assets (simulated: at step ends).
     utility : float or None
-        Expected utility, under CARA.
+        Expected utility, under CARA (None too where it is beyond floating point: the certainty equivalent is not).
     episodes : int
         Simulated episodes (0 for an exact score).
     risk : RiskMeasures or None
@@ -175,8 +176,14 @@ def score(
     Raises
     ------
     ValueError
-        If an argument is out of range, or an exact score is asked for a policy that is not a function of the
-        observation.
+        If an argument is out of range; an exact score is asked for a policy that is not a function of the observation;
+        or one that says it is answers the same observations differently, or its actions are not finite or have not the
+        shape of a batch.
+    TypeError
+        If the environment is in a wrapper that changes what a policy sees, does or earns, or the policy is a model
+        behind one.
+    ArithmeticError
+        If a figure of the score is not finite.
     AboveOptimum
         If the policy scores above the optimum: a bug, please report it.
     """
@@ -191,6 +198,8 @@ def score(
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")
     numerical = numerical_of(base)
     if numerical is not None:
+        if is_markov and getattr(player, "has_mode", True) and method != "simulated":
+            _require_function(base, player)
         evaluation = None if method == "simulated" or not is_markov else _evaluation(numerical, player, deterministic)
         if method == "exact" and evaluation is None:
             raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
@@ -206,6 +215,7 @@ def score(
         problem, optimal = problem_of(base), optimal_policy(base)
         table, how = tabulated(problem, player, deterministic)
         found = _evaluate(base, table, optimal, how)
+    _require_finite(found)
     slack = found.value_error + 4.0 * found.stderr + 1e-9 * abs(found.optimum_upper) + 1e-12
     if found.value > found.optimum_upper + slack:
         raise AboveOptimum(
@@ -226,6 +236,31 @@ def score(
         progress=progress,
     )
     return replace(found, risk=measures)
+
+
+def _require_finite(found: Score) -> None:
+    """Refuse a score with a figure that is not finite, by an ArithmeticError that names it."""
+    figures = {name: value for name, value in vars(found).items() if isinstance(value, float)}
+    wrong = {name: value for name, value in figures.items() if not math.isfinite(value)}
+    if wrong:
+        names = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+        raise ArithmeticError(f"the score is not finite: {names}; the policy's actions or the market leave its range")
+
+
+def _require_function(base: Any, player: Any) -> None:
+    """Refuse a policy that answers the same observations differently, on those of `PROBES` short episodes."""
+    envs = base.make_batch(PROBES)
+    observations, _ = envs.reset(seed=0)
+    shape = envs.single_action_space.shape
+    for _ in range(PROBES):
+        first, second = (
+            checked_actions(player, player.predict(observations, deterministic=True)[0], PROBES, shape)
+            for _ in range(2)
+        )
+        require_repeated(player, first, second)
+        observations, _, terminated, _, _ = envs.step(first)
+        if terminated.any():
+            return
 
 
 def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
@@ -259,6 +294,7 @@ def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Scor
         value = float(problem.to_value(raw, log_scale[0]))
         with np.errstate(over="ignore"):
             utility = float(-raw * np.exp(log_scale[0]))
+        utility = utility if math.isfinite(utility) else None
     pnl, pnl_std = frozen.moments(problem, table, frozen.PNL)
     wanted = {
         "fills": Functional(fills=1.0),
@@ -303,6 +339,7 @@ def _play(
     state, start = None, np.ones(count, dtype=bool)
     for n in range(problem.num_steps):
         actions, state = player.predict(observations, state=state, episode_start=start, deterministic=deterministic)
+        actions = checked_actions(player, actions, count, envs.single_action_space.shape)
         _, cells = problem.locate(observations)
         quotes = envs.to_quotes(actions)
         gap = frozen.advantages(problem, solution, n, cells, quotes) - solution.raw[n, cells]
@@ -449,17 +486,32 @@ def _numerical_score(
     )
 
 
+class WholeTable(pd.DataFrame):
+    """A table that is printed whole: pandas leaves out columns that do not fit the terminal."""
+
+    @property
+    def _constructor(self) -> type["WholeTable"]:
+        return WholeTable
+
+    def __repr__(self) -> str:
+        return self.to_string()
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
 def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
     """Scores as a table, best first: one row per name, with the risk measures of scores that have them.
 
+    Skill and regret (to the lower bound where the optimum has two) come first, and printing shows every column.
     Where the action box clips what a policy wants, its method says so, with the share of decisions.
     """
     rows = {}
     for name, found in scores.items():
         rows[name] = {
-            "value": found.value,
-            "regret": found.regret if isinstance(found.regret, float) else found.regret[0],
             "skill": found.skill,
+            "regret": found.regret if isinstance(found.regret, float) else found.regret[0],
+            "value": found.value,
             "stderr": found.stderr,
             "P&L std": found.pnl_std,
             "fills": found.fills,
@@ -469,11 +521,15 @@ def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
         }
         if found.risk is not None:
             rows[name] |= {measure: estimate.value for measure, estimate in found.risk.rows().items()}
-    return pd.DataFrame.from_dict(rows, orient="index").sort_values("value", ascending=False)
+    table = pd.DataFrame.from_dict(rows, orient="index").sort_values("value", ascending=False)
+    return WholeTable(table)
 
 
 def risk_table(scores: Mapping[str, Score]) -> pd.DataFrame:
-    """Risk measures of scores as text, best score first: one row per name, intervals (95 %) of what was simulated."""
+    """Risk measures of scores as text, best score first: one row per name.
+
+    With intervals (95 %) of what was simulated, and the accuracy of what is numerical.
+    """
     ordered = sorted(scores.items(), key=lambda item: -item[1].value)
     rows = {
         name: {
@@ -483,7 +539,7 @@ def risk_table(scores: Mapping[str, Score]) -> pd.DataFrame:
         for name, found in ordered
         if found.risk is not None
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return WholeTable(pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def rollout(

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baselines.catalogue import environment_of, problem_of, table_policy
 from baselines.frozen import FrozenProblem, Table, tabulate, tabulate_distribution
 from baselines.policy import as_policy
 
-__all__ = ["load_policy", "read_table", "tabulated", "write_table"]
+__all__ = ["load_policy", "read_table", "require_repeated", "tabulated", "write_table"]
 
 FORMAT = 1
+
+Array = NDArray[Any]
 
 
 def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple[Table, str]:
@@ -29,10 +32,12 @@ def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple
     Raises
     ------
     ValueError
-        If the policy draws its actions and has no distribution.
+        If the policy draws its actions and has no distribution, or its actions are of a wrong shape or not finite.
     """
     if deterministic and getattr(policy, "has_mode", True):
-        return tabulate(problem, policy), "exact"
+        mode = tabulate(problem, policy)
+        require_repeated(policy, mode.controls, tabulate(problem, policy).controls)
+        return mode, "exact"
     if hasattr(policy, "distribution"):
         return tabulate_distribution(problem, policy), "exact, as it acts"
     if deterministic:
@@ -43,6 +48,21 @@ def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple
             f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
         )
     return mode, "exact"
+
+
+def require_repeated(policy: Any, first: Array, second: Array) -> None:
+    """Refuse a policy whose answers to the same observations differ.
+
+    Raises
+    ------
+    ValueError
+        If they do, beyond the rounding of a network.
+    """
+    if not np.allclose(first, second, rtol=1e-5, atol=1e-6):
+        raise ValueError(
+            "the policy says that it is a function of the observation (markov), but answers the same observations "
+            "differently when it is asked twice: use method='simulated', markov=False, or give it a distribution()"
+        )
 
 
 def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool = True, **arguments: Any) -> Path:

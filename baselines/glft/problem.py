@@ -19,8 +19,8 @@ from mmgym.models import glft
 Array = NDArray[np.float64]
 
 
-def price_cumulant(params: glft.Params, exposure: Array) -> Array:
-    """``ln E[exp(z (S_1 - S_0 - trend))]`` at exposures ``z`` (1 / price), real or complex, of any shape.
+def price_cumulant(params: glft.Params, exposure: Array, jumps: bool = True) -> Array:
+    """``ln E[exp(z (S_1 - S_0 - trend))]`` at exposures ``z`` (1 / price), real or complex, with the jumps or without.
 
     Raises
     ------
@@ -30,8 +30,11 @@ def price_cumulant(params: glft.Params, exposure: Array) -> Array:
     p = params
     if p.price == "geometric":
         raise ValueError("the P&L under price='geometric' has no exact law: it is known for arithmetic mids only")
-    jumps = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2) - exposure * p.jump_mean
-    return np.asarray(0.5 * (exposure * p.volatility) ** 2 + p.jump_rate * jumps)
+    diffusion = np.asarray(0.5 * (exposure * p.volatility) ** 2)
+    if not jumps:
+        return diffusion
+    excess = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2) - exposure * p.jump_mean
+    return np.asarray(diffusion + p.jump_rate * excess)
 
 
 class GLFTProblem:
@@ -115,7 +118,7 @@ class GLFTProblem:
         """Logarithm of ``E[exp(z R)]`` per unit of time besides fills, for exponents (K,): (S, K)."""
         drift, _ = self._rates(functional)
         exposure = np.multiply.outer(functional.price * self.inventory, exponents)
-        return np.asarray(np.multiply.outer(drift, exponents) + price_cumulant(self.params, exposure))
+        return np.asarray(np.multiply.outer(drift, exponents) + price_cumulant(self.params, exposure, functional.jumps))
 
     def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
         reward = -functional.penalty * self.params.terminal_penalty * self.inventory**2
@@ -141,6 +144,12 @@ class GLFTProblem:
             growth = np.ascontiguousarray(self.growth(functional, exponents))
             kernels.backward_exponential(*system, growth, exponents, values, result)
         return result
+
+    def backward_without_inventory(
+        self, n: int, states: NDArray[np.int64], controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        no_fill = np.exp(-self.params.step_length * self.intensities(np.asarray(controls)).sum(axis=-1))
+        return np.asarray(np.where(self.lots[states] == 0, no_fill, 0.0)[:, None] * values[states])
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         result = np.empty(self.num_states)

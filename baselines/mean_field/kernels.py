@@ -147,7 +147,7 @@ def backward_exponential(
             terms = num_terms(largest * step) + degree + 2
             low_q, high_q = max(1, q0 - terms), min(count_q, q0 + terms)
             low_b, high_b = max(1, b0 - terms), min(count_b, b0 + terms)
-            weight = math.exp(-shift * step)  # from the start on: the terms stay in range
+            weight = math.exp(-0.5 * shift * step)  # half at the start, half at the end: the terms stay in range
             for b in range(low_b, high_b + 1):
                 for q in range(low_q, high_q + 1):
                     w[0, b, q] = weight * values[column, b - 1, q - 1]
@@ -181,7 +181,7 @@ def backward_exponential(
                             + lever[q - ONE] * pushed[q]
                         )  # fmt: skip
                 total += new[b0, q0]
-            result[i, column] = total
+            result[i, column] = weight * total
 
 
 @njit(**KERNEL)

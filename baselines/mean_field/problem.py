@@ -163,6 +163,14 @@ class MeanFieldProblem:
             kernels.backward_exponential(*system, functional.exponents.astype(values.dtype), columns, result)
         return result
 
+    def backward_without_inventory(
+        self, n: int, states: Integers, controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        no_fill = np.exp(-self.params.step_length * self.intensities(n, np.asarray(controls)).sum(axis=-1))
+        signals, lots = states // self.levels, states % self.levels
+        after = self.moves @ values.reshape(*self.shape, -1)[:, self.params.limit]
+        return np.asarray(np.where(lots == self.params.limit, no_fill, 0.0)[:, None] * after[signals])
+
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         after, moved = np.zeros(self.shape), np.zeros(1)
         rates = np.ascontiguousarray(self.intensities(n, np.asarray(controls)).reshape(*self.shape, 2))

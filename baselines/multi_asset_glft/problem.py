@@ -135,6 +135,12 @@ class MultiAssetProblem:
             kernels.backward_exponential(*system, np.ascontiguousarray(growth), z, self.moves, values, result)
         return result
 
+    def backward_without_inventory(
+        self, n: int, states: Array, controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        no_fill = np.exp(-self.params.step_length * self.intensities(np.asarray(controls)).sum(axis=-1))
+        return np.asarray(np.where(self.lots[states].any(axis=1), 0.0, no_fill)[:, None] * values[states])
+
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         result = np.empty(self.num_states)
         rates = np.ascontiguousarray(self.intensities(controls))

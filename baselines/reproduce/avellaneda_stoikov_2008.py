@@ -100,6 +100,16 @@ class BernoulliProblem(GLFTProblem):
                 result[:, 1] += weight * square
         return result
 
+    def backward_without_inventory(
+        self, n: int, states: Array, controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        """Paths without inventory: both sides are filled, or neither."""
+        bid, ask = self._fill_probabilities(states, controls)
+        gain = (functional.gain * self.params.order_size * controls + functional.fills).sum(axis=1)
+        both = np.multiply.outer(gain, np.asarray(functional.exponents))
+        factor = ((1.0 - bid) * (1.0 - ask))[:, None] + (bid * ask)[:, None] * np.exp(both)
+        return np.asarray(np.where(self.lots[states] == 0, 1.0, 0.0)[:, None] * factor * values[states])
+
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the inventory after a step."""
         bid, ask = self._fill_probabilities(np.arange(self.num_states), controls)
@@ -437,7 +447,7 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
             laws = {}
             for strategy in STRATEGIES:
                 recipe = _recipe(risk_aversion, strategy, "time-dependent", limit=40 if quick else NARROW)
-                laws[strategy] = frozen.pnl_law(*recipe, width=8.0)
+                laws[strategy] = frozen.pnl_law(*recipe)
                 bar.update()
             sample = {strategy: profits[risk_aversion, strategy] for strategy in STRATEGIES}
             name = f"figure_{i + 2}_profit_gamma_{risk_aversion:g}.png"

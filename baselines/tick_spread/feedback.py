@@ -112,6 +112,12 @@ class FeedbackProblem(TickSpreadProblem):
                 values = kernels.feedback_exponential(length, clock, *jumps, *flow, exponents, values)
         return values
 
+    def backward_without_inventory(
+        self, n: int, states: Integers, controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        """0, a lower bound: fills that a market order undoes at once give such paths many gains."""
+        return np.zeros((len(states), values.shape[1]), dtype=values.dtype)
+
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the state at the end of a cell from the law at its start and the controls (S, 5)."""
         chain = self._chain(controls)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import expm
 from scipy.stats import poisson
 
 from baselines.frozen import Functional, frozen_problem
@@ -184,6 +185,24 @@ class TickSpreadProblem:
         split = np.empty((len(quads), *parts.shape))
         kernels.exponentials_of_quads(*system, functional.exponents.astype(np.complex128), parts, split)
         return np.asarray(split[:, 0] + 1j * split[:, 1] if np.iscomplexobj(values) else split[:, 0])
+
+    def backward_without_inventory(
+        self, n: int, states: Integers, controls: Array, values: Array, functional: Functional
+    ) -> Array:
+        quads, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
+        result = np.zeros((len(states), values.shape[1]), dtype=values.dtype)
+        flat = np.flatnonzero(landed % self.count == self.params.limit)
+        groups, which = self._grouped(quads[flat])
+        at_zero = values.reshape(*self.shape, -1)[:, self.params.limit]
+        stayed = np.empty((len(groups), *at_zero.shape), dtype=values.dtype)
+        for g, (bid, ask, bid_size, ask_size) in enumerate(groups):
+            fills = self.bid_rates[bid] * (bid_size > 0) + self.ask_rates[ask] * (ask_size > 0)
+            stayed[g] = at_zero
+            for clock, length in self.steps(n)[::-1]:  # the spread moves, and nothing is filled
+                generator = clock * (self.transitions - np.eye(len(fills))) - np.diag(fills)
+                stayed[g] = expm(length * generator) @ stayed[g]
+        result[flat] = self.with_order(states[flat], order[flat], stayed[which, self.spread[states[flat]]], functional)
+        return result
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         states = np.flatnonzero(law)
