@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.linalg import expm
-from scipy.sparse.linalg import LinearOperator, gmres
 
 from mmgym.models import mean_field_game, mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
@@ -51,7 +50,8 @@ __all__ = [
 Array = NDArray[np.float64]
 
 DEGREE = 16  # of the movement's polynomial
-TOLERANCE = 2e-11  # of the equilibrium: total residual of the price path times the inventory limit, over the value
+WEAKEST = 8.0  # the smallest step towards an impact is its share of 1 / 8
+LIMIT_TOLERANCE = 1e-6  # of the equilibrium in continuous time that a solution starts from
 FIELDS = (  # of the game, that the crowd depends on
     "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
     "taker_fill_decay", "order_size", "inventory_limit", "taker_risk_aversion", "max_depth", "horizon", "num_steps",
@@ -234,79 +234,105 @@ def _frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, F
     return flow.powers(POINTS), flow, quotes, values
 
 
-def solve_equilibrium_flow(game: Game) -> Flow:
+def solve_equilibrium_flow(
+    game: Game, tolerance: float = 1e-10, start: mean_field_limit.Equilibrium | None = None
+) -> Flow:
     """The equilibrium flow of the frozen-control game.
+
+    Parameters
+    ----------
+    game : Game
+    tolerance : float
+        Of the flow: total residual of the price path times the inventory limit, over a taker's value. Rounding leaves
+        some 2e-11.
+    start : Equilibrium, optional
+        Of a game like this one in continuous time, with the same horizon: where its solution starts from.
 
     Raises
     ------
+    ValueError
+        If the tolerance is not between 1e-13 and 1.
     mmgym.models.mean_field_limit.NotConverged
         If it is not found: no flow is returned.
     """
+    if not 1e-13 <= tolerance < 1.0:
+        raise ValueError(f"tolerance = {tolerance!r} is not allowed: it must be from 1e-13 to below 1")
     shape = (game.num_steps, DEGREE + 1)
     moved = np.zeros(shape)
     image, flow, quotes, values = _frozen_map(game, moved, None)
     scale = game.impact * game.inventory_limit / DEGREE
     size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
     weights = np.full(shape[0] * DEGREE, scale)
-    if float(scale * np.abs(image).sum()) <= TOLERANCE * size:
-        return Flow(flow.movement, flow.mean_quotes, flow.quoting, float(scale * np.abs(image).sum()), 1)
-    limit = _Linearised(game)
-    guess = quotes[-1]
-
-    def apply(inside: Array) -> Array:
-        full = np.concatenate([np.zeros((shape[0], 1)), inside.reshape(shape[0], DEGREE)], axis=1)
-        return _frozen_map(game, full, guess)[0][:, 1:].ravel()
-
-    found, _, residual, iterations = mean_field_limit.fixed_point(
-        apply, limit.start.ravel(), weights, TOLERANCE * size, limit.correct
-    )
-    full = np.concatenate([np.zeros((shape[0], 1)), found.reshape(shape[0], DEGREE)], axis=1)
-    _, flow, _, _ = _frozen_map(game, full, guess)
-    return Flow(flow.movement, flow.mean_quotes, flow.quoting, residual, iterations + 2)
+    residual, iterations = float(scale * np.abs(image).sum()), 1
+    if not residual <= tolerance * size:
+        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes[-1], weights)
+        iterations += evaluations
+    flow, _ = induced_flow(game, quotes)
+    return replace(flow, residual=residual, iterations=iterations)
 
 
-class _Linearised:
-    """The continuous game near its equilibrium: a first guess and an approximate inverse for the frozen one."""
+def _coupled(
+    game: Game, tolerance: float, start: mean_field_limit.Equilibrium | None, guess: Array, weights: Array
+) -> tuple[Array, float, int]:
+    """The equilibrium's quotes, residual and evaluations: from the continuous one, else from weaker impacts."""
+    zeros, iterations = np.zeros((game.num_steps, 1)), 0
 
-    def __init__(self, game: Game) -> None:
-        self.game = game
-        limit = mean_field_limit
-        self.times = limit.time_grid(game, limit.COARSE)
-        self.curve = limit.curve_times(self.times)
-        self.root = np.sqrt(limit.curve_weights(self.times))
-        self.drift = limit.equilibrium_drift(game, self.times)
-        self.image = limit.best_drift(game, self.times, self.drift)
+    def solved(part: Game, inside: Array | None, limit: _NearTheLimit) -> tuple[Array, float, int]:
+        def apply(moved: Array) -> Array:
+            full = np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1)
+            return _frozen_map(part, full, guess)[0][:, 1:].ravel()
+
+        first = limit.start.ravel() if inside is None else inside
+        scaled = weights * (part.impact / game.impact)
+        found, _, residual, count = mean_field_limit.fixed_point(apply, first, scaled, tolerance, limit.correct)
+        return found, residual, count
+
+    reached, step = 0.0, game.impact
+    inside: Array | None = None
+    while True:
+        impact = min(reached + step, game.impact)
+        part = game._replace(impact=impact)
+        try:
+            start = mean_field_limit.solve_equilibrium(part, LIMIT_TOLERANCE, start)
+            found, residual, count = solved(part, inside, _NearTheLimit(part, start))
+        except mean_field_limit.NotConverged:
+            step *= 0.5
+            if step < game.impact / WEAKEST:
+                raise
+            continue
+        iterations += count
+        if impact == game.impact:
+            full = np.concatenate([zeros, found.reshape(-1, DEGREE)], axis=1)
+            return _frozen_map(game, full, guess)[2], residual, iterations + 1
+        inside, reached = found, impact
+
+
+class _NearTheLimit:
+    """The game in continuous time near its equilibrium: a first guess and an approximate inverse for the frozen one."""
+
+    def __init__(self, game: Game, found: mean_field_limit.Equilibrium) -> None:
+        self.game, times = game, found.flow.times
+        self.linearised = mean_field_limit.Linearised(game, times, found.flow.drift)
         self.steps = game.step_length * np.arange(game.num_steps)
         self.inside = (self.steps[:, None] + game.step_length * POINTS[None, :]).clip(0.0, game.horizon)
-        self.start = self._moved(self.drift)
+        self.start = self._moved(found.flow.drift)
 
     def _moved(self, drift: Array) -> Array:
         """Movement at `POINTS` but the first, shape (N, D), that gives a drift curve."""
-        path = CubicSpline(self.curve, drift).antiderivative()(self.inside) / self.game.impact
+        path = CubicSpline(self.linearised.curve, drift).antiderivative()(self.inside) / self.game.impact
         return np.asarray(path[:, 1:] - path[:, :1])
 
     def correct(self, residual: Array) -> Array:
         """About ``(1 - DPhi)^-1 residual``, by GMRES on the continuous map's derivative."""
-        game = self.game
+        game, curve = self.game, self.linearised.curve
         full = np.concatenate([np.zeros((game.num_steps, 1)), residual.reshape(game.num_steps, DEGREE)], axis=1)
         flow = Flow(_movement(full, game.order_size), np.zeros((1, 2)), np.zeros((1, 2)))
-        step = np.minimum((self.curve / game.step_length).astype(int), game.num_steps - 1)
-        x = self.curve / game.step_length - step
+        step = np.minimum((curve / game.step_length).astype(int), game.num_steps - 1)
+        x = curve / game.step_length - step
         order = np.arange(1, DEGREE + 1)
         speed = (flow.movement[step, 1:] * order * x[:, None] ** (order - 1)).sum(axis=1)
-        source = game.impact / game.step_length * speed
-        size = 1.0 + float(np.abs(self.drift).max())
-
-        def derivative(direction: Array) -> Array:
-            step = 1e-6 * size / max(float(np.abs(direction).max()), 1e-300)
-            return (mean_field_limit.best_drift(game, self.times, self.drift + step * direction) - self.image) / step
-
-        def product(scaled: Array) -> Array:
-            return np.asarray(scaled - self.root * derivative(scaled / self.root))
-
-        operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
-        found, _ = gmres(operator, self.root * source, rtol=1e-3, restart=60, maxiter=1)
-        return np.asarray(residual + self._moved(found / self.root - source).ravel())
+        response = self.linearised.response(game.impact / game.step_length * speed)
+        return np.asarray(residual + self._moved(response).ravel())
 
 
 # Kept flows -----------------------------------------------------------------------------------------------------------
