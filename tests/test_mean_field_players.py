@@ -219,7 +219,7 @@ def test_bad_input_is_refused():
         ({"num_takers": 0}, "num_takers = 0 is not allowed"),
         ({"num_takers": 10_001}, "num_takers = 10001 is not allowed"),
         ({"num_takers": 2.5}, "num_takers = 2.5 is not allowed"),
-        ({"impact": 0.06}, "certified up to impact"),
+        ({"impact": 0.06}, "tested up to impact"),
         ({"initial_law": [[0.5] * 9] * 25}, "sum to"),
         ({"reward": "x"}, "reward = 'x' is not allowed"),
         ({"population": "constant"}, "population is not allowed"),

@@ -6,9 +6,10 @@ inventory moves the price, inside the step too, under the law of that moment:
 
     dS = sigma dW + kappa d(mean inventory).
 
-A `Flow` has, for each step, the mean inventory's movement as a polynomial in ``x = (t - t_n) / h`` (interpolated at
-Chebyshev points; for the registered markets it is exact to rounding) and the mean quotes that a market-maker meets: of
-the takers who quote on a side at ``t_n``, for the whole step.
+A `Flow` has, for each step, the mean inventory's movement as a polynomial in ``x = (t - t_n) / h``, interpolated at
+Chebyshev points and compared between them with what it stands for (for the registered markets it is exact to rounding;
+a crowd with hundreds of fills in a step moves too fast for a polynomial), and the mean quotes that a market-maker
+meets: of the takers who quote on a side at ``t_n``, for the whole step.
 
 The equilibrium is a fixed point of (flow) -> (best frozen depths of a taker) -> (flow of a crowd with these depths). It
 is found from that of continuous time, with the derivative of the continuous map as a preconditioner.
@@ -60,6 +61,7 @@ FIELDS = (  # of the game, that the crowd depends on
 
 # Chebyshev points of the second kind on [0, 1], and the map from values there to coefficients of 1, x, x^2, ...
 POINTS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
+CHECKS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * DEGREE + 1) / (2 * DEGREE))  # these, and one between any two
 _TO_CHEBYSHEV: Array = np.asarray(np.linalg.inv(chebyshev.chebvander(2.0 * POINTS - 1.0, DEGREE)), dtype=np.float64)
 
 
@@ -93,6 +95,10 @@ class Flow:
         assets); nan for a flow that is not meant to be an equilibrium.
     iterations : int
         Evaluations of the frozen map.
+    variation : float
+        About twice the total variation in time of what the polynomials miss of the mean inventory (assets); steps with
+        less than 1e-10 orders count as rounding. Times impact and inventory limit it bounds what a player's value is
+        wrong by.
     """
 
     movement: Array
@@ -100,6 +106,7 @@ class Flow:
     quoting: Array
     residual: float = float("nan")
     iterations: int = 0
+    variation: float = 0.0
 
     def powers(self, points: Array) -> Array:
         """Movement at times ``points`` (P,) of [0, 1] of every step, shape (N, P)."""
@@ -193,20 +200,29 @@ def induced_flow(game: Game, quotes: Array, weights: Array | None = None) -> tup
     """
     if weights is None:
         quotes, weights = quotes[..., None, :], np.ones((*quotes.shape[:-1], 1))
+    flow, laws, moved = _crowd_flow(game, quotes, weights, CHECKS)
+    missed = np.abs(np.diff(moved - flow.powers(CHECKS), axis=1)).sum(axis=1)
+    return replace(flow, variation=float(2.0 * missed[missed > 1e-10 * game.order_size].sum())), laws
+
+
+def _crowd_flow(game: Game, quotes: Array, weights: Array, points: Array) -> tuple[Flow, Array, Array]:
+    """Flow, laws and movement (N, P) at points of [0, 1], `POINTS` or `CHECKS`, of a crowd that plays a table."""
     system, size = step_system(game), game.order_size
     laws = np.empty((game.num_steps + 1, *game.shape))
     laws[0] = game.initial
-    moved = np.zeros((game.num_steps, DEGREE + 1))
+    moved = np.zeros((game.num_steps, len(points)))
     for n in range(game.num_steps):
         after = np.zeros(game.shape)
         for m in range(weights.shape[-1]):
             rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * quotes[n, :, :, m])
             law = laws[n] * weights[n, :, :, m]
-            mean_field_steps.forward(game.step_length, rates, law, POINTS, after, moved[n])
+            mean_field_steps.forward(game.step_length, rates, law, points, after, moved[n])
         laws[n + 1] = system.moves.T @ after
     means = (weights[..., None] * quotes).sum(axis=-2)
     mean_quotes, quoting = mean_field_limit.boundary_means(game, laws[:-1], means)
-    return Flow(_movement(size * moved, size), mean_quotes, quoting), laws
+    moved *= size
+    movement = _movement(moved[:, :: (len(points) - 1) // DEGREE], size)
+    return Flow(movement, mean_quotes, quoting), laws, moved
 
 
 def _movement(values: Array, size: float) -> Array:
@@ -230,7 +246,8 @@ def _frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, F
     """Movement at `POINTS` of the crowd that plays best against the movement ``moved`` (N, D + 1), and its parts."""
     nothing = np.zeros((game.num_steps, 2))
     quotes, values = best_response(game, Flow(_movement(moved, game.order_size), nothing, nothing), guess)
-    flow, _ = induced_flow(game, quotes)
+    one = np.ones((*quotes.shape[:-1], 1))
+    flow = _crowd_flow(game, quotes[..., None, :], one, POINTS)[0]
     return flow.powers(POINTS), flow, quotes, values
 
 
@@ -371,6 +388,7 @@ def save_flow(flow: Flow, game: Game, stream: Any) -> None:
         quoting=flow.quoting,
         residual=np.array(flow.residual),
         iterations=np.array(flow.iterations),
+        variation=np.array(flow.variation),
         game=np.array(json.dumps(_crowd(game))),
     )
 
@@ -391,7 +409,8 @@ def load_flow(stream: Any, game: Game) -> Flow | None:
             pairs = (found["mean_quotes"], found["quoting"])
             if any(pair.shape != (count, 2) for pair in pairs):
                 return None
-            return Flow(movement, *pairs, float(found["residual"]), int(found["iterations"]))
+            residual, variation = float(found["residual"]), float(found["variation"])
+            return Flow(movement, *pairs, residual, int(found["iterations"]), variation)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -134,7 +134,7 @@ def time_grid(game: Game, intervals: int) -> Array:
     total += RUSH * horizon * -np.expm1(-x / rush)
     times = np.interp(np.linspace(total[0], total[-1], intervals + 1), total, x)
     times[0], times[-1] = 0.0, horizon
-    return times
+    return np.asarray(times)
 
 
 def curve_times(times: Array) -> Array:
@@ -359,8 +359,8 @@ def fixed_point(
         history.append(size)
     raise NotConverged(
         f"no equilibrium found: after {evaluations} evaluations the residuals are "
-        f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; this market lies outside "
-        "the range in which the solver is certified (lower impact, or more takers' patience)"
+        f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; lower the impact, "
+        "raise the tolerance, or start from the equilibrium of a game like this one"
     )
 
 
