@@ -246,7 +246,7 @@ def test_functions_and_callables_are_populations_as_score_takes_them():
 
 def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     """The mean inventory by matrix exponentials: what a polynomial misses is stated, and the level follows from it."""
-    arguments = {**COUPLED, "horizon": 1.0, "num_steps": 4, "signal_rate": 0.0}
+    arguments = {**COUPLED, "horizon": 0.4, "num_steps": 4, "signal_rate": 0.0}
     game = Game.create(**arguments)
     rush = write_table(lambda seen: np.tile([-1.0, 1.0], (len(seen), 1)), TAKER, tmp_path / "rush.npz", **arguments)
     env = gymnasium.make(TAKER, population=str(rush), **arguments)
@@ -254,9 +254,9 @@ def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     up, down = game.taker_fill_rate * np.exp(-game.taker_fill_decay * quotes)
     walk = np.diag(np.full(6, up), 1) + np.diag(np.full(6, down), -1)
     walk -= np.diag(walk.sum(axis=1))
-    points = np.linspace(0.0, 1.0, 101)
+    points = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 301))
     law, start = game.initial.sum(axis=0), np.zeros(4)
-    missed = np.zeros((4, 101))
+    missed = np.zeros((4, 301))
     for n in range(4):
         start[n] = law @ game.inventory
         path = np.array([law @ expm(walk * x * game.step_length) @ game.inventory for x in points]) - start[n]

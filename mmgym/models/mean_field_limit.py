@@ -519,6 +519,7 @@ def _solve_from(
         if not euler and not events <= STABLE:
             raise _TooCoarse(role, events)
 
+    too_coarse("taker", float(game.jumps.sum() * np.diff(times).max()) if game.signal_limit > 0 else 0.0)
     weights = scale * curve_weights(times)
     first = apply(start)
     too_coarse("taker", kept["events"])
