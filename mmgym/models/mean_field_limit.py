@@ -18,6 +18,7 @@ A strong impact makes the fixed point hard to reach from a crowd that stays wher
 weaker impacts, each starting from the one before.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -556,8 +557,11 @@ class Linearised:
         self.game, self.times, self.drift = game, times, drift
         self.curve = curve_times(times)
         self._root = np.sqrt(curve_weights(times))
-        self._image = best_drift(game, times, drift)
         self._size = 1.0 + float(np.abs(drift).max())
+
+    @functools.cached_property
+    def _image(self) -> Array:
+        return best_drift(self.game, self.times, self.drift)
 
     def response(self, source: Array) -> Array:
         """``x - source`` where ``x`` is about ``(1 - DPhi)^-1 source``, by GMRES; both are drift curves (2 n + 1,)."""
