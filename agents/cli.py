@@ -479,13 +479,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 2 where something given cannot be used."""
+    """Run a command; the exit status is 2 where something given cannot be used, or an equilibrium is not found."""
     options = _parser().parse_args(arguments)
     import gymnasium
 
     try:
         options.run(options)
     except (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, gymnasium.error.Error) as error:
+        print(f"mmgym {options.command}: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        from mmgym.models.mean_field_limit import NotConverged
+
+        if not isinstance(error, NotConverged):
+            raise
         print(f"mmgym {options.command}: {error}", file=sys.stderr)
         return 2
     return 0

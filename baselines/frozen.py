@@ -195,7 +195,7 @@ def _rescaled(values: Array, functional: Functional) -> tuple[Array, float]:
     return values / size, float(np.log(size))
 
 
-def _ticks(steps: int, progress: Callable[[int], None] | None) -> Iterator[int]:
+def _ticks(steps: int, progress: Callable[[int], object] | None) -> Iterator[int]:
     for n in reversed(range(steps)):
         yield n
         if progress is not None:
@@ -241,7 +241,12 @@ def _backward_step(
     return mixed
 
 
-def evaluate(problem: FrozenProblem, table: Table | Array, functional: Functional | None = None) -> tuple[Array, Array]:
+def evaluate(
+    problem: FrozenProblem,
+    table: Table | Array,
+    functional: Functional | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Array, Array]:
     """Exact expectation of a functional under a policy table.
 
     Parameters
@@ -251,6 +256,8 @@ def evaluate(problem: FrozenProblem, table: Table | Array, functional: Functiona
         Controls in model units, float64: nothing is rounded to actions.
     functional : Functional, optional
         The problem's criterion by default.
+    progress : function, optional
+        Called with 1 after each step.
 
     Returns
     -------
@@ -263,7 +270,7 @@ def evaluate(problem: FrozenProblem, table: Table | Array, functional: Functiona
     values = np.empty((problem.num_steps + 1, *last.shape), dtype=last.dtype)
     log_scale = np.zeros(problem.num_steps + 1)
     values[-1], log_scale[-1] = _rescaled(last, functional)
-    for n in _ticks(problem.num_steps, None):
+    for n in _ticks(problem.num_steps, progress):
         step = _backward_step(problem, n, table, values[n + 1], functional)
         values[n], scale = _rescaled(step, functional)
         log_scale[n] = log_scale[n + 1] + scale
@@ -348,9 +355,14 @@ def _visits(problem: FrozenProblem, controls: Array, raw: Array, log_scale: Arra
     return weights
 
 
-def moments(problem: FrozenProblem, table: Table | Array, functional: Functional) -> tuple[float, float]:
-    """Mean and standard deviation of a functional from the initial law."""
-    values, _ = evaluate(problem, table, functional._replace(moments=2, exponents=None))
+def moments(
+    problem: FrozenProblem,
+    table: Table | Array,
+    functional: Functional,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[float, float]:
+    """Mean and standard deviation of a functional from the initial law; ``progress`` is called after each step."""
+    values, _ = evaluate(problem, table, functional._replace(moments=2, exponents=None), progress)
     first, second = problem.initial @ values[0]
     return float(first), float(np.sqrt(max(second - first**2, 0.0)))
 

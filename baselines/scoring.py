@@ -20,7 +20,7 @@ from baselines.catalogue import (
     reference_value,
 )
 from baselines.clipping import clipped_share
-from baselines.frozen import Functional, Table
+from baselines.frozen import FrozenProblem, Functional, Table
 from baselines.numerical import Evaluation, NumericalBaseline
 from baselines.policy import as_policy, checked_actions
 from baselines.risk import RiskMeasures, risk_measures
@@ -168,7 +168,7 @@ def score(
     seed : int
         Of a simulation.
     progress : bool
-        Whether to show a progress bar of a simulation.
+        Whether to show a progress bar.
     risk : bool or {"auto", "exact", "simulated"}
         Whether to add VaR, CVaR and drawdown (see `baselines.risk.risk_measures`; True is "auto", "simulated" where
         ``method`` is), from ``episodes`` episodes or 10 000 if those are fewer.
@@ -214,7 +214,7 @@ def score(
     else:
         problem, optimal = problem_of(base), optimal_policy(base)
         table, how = tabulated(problem, player, deterministic)
-        found = _evaluate(base, table, optimal, how)
+        found = _evaluate(base, table, optimal, how, progress)
     _require_finite(found)
     slack = found.value_error + 4.0 * found.stderr + 1e-9 * abs(found.optimum_upper) + 1e-12
     if found.value > found.optimum_upper + slack:
@@ -283,19 +283,32 @@ def skill_of_value(env: Any, value: float) -> tuple[float, float]:
     return (value - reference) / (optimum - reference) if optimum > reference else math.nan, optimum - value
 
 
-def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Score:
+def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str, progress: bool) -> Score:
     problem = problem_of(base)
+    passes = 4 + problem.has_market_orders + (problem.criterion.exponents is not None)
+    with tqdm(total=passes * problem.num_steps, desc="score", unit="step", delay=2.0, disable=not progress) as bar:
+        return _evaluated(base, problem, table, optimal, how, bar.update)
+
+
+def _evaluated(
+    base: Any,
+    problem: FrozenProblem,
+    table: Table,
+    optimal: OptimalPolicy,
+    how: str,
+    progress: Callable[[int], object],
+) -> Score:
     criterion = problem.criterion
-    mean, std = frozen.moments(problem, table, criterion)
+    mean, std = frozen.moments(problem, table, criterion, progress)
     value, utility = mean, None
     if criterion.exponents is not None:
-        values, log_scale = frozen.evaluate(problem, table)
+        values, log_scale = frozen.evaluate(problem, table, progress=progress)
         raw = problem.initial @ values[0, :, 0]
         value = float(problem.to_value(raw, log_scale[0]))
         with np.errstate(over="ignore"):
             utility = float(-raw * np.exp(log_scale[0]))
         utility = utility if math.isfinite(utility) else None
-    pnl, pnl_std = frozen.moments(problem, table, frozen.PNL)
+    pnl, pnl_std = frozen.moments(problem, table, frozen.PNL, progress)
     wanted = {
         "fills": Functional(fills=1.0),
         "orders": Functional(orders=1.0),
@@ -305,7 +318,7 @@ def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str) -> Scor
     for name, functional in wanted.items():
         if name == "orders" and not problem.has_market_orders:
             continue
-        found, _ = frozen.evaluate(problem, table, functional)
+        found, _ = frozen.evaluate(problem, table, functional, progress)
         counts[name] = float(problem.initial @ found[0, :, 0])
     return Score(
         value=value,

@@ -124,3 +124,16 @@ def test_errors_say_what_is_allowed(capsys, tmp_path):
         status, _, err = run(capsys, *words)
         assert status == 2, words
         assert message in err, (words, err)
+
+
+def test_an_equilibrium_that_is_not_found_is_an_error_line(monkeypatch, capsys):
+    from mmgym.models import mean_field_limit, mean_field_population
+
+    def refuse(game):
+        raise mean_field_limit.NotConverged("no equilibrium found: lower the impact")
+
+    monkeypatch.setattr(mean_field_population, "equilibrium_flow", refuse)
+    for command in (["solve"], ["score", "optimal"]):
+        arguments = ["--env", "mmgym/MeanFieldMaker-v0", "--set", "impact=0.0123", "--set", "num_steps=100"]
+        assert main([command[0], *command[1:], *arguments]) == 2
+        assert capsys.readouterr().err == f"mmgym {command[0]}: no equilibrium found: lower the impact\n"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
+from scipy.linalg import expm
 
 import baselines
 from baselines import frozen, optimal_policy, paper_policies, reference_policy, score, write_table
@@ -26,6 +27,7 @@ from baselines.mean_field import (
     population_exploitability,
     taker_exploitability,
 )
+from baselines.policy import as_policy
 from mmgym.models import mean_field_flow as flows
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field_game import PRESETS, Game
@@ -221,6 +223,74 @@ def test_populations_of_the_wrong_shape_are_refused():
         maker_exploitability(TAKER, np.zeros((10, 7, 2)), **SMALL)
     with pytest.raises(TypeError, match="Game"):
         population_exploitability(Game.create(**SMALL), optimal_policy(TAKER, **SMALL))
+
+
+def test_functions_and_callables_are_populations_as_score_takes_them():
+    def quotes(observations):
+        return 0.3 - 0.2 * observations[:, 1:]
+
+    problem = problem_of(TAKER, **COUPLED)
+    table = frozen.tabulate(problem, as_policy(quotes, True)).controls
+    found = population_exploitability(TAKER, quotes, **COUPLED)
+    assert found.exploitability == population_exploitability(TAKER, table, **COUPLED).exploitability
+    assert taker_exploitability(TAKER, quotes, **COUPLED).value == pytest.approx(
+        score(TAKER, quotes, markov=True, **COUPLED).value
+    )
+    assert consistency_error(TAKER, quotes, found.flow, **COUPLED) == 0.0
+    assert maker_exploitability(MAKER, lambda seen: seen[:, 2:4], **COUPLED).exploitability > 0.0
+    with pytest.raises(TypeError, match="is not a policy"):
+        population_exploitability(TAKER, 1.0, **COUPLED)
+    with pytest.raises(ValueError, match="no mode"):
+        population_exploitability(TAKER, Drawing(), **COUPLED)
+
+
+def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
+    """The mean inventory by matrix exponentials: what a polynomial misses is stated, and the level follows from it."""
+    arguments = {**COUPLED, "horizon": 0.4, "num_steps": 4, "signal_rate": 0.0}
+    game = Game.create(**arguments)
+    rush = write_table(lambda seen: np.tile([-1.0, 1.0], (len(seen), 1)), TAKER, tmp_path / "rush.npz", **arguments)
+    env = gymnasium.make(TAKER, population=str(rush), **arguments)
+    flow, quotes = env.unwrapped.params.flow, np.array([-1.5, 1.5])
+    up, down = game.taker_fill_rate * np.exp(-game.taker_fill_decay * quotes)
+    walk = np.diag(np.full(6, up), 1) + np.diag(np.full(6, down), -1)
+    walk -= np.diag(walk.sum(axis=1))
+    points = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 301))
+    law, start = game.initial.sum(axis=0), np.zeros(4)
+    missed = np.zeros((4, 301))
+    for n in range(4):
+        start[n] = law @ game.inventory
+        path = np.array([law @ expm(walk * x * game.step_length) @ game.inventory for x in points]) - start[n]
+        missed[n] = path - flow.powers(points)[n]
+        law = law @ expm(walk * game.step_length)
+    assert np.abs(missed).max() > 0.1  # assets
+    variation = np.abs(np.diff(missed, axis=1)).sum()
+    assert 0.4 * variation < 0.5 * flow.variation < 1.1 * variation
+    found = score(env, optimal_policy(env))
+    assert found.level == "certified"
+    assert found.value_error == pytest.approx(game.impact * 30.0 * flow.variation)
+    calm = problem_of(TAKER, **{**arguments, "num_steps": 40, "population": "constant"})
+    assert calm.level == "exact"
+    assert calm.tolerance == 0.0
+
+
+def test_pairs_of_the_same_depths_are_worked_out_together():
+    """One at a time, or all at once: bit for bit, for means, moments and exponentials."""
+    random = np.random.default_rng(1)
+    for env_id in (TAKER, MAKER):
+        problem = problem_of(env_id, **COUPLED)
+        nodes = random.uniform(-0.5, 1.0, (3, 2))
+        states = np.repeat(np.arange(problem.num_states), 3)
+        depths = np.tile(nodes, (problem.num_states, 1))
+        for functional in (
+            Functional(gain=1.0, penalty=1.0, absolute_inventory=0.3, fills=0.2),
+            Functional(gain=1.0, price=1.0, moments=2),
+            Functional(gain=1.0, price=1.0, exponents=np.array([0.01, -0.002])),
+        ):
+            values = random.uniform(0.5, 1.5, (problem.num_states, functional.columns))
+            together = problem.backward(2, states, depths, values, functional)
+            alone = [problem.backward(2, states[i : i + 1], depths[i : i + 1], values, functional)[0]
+                     for i in range(len(states))]  # fmt: skip
+            assert np.array_equal(together, alone)
 
 
 # --- Tables as files --------------------------------------------------------------------------------------------------

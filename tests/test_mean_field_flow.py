@@ -214,6 +214,137 @@ def test_a_fixed_point_that_is_not_there_is_never_returned():
     assert image == pytest.approx(x)
 
 
+# --- Rates, starts and orders -------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arguments", [{"horizon": 9.0}, {"taker_fill_rate": 300.0}, {"maker_fill_rate": 1000.0}])
+def test_the_grid_follows_the_rates(arguments):
+    """1,000 steps explode: the values agree with those of a much finer grid, worked out without the solver's loop."""
+    game = Game.create(**arguments)
+    found = limit.solve_equilibrium(game)
+    times = np.linspace(0.0, game.horizon, 12_001)
+    nothing = np.zeros(24_001)  # a symmetric game moves no price
+    values, quotes = limit.taker_optimum(game, times, nothing)
+    flow = limit.induced_flow(game, times, limit.feedback_of_quotes(quotes, game.taker_fill_decay))
+    maker, _ = limit.maker_optimum(game, flow)
+    assert found.taker_value == pytest.approx(values[0, 4, 12], rel=2e-8)
+    assert found.maker_value == pytest.approx(maker[0, 12], rel=2e-8)
+    assert found.error <= 1e-8
+
+
+@pytest.mark.long
+def test_rates_that_ask_for_too_many_steps_are_named():
+    for arguments, role in (
+        ({"signal_rate": 1e6, "num_steps": 5000}, "takers'"),
+        ({"maker_fill_rate": 1e7}, "makers'"),
+    ):
+        with pytest.raises(
+            limit.NotConverged, match=rf"the {role} fills and signal jumps are too fast for 32000"
+        ) as told:
+            limit.solve_equilibrium(Game.create(**{**SMALL, **arguments}))
+        assert "impact" not in str(told.value)
+
+
+def limit_start_by_scipy(game):
+    """The maker's value where nobody moves the price, by an adaptive solver of order 8 from the first moments on."""
+    hjb, law = slopes(game, lambda t: 0.0)
+    tight = {"method": "DOP853", "rtol": 1e-11, "atol": 1e-11, "dense_output": True}
+    takers = solve_ivp(hjb, (game.horizon, 0.0), np.zeros(game.shape).ravel(), **tight).sol
+    start = 1e-7  # before that the mean bid is its limit
+    laws = solve_ivp(lambda t, p: law(t, p, takers(t).reshape(game.shape)), (0.0, game.horizon),
+                     game.initial.ravel(), **{**tight, "atol": 1e-16}).sol  # fmt: skip
+    decay, size, inventory = game.maker_fill_decay, game.order_size, game.inventory
+
+    def mean_quotes(t):
+        p, jump = laws(t).reshape(game.shape), np.diff(takers(t).reshape(game.shape), axis=1) / size
+        sides = []
+        for sign, mass in ((1, p[:, :-1]), (-1, p[:, 1:])):
+            quotes = np.clip(1 / game.taker_fill_decay - sign * jump, -game.max_depth, game.max_depth)
+            sides.append((mass * quotes).sum() / mass.sum())
+        return sides
+
+    def maker(t, w):
+        bid, ask = mean_quotes(max(t, start))
+        jump = np.diff(w)
+        out = game.maker_penalty * inventory**2
+        for there, here, other in ((jump, slice(None, -1), ask), (-jump, slice(1, None), bid)):
+            depth = np.clip(1 / decay - there / size, -game.max_depth, game.max_depth)
+            out[here] -= game.maker_fill_rate * np.exp(-decay * (depth + other)) * (size * depth + there)
+        return out
+
+    last = solve_ivp(maker, (game.horizon, 0.0), np.zeros(len(inventory)), method="DOP853", rtol=1e-9, atol=1e-8)
+    return last.y[len(inventory) // 2, -1]
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_all_takers_at_a_limit(side):
+    """The mean bid jumps at time 0: with its right limit the maker's value is right, and so is its stated error."""
+    game = Game.create(**{**SMALL, "impact": 0.0, "initial_law": [40.0 * side, 0]})
+    wanted = limit_start_by_scipy(game)
+    for tolerance in (1e-5, 1e-8):
+        found = limit.solve_equilibrium(game, tolerance)
+        assert found.maker_value == pytest.approx(wanted, rel=max(2.0 * found.error, 2e-9))
+        assert found.error <= tolerance
+    closed, depth = (0, found.taker_quotes[0, 1, -2, 0]) if side == 1 else (1, found.taker_quotes[0, 1, 1, 1])
+    assert found.flow.mean_quotes[0, closed] == pytest.approx(depth)
+    assert found.flow.mean_quotes[0, closed] == pytest.approx(found.flow.mean_quotes[1, closed], abs=1e-3)
+
+
+@pytest.mark.long
+def test_all_takers_at_a_limit_of_the_paper_s_game():
+    """It was refused even without impact."""
+    found = limit.solve_equilibrium(Game.create(impact=0.0, initial_law=[120.0, 0]))
+    assert found.error <= 1e-8
+    finer = limit.solve_equilibrium(Game.create(impact=0.0, initial_law=[120.0, 0]), 1e-11)
+    assert found.maker_value == pytest.approx(finer.maker_value, rel=1e-8)
+
+
+def test_errors_of_time_stepping_show_their_own_order():
+    for order in (1, 2, 4):
+        values = [1.0 + 1e-3 * 2.0 ** (-order * k) for k in range(3)]
+        assert limit._stepping_error(values) == pytest.approx(abs(values[-1] - 1.0), rel=1e-2)
+    assert limit._stepping_error([1.0]) == np.inf
+    assert limit._stepping_error([1.0, 1.001]) == pytest.approx(1e-3, rel=2e-3)  # one difference shows no order
+    assert limit._stepping_error([1.0, 1.1, 1.3]) > 0.1  # it does not converge
+
+
+def test_a_start_and_a_tolerance():
+    weak, strong = (Game.create(**{**SMALL, "impact": k, "initial_law": [30.0, 1]}) for k in (0.04, 0.05))
+    near = limit.solve_equilibrium(weak, 1e-6)
+    cold, warm = limit.solve_equilibrium(strong, 1e-6), limit.solve_equilibrium(strong, 1e-6, near)
+    assert warm.iterations < cold.iterations
+    assert warm.taker_value == pytest.approx(cold.taker_value, rel=1e-8)
+    with pytest.raises(ValueError, match="tolerance = 0"):
+        limit.solve_equilibrium(weak, 0.0)
+    with pytest.raises(ValueError, match="horizon"):
+        limit.solve_equilibrium(weak._replace(horizon=1.0), 1e-6, near)
+    with pytest.raises(ValueError, match="tolerance = 2"):
+        flows.solve_equilibrium_flow(weak, 2.0)
+
+
+STRONGEST = [
+    ({"signal_rate": 15.0, "initial_law": [80.0, 2]}, 1317.24603, 479.261132),
+    ({"signal_rate": [3.0, 0.0]}, 2469.24788, 464.273879),
+    ({"horizon": 8.0, "num_steps": 800, "initial_law": [80.0, 2]}, 2652.69669, 756.022305),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "taker", "maker"), STRONGEST)
+def test_the_strongest_impact_in_continuous_time(arguments, taker, maker):
+    """Three games that were not found: two grids agree, and no population does better against its own flow."""
+    game = Game.create(impact=0.05, **arguments)
+    found = limit.solve_equilibrium(game, 1e-7)
+    assert found.taker_value == pytest.approx(taker, rel=1e-7)
+    assert found.maker_value == pytest.approx(maker, rel=1e-7)
+    own = limit.feedback_of_quotes(found.taker_quotes, game.taker_fill_decay)
+    flow = limit.induced_flow(game, found.flow.times, own)
+    value = (game.initial * limit.evaluate_taker(game, flow.times, flow.drift, own)[0]).sum()
+    best = (game.initial * limit.taker_optimum(game, flow.times, flow.drift)[0][0]).sum()
+    assert abs(best - value) < 1e-6 * value
+
+
 # --- Decision steps ---------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +487,7 @@ def test_the_coupled_preset_tends_to_the_continuous_equilibrium():
 
 
 @pytest.mark.slow
-def test_the_strongest_certified_case_on_steps():
+def test_the_strongest_impact_on_steps():
     game = Game.create(impact=0.05, initial_law=[80.0, 2])
     flow = flows.solve_equilibrium_flow(game)
     quotes, values = flows.best_response(game, flow)

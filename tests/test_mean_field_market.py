@@ -93,8 +93,8 @@ def test_refused_arguments_are_named(name, value):
             env_class(**{name: value})
 
 
-def test_impact_beyond_the_certified_range_is_refused():
-    with pytest.raises(ValueError, match=r"certified up to .* 0\.05 here"):
+def test_impact_beyond_the_tested_range_is_refused():
+    with pytest.raises(ValueError, match=r"tested up to .* 0\.05 here"):
         Game.create(impact=0.1)
     Game.create(impact=0.05)
     Game.create(impact=0.5, order_size=1.0, inventory_limit=12.0)

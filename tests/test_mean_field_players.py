@@ -5,14 +5,17 @@ Statistical checks use fixed seeds; each has a false-alarm rate of 1e-4.
 
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 from scipy import stats
 
+from baselines import optimal_policy, write_table
 from baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
 from baselines.mean_field import MeanFieldProblem
 from baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
 from mmgym.envs.mean_field_players import MeanFieldPlayers
+from mmgym.models import mean_field
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field import MakerParams, TakerParams
 from mmgym.models.mean_field_flow import Flow, induced_flow
@@ -161,17 +164,54 @@ def test_what_players_see():
     batch = MeanFieldPlayers(2, num_takers=4, **COUPLED)
     takers, makers = batch.reset(0)
     assert takers.shape == (2, 4, 3)
+    assert makers.shape == (2, 8)
     assert takers.dtype == makers.dtype == np.float32
     np.testing.assert_allclose(takers[0, 0], [0.0, 20.0 / 30.0, 1.0], rtol=1e-7)
-    from mmgym.models.mean_field_flow import equilibrium_flow
-
-    first = equilibrium_flow(batch.params.game).mean_quotes[0] / 1.5
-    np.testing.assert_allclose(makers[0], [0.0, 0.0, *first, 20.0 / 30.0], rtol=1e-6)
+    quote = 1.0 / batch.params.game.taker_fill_decay / 1.5
+    np.testing.assert_allclose(makers[0, [0, 1, 2, 3, 5, 6, 7]], [0, 0, quote, quote, 0, 0, 20.0 / 30.0], rtol=1e-6)
     actions = np.linspace(-0.3, 0.4, 16).reshape(2, 4, 2)
     _, makers = batch.step(actions, np.full((2, 2), 0.3))[:2]
-    np.testing.assert_allclose(makers[:, 2:4], actions.mean(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(makers[:, 4], batch.inventory.mean(axis=1) / 3, rtol=1e-6)
+    np.testing.assert_allclose(makers[:, 5:7], actions.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(makers[:, 7], batch.inventory.mean(axis=1) / 3, rtol=1e-6)
     assert makers[0, 0] == np.float32(0.1)
+
+
+@pytest.mark.parametrize("forecast", ["constant", "equilibrium", "table"])
+def test_the_maker_sees_what_the_maker_of_the_one_agent_environment_sees(forecast, tmp_path):
+    """Her five entries mean the same in both: at every step and inventory they are equal bit for bit."""
+    env_id = "mmgym/MeanFieldMaker-v0"
+    if forecast == "table":
+        crowd = write_table(lambda seen: 0.3 - 0.2 * seen[:, 1:], "mmgym/MeanFieldTaker-v0", tmp_path / "t", **COUPLED)
+        forecast = str(crowd)
+    batch = MeanFieldPlayers(50, num_takers=2, forecast=forecast, **COUPLED)
+    one = gymnasium.make_vec(env_id, num_envs=50, population=forecast, **COUPLED).unwrapped
+    policy = optimal_policy(env_id, population=forecast, **COUPLED)
+    _, makers = batch.reset(3)
+    seen = set()
+    for n in range(batch.params.game.num_steps):
+        wanted = mean_field.observe(one.params, n, batch.maker_inventory, 0)
+        assert np.array_equal(makers[:, :5], wanted)
+        if n == 0:
+            assert np.array_equal(one.reset(seed=0)[0], wanted)
+        seen.update(batch.maker_inventory.tolist())
+        makers = batch.step(np.full((50, 2, 2), 0.2), policy.predict(makers[:, :5])[0]).maker_observations
+    assert len(seen) > 3
+
+
+def test_no_equilibrium_is_solved_unless_it_is_the_forecast(monkeypatch):
+    """Five takers under a strong impact took 25 s to build."""
+    from mmgym.models import mean_field_flow, mean_field_population
+
+    def refuse(game):
+        raise limit.NotConverged("solved")
+
+    monkeypatch.setattr(mean_field_population, "equilibrium_flow", refuse)
+    monkeypatch.setattr(mean_field_flow, "solve_equilibrium_flow", refuse)
+    arguments = {"impact": 0.031, "initial_law": [80.0, 2], "num_takers": 5}
+    _, makers = MeanFieldPlayers(1, **arguments).reset(0)
+    assert makers[0, 5:7].tolist() == [0.0, 0.0]
+    with pytest.raises(limit.NotConverged, match="solved"):
+        MeanFieldPlayers(1, forecast="equilibrium", **arguments)
 
 
 def test_bad_input_is_refused():
@@ -179,10 +219,12 @@ def test_bad_input_is_refused():
         ({"num_takers": 0}, "num_takers = 0 is not allowed"),
         ({"num_takers": 10_001}, "num_takers = 10001 is not allowed"),
         ({"num_takers": 2.5}, "num_takers = 2.5 is not allowed"),
-        ({"impact": 0.06}, "certified up to impact"),
+        ({"impact": 0.06}, "tested up to impact"),
         ({"initial_law": [[0.5] * 9] * 25}, "sum to"),
         ({"reward": "x"}, "reward = 'x' is not allowed"),
         ({"population": "constant"}, "population is not allowed"),
+        ({"forecast": "nothing"}, "forecast = 'nothing' is not allowed"),
+        ({"forecast": 1}, "forecast = 1 is not allowed"),
     ):
         with pytest.raises(ValueError, match=message):
             MeanFieldPlayers(1, **arguments)

@@ -3,7 +3,7 @@
 They need the joint chain of signal and inventory, and the crowd's drift ``mu(s) = sum_l m_l (tau / h)^l`` in the time
 left, ``tau = h - s``. With ``U(tau) = exp(-c tau) sum_k w_k (tau / h)^k`` the backward equation ``U' = (A + G(tau)) U +
 F(tau)`` is a recursion for ``w_k``; ``c`` makes its terms positive but for the drift. The values of ``w_k`` are needed
-within ``terms - k`` levels of the state that is asked for.
+within ``terms - k`` levels of the states that are asked for.
 """
 
 import math
@@ -18,11 +18,15 @@ ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, a
 
 
 @njit(**KERNEL)
-def backward_moments(step, states, signals, rates, gains, jumps, reward, lever, drift, variance, values, result):
+def backward_moments(
+    step, groups, states, signals, rates, gains, jumps, reward, lever, drift, variance, values, result
+):  # fmt: skip
     """First and second moments of an additive functional over one step plus the rest of the episode.
 
     Parameters
     ----------
+    groups : (G + 1,) int
+        The pairs ``groups[g] .. groups[g + 1] - 1`` have the same rates and gains, and are worked out together.
     states, signals : (M,) int
         Levels of inventory and of the signal at the start of the step.
     rates, gains : (M, 2)
@@ -48,20 +52,25 @@ def backward_moments(step, states, signals, rates, gains, jumps, reward, lever, 
     second, next_second = np.zeros((count_b + 2, count_q + 2)), np.zeros((count_b + 2, count_q + 2))
     ones, pushed = np.zeros(ring), np.zeros(count_q + 2)
     rise, fall = jumps[0], jumps[1]
-    for i in range(states.shape[0]):
-        q0, b0, up, down = states[i] + 1, signals[i] + 1, rates[i, 0], rates[i, 1]
+    for group in range(groups.shape[0] - 1):
+        i, end = groups[group], groups[group + 1]
+        up, down = rates[i, 0], rates[i, 1]
         gain_up, gain_down = gains[i, 0], gains[i, 1]
         shift = max(up + down + rise + fall, 1e-3 / step)
         stay = shift - up - down - rise - fall
         terms = num_terms(shift * step) + degree + 2
-        low_q, high_q = max(1, q0 - terms), min(count_q, q0 + terms)
-        low_b, high_b = max(1, b0 - terms), min(count_b, b0 + terms)
+        first_q, last_q = states[i:end].min() + 1, states[i:end].max() + 1
+        first_b, last_b = signals[i:end].min() + 1, signals[i:end].max() + 1
+        low_q, high_q = max(1, first_q - terms), min(count_q, last_q + terms)
+        low_b, high_b = max(1, first_b - terms), min(count_b, last_b + terms)
         for b in range(low_b, high_b + 1):
             for q in range(low_q, high_q + 1):
                 first[0, b, q] = values[0, b - 1, q - 1]
                 second[b, q] = values[1, b - 1, q - 1]
         ones[0] = 1.0
-        total_first, total_second = first[0, b0, q0], second[b0, q0]
+        for m in range(i, end):
+            result[m, 0] = first[0, signals[m] + 1, states[m] + 1]
+            result[m, 1] = second[signals[m] + 1, states[m] + 1]
         for k in range(terms):
             f, g, one = first[k % ring], second, ones[k % ring]
             for b in range(low_b, high_b + 1):
@@ -76,8 +85,8 @@ def backward_moments(step, states, signals, rates, gains, jumps, reward, lever, 
             if low_b == 1:
                 f[0], g[0] = f[1], g[1]
             left = terms - 1 - k
-            low_q, high_q = max(1, q0 - left), min(count_q, q0 + left)
-            low_b, high_b = max(1, b0 - left), min(count_b, b0 + left)
+            low_q, high_q = max(1, first_q - left), min(count_q, last_q + left)
+            low_b, high_b = max(1, first_b - left), min(count_b, last_b + left)
             scale, flow, used = step / (k + 1), 0.0, min(k + 1, degree)
             for m in range(used):
                 flow += drift[m] * ones[(k - m) % ring]
@@ -106,16 +115,15 @@ def backward_moments(step, states, signals, rates, gains, jumps, reward, lever, 
                     )  # fmt: skip
             ones[(k + 1) % ring] = scale * shift * one
             second, next_second = next_second, second
-            total_first += new_f[b0, q0]
-            total_second += new_g[b0, q0]
-        weight = math.exp(-shift * step)
-        result[i, 0] = weight * total_first
-        result[i, 1] = weight * total_second
+            for m in range(i, end):
+                result[m, 0] += new_f[signals[m] + 1, states[m] + 1]
+                result[m, 1] += new_g[signals[m] + 1, states[m] + 1]
+        result[i:end] *= math.exp(-shift * step)
 
 
 @njit(**KERNEL)
 def backward_exponential(
-    step, states, signals, rates, gains, jumps, reward, lever, drift, variance, exponents, values, result
+    step, groups, states, signals, rates, gains, jumps, reward, lever, drift, variance, exponents, values, result
 ):
     """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
 
@@ -138,20 +146,24 @@ def backward_exponential(
                 levered = max(levered, abs(z * lever[q]))
         for m in range(degree):
             pushes += abs(drift[m]) * levered
-        for i in range(states.shape[0]):
-            q0, b0, up, down = states[i] + 1, signals[i] + 1, rates[i, 0], rates[i, 1]
+        for group in range(groups.shape[0] - 1):
+            i, end = groups[group], groups[group + 1]
+            up, down = rates[i, 0], rates[i, 1]
             factor_up, factor_down = np.exp(z * gains[i, 0]), np.exp(z * gains[i, 1])
             shift = max(up + down + rise + fall - slowest, 1e-3 / step)
             stay = shift - up - down - rise - fall
             largest = shift + fastest + pushes + up * abs(factor_up) + down * abs(factor_down)
             terms = num_terms(largest * step) + degree + 2
-            low_q, high_q = max(1, q0 - terms), min(count_q, q0 + terms)
-            low_b, high_b = max(1, b0 - terms), min(count_b, b0 + terms)
+            first_q, last_q = states[i:end].min() + 1, states[i:end].max() + 1
+            first_b, last_b = signals[i:end].min() + 1, signals[i:end].max() + 1
+            low_q, high_q = max(1, first_q - terms), min(count_q, last_q + terms)
+            low_b, high_b = max(1, first_b - terms), min(count_b, last_b + terms)
             weight = math.exp(-0.5 * shift * step)  # half at the start, half at the end: the terms stay in range
             for b in range(low_b, high_b + 1):
                 for q in range(low_q, high_q + 1):
                     w[0, b, q] = weight * values[column, b - 1, q - 1]
-            total = w[0, b0, q0]
+            for m in range(i, end):
+                result[m, column] = w[0, signals[m] + 1, states[m] + 1]
             for k in range(terms):
                 f, new = w[k % ring], w[(k + 1) % ring]
                 for b in range(low_b, high_b + 1):
@@ -164,8 +176,8 @@ def backward_exponential(
                 if low_b == 1:
                     f[0] = f[1]
                 left = terms - 1 - k
-                low_q, high_q = max(1, q0 - left), min(count_q, q0 + left)
-                low_b, high_b = max(1, b0 - left), min(count_b, b0 + left)
+                low_q, high_q = max(1, first_q - left), min(count_q, last_q + left)
+                low_b, high_b = max(1, first_b - left), min(count_b, last_b + left)
                 scale, used = step / (k + 1), min(k + 1, degree)
                 for b in range(low_b, high_b + 1):
                     pushed[low_q : high_q + 1] = 0.0
@@ -180,8 +192,10 @@ def backward_exponential(
                             + up * factor_up * f0[q + ONE] + down * factor_down * f0[q - ONE]
                             + lever[q - ONE] * pushed[q]
                         )  # fmt: skip
-                total += new[b0, q0]
-            result[i, column] = weight * total
+                for m in range(i, end):
+                    result[m, column] += new[signals[m] + 1, states[m] + 1]
+            for m in range(i, end):
+                result[m, column] *= weight
 
 
 @njit(**KERNEL)

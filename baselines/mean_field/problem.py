@@ -36,11 +36,15 @@ class MeanFieldProblem:
     flow : mmgym.models.mean_field_flow.Flow, optional
         The crowd's flow, instead of that of the environment's population. (The maker's observations stay those of the
         environment.)
+
+    Notes
+    -----
+    ``tolerance`` is what values are wrong by where the crowd moves too fast for the polynomials that its flow is made
+    of; the level is then "certified". The environment plays these polynomials.
     """
 
     num_controls = 2
     aversion = 0.0
-    tolerance = 0.0
     search_tolerance = 1e-12
     has_market_orders = False
 
@@ -63,6 +67,7 @@ class MeanFieldProblem:
         self.jumps = game.jumps if taker else np.zeros(2)
         self.signal = game.signal if taker else np.zeros(1)
         flow = p.flow if flow is None else flow
+        self.tolerance = game.impact * game.inventory_limit * flow.variation
         self.factors = p.factors(flow)
         self.high_controls = np.full(2, p.max_depth)
         self.low_controls = -self.high_controls
@@ -119,8 +124,17 @@ class MeanFieldProblem:
     # The protocol
 
     def backward(self, n: int, states: Integers, controls: Array, values: Array, functional: Functional) -> Array:
-        p, states = self.params, np.asarray(states)
-        depths = np.asarray(controls, dtype=np.float64)
+        states, depths = np.asarray(states), np.asarray(controls, dtype=np.float64)
+        single = functional.exponents is None and functional.moments == 1
+        order, groups = _groups(states // self.levels if single else None, depths)
+        found = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+        found[order] = self._grouped(n, groups, states[order], depths[order], values, functional)
+        return found
+
+    def _grouped(
+        self, n: int, groups: Integers, states: Integers, depths: Array, values: Array, functional: Functional
+    ) -> Array:
+        p = self.params
         signals, lots = states // self.levels, states % self.levels
         rates = np.ascontiguousarray(self.intensities(n, depths))
         gains = np.ascontiguousarray(functional.gain * p.order_size * depths + functional.fills)
@@ -129,6 +143,7 @@ class MeanFieldProblem:
         if functional.exponents is None and functional.moments == 1:
             mean_field_steps.backward_mean(
                 p.step_length,
+                groups,
                 lots,
                 signals,
                 rates,
@@ -146,6 +161,7 @@ class MeanFieldProblem:
         variance = np.broadcast_to((functional.price * p.volatility * self.inventory) ** 2, self.shape)
         system = (
             p.step_length,
+            groups,
             lots,
             signals,
             rates,
@@ -251,6 +267,17 @@ class MeanFieldProblem:
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         raise TypeError("the mean-field market has no exponential criterion")
+
+
+def _groups(signals: Integers | None, depths: Array) -> tuple[Any, Integers]:
+    """An order of pairs, and where it has pairs of the same depths (and signals) beside each other, shape (G + 1,)."""
+    keys = depths if signals is None else np.column_stack([depths, signals])
+    order = np.lexsort(keys.T)
+    new = (np.diff(keys[order], axis=0) != 0.0).any(axis=1)
+    groups = np.concatenate([[0], np.flatnonzero(new) + 1, [len(keys)]]).astype(np.int64)
+    if len(groups) == len(keys) + 1:  # all different
+        return slice(None), np.arange(len(keys) + 1)
+    return order, groups
 
 
 def _reversed_speed(movement: Array) -> list[Array]:

@@ -28,7 +28,7 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
     takers; `MeanFieldPlayers` does that faster, with arrays.
 
     Infos: the maker's has ``mid`` (since the reset, price), ``inventory`` (assets), ``bid_fills``, ``ask_fills``,
-    ``mean_bid``, ``mean_ask`` (the takers' mean depths of the last step; at a reset the equilibrium's) and
+    ``mean_bid``, ``mean_ask`` (the takers' mean depths of the last step; 0 at a reset) and
     ``mean_inventory`` (of the takers, assets); a taker's has ``inventory`` (assets) and ``signal``.
 
     Parameters
@@ -36,6 +36,8 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
     num_takers : int
         N, from 1 to 10,000.
     reward : {"pnl", "expected"}
+    forecast : str
+        The crowd whose flow the maker sees: "constant", "equilibrium" or the path of a table file.
     **arguments
         Those of `mmgym.models.mean_field_game.Game.create`.
 
@@ -47,15 +49,17 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     metadata = {"name": "mean_field_v0", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
-    def __init__(self, *, num_takers: int = 100, reward: str = "pnl", **arguments: Any) -> None:
-        self.players = MeanFieldPlayers(1, num_takers=num_takers, reward=reward, **arguments)
+    def __init__(
+        self, *, num_takers: int = 100, reward: str = "pnl", forecast: str = "constant", **arguments: Any
+    ) -> None:
+        self.players = MeanFieldPlayers(1, num_takers=num_takers, reward=reward, forecast=forecast, **arguments)
         self.render_mode = None
         self.takers = [f"taker_{i}" for i in range(num_takers)]
         self.possible_agents = [MAKER, *self.takers]
         self.agents: list[str] = []
         one = np.float32(1.0)
         box = gymnasium.spaces.Box
-        low = {MAKER: np.array([0, -1, -1, -1, -1], np.float32)}
+        low = {MAKER: np.array([0, -1, -1, -1, -1, -1, -1, -1], np.float32)}
         low |= {taker: np.array([0, -1, -1], np.float32) for taker in self.takers}
         self.observation_spaces = {agent: box(low[agent], one, dtype=np.float32) for agent in self.possible_agents}
         self.action_spaces = {agent: box(-1.0, 1.0, (2,), np.float32) for agent in self.possible_agents}

@@ -130,7 +130,8 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     The same for both roles and the solver.
 
     - `volatility` (8.0): dollars / sqrt(day), >= 0.
-    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``: up to there the equilibrium is certified.
+    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``. An equilibrium is played only if its
+      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised.
     - `signal_rate` (1.5): jumps / day, or a pair ``[up, down]``.
     - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
     - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): fills / day at depth 0 and 1 / dollar, > 0.
@@ -208,7 +209,8 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
     The same for both roles and the solver.
 
     - `volatility` (8.0): dollars / sqrt(day), >= 0.
-    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``: up to there the equilibrium is certified.
+    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``. An equilibrium is played only if its
+      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised.
     - `signal_rate` (1.5): of the takers' signals, jumps / day, or a pair ``[up, down]``.
     - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
     - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): the takers', fills / day at depth 0 and 1 / dollar, > 0.

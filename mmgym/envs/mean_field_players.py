@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.arguments import integer
+from mmgym.models import mean_field
 from mmgym.models import mean_field_players as model
 from mmgym.random_streams import split_mix
 
@@ -21,7 +22,7 @@ class PlayersStep(NamedTuple):
     """What a step returns, for ``G`` games of ``N`` takers."""
 
     taker_observations: Array  # (G, N, 3) float32
-    maker_observations: Array  # (G, 5) float32
+    maker_observations: Array  # (G, 8) float32
     taker_rewards: Array  # (G, N), price * assets
     maker_rewards: Array  # (G,)
     terminated: bool  # all games have the same number of steps
@@ -35,11 +36,13 @@ class MeanFieldPlayers:
     maker's fills come at the intensities for the mean depths that the takers play in the same step; if nobody quotes
     on a side (``boundary_quotes="quoting"``), none come there.
 
-    Observations: a taker sees the elapsed fraction of the horizon, her inventory over `inventory_limit` and her signal
-    over `signal_limit`; the maker sees the elapsed fraction, her inventory over `inventory_limit`, the takers' mean bid
-    and mean ask over `max_depth` of the *previous* step (at step 0 those of the mean-field equilibrium), and the
-    takers' mean inventory over `inventory_limit`. Actions are bid and ask depth over `max_depth`, float32, clipped to
-    [-1, 1].
+    Observations: a taker sees what a `MeanFieldTakerEnv` shows her: the elapsed fraction of the horizon, her inventory
+    over `inventory_limit` and her signal over `signal_limit`. The maker sees what a `MeanFieldMakerEnv` with
+    ``population=forecast`` shows her, bit for bit: the elapsed fraction, her inventory over `inventory_limit`, and for
+    the coming step mean bid and mean ask over `max_depth` and the squashed drift of the crowd that `forecast` names. A
+    policy for these five entries plays both. Three more say what the takers of this game do: their mean bid and mean
+    ask over `max_depth` in the step before (0 before the first one), and their mean inventory over `inventory_limit`.
+    Actions are bid and ask depth over `max_depth`, float32, clipped to [-1, 1].
 
     Parameters
     ----------
@@ -49,6 +52,9 @@ class MeanFieldPlayers:
         N, from 1 to 10,000.
     reward : {"pnl", "expected"}
         With "expected" the Brownian part of the gains is left out: same expectation, less variance, same fills.
+    forecast : str
+        The crowd whose flow the maker sees: "constant" (takers quote ``1 / taker_fill_decay``), "equilibrium" (which
+        is solved first, unless it is shipped or kept), or the path of a table file by `baselines.write_table`.
     **arguments
         Those of `mmgym.models.mean_field_game.Game.create`.
 
@@ -56,21 +62,32 @@ class MeanFieldPlayers:
     ------
     ValueError
         If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+    mmgym.models.mean_field_limit.NotConverged
+        If the equilibrium is the forecast and not found.
     """
 
-    def __init__(self, num_games: int = 1, *, num_takers: int = 100, reward: str = "pnl", **arguments: Any) -> None:
+    def __init__(
+        self,
+        num_games: int = 1,
+        *,
+        num_takers: int = 100,
+        reward: str = "pnl",
+        forecast: str = "constant",
+        **arguments: Any,
+    ) -> None:
         self.num_games = integer("num_games", num_games, low=1, high=1_000_000)
-        self.params = p = model.Params.create(num_takers=num_takers, reward=reward, **arguments)
+        self.params = p = model.Params.create(num_takers=num_takers, reward=reward, forecast=forecast, **arguments)
         self.num_takers = p.num_takers
         self._record, self._cumulative = p.record, p.cumulative_initial_law
-        self._first = p.first_mean_quotes
+        self._maker = p.maker
+        mean_field.observe(self._maker, 0, 0, 0)  # the forecast is there before the first step, or refused now
         games, takers = self.num_games, self.num_takers
         self._streams: Array = np.zeros((games, 4), np.uint64)
         self.inventory: Array = np.zeros((games, takers), np.int32)  # of the takers, orders
         self.signal: Array = np.zeros((games, takers), np.int32)
         self.maker_inventory: Array = np.zeros(games, np.int32)  # orders
         self.mid: Array = np.zeros(games)  # since the reset, price
-        self.mean_quotes: Array = np.zeros((games, 2))  # of the last step, price
+        self.mean_quotes: Array = np.zeros((games, 2))  # of the last step, price; 0 before the first one
         self.maker_fills: Array = np.zeros((games, 2), np.int32)  # at bid and ask in the last step
         self._steps: Array = np.zeros(games, np.int32)
         self._seeded = self._started = False
@@ -81,7 +98,7 @@ class MeanFieldPlayers:
         return int(self._steps[0])
 
     def reset(self, seed: int | None = None) -> tuple[Array, Array]:
-        """Start an episode in every game: observations of takers (G, N, 3) and makers (G, 5).
+        """Start an episode in every game: observations of takers (G, N, 3) and makers (G, 8).
 
         Parameters
         ----------
@@ -103,7 +120,7 @@ class MeanFieldPlayers:
             self._seeded = True
         state = self._streams, self.inventory, self.signal, self.maker_inventory, self.mid, self._steps
         model.reset_games(self._record, self._cumulative, np.arange(self.num_games), *state)
-        self.mean_quotes[:] = self._first
+        self.mean_quotes[:] = 0.0
         self.maker_fills[:] = 0
         self._started = True
         return self._observe()
@@ -115,11 +132,10 @@ class MeanFieldPlayers:
         takers[..., 0] = elapsed
         takers[..., 1] = self.inventory / limit
         takers[..., 2] = self.signal / max(game.signal_limit, 1)
-        makers: Array = np.empty((self.num_games, 5), np.float32)
-        makers[:, 0] = elapsed
-        makers[:, 1] = self.maker_inventory / limit
-        makers[:, 2:4] = self.mean_quotes / game.max_depth
-        makers[:, 4] = self.inventory.mean(axis=1) / limit
+        makers: Array = np.empty((self.num_games, 8), np.float32)
+        makers[:, :5] = mean_field.observe(self._maker, self.step_number, self.maker_inventory, 0)
+        makers[:, 5:7] = self.mean_quotes / game.max_depth
+        makers[:, 7] = self.inventory.mean(axis=1) / limit
         return takers, makers
 
     def _actions(self, name: str, actions: Any, shape: tuple[int, ...]) -> Array:

@@ -6,9 +6,10 @@ inventory moves the price, inside the step too, under the law of that moment:
 
     dS = sigma dW + kappa d(mean inventory).
 
-A `Flow` has, for each step, the mean inventory's movement as a polynomial in ``x = (t - t_n) / h`` (interpolated at
-Chebyshev points; for the registered markets it is exact to rounding) and the mean quotes that a market-maker meets: of
-the takers who quote on a side at ``t_n``, for the whole step.
+A `Flow` has, for each step, the mean inventory's movement as a polynomial in ``x = (t - t_n) / h``, interpolated at
+Chebyshev points and compared between them with what it stands for (for the registered markets it is exact to rounding;
+a crowd with hundreds of fills in a step moves too fast for a polynomial), and the mean quotes that a market-maker
+meets: of the takers who quote on a side at ``t_n``, for the whole step.
 
 The equilibrium is a fixed point of (flow) -> (best frozen depths of a taker) -> (flow of a crowd with these depths). It
 is found from that of continuous time, with the derivative of the continuous map as a preconditioner.
@@ -20,7 +21,7 @@ import hashlib
 import json
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.linalg import expm
-from scipy.sparse.linalg import LinearOperator, gmres
 
 from mmgym.models import mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
@@ -52,8 +52,9 @@ __all__ = [
 Array = NDArray[np.float64]
 
 DEGREE = 16  # of the movement's polynomial
-TOLERANCE = 2e-11  # of the equilibrium: total residual of the price path times the inventory limit, over the value
 UNCLIMBED = 1e6  # of a best depth: what a further move promises, in units of the values' rounding error
+WEAKEST = 8.0  # the smallest step towards an impact is its share of 1 / 8
+LIMIT_TOLERANCE = 1e-6  # of the equilibrium in continuous time that a solution starts from
 FIELDS = (  # of the game, that the crowd depends on
     "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
     "taker_fill_decay", "order_size", "inventory_limit", "taker_risk_aversion", "max_depth", "horizon", "num_steps",
@@ -62,6 +63,7 @@ FIELDS = (  # of the game, that the crowd depends on
 
 # Chebyshev points of the second kind on [0, 1], and the map from values there to coefficients of 1, x, x^2, ...
 POINTS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
+CHECKS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * DEGREE + 1) / (2 * DEGREE))  # these, and one between any two
 _TO_CHEBYSHEV: Array = np.asarray(np.linalg.inv(chebyshev.chebvander(2.0 * POINTS - 1.0, DEGREE)), dtype=np.float64)
 
 
@@ -95,6 +97,10 @@ class Flow:
         assets); nan for a flow that is not meant to be an equilibrium.
     iterations : int
         Evaluations of the frozen map.
+    variation : float
+        About twice the total variation in time of what the polynomials miss of the mean inventory (assets); steps with
+        less than 1e-10 orders count as rounding. Times impact and inventory limit it bounds what a player's value is
+        wrong by.
     """
 
     movement: Array
@@ -102,6 +108,7 @@ class Flow:
     quoting: Array
     residual: float = float("nan")
     iterations: int = 0
+    variation: float = 0.0
 
     def powers(self, points: Array) -> Array:
         """Movement at times ``points`` (P,) of [0, 1] of every step, shape (N, P)."""
@@ -208,20 +215,29 @@ def induced_flow(game: Game, quotes: Array, weights: Array | None = None) -> tup
     """
     if weights is None:
         quotes, weights = quotes[..., None, :], np.ones((*quotes.shape[:-1], 1))
+    flow, laws, moved = _crowd_flow(game, quotes, weights, CHECKS)
+    missed = np.abs(np.diff(moved - flow.powers(CHECKS), axis=1)).sum(axis=1)
+    return replace(flow, variation=float(2.0 * missed[missed > 1e-10 * game.order_size].sum())), laws
+
+
+def _crowd_flow(game: Game, quotes: Array, weights: Array, points: Array) -> tuple[Flow, Array, Array]:
+    """Flow, laws and movement (N, P) at points of [0, 1], `POINTS` or `CHECKS`, of a crowd that plays a table."""
     system, size = step_system(game), game.order_size
     laws = np.empty((game.num_steps + 1, *game.shape))
     laws[0] = game.initial
-    moved = np.zeros((game.num_steps, DEGREE + 1))
+    moved = np.zeros((game.num_steps, len(points)))
     for n in range(game.num_steps):
         after = np.zeros(game.shape)
         for m in range(weights.shape[-1]):
             rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * quotes[n, :, :, m])
             law = laws[n] * weights[n, :, :, m]
-            mean_field_steps.forward(game.step_length, rates, law, POINTS, after, moved[n])
+            mean_field_steps.forward(game.step_length, rates, law, points, after, moved[n])
         laws[n + 1] = system.moves.T @ after
     means = (weights[..., None] * quotes).sum(axis=-2)
     mean_quotes, quoting = mean_field_limit.boundary_means(game, laws[:-1], means)
-    return Flow(_movement(size * moved, size), mean_quotes, quoting), laws
+    moved *= size
+    movement = _movement(moved[:, :: (len(points) - 1) // DEGREE], size)
+    return Flow(movement, mean_quotes, quoting), laws, moved
 
 
 def _movement(values: Array, size: float) -> Array:
@@ -245,83 +261,110 @@ def _frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, F
     """Movement at `POINTS` of the crowd that plays best against the movement ``moved`` (N, D + 1), and its parts."""
     nothing = np.zeros((game.num_steps, 2))
     quotes, values = best_response(game, Flow(_movement(moved, game.order_size), nothing, nothing), guess)
-    flow, _ = induced_flow(game, quotes)
+    one = np.ones((*quotes.shape[:-1], 1))
+    flow = _crowd_flow(game, quotes[..., None, :], one, POINTS)[0]
     return flow.powers(POINTS), flow, quotes, values
 
 
-def solve_equilibrium_flow(game: Game) -> Flow:
+def solve_equilibrium_flow(
+    game: Game, tolerance: float = 1e-10, start: mean_field_limit.Equilibrium | None = None
+) -> Flow:
     """The equilibrium flow of the frozen-control game.
+
+    Parameters
+    ----------
+    game : Game
+    tolerance : float
+        Of the flow: total residual of the price path times the inventory limit, over a taker's value. Rounding leaves
+        some 2e-11.
+    start : Equilibrium, optional
+        Of a game like this one in continuous time, with the same horizon: where its solution starts from.
 
     Raises
     ------
+    ValueError
+        If the tolerance is not between 1e-13 and 1.
     mmgym.models.mean_field_limit.NotConverged
         If it is not found: no flow is returned.
     """
+    if not 1e-13 <= tolerance < 1.0:
+        raise ValueError(f"tolerance = {tolerance!r} is not allowed: it must be from 1e-13 to below 1")
     shape = (game.num_steps, DEGREE + 1)
     moved = np.zeros(shape)
     image, flow, quotes, values = _frozen_map(game, moved, None)
     scale = game.impact * game.inventory_limit / DEGREE
     size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
     weights = np.full(shape[0] * DEGREE, scale)
-    if float(scale * np.abs(image).sum()) <= TOLERANCE * size:
-        return Flow(flow.movement, flow.mean_quotes, flow.quoting, float(scale * np.abs(image).sum()), 1)
-    limit = _Linearised(game)
-    guess = quotes[-1]
-
-    def apply(inside: Array) -> Array:
-        full = np.concatenate([np.zeros((shape[0], 1)), inside.reshape(shape[0], DEGREE)], axis=1)
-        return _frozen_map(game, full, guess)[0][:, 1:].ravel()
-
-    found, _, residual, iterations = mean_field_limit.fixed_point(
-        apply, limit.start.ravel(), weights, TOLERANCE * size, limit.correct
-    )
-    full = np.concatenate([np.zeros((shape[0], 1)), found.reshape(shape[0], DEGREE)], axis=1)
-    _, flow, _, _ = _frozen_map(game, full, guess)
-    return Flow(flow.movement, flow.mean_quotes, flow.quoting, residual, iterations + 2)
+    residual, iterations = float(scale * np.abs(image).sum()), 1
+    if not residual <= tolerance * size:
+        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes[-1], weights)
+        iterations += evaluations
+    flow, _ = induced_flow(game, quotes)
+    return replace(flow, residual=residual, iterations=iterations)
 
 
-class _Linearised:
-    """The continuous game near its equilibrium: a first guess and an approximate inverse for the frozen one."""
+def _coupled(
+    game: Game, tolerance: float, start: mean_field_limit.Equilibrium | None, guess: Array, weights: Array
+) -> tuple[Array, float, int]:
+    """The equilibrium's quotes, residual and evaluations: from the continuous one, else from weaker impacts."""
+    zeros, iterations = np.zeros((game.num_steps, 1)), 0
 
-    def __init__(self, game: Game) -> None:
-        self.game = game
-        limit = mean_field_limit
-        self.times = limit.time_grid(game, limit.COARSE)
-        self.curve = limit.curve_times(self.times)
-        self.root = np.sqrt(limit.curve_weights(self.times))
-        self.drift = limit.equilibrium_drift(game, self.times)
-        self.image = limit.best_drift(game, self.times, self.drift)
+    def solved(part: Game, inside: Array | None, limit: _NearTheLimit) -> tuple[Array, float, int]:
+        def apply(moved: Array) -> Array:
+            full = np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1)
+            return _frozen_map(part, full, guess)[0][:, 1:].ravel()
+
+        first = limit.start.ravel() if inside is None else inside
+        scaled = weights * (part.impact / game.impact)
+        found, _, residual, count = mean_field_limit.fixed_point(apply, first, scaled, tolerance, limit.correct)
+        return found, residual, count
+
+    reached, step = 0.0, game.impact
+    inside: Array | None = None
+    while True:
+        impact = min(reached + step, game.impact)
+        part = game._replace(impact=impact)
+        try:
+            start = mean_field_limit.solve_equilibrium(part, LIMIT_TOLERANCE, start)
+            found, residual, count = solved(part, inside, _NearTheLimit(part, start))
+        except mean_field_limit.NotConverged:
+            step *= 0.5
+            if step < game.impact / WEAKEST:
+                raise
+            continue
+        iterations += count
+        if impact == game.impact:
+            full = np.concatenate([zeros, found.reshape(-1, DEGREE)], axis=1)
+            return _frozen_map(game, full, guess)[2], residual, iterations + 1
+        inside, reached = found, impact
+
+
+class _NearTheLimit:
+    """The game in continuous time near its equilibrium: a first guess and an approximate inverse for the frozen one."""
+
+    def __init__(self, game: Game, found: mean_field_limit.Equilibrium) -> None:
+        self.game, times = game, found.flow.times
+        self.linearised = mean_field_limit.Linearised(game, times, found.flow.drift)
         self.steps = game.step_length * np.arange(game.num_steps)
         self.inside = (self.steps[:, None] + game.step_length * POINTS[None, :]).clip(0.0, game.horizon)
-        self.start = self._moved(self.drift)
+        self.start = self._moved(found.flow.drift)
 
     def _moved(self, drift: Array) -> Array:
         """Movement at `POINTS` but the first, shape (N, D), that gives a drift curve."""
-        path = CubicSpline(self.curve, drift).antiderivative()(self.inside) / self.game.impact
+        path = CubicSpline(self.linearised.curve, drift).antiderivative()(self.inside) / self.game.impact
         return np.asarray(path[:, 1:] - path[:, :1])
 
     def correct(self, residual: Array) -> Array:
         """About ``(1 - DPhi)^-1 residual``, by GMRES on the continuous map's derivative."""
-        game = self.game
+        game, curve = self.game, self.linearised.curve
         full = np.concatenate([np.zeros((game.num_steps, 1)), residual.reshape(game.num_steps, DEGREE)], axis=1)
         flow = Flow(_movement(full, game.order_size), np.zeros((1, 2)), np.zeros((1, 2)))
-        step = np.minimum((self.curve / game.step_length).astype(int), game.num_steps - 1)
-        x = self.curve / game.step_length - step
+        step = np.minimum((curve / game.step_length).astype(int), game.num_steps - 1)
+        x = curve / game.step_length - step
         order = np.arange(1, DEGREE + 1)
         speed = (flow.movement[step, 1:] * order * x[:, None] ** (order - 1)).sum(axis=1)
-        source = game.impact / game.step_length * speed
-        size = 1.0 + float(np.abs(self.drift).max())
-
-        def derivative(direction: Array) -> Array:
-            step = 1e-6 * size / max(float(np.abs(direction).max()), 1e-300)
-            return (mean_field_limit.best_drift(game, self.times, self.drift + step * direction) - self.image) / step
-
-        def product(scaled: Array) -> Array:
-            return np.asarray(scaled - self.root * derivative(scaled / self.root))
-
-        operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
-        found, _ = gmres(operator, self.root * source, rtol=1e-3, restart=60, maxiter=1)
-        return np.asarray(residual + self._moved(found / self.root - source).ravel())
+        response = self.linearised.response(game.impact / game.step_length * speed)
+        return np.asarray(residual + self._moved(response).ravel())
 
 
 # Kept flows -----------------------------------------------------------------------------------------------------------
@@ -349,6 +392,7 @@ def save_flow(flow: Flow, game: Game, stream: Any) -> None:
         quoting=flow.quoting,
         residual=np.array(flow.residual),
         iterations=np.array(flow.iterations),
+        variation=np.array(flow.variation),
         game=np.array(json.dumps(_crowd(game))),
     )
 
@@ -369,7 +413,8 @@ def load_flow(stream: Any, game: Game) -> Flow | None:
             pairs = (found["mean_quotes"], found["quoting"])
             if any(pair.shape != (count, 2) for pair in pairs):
                 return None
-            return Flow(movement, *pairs, float(found["residual"]), int(found["iterations"]))
+            residual, variation = float(found["residual"]), float(found["variation"])
+            return Flow(movement, *pairs, residual, int(found["iterations"]), variation)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 

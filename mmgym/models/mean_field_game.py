@@ -21,7 +21,7 @@ MAX_LEVELS = 50  # orders on one side
 MAX_SIGNAL = 10  # levels of the signal on one side
 MAX_EVENTS = 600.0  # expected events a step at the smallest depths
 MAX_EXPONENT = 50.0  # fill_decay * max_depth
-MAX_PRESSURE = 0.5  # impact * order_size, price: the certified range of the equilibrium
+MAX_PRESSURE = 0.5  # impact * order_size, price: equilibria have been looked for up to here
 PRESETS: dict[str, dict[str, Any]] = {  # the registered games
     "paper": {},
     "fast_signals": {"signal_rate": 15.0},
@@ -103,8 +103,8 @@ class Game(NamedTuple):
         impact = real("impact", impact, low=0.0)
         if impact * order_size > MAX_PRESSURE * (1.0 + 1e-12):
             raise ValueError(
-                f"impact = {impact!r} is not allowed: the equilibrium is certified up to impact * order_size = "
-                f"{MAX_PRESSURE:g} only, which is impact = {MAX_PRESSURE / order_size:g} here"
+                f"impact = {impact!r} is not allowed: the solver of the equilibrium is tested up to impact * "
+                f"order_size = {MAX_PRESSURE:g} only, which is impact = {MAX_PRESSURE / order_size:g} here"
             )
         max_depth = real("max_depth", max_depth, above=0.0, high=MAX_EXPONENT / max(decays))
         horizon = real("horizon", horizon, above=0.0, high=1e9)

@@ -9,15 +9,23 @@ With ``H(D) = max_{|d| <= d_inf} A^m exp(-k d) (z d + D)`` and the drift ``m`` t
 from ``W(T) = 0`` and ``p(0) = P_0`` (Baldacci, Bergault & Possamai, system (4.6), corrected). The fixed point is one
 curve ``m``. The market-maker faces ``m`` and the takers' mean quotes, and nobody faces her.
 
-Times lie on a graded grid with Runge-Kutta steps of order 4; the grid is refined until the values settle.
+Times lie on a graded grid with Runge-Kutta steps of order 4. A step must be shorter than the wait for two of the
+players' fastest events, or the scheme explodes: the first grid is refined until that holds (`events_in_a_step`), and
+from there until the values settle. Orders of convergence are observed, not assumed: bounds on the depths and a crowd
+that starts at an inventory limit make them lower than 4.
+
+A strong impact makes the fixed point hard to reach from a crowd that stays where it is. It is then approached from
+weaker impacts, each starting from the one before.
 """
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 from scipy.sparse.linalg import LinearOperator, gmres
 
 from mmgym.models import mean_field_ode as ode
@@ -45,7 +53,10 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-COARSE, FINEST = 1_000, 16_000  # intervals of the first grid and of the last
+COARSE, FINEST = 1_000, 32_000  # intervals of the first grid and of the last
+RUSH = 0.15  # density of the grid that goes to the first moments
+STABLE = 2.0  # expected events a time step: Runge-Kutta steps of order 4 explode from 2.79 on
+WEAKEST = 64.0  # the smallest step towards an impact is its share of 1 / 64
 NEWTON_STEPS = 30
 
 
@@ -67,8 +78,8 @@ class ContinuousFlow(NamedTuple):
     times: Array  # (n + 1,)
     drift: Array  # m, (2 n + 1,)
     laws: Array  # (2 n + 1, B, Q)
-    mean_quotes: Array  # [bid, ask], (2 n + 1, 2); 0 where nobody quotes
-    quoting: Array  # mass of the takers who quote on each side, (2 n + 1, 2)
+    mean_quotes: Array  # [bid, ask], (2 n + 1, 2); the right limit at 0 if nobody quotes there at first
+    quoting: Array  # mass of the takers who quote on each side, (2 n + 1, 2); the smallest number > 0 at such a limit
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,8 @@ class Equilibrium:
     iterations : int
         Evaluations of the map on all grids.
     error : float
-        Estimate of the error of time stepping, relative: the change by the last refinement, divided by 15.
+        Estimate of the relative error of both values by time stepping, with the order of convergence that the last
+        three grids show.
     """
 
     flow: ContinuousFlow
@@ -111,14 +123,19 @@ class Equilibrium:
 
 
 def time_grid(game: Game, intervals: int) -> Array:
-    """A grid of [0, T], shape (n + 1,), fine near 0, where an impatient crowd moves at once, and near T."""
-    x = np.linspace(0.0, game.horizon, 4001)
-    scale = game.horizon / 50.0
-    density = 1.0 + 9.0 * np.exp(-x / scale) + 2.0 * np.exp(-(game.horizon - x) / scale)
-    total = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
-    times = np.interp(np.linspace(0.0, total[-1], intervals + 1), total, x)
-    times[0], times[-1] = 0.0, game.horizon
-    return times
+    """A grid of [0, T], shape (n + 1,), fine near 0, where an impatient crowd moves at once, and near T.
+
+    An eighth of it lies in the time in which takers at ``-max_depth`` fill some ten orders.
+    """
+    horizon = game.horizon
+    scale = horizon / 50.0
+    rush = min(scale, 10.0 / (game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth)))
+    x = np.unique(np.concatenate([np.linspace(0.0, horizon, 4001), np.linspace(0.0, min(20.0 * rush, horizon), 1001)]))
+    total = x + 9.0 * scale * -np.expm1(-x / scale) + 2.0 * scale * np.exp(-(horizon - x) / scale)
+    total += RUSH * horizon * -np.expm1(-x / rush)
+    times = np.interp(np.linspace(total[0], total[-1], intervals + 1), total, x)
+    times[0], times[-1] = 0.0, horizon
+    return np.asarray(times)
 
 
 def curve_times(times: Array) -> Array:
@@ -222,7 +239,18 @@ def induced_flow(game: Game, times: Array, feedback: Feedback, euler: bool = Fal
     net = np.empty(len(laws))
     ode.buying(laws, rates, net)
     means, masses = boundary_means(game, laws, np.broadcast_to(feedback.quotes, (*laws.shape, 2)))
+    if game.boundary_quotes == "quoting":
+        _start_quoting(laws[0], rates[0], feedback.quotes[0], means[0], masses[0])
     return ContinuousFlow(times, game.impact * game.order_size * net, laws, means, masses)
+
+
+def _start_quoting(law: Array, rates: Array, quotes: Array, means: Array, masses: Array) -> None:
+    """Right limits at time 0 on a side on which no taker quotes: that of those who leave the inventory limit first."""
+    for side, limit, next_to in ((0, -1, -2), (1, 0, 1)):
+        if masses[side] == 0.0:
+            leaving = law[:, limit] * rates[:, limit, 1 - side]
+            means[side] = leaving @ quotes[:, next_to, side] / leaving.sum()
+            masses[side] = np.finfo(np.float64).tiny
 
 
 def evaluate_taker(game: Game, times: Array, drift: Array, feedback: Feedback) -> Array:
@@ -332,12 +360,42 @@ def fixed_point(
         history.append(size)
     raise NotConverged(
         f"no equilibrium found: after {evaluations} evaluations the residuals are "
-        f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; this market lies outside "
-        "the range in which the solver is certified (lower impact, or more takers' patience)"
+        f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; lower the impact, "
+        "raise the tolerance, or start from the equilibrium of a game like this one"
     )
 
 
-def solve_equilibrium(game: Game, tolerance: float = 1e-8) -> Equilibrium:
+def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> float:
+    """The largest expected number of fills and signal jumps in a time step, of all states: inf if not finite.
+
+    Parameters
+    ----------
+    times : (n + 1,)
+    rates : (2 n + 1, B, Q, 2)
+        Fill rates (1 / time); blocked sides do not count.
+    jumps : (2,), optional
+        Rates of the signal's jumps (1 / time).
+    """
+    total = np.zeros(rates.shape[:-1])
+    total[..., :-1] += rates[..., :-1, 0]
+    total[..., 1:] += rates[..., 1:, 1]
+    if jumps is not None:
+        total[:, :-1] += jumps[0]
+        total[:, 1:] += jumps[1]
+    fastest = total.max(axis=(1, 2))
+    found = np.diff(times) * np.maximum(np.maximum(fastest[:-1:2], fastest[1::2]), fastest[2::2])
+    return float(found.max()) if np.isfinite(found).all() else np.inf
+
+
+class _TooCoarse(Exception):  # noqa: N818  # leads to a finer grid
+    """Time steps are too long for the rates of a role: Runge-Kutta steps explode."""
+
+    def __init__(self, role: str, events: float) -> None:
+        super().__init__(role)
+        self.role, self.events = role, events
+
+
+def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | None = None) -> Equilibrium:
     """The equilibrium in continuous time.
 
     Parameters
@@ -345,71 +403,193 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8) -> Equilibrium:
     game : Game
     tolerance : float
         Relative error of the values ``sum P_0 W^m(0)`` and ``W(0, 0)`` by time stepping, at least 1e-12.
+    start : Equilibrium, optional
+        Of a game like this one with the same horizon: where to start from, instead of a price without drift.
 
     Raises
     ------
+    ValueError
+        If the tolerance is not between 1e-12 and 1, or the start has another horizon.
     NotConverged
-        If the fixed point is not found, or the tolerance is not reached on the finest grid.
+        If the game's rates ask for more than 32,000 time steps, the fixed point is not found, or the tolerance is not
+        reached on the finest grid. The message says which.
     """
-    intervals, total, drift = COARSE, 0, None
-    before: Equilibrium | None = None
+    if not 1e-12 <= tolerance < 1.0:
+        raise ValueError(f"tolerance = {tolerance!r} is not allowed: it must be from 1e-12 to below 1")
+    if start is not None and start.flow.times[-1] != game.horizon:
+        raise ValueError(
+            f"start is not allowed: its horizon is {start.flow.times[-1]:g}, but that of this game is {game.horizon:g}"
+        )
+    known = None if start is None else (curve_times(start.flow.times), start.flow.drift)
+    intervals, iterations = COARSE, 0
+    coarse: Linearised | None = None
+    history: list[tuple[float, float]] = []  # values on grids of doubled fineness
+    error, cause = np.inf, ""
     while intervals <= FINEST:
         times = time_grid(game, intervals)
-        start = np.zeros(2 * intervals + 1)
-        if before is not None and drift is not None:
-            start = np.interp(curve_times(times), curve_times(before.flow.times), drift)
-        found, drift = _solve_on(game, times, start, 0.01 * max(tolerance, 1e-12))
-        total += found.iterations
-        if before is not None:
-            pairs = ((found.taker_value, before.taker_value), (found.maker_value, before.maker_value))
-            error = max(abs(new - old) / max(abs(new), 1e-300) for new, old in pairs) / 15.0
-            found = Equilibrium(**{**found.__dict__, "iterations": total, "error": error})
-            if error <= tolerance:
-                return found
-        before, intervals = found, 2 * intervals
-    raise NotConverged(
-        f"the values have a relative error of about {before.error if before else np.nan:.3g} on the finest grid, not "
-        f"{tolerance:.3g}"
-    )
+        curve = curve_times(times)
+        drift = np.zeros(len(curve)) if known is None else np.interp(curve, *known)
+        try:
+            found = _solve_on(game, times, drift, 0.01 * tolerance, coarse)
+        except _TooCoarse as problem:
+            cause = (
+                f"the {problem.role}s' fills and signal jumps are too fast for {intervals} time steps over the horizon "
+                f"({problem.events:.3g} in the busiest step, where {STABLE:g} are allowed), and {FINEST} are the most; "
+                "lower the horizon, the fill rates, the signal rates or max_depth"
+            )
+            intervals, history, coarse = 2 * intervals, [], None
+            continue
+        iterations += found.iterations
+        known = curve, found.flow.drift
+        coarse = Linearised(game, times, found.flow.drift) if coarse is None else coarse
+        history.append((found.taker_value, found.maker_value))
+        error = max(_stepping_error([pair[role] for pair in history]) for role in (0, 1))
+        if error <= tolerance:
+            return replace(found, iterations=iterations, error=error)
+        cause = (
+            f"the values have a relative error of about {error:.3g} on the finest grid of {intervals} time steps, not "
+            f"{tolerance:.3g}; raise the tolerance"
+        )
+        intervals *= 2
+    raise NotConverged(cause)
+
+
+def _stepping_error(values: list[float]) -> float:
+    """Relative error of the last of values on grids of doubled fineness, with the order of convergence they show.
+
+    Two values show no order: the error is then their whole difference, as with order 1.
+    """
+    if len(values) < 2:
+        return np.inf
+    size = max(abs(values[-1]), 1e-300)
+    last = abs(values[-1] - values[-2])
+    if len(values) == 2 or last <= 1e-14 * size:
+        return max(last / size, 1e-16)
+    order = np.log2(max(abs(values[-2] - values[-3]), 1e-300) / last)
+    return float(last / (2.0 ** min(max(order, 0.25), 4.0) - 1.0) / size)
 
 
 def _solve_on(
-    game: Game, times: Array, start: Array, tolerance: float, euler: bool = False
-) -> tuple[Equilibrium, Array]:
-    """The equilibrium on a grid, and its drift curve; ``tolerance`` of the residual is relative to the value."""
+    game: Game,
+    times: Array,
+    start: Array,
+    tolerance: float,
+    coarse: "Linearised | None" = None,
+    euler: bool = False,
+) -> Equilibrium:
+    """The equilibrium on a grid; ``tolerance`` of the residual is relative to the value.
+
+    If it is not found from the start, from equilibria of weaker impacts.
+    """
+    drift, reached, step = start, 0.0, game.impact
+    while True:
+        impact = min(reached + step, game.impact)
+        try:
+            found = _solve_from(game._replace(impact=impact), times, drift, tolerance, coarse, euler)
+        except NotConverged:
+            step *= 0.5
+            if euler or step < game.impact / WEAKEST:
+                raise
+            if reached == 0.0:
+                drift, coarse = np.zeros_like(start), None
+            continue
+        if impact == game.impact:
+            return found
+        reached = impact
+        drift = found.flow.drift * min(reached + step, game.impact) / reached
+
+
+def _solve_from(
+    game: Game, times: Array, start: Array, tolerance: float, coarse: "Linearised | None", euler: bool
+) -> Equilibrium:
     scale = game.inventory_limit
     kept: dict[str, Any] = {}
 
     def apply(drift: Array) -> Array:
         with np.errstate(all="ignore"):
             values, quotes = taker_optimum(game, times, drift, euler)
-            flow = induced_flow(game, times, feedback_of_quotes(quotes, game.taker_fill_decay), euler)
+            feedback = feedback_of_quotes(quotes, game.taker_fill_decay)
+            flow = induced_flow(game, times, feedback, euler)
+            if "events" not in kept:
+                kept["events"] = events_in_a_step(times, game.taker_fill_rate * feedback.hits, game.jumps)
         if np.isfinite(flow.drift).all():
             kept["value"] = float((flow.laws[0] * values[0]).sum())
         return flow.drift
 
+    def too_coarse(role: str, events: float) -> None:
+        if not euler and not events <= STABLE:
+            raise _TooCoarse(role, events)
+
+    too_coarse("taker", float(game.jumps.sum() * np.diff(times).max()) if game.signal_limit > 0 else 0.0)
     weights = scale * curve_weights(times)
     first = apply(start)
+    too_coarse("taker", kept["events"])
     size = max(abs(kept.get("value", 0.0)), 1e-6 * scale)
+    correct = None if coarse is None else coarse.on(curve_times(times))
     drift, _, residual, evaluations = fixed_point(
-        lambda x: first if x is start else apply(x), start, weights, tolerance * size
+        lambda x: first if x is start else apply(x), start, weights, tolerance * size, correct
     )
     values, quotes = taker_optimum(game, times, drift, euler)
-    flow = induced_flow(game, times, feedback_of_quotes(quotes, game.taker_fill_decay), euler)
-    maker_values, maker_quotes = maker_optimum(game, flow, euler)
-    found = Equilibrium(flow, values, maker_values, quotes, maker_quotes, residual, evaluations + 1, np.nan)
-    return found, drift
+    feedback = feedback_of_quotes(quotes, game.taker_fill_decay)
+    too_coarse("taker", events_in_a_step(times, game.taker_fill_rate * feedback.hits, game.jumps))
+    flow = induced_flow(game, times, feedback, euler)
+    with np.errstate(all="ignore"):
+        maker_values, maker_quotes = maker_optimum(game, flow, euler)
+        rates = maker_factors(game, flow.mean_quotes, flow.quoting)[:, None] * np.exp(
+            -game.maker_fill_decay * maker_quotes
+        )
+        too_coarse("maker", events_in_a_step(times, rates[:, None]))
+    return Equilibrium(flow, values, maker_values, quotes, maker_quotes, residual, evaluations + 1, np.nan)
+
+
+class Linearised:
+    """The map of the fixed point near a drift, on a grid: an approximate ``(1 - DPhi)^-1`` for finer descriptions.
+
+    Parameters
+    ----------
+    game : Game
+    times : (n + 1,)
+    drift : (2 n + 1,)
+        Near the fixed point.
+    """
+
+    def __init__(self, game: Game, times: Array, drift: Array) -> None:
+        self.game, self.times, self.drift = game, times, drift
+        self.curve = curve_times(times)
+        self._root = np.sqrt(curve_weights(times))
+        self._size = 1.0 + float(np.abs(drift).max())
+
+    @functools.cached_property
+    def _image(self) -> Array:
+        return best_drift(self.game, self.times, self.drift)
+
+    def response(self, source: Array) -> Array:
+        """``x - source`` where ``x`` is about ``(1 - DPhi)^-1 source``, by GMRES; both are drift curves (2 n + 1,)."""
+
+        def product(scaled: Array) -> Array:
+            direction = scaled / self._root
+            step = 1e-6 * self._size / max(float(np.abs(direction).max()), 1e-300)
+            derivative = (best_drift(self.game, self.times, self.drift + step * direction) - self._image) / step
+            return np.asarray(scaled - self._root * derivative)
+
+        operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
+        found, _ = gmres(operator, self._root * source, rtol=1e-3, restart=60, maxiter=1)
+        return np.asarray(found / self._root - source)
+
+    def on(self, curve: Array) -> Callable[[Array], Array]:
+        """About ``(1 - DPhi)^-1`` for drifts on other times."""
+
+        def correct(residual: Array) -> Array:
+            response = self.response(np.interp(self.curve, curve, residual))
+            return np.asarray(residual + CubicSpline(self.curve, response)(curve))
+
+        return correct
 
 
 def best_drift(game: Game, times: Array, drift: Array) -> Array:
     """The drift of a crowd of takers who play best under a drift: the map whose fixed point is the equilibrium."""
     quotes = taker_optimum(game, times, drift)[1]
     return induced_flow(game, times, feedback_of_quotes(quotes, game.taker_fill_decay)).drift
-
-
-def equilibrium_drift(game: Game, times: Array) -> Array:
-    """The equilibrium's drift on one grid, shape (2 n + 1,)."""
-    return _solve_on(game, times, np.zeros(2 * len(times) - 1), 1e-10)[1]
 
 
 def euler_equilibrium(game: Game, steps: int) -> Equilibrium:
@@ -421,4 +601,4 @@ def euler_equilibrium(game: Game, steps: int) -> Equilibrium:
         If the scheme is unstable at that step, or the fixed point is not found.
     """
     times = np.linspace(0.0, game.horizon, steps + 1)
-    return _solve_on(game, times, np.zeros(2 * steps + 1), 1e-10, euler=True)[0]
+    return _solve_on(game, times, np.zeros(2 * steps + 1), 1e-10, euler=True)

@@ -11,6 +11,9 @@ A step freezes all depths and simulates the rest exactly: given these no player'
 each has competing exponential clocks of her own; the fills of all are then put in the order of time, and the mid is
 walked through them, Brownian motion included. One stream a game draws fills and signals, another the Brownian motion:
 the same seed gives the same fills for both rewards.
+
+What the maker of `mmgym.models.mean_field` sees, she sees here too: the flow of a crowd without limit in the coming
+step. It is a forecast here, of the crowd that is named, and the takers of the game may do something else.
 """
 
 import math
@@ -21,8 +24,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer
-from mmgym.models.mean_field_flow import equilibrium_flow
+from mmgym.models.mean_field import MakerParams
 from mmgym.models.mean_field_game import Game
+from mmgym.models.mean_field_population import population_of
 from mmgym.random_streams import exponential, normal, start_stream, uniform
 
 __all__ = ["MAX_TAKERS", "Params", "reset_games", "seed_games", "step_games"]
@@ -41,9 +45,12 @@ class Params(NamedTuple):
     game: Game
     num_takers: int  # N
     reward: Literal["pnl", "expected"]
+    forecast: tuple[str, str]  # what the maker expects the takers to play: as `mean_field.Params.population`
 
     @classmethod
-    def create(cls, *, num_takers: int = 100, reward: str = "pnl", **arguments: Any) -> "Params":
+    def create(
+        cls, *, num_takers: int = 100, reward: str = "pnl", forecast: str = "constant", **arguments: Any
+    ) -> "Params":
         """Checked parameters; the other arguments are those of `mmgym.models.mean_field_game.Game.create`.
 
         Raises
@@ -53,10 +60,12 @@ class Params(NamedTuple):
         """
         if "population" in arguments:
             raise ValueError("population is not allowed: every taker of this game is a player of her own")
+        game = Game.create(**arguments)
         return cls(
-            game=Game.create(**arguments),
+            game=game,
             num_takers=integer("num_takers", num_takers, low=1, high=MAX_TAKERS),
             reward=choice("reward", reward, ("pnl", "expected")),
+            forecast=population_of(game, forecast, "forecast"),
         )
 
     @property
@@ -65,9 +74,9 @@ class Params(NamedTuple):
         return self.game.impact * self.game.order_size / self.num_takers
 
     @property
-    def first_mean_quotes(self) -> Array:
-        """Mean bid and ask of the equilibrium's crowd at step 0 (price), shape (2,)."""
-        return np.asarray(equilibrium_flow(self.game).mean_quotes[0])
+    def maker(self) -> MakerParams:
+        """The maker of `mmgym.models.mean_field` against the crowd of the forecast."""
+        return MakerParams(*self.game, population=self.forecast, reward=self.reward, role="maker")
 
     @property
     def record(self) -> Any:

@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 FORMAT = 1  # of table files
 
 
-def population_of(game: Game, population: Any) -> tuple[str, str]:
-    """A checked name or path, and a hash of the file ("" without one).
+def population_of(game: Game, population: Any, name: str = "population") -> tuple[str, str]:
+    """A checked name or path, and a hash of the file ("" without one); ``name`` is the argument's, for messages.
 
     Raises
     ------
@@ -32,21 +32,21 @@ def population_of(game: Game, population: Any) -> tuple[str, str]:
         If it is neither, or the file is not a table of takers of this game.
     """
     if not isinstance(population, str):
-        raise ValueError(f"population = {population!r} is not allowed: it must be 'equilibrium', 'constant' or a path")
+        raise ValueError(f"{name} = {population!r} is not allowed: it must be 'equilibrium', 'constant' or a path")
     if population in ("equilibrium", "constant"):
         return population, ""
     try:
         digest = hashlib.sha256(Path(population).read_bytes()).hexdigest()[:24]
     except OSError as error:
         raise ValueError(
-            f"population = {population!r} is not allowed: it must be 'equilibrium', 'constant' or the path of a table "
+            f"{name} = {population!r} is not allowed: it must be 'equilibrium', 'constant' or the path of a table "
             f"file that can be read ({error})"
         ) from error
-    load_population(game, population)
+    load_population(game, population, name)
     return population, digest
 
 
-def load_population(game: Game, path: str) -> tuple[Array, Array | None]:
+def load_population(game: Game, path: str, name: str = "population") -> tuple[Array, Array | None]:
     """Depths (N, B, Q, 2), or (N, B, Q, M, 2) with weights (N, B, Q, M), of a table file.
 
     Raises
@@ -56,7 +56,7 @@ def load_population(game: Game, path: str) -> tuple[Array, Array | None]:
     """
 
     def refuse(reason: str) -> ValueError:
-        return ValueError(f"population = {path!r} is not allowed: {reason}")
+        return ValueError(f"{name} = {path!r} is not allowed: {reason}")
 
     try:
         with np.load(path, allow_pickle=False) as found:

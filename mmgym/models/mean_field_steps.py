@@ -50,38 +50,15 @@ def step_weights(rate, step, nodes, node_weights, drift, pi, rho, beta):
 
 
 @njit(**KERNEL)
-def _value(start, terms, up, down, rate, source_up, source_down, reward, pi, rho, beta, values, inventory, u, n):
-    """``U_0`` at the inventory level ``start``; ``u`` and ``n`` (Q + 2,) are scratch.
-
-    The cells beyond the edges repeat those at the edges, so that a blocked fill changes nothing.
-    """
-    count = values.shape[0]
-    x, z = up / rate, down / rate
-    u[:] = 0.0
-    for j in range(terms - 1, -1, -1):
-        low, high = max(0, start - j), min(count - 1, start + j)
-        a, r, c = pi[j], rho[j], beta[j]
-        for q in range(np.uint64(low + 1), np.uint64(high + 2)):  # one cell beyond the edges on each side
-            n[q] = (
-                u[q] + x * (u[q + ONE] - u[q]) + z * (u[q - ONE] - u[q])
-                + a * values[q - ONE] + r * (reward[q - ONE] + source_up + source_down) + c * inventory[q - ONE]
-            )  # fmt: skip
-        if high == count - 1:  # no bid at the upper bound
-            n[count] -= r * source_up
-            n[count + 1] = n[count]
-        if low == 0:
-            n[1] -= r * source_down
-            n[0] = n[1]
-        u, n = n, u
-    return u[start + 1]
-
-
-@njit(**KERNEL)
-def backward_mean(step, states, signals, rates, gains, reward, nodes, node_weights, drift, values, inventory, result):
+def backward_mean(
+    step, groups, states, signals, rates, gains, reward, nodes, node_weights, drift, values, inventory, result
+):  # fmt: skip
     """Expectation of an additive functional over one step plus the rest.
 
     Parameters
     ----------
+    groups : (G + 1,) int
+        The pairs ``groups[g] .. groups[g + 1] - 1`` have the same signal, rates and gains, and are worked out together.
     states, signals : (M,) int
         Levels of inventory and of the signal at the start of the step.
     rates, gains : (M, 2)
@@ -93,18 +70,42 @@ def backward_mean(step, states, signals, rates, gains, reward, nodes, node_weigh
     values : (B, Q)
         Expectation of the rest after the step, averaged over the signal's move from each level.
     result : (M,)
+
+    Notes
+    -----
+    The cells beyond the edges repeat those at the edges, so that a blocked fill changes nothing.
     """
     count = values.shape[1]
     u, n = np.empty(count + 2), np.empty(count + 2)
     pi, rho, beta = np.empty(MAX_TERMS), np.empty(MAX_TERMS), np.empty(MAX_TERMS)
-    for i in range(states.shape[0]):
+    for g in range(groups.shape[0] - 1):
+        i = groups[g]
         b, up, down = signals[i], rates[i, 0], rates[i, 1]
         rate = max(up + down, 1e-3 / step)
         terms = step_weights(rate, step, nodes, node_weights, drift[b], pi, rho, beta)
-        result[i] = _value(
-            states[i], terms, up, down, rate, up * gains[i, 0], down * gains[i, 1], reward, pi, rho, beta, values[b],
-            inventory, u, n,
-        )  # fmt: skip
+        source_up, source_down = up * gains[i, 0], down * gains[i, 1]
+        first = last = states[i]
+        for k in range(i, groups[g + 1]):
+            first, last = min(first, states[k]), max(last, states[k])
+        x, z, after = up / rate, down / rate, values[b]
+        u[:] = 0.0
+        for j in range(terms - 1, -1, -1):
+            low, high = max(0, first - j), min(count - 1, last + j)
+            a, r, c = pi[j], rho[j], beta[j]
+            for q in range(np.uint64(low + 1), np.uint64(high + 2)):  # one cell beyond the edges on each side
+                n[q] = (
+                    u[q] + x * (u[q + ONE] - u[q]) + z * (u[q - ONE] - u[q])
+                    + a * after[q - ONE] + r * (reward[q - ONE] + source_up + source_down) + c * inventory[q - ONE]
+                )  # fmt: skip
+            if high == count - 1:  # no bid at the upper bound
+                n[count] -= r * source_up
+                n[count + 1] = n[count]
+            if low == 0:
+                n[1] -= r * source_down
+                n[0] = n[1]
+            u, n = n, u
+        for k in range(i, groups[g + 1]):
+            result[k] = u[states[k] + 1]
 
 
 @njit(**KERNEL)
