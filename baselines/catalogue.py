@@ -238,7 +238,7 @@ def environment_of(env: Any, **arguments: Any) -> Any:
     if isinstance(env, str):
         import mmgym  # noqa: F401  # registers the ids
 
-        return gymnasium.make(env, **arguments).unwrapped
+        env, arguments = gymnasium.make(env, **arguments), {}
     if arguments:
         raise TypeError(f"arguments {sorted(arguments)} are allowed with an environment id only")
     base = getattr(env, "unwrapped", env)
