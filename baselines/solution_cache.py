@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import inspect
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import platformdirs
 
 from baselines import frozen
 from mmgym import uniformisation
+from mmgym.plain_files import UnreadableFile, numbers, read_arrays
 
 __all__ = ["cache_folder", "load_solution", "save_solution", "solution_file"]
 
@@ -64,13 +63,17 @@ def save_solution(problem: Any, solution: frozen.Solution) -> None:
 
 
 def load_solution(problem: Any) -> frozen.Solution | None:
-    """A kept solution of exactly these parameters and sources, or None."""
-    try:
-        with solution_file(problem).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            controls, raw, log_scale = (found[name] for name in ("controls", "raw", "log_scale"))
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
+    """A kept solution of exactly these parameters and sources, or None: whatever a file's damage, it is solved again."""
     steps, states = problem.num_steps, problem.num_states
-    if controls.shape != (steps, states, problem.num_controls) or raw.shape != (steps + 1, states):
+    shapes = {"controls": (steps, states, problem.num_controls), "raw": (steps + 1, states), "log_scale": (steps + 1,)}
+    try:
+        found = read_arrays(solution_file(problem))
+        for name in ("raw", "log_scale"):
+            numbers(found[name], name, shapes[name], "f")
+        controls = found["controls"]
+        if controls.dtype.kind != "f" or controls.shape != shapes["controls"] or np.isnan(controls).any():
+            return None
+    except (UnreadableFile, KeyError):
         return None
+    raw, log_scale = found["raw"], found["log_scale"]
     return frozen.Solution(controls.astype(np.float64), problem.to_value(raw, log_scale[:, None]), raw, log_scale)

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import math
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from baselines.policy import Policy, StatelessPolicy
 from baselines.solution_cache import cache_folder
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
+from mmgym.plain_files import UnreadableFile, numbers, read_arrays
 
 Array = NDArray[Any]
 
@@ -90,23 +90,30 @@ def _file(params: Params, held: bool) -> Path:
     return cache_folder() / f"hawkes_flow-{digest}-{_sources()}.npz"
 
 
-def _load(path: Path) -> Solved | None:
+def _load(path: Path, params: Params) -> Solved | None:
+    """A kept solution, or None: whatever its damage, it is solved again."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            value, error, kink, *largest = found["numbers"].tolist()
-            return Solved(value, error, found["times"], int(kink), (largest[0], largest[1]), found["table"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        found = read_arrays(path)
+        value, error, kink, *largest = numbers(found["numbers"], "numbers", (5,), "f").tolist()
+        times, table = found["times"], found["table"]
+        shape = (len(times), 2 * params.inventory_limit + 1, *table.shape[2:4], 3)
+        numbers(times, "times", (len(times),), "f")
+        if table.dtype != np.float32 or len(times) < 2 or min(shape) < 2 or not 0 <= kink < len(times):
+            return None
+        numbers(table, "table", shape, "f")
+    except (UnreadableFile, KeyError, TypeError):
         return None
+    return Solved(value, error, times, int(kink), (largest[0], largest[1]), table)
 
 
 def _save(path: Path, found: Solved) -> None:
     """Keep a solution; where the folder cannot be written, nothing is kept."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    numbers = np.array([found.value, found.error, found.kink, *found.largest])
+    scalars = np.array([found.value, found.error, found.kink, *found.largest])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
-            np.savez(stream, numbers=numbers, times=found.times, table=found.table)
+            np.savez(stream, numbers=scalars, times=found.times, table=found.table)
         part.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -120,7 +127,7 @@ def solve(params: Params, held: bool) -> Solved:
     It is that of who sees the intensities, whether or not they are hidden.
     """
     path = _file(params, held)
-    found = _load(path)
+    found = _load(path, params)
     if found is None:
         coarse, fine = march(params, COARSE, held=held), march(params, FINE, held=held)
         value = _at_start(params, fine, fine.values[-1])

@@ -186,7 +186,7 @@ class HawkesPowerBaseline:
             sample = np.concatenate(parts)
             return {"value": [sample.mean(), sample.std(ddof=1) / math.sqrt(count)]}
 
-        value, error = bounds.kept(self.params, name, make)["value"].tolist()
+        value, error = bounds.kept(self.params, name, make, bounds.is_pair("value"))["value"].tolist()
         return value, error
 
     def evaluate(self, policy: Policy) -> Evaluation | None:

@@ -26,7 +26,6 @@ import functools
 import hashlib
 import math
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +39,8 @@ from baselines.hawkes_power.kernels import Basis
 from baselines.hawkes_power.values import ValueFunction, value_function
 from baselines.solution_cache import cache_folder
 from mmgym.models import hawkes
-from mmgym.models.hawkes_power import MARKET, Params
+from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
+from mmgym.plain_files import UnreadableFile, read_arrays
 
 Array = NDArray[np.float64]
 
@@ -132,16 +132,16 @@ def _sources() -> str:
     return digest.hexdigest()[:12]
 
 
-def kept(params: Params, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays from disk or, where they are not kept there yet, made and kept (see `baselines.solution_cache`)."""
+def kept(
+    params: Params, name: str, make: Callable[[], Mapping[str, Any]], fits: Callable[[dict[str, NDArray[Any]]], bool]
+) -> dict[str, NDArray[Any]]:
+    """Arrays from disk or, where they are not kept there or do not fit, made and kept (see `baselines.solution_cache`)."""
     digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
     path = cache_folder() / f"hawkes_power-{digest}-{_sources()}.npz"
-    with (
-        contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile),
-        path.open("rb") as source,
-        np.load(source, allow_pickle=False) as found,
-    ):
-        return {key: found[key] for key in found.files}
+    with contextlib.suppress(UnreadableFile, KeyError, TypeError):
+        found = read_arrays(path)
+        if all(array.dtype.kind in "fi" and np.isfinite(array).all() for array in found.values()) and fits(found):
+            return found
     arrays = {key: np.asarray(value) for key, value in make().items()}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -160,6 +160,11 @@ def _continuous(params: Params) -> Params:
     return params._replace(decision="event", num_steps=1, observe_intensities=True)
 
 
+def is_pair(name: str) -> Callable[[dict[str, NDArray[Any]]], bool]:
+    """Whether kept arrays have a value and its error under a name."""
+    return lambda found: found[name].shape == (2,)
+
+
 @functools.lru_cache(maxsize=16)
 def solved(params: Params, kind: str) -> ValueFunction:
     """A value function (one of `baselines.hawkes_power.values.KINDS`), kept in memory and on disk."""
@@ -169,7 +174,16 @@ def solved(params: Params, kind: str) -> ValueFunction:
         function = value_function(market, kind)
         return {**function.basis._asdict(), "borders": function.borders, "table": function.table}
 
-    arrays = kept(market, kind, make)
+    def fits(found: dict[str, NDArray[Any]]) -> bool:
+        table, degrees = found["table"], found["degrees"]
+        ranks = {"active": 2, "spread_table": 2, "moved_table": 3, "impacts": 2, "shapes": 2}
+        return (
+            table.shape == (len(found["borders"]) - 1, len(degrees), 2 * params.inventory_limit + 1)
+            and degrees.shape[1:] == (len(PROCESSES) + 1,)
+            and all(found[name].ndim == rank for name, rank in ranks.items())
+        )
+
+    arrays = kept(market, kind, make, fits)
     return ValueFunction(Basis(**{name: arrays[name] for name in Basis._fields}), arrays["borders"], arrays["table"])
 
 
@@ -181,5 +195,5 @@ def upper_bound(params: Params) -> tuple[float, float]:
         found = path_bounds(market, solved(market, "fitted"), paths_for(market), 0).upper
         return {"bound": [found.mean(), found.std(ddof=1) / math.sqrt(len(found))]}
 
-    value, error = kept(market, "upper", make)["bound"].tolist()
+    value, error = kept(market, "upper", make, is_pair("bound"))["bound"].tolist()
     return value, error

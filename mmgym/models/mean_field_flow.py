@@ -19,7 +19,6 @@ import functools
 import hashlib
 import json
 import os
-import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,6 +34,7 @@ from scipy.sparse.linalg import LinearOperator, gmres
 
 from mmgym.models import mean_field_game, mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays
 
 __all__ = [
     "DEGREE",
@@ -354,19 +354,23 @@ def _used(movement: Array) -> int:
 
 
 def load_flow(stream: Any, game: Game) -> Flow | None:
-    """A flow written by `save_flow` for this game, or None."""
+    """A flow written by `save_flow` for this game, or None: whatever a file's damage, it is solved again."""
+    count = game.num_steps
     try:
-        with np.load(stream, allow_pickle=False) as found:
-            if json.loads(str(found["game"])) != _crowd(game):
-                return None
-            used, count = found["movement"], game.num_steps
-            movement = np.zeros((count, DEGREE + 1))
-            movement[:, : used.shape[1]] = used
-            pairs = (found["mean_quotes"], found["quoting"])
-            if any(pair.shape != (count, 2) for pair in pairs):
-                return None
-            return Flow(movement, *pairs, float(found["residual"]), int(found["iterations"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        found = read_arrays(stream)
+        if parse_json(str(found["game"]), "game") != _crowd(game):
+            return None
+        used = found["movement"].shape[-1]
+        if used > DEGREE + 1:
+            return None
+        movement = np.zeros((count, DEGREE + 1))
+        movement[:, :used] = numbers(found["movement"], "movement", (count, used), "f")
+        quotes, quoting = (numbers(found[name], name, (count, 2), "f") for name in ("mean_quotes", "quoting"))
+        residual, iterations = (found[name] for name in ("residual", "iterations"))
+        if residual.shape != () or residual.dtype.kind != "f" or iterations.shape != ():
+            return None
+        return Flow(movement, quotes, quoting, float(residual), int(iterations))
+    except (UnreadableFile, KeyError, IndexError, ValueError):
         return None
 
 
