@@ -256,8 +256,7 @@ def config_names(beginnings: Iterable[str] = tuple(ALGORITHMS)) -> list[str]:
 
 def configurations_for(env_id: str) -> list[str]:
     """Names of the shipped configurations that have settings for an environment id."""
-    found = {name: yaml.safe_load(_read(name, ALGORITHMS)[0]) for name in config_names()}
-    return [name for name, content in found.items() if env_id in content]
+    return [name for name in config_names() if env_id in read_yaml(name, ALGORITHMS)[0]]
 
 
 def shipped_folder() -> Path:

@@ -31,7 +31,7 @@ from agents.model_files import (
     write_folder,
 )
 from agents.policies import as_policy
-from agents.runs import derived_seed, provenance, write_json
+from agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of
 from baselines.choices import FrozenChoices
 from baselines.expansion import Expansions, expansions_of
@@ -65,7 +65,6 @@ except ImportError as error:
 __all__ = ["load_model", "save_model", "train"]
 
 Arrays = dict[str, NDArray[Any]]
-MOST_SEED = 2**32 - 1  # that numpy's global generator, from which Stable-Baselines3 draws, can be seeded with
 
 
 def _linear(initial: float) -> Any:
@@ -170,7 +169,7 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """A trained model as a policy, and its ``model.json``. No code of the file is run.
 
     What the file says is checked field by field (see `agents.model_files`). Arguments of the environment that name
-    files (a population) are left out: what a network plays does not depend on them.
+    files (a population) are left out, here and in what is returned: what a network plays does not depend on them.
 
     Raises
     ------
@@ -182,6 +181,7 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     env_id, given = description["env"], description["arguments"]
     face = check_foreign_environment(env_id, given, str(folder), files=True)
     arguments = {name: value for name, value in given.items() if name not in face.file_arguments}
+    description["arguments"] = arguments
     try:
         if config.algorithm in OURS:
             env = environment_of(env_id, **arguments)

@@ -63,7 +63,7 @@ def save_solution(problem: Any, solution: frozen.Solution) -> None:
 
 
 def load_solution(problem: Any) -> frozen.Solution | None:
-    """A kept solution of exactly these parameters and sources, or None: whatever a file's damage, it is solved again."""
+    """A kept solution of exactly these parameters and sources, or None: whatever its damage, it is solved again."""
     steps, states = problem.num_steps, problem.num_states
     shapes = {"controls": (steps, states, problem.num_controls), "raw": (steps + 1, states), "log_scale": (steps + 1,)}
     try:

@@ -135,7 +135,7 @@ def _sources() -> str:
 def kept(
     params: Params, name: str, make: Callable[[], Mapping[str, Any]], fits: Callable[[dict[str, NDArray[Any]]], bool]
 ) -> dict[str, NDArray[Any]]:
-    """Arrays from disk or, where they are not kept there or do not fit, made and kept (see `baselines.solution_cache`)."""
+    """Arrays from disk or, where none that fit are kept there, made and kept (see `baselines.solution_cache`)."""
     digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
     path = cache_folder() / f"hawkes_power-{digest}-{_sources()}.npz"
     with contextlib.suppress(UnreadableFile, KeyError, TypeError):
