@@ -252,8 +252,8 @@ def restore_checkpoint(
         raise ModelFileError(
             f"{folder} lacks {error}: it was written by another version, or damaged; train without --resume"
         ) from error
-    except ModelFileError:
-        raise
+    except ModelFileError as error:
+        raise ModelFileError(f"{folder}: {error}; train without --resume") from error
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ModelFileError(f"{folder} is damaged: {error}; train without --resume") from error
 
@@ -289,7 +289,7 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
     seen = (venv.num_envs, *venv.observation_space.shape)
     numbers(training["last_obs"], "last_obs", seen, "f")
     numbers(training["last_episode_starts"], "last_episode_starts", (venv.num_envs,), "b")
-    if "last_original_obs" in training or (isinstance(venv, VecNormalize) and hasattr(model, "replay_buffer")):
+    if "last_original_obs" in training or isinstance(venv, VecNormalize):
         numbers(training["last_original_obs"], "last_original_obs", seen, "f")
     state: dict[str, Any] = {name[4:]: value for name, value in training.items() if name.startswith("env.")}
     for name in ("format", "parameters", "started"):
@@ -300,7 +300,7 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
     model._last_episode_starts = training["last_episode_starts"]
     model._last_original_obs = training.get("last_original_obs")
     if isinstance(venv, VecNormalize):
-        venv.old_obs = training.get("last_original_obs", training["last_obs"])
+        venv.old_obs = training["last_original_obs"]
     _restore_generators(model, description, training)
     _restore_replay(model, training)
     model._episode_num = whole_number(description, "episodes", "model.json")

@@ -1,5 +1,7 @@
 """Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +93,7 @@ def _count_of(high: int) -> _Values:
 
 
 def _words(*allowed: Any) -> _Values:
-    shown = " or ".join("null" if word is None else str(word).lower() for word in allowed)
+    shown = " or ".join(word if isinstance(word, str) else json.dumps(word) for word in allowed)
     return _Values(lambda value: any(type(value) is type(word) and value == word for word in allowed), shown)
 
 
@@ -386,7 +388,8 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
         if key not in allowed:
             raise ValueError(f"{source}: unknown key {shortened(key)} of {env_id}: allowed are {', '.join(allowed)}")
         if not values[key].allows(value):
-            note = " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
+            number = isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+[eE][+-]?[0-9]+", value)
+            note = " (YAML takes 1e-3 for text: write 1.0e-3)" if number else ""
             raise ValueError(f"{source}: {key} = {shortened(value)} of {env_id} must be {values[key].words}{note}")
     normalize = found.pop("normalize", False)
     if normalize is True:

@@ -13,6 +13,7 @@ __all__ = ["check_optimizer", "check_tensors"]
 
 ENTRIES = {  # of an optimiser, for each parameter; without the options that no configuration can set
     "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "RMSprop": {"step", "square_avg"},
     "RMSpropTFLike": {"step", "square_avg"},
 }
 MISFIT = "the parameters do not fit the model of model.json"

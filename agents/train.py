@@ -192,8 +192,8 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         model = build_model(config, venv, 0, None)
         restore_parameters(model, description, arrays)
         restore_statistics(venv, statistics)
-    except ModelFileError:
-        raise
+    except ModelFileError as error:
+        raise ModelFileError(f"{folder}: {error}") from error
     except Exception as error:
         raise ModelFileError(f"{folder}: model.json does not describe a model that can be built: {error}") from error
     return as_policy(model), description
@@ -220,7 +220,10 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
     def _on_rollout_start(self) -> None:
         """After an update (and before the first): the model and its environment are at rest."""
         self._bar.update(self.num_timesteps - self._bar.n)
-        if self.num_timesteps >= len(self.curve) * self._score_steps:
+        scored = (
+            self.curve[-1]["steps"] if self.curve else -1
+        )  # by the run that was stopped, right before its checkpoint
+        if scored < self.num_timesteps >= len(self.curve) * self._score_steps:
             skill, regret = exact_skill(self._env, as_policy(self.model))
             self.curve.append({"steps": self.num_timesteps, "skill": skill, "regret": regret})
             self._bar.set_postfix(skill=f"{skill:.4f}")
@@ -407,7 +410,9 @@ def train(
     if resume and summary_file.exists():
         before = read_json(summary_file)
         if not isinstance(before, dict) or before.get("settings") != json.loads(json.dumps(settings)):
-            raise ValueError(f"{home} holds a run with other settings: resume it with those, or choose another folder")
+            raise ValueError(
+                f"{home} holds a run with other settings (run.json): resume it with those, or choose another folder"
+            )
         if before.get("score"):
             policy, _ = load_model(home / "model")
             return home, score(environment_of(env_id, **arguments), policy)
