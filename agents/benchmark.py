@@ -83,11 +83,11 @@ def _check_market(source: str, market: Any, settings: Any) -> None:
         names = found.get(key)
         if key not in found:
             continue
-        enough = isinstance(names, list) and (names or key == "policies")  # no policies: only the best one
-        if not enough or not all(isinstance(name, str) and name for name in names):
+        text = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        if not isinstance(names, list) or not text or (not names and key == "algorithms"):  # no policies: the best only
             raise ValueError(
                 f"{source}: {key} = {shortened(names)} of {market} must be a list of names of {what}"
-                f"{'' if key == 'policies' else ', at least one'}; leave the key out for all"
+                f"{', at least one' if key == 'algorithms' else ''}; leave the key out for all"
             )
         if len(set(names)) < len(names):
             raise ValueError(f"{source}: {key} = {shortened(names)} of {market} must differ from each other")

@@ -94,9 +94,12 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
     learner = content.get("learner", "ppo")
     if not isinstance(learner, str):
         raise ValueError(f"{source}: learner = {shortened(learner)} must be the name or the path of a configuration")
-    load_config(learner, environment)
-    if maker is not None:
-        load_config(learner, maker)
+    try:
+        for env_id in (environment, maker):
+            if env_id is not None:
+                load_config(learner, env_id)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{source}: learner = {shortened(learner)} is not allowed: {error}") from error
     settings = Settings(
         environment, arguments, learner, whole("rounds", 5), whole("timesteps", 500_000),
         None if averaging == "uniform" else float(averaging), maker, whole("maker_timesteps", 500_000),
