@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,13 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import yaml
 from tqdm.auto import tqdm
 
 from agents.algorithms import RECURRENT
 from agents.benchmark_cell import ONE_THREAD, finish
-from agents.config import configurations_for, load_config, shipped_folder
-from agents.runs import provenance
+from agents.benchmark_result import read_result
+from agents.config import configurations_for, load_config, parse_yaml, read_text, shipped_folder
+from agents.runs import MOST_SEED, provenance
+from mmgym.plain_files import shortened
+from mmgym.registration import check_foreign_environment
 
 __all__ = [
     "Benchmark",
@@ -53,16 +56,43 @@ class Benchmark(NamedTuple):
 def _refuse_unknown(source: str, where: str, found: Mapping[str, Any], allowed: Sequence[str]) -> None:
     for key in found:
         if key not in allowed:
-            raise ValueError(f"{source}: unknown key {key!r}{where}: allowed are {', '.join(allowed)}")
+            raise ValueError(f"{source}: unknown key {shortened(key)}{where}: allowed are {', '.join(allowed)}")
 
 
 def _checked_budgets(source: str, where: str, budgets: Any) -> dict[str, int]:
     if not isinstance(budgets, dict):
-        raise ValueError(f"{source}: budgets{where} = {budgets!r} must map algorithms to environment steps")
+        raise ValueError(f"{source}: budgets{where} = {shortened(budgets)} must map algorithms to environment steps")
     for name, steps in budgets.items():
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"{source}: budget of {name}{where} = {steps!r} must be a whole number >= 1")
+        if not isinstance(name, str):
+            raise ValueError(f"{source}: budgets{where} has {shortened(name)}, which must be the name of an algorithm")
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
+            raise ValueError(f"{source}: budget of {name}{where} = {shortened(steps)} must be a whole number >= 1")
     return budgets
+
+
+def _check_market(source: str, market: Any, settings: Any) -> None:
+    """Refuse settings of a market of the wrong type, and an environment that a file may not name."""
+    if not isinstance(market, str) or not market:
+        raise ValueError(f"{source}: the market {shortened(market)} must be text")
+    if settings is not None and not isinstance(settings, dict):
+        raise ValueError(f"{source}: {market} = {shortened(settings)} must be a mapping")
+    found = settings or {}
+    _refuse_unknown(source, f" of {market}", found, MARKET_KEYS)
+    _checked_budgets(source, f" of {market}", found.get("budgets", {}))
+    for key, what in (("algorithms", "algorithms or paths of their configurations"), ("policies", "policies")):
+        names = found.get(key)
+        if key not in found:
+            continue
+        text = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        if not isinstance(names, list) or not text or (not names and key == "algorithms"):  # no policies: the best only
+            raise ValueError(
+                f"{source}: {key} = {shortened(names)} of {market} must be a list of names of {what}"
+                f"{', at least one' if key == 'algorithms' else ''}; leave the key out for all"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"{source}: {key} = {shortened(names)} of {market} must differ from each other")
+    arguments = found.get("arguments")
+    check_foreign_environment(found.get("env", market), {} if arguments is None else arguments, source)
 
 
 def load_benchmark(path: str | Path) -> Benchmark:
@@ -82,29 +112,32 @@ def load_benchmark(path: str | Path) -> Benchmark:
             raise FileNotFoundError(f"no benchmark {str(path)!r}: give the path of a .yml file")
         file = shipped
     source = str(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
+    content = parse_yaml(read_text(file), source)
     if not isinstance(content, dict):
         raise ValueError(f"{source} must be a mapping with the keys {', '.join(KEYS)}")
     _refuse_unknown(source, "", content, KEYS)
     seeds, environments = content.get("seeds"), content.get("environments")
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ValueError(f"{source}: seeds = {seeds!r} must be a list of whole numbers >= 0")
+        raise ValueError(f"{source}: seeds = {shortened(seeds)} must be a list of whole numbers >= 0")
+    if max(seeds) > MOST_SEED:
+        raise ValueError(f"{source}: seeds = {shortened(seeds)} must be at most {MOST_SEED}")
     if len(set(seeds)) != len(seeds):
-        raise ValueError(f"{source}: seeds = {seeds!r} must differ from each other")
+        raise ValueError(f"{source}: seeds = {shortened(seeds)} must differ from each other")
+    title = content.get("title", file.stem)
+    if not isinstance(title, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", title):
+        raise ValueError(
+            f"{source}: title = {shortened(title)} must be text of up to 100 letters, digits, blanks and . _ + -: it "
+            "names the folder"
+        )
     if not isinstance(environments, dict) or not environments:
         raise ValueError(f"{source}: environments must map environment ids to their settings")
+    budgets = _checked_budgets(source, "", content.get("budgets", {}))
     for market, settings in environments.items():
-        if settings is not None and not isinstance(settings, dict):
-            raise ValueError(f"{source}: {market} = {settings!r} must be a mapping")
-        _refuse_unknown(source, f" of {market}", settings or {}, MARKET_KEYS)
-        _checked_budgets(source, f" of {market}", (settings or {}).get("budgets", {}))
+        _check_market(source, market, settings)
     return Benchmark(
-        str(content.get("title", file.stem)),
+        title,
         seeds,
-        _checked_budgets(source, "", content.get("budgets", {})),
+        budgets,
         {str(market): dict(settings or {}) for market, settings in environments.items()},
     )
 
@@ -171,14 +204,20 @@ def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
 
 
 def results_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Results of the cells that are done, in their order."""
+    """Results of the cells that are done, in their order.
+
+    Raises
+    ------
+    ValueError
+        If a file is not the result of its cell.
+    """
     pairs = [(cell, result_file(folder, cell)) for cell in cells]
-    return [
-        json.loads(file.read_text(encoding="utf-8")) | {"cell": dict(cell)} for cell, file in pairs if file.exists()
-    ]
+    return [read_result(file, cell) for cell, file in pairs if file.exists()]
 
 
-def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: int, done: Done) -> None:
+def _run_processes(
+    cells: Sequence[Mapping[str, Any]], folder: Path, workers: int, done: Done, imports: Sequence[str]
+) -> None:
     """A process for each cell, so many at a time, on one thread each. A process that dies is a failed cell."""
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -191,7 +230,8 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
                 cell = waiting.pop(0)
                 log = folder / "logs" / f"{cell['key']}.log"
                 log.parent.mkdir(parents=True, exist_ok=True)
-                order = {"cell": cell, "folder": str(run_folder(folder, cell)), "file": str(result_file(folder, cell))}
+                places = {"folder": str(run_folder(folder, cell)), "file": str(result_file(folder, cell))}
+                order = {"cell": cell, **places, "imports": list(imports)}
                 with log.open("wb") as output:
                     process = subprocess.Popen(
                         [sys.executable, "-m", "agents.benchmark_cell"],
@@ -212,7 +252,7 @@ def _run_processes(cells: Sequence[Mapping[str, Any]], folder: Path, workers: in
                 if not file.exists():
                     error, text = f"the worker ended with status {process.returncode}", log.read_text(errors="replace")
                     finish(lost_cell(cell, error, text[-4000:], time.perf_counter() - started), file)
-                done(cell, json.loads(file.read_text(encoding="utf-8")))
+                done(cell, read_result(file, cell))
             time.sleep(0.1)
     finally:
         for _, process, _, _ in running:
@@ -246,6 +286,7 @@ def run_benchmark(
     engine: str = "processes",
     workers: int | None = None,
     retry_failed: bool = False,
+    imports: Sequence[str] = (),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Run the cells that have no result yet; all results, in the order of the plan.
@@ -261,6 +302,8 @@ def run_benchmark(
         Worker processes, >= 1; one for each core by default. Ray has its own count.
     retry_failed : bool
         Whether cells that failed are run again.
+    imports : sequence of str
+        Modules that each worker imports first: those that register markets of your own.
     progress : bool
         Whether to show a progress bar.
 
@@ -304,9 +347,9 @@ def run_benchmark(
                 if engine == "ray":
                     from agents.benchmark_ray import run_ray
 
-                    run_ray(missing, folder, done)
+                    run_ray(missing, folder, done, imports)
                 else:
-                    _run_processes(missing, folder, workers, done)
+                    _run_processes(missing, folder, workers, done, imports)
     except Timeout:
         raise RuntimeError(f"another benchmark is at work in {folder}") from None
     return results_of(folder, cells)

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,9 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         progress=False,
     )
     run = json.loads((home / "run.json").read_text(encoding="utf-8"))
-    policy, description = load_model(home / "model")
-    env = environment_of(cell["env"], **description["arguments"])  # as it was trained: flat actions, say
+    policy, _ = load_model(home / "model")
+    trained = dict(run["settings"]["arguments"])  # flat actions, say
+    env = environment_of(cell["env"], **trained)
     best = best_known_policy(env)
     quotes = _state_quotes if numerical_of(env) is None else _sampled_quotes
     analysis: dict[str, Any] = {"regret": _regret(env, policy, best), "controls": list(env.control_names)}
@@ -181,9 +183,11 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Run the cell of the first line of standard input: {"cell", "folder", "file"}."""
+    """Run the cell of the first line of standard input: {"cell", "folder", "file", "imports"}."""
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    for name in order.get("imports", ()):  # as the user asked for
+        import_module(name)
     finish(run_cell(order["cell"], Path(order["folder"])), Path(order["file"]))
     sys.stdout.flush()
     os._exit(0)  # the thread that reads standard input would hold the interpreter

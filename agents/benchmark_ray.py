@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ __all__ = ["run_ray"]
 ATTEMPTS = 10  # of a task whose worker or node dies
 
 
-def _task(cell: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _task(cell: Mapping[str, Any], imports: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """Result of a cell and the files of its run, without checkpoints, in base 64."""
+    for name in imports:
+        import_module(name)
     folder = Path(tempfile.mkdtemp(prefix="mmgym-cell-"))
     try:
         result = run_cell(cell, folder / "run")
@@ -43,7 +46,10 @@ def _write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def run_ray(
-    cells: Sequence[Mapping[str, Any]], folder: Path, done: Callable[[Mapping[str, Any], dict[str, Any]], None]
+    cells: Sequence[Mapping[str, Any]],
+    folder: Path,
+    done: Callable[[Mapping[str, Any], dict[str, Any]], None],
+    imports: Sequence[str] = (),
 ) -> None:
     """Run cells on a Ray cluster and keep their results as they come.
 
@@ -55,6 +61,8 @@ def run_ray(
         Of the benchmark, on this machine.
     done : callable
         Told of each cell and its result.
+    imports : sequence of str
+        Modules that each task imports first.
 
     Raises
     ------
@@ -72,7 +80,7 @@ def run_ray(
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     try:
         remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS, runtime_env={"env_vars": ONE_THREAD})(_task)
-        waiting = {remote.remote(dict(cell)): cell for cell in cells}
+        waiting = {remote.remote(dict(cell), list(imports)): cell for cell in cells}
         started = time.perf_counter()
         while waiting:
             for reference in ray.wait(list(waiting), num_returns=1)[0]:

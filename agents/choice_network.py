@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.model_files import whole_number
 from agents.network import StandardisedNetwork
 from baselines.choices import Choices
 
 try:
     import torch
+
+    from agents.stored_tensors import check_optimizer
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 
@@ -107,7 +110,9 @@ class ChoiceSearch:
 
     def restore(self, tree: dict[str, Any]) -> None:
         """Go back to a state."""
-        self.rounds = int(tree["rounds"])
+        rounds = whole_number(tree, "rounds", "the checkpoint", 2**31)
+        check_optimizer(tree["adam"], self._adam, "adam")
+        self.rounds = rounds
         self._adam.load_state_dict(tree["adam"])
 
     def targets(self, choices: Choices) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,17 @@ def _show(table: pd.DataFrame, file: str | None, *, index: bool = True) -> None:
     _write(table, file, index=index)
 
 
+ENDINGS = {"output": (".csv", ".json"), "plot": (".png", ".pdf", ".svg", ".jpg")}  # of the files that options name
+
+
+def _check_endings(options: argparse.Namespace) -> None:
+    """Refuse a file whose kind cannot be written before anything is computed."""
+    for option, endings in ENDINGS.items():
+        file = getattr(options, option, None)
+        if file is not None and Path(file).suffix not in endings:
+            raise UsageError(f"--{option} {file}: the name must end in {' or '.join(endings)}")
+
+
 def _write(table: pd.DataFrame, file: str | None, *, index: bool = True) -> None:
     """Write a table as CSV or JSON, if a file is named."""
     if file is None:
@@ -48,10 +60,8 @@ def _write(table: pd.DataFrame, file: str | None, *, index: bool = True) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         part.write_text(table.to_json(orient="index" if index else "records", indent=1), encoding="utf-8")
-    elif path.suffix == ".csv":
-        table.to_csv(part, index=index)
     else:
-        raise UsageError(f"--output {file}: the name must end in .csv or .json")
+        table.to_csv(part, index=index)
     part.replace(path)
     print(f"\nwritten: {path}")
 
@@ -217,7 +227,12 @@ def _benchmark(options: argparse.Namespace) -> None:
     benchmark = load_benchmark(options.config)
     folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
     results = run_benchmark(
-        benchmark, folder, engine=options.engine, workers=options.workers, retry_failed=options.retry_failed
+        benchmark,
+        folder,
+        engine=options.engine,
+        workers=options.workers,
+        retry_failed=options.retry_failed,
+        imports=options.imports,
     )
     summaries = write_report(benchmark, results, folder)
     print(markdown_table(summaries))
@@ -371,6 +386,8 @@ def _parser() -> argparse.ArgumentParser:
 
     description = "Market making in which the best possible result is known."
     parser = argparse.ArgumentParser(prog="mmgym", description=description)
+    text = "import a module first, which registers markets of your own (may be repeated): files may then name their ids"
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help_text: str, *, env: bool = False) -> argparse.ArgumentParser:
@@ -484,6 +501,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import gymnasium
 
     try:
+        _check_endings(options)
+        for name in options.imports:
+            importlib.import_module(name)
         options.run(options)
     except (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, gymnasium.error.Error) as error:
         print(f"mmgym {options.command}: {error}", file=sys.stderr)

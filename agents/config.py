@@ -1,15 +1,27 @@
 """Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
 
-import math
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from agents.algorithms import ALGORITHMS, OURS
+from mmgym.plain_files import shortened
 
-__all__ = ["Config", "config_names", "configurations_for", "load_config", "read_yaml", "shipped_folder"]
+__all__ = [
+    "Config",
+    "check_settings",
+    "config_names",
+    "configurations_for",
+    "load_config",
+    "parse_yaml",
+    "read_text",
+    "read_yaml",
+    "shipped_folder",
+]
 
 # Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
@@ -44,6 +56,191 @@ ALGORITHM_KEYS = {
 }  # fmt: skip
 
 
+_WHOLE, _BIG = 10**9, 1e12  # limits of what has none of its own
+MOST_TRANSITIONS = 200_000_000  # kept at a time: some ten GB
+
+
+class _Values(NamedTuple):
+    """What a key may be: a test of the value, and the words that an error has for it."""
+
+    allows: Callable[[Any], bool]
+    words: str
+
+
+def _number(low: float, high: float, *, above: bool = False) -> _Values:
+    """A finite number from ``low`` (or above it) to ``high``."""
+
+    def allows(value: Any) -> bool:
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        return real and (low < value if above else low <= value) and value <= high
+
+    return _Values(
+        allows, f"a number {'above' if above else 'from'} {low:g}{' and at most' if above else ' to'} {high:g}"
+    )
+
+
+def _whole(low: int, high: int = _WHOLE) -> _Values:
+    return _Values(lambda value: type(value) is int and low <= value <= high, f"a whole number >= {low} and <= {high}")
+
+
+def _count_of(high: int) -> _Values:
+    """A whole number >= 1, which may be written as 1.0e+6."""
+    whole = _whole(1, high)
+    return _Values(
+        lambda value: whole.allows(int(value) if isinstance(value, float) and value.is_integer() else value),
+        whole.words,
+    )
+
+
+def _words(*allowed: Any) -> _Values:
+    shown = " or ".join(word if isinstance(word, str) else json.dumps(word) for word in allowed)
+    return _Values(lambda value: any(type(value) is type(word) and value == word for word in allowed), shown)
+
+
+def _either(*choices: _Values) -> _Values:
+    return _Values(
+        lambda value: any(choice.allows(value) for choice in choices), ", or ".join(choice.words for choice in choices)
+    )
+
+
+def _text_number(prefix: str, low: float, high: float) -> _Values:
+    """Text such as ``lin_0.001``: a prefix and a number."""
+    number = _number(low, high, above=True)
+
+    def allows(value: Any) -> bool:
+        if not isinstance(value, str) or not value.startswith(prefix):
+            return False
+        try:
+            return number.allows(float(value[len(prefix) :]))
+        except ValueError:
+            return False
+
+    return _Values(allows, f"{prefix}<number> with {number.words}")
+
+
+def _mapping(allowed: Mapping[str, _Values], needed: tuple[str, ...] = ()) -> _Values:
+    return _Values(
+        lambda value: (
+            isinstance(value, dict)
+            and all(name in allowed and allowed[name].allows(value[name]) for name in value)
+            and all(name in value for name in needed)
+        ),
+        "{" + ", ".join(f"{name}: {part.words}" for name, part in allowed.items()) + "}",
+    )
+
+
+_BOOL = _words(True, False)
+_POSITIVE, _SHARE = _number(0.0, _BIG, above=True), _number(0.0, 1.0)
+_SCHEDULE = _either(_POSITIVE, _text_number("lin_", 0.0, _BIG))._replace(
+    words=f"a number or lin_<number>, the number above 0 and at most {_BIG:g}"
+)
+_LAYERS = _Values(
+    lambda value: isinstance(value, list) and 1 <= len(value) <= 20 and all(map(_whole(1, 10_000).allows, value)),
+    "a list of whole numbers >= 1 and <= 10000, at most 20",
+)
+_PER_STEP = _mapping({"per_step": _number(-_BIG, _BIG)}, ("per_step",))
+_NORMALIZE = _mapping(
+    {
+        "norm_obs": _BOOL,
+        "norm_reward": _BOOL,
+        "training": _BOOL,
+        "clip_obs": _POSITIVE,
+        "clip_reward": _POSITIVE,
+        "epsilon": _POSITIVE,
+        "gamma": _words(1.0, 1),
+    },
+    ("gamma",),
+)
+VALUES = {
+    "n_envs": _count_of(MOST_TRANSITIONS),
+    "n_timesteps": _count_of(10**15),
+    "normalize": _either(_BOOL, _NORMALIZE)._replace(
+        words=f"true, false or a mapping with gamma: 1.0: {_NORMALIZE.words}"
+    ),
+    "vec_env_wrapper": _mapping({WRAPPER: _PER_STEP}, (WRAPPER,)),
+    "policy": _words("MlpPolicy"),
+    "learning_rate": _SCHEDULE,
+    "clip_range": _SCHEDULE,
+    "clip_range_vf": _either(_POSITIVE, _words(None)),
+    "n_steps": _whole(1),
+    "batch_size": _whole(1),
+    "n_epochs": _whole(1),
+    "gamma": _words(1.0, 1),
+    "gae_lambda": _SHARE,
+    "normalize_advantage": _BOOL,
+    "ent_coef": _number(0.0, _BIG),
+    "vf_coef": _number(0.0, _BIG),
+    "max_grad_norm": _POSITIVE,
+    "target_kl": _either(_POSITIVE, _words(None)),
+    "buffer_size": _whole(1, MOST_TRANSITIONS),
+    "learning_starts": _whole(0),
+    "tau": _number(0.0, 1.0, above=True),
+    "train_freq": _either(
+        _whole(1),
+        _Values(
+            lambda value: (
+                isinstance(value, list)
+                and len(value) == 2
+                and _whole(1).allows(value[0])
+                and value[1] in ("step", "episode")
+            ),
+            "[such a number, step or episode]",
+        ),
+    ),
+    "gradient_steps": _either(_whole(1), _words(-1)),
+    "target_update_interval": _whole(1),
+    "exploration_fraction": _number(0.0, 1.0, above=True),
+    "exploration_initial_eps": _SHARE,
+    "exploration_final_eps": _SHARE,
+    "target_entropy": _either(_number(-_BIG, _BIG), _words("auto")),
+    "noise_type": _words("normal"),
+    "noise_std": _number(0.0, _BIG),
+    "policy_delay": _whole(1),
+    "target_policy_noise": _number(0.0, _BIG),
+    "target_noise_clip": _number(0.0, _BIG),
+    "top_quantiles_to_drop_per_net": _whole(0, 10_000),
+    "rms_prop_eps": _POSITIVE,
+    "use_rms_prop": _BOOL,
+    "net_arch": _LAYERS,
+    "inner_steps": _whole(1),
+}
+_SAC_ENTROPY = _either(_number(0.0, _BIG), _words("auto"), _text_number("auto_", 0.0, _BIG))
+_NETWORK = {"net_arch": _LAYERS}
+_ACTOR_CRITIC = {
+    "net_arch": _either(_LAYERS, _mapping({"pi": _LAYERS, "vf": _LAYERS})),
+    "ortho_init": _BOOL,
+    "log_std_init": _number(-20.0, 20.0),
+}
+_OFF_POLICY = {
+    "net_arch": _either(_LAYERS, _mapping({"pi": _LAYERS, "qf": _LAYERS})),
+    "n_critics": _whole(1, 100),
+}
+_SAC = {**_OFF_POLICY, "log_std_init": _number(-20.0, 20.0), "clip_mean": _number(0.0, _BIG)}
+_RECURRENT = {
+    "lstm_hidden_size": _whole(1, 10_000),
+    "n_lstm_layers": _whole(1, 100),
+    "shared_lstm": _BOOL,
+    "enable_critic_lstm": _BOOL,
+}
+# What differs from `VALUES` from algorithm to algorithm.
+OWN_VALUES: dict[str, dict[str, _Values]] = {
+    "a2c": {"policy_kwargs": _mapping(_ACTOR_CRITIC)},
+    "dqn": {"policy_kwargs": _mapping(_NETWORK)},
+    "maskable_ppo": {
+        "policy_kwargs": _mapping({name: part for name, part in _ACTOR_CRITIC.items() if name != "log_std_init"})
+    },
+    "ppo": {"policy_kwargs": _mapping(_ACTOR_CRITIC)},
+    "qrdqn": {"policy_kwargs": _mapping({**_NETWORK, "n_quantiles": _whole(1, 10_000)})},
+    "recurrent_ppo": {
+        "policy": _words("MlpLstmPolicy"),
+        "policy_kwargs": _mapping({**_ACTOR_CRITIC, **_RECURRENT}),
+    },
+    "sac": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping(_SAC)},
+    "td3": {"policy_kwargs": _mapping(_OFF_POLICY)},
+    "tqc": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping({**_SAC, "n_quantiles": _whole(1, 10_000)})},
+}
+
+
 class Config(NamedTuple):
     """One algorithm's settings for one environment."""
 
@@ -61,8 +258,7 @@ def config_names(beginnings: Iterable[str] = tuple(ALGORITHMS)) -> list[str]:
 
 def configurations_for(env_id: str) -> list[str]:
     """Names of the shipped configurations that have settings for an environment id."""
-    found = {name: yaml.safe_load(_read(name, ALGORITHMS)[0]) for name in config_names()}
-    return [name for name, content in found.items() if env_id in content]
+    return [name for name in config_names() if env_id in read_yaml(name, ALGORITHMS)[0]]
 
 
 def shipped_folder() -> Path:
@@ -70,6 +266,50 @@ def shipped_folder() -> Path:
     package = Path(__file__).resolve().parent
     checkout = package.parent / "configs"
     return checkout if checkout.is_dir() else package / "configs"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            names: set[tuple[str, str]] = set()
+            for key, _ in node.value:
+                name = (key.tag, str(key.value))
+                if name in names and key.tag != "tag:yaml.org,2002:merge":
+                    raise yaml.YAMLError(f"the key {key.value!r} is there twice in one mapping, {key.start_mark}")
+                names.add(name)
+        return super().construct_mapping(node, deep)
+
+
+MOST_BYTES = 1_000_000
+MOST_VALUES = 100_000  # of a configuration, counted once for each place that refers to them
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text; ``source`` names it in errors.
+
+    Raises
+    ------
+    ValueError
+        If it is not YAML of plain values, has a key twice in one mapping, or refers to itself.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        left = [MOST_VALUES]
+        _count(content, left)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    return content
+
+
+def _count(value: Any, left: list[int]) -> None:
+    """Refuse more values than are left: aliases of aliases grow without end."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"it has more than {MOST_VALUES} values, or refers to itself")
+    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _count(part, left)
 
 
 def read_yaml(name_or_path: str, beginnings: Iterable[str]) -> tuple[Any, str]:
@@ -80,20 +320,35 @@ def read_yaml(name_or_path: str, beginnings: Iterable[str]) -> tuple[Any, str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not YAML.
+        If the file is not YAML of plain values, or has a key twice.
     """
     text, source = _read(name_or_path, beginnings)
+    return parse_yaml(text, source), source
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration.
+
+    Raises
+    ------
+    ValueError
+        If it is not UTF-8, or has more than a million bytes.
+    """
     try:
-        return yaml.safe_load(text), source
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+        return content.decode("utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
 
 
 def _read(name_or_path: str, beginnings: Iterable[str]) -> tuple[str, str]:
     """Text and file name of a configuration: a path, or the name of a shipped one."""
     path = Path(name_or_path)
     if path.suffix in (".yml", ".yaml") and path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
+        return read_text(path), str(path)
     shipped = shipped_folder() / f"{path.stem}.yml"
     if path.parent in (Path(), Path("configs")) and shipped.is_file():
         return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
@@ -101,21 +356,71 @@ def _read(name_or_path: str, beginnings: Iterable[str]) -> tuple[str, str]:
     raise FileNotFoundError(f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {known}")
 
 
-def _check_network(settings: dict[str, Any], source: str, env_id: str) -> None:
-    widths, inner = settings.setdefault("net_arch", [32, 32]), settings.setdefault("inner_steps", 5)
-    if not isinstance(widths, list) or not widths or not all(type(width) is int and width >= 1 for width in widths):
-        raise ValueError(f"{source}: net_arch = {widths!r} of {env_id} must be a list of whole numbers >= 1")
-    if type(inner) is not int or inner < 1:
-        raise ValueError(f"{source}: inner_steps = {inner!r} of {env_id} must be a whole number >= 1")
+def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env_id: str) -> Config:
+    """The `Config` of settings with every key known and every value of its type and in its range.
+
+    Parameters
+    ----------
+    algorithm : str
+    settings : mapping
+        As in a configuration file: those of the run, and those of the algorithm.
+    source, env_id : str
+        What errors call the file and the environment.
+
+    Raises
+    ------
+    ValueError
+        If a key or a value is not allowed; the message names key, value and what is allowed.
+    """
+    found = dict(settings)
+    sampled = () if algorithm in OURS else ("vec_env_wrapper",)
+    allowed = (*RUN_KEYS, *sampled, *ALGORITHM_KEYS[algorithm])
+    values = {**VALUES, **OWN_VALUES.get(algorithm, {})}
+    if algorithm in OURS:
+        for key, value in (("n_envs", 1), ("net_arch", [32, 32]), ("inner_steps", 5)):  # there is nothing to simulate
+            found.setdefault(key, value)
+    if found.get("gamma") != 1.0:
+        given = shortened(found.get("gamma"))
+        raise ValueError(f"{source}: gamma of {env_id} is {given}, but must be 1.0: no discounting")
+    for key in ("n_envs", "n_timesteps"):
+        found.setdefault(key, None)
+    for key, value in found.items():
+        if key not in allowed:
+            raise ValueError(f"{source}: unknown key {shortened(key)} of {env_id}: allowed are {', '.join(allowed)}")
+        if not values[key].allows(value):
+            number = isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+[eE][+-]?[0-9]+", value)
+            note = " (YAML takes 1e-3 for text: write 1.0e-3)" if number else ""
+            raise ValueError(f"{source}: {key} = {shortened(value)} of {env_id} must be {values[key].words}{note}")
+    normalize = found.pop("normalize", False)
+    if normalize is True:
+        normalize = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
+    n_envs, n_timesteps = int(found.pop("n_envs")), int(found.pop("n_timesteps"))
+    _check_together(algorithm, found, n_envs, f"{source}: ", f" of {env_id}")
+    return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), found)
 
 
-def _check_wrapper(wrapper: Any, source: str, env_id: str) -> None:
-    given = wrapper.get(WRAPPER) if isinstance(wrapper, dict) and len(wrapper) == 1 else None
-    value = given.get("per_step") if isinstance(given, dict) and len(given) == 1 else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, before: str, after: str) -> None:
+    """What keys must be to each other."""
+    n_steps, frequency = settings.get("n_steps", 1), settings.get("train_freq")
+    kwargs = settings.get("policy_kwargs", {})
+    if "buffer_size" not in ALGORITHM_KEYS[algorithm] and n_envs * n_steps > MOST_TRANSITIONS:
+        raise ValueError(f"{before}n_envs * n_steps = {n_envs * n_steps}{after} must be at most {MOST_TRANSITIONS}")
+    if "n_epochs" in ALGORITHM_KEYS[algorithm]:
+        if n_envs * settings.get("n_steps", 128) < 2:
+            raise ValueError(f"{before}n_envs * n_steps = 1{after} must be at least 2")
+        if settings.get("batch_size") == 1 and settings.get("normalize_advantage", True):
+            raise ValueError(f"{before}batch_size = 1{after} must be at least 2 with normalize_advantage")
+    if isinstance(frequency, list) and frequency[1] == "episode" and n_envs > 1:
+        raise ValueError(f"{before}train_freq = {frequency}{after} must be in steps with n_envs = {n_envs} > 1")
+    if "noise_std" in settings and "noise_type" not in settings:
+        raise ValueError(f"{before}noise_std = {settings['noise_std']}{after} needs noise_type: normal")
+    quantiles, dropped = kwargs.get("n_quantiles", 25), settings.get("top_quantiles_to_drop_per_net", 2)
+    if algorithm == "tqc" and dropped >= quantiles:
         raise ValueError(
-            f"{source}: vec_env_wrapper = {wrapper!r} of {env_id} must be {{{WRAPPER}: {{per_step: a number}}}}"
+            f"{before}top_quantiles_to_drop_per_net = {dropped}{after} must be below n_quantiles = {quantiles}"
         )
+    if kwargs.get("shared_lstm") and kwargs.get("enable_critic_lstm", True):
+        raise ValueError(f"{before}shared_lstm = True{after} needs enable_critic_lstm: false")
 
 
 def load_config(name_or_path: str, env_id: str) -> Config:
@@ -139,30 +444,6 @@ def load_config(name_or_path: str, env_id: str) -> Config:
     if algorithm not in ALGORITHMS:
         raise ValueError(f"{source}: the file name must start with an algorithm: {', '.join(ALGORITHMS)}")
     if not isinstance(content, dict) or not isinstance(content.get(env_id), dict):
-        known = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
+        known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"
         raise ValueError(f"{source} has no settings for {env_id!r}: it has them for {known}")
-    settings = dict(content[env_id])
-    sampled = () if algorithm in OURS else ("vec_env_wrapper",)
-    allowed = (*RUN_KEYS, *sampled, *ALGORITHM_KEYS[algorithm])
-    for key in settings:
-        if key not in allowed:
-            raise ValueError(f"{source}: unknown key {key!r} of {env_id}: allowed are {', '.join(allowed)}")
-    if settings.get("gamma") != 1.0:
-        raise ValueError(f"{source}: gamma of {env_id} is {settings.get('gamma')!r}, but must be 1.0: no discounting")
-    if algorithm in OURS:
-        settings.setdefault("n_envs", 1)  # there is nothing to simulate
-        _check_network(settings, source, env_id)
-    if "vec_env_wrapper" in settings:
-        _check_wrapper(settings["vec_env_wrapper"], source, env_id)
-    for key in ("n_envs", "n_timesteps"):
-        value = settings.pop(key, None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
-            raise ValueError(f"{source}: {key} = {value!r} of {env_id} must be a whole number >= 1")
-        settings[key] = int(value)
-    normalize = settings.pop("normalize", False)
-    if normalize is True:
-        normalize = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
-    if normalize is not False and (not isinstance(normalize, dict) or normalize.get("gamma") != 1.0):
-        raise ValueError(f"{source}: normalize of {env_id} must be true, false or a mapping with gamma: 1.0")
-    n_envs, n_timesteps = settings.pop("n_envs"), settings.pop("n_timesteps")
-    return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), settings)
+    return check_settings(algorithm, content[env_id], source, env_id)

@@ -53,9 +53,12 @@ def constrain_command(options: argparse.Namespace) -> None:
     from agents.runs import provenance, write_json
     from baselines.constrained import constrain, read_problem
     from mmgym.arguments import integer, real
+    from mmgym.registration import check_foreign_environment
 
     content, source = read_yaml(options.config, ("constrain_",))
     problem = read_problem(content, source)
+    if problem.environment is not None:
+        check_foreign_environment(problem.environment.id, problem.environment.arguments, source)
     limit = problem.time_limit if options.time_limit is None else real("--time-limit", options.time_limit, above=0.0)
     workers = problem.workers if options.workers is None else integer("--workers", options.workers, low=1, high=1024)
     folder = Path(options.folder or Path("results") / Path(source).stem)

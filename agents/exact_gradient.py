@@ -10,6 +10,7 @@ Where actions are discrete, a round takes the exact advantages of all of them (`
 heads to the better ones (`agents.choice_network`), the sharper the later the round: policy iteration too.
 """
 
+import math
 from typing import Any
 
 import gymnasium
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from agents.choice_network import ChoicePolicy, ChoiceSearch
 from agents.model_files import ModelFileError, flatten
 from agents.network import GaussNewton, NetworkPolicy, restore_network
+from agents.stored_tensors import check_tensors
 from baselines.choices import FrozenChoices, component_sizes
 from baselines.expansion import Expansions
+from mmgym.plain_files import shortened
 
 __all__ = ["ChoicePolicy", "ExactGradient", "NetworkPolicy", "network_of", "restore_network"]
 
@@ -89,10 +92,13 @@ class ExactGradient:
         tree = restore_network(self.policy, description, arrays)
         try:
             self.search.restore(tree)
-            self.best_value = float(tree["best_value"])
-            self.best_weights = tree["best_weights"].clone()
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            value, weights = tree["best_value"], {"best_weights": tree["best_weights"]}
+        except KeyError as error:
             raise ModelFileError(f"the checkpoint lacks a usable state of the search: {error}") from error
+        check_tensors(weights, {"best_weights": self.policy.weights()}, "the search")
+        if type(value) is not float or math.isnan(value):
+            raise ModelFileError(f"best_value = {shortened(value)} must be a number")
+        self.best_value, self.best_weights = value, weights["best_weights"].clone()
         self.steps = int(description["steps"])
 
 

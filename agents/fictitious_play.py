@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from agents.config import Config, load_config, read_yaml
-from agents.runs import derived_seed, provenance, write_json
+from agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of, problem_of, table_policy
 from baselines.frozen import FrozenProblem, Table, state_laws, tabulate
 from baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
 from baselines.tables import write_table
+from mmgym.arguments import integer
 from mmgym.models.mean_field import MakerParams, TakerParams
+from mmgym.plain_files import shortened
+from mmgym.registration import check_foreign_environment
 
 __all__ = ["GameResult", "Mixture", "Settings", "load_game", "play_game"]
 
@@ -66,28 +69,37 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
     """
     content, source = read_yaml(name_or_path, NAMES)
     if not isinstance(content, dict) or not set(content) <= set(KEYS) or "environment" not in content:
-        found = sorted(map(str, content)) if isinstance(content, dict) else content
+        found = shortened(sorted(map(str, content)) if isinstance(content, dict) else content)
         raise ValueError(f"{source}: the keys must be among {', '.join(KEYS)}, with environment, not {found}")
 
     def whole(key: str, default: int) -> int:
         value = content.get(key, default)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{source}: {key} = {value!r} must be a whole number >= 1")
+        if type(value) is not int or not 1 <= value <= 10**15:
+            raise ValueError(f"{source}: {key} = {shortened(value)} must be a whole number >= 1 and <= 10^15")
         return value
 
     averaging = content.get("averaging", "uniform")
     if averaging != "uniform" and not (type(averaging) in (int, float) and 0.0 < averaging <= 1.0):
-        raise ValueError(f"{source}: averaging = {averaging!r} must be 'uniform' or a number in (0, 1]")
+        raise ValueError(f"{source}: averaging = {shortened(averaging)} must be 'uniform' or a number in (0, 1]")
     arguments, environment, maker = content.get("arguments") or {}, content["environment"], content.get("maker")
     if not isinstance(arguments, dict) or {"population", "reward"} & set(arguments):
-        raise ValueError(f"{source}: arguments = {arguments!r} must be a mapping, without population and reward")
+        raise ValueError(
+            f"{source}: arguments = {shortened(arguments)} must be a mapping, without population and reward"
+        )
     for key, env_id, role in (("environment", environment, TakerParams), ("maker", maker, MakerParams)):
+        if key == "environment" or env_id is not None:
+            check_foreign_environment(env_id, arguments, source)
         if env_id is not None and not isinstance(params_of(env_id, **arguments), role):
             raise ValueError(f"{source}: {key} = {env_id!r} must be an id of the mean field's {key.replace('env', '')}")
     learner = content.get("learner", "ppo")
-    load_config(learner, environment)
-    if maker is not None:
-        load_config(learner, maker)
+    if not isinstance(learner, str):
+        raise ValueError(f"{source}: learner = {shortened(learner)} must be the name or the path of a configuration")
+    try:
+        for env_id in (environment, maker):
+            if env_id is not None:
+                load_config(learner, env_id)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{source}: learner = {shortened(learner)} is not allowed: {error}") from error
     settings = Settings(
         environment, arguments, learner, whole("rounds", 5), whole("timesteps", 500_000),
         None if averaging == "uniform" else float(averaging), maker, whole("maker_timesteps", 500_000),
@@ -196,18 +208,17 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
     folder : path
         Made if it is missing; files of an earlier game in it are replaced.
     seed : int
-        >= 0, of the learners.
+        From 0 to 2^32 - 1, of the learners.
     progress : bool
 
     Raises
     ------
     ValueError
-        If the seed is negative.
+        If the seed is out of range.
     """
     import torch
 
-    if seed < 0:
-        raise ValueError(f"seed = {seed} is not allowed: it must be >= 0")
+    integer("seed", seed, low=0, high=MOST_SEED)
     torch.set_num_threads(1)
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)

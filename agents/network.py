@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from agents.model_files import ModelFileError, unflatten
 from baselines.expansion import Expansion
 from baselines.policy import StatelessPolicy
+from mmgym.plain_files import shortened
 
 try:
     import torch
     from torch.func import functional_call, jacrev, vmap
+
+    from agents.stored_tensors import check_tensors
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 
@@ -123,7 +126,10 @@ class GaussNewton:
 
     def restore(self, tree: dict[str, Any]) -> None:
         """Go back to a state."""
-        self.damping = float(tree["damping"])
+        damping = tree["damping"]
+        if type(damping) is not float or not 0.0 < damping <= LARGEST_DAMPING:
+            raise ModelFileError(f"damping = {shortened(damping)} must be a number in (0, {LARGEST_DAMPING:g}]")
+        self.damping = damping
 
     def climb(self, expansion: Expansion, steps: int, reach: float = REACH) -> int:
         """Take steps of Gauss-Newton on one expansion; the number of those that were found.
@@ -194,9 +200,11 @@ def restore_network(
         If they do not fit.
     """
     tree = unflatten(description["layout"], arrays, lambda array: torch.from_numpy(np.array(array)))
-    try:
-        policy.network.load_state_dict(tree["network"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ModelFileError(f"the parameters do not fit the model of model.json: {error}") from error
+    if not isinstance(tree, dict) or "network" not in tree:
+        raise ModelFileError(f"the parameters do not fit the model of model.json: they are {shortened(tree)}")
+    check_tensors(tree["network"], policy.network.state_dict(), "network")
+    if not bool((tree["network"]["scale"] > 0.0).all()):
+        raise ModelFileError("the parameters do not fit the model of model.json: network.scale must be above 0")
+    policy.network.load_state_dict(tree["network"])
     found: dict[str, Any] = tree
     return found

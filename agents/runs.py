@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["derived_seed", "provenance", "write_json"]
+__all__ = ["MOST_SEED", "derived_seed", "provenance", "write_json"]
 
+MOST_SEED = 2**32 - 1  # of a run: numpy's global generator, from which Stable-Baselines3 draws, takes no larger one
 PURPOSES = ("environment", "evaluation", "recording")
 
 

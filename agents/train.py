@@ -8,9 +8,9 @@ killed and resumed ends with the same parameters, bit for bit, as one that was n
 import copy
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,29 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.algorithms import FLAT, OURS, algorithm_class
-from agents.config import Config, load_config
-from agents.model_files import FORMAT, ModelFileError, read_folder, recover_folder, write_folder
+from agents.algorithms import FLAT, OURS, RECURRENT, algorithm_class
+from agents.config import ALGORITHM_KEYS, Config, load_config
+from agents.model_files import (
+    FORMAT,
+    ModelFileError,
+    check_curve,
+    config_of,
+    read_folder,
+    recover_folder,
+    remove_folder,
+    write_folder,
+)
 from agents.policies import as_policy
-from agents.runs import derived_seed, provenance, write_json
+from agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from baselines.catalogue import environment_of, params_of
 from baselines.choices import FrozenChoices
 from baselines.expansion import Expansions, expansions_of
 from baselines.imitation import ImitationExpansions
 from baselines.price_noise import price_noise
 from baselines.scoring import Score, exact_skill, score, skill_of_value
+from mmgym.arguments import integer
+from mmgym.plain_files import read_json
+from mmgym.registration import check_foreign_environment
 
 try:
     import torch
@@ -38,6 +50,7 @@ try:
     from agents.checkpoints import (
         batch_under,
         describe,
+        require_same_run,
         restore_checkpoint,
         restore_parameters,
         restore_statistics,
@@ -86,7 +99,7 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     kind, std = settings.pop("noise_type", None), settings.pop("noise_std", 0.0)
     if kind is not None:
         settings["action_noise"] = _action_noise(kind, std, math.prod(venv.action_space.shape or ()))
-    policy = settings.pop("policy", "MlpPolicy")
+    policy = settings.pop("policy", "MlpLstmPolicy" if config.algorithm in RECURRENT else "MlpPolicy")
     settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
     return algorithm_class(config.algorithm)(
         policy, venv, seed=seed, device="cpu", tensorboard_log=tensorboard, verbose=0, **settings
@@ -129,8 +142,34 @@ def save_model(folder: Path, model: Any, config: Config, env_id: str, arguments:
     write_folder(folder, description, files)
 
 
+def _to_play(config: Config, arrays: Arrays, folder: str | Path) -> Config:
+    """The configuration of the smallest model that plays alike: one environment, and no room for experience.
+
+    Raises
+    ------
+    ModelFileError
+        If its networks have more weights than there are stored: refused before memory is taken.
+    """
+    kwargs = config.hyperparameters.get("policy_kwargs", {})
+    layers = kwargs.get("net_arch", config.hyperparameters.get("net_arch", []))
+    networks = list(layers.values()) if isinstance(layers, dict) else [layers]
+    hidden = kwargs.get("lstm_hidden_size", 0)
+    needed = sum(a * b for widths in networks for a, b in pairwise(widths)) + 4 * hidden**2
+    stored = sum(array.size for array in arrays.values())
+    if needed > stored:
+        raise ModelFileError(
+            f"{folder}: the networks of model.json have more than {needed} weights, but parameters.npz has {stored}"
+        )
+    small = {"n_steps": 2, "batch_size": 2} if "n_epochs" in ALGORITHM_KEYS[config.algorithm] else {}
+    small |= {"buffer_size": 1} if "buffer_size" in ALGORITHM_KEYS[config.algorithm] else {}
+    return config._replace(n_envs=1, hyperparameters={**config.hyperparameters, **small})
+
+
 def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """A trained model as a policy, and its ``model.json``. No code of the file is run.
+
+    What the file says is checked field by field (see `agents.model_files`). Arguments of the environment that name
+    files (a population) are left out, here and in what is returned: what a network plays does not depend on them.
 
     Raises
     ------
@@ -138,37 +177,42 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         If the folder is not a complete model of this format.
     """
     description, arrays, statistics = read_folder(Path(folder))
+    config = _to_play(config_of(description, folder), arrays, folder)
+    env_id, given = description["env"], description["arguments"]
+    face = check_foreign_environment(env_id, given, str(folder), files=True)
+    arguments = {name: value for name, value in given.items() if name not in face.file_arguments}
+    description["arguments"] = arguments
     try:
-        config = Config(**description["hyperparameters"])
         if config.algorithm in OURS:
-            env = environment_of(description["env"], **description["arguments"])
+            env = environment_of(env_id, **arguments)
             network = network_of(env, config.hyperparameters["net_arch"])
             restore_network(network, description, arrays)
             return network, description
-        venv = build_env(config, description["env"], description["arguments"], 1)
+        venv = build_env(config, env_id, arguments, 1)
         model = build_model(config, venv, 0, None)
-    except ModelFileError:
-        raise
+        restore_parameters(model, description, arrays)
+        restore_statistics(venv, statistics)
+    except ModelFileError as error:
+        raise ModelFileError(f"{folder}: {error}") from error
     except Exception as error:
         raise ModelFileError(f"{folder}: model.json does not describe a model that can be built: {error}") from error
-    restore_parameters(model, description, arrays)
-    restore_statistics(venv, statistics)
     return as_policy(model), description
 
 
 class _Watcher(BaseCallback):  # type: ignore[misc]
     """Between updates: progress bar, exact skill in TensorBoard, checkpoints."""
 
-    def __init__(self, save: Any, env: Any, bar: Any, checkpoint_steps: int, score_steps: int) -> None:
+    def __init__(
+        self, save: Any, env: Any, bar: Any, checkpoint_steps: int, score_steps: int, curve: list[dict[str, float]]
+    ) -> None:
         super().__init__()
         self._save, self._env, self._bar = save, env, bar
         self._checkpoint_steps, self._score_steps = checkpoint_steps, score_steps
-        self._next_checkpoint = self._next_score = 0
-        self.curve: list[dict[str, float]] = []
+        self._next_checkpoint = 0
+        self.curve = curve  # of what was trained before, if anything was
 
     def _on_training_start(self) -> None:
         self._next_checkpoint = self.num_timesteps + self._checkpoint_steps
-        self._next_score = (self.num_timesteps // self._score_steps) * self._score_steps
 
     def _on_step(self) -> bool:
         return True
@@ -176,8 +220,10 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
     def _on_rollout_start(self) -> None:
         """After an update (and before the first): the model and its environment are at rest."""
         self._bar.update(self.num_timesteps - self._bar.n)
-        if self.num_timesteps >= self._next_score:
-            self._next_score += self._score_steps
+        scored = (
+            self.curve[-1]["steps"] if self.curve else -1
+        )  # by the run that was stopped, right before its checkpoint
+        if scored < self.num_timesteps >= len(self.curve) * self._score_steps:
             skill, regret = exact_skill(self._env, as_policy(self.model))
             self.curve.append({"steps": self.num_timesteps, "skill": skill, "regret": regret})
             self._bar.set_postfix(skill=f"{skill:.4f}")
@@ -215,8 +261,12 @@ def _train_exactly(
     before, curve = 0.0, []
     if resumable:
         description, arrays, _ = read_folder(checkpoint)
+        require_same_run(description, config, env_id, arguments, seed, checkpoint)
         learner.restore(description, arrays)
-        before, curve = float(description["seconds"]), list(description["curve"])
+        try:
+            before, curve = float(description["seconds"]), check_curve(description["curve"], checkpoint)
+        except KeyError as error:
+            raise ModelFileError(f"{checkpoint} lacks {error}: train without --resume") from error
     started = time.perf_counter()
 
     def seconds() -> float:
@@ -228,7 +278,7 @@ def _train_exactly(
         description = {
             "format": FORMAT,
             "algorithm": config.algorithm,
-            "env": env_id,
+            "env": env_id.rpartition(":")[2],  # a file names no module
             "arguments": dict(arguments),
             "hyperparameters": config._asdict(),
             "steps": learner.steps,
@@ -297,7 +347,7 @@ def train(
         A shipped configuration ("ppo") or the path of one.
     env_id : str
     seed : int
-        Of the run, >= 0. Environments get 64-bit seeds derived from it.
+        Of the run, from 0 to 2^32 - 1. Environments get 64-bit seeds derived from it.
     folder : path, optional
         Of the run; ``runs/<environment>/<algorithm>-<seed>`` by default.
     arguments : mapping, optional
@@ -329,17 +379,13 @@ def train(
     ValueError
         If an argument is out of range, the folder holds another run, or a model file is damaged.
     """
-    numbers = (
-        threads,
-        checkpoint_steps,
-        1 if timesteps is None else timesteps,
-        1 if score_steps is None else score_steps,
-    )
-    if seed < 0 or min(numbers) < 1:
-        raise ValueError(
-            f"seed = {seed} must be >= 0; threads = {threads}, checkpoint_steps = {checkpoint_steps}, timesteps = "
-            f"{timesteps} and score_steps = {score_steps} must be >= 1"
-        )
+    integer("seed", seed, low=0, high=MOST_SEED)
+    for name, value in (
+        *(("threads", threads), ("checkpoint_steps", checkpoint_steps)),
+        *(("timesteps", timesteps), ("score_steps", score_steps)),
+    ):
+        if value is not None:
+            integer(name, value, low=1, high=2**62)
     config = load_config(config_name, env_id)
     if timesteps is not None:
         config = config._replace(n_timesteps=timesteps)
@@ -361,15 +407,17 @@ def train(
     summary_file, checkpoint = home / "run.json", home / "checkpoint"
     recover_folder(checkpoint)
     resumable = resume and checkpoint.exists()
-    if summary_file.exists():
-        before = json.loads(summary_file.read_text(encoding="utf-8"))
-        if resume and before["settings"] != json.loads(json.dumps(settings)):
-            raise ValueError(f"{home} holds a run with other settings: resume it with those, or choose another folder")
-        if resume and before.get("score"):
+    if resume and summary_file.exists():
+        before = read_json(summary_file)
+        if not isinstance(before, dict) or before.get("settings") != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"{home} holds a run with other settings (run.json): resume it with those, or choose another folder"
+            )
+        if before.get("score"):
             policy, _ = load_model(home / "model")
             return home, score(environment_of(env_id, **arguments), policy)
-    if not resumable and checkpoint.exists():  # of an earlier run: a later --resume must not find it
-        shutil.rmtree(checkpoint)
+    if not resumable:  # of an earlier run: a later --resume must not find it
+        remove_folder(checkpoint)
     run: dict[str, Any] = {"settings": settings, **provenance()}
     write_json(summary_file, run)
 
@@ -388,13 +436,15 @@ def train(
             progress=progress,
         )
         write_json(summary_file, run | found_run)
-        if checkpoint.exists():
-            shutil.rmtree(checkpoint)
+        remove_folder(checkpoint)
         return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
     venv = build_env(config, env_id, arguments, threads, reward)
     model = build_model(config, venv, seed, str(home / "tensorboard"))
     batch_under(venv).seed(derived_seed(seed, "environment"))
-    elapsed_before = restore_checkpoint(checkpoint, model) if resumable else 0.0
+    elapsed_before = 0.0
+    curve: list[dict[str, float]] = []
+    if resumable:
+        elapsed_before, curve = restore_checkpoint(checkpoint, model, config, env_id, arguments, seed)
     env = environment_of(env_id, **arguments)
     started = time.perf_counter()
 
@@ -402,11 +452,11 @@ def train(
         return elapsed_before + time.perf_counter() - started
 
     def save() -> None:
-        save_checkpoint(checkpoint, model, config, env_id, arguments, seed, seconds())
+        save_checkpoint(checkpoint, model, config, env_id, arguments, seed, seconds(), curve)
 
     with tqdm(total=config.n_timesteps, unit="step", unit_scale=True, desc=run_name, disable=not progress) as bar:
         bar.update(model.num_timesteps)
-        watcher = _Watcher(save, env, bar, checkpoint_steps, score_steps)
+        watcher = _Watcher(save, env, bar, checkpoint_steps, score_steps, curve)
         model.learn(
             config.n_timesteps - model.num_timesteps,
             callback=watcher,
@@ -425,6 +475,5 @@ def train(
         "score": found.to_dict(),
     }
     write_json(summary_file, run)
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint)
+    remove_folder(checkpoint)
     return home, found

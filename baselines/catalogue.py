@@ -11,7 +11,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import FrozenProblem, Solution, Table, criterion_value, frozen_problem, solve
+from baselines.frozen import (
+    FrozenProblem,
+    Solution,
+    Table,
+    criterion_value,
+    frozen_problem,
+    require_probabilities,
+    solve,
+)
 from baselines.numerical import Bounds, NumericalBaseline, numerical_baseline
 from baselines.policy import StatelessPolicy
 from baselines.solution_cache import load_solution, save_solution
@@ -139,6 +147,7 @@ class MixedTablePolicy(_Tabulated):
     def __init__(self, problem: FrozenProblem, table: Table, seed: int = 0) -> None:
         if table.weights is None:
             raise ValueError("a table without weights is a TablePolicy")
+        require_probabilities(table.weights)
         self._problem = problem
         self._random = np.random.default_rng(seed)
         self.actions = problem.actions(table.controls)
@@ -251,7 +260,7 @@ def environment_of(env: Any, **arguments: Any) -> Any:
     if isinstance(env, str):
         import mmgym  # noqa: F401  # registers the ids
 
-        return unwrapped(gymnasium.make(env, **arguments))
+        env, arguments = gymnasium.make(env, **arguments), {}
     if arguments:
         raise TypeError(f"arguments {sorted(arguments)} are allowed with an environment id only")
     base = unwrapped(env)

@@ -32,6 +32,7 @@ __all__ = [
     "moments",
     "pnl_law",
     "policy_gradient",
+    "require_probabilities",
     "solve",
     "state_laws",
     "tabulate",
@@ -660,6 +661,23 @@ def tabulate(problem: FrozenProblem, policy: Policy, *, deterministic: bool = Tr
     return Table(controls.reshape(*observations.shape[:2], problem.num_controls))
 
 
+def require_probabilities(weights: Any) -> None:
+    """Refuse weights (..., M) that are not probabilities: >= 0, with the sum 1 over the last axis.
+
+    Raises
+    ------
+    ValueError
+        The message has the worst of them.
+    """
+    total = np.asarray(weights).sum(axis=-1)
+    if not (np.asarray(weights) >= 0.0).all() or not (np.abs(total - 1.0) <= 1e-6).all():
+        worst = total.flat[int(np.argmax(np.abs(total - 1.0)))] if total.size else 0.0
+        raise ValueError(
+            f"weights of a policy as it acts are not allowed: in each state they must be >= 0 and sum to 1, but the "
+            f"least is {np.min(weights, initial=np.inf):g}, and a sum is {worst:g}"
+        )
+
+
 def tabulate_distribution(problem: FrozenProblem, policy: Policy, chunk: int = 32_768) -> Table:
     """The table of a stochastic policy as it acts, from its `distribution`: quadrature nodes and weights."""
     observations = _all_observations(problem)
@@ -667,8 +685,9 @@ def tabulate_distribution(problem: FrozenProblem, policy: Policy, chunk: int = 3
     actions, weights = [], []
     for i in range(0, len(flat), chunk):
         nodes, mass = policy.distribution(flat[i : i + chunk])  # type: ignore[attr-defined]
-        if not (np.isfinite(nodes).all() and np.isfinite(mass).all()):
-            raise ValueError(f"the distribution of {type(policy).__name__} has nodes or weights that are not finite")
+        if not np.isfinite(nodes).all():
+            raise ValueError(f"the distribution of {type(policy).__name__} has nodes that are not finite")
+        require_probabilities(mass)
         actions.append(problem.controls(nodes))
         weights.append(mass)
     controls, masses = np.concatenate(actions), np.concatenate(weights)

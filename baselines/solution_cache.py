@@ -9,9 +9,7 @@ import contextlib
 import hashlib
 import inspect
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,22 @@ from numpy.typing import NDArray
 
 import mmgym
 from baselines import frozen
+from mmgym.plain_files import UnreadableFile, numbers, read_arrays
 from mmgym.source_digest import source_digest
 
-__all__ = ["cache_folder", "kept", "kept_file", "load_arrays", "load_solution", "save_solution", "solution_file"]
+__all__ = [
+    "cache_folder",
+    "is_named",
+    "is_pair",
+    "kept",
+    "kept_file",
+    "load_arrays",
+    "load_solution",
+    "save_solution",
+    "solution_file",
+]
 
+Fits = Callable[[dict[str, NDArray[Any]]], bool]  # whether what is kept is what is wanted
 PACKAGES = (Path(str(mmgym.__file__)).parent, Path(__file__).parent)
 
 
@@ -54,9 +64,8 @@ def kept_file(params: Any, name: Any = "", *types: type) -> Path:
 def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
     """What is kept in a file, or None where it cannot be read."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except (OSError, KeyError, TypeError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return read_arrays(path)
+    except UnreadableFile:
         return None
 
 
@@ -73,14 +82,32 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], write: Callable[..., None
             part.unlink()
 
 
-def kept(params: Any, name: Any, make: Callable[[], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays from disk or, where they are not kept there yet, made and kept."""
+def kept(params: Any, name: Any, make: Callable[[], Mapping[str, Any]], fits: Fits) -> dict[str, NDArray[Any]]:
+    """Arrays from disk or, where none that fit are kept there yet, made and kept."""
     path = kept_file(params, name)
-    found = load_arrays(path)
-    if found is None:
-        found = {key: np.asarray(value) for key, value in make().items()}
-        save_arrays(path, found)
-    return found
+    arrays = load_arrays(path)
+    with contextlib.suppress(KeyError, IndexError, TypeError, ValueError):
+        if arrays is not None and all(_is_finite(array) for array in arrays.values()) and fits(arrays):
+            return arrays
+    arrays = {key: np.asarray(value) for key, value in make().items()}
+    save_arrays(path, arrays)
+    return arrays
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
+
+
+def is_pair(name: str) -> Fits:
+    """Whether kept arrays have a value and its error under a name."""
+    return lambda arrays: arrays[name].shape == (2,) and arrays[name].dtype.kind == "f"
+
+
+def is_named(names: Collection[str]) -> Fits:
+    """Whether kept arrays have one of the names and a lower bound."""
+    return lambda arrays: (
+        str(arrays["name"]) in names and arrays["lower"].shape == () and arrays["lower"].dtype.kind == "f"
+    )
 
 
 def solution_file(problem: Any) -> Path:
@@ -97,12 +124,19 @@ def save_solution(problem: Any, solution: frozen.Solution) -> None:
 
 
 def load_solution(problem: Any) -> frozen.Solution | None:
-    """A kept solution of exactly these parameters and sources, or None."""
-    found = load_arrays(solution_file(problem))
-    if found is None or not {"controls", "raw", "log_scale"} <= set(found):
-        return None
-    controls, raw, log_scale = (found[name] for name in ("controls", "raw", "log_scale"))
+    """A kept solution of exactly these parameters and sources, or None: whatever its damage, it is solved again."""
     steps, states = problem.num_steps, problem.num_states
-    if controls.shape != (steps, states, problem.num_controls) or raw.shape != (steps + 1, states):
+    shapes = {"controls": (steps, states, problem.num_controls), "raw": (steps + 1, states), "log_scale": (steps + 1,)}
+    found = load_arrays(solution_file(problem))
+    try:
+        if found is None:
+            return None
+        for name in ("raw", "log_scale"):
+            numbers(found[name], name, shapes[name], "f")
+        controls = found["controls"]
+        if controls.dtype.kind != "f" or controls.shape != shapes["controls"] or np.isnan(controls).any():
+            return None
+    except (UnreadableFile, KeyError):
         return None
+    raw, log_scale = found["raw"], found["log_scale"]
     return frozen.Solution(controls.astype(np.float64), problem.to_value(raw, log_scale[:, None]), raw, log_scale)

@@ -1,7 +1,7 @@
 """Policies written to files as tables, so that others can be trained against them without the code that made them."""
 
 import json
-import zipfile
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.catalogue import environment_of, problem_of, table_policy
-from baselines.frozen import FrozenProblem, Table, tabulate, tabulate_distribution
+from baselines.frozen import FrozenProblem, Table, require_probabilities, tabulate, tabulate_distribution
 from baselines.policy import as_policy
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
 
 __all__ = ["load_policy", "read_table", "require_repeated", "tabulated", "write_table"]
 
@@ -90,6 +91,8 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
 
     Raises
     ------
+    OSError
+        If the file cannot be written; one that was there is left as it was.
     ValueError
         If the policy draws its actions and has no distribution.
     """
@@ -107,16 +110,49 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
     if table.weights is not None:
         parts["weights"] = table.weights
     target = Path(path)
-    with target.open("wb") as stream:
-        np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return target
 
 
 def read_table(path: str | Path) -> tuple[Table, dict[str, Any]]:
-    """A table written by `write_table`, and its description."""
-    with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-        weights = found["weights"] if "weights" in found.files else None
-        return Table(found["controls"], weights), json.loads(str(found["description"]))
+    """A table written by `write_table`, and its description.
+
+    Raises
+    ------
+    UnreadableFile
+        If the file is no such table: a ValueError that says what is wrong and what must be.
+    """
+    arrays = read_arrays(path)
+    missing = [name for name in ("controls", "description") if name not in arrays]
+    if missing:
+        raise UnreadableFile(f"{path} is not a table written by mmgym: it lacks {', '.join(missing)}")
+    weights, controls = arrays.get("weights"), arrays["controls"]
+    description = parse_json(str(arrays["description"]), f"the description in {path}")
+    if arrays["description"].shape != () or not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UnreadableFile(
+            f"{path} is not a table written by mmgym: its description is {shortened(description)}, but must be a "
+            f"mapping with format {FORMAT}"
+        )
+    if controls.ndim != (3 if weights is None else 4):
+        raise UnreadableFile(
+            f"{path}: controls of shape {controls.shape} are not allowed: they must be (steps, states, controls), or "
+            "(steps, states, draws, controls) with weights (steps, states, draws)"
+        )
+    numbers(controls, f"{path}: controls", controls.shape)
+    if weights is not None:
+        numbers(weights, f"{path}: weights", controls.shape[:-1], "f")
+        try:
+            require_probabilities(weights)
+        except ValueError as error:
+            raise UnreadableFile(f"{path}: {error}") from error
+    return Table(controls.astype(np.float64), weights), description
 
 
 def load_policy(path: str | Path, env: Any, **arguments: Any) -> Any:
@@ -139,20 +175,18 @@ def load_policy(path: str | Path, env: Any, **arguments: Any) -> Any:
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
-    try:
-        table, description = read_table(path)
-        market, role, controls = (description[name] for name in ("market", "role", "controls"))
-    except (KeyError, TypeError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"{path} is not a table written by mmgym: {error}") from error
+    table, description = read_table(path)
+    market, role, controls = (description.get(name) for name in ("market", "role", "controls"))
     expected = (base.market.name, getattr(base.params, "role", None), list(base.control_names))
     if (market, role, controls) != expected:
-        raise ValueError(f"{path} is a table of the market {market!r} (role {role}), not of {base.market.name!r}")
+        raise ValueError(
+            f"{path} is a table of the market {shortened(market)} (role {shortened(role)}, controls "
+            f"{shortened(controls)}), not of {base.market.name!r} (role {expected[1]}, controls {expected[2]})"
+        )
     shape = (problem.num_steps, problem.num_states)
     if table.controls.shape[:2] != shape or table.controls.shape[-1] != problem.num_controls:
         raise ValueError(
             f"{path} has {table.controls.shape[0]} steps and {table.controls.shape[1]} states, but the environment has "
-            f"{shape[0]} and {shape[1]}: its arguments were {json.dumps(description.get('arguments'))}"
+            f"{shape[0]} and {shape[1]}: its arguments were {shortened(description.get('arguments'))}"
         )
-    if not np.isfinite(table.controls).all() or (table.weights is not None and not (table.weights >= 0.0).all()):
-        raise ValueError(f"{path}: controls must be finite and weights >= 0")
     return table_policy(problem, table)

@@ -8,6 +8,7 @@ what a single environment seeded ``s + i`` plays over successive resets without 
 """
 
 import inspect
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,7 @@ class MarketFace:
     counts_steps: ClassVar[bool] = True  # whether `to_state` begins with the number of decisions so far, else time left
     real_coordinates: ClassVar[int] = 0  # how many of the last coordinates of `to_state` are no integers
     control_names: ClassVar[tuple[str, ...]] = ()  # of the columns of `to_quotes`
+    file_arguments: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # that take the path of a file, or one of these words
     params: Any
     arguments: dict[str, Any]
 
@@ -135,6 +137,7 @@ class _Rows:
         self.market = market
         self.record = market.record(params)
         self.digest = market.digest(params)
+        self.ranges = dict(market.ranges(params))
         self.state = _aligned_rows(market.row_dtype, count)
         self.controls = np.zeros((count, market.num_controls))
         self.intensities = np.zeros((count, market.num_intensities))
@@ -179,20 +182,53 @@ class _Rows:
                 raise ValueError(f"state has {name} = {found!r}, but this environment takes {value!r} only")
         columns = {"streams": (len(rows), 2), "needs_reset": (len(rows),)}
         columns |= {name: (len(rows),) for name in self.market.state.names or ()}
+        ranges = {"streams": (0, _MASK_64), "needs_reset": (0, 1), **self.ranges}
+        values: dict[str, Array] = {}
         for name, shape in columns.items():
             if name not in state or np.shape(state[name]) != shape:
                 found = np.shape(state[name]) if name in state else "missing"
                 raise ValueError(f"state entry {name!r} is {found}, but {len(rows)} rows need shape {shape}")
+            kind = "s0" if name == "streams" else name
+            values[name] = _as_column(name, state[name], self.state.dtype[kind], ranges.get(name))
         if not int(state.get("started", 0)):
             raise ValueError("state was taken before the first reset: reset the environment, then take its state")
-        self.state["s0"][rows] = state["streams"][:, 0]
-        self.state["s1"][rows] = state["streams"][:, 1]
-        self.state["needs_reset"][rows] = state["needs_reset"]
-        for name in self.market.state.names or ():
-            self.state[name][rows] = state[name]
+        dead = np.flatnonzero(~values["streams"].any(axis=1))
+        if len(dead):
+            raise ValueError(f"state entry 'streams' of row {dead[0]} is 0, 0, from which no stream goes on")
+        if "step" in self.ranges and "step" in values:
+            last = self.ranges["step"][1]
+            over = np.flatnonzero((values["step"] >= last) & (values["needs_reset"] == 0))
+            if len(over):
+                raise ValueError(
+                    f"state entry 'step' = {values['step'][over[0]]} of row {over[0]} is not allowed: it must be below "
+                    f"{last}, or the row must need a reset"
+                )
+        self.state["s0"][rows] = values["streams"][:, 0]
+        self.state["s1"][rows] = values["streams"][:, 1]
+        for name in ("needs_reset", *(self.market.state.names or ())):
+            self.state[name][rows] = values[name]
         self.controls[rows] = np.nan  # the last step's controls are not part of a state
         self.seeded = True
         self.started = True
+
+
+def _as_column(name: str, given: Any, dtype: np.dtype[Any], bounds: tuple[float, float] | None) -> Array:
+    """A column of a state from elsewhere, of the kernel's type: finite and within its range."""
+    found = np.asarray(given)
+    whole = dtype.kind in "iu"
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if whole else (-math.inf, math.inf)
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    if found.dtype.kind not in ("iu" if whole else "fiu"):
+        raise ValueError(f"state entry {name!r} of type {found.dtype} is not allowed: it must be of {dtype}")
+    wrong = ~((found >= low) & (found <= high) & np.isfinite(found))
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0, 0])
+        value = found[wrong].ravel()[0]
+        what = "a whole number" if whole else "a finite number"
+        ends = f" from {low} to {high}" if math.isfinite(low) or math.isfinite(high) else ""
+        raise ValueError(f"state entry {name!r} = {value} of row {row} is not allowed: it must be {what}{ends}")
+    return found.astype(dtype)
 
 
 def _as_actions(actions: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -339,7 +375,8 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         Raises
         ------
         ValueError
-            If the state is of another market, of other parameters or of another number of rows.
+            If the state is of another market, of other parameters or of another number of rows, or a number in it is
+            outside of what the market declares for it.
         """
         self._rows.set_state(state, np.array([0]))
         observation = self._observe(np.zeros(1, dtype=np.bool_))
@@ -605,7 +642,8 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         Raises
         ------
         ValueError
-            If the state is of another market, of other parameters or of another number of rows.
+            If the state is of another market, of other parameters or of another number of rows, or a number in it is
+            outside of what the market declares for it.
         """
         chosen = self._row_indices(rows)
         if not self._rows.started and len(chosen) < self.num_envs:

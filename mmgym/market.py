@@ -59,6 +59,10 @@ class Market:
         One exact step; it takes the stream from ``s.s0, s.s1`` and puts it back.
     observe_one : function ``(p, s, observation)``
         Writes the float32 observation.
+    ranges : function ``(params) -> {column: (lowest, highest)}``
+        What columns of the state may be, both ends included; columns that are not named may be any finite number. A
+        state from elsewhere is checked by it: kernels trust their state. A row that is not to be reset must have a
+        ``step`` below the highest.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Market:
     derived: tuple[str, ...] = ()
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)

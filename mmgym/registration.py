@@ -1,12 +1,16 @@
 """The table of environment ids."""
 
+import inspect
+import math
 from typing import Any, NamedTuple
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from mmgym.models.mean_field_game import PRESETS
+from mmgym.plain_files import shortened
 
-__all__ = ["ENVIRONMENTS", "Registered", "register_all"]
+__all__ = ["ENVIRONMENTS", "Registered", "check_foreign_environment", "register_all"]
 
 
 class Registered(NamedTuple):
@@ -119,3 +123,69 @@ def register_all() -> None:
                 vector_entry_point=f"mmgym.envs.{row.market}:{row.vector_env}",
                 kwargs=dict(row.arguments),
             )
+
+
+def check_foreign_environment(env_id: Any, arguments: Any, source: str, *, files: bool = False) -> Any:
+    """Refuse what a file from somebody else may not name: anything but a registered market with plain arguments.
+
+    Nothing that the file names is imported or opened: the id must be in Gymnasium's registry already (``module:`` in
+    front of it would import the module), its class one of mmgym's, and an argument that takes the path of a file must
+    be one of the words that it takes besides.
+
+    Parameters
+    ----------
+    env_id, arguments
+        As the file has them.
+    source : str
+        What errors call the file.
+    files : bool
+        Whether an argument may be a path all the same; the caller does not open it.
+
+    Returns
+    -------
+    type
+        The environment's class.
+
+    Raises
+    ------
+    ValueError
+        If the id or an argument is not allowed.
+    """
+    from mmgym.kernel_env import MarketFace
+
+    spec = gymnasium.registry.get(env_id) if isinstance(env_id, str) else None
+    creator = load_env_creator(spec.entry_point) if spec is not None and isinstance(spec.entry_point, str) else None
+    face = spec.entry_point if spec is not None and creator is None else creator
+    if not inspect.isclass(face) or not issubclass(face, MarketFace):
+        raise ValueError(
+            f"{source}: the environment {shortened(env_id)} is not allowed: it must be the id of a registered mmgym "
+            "market (see `mmgym list`), without module: in front; import the module of a market of your own first "
+            "(mmgym --import MODULE ...)"
+        )
+    if not isinstance(arguments, dict):
+        raise ValueError(
+            f"{source}: arguments = {shortened(arguments)} of {env_id} must be a mapping of names to values"
+        )
+    allowed = [*inspect.signature(face.market.params_type.create).parameters, "info"]
+    for name, value in arguments.items():
+        if name not in allowed:
+            raise ValueError(
+                f"{source}: argument {shortened(name)} of {env_id} is not allowed: it must be one of "
+                f"{', '.join(allowed)}"
+            )
+        words = face.file_arguments.get(name)
+        text = files and isinstance(value, str)
+        if not _is_plain(value, 4) or (words is not None and value not in words and not text):
+            what = "a number, a truth value, text, null or a list of those" if words is None else " or ".join(words)
+            hint = "" if words is None else "; a file's path can be given by the user, not by a file"
+            raise ValueError(
+                f"{source}: argument {name} = {shortened(value)} of {env_id} is not allowed: it must be {what}{hint}"
+            )
+    return face
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is a finite number, a truth value, text, None, or lists of such, so many deep."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))

@@ -292,16 +292,13 @@ def test_damaged_and_foreign_model_files_are_refused(config, tmp_path):
     description = json.loads(text)
     for change, message in [
         ({"format": "other"}, "only 'mmgym model 1' can be read"),
-        ({"algorithm": "os.system"}, None),
+        ({"algorithm": "os.system"}, "'os.system' is not allowed: it must be one of a2c"),
         ({"layout": {"call": "os.system"}}, "is not known"),
         ({"layout": {"dict": [["policy", {"array": "nowhere"}]]}}, "is missing"),
     ]:
         (model / "model.json").write_text(json.dumps({**description, **change}))
-        if message is None:
-            load_model(model)  # the name is only information: the algorithm comes from the fixed table
-        else:
-            with pytest.raises(ModelFileError, match=message):
-                load_model(model)
+        with pytest.raises(ModelFileError, match=message):
+            load_model(model)
     (model / "model.json").write_text(text[:100])
     with pytest.raises(ModelFileError, match="not readable JSON"):
         load_model(model)

@@ -10,6 +10,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 import mmgym  # noqa: F401
 from mmgym.envs.glft import GLFTEnv, GLFTVectorEnv
+from mmgym.registration import ENVIRONMENTS
 
 NUMBERS = {  # name: values out of range
     "volatility": [-1e-9, -1.0, 1.1e9],
@@ -399,3 +400,105 @@ def test_wrong_rows_of_a_state():
     for rows in ([3], [-4], [0.5], "a", [[True, False]]):
         with pytest.raises(ValueError, match="rows"):
             envs.get_state(rows=rows)
+
+
+# --- States from elsewhere, in every market --------------------------------------------------------------------------
+
+IDS = [row.id for row in ENVIRONMENTS if not row.id.endswith(("Coupled-v0", "FastSignals-v0"))]
+HOSTILE = (
+    10**9,
+    2 * 10**9,
+    -(10**9),
+    -1,
+    2**31,
+    -(2**63),
+    2**64 - 1,
+    1e300,
+    -1e300,
+    -100.0,
+    math.nan,
+    math.inf,
+    -math.inf,
+)
+
+
+def stepped(env_id, steps=3):
+    """A batch of two rows after some random steps, its state, and random actions for it."""
+    envs = gymnasium.make_vec(env_id, num_envs=2).unwrapped
+    envs.reset(seed=5)
+    envs.action_space.seed(5)
+    for _ in range(steps):
+        envs.step(envs.action_space.sample())
+    return envs, envs.get_state(), envs.action_space.sample()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_state_is_taken_only_within_the_ranges_of_its_market(env_id):
+    """Every column with every hostile value: refused by name, or played without leaving the finite numbers."""
+    envs, state, actions = stepped(env_id)
+    refused = 0
+    for name in envs.market.row_dtype.names:
+        if name in ("s0", "s1"):
+            continue
+        for value in HOSTILE:
+            kind = "f8" if isinstance(value, float) else "u8" if value >= 2**63 else "i8"
+            column = np.full(2, value, dtype=kind)
+            try:
+                observations = envs.set_state({**state, name: column})
+            except ValueError as error:
+                refused += 1
+                assert f"state entry {name!r}" in str(error)
+                assert "must be" in str(error)
+                after = envs.get_state()
+                assert all(np.array_equal(state[column], after[column]) for column in state)
+                continue
+            assert np.isfinite(observations).all(), (name, value)
+            observations = envs.step(actions)[0]
+            assert np.isfinite(observations).all(), (name, value)
+            assert envs.single_observation_space.contains(observations[0])
+            envs.set_state(state)
+    assert refused > 5 * len(envs.market.row_dtype.names)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "name", "value", "allowed"),
+    [
+        ("mmgym/TickSpread-v0", "spread", 10**9, "from 0 to 5"),
+        ("mmgym/MeanFieldTaker-v0", "step", 2 * 10**9, "from 0 to 500"),
+        ("mmgym/HawkesFlow-v0", "excess_buy", -100.0, "from 0.0 to "),
+        ("mmgym/StochasticVolatility-v0", "variance", -1.0, "from 0.0 to "),
+        ("mmgym/GLFT-v0", "inventory", 31, "from -30 to 30"),
+        ("mmgym/MultiAssetGLFT-v0", "inventory_2", 1, "from 0 to 0"),
+        ("mmgym/HawkesPower-v0", "spread", 0, "from 1 to "),
+    ],
+)
+def test_a_state_out_of_range_is_refused_with_its_range(env_id, name, value, allowed):
+    envs, state, _ = stepped(env_id)
+    column = state[name].copy()
+    column[0] = value
+    with pytest.raises(ValueError, match=rf"state entry '{name}' = {value} of row 0 is not allowed: .*{allowed}"):
+        envs.set_state({**state, name: column})
+
+
+def test_a_row_past_its_last_step_must_need_a_reset():
+    """Otherwise the mean field's kernel would read past its table of the crowd's flow."""
+    for env_id in ("mmgym/MeanFieldTaker-v0", "mmgym/GLFT-v0"):
+        envs, state, _ = stepped(env_id)
+        last = np.full(2, envs.params.num_steps)
+        with pytest.raises(ValueError, match=r"state entry 'step' = .* must be below"):
+            envs.set_state({**state, "step": last})
+        envs.set_state({**state, "step": last, "needs_reset": np.ones(2, dtype=int)})
+
+
+def test_columns_of_the_wrong_type_and_dead_streams_are_refused():
+    envs, state, _ = stepped("mmgym/GLFT-v0")
+    for name, value in (
+        ("step", np.array([0.5, 1.0])),
+        ("mid", np.array(["a", "b"])),
+        ("mid", np.array([None, None])),
+        ("streams", state["streams"].astype(float)),
+        ("needs_reset", np.array([2, 0])),
+        ("streams", np.zeros((2, 2), dtype=np.uint64)),
+    ):
+        with pytest.raises(ValueError, match=f"state entry '{name}'"):
+            envs.set_state({**state, name: value})

@@ -47,7 +47,7 @@ def benchmark_file(folder, *, seeds="[0, 1]", breaking=False):
     (folder / "ppo.yml").write_text(TINY)
     names = f"{folder}/ppo.yml"
     if breaking:
-        (folder / "ppo-broken.yml").write_text(TINY.replace("n_epochs: 1", "learning_rate: -1.0"))
+        (folder / "ppo-broken.yml").write_text(TINY.replace("n_epochs: 1", "learning_rate: 1.0e+11"))
         names += f", {folder}/ppo-broken.yml"
     path = folder / "tiny.yml"
     path.write_text(

@@ -24,9 +24,10 @@ from baselines.hawkes_flow.rates import rate_grids
 from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
 from baselines.policy import Policy, QuotingPolicy
-from baselines.solution_cache import kept, kept_file, load_arrays, save_arrays
+from baselines.solution_cache import is_named, kept, kept_file, load_arrays, save_arrays
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
+from mmgym.plain_files import UnreadableFile, numbers
 
 Array = NDArray[Any]
 
@@ -72,11 +73,21 @@ def _at_start(params: Params, tables: Tables, field: Array) -> float:
     return float((across @ field[p.initial_inventory + p.inventory_limit] @ along.T)[0, 0])
 
 
-def _load(found: Mapping[str, Array] | None) -> Solved | None:
-    if found is None or not {"numbers", "times", "table"} <= set(found):
+def _load(found: Mapping[str, Array] | None, params: Params) -> Solved | None:
+    """A kept solution, or None: whatever its damage, it is solved again."""
+    try:
+        if found is None:
+            return None
+        value, error, kink, *largest = numbers(found["numbers"], "numbers", (5,), "f").tolist()
+        times, table = found["times"], found["table"]
+        shape = (len(times), 2 * params.inventory_limit + 1, *table.shape[2:4], 3)
+        numbers(times, "times", (len(times),), "f")
+        if table.dtype != np.float32 or len(times) < 2 or min(shape) < 2 or not 0 <= kink < len(times):
+            return None
+        numbers(table, "table", shape, "f")
+    except (UnreadableFile, KeyError, TypeError):
         return None
-    value, error, kink, *largest = found["numbers"].tolist()
-    return Solved(value, error, found["times"], int(kink), (largest[0], largest[1]), found["table"])
+    return Solved(value, error, times, int(kink), (largest[0], largest[1]), table)
 
 
 @functools.lru_cache(maxsize=4)
@@ -86,7 +97,7 @@ def solve(params: Params, held: bool) -> Solved:
     It is that of who sees the intensities, whether or not they are hidden.
     """
     path = kept_file(params._replace(observe_intensities=True), f"held {held}")
-    found = _load(load_arrays(path))
+    found = _load(load_arrays(path), params)
     if found is None:
         coarse, fine = march(params, COARSE, held=held), march(params, FINE, held=held)
         value = _at_start(params, fine, fine.values[-1])
@@ -95,8 +106,8 @@ def solve(params: Params, held: bool) -> Solved:
         difference = abs(value - _at_start(params, coarse, coarse.values[-1]))
         error = SAFETY * difference + ROUNDING * abs(value)
         found = Solved(value, error, fine.times, kink, fine.largest, table)
-        numbers = np.array([value, error, kink, *fine.largest])
-        save_arrays(path, {"numbers": numbers, "times": fine.times, "table": table})
+        scalars = np.array([value, error, kink, *fine.largest])
+        save_arrays(path, {"numbers": scalars, "times": fine.times, "table": table})
     return found
 
 
@@ -263,7 +274,7 @@ class HawkesFlowBaseline:
             name, lower = best_lower(list(self.policies()), rough, self._lower)
             return {"name": name, "lower": lower}
 
-        found = kept(self.params, "best known", make)
+        found = kept(self.params, "best known", make, is_named(self.policies()))
         return str(found["name"]), float(found["lower"])
 
     def _simulated(self, name: str, count: int, seed: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, so
 from baselines.hawkes_power.values import ValueFunction
 from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
 from baselines.policy import Policy, QuotingPolicy
-from baselines.solution_cache import kept
+from baselines.solution_cache import is_named, is_pair, kept
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -150,7 +150,7 @@ class HawkesPowerBaseline:
             name, lower = best_lower(list(self.policies()), rough, fine)
             return {"name": name, "lower": lower}
 
-        found = kept(self.params, "best known", make)
+        found = kept(self.params, "best known", make, is_named(self.policies()))
         return str(found["name"]), float(found["lower"])
 
     def interval(self) -> Interval:
@@ -207,7 +207,7 @@ class HawkesPowerBaseline:
             sample = np.concatenate(parts)
             return {"value": [sample.mean(), sample.std(ddof=1) / math.sqrt(count)]}
 
-        value, error = kept(self.params, (name, seed), make)["value"].tolist()
+        value, error = kept(self.params, (name, seed), make, is_pair("value"))["value"].tolist()
         return value, error
 
     def evaluate(self, policy: Policy) -> Evaluation | None:

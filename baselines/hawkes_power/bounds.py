@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from baselines.hawkes_power import kernels
 from baselines.hawkes_power.kernels import Basis
 from baselines.hawkes_power.values import ValueFunction, value_function
-from baselines.solution_cache import kept
+from baselines.solution_cache import is_pair, kept
 from mmgym.models import hawkes
-from mmgym.models.hawkes_power import MARKET, Params
+from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
 Array = NDArray[np.float64]
 
@@ -131,7 +131,16 @@ def solved(params: Params, kind: str) -> ValueFunction:
         function = value_function(market, kind)
         return {**function.basis._asdict(), "borders": function.borders, "table": function.table}
 
-    arrays = kept(market, kind, make)
+    def fits(found: dict[str, NDArray[Any]]) -> bool:
+        table, degrees = found["table"], found["degrees"]
+        ranks = {"active": 2, "spread_table": 2, "moved_table": 3, "impacts": 2, "shapes": 2}
+        return (
+            table.shape == (len(found["borders"]) - 1, len(degrees), 2 * params.inventory_limit + 1)
+            and degrees.shape[1:] == (len(PROCESSES) + 1,)
+            and all(found[name].ndim == rank for name, rank in ranks.items())
+        )
+
+    arrays = kept(market, kind, make, fits)
     return ValueFunction(Basis(**{name: arrays[name] for name in Basis._fields}), arrays["borders"], arrays["table"])
 
 
@@ -143,5 +152,5 @@ def upper_bound(params: Params) -> tuple[float, float]:
         found = path_bounds(market, solved(market, "fitted"), paths_for(market), 0).upper
         return {"bound": [found.mean(), found.std(ddof=1) / math.sqrt(len(found))]}
 
-    value, error = kept(market, "upper", make)["bound"].tolist()
+    value, error = kept(market, "upper", make, is_pair("bound"))["bound"].tolist()
     return value, error

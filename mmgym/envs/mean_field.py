@@ -16,6 +16,7 @@ class MeanFieldFace(MarketFace):
 
     step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
     control_names = ("bid_depth", "ask_depth")
+    file_arguments = {"population": ("equilibrium", "constant")}  # noqa: RUF012
     params: mean_field.Params
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:

@@ -448,6 +448,16 @@ def observe_one(p, s, observation):
     observation[1] = s.inventory / p.limit
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    limit = params.limit
+    return {
+        "step": (0, params.num_steps),
+        "inventory": (-limit, limit),
+        "inventory_square": (0.0, math.inf),
+    }
+
+
 MARKET = Market(
     name="glft",
     modules=("mmgym.models.wealth",),
@@ -471,6 +481,7 @@ MARKET = Market(
     controls_one=controls_one,
     step_one=step_one,
     observe_one=observe_one,
+    ranges=state_ranges,
 )
 
 

@@ -318,6 +318,11 @@ def parameters(
     return mu, zeta, rho
 
 
+def most_excess(initial_rate: float, excitation: float) -> float:
+    """An excess intensity that no state has: that of a million orders at once above a million a minute."""
+    return initial_rate + 1e6 * (1.0 + excitation)
+
+
 def explosive(excitation: ArrayLike, decay: ArrayLike) -> str:
     """What excitation >= decay means, for error messages."""
     shown = [np.squeeze(np.asarray(values, dtype=float)).tolist() for values in (excitation, decay)]

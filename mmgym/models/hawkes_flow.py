@@ -36,6 +36,7 @@ EVENT, CLOCK = 0, 1  # codes of `decision` in kernels, in the order of the Liter
 MAX_STEPS = 1_000_000
 MAX_ORDERS = 1_000_000.0  # expected market orders in an episode
 MAX_RATE = 1e6  # per minute
+MOST_DECISIONS = 2**31 - 2  # that a state counts
 REACH = 4.0  # width of the depth box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
@@ -421,6 +422,22 @@ def observe_one(p, s, observation):
         observation[3] = sell / (sell + p.rate_scale_sell)
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    p = params
+    counts = ("buy_orders", "sell_orders", "bid_fills", "ask_fills")
+    return {
+        "time_left": (0.0, p.horizon),
+        "elapsed": (0.0, p.horizon),
+        "excess_buy": (0.0, hawkes.most_excess(p.initial_rate_buy, p.excitation_buy)),
+        "excess_sell": (0.0, hawkes.most_excess(p.initial_rate_sell, p.excitation_sell)),
+        "inventory_square": (0.0, math.inf),
+        "step": (0, p.num_steps if p.decision == "clock" else MOST_DECISIONS),
+        "inventory": (-p.inventory_limit, p.inventory_limit),
+        **dict.fromkeys(counts, (0, math.inf)),
+    }
+
+
 MARKET = Market(
     name="hawkes_flow",
     params_type=Params,
@@ -440,6 +457,7 @@ MARKET = Market(
     controls_one=controls_one,
     step_one=step_one,
     observe_one=observe_one,
+    ranges=state_ranges,
 )
 
 

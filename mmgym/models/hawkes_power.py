@@ -62,6 +62,7 @@ BINOMIAL, GEOMETRIC = 0, 1  # codes of `placement`
 MAX_STEPS = 1_000_000
 MAX_EVENTS = 1_000_000.0  # expected events in an episode
 MAX_RATE = 1e6  # per minute
+MOST_DECISIONS = 2**31 - 2  # that a state counts
 MAX_SPREAD = 1000  # ticks
 REACH = 4.0  # width of the offset box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
@@ -584,6 +585,23 @@ def observe_one(p, s, observation):
     observation[8] = y / (y + p.rate_scales[5])
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    p = params
+    counts = ("book_events", "buy_orders", "sell_orders", "bid_fills", "ask_fills")
+    most = map(hawkes.most_excess, p.initial_rates, p.excitation)
+    return {
+        "time_left": (0.0, p.horizon),
+        "elapsed": (0.0, p.horizon),
+        **{f"excess_{name}": (0.0, highest) for name, highest in zip(PROCESSES, most, strict=True)},
+        "inventory_square": (0.0, math.inf),
+        "step": (0, p.num_steps if p.decision == "clock" else MOST_DECISIONS),
+        "inventory": (-p.inventory_limit, p.inventory_limit),
+        "spread": (1, p.largest_spread),
+        **dict.fromkeys(counts, (0, math.inf)),
+    }
+
+
 MARKET = Market(
     name="hawkes_power",
     params_type=Params,
@@ -605,6 +623,7 @@ MARKET = Market(
     controls_one=controls_one,
     step_one=step_one,
     observe_one=observe_one,
+    ranges=state_ranges,
 )
 
 

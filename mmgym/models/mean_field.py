@@ -416,6 +416,17 @@ def observe_maker(p, s, observation):
     observation[4] = p.flow_rows[s.step, SEEN_IMPACT]
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    limit, levels = params.limit, params.signal_levels
+    return {
+        "step": (0, params.num_steps),
+        "inventory": (-limit, limit),
+        "signal": (-levels, levels),
+        "inventory_square": (0.0, math.inf),
+    }
+
+
 def _market(params_type: Any, observe_one: Any) -> Market:
     return Market(
         name="mean_field",
@@ -443,6 +454,7 @@ def _market(params_type: Any, observe_one: Any) -> Market:
         controls_one=controls_one,
         step_one=step_one,
         observe_one=observe_one,
+        ranges=state_ranges,
     )
 
 

@@ -20,7 +20,6 @@ import functools
 import hashlib
 import json
 import os
-import zipfile
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -35,6 +34,7 @@ from scipy.linalg import expm
 
 from mmgym.models import mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays
 from mmgym.source_digest import source_digest
 
 __all__ = [
@@ -402,20 +402,22 @@ def _used(movement: Array) -> int:
 
 
 def load_flow(stream: Any, game: Game) -> Flow | None:
-    """A flow written by `save_flow` for this game, or None."""
+    """A flow written by `save_flow` for this game, or None: whatever a file's damage, it is solved again."""
+    count = game.num_steps
     try:
-        with np.load(stream, allow_pickle=False) as found:
-            if json.loads(str(found["game"])) != _crowd(game):
-                return None
-            used, count = found["movement"], game.num_steps
-            movement = np.zeros((count, DEGREE + 1))
-            movement[:, : used.shape[1]] = used
-            pairs = (found["mean_quotes"], found["quoting"])
-            if any(pair.shape != (count, 2) for pair in pairs):
-                return None
-            residual, variation = float(found["residual"]), float(found["variation"])
-            return Flow(movement, *pairs, residual, int(found["iterations"]), variation)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        found = read_arrays(stream)
+        if parse_json(str(found["game"]), "game") != _crowd(game):
+            return None
+        used = found["movement"].shape[-1]
+        if used > DEGREE + 1:
+            return None
+        movement = np.zeros((count, DEGREE + 1))
+        movement[:, :used] = numbers(found["movement"], "movement", (count, used), "f")
+        quotes, quoting = (numbers(found[name], name, (count, 2), "f") for name in ("mean_quotes", "quoting"))
+        residual, variation = (float(numbers(found[name], name, (), "f")) for name in ("residual", "variation"))
+        iterations = int(numbers(found["iterations"], "iterations", (), "iu"))
+        return Flow(movement, quotes, quoting, residual, iterations, variation)
+    except (UnreadableFile, KeyError, IndexError, ValueError):
         return None
 
 

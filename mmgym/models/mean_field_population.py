@@ -6,8 +6,6 @@ JSON text; ``S`` counts signals first, then inventories, both ascending. `baseli
 
 import functools
 import hashlib
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmgym.models.mean_field_flow import Flow, constant_flow, equilibrium_flow, induced_flow
 from mmgym.models.mean_field_game import Game
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
 
 __all__ = ["flow_of", "load_population", "population_of"]
 
@@ -59,14 +58,17 @@ def load_population(game: Game, path: str, name: str = "population") -> tuple[Ar
         return ValueError(f"{name} = {path!r} is not allowed: {reason}")
 
     try:
-        with np.load(path, allow_pickle=False) as found:
-            description = json.loads(str(found["description"]))
-            controls = np.asarray(found["controls"], dtype=np.float64)
-            weights = np.asarray(found["weights"], dtype=np.float64) if "weights" in found.files else None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        found = read_arrays(path)
+        description = parse_json(str(found["description"]), "description")
+        controls = numbers(found["controls"], "controls", found["controls"].shape).astype(np.float64)
+        weights = found.get("weights")
+        weights = None if weights is None else numbers(weights, "weights", weights.shape).astype(np.float64)
+    except (KeyError, UnreadableFile) as error:
         raise refuse(f"it is not a table file ({error})") from error
-    if description.get("format") != FORMAT or description.get("role") != "taker":
-        raise refuse(f"it must be a table of takers of format {FORMAT}, but is described as {description}")
+    if not isinstance(description, dict) or description.get("format") != FORMAT or description.get("role") != "taker":
+        raise refuse(f"it must be a table of takers of format {FORMAT}, but is described as {shortened(description)}")
+    if controls.ndim != (3 if weights is None else 4):
+        raise refuse(f"its controls have shape {controls.shape}")
     states = game.shape[0] * game.shape[1]
     wanted = (game.num_steps, states, 2) if weights is None else (game.num_steps, states, controls.shape[-2], 2)
     if controls.shape != wanted or (weights is not None and weights.shape != wanted[:-1]):

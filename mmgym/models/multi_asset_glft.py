@@ -427,6 +427,19 @@ def observe_one(p, s, observation):
         observation[4] = s.inventory_3 / p.limits[3]
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    limits = np.zeros(MAX_ASSETS, dtype=np.int64)
+    limits[: params.num_assets] = params.limits
+    return {
+        "step": (0, params.num_steps),
+        **{f"inventory_{i}": (-int(limit), int(limit)) for i, limit in enumerate(limits)},
+        "risk": (0.0, math.inf),
+        "bid_fills": (0, math.inf),
+        "ask_fills": (0, math.inf),
+    }
+
+
 MARKET = Market(
     name="multi_asset_glft",
     modules=("mmgym.models.wealth",),
@@ -452,6 +465,7 @@ MARKET = Market(
     controls_one=controls_one,
     step_one=step_one,
     observe_one=observe_one,
+    ranges=state_ranges,
 )
 
 

@@ -368,6 +368,18 @@ def observe_one(p, s, observation):
         observation[2] = s.variance / (s.variance + p.variance_mean)
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    p, limit = params, params.limit
+    usual = max(p.initial_variance, p.variance_mean, p.variance_volatility**2 / (2.0 * p.variance_reversion))
+    return {
+        "step": (0, p.num_steps),
+        "inventory": (-limit, limit),
+        "variance": (0.0, 1e4 * usual),  # its law's tails are those of an exponential of that scale
+        "weighted_square": (0.0, math.inf),
+    }
+
+
 MARKET = Market(
     name="stochastic_volatility",
     modules=("mmgym.models.wealth", "mmgym.models.glft", "mmgym.models.square_root"),
@@ -383,6 +395,7 @@ MARKET = Market(
     controls_one=glft.controls_one,
     step_one=step_one,
     observe_one=observe_one,
+    ranges=state_ranges,
 )
 
 

@@ -624,6 +624,20 @@ def observe_one(p, s, observation):
     observation[2] = s.spread / (p.num_spreads - 1)
 
 
+def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+    """What columns of a state may be (see `mmgym.market.Market`)."""
+    limit = params.limit
+    counts = ("masked_actions", "bid_fills", "ask_fills")
+    return {
+        "step": (0, params.num_steps),
+        "inventory": (-limit, limit),
+        "spread": (0, params.num_spreads - 1),
+        "inventory_square": (0.0, math.inf),
+        "market_orders": (0, 1),
+        **dict.fromkeys(counts, (0, math.inf)),
+    }
+
+
 MARKET = Market(
     name="tick_spread",
     modules=("mmgym.models.wealth",),
@@ -657,6 +671,7 @@ MARKET = Market(
     controls_one=controls_one,
     step_one=step_one,
     observe_one=observe_one,
+    ranges=state_ranges,
 )
 
 
