@@ -81,10 +81,15 @@ class Windows:
         Raises
         ------
         ValueError
-            If there is no window, or a time is not finite, outside its window, or not above the one before it; the
+            If there is no window, a flat list of times is given, or a time is not finite, outside its window, or not above the one before it; the
             message names the window and the event.
         """
-        arrays = [np.atleast_1d(np.asarray(window, dtype=float)) for window in windows]
+        if any(np.ndim(window) == 0 for window in windows):
+            raise ValueError(
+                "windows is a flat list of times; it must hold one list of times for each window: for a single window "
+                "pass [times]"
+            )
+        arrays = [np.asarray(window, dtype=float) for window in windows]
         if not arrays:
             raise ValueError("no windows: at least one is needed")
         durations = np.array(np.broadcast_to(np.asarray(duration, dtype=float), (len(arrays),)))
