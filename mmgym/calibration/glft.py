@@ -51,9 +51,7 @@ from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit,
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
 from mmgym.calibration.tape import (
     TAPE_COLUMNS,
-    best_quotes,
     fail,
-    market_orders,
     price_step,
     read_header,
     read_tape,
@@ -330,7 +328,8 @@ def calibrate_quotes(path: str | Path) -> Calibration:
             fit = fit_fills(live[f"{side}_depth"], live[f"{side}_exposure"], live[f"{side}_fills"])
         except ValueError as error:
             raise ValueError(f"{path}: {side}: {error}") from error
-        mean_depth = float(live[f"{side}_fills"] @ live[f"{side}_depth"]) / fit.fills
+        depths, fills = (live[f"{side}_{name}"].to_numpy(dtype=float) for name in ("depth", "fills"))
+        mean_depth = float(depths @ fills) / fit.fills
         fit, wide = widened_rate(fit, mean_depth, side)
         findings += wide
         sides.append(fit)
@@ -374,13 +373,13 @@ def calibrate_tape(
         raise ValueError(f"volatility_interval must be positive and finite (seconds), got {volatility_interval}")
     checked = check_level1(path, read_tape(path), time_unit=time_unit, reach=True)
     findings = list(checked.findings)
-    parts, orders = checked.quotes(), checked.orders()
+    parts, orders = checked.quotes, checked.orders
     quotes = pd.concat(parts, ignore_index=True)
     if len(quotes) < 2:
         raise ValueError(f"{path}: a tape needs quotes at two times at least, got {len(quotes)}")
     bounds, seconds = checked.bounds, checked.seconds
     if not seconds > 0:
-        raise ValueError(f"{path}: nothing is observed after the first quote: a tape needs events at two times at least")
+        raise ValueError(f"{path}: nothing follows the first quote: a tape needs events at two times at least")
     tick = price_step(quotes) if tick is None else tick
     if minimum_depth is None:
         minimum_depth = _touch(parts, bounds[:, 1], tick)

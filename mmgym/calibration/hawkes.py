@@ -48,16 +48,19 @@ from mmgym.calibration.hawkes_likelihood import (
 )
 from mmgym.calibration.tape import read_tape
 from mmgym.calibration.tape_checks import (
+    FALSE_ALARM,
     Finding,
     check_level1,
-    check_windows,
     decay_on_a_clock,
     described,
     draw_findings,
     excessive,
+    find_window_gaps,
+    gap_finding,
     json_value,
     marked,
     widened,
+    without_gaps,
 )
 from mmgym.models.hawkes import explosive
 
@@ -427,27 +430,47 @@ def fit_hawkes(
         explosive, or there is none (the decay runs off to zero or infinity).
     """
     data = _with_events(Windows.gather(windows, duration))
-    data, rates, gaps = check_windows(data, start_rates(initial_rate, data), unit)
+    rates = start_rates(initial_rate, data)
+    gaps = find_window_gaps(data)
+    found = []
+    if len(gaps):
+        data, rates = without_gaps(data, rates, gaps)
+        found.append(gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], data.exposure, unit))
     fit = _maximum(data, rates, allow_explosive)
     apart = np.diff(data.times)
     same = np.repeat(np.arange(data.durations.size), np.diff(data.offsets))
     apart = apart[same[1:] == same[:-1]]
     coarse = decay_on_a_clock(fit.decay.value, apart, float(data.durations.max()), unit)
-    return _with_findings(fit, [*gaps, *([] if coarse is None else [coarse])])
+    return _with_findings(fit, data, found if coarse is None else [*found, coarse])
 
 
-def _with_findings(fit: HawkesFit, found: list[Finding]) -> HawkesFit:
+def _with_findings(fit: HawkesFit, data: Windows, found: list[Finding]) -> HawkesFit:
     """The fit with its warnings: what was found before, overdispersion, and what the data leave open."""
     dispersion, freedom = fit.residuals.dispersion()
     if excessive(dispersion, freedom):
         factor = math.sqrt(dispersion)
         wide = {name: widened(item, factor, freedom, logarithm=True) for name, item in fit.estimates().items()}
-        fit = replace(fit, covariance=fit.covariance * dispersion, **wide)
+        fit = replace(
+            fit,
+            base_rate=wide["base_rate"],
+            excitation=wide["excitation"],
+            decay=wide["decay"],
+            branching_ratio=wide["branching_ratio"],
+            stationary_rate=wide["stationary_rate"],
+            covariance=fit.covariance * dispersion,
+        )
         text = (
-            f"events in {freedom + 1} stretches of residual time vary {dispersion:.3g} times as much as the fit has it; "
+            f"events in {freedom + 1} stretches of residual time vary {dispersion:.3g} times as much as in the fit: "
             f"standard errors and intervals are {factor:.3g} times as wide."
         )
         found = [*found, Finding("overdispersed", text)]
+    empty = data.durations[np.diff(data.offsets) == 0]
+    if empty.size and fit.base_rate.value * empty.sum() > -math.log(FALSE_ALARM):
+        text = (
+            f"{empty.size} of {data.durations.size} windows hold no event, where the fit has "
+            f"{fit.base_rate.value * empty.sum():.3g} or more: they count as observed; leave out what was not."
+        )
+        found = [*found, Finding("gaps", text)]
     if fit.excitation.value == 0:
         text = "no excitation: the events are a Poisson process to this fit, and a decay cannot be told."
         found = [*found, Finding("not_identified", text, ("excitation", "decay", "branching_ratio"))]
@@ -654,7 +677,7 @@ def fit_market_orders(
         If the tape breaks its format, or a side cannot be fitted.
     """
     checked = check_level1(path, read_tape(path), time_unit=time_unit)
-    orders = checked.orders()
+    orders = checked.orders
     bounds = np.array([[part["time_s"].iloc[0], part["time_s"].iloc[-1]] for part in checked.sessions])
     if not (bounds[:, 1] > bounds[:, 0]).all():
         raise ValueError(f"{path}: all events are at one time; a tape needs events at two times at least")

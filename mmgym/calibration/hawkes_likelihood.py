@@ -81,8 +81,8 @@ class Windows:
         Raises
         ------
         ValueError
-            If there is no window, a flat list of times is given, or a time is not finite, outside its window, or not above the one before it; the
-            message names the window and the event.
+            If there is no window, a flat list of times is given, or a time is not finite, outside its window, or not
+            above the one before it; the message names the window and the event.
         """
         if any(np.ndim(window) == 0 for window in windows):
             raise ValueError(
@@ -123,6 +123,10 @@ class Windows:
     def exposure(self) -> float:
         """Total length of the windows."""
         return float(self.durations.sum())
+
+    def parts(self) -> list[Array]:
+        """Event times of each window."""
+        return np.split(self.times, self.offsets[1:-1])
 
     def head(self, count: int) -> Windows:
         """The first `count` events, the last window cut off after the last of them."""

@@ -8,7 +8,7 @@ warning that stands in the table, in the JSON, in the summary and on the plot, a
 finding                 how it is told, and what is done
 ======================= ===========================================================================================
 gaps                    a few pauses, of events, quotes or trades, eight times as long as all others or longer: the
-                        record is split there, rates are over observed time, nothing is taken across
+                        record is split there, rates are over observed time, and nothing is taken across
 coarse_clock            time stamps on a grid so wide that events fall on one stamp: rates corrected, intervals
                         widened; an error where that moves a rate by more than 5 %
 late_trades             market orders print inside the quotes before them, and would not if trades were some
@@ -35,6 +35,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from mmgym.calibration.exponential import LEVEL, WINDOWS, BrownianFit, Estimate, ExponentialFit, fit_brownian
+from mmgym.calibration.exponential import (
+    LEVEL,
+    SMALLEST_EXPECTED_COUNT,
+    WINDOWS,
+    BrownianFit,
+    Estimate,
+    ExponentialFit,
+    fit_brownian,
+)
 from mmgym.calibration.hawkes_likelihood import Windows
 from mmgym.calibration.tape import best_quotes, market_orders, require, sample_mid
 
@@ -136,7 +145,7 @@ def require_finite(arguments: dict[str, Any]) -> None:
         Naming the argument.
     """
     for name, value in arguments.items():
-        if not isinstance(value, str | bool) and not np.isfinite(np.asarray(value, dtype=float)).all():
+        if not isinstance(value, str | bool | None) and not np.isfinite(np.asarray(value, dtype=float)).all():
             raise ValueError(f"{name} = {value} is not allowed: only finite estimates make an environment")
 
 
@@ -195,7 +204,8 @@ def gap_finding(starts: ArrayLike, lengths: ArrayLike, observed: float, unit: st
         What is missing in them.
     """
     starts, lengths = np.atleast_1d(starts), np.atleast_1d(lengths)
-    shown = ", ".join(f"{length:.6g} {unit} from {start:.6g}" for start, length in zip(starts[:5], lengths, strict=False))
+    first = zip(starts[:5], lengths[:5], strict=True)
+    shown = ", ".join(f"{length:.6g} {unit} from {start:.6g}" for start, length in first)
     more = f" and {starts.size - 5} more" if starts.size > 5 else ""
     return Finding(
         "gaps",
@@ -303,22 +313,24 @@ class CheckedTape:
         Of the file, for messages.
     sessions : list of pandas.DataFrame
         The tape, split at its gaps; times in seconds.
-    findings : tuple of Finding
+    findings : list of Finding
     """
 
     name: str
     sessions: list[pd.DataFrame]
-    findings: tuple[Finding, ...]
+    findings: list[Finding]
 
-    @property
+    @cached_property
     def bounds(self) -> Array:
         """First quote (event, where there is none) and last event of each session, shape (sessions, 2)."""
         return np.array([[_first_quote(part), part["time_s"].iloc[-1]] for part in self.sessions])
 
+    @cached_property
     def quotes(self) -> list[pd.DataFrame]:
         """`best_quotes` of each session."""
         return [best_quotes(part) for part in self.sessions]
 
+    @cached_property
     def orders(self) -> pd.DataFrame:
         """`market_orders` of all sessions; reaches are from quotes of their own session."""
         return pd.concat([market_orders(part) for part in self.sessions], ignore_index=True)
@@ -340,6 +352,15 @@ class CheckedTape:
         time = np.asarray(time, dtype=float)
         session = np.clip(np.searchsorted(first, time, side="right") - 1, 0, first.size - 1)
         return np.asarray((time >= first[session]) & (time <= last[session]))
+
+    def in_observed_time(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of ``time_s`` with the gaps cut out; rows inside them are left out."""
+        if len(self.sessions) == 1:
+            return table
+        time = table["time_s"].to_numpy(dtype=float)
+        inside = self.seen(time) | (time < self.bounds[0, 0])
+        kept: pd.DataFrame = table[inside].assign(time_s=self.observed(time[inside]))
+        return kept
 
     @property
     def seconds(self) -> float:
@@ -390,8 +411,8 @@ def check_level1(
         _refuse_years(name, times)
     gaps = _tape_gaps(tape)
     sessions = _split(tape, gaps)
-    findings = []
-    checked = CheckedTape(name, sessions, ())
+    findings: list[Finding] = []
+    checked = CheckedTape(name, sessions, findings)
     if len(gaps):
         lengths = gaps[:, 1] - gaps[:, 0]
         findings.append(gap_finding(gaps[:, 0], lengths, checked.seconds, "s", "events, quotes or trades"))
@@ -399,7 +420,7 @@ def check_level1(
         unit = _time_unit(name, checked)
         findings += [unit] if unit else []
     findings += _check_trades(name, checked, reach)
-    return replace(checked, findings=tuple(findings))
+    return checked
 
 
 def _clock_of(times: Iterable[pd.Series]) -> float:
@@ -417,8 +438,8 @@ def _refuse_years(name: str, times: Array) -> None:
     shown = f"perhaps time_unit = {likely[0]!r}" if likely else "none of the units fits"
     raise ValueError(
         f"{name}, column 'time_s': wrong time unit: the times run from {times[0]:.10g} to {times[-1]:.10g}, "
-        f"{span / (365.25 * DAY):.3g} years if they were seconds; give them in seconds, or say the unit with time_unit, "
-        f"one of {', '.join(TIME_UNITS)} ({shown})"
+        f"{span / (365.25 * DAY):.3g} years if they were seconds; give them in seconds, or say the unit with "
+        f"time_unit, one of {', '.join(TIME_UNITS)} ({shown})"
     )
 
 
@@ -468,9 +489,7 @@ def _split(tape: pd.DataFrame, gaps: Array) -> list[pd.DataFrame]:
     first = np.concatenate([[0], np.searchsorted(times, gaps[:, 1])])
     last = np.concatenate([np.searchsorted(times, gaps[:, 0], side="right"), [times.size]])
     parts = [tape.iloc[a:b] for a, b in zip(first, last, strict=True) if b > a]
-    kept = [
-        part for part in parts if (part["event"] == "quote").any() and part["time_s"].iloc[-1] > _first_quote(part)
-    ]
+    kept = [part for part in parts if (part["event"] == "quote").any() and part["time_s"].iloc[-1] > _first_quote(part)]
     return kept or [tape]
 
 
@@ -481,16 +500,16 @@ def _first_quote(part: pd.DataFrame) -> float:
 
 def _check_trades(name: str, checked: CheckedTape, reach: bool) -> list[Finding]:
     """Sides, and whether trades come after the quotes that they cause."""
-    orders = checked.orders().dropna(subset="reach")
+    orders = checked.orders.dropna(subset="reach")
     number = len(orders)
     if number == 0:
         return []
     inside, wrong = (int(value) for value in _against_quotes(checked, orders, 0.0))
     if wrong >= 5 and wrong > number / 2:
         raise ValueError(
-            f"{name}, column 'side': flipped sides: {wrong} of {number} market orders to buy print at the bid or below, "
-            "to sell at the ask or above; the side is that of the aggressor, who buys at the ask: 'buy' and 'sell' must "
-            "be exchanged"
+            f"{name}, column 'side': flipped sides: {wrong} of {number} market orders print on the wrong side of the "
+            "quotes, to buy at the bid or below, to sell at the ask or above; the side is that of the aggressor, who "
+            "buys at the ask: 'buy' and 'sell' must be exchanged"
         )
     if inside < 10 or inside < INSIDE_SHARE * number:
         return []
@@ -518,7 +537,7 @@ def _against_quotes(checked: CheckedTape, orders: pd.DataFrame, lag: float) -> t
     """Market orders inside the quotes that stand `lag` before them, and those on the other side of the quotes."""
     time, buy = orders["time_s"].to_numpy(dtype=float), (orders["side"] == "buy").to_numpy()
     inside = wrong = 0
-    for quotes, (start, end) in zip(checked.quotes(), checked.bounds, strict=True):
+    for quotes, (start, end) in zip(checked.quotes, checked.bounds, strict=True):
         own = (time >= start) & (time <= end)
         # a shifted time equals that of its quotes up to rounding
         before = np.searchsorted(quotes["time_s"], time[own] - lag - (1e-6 if lag else 0.0)) - 1
@@ -774,8 +793,8 @@ def widened_rate(fit: ExponentialFit, minimum_depth: float, label: str) -> tuple
         *(math.exp(min(value, 700.0)) for value in (log_rate.lower, log_rate.upper)),
     )
     text = (
-        f"{label}: counts in {WINDOWS} stretches of time vary {fit.dispersion:.3g} times as much as Poisson counts; the "
-        f"standard error and the interval of the rate are {math.sqrt(fit.dispersion):.3g} times those of the model."
+        f"{label}: counts in {WINDOWS} stretches of time vary {fit.dispersion:.3g} times as much as Poisson counts; "
+        "standard error and interval of the rate hold that."
     )
     finding = Finding("overdispersed", text, (f"fill_rate_{label}", f"log_fill_rate_{label}"))
     return replace(fit, fill_rate=rate, log_fill_rate=log_rate), [finding]
@@ -807,10 +826,40 @@ def unhidden_rate(fit: ExponentialFit, hidden: float) -> ExponentialFit:
         fit,
         fill_rate=Estimate(value, value * stderr, math.exp(log.lower), math.exp(log.upper)),
         log_fill_rate=log,
-        fill_decay=Estimate(
-            decay.value, math.hypot(decay.stderr, reach), decay.lower - reach, decay.upper + reach
-        ),
+        fill_decay=Estimate(decay.value, math.hypot(decay.stderr, reach), decay.lower - reach, decay.upper + reach),
     )
+
+
+def spread_of_counts(counts: ArrayLike, seconds: ArrayLike) -> tuple[float, int]:
+    """Variance of counts in stretches of time over that of Poisson counts, and its degrees of freedom.
+
+    Parameters
+    ----------
+    counts, seconds : array_like, shape (K, n)
+        Events of n rates, and the time in which they could happen, in each stretch.
+
+    Returns
+    -------
+    dispersion : float
+        Pearson's statistic of the counts of all rates together, stretches pooled until each expects five events, per
+        degree of freedom.
+    freedom : int
+        0 where there are too few events.
+    """
+    counts, seconds = np.asarray(counts, dtype=float), np.asarray(seconds, dtype=float)
+    total = seconds.sum(axis=0)
+    expected = seconds @ np.divide(counts.sum(axis=0), total, out=np.zeros_like(total), where=total > 0)
+    seen = counts.sum(axis=1)
+    cells = int(min(seen.size, expected.sum() // SMALLEST_EXPECTED_COUNT))
+    if cells < 2:
+        return math.nan, 0
+    middle = (expected.cumsum() - expected / 2) / expected.sum()
+    cell = np.unique((middle * cells).astype(int), return_inverse=True)[1]
+    seen, expected = np.bincount(cell, weights=seen), np.bincount(cell, weights=expected)
+    freedom = seen.size - 1
+    if freedom < 1:
+        return math.nan, 0
+    return float(((seen - expected) ** 2 / expected).sum()) / freedom, freedom
 
 
 # Files of own quotes
@@ -852,8 +901,8 @@ def check_own_record(path: str | Path, quotes: pd.DataFrame) -> tuple[Array, lis
     longest = float(spans.max())
     if longest >= 1e8 or np.abs(time).max() >= 1e11:
         raise ValueError(
-            f"{path}, column 'time': wrong time unit: an episode of {longest / (365.25 * DAY):.3g} years, up to the time "
-            f"{time.max():.10g}, if they were seconds; times and exposures must be seconds"
+            f"{path}, column 'time': wrong time unit: an episode of {longest / (365.25 * DAY):.3g} years, up to the "
+            f"time {time.max():.10g}, if they were seconds; times and exposures must be seconds"
         )
     findings = []
     steps = np.flatnonzero(~ends)
@@ -885,19 +934,8 @@ def check_own_record(path: str | Path, quotes: pd.DataFrame) -> tuple[Array, lis
 # Windows of point processes
 
 
-def check_windows(data: Windows, rates: Array, unit: str = "units of time") -> tuple[Windows, Array, list[Finding]]:
-    """Split windows at their gaps.
-
-    Parameters
-    ----------
-    data : Windows
-    rates : array, shape (windows,)
-        Intensities at the start, NaN without history; a part after a gap has none.
-
-    Returns
-    -------
-    data, rates : Windows and array
-    findings : list of Finding
+def find_window_gaps(data: Windows) -> Array:
+    """Gaps in windows of a point process: window, start and end of each, shape (gaps, 3).
 
     Raises
     ------
@@ -910,35 +948,35 @@ def check_windows(data: Windows, rates: Array, unit: str = "units of time") -> t
             f"all {counts.size} windows hold one event each: a flat list of times? A window is the list of the times "
             "of all events in it; for a single window pass [times]"
         )
-    edges = np.concatenate(
-        [
-            np.concatenate([[0.0], data.times[a:b], [length]])
-            for a, b, length in zip(data.offsets[:-1], data.offsets[1:], data.durations, strict=True)
-        ]
-    )
+    edges = np.insert(data.times, data.offsets[:-1], 0.0)
+    edges = np.insert(edges, data.offsets[1:] + np.arange(1, counts.size + 1), data.durations)
     window = np.repeat(np.arange(counts.size), counts + 2)
-    pauses = np.where(window[1:] == window[:-1], np.diff(edges), 0.0)
-    gaps = find_gaps(pauses[pauses > 0])
-    if not gaps.size:
-        return data, rates, []
-    places = np.flatnonzero(pauses > 0)[gaps]
-    parts, lengths, own_rates, starts = [], [], [], []
-    for number in range(counts.size):
+    occupied = np.repeat(counts > 0, counts + 2)[1:]  # a window without events counts
+    places = np.flatnonzero((window[1:] == window[:-1]) & (edges[1:] > edges[:-1]) & occupied)
+    places = places[find_gaps(edges[places + 1] - edges[places])]
+    return np.stack([window[places], edges[places], edges[places + 1]], axis=1).astype(float)
+
+
+def without_gaps(data: Windows, rates: Array, gaps: Array) -> tuple[Windows, Array]:
+    """Windows split at gaps.
+
+    Parameters
+    ----------
+    data : Windows
+    rates : array, shape (windows,)
+        Intensities at the start, NaN without history; a part after a gap has none.
+    gaps : array, shape (gaps, 3)
+        Of `find_window_gaps`, which may be those of more events than these.
+    """
+    parts, lengths, own_rates = [], [], []
+    for number, length in enumerate(data.durations):
         times = data.times[data.offsets[number] : data.offsets[number + 1]]
-        begin, rate = 0.0, rates[number]
-        for place in places[window[places] == number]:
-            starts.append(edges[place])
-            if edges[place] > begin:
-                parts.append(times[(times >= begin) & (times <= edges[place])] - begin)
-                lengths.append(edges[place] - begin)
-                own_rates.append(rate)
-            begin, rate = edges[place + 1], math.nan
-        if begin < data.durations[number]:
-            parts.append(times[times >= begin] - begin)
-            lengths.append(data.durations[number] - begin)
-            own_rates.append(rate)
-    kept = Windows(
-        np.concatenate(parts), np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.int64),
-        np.array(lengths),
-    )  # fmt: skip
-    return kept, np.array(own_rates), [gap_finding(starts, pauses[places], kept.exposure, unit)]
+        own = gaps[gaps[:, 0] == number]
+        starts, ends = np.append(0.0, own[:, 2]), np.append(own[:, 1], length)
+        for part, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if end > start:
+                parts.append(times[(times >= start) & (times <= end)] - start)
+                lengths.append(end - start)
+                own_rates.append(rates[number] if part == 0 else math.nan)
+    offsets = np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.int64)
+    return Windows(np.concatenate(parts), offsets, np.array(lengths)), np.array(own_rates)
