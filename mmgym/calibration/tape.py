@@ -246,8 +246,9 @@ def market_orders(tape: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``time_s``, ``side`` (of the aggressor), ``size`` and ``reach``: the distance of the worst price from the mid
-        before the time stamp, in units of price; NaN where no quote comes before.
+        ``time_s``, ``side`` (of the aggressor), ``size``, ``touch``: the best price for the aggressor, and ``reach``:
+        the distance of the worst price from the mid before the time stamp, in units of price; NaN where no quote comes
+        before.
     """
     trades = tape[tape["event"] == "trade"]
     orders = trades.groupby(["time_s", "side"], as_index=False).agg(
@@ -256,8 +257,10 @@ def market_orders(tape: pd.DataFrame) -> pd.DataFrame:
     quotes = best_quotes(tape)
     before = np.searchsorted(quotes["time_s"], orders["time_s"])  # quotes before the time stamp
     mid = np.concatenate([[np.nan], quotes["mid"]])[before]
-    reach = np.where(orders["side"] == "buy", orders["highest"] - mid, mid - orders["lowest"])
-    return orders[["time_s", "side", "size"]].assign(reach=reach)
+    buy = orders["side"] == "buy"
+    touch = np.where(buy, orders["lowest"], orders["highest"])
+    reach = np.where(buy, orders["highest"] - mid, mid - orders["lowest"])
+    return orders[["time_s", "side", "size"]].assign(touch=touch, reach=reach)
 
 
 def _rows(path: Path) -> Iterator[list[str]]:

@@ -67,12 +67,15 @@ GAP_RATIO = 8.0  # of the shortest gap to the longest other pause
 GAP_SHARE = 0.002  # of the whole time: less does no harm
 FEWEST_STAMPS = 30  # before a grid of time stamps is looked for
 LARGEST_BIAS, SMALLEST_BIAS = 0.05, 0.005  # of a rate, by events that share a stamp: refused, warned of
+SMALLEST_KERNEL_STEP, LARGEST_KERNEL_STEP = 0.02, 0.2  # decay in a step of the clock: warned of, refused
 FEWEST_ORDERS = 20
 INSIDE_SHARE = 0.02  # of market orders
 LAGS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # s
 LARGE_OWN_SIZE = 10.0  # in mean order sizes
+AS_LARGE = 0.01  # share of the orders that must be as large as an own one that is large
 FIRST_INTERVAL = 1.0  # s between mids, where none is asked for
 MOST_SAMPLES = 10_000_000
+SPREAD_OF_AGES = 4.5  # standard deviations of a mid's age in an interval: a tenth more variance of its square
 NOISE_BIAS = 0.3  # left in the variance by a chosen interval, in standard errors
 NOISE_CHOICE, NOISE_WARNING = -2.5, float(stats.norm.ppf(FALSE_ALARM))  # scores of the first autocovariance
 SHORT_EXPOSURE = 0.01  # of the time to the next row
@@ -280,8 +283,8 @@ def coarse_clock(
     return 0.0, None
 
 
-def decay_on_a_clock(decay: float, gaps: ArrayLike, largest: float, unit: str) -> Finding | None:
-    """The finding of a Hawkes fit whose kernel is as fast as the clock.
+def steps_of_a_kernel(decay: Estimate, gaps: ArrayLike, largest: float, unit: str) -> tuple[float, str]:
+    """Decay of a Hawkes kernel in one step of the clock, 0 where that is too little to matter, and what to say of it.
 
     Raises
     ------
@@ -289,15 +292,23 @@ def decay_on_a_clock(decay: float, gaps: ArrayLike, largest: float, unit: str) -
         If the clock is too coarse to tell the kernel.
     """
     step = clock_grid(gaps, largest)
-    if not decay * step > 0.1:
-        return None
-    text = f"time stamps are multiples of {step:g} {unit}, the kernel decays at {decay:.4g} per {unit}"
-    if decay * step > 0.5:
+    share = decay.value * step
+    if not (share > SMALLEST_KERNEL_STEP and share > decay.stderr / decay.value / 4):
+        return 0.0, ""
+    text = f"time stamps are multiples of {step:g} {unit}, the kernel decays at {decay.value:.4g} per {unit}, within "
+    text += f"{1 / share:.2g} steps"
+    if share > LARGEST_KERNEL_STEP:
         raise ValueError(
-            f"coarse clock: {text}: within {1 / (decay * step):.2g} steps; no right number can be given, a clock of "
-            f"{0.1 / decay:.1g} or finer is needed"
+            f"coarse clock: {text}; no right number can be given, a clock of "
+            f"{SMALLEST_KERNEL_STEP / decay.value:.1g} {unit} or finer is needed"
         )
-    return Finding("coarse_clock", f"{text}, within {1 / (decay * step):.2g} steps: what is faster is not seen.")
+    return share, f"{text}: decay and excitation come out too low, their intervals reach up by as much."
+
+
+def raised(estimate: Estimate, share: float) -> Estimate:
+    """An estimate that may be too low by a share of it."""
+    reach = share * estimate.value
+    return Estimate(estimate.value, math.hypot(estimate.stderr, reach), estimate.lower, estimate.upper * (1 + share))
 
 
 # Level-1 tapes
@@ -419,6 +430,10 @@ def check_level1(
     if time_unit is None:
         unit = _time_unit(name, checked)
         findings += [unit] if unit else []
+    if reach:  # a coarse clock puts orders inside the quotes, and is the fault to name
+        for side in ("sell", "buy"):
+            number = int((checked.orders["side"] == side).sum())
+            coarse_clock(name, f"{side} orders", number, checked.seconds, checked.trade_clock(), ())
     findings += _check_trades(name, checked, reach)
     return checked
 
@@ -467,11 +482,15 @@ def _time_unit(name: str, checked: CheckedTape) -> Finding | None:
 
 def _tape_gaps(tape: pd.DataFrame) -> Array:
     """Start and end of each gap, shape (gaps, 2): stretches without events, quotes or trades."""
-    found: list[tuple[float, float]] = []
-    for rows in (slice(None), tape["event"] == "quote", tape["event"] == "trade"):
-        stamps = np.unique(tape.loc[rows, "time_s"].to_numpy(dtype=float))
-        gaps = find_gaps(np.diff(stamps))
-        found += zip(stamps[gaps].tolist(), stamps[gaps + 1].tolist(), strict=True)
+    stamps = np.unique(tape["time_s"].to_numpy(dtype=float))
+    gaps = find_gaps(np.diff(stamps))
+    found = list(zip(stamps[gaps].tolist(), stamps[gaps + 1].tolist(), strict=True))
+    ends, lost = stamps[gaps + 1], np.append(0.0, np.cumsum(np.diff(stamps)[gaps]))
+    for event in ("quote", "trade"):
+        own = np.unique(tape.loc[tape["event"] == event, "time_s"].to_numpy(dtype=float))
+        pauses = np.diff(own - lost[np.searchsorted(ends, own, side="right")])  # without the gaps of all events
+        places = find_gaps(pauses)
+        found += zip(own[places].tolist(), own[places + 1].tolist(), strict=True)
     merged: list[list[float]] = []
     for start, end in sorted(found):
         if merged and start < merged[-1][1]:
@@ -505,17 +524,11 @@ def _check_trades(name: str, checked: CheckedTape, reach: bool) -> list[Finding]
     if number == 0:
         return []
     inside, wrong = (int(value) for value in _against_quotes(checked, orders, 0.0))
-    if wrong >= 5 and wrong > number / 2:
-        raise ValueError(
-            f"{name}, column 'side': flipped sides: {wrong} of {number} market orders print on the wrong side of the "
-            "quotes, to buy at the bid or below, to sell at the ask or above; the side is that of the aggressor, who "
-            "buys at the ask: 'buy' and 'sell' must be exchanged"
-        )
-    if inside < 10 or inside < INSIDE_SHARE * number:
+    if inside < max(5, INSIDE_SHARE * number):
         return []
     shares = np.array([_against_quotes(checked, orders, lag)[0] for lag in LAGS]) / inside
     share = f"{100 * inside / number:.3g} % of the market orders print inside the quotes before them"
-    if shares.min() < 1 / 3:
+    if shares.min() < 1 / 3 and inside >= 10:
         lag = LAGS[int(np.flatnonzero(shares <= 1.2 * shares.min() + 0.02)[0])]
         text = (
             f"{share}, and {100 * inside / number * shares.min():.2g} % if trades were {1000 * lag:g} ms earlier: they "
@@ -527,6 +540,12 @@ def _check_trades(name: str, checked: CheckedTape, reach: bool) -> list[Finding]
                 "trade rows and sort by it"
             )
         return [Finding("late_trades", f"{text}; volumes may fall into the interval after their own.", ("proxy",))]
+    if wrong >= 5 and wrong > number / 2:
+        raise ValueError(
+            f"{name}, column 'side': flipped sides: {wrong} of {number} market orders print on the wrong side of the "
+            "quotes, to buy at the bid or below, to sell at the ask or above; the side is that of the aggressor, who "
+            "buys at the ask: 'buy' and 'sell' must be exchanged"
+        )
     text = f"{share}: quotes are missing or stale, or the sides ({wrong} on the wrong one) are"
     if reach and inside > number / 5:
         raise ValueError(f"{name}: orders inside the quotes: {text}; one in five at most is allowed")
@@ -535,21 +554,18 @@ def _check_trades(name: str, checked: CheckedTape, reach: bool) -> list[Finding]
 
 def _against_quotes(checked: CheckedTape, orders: pd.DataFrame, lag: float) -> tuple[int, int]:
     """Market orders inside the quotes that stand `lag` before them, and those on the other side of the quotes."""
-    time, buy = orders["time_s"].to_numpy(dtype=float), (orders["side"] == "buy").to_numpy()
+    time, touch = (orders[column].to_numpy(dtype=float) for column in ("time_s", "touch"))
+    buy = (orders["side"] == "buy").to_numpy()
     inside = wrong = 0
     for quotes, (start, end) in zip(checked.quotes, checked.bounds, strict=True):
         own = (time >= start) & (time <= end)
         # a shifted time equals that of its quotes up to rounding
-        before = np.searchsorted(quotes["time_s"], time[own] - lag - (1e-6 if lag else 0.0)) - 1
-        latest = np.searchsorted(quotes["time_s"], time[own]) - 1
-        bid, ask, mid = (quotes[column].to_numpy(dtype=float) for column in ("bid", "ask", "mid"))
-        reach = orders["reach"].to_numpy(dtype=float)[own]
-        price = np.where(buy[own], mid[latest] + reach, mid[latest] - reach)
-        before = np.maximum(before, 0)
-        grain = 1e-6 * (ask - bid)[before]
-        beyond_ask, beyond_bid = price >= ask[before] - grain, price <= bid[before] + grain
-        inside += int((~np.where(buy[own], beyond_ask, beyond_bid)).sum())
-        wrong += int(np.where(buy[own], beyond_bid, beyond_ask).sum())
+        before = np.maximum(np.searchsorted(quotes["time_s"], time[own] - lag - (1e-6 if lag else 0.0)) - 1, 0)
+        bid, ask = (quotes[column].to_numpy(dtype=float)[before] for column in ("bid", "ask"))
+        price, grain = touch[own], 1e-6 * (ask - bid)
+        at_ask, at_bid = price >= ask - grain, price <= bid + grain
+        inside += int((~np.where(buy[own], at_ask, at_bid)).sum())
+        wrong += int(np.where(buy[own], at_bid, at_ask).sum())
     return inside, wrong
 
 
@@ -589,7 +605,7 @@ def check_own_size(
         f"own_size = {own_size:g} is {own_size / mean:.3g} times the mean market order of the tape ({mean:.3g}), "
         f"{as_large} of {number} are as large"
     )
-    if needed and number >= FEWEST_ORDERS and (none or as_large < 5):
+    if needed and number >= FEWEST_ORDERS and (none or as_large < max(AS_LARGE * number, 5)):
         raise ValueError(
             f"{name}: own size: {text}; no rate can be given: own_size is in the unit of the tape's sizes, "
             f"{LARGE_OWN_SIZE * mean:.3g} at most is allowed here"
@@ -612,8 +628,9 @@ def sampled_volatility(
     bounds : array_like, shape (sessions, 2)
         First and last time of each.
     interval : float, optional
-        Seconds between the mids. By default one second, or more where neighbouring changes are opposed: so many that
-        the noise left in the variance is 0.3 of its standard error.
+        Seconds between the mids. By default one second, more where quotes are rare (4.5 standard deviations of the age
+        of the mid), and more where neighbouring changes are opposed: so many that the noise left in the variance is 0.3
+        of its standard error.
     required : bool
         Whether a mid that does not move is an error.
 
@@ -633,6 +650,12 @@ def sampled_volatility(
     bounds = np.asarray(bounds, dtype=float)
     seconds = float(np.diff(bounds, axis=1).sum())
     first = FIRST_INTERVAL if interval is None else interval
+    if interval is None:  # sampled mids are old: their ages must not vary beside the interval
+        gaps = np.concatenate([np.diff(own["time_s"].to_numpy(dtype=float)) for own in quotes])
+        if gaps.size and gaps.sum() > 0:
+            age, square = (gaps**2).sum() / 2 / gaps.sum(), (gaps**3).sum() / 3 / gaps.sum()
+            longest = max(seconds / FEWEST_CHANGES, first)
+            first = min(max(_round_up(SPREAD_OF_AGES * math.sqrt(square - age**2)), first), longest)
     if seconds / first > MOST_SAMPLES:
         raise ValueError(
             f"volatility_interval = {first:g} s is not allowed: over {seconds:.6g} s it must be "
@@ -830,36 +853,38 @@ def unhidden_rate(fit: ExponentialFit, hidden: float) -> ExponentialFit:
     )
 
 
-def spread_of_counts(counts: ArrayLike, seconds: ArrayLike) -> tuple[float, int]:
+def spread_of_counts(counts: ArrayLike, seconds: ArrayLike, pieces: ArrayLike) -> tuple[float, int]:
     """Variance of counts in stretches of time over that of Poisson counts, and its degrees of freedom.
 
     Parameters
     ----------
     counts, seconds : array_like, shape (K, n)
         Events of n rates, and the time in which they could happen, in each stretch.
+    pieces : array_like of int, shape (K,)
+        Piece of time that a stretch belongs to; rates are constant in a piece.
 
     Returns
     -------
     dispersion : float
         Pearson's statistic of the counts of all rates together, stretches pooled until each expects five events, per
-        degree of freedom.
+        degree of freedom; NaN where there is none.
     freedom : int
-        0 where there are too few events.
     """
-    counts, seconds = np.asarray(counts, dtype=float), np.asarray(seconds, dtype=float)
-    total = seconds.sum(axis=0)
-    expected = seconds @ np.divide(counts.sum(axis=0), total, out=np.zeros_like(total), where=total > 0)
-    seen = counts.sum(axis=1)
-    cells = int(min(seen.size, expected.sum() // SMALLEST_EXPECTED_COUNT))
-    if cells < 2:
-        return math.nan, 0
-    middle = (expected.cumsum() - expected / 2) / expected.sum()
-    cell = np.unique((middle * cells).astype(int), return_inverse=True)[1]
-    seen, expected = np.bincount(cell, weights=seen), np.bincount(cell, weights=expected)
-    freedom = seen.size - 1
-    if freedom < 1:
-        return math.nan, 0
-    return float(((seen - expected) ** 2 / expected).sum()) / freedom, freedom
+    counts, seconds, pieces = np.asarray(counts, dtype=float), np.asarray(seconds, dtype=float), np.asarray(pieces)
+    statistic, freedom = 0.0, 0
+    for piece in np.unique(pieces):
+        own, time = counts[pieces == piece], seconds[pieces == piece]
+        total = time.sum(axis=0)
+        expected = time @ np.divide(own.sum(axis=0), total, out=np.zeros_like(total), where=total > 0)
+        cells = int(min(len(own), expected.sum() // SMALLEST_EXPECTED_COUNT))
+        if cells < 2:
+            continue
+        middle = (expected.cumsum() - expected / 2) / expected.sum()
+        cell = np.unique((middle * cells).astype(int), return_inverse=True)[1]
+        seen, expected = np.bincount(cell, weights=own.sum(axis=1)), np.bincount(cell, weights=expected)
+        statistic += float(((seen - expected) ** 2 / expected).sum())
+        freedom += seen.size - 1
+    return statistic / freedom if freedom else math.nan, freedom
 
 
 # Files of own quotes

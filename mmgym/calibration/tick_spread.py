@@ -473,10 +473,13 @@ def calibrate(
     clock_dispersion = _excess(tests["clock"].dispersion, tests["clock"].degrees_of_freedom)
     if clock_dispersion > 1:
         findings.append(_overdispersed("jumps of the spread", clock_dispersion, ("clock_rate",)))
-    stretches = np.linspace(begin, finish, WINDOWS + 1)
+    each = max(WINDOWS // counts.size, 2)  # stretches of a piece
+    stretches = np.append(np.linspace(edges[:-1], edges[1:], each, endpoint=False).T.ravel(), finish)
+    pieces = np.repeat(np.arange(counts.size), each)
     trades = checked.in_observed_time(pd.concat([part[part["event"] == "trade"] for part in checked.sessions]))
     proxied, seconds = proxy_counts(spread, trades, own_size, stretches)
-    proxy, wide = _executions(proxied, np.broadcast_to(seconds[:, None, None], proxied.shape), "proxy", "proxy")
+    seconds = np.broadcast_to(seconds[:, None, None], proxied.shape)
+    proxy, wide = _executions(proxied, seconds, pieces, "proxy", "counts of the proxy")  # it follows the clock
     findings += wide
     logged = None
     if own_quotes is not None:
@@ -489,7 +492,10 @@ def calibrate(
         outside = _outside(log, checked, first, last)
         findings += [] if outside is None else [outside]
         logged, wide = _executions(
-            *own_counts(checked.in_observed_time(log), spread, stretches), "fill_rate", "fills of own quotes"
+            *own_counts(checked.in_observed_time(log), spread, stretches),
+            0 * pieces,
+            "fill_rate",
+            "fills of own quotes",
         )
         findings += wide
         if not logged.seconds.any():
@@ -544,15 +550,18 @@ def _overdispersed(what: str, dispersion: float, parameters: tuple[str, ...]) ->
     return Finding("overdispersed", text, parameters)
 
 
-def _executions(counts: Counts, seconds: Array, prefix: str, what: str) -> tuple[Executions, list[Finding]]:
+def _executions(
+    counts: Counts, seconds: Array, pieces: Counts, prefix: str, what: str
+) -> tuple[Executions, list[Finding]]:
     """Executions over all stretches of time, with what their counts in stretches say of dispersion."""
     findings, dispersions = [], []
+    kept = slice(1 if prefix == "proxy" else 0, None)  # an interval that counts for best counts for improved
     for side, name in enumerate(SIDES):
-        flat = (table[:, side].reshape(len(table), -1) for table in (counts, seconds))
-        dispersions.append(_excess(*spread_of_counts(*flat)))
+        flat = (table[:, side, kept].reshape(len(table), -1) for table in (counts, seconds))
+        dispersions.append(_excess(*spread_of_counts(*flat, pieces)))
         if dispersions[-1] > 1:
             concerned = tuple(f"{prefix}_{quote}_{name}" for quote in QUOTES)
-            findings.append(_overdispersed(f"{what}, {name}:", dispersions[-1], concerned))
+            findings.append(_overdispersed(f"{what} ({name})", dispersions[-1], concerned))
     return Executions(counts.sum(axis=0), seconds.sum(axis=0), (dispersions[0], dispersions[1])), findings
 
 
