@@ -206,6 +206,8 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
     weight = exposure * np.exp(-decay * (depth - mean))
     log_rate = math.log(total / weight.sum()) + decay * mean
     variance = float(weight @ (depth - mean) ** 2 / weight.sum())
+    if not variance > 0:
+        raise ValueError(f"depths from {nearest:g} to {deepest:g} cannot be told apart: fill_decay needs two at least")
     decay_stderr = 1 / math.sqrt(total * variance)
     expected = total * weight / weight.sum()
 
