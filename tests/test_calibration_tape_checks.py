@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 from agents.cli import main
+from baselines.reproduce import power_2017
 from mmgym.calibration import glft, hawkes_power, tick_spread
 from mmgym.calibration.exponential import Estimate
 from mmgym.calibration.hawkes import fit_hawkes, fit_market_orders, fit_poisson, plot_residuals
@@ -511,6 +512,20 @@ def test_what_the_data_leave_open_is_warned_of(tmp_path: Path) -> None:
     assert (table.loc[hidden, "warning"] != "").all()
     regular = fit_hawkes([np.arange(0.5, 100.0) + 1e-3 * np.random.default_rng(1).random(100)], 101.0)
     assert regular.excitation.value == 0 and names(regular.findings) == ["not_identified"]
+
+
+def test_simulated_power_tapes_are_marked_as_impossible(tmp_path: Path) -> None:
+    """Orders that trade beyond the price that is left standing, counted row by row."""
+    paths = simulate_power_tapes(tmp_path, days=3, seed=4)
+    beyond = orders = 0
+    for path in paths:
+        for line in path.read_text().splitlines()[1:]:
+            _, _, name, bid, ask, worst, _ = line.split(",")
+            if worst:
+                orders += 1
+                beyond += int(worst) > int(ask) if name == "MO_BUY" else int(worst) < int(bid)
+    share = power_2017._impossible_share({("H11", "Late"): [read_power_tape(path) for path in paths]})
+    assert share == beyond / orders > 0.5
 
 
 # Clean records

@@ -557,8 +557,8 @@ def _executions(
     findings, dispersions = [], []
     kept = slice(1 if prefix == "proxy" else 0, None)  # an interval that counts for best counts for improved
     for side, name in enumerate(SIDES):
-        flat = (table[:, side, kept].reshape(len(table), -1) for table in (counts, seconds))
-        dispersions.append(_excess(*spread_of_counts(*flat, pieces)))
+        seen, time = (table[:, side, kept].reshape(len(table), -1) for table in (counts, seconds))
+        dispersions.append(_excess(*spread_of_counts(seen, time, pieces)))
         if dispersions[-1] > 1:
             concerned = tuple(f"{prefix}_{quote}_{name}" for quote in QUOTES)
             findings.append(_overdispersed(f"{what} ({name})", dispersions[-1], concerned))
