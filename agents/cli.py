@@ -312,7 +312,10 @@ def _calibrate(options: argparse.Namespace) -> None:
     if options.plot:
         found.plot(options.plot)
         print(f"\nwritten: {options.plot}")
-    print(f'\ngymnasium.make("{options.env}", **{json.dumps(found.kwargs())})')
+    arguments = json.dumps(found.kwargs(), allow_nan=False)
+    if found.findings:
+        print(f"\nwith warnings (above): {', '.join(dict.fromkeys(item.name for item in found.findings))}")
+    print(f'\ngymnasium.make("{options.env}", **{arguments})')
 
 
 def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
@@ -329,14 +332,15 @@ def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
         output(sub)
         return sub
 
+    interval = "between mids (default 1, or more where bid-ask noise asks for it)"
+    unit = "of time_s (default s; what looks like another one is refused)"
     sub = market("glft", "mmgym/GLFT-v0", "quotes or level-1 tape", "exponential fill rates and a Brownian mid")
     options = [
         sub.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto"),
-        sub.add_argument(
-            "--volatility-interval", type=float, default=1.0, help="tape: seconds between mids (default 1)"
-        ),
+        sub.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=f"tape: {interval}"),
         sub.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit"),
         sub.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit"),
+        sub.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=f"tape: {unit}"),
     ]
     sub.set_defaults(calibration=[option.dest for option in options])
 
@@ -351,7 +355,8 @@ def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
         sub.add_argument("--own-size", type=float, default=100.0, metavar="V0", help="of the proxy (default 100)"),
         sub.add_argument("--start", type=float, metavar="SECONDS", help="of the window (default: first quote)"),
         sub.add_argument("--end", type=float, metavar="SECONDS", help="of the window (default: last event)"),
-        sub.add_argument("--volatility-interval", type=float, default=1.0, help="seconds between mids (default 1)"),
+        sub.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=interval),
+        sub.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=unit),
     ]
     text = "times of the tape at which the clock may change"
     pieces.add_argument("--clock-changes", dest="clock_pieces", nargs="+", type=float, metavar="SECONDS", help=text)

@@ -52,6 +52,7 @@ def calibrate_command(options: argparse.Namespace) -> None:
     from baselines.backtest_hawkes_power import market_arguments
     from mmgym.calibration.hawkes_power import calibrate
     from mmgym.calibration.hawkes_power_tape import read_power_tape
+    from mmgym.calibration.tape_checks import require_finite
 
     _check_ending(options.output)
     found = calibrate(options.file, allow_explosive=options.allow_explosive)
@@ -61,6 +62,8 @@ def calibrate_command(options: argparse.Namespace) -> None:
     tests = pd.concat({" ".join(key): fit.tests() for key, fit in found.groups.items()}, names=["group"])
     print("\nResidual tests (gaps and points: Kolmogorov-Smirnov; order: gaps independent)\n")
     print(_text(tests.reset_index(), 200))
+    if any(fit.findings for fit in found.groups.values()):
+        print("\n! is warned of below, - is what the tapes do not tell")
     print(f"\n{found.summary()}")
     arguments: dict[str, dict[str, Any]] = {}
     for key, fit in found.groups.items():
@@ -71,6 +74,8 @@ def calibrate_command(options: argparse.Namespace) -> None:
         }
     for group, of_group in arguments.items():
         print(f"\n{group}")
+        for of_env in of_group.values():
+            require_finite(of_env)
         for env, of_env in of_group.items():
             print(f'gymnasium.make("{env}", **{json.dumps(of_env)})')
     if options.plot:

@@ -27,7 +27,8 @@ orders seen to stop,
 The :math:`n` orders in :math:`T` seconds are Poisson and independent of their reaches, hence
 :math:`\log A = \log(n/T) + k d_0` with :math:`\mathrm{var} \log A = 1/n + d_0^2\, \mathrm{var}\,k`.
 
-Standard errors are those of the model. Fills that cluster have larger ones: ``dispersion`` says by how much.
+Standard errors are those of the model. Fills that cluster have larger ones: ``dispersion`` says by how much, and a
+calibration widens its intervals by that (`mmgym.calibration.tape_checks`).
 
 References
 ----------
@@ -55,6 +56,7 @@ QUANTILE = float(stats.norm.isf((1 - LEVEL) / 2))
 SMALLEST_EXPECTED_COUNT = 5.0  # per cell of the chi-square test
 LARGEST_CELL_NUMBER = 12
 WINDOWS = 30  # stretches of time in which the dispersion counts
+LARGEST_EXPONENT = 700.0  # of the exponential function in floating point
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,9 @@ class BrownianFit:
     excess_kurtosis : float
         Of the standardised changes; 0 under Brownian motion. Fat tails (positive) make the standard error of the
         volatility too small by about ``sqrt(1 + excess_kurtosis / 2)``.
+    dispersion : float
+        Variance of the sums of squared changes in 30 stretches of time over that under Brownian motion, where it is
+        about 1; NaN where there are fewer than 60 changes.
     """
 
     volatility: Estimate
@@ -132,6 +137,7 @@ class BrownianFit:
     increments: int
     duration: float
     excess_kurtosis: float
+    dispersion: float = math.nan
 
 
 def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> ExponentialFit:
@@ -190,11 +196,18 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
     bound = 1.0
     while excess(-bound) <= 0 or excess(bound) >= 0:
         bound *= 2
+        if bound > LARGEST_EXPONENT:
+            raise ValueError(
+                "fill_decay is beyond what numbers hold: exposures must be of about one order of magnitude, and depths "
+                "spread out between the smallest and the largest"
+            )
     decay = float(optimize.brentq(excess, -bound, bound, xtol=1e-13)) / span
 
     weight = exposure * np.exp(-decay * (depth - mean))
     log_rate = math.log(total / weight.sum()) + decay * mean
     variance = float(weight @ (depth - mean) ** 2 / weight.sum())
+    if not variance > 0:
+        raise ValueError(f"depths from {nearest:g} to {deepest:g} cannot be told apart: fill_decay needs two at least")
     decay_stderr = 1 / math.sqrt(total * variance)
     expected = total * weight / weight.sum()
 
@@ -359,12 +372,18 @@ def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = No
         increments=number,
         duration=duration,
         excess_kurtosis=float((normal**4).mean() / (normal**2).mean() ** 2) - 3.0,
+        dispersion=_dispersion_of_squares(normal),
     )
 
 
 def _rate_estimates(log_rate: float, stderr: float) -> tuple[Estimate, Estimate]:
     """A (delta method, interval carried over from log A) and log A."""
     log_estimate = _normal(log_rate, stderr)
+    if not max(abs(log_rate), abs(log_estimate.lower), abs(log_estimate.upper)) < LARGEST_EXPONENT:
+        raise ValueError(
+            f"log(fill_rate) = {log_rate:.4g} +- {stderr:.2g}: the rate at depth 0, an extrapolation, is beyond what "
+            "numbers hold; fills are needed nearer to the mid, or at more depths"
+        )
     rate = math.exp(log_rate)
     return Estimate(rate, rate * stderr, math.exp(log_estimate.lower), math.exp(log_estimate.upper)), log_estimate
 
@@ -396,6 +415,15 @@ def _dispersion(counts: ArrayLike, expected: Array) -> float:
     counts, expected = np.asarray(counts, dtype=float)[expected > 0], expected[expected > 0]
     freedom = counts.size - 1
     return float(((counts - expected) ** 2 / expected).sum()) / freedom if freedom > 0 else math.nan
+
+
+def _dispersion_of_squares(normal: Array) -> float:
+    """Variance of sums of squares in stretches of time over that of normal numbers."""
+    if normal.size < 2 * WINDOWS:
+        return math.nan
+    block = np.arange(normal.size) * WINDOWS // normal.size
+    number, mean = np.bincount(block), float((normal**2).mean())
+    return float(((_sums(block, normal**2) - number * mean) ** 2 / (2 * number * mean**2)).sum()) / (WINDOWS - 1)
 
 
 def _whole_ticks(distance: ArrayLike, tick: float) -> Array:

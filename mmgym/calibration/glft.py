@@ -20,11 +20,12 @@ Best quotes and trades of a whole market, in the format of `mmgym.calibration.ta
   ``fill_rate`` is an extrapolation from there to depth 0. Orders that do not get so far are left out, and counted.
 - The mid is sampled every ``volatility_interval`` seconds (the last quote at or before), because at the scale of
   milliseconds it is no Brownian motion: prices are rounded to ticks, and one large order moves them in several steps.
-  The estimate depends on the interval: state it.
+  The estimate depends on the interval: it is stated. By default it is one second, or more where changes are noisy.
 - A quote at depth ``d`` is taken to be filled by every order that reaches ``d``: first in its queue, and too small to
   change what the others do.
 
-The estimators, their standard errors and the test of the exponential law are in `mmgym.calibration.exponential`.
+The estimators, their standard errors and the test of the exponential law are in `mmgym.calibration.exponential`; what
+can be wrong with a file, and what is done about it, in `mmgym.calibration.tape_checks`.
 
 References
 ----------
@@ -37,24 +38,38 @@ Avellaneda, M. and Stoikov, S. (2008). High-frequency trading in a limit order b
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_brownian, fit_fills, fit_reaches
+from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
 from mmgym.calibration.tape import (
     TAPE_COLUMNS,
-    best_quotes,
     fail,
-    market_orders,
     price_step,
     read_header,
     read_tape,
-    sample_mid,
+)
+from mmgym.calibration.tape_checks import (
+    Finding,
+    check_level1,
+    check_own_record,
+    coarse_clock,
+    described,
+    draw_findings,
+    json_value,
+    marked,
+    recorded_volatility,
+    require_finite,
+    sampled_volatility,
+    unhidden_rate,
+    widened_rate,
 )
 
 UNITS = {
@@ -65,7 +80,6 @@ UNITS = {
     "drift": "price/s",
 }
 REJECTION = 0.01  # p-value below which the summary calls the exponential law rejected
-CLUSTERED = 1.7  # dispersion that Poisson counts exceed in one sample of a hundred
 FIRM_COUNT = 25  # fills from which the summary compares a rate with the fitted one
 
 
@@ -91,6 +105,8 @@ class Calibration:
         Depth at which the reaches of a tape were censored; None where they were not.
     orders_left_out : int
         Market orders of a tape that have no quote before them, or do not get to ``minimum_depth``.
+    findings : tuple of Finding
+        Warnings (see `mmgym.calibration.tape_checks`).
     """
 
     source: str
@@ -102,15 +118,20 @@ class Calibration:
     minimum_depth: float | None = None
     maximum_depth: float | None = None
     orders_left_out: int = 0
+    findings: tuple[Finding, ...] = ()
 
     def table(self) -> pd.DataFrame:
-        """One row per parameter: ``estimate, standard_error, lower, upper, unit`` (95 % interval)."""
+        """One row per parameter: ``estimate, standard_error, lower, upper, unit`` (95 % interval).
+
+        Where there are findings, their names stand in a column ``warning``.
+        """
         rows = []
         for name, estimate in self._estimates().items():
             unit = UNITS[name.removesuffix("_bid").removesuffix("_ask")]
             rows.append([estimate.value, estimate.stderr, estimate.lower, estimate.upper, unit])
         columns = ["estimate", "standard_error", "lower", "upper", "unit"]
-        return pd.DataFrame(rows, columns=columns, index=pd.Index(list(self._estimates()), name="parameter"))
+        table = pd.DataFrame(rows, columns=columns, index=pd.Index(list(self._estimates()), name="parameter"))
+        return marked(table, self.findings)
 
     def kwargs(self, *, drift: bool = False) -> dict[str, float | list[float]]:
         """Arguments for ``gymnasium.make("mmgym/GLFT-v0", **kwargs)``.
@@ -135,6 +156,7 @@ class Calibration:
         }
         if drift:
             arguments["drift"] = self.mid.drift.value
+        require_finite(arguments)
         return arguments
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,15 +166,16 @@ class Calibration:
             "kind": self.kind,
             "bid": _json_side(self.bid),
             "ask": _json_side(self.ask),
-            "mid": asdict(self.mid),
+            "mid": json_value(asdict(self.mid)),
             "volatility_interval": self.volatility_interval,
             "minimum_depth": self.minimum_depth,
             "maximum_depth": self.maximum_depth,
             "orders_left_out": self.orders_left_out,
+            "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings],
         }
 
     def summary(self) -> str:
-        """A few sentences: the estimates, and how well the model holds."""
+        """A few sentences: warnings, the estimates, and how well the model holds."""
         mid, volatility = self.mid, self.mid.volatility
         sampled = "" if self.volatility_interval is None else f", the mid sampled every {self.volatility_interval:g} s"
         sentences = [
@@ -167,7 +190,7 @@ class Calibration:
                 "market orders that do not get so far or have no quote before them."
             )
         sentences += [_side_summary("Bid", self.bid, self.kind), _side_summary("Ask", self.ask, self.kind)]
-        return "\n".join(sentences)
+        return "\n".join([*described(self.findings), *sentences])
 
     def plot(self, path: str | Path) -> Path:
         """Write a PNG: empirical rates by depth with 95 % intervals and the fitted law, one panel per side.
@@ -217,6 +240,7 @@ class Calibration:
         panels[0].yaxis.set_minor_formatter(NullFormatter())
         panels[0].set_ylim(shown["lower"][shown["fills"] > 0].min() / 1.5, highest * 1.5)
         panels[0].set_ylabel("fills per second" if self.kind == "quotes" else "orders reaching depth d, per second")
+        draw_findings(figure, self.findings)
         figure.savefig(path, format="png", dpi=150)
         return Path(path)
 
@@ -232,9 +256,10 @@ def calibrate(
     path: str | Path,
     *,
     kind: str = "auto",
-    volatility_interval: float = 1.0,
+    volatility_interval: float | None = None,
     minimum_depth: float | None = None,
     maximum_depth: float | None = None,
+    time_unit: str | None = None,
 ) -> Calibration:
     """Calibrate the GLFT market from a file.
 
@@ -244,11 +269,14 @@ def calibrate(
         A quotes file or a level-1 tape; the columns are in the module's docstring.
     kind : {"auto", "quotes", "tape"}
         Kind of file; ``"auto"`` looks at the header.
-    volatility_interval : float
-        Seconds between the sampled mid prices of a tape. A quotes file is used as it is.
+    volatility_interval : float, optional
+        Seconds between the sampled mid prices of a tape; by default 1, or more where bid-ask noise asks for it. Of a
+        quotes file all rows are used, or every so many where they are noisy.
     minimum_depth, maximum_depth : float, optional
         Depths of a tape between which the law is fitted, units of price: best those where quotes will stand. By default
         from the median half-spread on. A quotes file takes neither.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Unit of ``time_s`` of a tape. By default seconds, and what looks like another unit is refused.
 
     Returns
     -------
@@ -257,8 +285,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        If an argument is out of range, the file breaks its format (the message names file, line and column), or the
-        data do not identify the parameters (the message says what is needed).
+        If an argument is out of range, the file breaks its format (the message names file, line and column), no right
+        number can be given from it, or the data do not identify the parameters (the message says what is needed).
     """
     if kind not in ("auto", "quotes", "tape"):
         raise ValueError(f"kind must be 'auto', 'quotes' or 'tape', got {kind!r}")
@@ -273,8 +301,14 @@ def calibrate(
             fail(path, 1, header[0], f"neither kind of file; {known}")
     if kind == "tape":
         return calibrate_tape(
-            path, volatility_interval=volatility_interval, minimum_depth=minimum_depth, maximum_depth=maximum_depth
+            path,
+            volatility_interval=volatility_interval,
+            minimum_depth=minimum_depth,
+            maximum_depth=maximum_depth,
+            time_unit=time_unit,
         )
+    if time_unit is not None:
+        raise ValueError("time_unit is for tapes; times and exposures of a quotes file are seconds")
     if minimum_depth is not None or maximum_depth is not None:
         raise ValueError("minimum_depth and maximum_depth are for tapes; a quotes file is fitted at its own depths")
     return calibrate_quotes(path)
@@ -284,29 +318,38 @@ def calibrate_quotes(path: str | Path) -> Calibration:
     """Calibrate from a quotes file (see `calibrate`)."""
     path = Path(path)
     quotes = read_quotes(path)
+    episode, findings = check_own_record(path, quotes)
     sides = []
     for side in ("bid", "ask"):
         live = quotes[quotes[f"{side}_exposure"] > 0]
         if live.empty:
             raise ValueError(f"{path}: {side}: never quoted; fill_rate and fill_decay need rows of positive exposure")
         try:
-            sides.append(fit_fills(live[f"{side}_depth"], live[f"{side}_exposure"], live[f"{side}_fills"]))
+            fit = fit_fills(live[f"{side}_depth"], live[f"{side}_exposure"], live[f"{side}_fills"])
         except ValueError as error:
             raise ValueError(f"{path}: {side}: {error}") from error
+        depths, fills = (live[f"{side}_{name}"].to_numpy(dtype=float) for name in ("depth", "fills"))
+        mean_depth = float(depths @ fills) / fit.fills
+        fit, wide = widened_rate(fit, mean_depth, side)
+        findings += wide
+        sides.append(fit)
     try:
-        mid = fit_brownian(quotes["time"], quotes["mid"], quotes["episode"])
+        mid, noisy = recorded_volatility(quotes["time"], quotes["mid"], episode)
     except ValueError as error:
         raise ValueError(f"{path}: mid: {error}") from error
-    return Calibration(source=path.name, kind="quotes", bid=sides[0], ask=sides[1], mid=mid)
+    return Calibration(
+        source=path.name, kind="quotes", bid=sides[0], ask=sides[1], mid=mid, findings=(*findings, *noisy)
+    )
 
 
 def calibrate_tape(
     path: str | Path,
     *,
-    volatility_interval: float = 1.0,
+    volatility_interval: float | None = None,
     minimum_depth: float | None = None,
     maximum_depth: float | None = None,
     tick: float | None = None,
+    time_unit: str | None = None,
 ) -> Calibration:
     """Calibrate from a level-1 tape (see `calibrate`).
 
@@ -314,33 +357,44 @@ def calibrate_tape(
     ----------
     path : str or Path
         The tape.
-    volatility_interval : float
-        Seconds between the sampled mid prices.
+    volatility_interval : float, optional
+        Seconds between the sampled mid prices; by default 1, or more where bid-ask noise asks for it.
     minimum_depth : float, optional
         Smallest depth fitted, units of price; by default the median half-spread, weighted by time.
     maximum_depth : float, optional
         Reaches are censored here; by default they are not.
     tick : float, optional
         Price grid; by default the smallest difference between two best quotes of the tape.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        See `calibrate`.
     """
     path = Path(path)
-    if not (math.isfinite(volatility_interval) and volatility_interval > 0):
+    if volatility_interval is not None and not (math.isfinite(volatility_interval) and volatility_interval > 0):
         raise ValueError(f"volatility_interval must be positive and finite (seconds), got {volatility_interval}")
-    tape = read_tape(path)
-    quotes, orders = best_quotes(tape), market_orders(tape)
+    checked = check_level1(path, read_tape(path), time_unit=time_unit, reach=True)
+    findings = list(checked.findings)
+    parts, orders = checked.quotes, checked.orders
+    quotes = pd.concat(parts, ignore_index=True)
     if len(quotes) < 2:
         raise ValueError(f"{path}: a tape needs quotes at two times at least, got {len(quotes)}")
-    start, end = float(quotes["time_s"].iloc[0]), float(tape["time_s"].iloc[-1])
+    bounds, seconds = checked.bounds, checked.seconds
+    if not seconds > 0:
+        raise ValueError(f"{path}: nothing follows the first quote: a tape needs events at two times at least")
     tick = price_step(quotes) if tick is None else tick
-    minimum_depth = _touch(quotes, end, tick) if minimum_depth is None else minimum_depth
+    if minimum_depth is None:
+        minimum_depth = _touch(parts, bounds[:, 1], tick)
 
     seen = orders[orders["reach"].notna()]
+    clock = checked.trade_clock()
+    start, end = float(bounds[0, 0]), float(checked.observed(bounds[-1, 1]))
     sides = []
     for name, aggressor in (("bid", "sell"), ("ask", "buy")):
         own = seen[seen["side"] == aggressor]
+        concerned = (f"fill_rate_{name}", f"log_fill_rate_{name}", f"fill_decay_{name}")
+        hidden, coarse = coarse_clock(str(path), f"{aggressor} orders", len(own), seconds, clock, concerned)
         try:
             side = fit_reaches(
-                own["time_s"],
+                checked.observed(own["time_s"]),
                 own["reach"],
                 start=start,
                 end=end,
@@ -350,29 +404,37 @@ def calibrate_tape(
             )
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from error
+        side, wide = widened_rate(side, minimum_depth, name)
+        if coarse is not None:
+            side, wide = unhidden_rate(side, hidden), [*wide, coarse]
+        findings += wide
         sides.append(side)
 
     try:
-        mid = fit_brownian(*sample_mid(quotes, start=start, end=end, interval=volatility_interval))
+        mid, interval, noisy = sampled_volatility(parts, bounds, volatility_interval, required=True)
     except ValueError as error:
-        raise ValueError(f"{path}: mid, sampled every {volatility_interval:g} s: {error}") from error
+        raise ValueError(f"{path}: mid, {error}") from error
+    assert mid is not None
     return Calibration(
         source=path.name,
         kind="tape",
         bid=sides[0],
         ask=sides[1],
         mid=mid,
-        volatility_interval=volatility_interval,
+        volatility_interval=interval,
         minimum_depth=minimum_depth,
         maximum_depth=maximum_depth,
         orders_left_out=len(orders) - sides[0].fills - sides[1].fills,
+        findings=(*findings, *noisy),
     )
 
 
-def _touch(quotes: pd.DataFrame, end: float, tick: float) -> float:
+def _touch(parts: Sequence[pd.DataFrame], ends: NDArray[np.float64], tick: float) -> float:
     """Median half-spread, weighted by the time it stood."""
-    half_spread = ((quotes["ask"] - quotes["bid"]) / 2).to_numpy(dtype=float)
-    seconds = np.diff(quotes["time_s"].to_numpy(dtype=float), append=end)
+    half_spread = np.concatenate([((part["ask"] - part["bid"]) / 2).to_numpy(dtype=float) for part in parts])
+    seconds = np.concatenate(
+        [np.diff(part["time_s"].to_numpy(dtype=float), append=end) for part, end in zip(parts, ends, strict=True)]
+    )
     order = np.argsort(half_spread)
     elapsed = seconds[order].cumsum()
     median = half_spread[order][np.searchsorted(elapsed, elapsed[-1] / 2)]
@@ -405,18 +467,12 @@ def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
             f"(depth {depth[high]:.3g}) over the depths with {FIRM_COUNT} {events} or more. "
         )
     if math.isfinite(side.dispersion):
-        text += f"Counts over time vary {side.dispersion:.3g} times as much as Poisson counts"
-        if side.dispersion > CLUSTERED:
-            text += f": the standard error of fill_rate is about {math.sqrt(side.dispersion):.2g} times what is stated"
-        text += "."
+        text += f"Counts over time vary {side.dispersion:.3g} times as much as Poisson counts."
     return text.rstrip()
 
 
 def _json_side(side: ExponentialFit) -> dict[str, Any]:
     values = {field.name: getattr(side, field.name) for field in fields(side) if field.name != "rates"}
-    for name, value in values.items():
-        if isinstance(value, Estimate):
-            values[name] = asdict(value)
-        elif isinstance(value, float) and math.isnan(value):
-            values[name] = None
-    return values | {"rates": side.rates.to_dict(orient="records")}
+    values = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in values.items()}
+    content: dict[str, Any] = json_value(values | {"rates": side.rates.to_dict(orient="records")})
+    return content

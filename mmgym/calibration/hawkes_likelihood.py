@@ -81,10 +81,15 @@ class Windows:
         Raises
         ------
         ValueError
-            If there is no window, or a time is not finite, outside its window, or not above the one before it; the
-            message names the window and the event.
+            If there is no window, a flat list of times is given, or a time is not finite, outside its window, or not
+            above the one before it; the message names the window and the event.
         """
-        arrays = [np.atleast_1d(np.asarray(window, dtype=float)) for window in windows]
+        if any(np.ndim(window) == 0 for window in windows):
+            raise ValueError(
+                "windows is a flat list of times; it must hold one list of times for each window: for a single window "
+                "pass [times]"
+            )
+        arrays = [np.asarray(window, dtype=float) for window in windows]
         if not arrays:
             raise ValueError("no windows: at least one is needed")
         durations = np.array(np.broadcast_to(np.asarray(duration, dtype=float), (len(arrays),)))
@@ -118,6 +123,10 @@ class Windows:
     def exposure(self) -> float:
         """Total length of the windows."""
         return float(self.durations.sum())
+
+    def parts(self) -> list[Array]:
+        """Event times of each window."""
+        return np.split(self.times, self.offsets[1:-1])
 
     def head(self, count: int) -> Windows:
         """The first `count` events, the last window cut off after the last of them."""

@@ -38,8 +38,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmgym.calibration.exponential import QUANTILE, Estimate, ExponentialFit, fit_reaches
-from mmgym.calibration.hawkes import REJECTION, HawkesFit, draw_residuals, fit_hawkes, json_value
+from mmgym.calibration.hawkes import REJECTION, HawkesFit, Windows, draw_residuals, fit_hawkes, json_value
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
+from mmgym.calibration.tape_checks import (
+    Finding,
+    described,
+    draw_findings,
+    find_window_gaps,
+    gap_finding,
+    require_finite,
+    without_gaps,
+)
 from mmgym.models.hawkes import explosive
 
 Array = NDArray[np.float64]
@@ -86,6 +95,8 @@ class ProductFit:
         Mean ticks moved by those market orders and cancellations that move the best price.
     improvements : dict of str to Estimate
         Share of the room in the spread (all but one tick of it) by which new quotes improve the best price.
+    findings : tuple of Finding
+        Warnings (see `mmgym.calibration.tape_checks`).
     """
 
     product: str
@@ -100,6 +111,7 @@ class ProductFit:
     first_level_shares: dict[str, Estimate] = field(repr=False)
     mean_moves: dict[str, Estimate] = field(repr=False)
     improvements: dict[str, Estimate] = field(repr=False)
+    findings: tuple[Finding, ...] = ()
 
     def estimates(self) -> dict[str, tuple[Estimate, str]]:
         """All estimates with their units; the names end in the event type."""
@@ -142,6 +154,7 @@ class ProductFit:
         }
         if unstable:
             arguments |= {"allow_explosive": True, "initial_rates": arguments["base_rate"]}
+        require_finite(arguments)
         return arguments
 
     def tests(self) -> pd.DataFrame:
@@ -155,7 +168,8 @@ class ProductFit:
         rejected = [str(name) for name in tests.index[tests["gap_p_value"] < REJECTION]]
         gain = sum(fit.poisson.aic - fit.aic for fit in self.processes.values())
         ratios = [self.processes[name].branching_ratio for name in ORDERS]
-        text = (
+        text = "".join(f"{self.product} {self.window}: {line}\n" for line in described(self.findings))
+        text += (
             f"{self.product} {self.window}: {events} events on {len(self.dates)} days. Residual gaps are unit "
             f"exponential (Kolmogorov-Smirnov, p >= {REJECTION:g}) for {len(tests) - len(rejected)} of {len(tests)} "
             "processes"
@@ -212,34 +226,48 @@ class Calibration:
         return self.group(product, window).kwargs(allow_explosive=allow_explosive)
 
     def table(self) -> pd.DataFrame:
-        """One row per product, window and parameter: ``estimate, standard_error, lower, upper, unit`` (95 %)."""
-        rows, index = [], []
+        """One row per product, window and parameter: ``estimate, standard_error, lower, upper, unit`` (95 %).
+
+        Where there are findings, their names stand in a column ``warning``.
+        """
+        rows, index, warnings = [], [], []
         for key, fit in self.groups.items():
             for name, (estimate, unit) in fit.estimates().items():
                 rows.append([estimate.value, estimate.stderr, estimate.lower, estimate.upper, unit])
                 index.append((*key, name))
+                warnings.append(", ".join(dict.fromkeys(item.name for item in fit.findings if item.concerns(name))))
         columns = ["estimate", "standard_error", "lower", "upper", "unit"]
-        return pd.DataFrame(
+        table = pd.DataFrame(
             rows, columns=columns, index=pd.MultiIndex.from_tuples(index, names=["product", "window", "parameter"])
         )
+        return table.assign(warning=warnings) if any(warnings) else table
 
     def paper_table(self) -> pd.DataFrame:
         """Table 1 of the paper with kappa added: rows are symbols, columns product and window, cells ``0.612 (0.041)``.
 
         ``mu``, ``zeta``, ``rho`` are base rate, excitation and decay, ``eps`` the mean impact; without index for market
         orders, with ``nu`` for the bid (new quotes +, cancellations -) and ``upsilon`` for the ask (cancellations +,
-        new quotes -).
+        new quotes -). A ``-`` stands for what the data do not tell, a ``!`` for what is warned of.
         """
         rows: dict[tuple[str, str], list[str]] = {}
         for fit in self.groups.values():
-            cells: list[tuple[str, str, Estimate]] = []
+            cells: list[tuple[str, str, str, Estimate]] = []
             for name, symbol in SYMBOLS.items():
                 for parameter, letter in LETTERS.items():
-                    cells.append((symbol.format(letter), RATE, getattr(fit.processes[name], parameter)))
-            cells += [(symbol.format("eps"), PRICE, fit.impacts[name]) for name, symbol in SYMBOLS.items()]
-            cells += [(SYMBOLS[name].format("kappa"), f"1/({PRICE})", fit.reaches[name].fill_decay) for name in ORDERS]
-            for symbol, unit, estimate in cells:
-                rows.setdefault((symbol, unit), []).append(f"{estimate.value:.3g} ({estimate.stderr:.2g})")
+                    estimate = getattr(fit.processes[name], parameter)
+                    cells.append((symbol.format(letter), RATE, f"{parameter}_{name}", estimate))
+            for name, symbol in SYMBOLS.items():
+                cells.append((symbol.format("eps"), PRICE, f"impact_{name}", fit.impacts[name]))
+            for name in ORDERS:
+                kappa = fit.reaches[name].fill_decay
+                cells.append((SYMBOLS[name].format("kappa"), f"1/({PRICE})", f"fill_decay_{name}", kappa))
+            for symbol, unit, parameter, estimate in cells:
+                value, stderr = (
+                    f"{number:.{digits}g}" if math.isfinite(number) else "-"
+                    for number, digits in ((estimate.value, 3), (estimate.stderr, 2))
+                )
+                mark = "!" if any(item.concerns(parameter) for item in fit.findings) else ""
+                rows.setdefault((symbol, unit), []).append(f"{value} ({stderr}){mark}")
         return pd.DataFrame(
             list(rows.values()),
             index=pd.MultiIndex.from_tuples(list(rows), names=["symbol", "unit"]),
@@ -268,6 +296,7 @@ class Calibration:
                     "horizon": fit.horizon,
                     "tick": fit.tick,
                     "processes": {name: process.to_dict() for name, process in fit.processes.items()},
+                    "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in fit.findings],
                     "half_spread": asdict(fit.half_spread),
                     "reaches": reaches,
                 }
@@ -314,6 +343,8 @@ class Calibration:
             draw_residuals(left, right, {"Hawkes": found.residuals, "Poisson": found.poisson.residuals})
             left.set_title(f"{' '.join(key)}: {process}, PP")
             right.set_title(f"{' '.join(key)}: {process}, QQ")
+        every = [item for fit in self.groups.values() for item in fit.findings]
+        draw_findings(figure, list(dict.fromkeys(every)))
         figure.savefig(path, format="png", dpi=120)
         return Path(path)
 
@@ -364,15 +395,25 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
         if tape.tick != first.tick:
             raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of {first.path} is {first.tick:g}")
     horizons = np.array([tape.horizon for tape in tapes])
+    every = Windows.gather([np.unique(tape.events["t_min"].to_numpy(dtype=float)) for tape in tapes], horizons)
+    gaps = find_window_gaps(every) if every.count else np.empty((0, 3))
+    pauses = [gaps[gaps[:, 0] == number, 1:] for number in range(len(tapes))]
+    observed = horizons - [float(np.diff(own, axis=1).sum()) for own in pauses]
+    findings = [gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], float(observed.sum()), "min")] if len(gaps) else []
     processes, reaches = {}, {}
     for name in EVENT_TYPES:
         windows = [tape.times(name) for tape in tapes]
         for tape, times in zip(tapes, windows, strict=True):
             _refuse_ties(tape, name, times)
         try:
-            processes[name] = fit_hawkes(windows, horizons, allow_explosive=allow_explosive)
+            split = without_gaps(Windows.gather(windows, horizons), np.full(len(tapes), np.nan), gaps)[0]
+            fit = fit_hawkes(split.parts(), split.durations, allow_explosive=allow_explosive, unit="min")
         except ValueError as error:
             raise ValueError(f"{group}: {name}: {error}") from error
+        processes[name] = fit
+        for item in fit.findings:
+            concerned = tuple(f"{parameter}_{name}" for parameter in fit.estimates() if item.concerns(parameter))
+            findings.append(Finding(item.name, f"{name}: {item.text}", concerned))
     starts = np.concatenate([[0.0], horizons.cumsum()])
     for name in ORDERS:
         laid = [start + tape.times(name) for start, tape in zip(starts, tapes, strict=False)]
@@ -400,7 +441,16 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
             improvements[name] = _ratio([move.sum() for move in moves[name]], [tape.room(name).sum() for tape in tapes])
         else:
             means[name] = _ratio([move.sum() for move in moves[name]], [(move > 0).sum() for move in moves[name]])
-    spreads = [tape.mean_half_spread() * tape.horizon for tape in tapes]
+    spreads = [tape.mean_half_spread(own) * length for tape, own, length in zip(tapes, pauses, observed, strict=True)]
+    averages = {"impact": impacts, "first_level_share": shares, "mean_move": means, "improvement": improvements}
+    if len(tapes) == 1:
+        text = "standard errors and intervals of averages come from their spread over days: one day has none."
+        findings.append(Finding("not_identified", text, (*averages, "half_spread")))
+    unseen = [
+        f"{word}_{name}" for word, own in averages.items() for name, item in own.items() if math.isnan(item.value)
+    ]
+    if unseen:
+        findings.append(Finding("not_identified", f"{', '.join(unseen)}: nothing of the kind is seen.", tuple(unseen)))
     return ProductFit(
         product=first.product,
         window=first.window,
@@ -409,11 +459,12 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
         tick=first.tick,
         processes=processes,
         impacts=impacts,
-        half_spread=_ratio(spreads, horizons),
+        half_spread=_ratio(spreads, observed),
         reaches=reaches,
         first_level_shares=shares,
         mean_moves=means,
         improvements=improvements,
+        findings=tuple(findings),
     )
 
 

@@ -22,7 +22,7 @@ level, and a move may be cut short where the spread is at its floor.
 
 The side file is a JSON object with ``start_bid`` and ``start_ask`` (whole ticks, before the first event), ``tick``
 (EUR/MWh), ``product`` (such as ``"H11"``), ``delivery_date`` (``"2015-04-01"``), ``window`` (``"Mid"`` or ``"Late"``)
-and ``horizon`` (length of the window, minutes).
+and ``horizon`` (length of the window, minutes, a day at most).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mmgym.calibration.tape import read_columns, require
 from mmgym.models import hawkes
@@ -51,6 +51,7 @@ DIRECTION = (1, -1, 1, -1, 1, -1)  # of the price that moves
 NUMBERS = ("seq", "t_min", "best_bid", "best_ask", "worst_price", "volume")
 TAPE_COLUMNS = ("seq", "t_min", "type", "best_bid", "best_ask", "worst_price", "volume")
 WINDOW_NAMES = ("Mid", "Late")
+LONGEST_HORIZON = 1440.0  # minutes
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,21 @@ class PowerTape:
         bid, ask = self.before()
         return (ask - bid - 1)[self.rows(event_type)]
 
-    def mean_half_spread(self) -> float:
-        """Half-spread averaged over the time of the window, EUR/MWh."""
+    def mean_half_spread(self, gaps: ArrayLike = ()) -> float:
+        """Half-spread averaged over the time of the window, EUR/MWh.
+
+        Parameters
+        ----------
+        gaps : array_like, shape (gaps, 2)
+            Start and end of pauses between events, minutes, that are left out.
+        """
         spread = (self.events["best_ask"] - self.events["best_bid"]).to_numpy(dtype=float)
         length = np.diff(self.events["t_min"].to_numpy(dtype=float), prepend=0.0, append=self.horizon)
-        return float(np.append(float(self.start_ask - self.start_bid), spread) @ length / self.horizon * self.tick / 2)
+        starts = np.append(0.0, self.events["t_min"].to_numpy(dtype=float))
+        for start, end in np.reshape(np.asarray(gaps, dtype=float), (-1, 2)):
+            length[(starts >= start) & (starts < end) & (length > 0)] = 0.0
+        spread = np.append(float(self.start_ask - self.start_bid), spread)
+        return float(spread @ length / length.sum() * self.tick / 2)
 
 
 def side_file(path: str | Path) -> Path:
@@ -206,6 +217,8 @@ def _read_side_file(path: Path) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
             refuse(name, f"it must be a positive number ({unit})")
         about[name] = float(value)
+    if about["horizon"] > LONGEST_HORIZON:
+        refuse("horizon", f"a window has {LONGEST_HORIZON:g} minutes at most (wrong time unit?)")
     about["product"] = content.get("product")
     if not isinstance(about["product"], str) or not about["product"]:
         refuse("product", "it must be the name of a product, such as 'H11'")

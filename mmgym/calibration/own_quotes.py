@@ -82,8 +82,8 @@ def check_own_quotes(path: str | Path, log: pd.DataFrame) -> None:
         require(path, log, "event", standing | quote | ~own, f"the {side} is off in the rows above, it has no fills")
 
 
-def own_counts(log: pd.DataFrame, path: SpreadPath) -> tuple[Counts, Array]:
-    """Fills and time while (quote, spread) = (q, i), as in Guilbaud & Pham (2013), (2.11) and (2.12).
+def own_counts(log: pd.DataFrame, path: SpreadPath, edges: Array) -> tuple[Counts, Array]:
+    """Fills and time while (quote, spread) = (q, i), as in Guilbaud & Pham (2013), (2.11) and (2.12), in stretches.
 
     Parameters
     ----------
@@ -91,16 +91,23 @@ def own_counts(log: pd.DataFrame, path: SpreadPath) -> tuple[Counts, Array]:
         What `read_own_quotes` returned.
     path : SpreadPath
         States and jumps of the spread; what the log says of other times is left out.
+    edges : array, shape (K + 1,)
+        Where the stretches begin and end, from the start of the path to its end.
 
     Returns
     -------
-    fills : array of int, shape (2, 2, m)
+    fills : array of int, shape (K, 2, 2, m)
         Side (bid, ask), quote (best, improved), spread.
-    seconds : array, shape (2, 2, m)
+    seconds : array, shape (K, 2, 2, m)
         Time for which the quote stood.
     """
     m, start = path.num_spreads, path.times[0]
-    fills, seconds = np.zeros((2, 2, m), dtype=np.int64), np.zeros((2, 2, m))
+    stretches = edges.size - 1
+    fills, seconds = np.zeros((stretches, 2, 2, m), dtype=np.int64), np.zeros((stretches, 2, 2, m))
+
+    def stretch(times: Array) -> Counts:
+        return np.clip(np.searchsorted(edges, times, side="right") - 1, 0, stretches - 1)
+
     code = {"best": 0, "improved": 1, "off": OFF}
     for index, side in enumerate(SIDES):
         own = log[log["side"] == side]
@@ -111,18 +118,20 @@ def own_counts(log: pd.DataFrame, path: SpreadPath) -> tuple[Counts, Array]:
         quote_in_row = codes[latest]
 
         filled = ~change & (time >= start) & (time <= path.end)
-        _add(fills[index], quote_in_row[filled], path.state_before(time[filled]), np.ones(int(filled.sum())))
+        ones = np.ones(int(filled.sum()))
+        _add(fills[:, index], stretch(time[filled]), quote_in_row[filled], path.state_before(time[filled]), ones)
 
         times, quotes = time[change], np.append(OFF, codes[change])
-        marks = np.unique(np.concatenate([path.times, times[(times > start) & (times < path.end)], [path.end]]))
+        inside = times[(times > start) & (times < path.end)]
+        marks = np.unique(np.concatenate([path.times, inside, edges[1:-1], [path.end]]))
         standing = quotes[np.searchsorted(times, marks[:-1], side="right")]
         states = path.states[np.searchsorted(path.times, marks[:-1], side="right") - 1]
-        _add(seconds[index], standing, states, np.diff(marks))
+        _add(seconds[:, index], stretch(marks[:-1]), standing, states, np.diff(marks))
     return fills, seconds
 
 
-def _add(table: NDArray, quote: Array, state: Counts, amount: Array) -> None:
-    """Add amounts to a table (quote, spread); an improved quote at a spread of one tick is best."""
+def _add(table: NDArray, stretch: Counts, quote: Array, state: Counts, amount: Array) -> None:
+    """Add amounts to a table (stretch, quote, spread); an improved quote at a spread of one tick is best."""
     live = quote != OFF
     quote, state, amount = quote[live].astype(int), state[live], amount[live]
-    np.add.at(table, (np.where(state == 1, 0, quote), state - 1), amount.astype(table.dtype))
+    np.add.at(table, (stretch[live], np.where(state == 1, 0, quote), state - 1), amount.astype(table.dtype))

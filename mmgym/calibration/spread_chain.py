@@ -1,8 +1,9 @@
 r"""The spread as a Markov chain on a Poisson clock: states, jumps, and tests of the law.
 
 States are whole ticks, ``ceil(spread / tick)``, and all spreads of ``num_spreads`` ticks or more are one state. A move
-between spreads of one state is no jump. With :math:`\theta_0` the start of the window, :math:`\theta_n` the jump times
-and :math:`\hat S_n` the state from :math:`\theta_n` on (Guilbaud & Pham 2013, section 2.3):
+between spreads of one state is no jump; neither is what happens across a gap in the tape. With :math:`\theta_0` the
+start of the window, :math:`\theta_n` the jump times and :math:`\hat S_n` the state from :math:`\theta_n` on (Guilbaud &
+Pham 2013, section 2.3):
 
 .. math:: \rho_{ij} = \frac{\#\{n : \hat S_n = i, \hat S_{n+1} = j\}}{\#\{n : \hat S_n = i \text{ and is left}\}}
           \quad (2.8), \qquad
@@ -66,7 +67,7 @@ class SpreadPath:
     Attributes
     ----------
     times : array, shape (n + 1,)
-        Start of the window and the jump times, seconds.
+        Start of the window and the jump times, seconds; where a tape has gaps, starts of sessions too.
     states : array of int, shape (n + 1,)
         State from each of them on, 1 to m.
     queues : array, shape (2, n + 1)
@@ -75,6 +76,8 @@ class SpreadPath:
         End of the window, seconds.
     num_spreads : int
         m.
+    starts : array of bool, shape (n + 1,), optional
+        Which of the times are starts of sessions and no jumps; by default the first alone.
     """
 
     times: Array
@@ -82,12 +85,19 @@ class SpreadPath:
     queues: Array
     end: float
     num_spreads: int
+    starts: NDArray[np.bool_] | None = None
+
+    @property
+    def jumped(self) -> NDArray[np.bool_]:
+        """Whether each interval but the last ends in a jump, shape (n,)."""
+        return np.ones(self.times.size - 1, dtype=bool) if self.starts is None else ~self.starts[1:]
 
     @property
     def transition_counts(self) -> Counts:
         """Jumps from i to j, shape (m, m)."""
-        m = self.num_spreads
-        return np.bincount((self.states[:-1] - 1) * m + self.states[1:] - 1, minlength=m * m).reshape(m, m)
+        m, jumped = self.num_spreads, self.jumped
+        pairs = (self.states[:-1] - 1) * m + self.states[1:] - 1
+        return np.bincount(pairs[jumped], minlength=m * m).reshape(m, m)
 
     @property
     def seconds(self) -> Array:
@@ -97,7 +107,7 @@ class SpreadPath:
 
     def jumps_between(self, edges: Array) -> Counts:
         """Jumps in each piece ``(edges[k], edges[k + 1]]``."""
-        return np.diff(np.searchsorted(self.times[1:], edges, side="right"))
+        return np.diff(np.searchsorted(self.times[1:][self.jumped], edges, side="right"))
 
     def state_before(self, times: Array) -> Counts:
         """State just before each time of the window."""
@@ -127,7 +137,8 @@ def spread_path(
     Parameters
     ----------
     quotes : pandas.DataFrame
-        What `mmgym.calibration.tape.best_quotes` returned; its first row stands at `start` or before.
+        What `mmgym.calibration.tape.best_quotes` returned; its first row stands at `start` or before. A column
+        ``session``, if there is one, changes where a gap of the tape is cut out.
     tick : float
         Unit of the states, in price.
     num_spreads : int, optional
@@ -146,10 +157,13 @@ def spread_path(
     ticks = tick_states((seen["ask"] - seen["bid"]).to_numpy(dtype=float), tick)
     m = num_spreads or largest_num_spreads(ticks, ENOUGH_VISITS) or 2
     states = np.minimum(ticks, m)
-    kept = np.append(True, states[1:] != states[:-1])
+    session = seen["session"].to_numpy() if "session" in seen else np.zeros(len(seen))
+    starts = np.append(True, session[1:] != session[:-1])
+    kept = starts | np.append(True, states[1:] != states[:-1])
     times = seen["time_s"].to_numpy(dtype=float)[kept]
     times[0] = start
-    path = SpreadPath(times, states[kept], seen[["bid_size", "ask_size"]].to_numpy(dtype=float)[kept].T, end, m)
+    queues = seen[["bid_size", "ask_size"]].to_numpy(dtype=float)[kept].T
+    path = SpreadPath(times, states[kept], queues, end, m, starts[kept])
     _require_jumps(path, ticks, tick, float((seen["ask"] - seen["bid"]).min()))
     return path
 
@@ -198,7 +212,7 @@ def clock_test(path: SpreadPath, edges: Array) -> ModelTest:
 
 def holding_times_test(path: SpreadPath, edges: Array, rates: Array) -> ModelTest:
     """Whether holding times on the clock's own time are standard exponential."""
-    held = np.diff(clock_time(path.times, edges, rates))
+    held = np.diff(clock_time(path.times, edges, rates))[path.jumped]
     expected = held.size / HOLDING_CELLS
     if expected < SMALLEST_EXPECTED_COUNT:
         return ModelTest(0.0, 0)
@@ -218,7 +232,8 @@ def one_clock_test(path: SpreadPath, edges: Array, rates: Array) -> ModelTest:
 def markov_test(path: SpreadPath) -> ModelTest:
     """Whether, given the state, the next one is independent of the one before."""
     m = path.num_spreads
-    before, here, after = path.states[:-2] - 1, path.states[1:-1] - 1, path.states[2:] - 1
+    whole = path.jumped[:-1] & path.jumped[1:]
+    before, here, after = (states[whole] - 1 for states in (path.states[:-2], path.states[1:-1], path.states[2:]))
     triples = np.bincount((here * m + before) * m + after, minlength=m**3).reshape(m, m, m).astype(float)
     statistic, freedom = 0.0, 0
     for table in triples:

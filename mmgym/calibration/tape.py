@@ -41,6 +41,7 @@ TAPE_NUMBERS = ("time_s", "bid", "bid_size", "ask", "ask_size", "price", "size")
 TAPE_WORDS = ("event", "side")
 TAPE_COLUMNS = ("time_s", "event", "bid", "bid_size", "ask", "ask_size", "price", "size", "side")
 ROWS_AT_ONCE = 100_000
+LARGEST_NUMBER = 1e100  # squares and cubes of what is read stay finite
 
 Array = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def read_columns(
     ------
     ValueError
         If the file is empty, is no CSV or is cut short, lacks a column, or a cell of ``numbers`` is neither empty
-        nor a finite number.
+        nor a finite number (0, or from 1e-100 to 1e100 in size).
     """
     path = Path(path)
     rows = _rows(path)
@@ -246,8 +247,9 @@ def market_orders(tape: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``time_s``, ``side`` (of the aggressor), ``size`` and ``reach``: the distance of the worst price from the mid
-        before the time stamp, in units of price; NaN where no quote comes before.
+        ``time_s``, ``side`` (of the aggressor), ``size``, ``touch``: the best price for the aggressor, and ``reach``:
+        the distance of the worst price from the mid before the time stamp, in units of price; NaN where no quote comes
+        before.
     """
     trades = tape[tape["event"] == "trade"]
     orders = trades.groupby(["time_s", "side"], as_index=False).agg(
@@ -256,8 +258,10 @@ def market_orders(tape: pd.DataFrame) -> pd.DataFrame:
     quotes = best_quotes(tape)
     before = np.searchsorted(quotes["time_s"], orders["time_s"])  # quotes before the time stamp
     mid = np.concatenate([[np.nan], quotes["mid"]])[before]
-    reach = np.where(orders["side"] == "buy", orders["highest"] - mid, mid - orders["lowest"])
-    return orders[["time_s", "side", "size"]].assign(reach=reach)
+    buy = orders["side"] == "buy"
+    touch = np.where(buy, orders["lowest"], orders["highest"])
+    reach = np.where(buy, orders["highest"] - mid, mid - orders["lowest"])
+    return orders[["time_s", "side", "size"]].assign(touch=touch, reach=reach)
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
@@ -296,8 +300,15 @@ def _parse(
     parsed: dict[str, pd.Series] = {}
     for column in numbers:
         parsed[column] = pd.to_numeric(text[column], errors="coerce").astype(float)
-        wrong: NDArray[np.intp] = np.flatnonzero(~np.isfinite(parsed[column]) & (text[column] != ""))
+        size = parsed[column].abs()
+        usable = (size <= LARGEST_NUMBER) & ((size >= 1 / LARGEST_NUMBER) | (size == 0))
+        wrong: NDArray[np.intp] = np.flatnonzero(~usable & (text[column] != ""))
         if wrong.size:
             cell = text[column].iloc[wrong[0]]
-            fail(path, first_line + int(wrong[0]), column, f"{cell!r} is not allowed; a finite number is")
+            fail(
+                path,
+                first_line + int(wrong[0]),
+                column,
+                f"{cell!r} is not allowed; a finite number is (0, or 1e-100 to 1e100 in size)",
+            )
     return pd.DataFrame(parsed | {column: text[column].map(sys.intern) for column in words})

@@ -20,8 +20,10 @@ quotes (`mmgym.calibration.own_quotes`) or, without one, from the volumes on the
 `mmgym.calibration.spread_chain`, the intervals in `mmgym.calibration.score_intervals`.
 
 Choices made in reading a tape: the spread is the one once all events of a time stamp are over; the trades of a time
-stamp belong to the interval that ends there; sizes, fees and penalties of the market are no estimates and are left to
-the user. The intensities by proxy are those of orders of `own_size` shares: set ``limit_order_max`` accordingly.
+stamp belong to the interval that ends there; gaps of a tape are cut out; sizes, fees and penalties of the market are no
+estimates and are left to the user. The intensities by proxy are those of orders of `own_size` shares: set
+``limit_order_max`` accordingly. What can be wrong with a tape, and what is done about it, is in
+`mmgym.calibration.tape_checks`.
 
 References
 ----------
@@ -33,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +43,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmgym.calibration.exponential import BrownianFit, fit_brownian
+from mmgym.calibration.exponential import WINDOWS, BrownianFit
 from mmgym.calibration.own_quotes import QUOTES, SIDES, check_own_quotes, own_counts, read_own_quotes
 from mmgym.calibration.score_intervals import Estimates, proportions, rates
 from mmgym.calibration.spread_chain import (
@@ -53,7 +55,21 @@ from mmgym.calibration.spread_chain import (
     one_clock_test,
     spread_path,
 )
-from mmgym.calibration.tape import best_quotes, check_tape, market_orders, price_step, read_tape, sample_mid
+from mmgym.calibration.tape import check_tape, price_step, read_tape, sample_mid
+from mmgym.calibration.tape_checks import (
+    TIME_UNITS,
+    CheckedTape,
+    Finding,
+    check_level1,
+    check_own_size,
+    coarse_clock,
+    excessive,
+    json_value,
+    marked,
+    require_finite,
+    sampled_volatility,
+    spread_of_counts,
+)
 from mmgym.calibration.tick_spread_report import draw, summarise
 from mmgym.calibration.volume_proxy import AGGRESSORS, proxy_counts, proxy_limit, single_order_rate
 from mmgym.models.tick_spread import MAX_PIECES, stationary_law
@@ -69,16 +85,20 @@ HOUR = 3600.0
 class Executions:
     """Counts and time of one way to estimate the execution intensities, each of shape (2, 2, m).
 
-    The axes are side (bid, ask), quote (best, improved) and spread; seconds are 0 where nothing was seen.
+    The axes are side (bid, ask), quote (best, improved) and spread; seconds are 0 where nothing was seen. The
+    dispersion of each side is the measured variance of its counts over that of Poisson counts, 1 where chance explains
+    it.
     """
 
     counts: Counts
     seconds: Array
+    dispersion: tuple[float, float] = (1.0, 1.0)
 
     @property
     def rates(self) -> Estimates:
-        """Intensities (1 / s), NaN where there is no time."""
-        return rates(self.counts, self.seconds)
+        """Intensities (1 / s), NaN where there is no time; the dispersion is in standard errors and intervals."""
+        dispersion = np.reshape(self.dispersion, (2, 1, 1))
+        return rates(self.counts / dispersion, self.seconds / dispersion)
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,10 @@ class Calibration:
         Where the pieces of the clock begin and end, seconds of the tape.
     clock_counts : array of int, shape (K,)
         Jumps in each piece.
+    clock_dispersion : float
+        Measured variance of the jumps in stretches of time over that of Poisson counts, 1 where chance explains it.
+    hidden_jumps : float
+        Share of the jumps that a coarse clock of the tape hides.
     own_size : float
         ``V_0`` of the proxy.
     proxy : Executions
@@ -126,6 +150,10 @@ class Calibration:
         Seconds between the sampled mid prices.
     initial_price : float
         Mid at the start of the window.
+    findings : tuple of Finding
+        Warnings (see `mmgym.calibration.tape_checks`).
+
+    Where the tape has gaps, they are cut out of all times: these are observed time.
     """
 
     source: str
@@ -144,6 +172,9 @@ class Calibration:
     mid: BrownianFit | None
     volatility_interval: float
     initial_price: float
+    clock_dispersion: float = 1.0
+    hidden_jumps: float = 0.0
+    findings: tuple[Finding, ...] = ()
 
     @property
     def num_spreads(self) -> int:
@@ -167,19 +198,24 @@ class Calibration:
 
     @property
     def clock_rates(self) -> Estimates:
-        """Clock (2.9) of each piece (1 / s), each array of shape (K,)."""
-        return rates(self.clock_counts, np.diff(self.clock_edges))
+        """Clock (2.9) of each piece (1 / s), each array of shape (K,); dispersion and hidden jumps are in it."""
+        length, hidden = np.diff(self.clock_edges), self.hidden_jumps
+        value, stderr, lower, upper = rates(self.clock_counts / self.clock_dispersion, length / self.clock_dispersion)
+        shown = 1 - hidden
+        return Estimates(value / shown, np.hypot(stderr, hidden * value) / shown, lower, upper / shown * (1 + hidden))
 
     def table(self) -> pd.DataFrame:
         """One row per parameter: ``estimate, standard_error, lower, upper, unit, count, exposure`` (95 % interval).
 
         Rows ``spread_transitions[i,j]``, ``clock_rate[from..to]`` (seconds of the tape), ``fill_rate_QUOTE_SIDE[i]``
         from own quotes if a log was given, ``proxy_QUOTE_SIDE[i]``, and ``volatility``. Spreads are in ticks. The
-        exposure is a number of jumps or seconds; an intensity that was never exposed has no row.
+        exposure is a number of jumps or seconds; an intensity that was never exposed has no row. Where there are
+        findings, their names stand in a column ``warning``.
         """
         columns = ["estimate", "standard_error", "lower", "upper", "unit", "count", "exposure"]
         rows = dict(self._rows())
-        return pd.DataFrame(list(rows.values()), columns=columns, index=pd.Index(list(rows), name="parameter"))
+        table = pd.DataFrame(list(rows.values()), columns=columns, index=pd.Index(list(rows), name="parameter"))
+        return marked(table, self.findings)
 
     def kwargs(
         self, *, executions: Literal["auto", "own_quotes", "proxy"] = "auto", episode_start: float | None = None
@@ -230,6 +266,7 @@ class Calibration:
         }
         if self.mid is not None:
             arguments["volatility"] = self.mid.volatility.value
+        require_finite(arguments)
         return arguments
 
     def proxy_bias(self) -> pd.DataFrame:
@@ -269,22 +306,22 @@ class Calibration:
             "seconds": self.seconds.tolist(),
             "clock_edges": self.clock_edges.tolist(),
             "clock_counts": self.clock_counts.tolist(),
+            "clock_dispersion": self.clock_dispersion,
+            "hidden_jumps": self.hidden_jumps,
             "own_size": self.own_size,
             "proxy": _json_executions(self.proxy),
             "own_quotes": None if self.own_quotes is None else _json_executions(self.own_quotes),
-            "flow": [{name: _json(value) for name, value in asdict(flow).items()} for flow in self.flow],
-            "tests": {name: asdict(test) | {"p_value": _json(test.p_value)} for name, test in self.tests.items()},
-            "mid": None if self.mid is None else asdict(self.mid),
+            "flow": [json_value(asdict(flow)) for flow in self.flow],
+            "tests": {name: json_value(asdict(test) | {"p_value": test.p_value}) for name, test in self.tests.items()},
+            "mid": None if self.mid is None else json_value(asdict(self.mid)),
             "volatility_interval": self.volatility_interval,
             "initial_price": self.initial_price,
-            "estimates": [
-                {name: _json(value) for name, value in row.items()}
-                for row in self.table().reset_index().to_dict(orient="records")
-            ],
+            "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings],
+            "estimates": json_value(self.table().reset_index().to_dict(orient="records")),
         }
 
     def summary(self) -> str:
-        """A few sentences: what was seen, how well the model holds, and what the proxy is worth."""
+        """A few sentences: warnings, what was seen, how well the model holds, and what the proxy is worth."""
         return summarise(self)
 
     def plot(self, path: str | Path) -> Path:
@@ -344,7 +381,8 @@ def calibrate(
     own_size: float = 100.0,
     start: float | None = None,
     end: float | None = None,
-    volatility_interval: float = 1.0,
+    volatility_interval: float | None = None,
+    time_unit: str | None = None,
 ) -> Calibration:
     """Calibrate the tick-spread market from a level-1 tape.
 
@@ -370,8 +408,10 @@ def calibrate(
     start, end : float, optional
         Window of the tape that is used, seconds. By default from the first quote to the last event. The spread and
         the queues at `start` are those of the last quote at or before it.
-    volatility_interval : float
-        Seconds between the sampled mid prices.
+    volatility_interval : float, optional
+        Seconds between the sampled mid prices; by default 1, or more where bid-ask noise asks for it.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Unit of ``time_s`` of tape and log. By default seconds, and what looks like another unit is refused.
 
     Returns
     -------
@@ -380,12 +420,14 @@ def calibrate(
     Raises
     ------
     ValueError
-        If an argument is out of range, a file breaks its format (the message names file, line and column), the spread
-        never jumps, or a state of it is never visited or never left (the message says what to change).
+        If an argument is out of range, a file breaks its format (the message names file, line and column), no right
+        number can be given from it, the spread never jumps, or a state of it is never visited or never left (the
+        message says what to change).
     """
     name = "the tape" if isinstance(path, pd.DataFrame) else str(path)
     _require_positive("own_size", own_size)
-    _require_positive("volatility_interval", volatility_interval)
+    if volatility_interval is not None:
+        _require_positive("volatility_interval", volatility_interval)
     if tick is not None:
         _require_positive("tick", tick)
     if num_spreads is not None and (num_spreads != int(num_spreads) or not 2 <= num_spreads <= MOST_SPREADS):
@@ -395,12 +437,19 @@ def calibrate(
         check_tape(name, tape)
     else:
         tape = read_tape(path)
-    quotes = best_quotes(tape)
+    checked = check_level1(name, tape, time_unit=time_unit)
+    findings = list(checked.findings)
+    if len(checked.sessions) > 1:
+        findings[0] = replace(findings[0], text=f"{findings[0].text} All times are observed ones, the gaps cut out.")
+    parts = checked.quotes
+    quotes = pd.concat([part.assign(session=number) for number, part in enumerate(parts)], ignore_index=True)
     if len(quotes) < 2:
         raise ValueError(f"{name}: a tape needs quotes at two times at least, got {len(quotes)}")
-    begin, finish = _window(name, quotes, float(tape["time_s"].iloc[-1]), start, end)
-    edges = _clock_edges(clock_pieces, begin, finish)
+    first, last = _window(name, quotes, float(checked.bounds[-1, 1]), start, end)
+    begin, finish = (float(value) for value in checked.observed([first, last]))
+    edges = _clock_edges(name, clock_pieces, first, last, checked)
     step = price_step(quotes) if tick is None else float(tick)
+    quotes["time_s"] = checked.observed(quotes["time_s"])
     try:
         spread = spread_path(
             quotes, tick=step, num_spreads=None if num_spreads is None else int(num_spreads), start=begin, end=finish
@@ -409,8 +458,29 @@ def calibrate(
         raise ValueError(f"{name}: {error}") from error
 
     counts = spread.jumps_between(edges)
+    concerned = ("clock_rate", "spread_transitions")
+    hidden, coarse = coarse_clock(
+        name, "jumps of the spread", int(counts.sum()), finish - begin, checked.quote_clock(), concerned
+    )
+    findings += [] if coarse is None else [coarse]
     clock = counts / np.diff(edges)
-    proxied, seconds = proxy_counts(spread, tape, own_size)
+    tests = {
+        "clock": clock_test(spread, edges),
+        "holding_times": holding_times_test(spread, edges, clock),
+        "one_clock": one_clock_test(spread, edges, clock),
+        "markov": markov_test(spread),
+    }
+    clock_dispersion = _excess(tests["clock"].dispersion, tests["clock"].degrees_of_freedom)
+    if clock_dispersion > 1:
+        findings.append(_overdispersed("jumps of the spread", clock_dispersion, ("clock_rate",)))
+    each = max(WINDOWS // counts.size, 2)  # stretches of a piece
+    stretches = np.append(np.linspace(edges[:-1], edges[1:], each, endpoint=False).T.ravel(), finish)
+    pieces = np.repeat(np.arange(counts.size), each)
+    trades = checked.in_observed_time(pd.concat([part[part["event"] == "trade"] for part in checked.sessions]))
+    proxied, seconds = proxy_counts(spread, trades, own_size, stretches)
+    seconds = np.broadcast_to(seconds[:, None, None], proxied.shape)
+    proxy, wide = _executions(proxied, seconds, pieces, "proxy", "counts of the proxy")  # it follows the clock
+    findings += wide
     logged = None
     if own_quotes is not None:
         if isinstance(own_quotes, pd.DataFrame):
@@ -418,21 +488,32 @@ def calibrate(
             check_own_quotes("the log of own quotes", log)
         else:
             log = read_own_quotes(own_quotes)
-        logged = Executions(*own_counts(log, spread))
+        log = log.assign(time_s=log["time_s"] * TIME_UNITS[time_unit or "s"])
+        outside = _outside(log, checked, first, last)
+        findings += [] if outside is None else [outside]
+        logged, wide = _executions(
+            *own_counts(checked.in_observed_time(log), spread, stretches),
+            0 * pieces,
+            "fill_rate",
+            "fills of own quotes",
+        )
+        findings += wide
         if not logged.seconds.any():
             raise ValueError(
-                f"the log of own quotes has no quote between {begin:g} and {finish:g} s, the window of the tape: both "
+                f"the log of own quotes has no quote between {first:g} and {last:g} s, the window of the tape: both "
                 "files must be on one clock"
             )
-    orders = market_orders(tape)
-    orders = orders[(orders["time_s"] > begin) & (orders["time_s"] <= finish)]
+    orders = checked.orders
+    orders = orders[(orders["time_s"] > first) & (orders["time_s"] <= last)]
+    findings += check_own_size(name, own_size, orders, proxy.counts.sum(axis=2)[:, 1], needed=logged is None)
     flow = []
     for aggressor, queue in zip(AGGRESSORS, spread.queues, strict=True):
         sizes = orders.loc[orders["side"] == aggressor, "size"]
         mean = float(sizes.mean()) if len(sizes) else math.nan
         flow.append(OrderFlow(len(sizes) / (finish - begin), mean, float(queue[:-1].mean())))
-    samples, mid = sample_mid(quotes, start=begin, end=finish, interval=volatility_interval)
-    moves = samples.size > 2 and np.ptp(np.diff(mid)) > 0
+    bounds = np.clip(checked.bounds, first, last)
+    own = np.flatnonzero(bounds[:, 1] > bounds[:, 0])
+    mid, interval, noisy = sampled_volatility([parts[number] for number in own], bounds[own], volatility_interval)
     return Calibration(
         source="tape" if isinstance(path, pd.DataFrame) else Path(path).name,
         tick=step,
@@ -443,19 +524,55 @@ def calibrate(
         clock_edges=edges,
         clock_counts=counts,
         own_size=float(own_size),
-        proxy=Executions(proxied, np.broadcast_to(seconds, proxied.shape)),
+        proxy=proxy,
         own_quotes=logged,
         flow=(flow[0], flow[1]),
-        tests={
-            "clock": clock_test(spread, edges),
-            "holding_times": holding_times_test(spread, edges, clock),
-            "one_clock": one_clock_test(spread, edges, clock),
-            "markov": markov_test(spread),
-        },
-        mid=fit_brownian(samples, mid) if moves else None,
-        volatility_interval=float(volatility_interval),
-        initial_price=float(mid[0]),
+        tests=tests,
+        mid=mid,
+        volatility_interval=float(interval),
+        initial_price=float(sample_mid(parts[own[0]], start=first, end=first, interval=1.0)[1][0]),
+        clock_dispersion=clock_dispersion,
+        hidden_jumps=hidden,
+        findings=(*findings, *noisy),
     )
+
+
+def _excess(dispersion: float, freedom: int) -> float:
+    """A measured dispersion, 1 where chance explains it."""
+    return dispersion if excessive(dispersion, freedom) else 1.0
+
+
+def _overdispersed(what: str, dispersion: float, parameters: tuple[str, ...]) -> Finding:
+    text = (
+        f"{what} vary {dispersion:.3g} times as much over time as Poisson counts; standard errors and intervals are "
+        f"{math.sqrt(dispersion):.3g} times those of the model."
+    )
+    return Finding("overdispersed", text, parameters)
+
+
+def _executions(
+    counts: Counts, seconds: Array, pieces: Counts, prefix: str, what: str
+) -> tuple[Executions, list[Finding]]:
+    """Executions over all stretches of time, with what their counts in stretches say of dispersion."""
+    findings, dispersions = [], []
+    kept = slice(1 if prefix == "proxy" else 0, None)  # an interval that counts for best counts for improved
+    for side, name in enumerate(SIDES):
+        seen, time = (table[:, side, kept].reshape(len(table), -1) for table in (counts, seconds))
+        dispersions.append(_excess(*spread_of_counts(seen, time, pieces)))
+        if dispersions[-1] > 1:
+            concerned = tuple(f"{prefix}_{quote}_{name}" for quote in QUOTES)
+            findings.append(_overdispersed(f"{what} ({name})", dispersions[-1], concerned))
+    return Executions(counts.sum(axis=0), seconds.sum(axis=0), (dispersions[0], dispersions[1])), findings
+
+
+def _outside(log: pd.DataFrame, checked: CheckedTape, first: float, last: float) -> Finding | None:
+    """Fills of a log that are not in the window of the tape, if they are many."""
+    times = log.loc[log["event"] == "fill", "time_s"].to_numpy(dtype=float)
+    left_out = int((~(checked.seen(times) & (times >= first) & (times <= last))).sum())
+    if left_out < 5 or left_out < 0.05 * times.size:
+        return None
+    text = f"{left_out} of {times.size} fills of the log lie outside the tape or in its gaps, and are left out: "
+    return Finding("time_unit", f"{text}are both on one clock and in one unit?", ("fill_rate",))
 
 
 def _require_positive(name: str, value: float) -> None:
@@ -477,26 +594,32 @@ def _window(
     return begin, finish
 
 
-def _clock_edges(pieces: int | Sequence[float] | None, start: float, end: float) -> Array:
-    """Where the pieces of the clock begin and end."""
+def _clock_edges(
+    name: str, pieces: int | Sequence[float] | None, start: float, end: float, checked: CheckedTape
+) -> Array:
+    """Where the pieces of the clock begin and end, in observed time."""
+    begin, finish = (float(value) for value in checked.observed([start, end]))
     if pieces is None:
-        pieces = min(max(round((end - start) / HOUR), 1), MAX_PIECES)
+        pieces = min(max(round((finish - begin) / HOUR), 1), MAX_PIECES)
     if isinstance(pieces, (int, np.integer)):
         if not 1 <= pieces <= MAX_PIECES:
             raise ValueError(f"clock_pieces must be a number from 1 to {MAX_PIECES} or a list of times, got {pieces}")
-        return np.linspace(start, end, pieces + 1)
+        return np.linspace(begin, finish, pieces + 1)
     edges = np.array([start, *pieces, end], dtype=float)
     if not (np.diff(edges) > 0).all() or edges.size > MAX_PIECES + 1:
         raise ValueError(
             f"clock_pieces = {list(pieces)} is not allowed: the times must rise and lie strictly between {start:g} and "
             f"{end:g} s, {MAX_PIECES - 1} of them at most"
         )
+    edges = checked.observed(edges)
+    if not (np.diff(edges) > 0).all():
+        raise ValueError(f"{name}: clock_pieces = {list(pieces)} is not allowed: a piece lies in a gap of the tape")
     return edges
 
 
-def _json(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _json_executions(executions: Executions) -> dict[str, Any]:
-    return {"counts": executions.counts.tolist(), "seconds": executions.seconds.tolist()}
+    return {
+        "counts": executions.counts.tolist(),
+        "seconds": executions.seconds.tolist(),
+        "dispersion": list(executions.dispersion),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from mmgym.calibration.own_quotes import QUOTES, SIDES
 from mmgym.calibration.spread_chain import ENOUGH_VISITS, ModelTest
+from mmgym.calibration.tape_checks import described, draw_findings
 
 if TYPE_CHECKING:
     from mmgym.calibration.tick_spread import Calibration, Executions
@@ -25,6 +25,7 @@ def summarise(found: Calibration) -> str:
     left = found.transition_counts.sum(axis=1)
     rare = int(left.argmin())
     sentences = [
+        *described(found.findings),
         f"{found.source}: {jumps} jumps of the spread in {duration:.6g} s (from {found.start:g} to {found.end:g}), "
         f"{found.num_spreads} spreads of tick {found.tick:g}, the widest with all that are wider. The rarest spread, "
         f"{rare + 1} tick{'s' * (rare > 0)}, was left {left[rare]} times"
@@ -71,10 +72,7 @@ def _clock_sentence(found: Calibration) -> str:
     text = f"Clock: {shown} on {clock.size} piece{'s' * (clock.size > 1)}. "
     verdict = _verdict("Jumps in stretches of time are Poisson", test, "needs ten jumps or more in a piece")
     if test.degrees_of_freedom and test.p_value < REJECTION and test.dispersion > 1:
-        verdict += (
-            f" They vary {test.dispersion:.3g} times as much: the standard errors of the clock are about "
-            f"{math.sqrt(test.dispersion):.2g} times what is stated, or the clock needs more pieces."
-        )
+        verdict += f" They vary {test.dispersion:.3g} times as much: the clock may need more pieces."
     return text + verdict
 
 
@@ -139,6 +137,7 @@ def draw(found: Calibration, path: Path) -> Path:
         _draw_rates(found, side, panel)
     _scale_rates(found, sides[0])
     figure.suptitle(f"{found.source}: tick {found.tick:g}, {found.num_spreads} spreads")
+    draw_findings(figure, found.findings, width=190)
     figure.savefig(path, format="png", dpi=120)
     return path
 

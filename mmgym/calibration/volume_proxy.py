@@ -9,8 +9,8 @@ for the ask) in :math:`(\theta_n, \theta_{n+1}]`, the interval counts
 
 and adds :math:`\theta_{n+1} - \theta_n` seconds to the spread of the interval. The intensity is the count over the
 time (2.13), its standard error :math:`\sqrt{\text{count}}/\text{time}`; counts are Bernoulli, one an interval at most,
-so that this errs on the large side. What comes after the last jump is left out. Trades that bear the time stamp of a
-jump count to the interval that ends there.
+so that this errs on the large side. What comes after the last jump (before a gap of the tape) is left out. Trades that
+bear the time stamp of a jump count to the interval that ends there.
 
 The bias. The proxy is no consistent estimator of an execution intensity: an interval counts once however many orders
 come, which makes it low, and the volumes of several orders add up, which makes it high. Let market orders come at rate
@@ -44,8 +44,8 @@ Counts = NDArray[np.int64]
 AGGRESSORS = ("sell", "buy")  # fill bids, asks
 
 
-def proxy_counts(path: SpreadPath, tape: pd.DataFrame, own_size: float) -> tuple[Counts, Array]:
-    """Counts and seconds of the rule.
+def proxy_counts(path: SpreadPath, tape: pd.DataFrame, own_size: float, edges: Array) -> tuple[Counts, Array]:
+    """Counts and seconds of the rule in stretches of time.
 
     Parameters
     ----------
@@ -55,27 +55,33 @@ def proxy_counts(path: SpreadPath, tape: pd.DataFrame, own_size: float) -> tuple
         What `mmgym.calibration.tape.read_tape` returned.
     own_size : float
         ``V_0``, in the unit of the tape's sizes.
+    edges : array, shape (K + 1,)
+        Where the stretches begin and end; an interval belongs to the one in which it begins.
 
     Returns
     -------
-    counts : array of int, shape (2, 2, m)
+    counts : array of int, shape (K, 2, 2, m)
         Side (bid, ask), quote (best, improved), spread.
-    seconds : array, shape (m,)
+    seconds : array, shape (K, m)
         Time of the intervals that ended, by spread.
     """
     trades = tape[tape["event"] == "trade"]
     time, size = trades["time_s"].to_numpy(dtype=float), trades["size"].to_numpy(dtype=float)
     interval = np.searchsorted(path.times, time) - 1  # theta_n < time <= theta_{n + 1}
     m, number = path.num_spreads, path.times.size - 1
-    state = path.states[:-1] - 1
-    counts = np.empty((2, 2, m), dtype=np.int64)
+    stretches, ended = edges.size - 1, path.jumped
+    stretch = np.clip(np.searchsorted(edges, path.times[:-1], side="right") - 1, 0, stretches - 1)
+    cell = stretch * m + path.states[:-1] - 1
+    counts = np.empty((stretches, 2, 2, m), dtype=np.int64)
     for side, aggressor in enumerate(AGGRESSORS):
         kept = (trades["side"] == aggressor).to_numpy() & (interval >= 0) & (interval < number)
         volume = np.bincount(interval[kept], weights=size[kept], minlength=number)
         queue = path.queues[side, :-1]
         for quote, threshold in enumerate((own_size + queue, own_size + 0 * queue)):
-            counts[side, quote] = np.bincount(state[volume > threshold], minlength=m)
-    return counts, np.bincount(state, weights=np.diff(path.times), minlength=m).astype(float)
+            hit = cell[ended & (volume > threshold)]
+            counts[:, side, quote] = np.bincount(hit, minlength=stretches * m).reshape(stretches, m)
+    seconds = np.bincount(cell[ended], weights=np.diff(path.times)[ended], minlength=stretches * m)
+    return counts, seconds.reshape(stretches, m).astype(float)
 
 
 def proxy_limit(
