@@ -1,9 +1,9 @@
 """Numba kernels of second moments and exponentials over one decision step of the mean-field market.
 
 They need the joint chain of signal and inventory, and the crowd's drift ``mu(s) = sum_l m_l (tau / h)^l`` in the time
-left, ``tau = h - s``. With ``U(tau) = exp(-c tau) sum_k v_k (r tau)^k / k!`` the backward equation ``U' = (A + G(tau)) U +
-F(tau)`` is a recursion for ``v_k``; ``c`` makes its terms positive but for the drift, and a rate ``r`` that bounds its
-norm keeps ``v_k`` in range. They are needed within ``terms - k`` levels of the state that is asked for.
+left, ``tau = h - s``. With ``U(tau) = exp(-c tau) sum_k v_k (r tau)^k / k!`` the backward equation ``U' = (A + G(tau))
+U + F(tau)`` is a recursion for ``v_k``; ``c`` makes its terms positive but for the drift, and a rate ``r`` that bounds
+its norm keeps ``v_k`` in range. They are needed within ``terms - k`` levels of the state that is asked for.
 """
 
 import math

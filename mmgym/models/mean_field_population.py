@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.arguments import refusal
 from mmgym.models.mean_field_flow import Flow, constant_flow, equilibrium_flow, induced_flow
 from mmgym.models.mean_field_game import Game
 
@@ -32,16 +33,14 @@ def population_of(game: Game, population: Any) -> tuple[str, str]:
         If it is neither, or the file is not a table of takers of this game.
     """
     if not isinstance(population, str):
-        raise ValueError(f"population = {population!r} is not allowed: it must be 'equilibrium', 'constant' or a path")
+        raise refusal("population", population, "'equilibrium', 'constant' or a path")
     if population in ("equilibrium", "constant"):
         return population, ""
     try:
         digest = hashlib.sha256(Path(population).read_bytes()).hexdigest()[:24]
-    except OSError as error:
-        raise ValueError(
-            f"population = {population!r} is not allowed: it must be 'equilibrium', 'constant' or the path of a table "
-            f"file that can be read ({error})"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        allowed = f"'equilibrium', 'constant' or the path of a table file that can be read ({error})"
+        raise refusal("population", population, allowed) from error
     load_population(game, population)
     return population, digest
 
