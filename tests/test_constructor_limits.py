@@ -72,7 +72,11 @@ def explained(error, given):
     for name, value in given.items():
         if re.search(rf"\b{name}\b", text) is None:
             continue
-        if f"{name}[" in text or isinstance(value, (list, tuple, np.ndarray)) or any(t in text for t in texts_of(value)):
+        if (
+            f"{name}[" in text
+            or isinstance(value, (list, tuple, np.ndarray))
+            or any(t in text for t in texts_of(value))
+        ):
             return True
     return False
 
