@@ -4,10 +4,13 @@ import argparse
 import ast
 import json
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pandas as pd
 
@@ -363,6 +366,7 @@ def _parser() -> argparse.ArgumentParser:
 
     description = "Market making in which the best possible result is known."
     parser = argparse.ArgumentParser(prog="mmgym", description=description)
+    parser.add_argument("--traceback", action="store_true", help="of an error, show where it comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help_text: str, *, env: bool = False) -> argparse.ArgumentParser:
@@ -467,16 +471,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 2 where something given cannot be used."""
-    options = _parser().parse_args(arguments)
-    import gymnasium
+RESUMED = {  # what an interrupted command leaves, and how to go on
+    "train": "the same command with --resume goes on from the last checkpoint, if there is one",
+    "benchmark": "the same command goes on with the cells that are missing",
+}
 
+
+def _explanation(error: BaseException, command: str) -> tuple[str, int]:
+    """One line about an error, with a way on, and the exit status."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    line = " ".join(str(text).split())
+    line = line if len(line) <= 2000 else f"{line[:2000]} ..."
+    kind = type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {RESUMED.get(command, 'nothing is kept of what was not written: run it again')}", 130
+    if isinstance(error, MemoryError):
+        way = "lower num_steps, inventory_limit, num_envs or what else makes the tables large"
+        return (line if "lower " in line else f"not enough memory: {line or kind}; {way}"), 2
+    expected = (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError, ArithmeticError)
+    if isinstance(error, zlib.error):
+        return f"a compressed file is damaged ({line}): delete it and make it again", 2
+    if isinstance(error, (*expected, gymnasium.error.Error, zipfile.BadZipFile, EOFError)) and line:
+        return line, 2
+    return f"{kind}: {line or 'no more is known'}; please report it, with the output of mmgym --traceback {command} ...", 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command: 2 is returned where something given cannot be used, 130 on Ctrl-C, 1 for an unexpected error.
+
+    Every error is one line on standard error; ``--traceback`` shows where it comes from.
+    """
+    options = argparse.Namespace(command="", traceback=False)
     try:
+        options = _parser().parse_args(arguments)
         options.run(options)
-    except (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, gymnasium.error.Error) as error:
-        print(f"mmgym {options.command}: {error}", file=sys.stderr)
-        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        if options.traceback:
+            raise
+        line, status = _explanation(error, options.command)
+        print(f"mmgym {options.command}: {line}", file=sys.stderr)
+        return status
     return 0
 
 

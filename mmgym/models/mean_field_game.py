@@ -21,6 +21,7 @@ MAX_LEVELS = 50  # orders on one side
 MAX_SIGNAL = 10  # levels of the signal on one side
 MAX_EVENTS = 600.0  # expected events a step at the smallest depths
 MAX_EXPONENT = 50.0  # fill_decay * max_depth
+MAX_WORK = 3e7  # num_steps * signals * inventories^2: a minute at most for each best response to a crowd
 MAX_PRESSURE = 0.5  # impact * order_size, price: the certified range of the equilibrium
 PRESETS: dict[str, dict[str, Any]] = {  # the registered games
     "paper": {},
@@ -110,6 +111,19 @@ class Game(NamedTuple):
             )
         horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
+        levels = 2 * round(inventory_limit / order_size) + 1
+        work = num_steps * (2 * signal_limit + 1) * levels**2
+        if work > MAX_WORK:
+            raise together(
+                {
+                    "num_steps": num_steps,
+                    "signal_limit": signal_limit,
+                    "inventory_limit": inventory_limit,
+                    "order_size": order_size,
+                },
+                "a best response to the crowd would take minutes, and the equilibrium many of them: num_steps * "
+                f"(2 signal_limit + 1) * (2 inventory_limit / order_size + 1)^2 = {work:g} must be at most {MAX_WORK:g}",
+            )
         fastest = 2.0 * rates[0] * math.exp(decays[0] * max_depth) + up + down
         if fastest * horizon / num_steps > MAX_EVENTS:
             raise together(
