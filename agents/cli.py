@@ -493,7 +493,10 @@ def _explanation(error: BaseException, command: str) -> tuple[str, int]:
         return f"a compressed file is damaged ({line}): delete it and make it again", 2
     if isinstance(error, (*expected, gymnasium.error.Error, zipfile.BadZipFile, EOFError)) and line:
         return line, 2
-    return f"{kind}: {line or 'no more is known'}; please report it, with the output of mmgym --traceback {command} ...", 1
+    return (
+        f"{kind}: {line or 'no more is known'}; please report it, with the output of mmgym --traceback {command} ...",
+        1,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

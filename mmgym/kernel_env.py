@@ -398,7 +398,9 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.render_mode = None
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = self.single_spaces()
-        entries = sum(math.prod(space.shape or ()) for space in (self.single_observation_space, self.single_action_space))
+        entries = sum(
+            math.prod(space.shape or ()) for space in (self.single_observation_space, self.single_action_space)
+        )
         row = self.market.row_dtype.itemsize + 8 * (self.market.num_controls + self.market.num_intensities)
         check_memory(self.num_envs * (row + 12.0 * entries), f"{self.num_envs:,} environments", "num_envs")
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)

@@ -331,7 +331,7 @@ def march(
     levels_held = 3.0 * window + 6.0 * min(steps, 10.0 * relaxation + steps / max(0.75 * relaxation, 1.0)) + 60.0
     check_memory(
         8.0 * levels_held * math.prod(grid.shape),
-        f"the solution at {steps:,} times x {grid.shape[0] * grid.shape[2]:,} intensities x {grid.shape[1]:,} inventories",
+        f"a solution of {steps:,} times x {grid.shape[0] * grid.shape[2]} intensities x {grid.shape[1]:,} inventories",
         "inventory_limit, horizon, num_steps or the rates",
     )
     march = _March(grid, window * length, functional, depths)

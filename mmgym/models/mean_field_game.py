@@ -122,7 +122,8 @@ class Game(NamedTuple):
                     "order_size": order_size,
                 },
                 "a best response to the crowd would take minutes, and the equilibrium many of them: num_steps * "
-                f"(2 signal_limit + 1) * (2 inventory_limit / order_size + 1)^2 = {work:g} must be at most {MAX_WORK:g}",
+                f"(2 signal_limit + 1) * (2 inventory_limit / order_size + 1)^2 = {work:g} must be at most "
+                f"{MAX_WORK:g}",
             )
         fastest = 2.0 * rates[0] * math.exp(decays[0] * max_depth) + up + down
         if fastest * horizon / num_steps > MAX_EVENTS:
