@@ -70,9 +70,7 @@ def test_sizes_are_checked_before_memory_is_asked_for(capsys):
     for command in (("solve", *words), ("score", *words, "constant"), ("score", *words, "constant", "--simulated")):
         status, out, err = run(capsys, *command)
         assert (status, out) == (2, "")
-        assert re.search(
-            r"1,000,000 steps x 2,000,001 states .* GiB, and this machine has .*lower num_steps or inv", err
-        )
+        assert re.search(r"1,000,000 steps x 2,000,001 states .* GiB, and this machine has .*lower num_steps", err)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +80,7 @@ def test_sizes_are_checked_before_memory_is_asked_for(capsys):
         (
             "mmgym/StochasticVolatility-v0",
             {"inventory_limit": 1e6, "num_steps": 1_000_000},
-            "num_steps or inventory_limit",
+            "inventory_limit",
         ),
         ("mmgym/HawkesFlow-v0", {"inventory_limit": 1_000_000}, "inventory_limit, horizon"),
     ],

@@ -45,9 +45,9 @@ LISTS = [
 ]  # fmt: skip
 ODD = [
     None, True, False, math.nan, math.inf, -math.inf, "", "1", "nan", "mean", "cara", "geometric", "clock", "expected",
-    "stationary", "constant", "equilibrium", {}, {"a": 1}, b"x", 1j, 10**5000, np.float64(0.3), np.float32(2.0), np.int64(3), int,
-    np.True_, np.array(1.0), np.array([1.0, 2.0]), np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros((60, 60)), object(),
-    range(2),
+    "stationary", "constant", "equilibrium", {}, {"a": 1}, b"x", 1j, 10**5000, np.float64(0.3), np.float32(2.0),
+    np.int64(3), int, np.True_, np.array(1.0), np.array([1.0, 2.0]), np.array([[1.0, 0.0], [0.0, 1.0]]),
+    np.zeros((60, 60)), object(), range(2),
 ]  # fmt: skip
 PAIRS = 400  # of each id
 VALUES = [*NUMBERS, *LISTS, *ODD]

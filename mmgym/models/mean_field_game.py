@@ -129,12 +129,12 @@ class Game(NamedTuple):
         if fastest * horizon / num_steps > MAX_EVENTS:
             raise together(
                 {
+                    "num_steps": num_steps,
                     "taker_fill_rate": rates[0],
                     "taker_fill_decay": decays[0],
                     "max_depth": max_depth,
                     "signal_rate": signal_rate,
                     "horizon": horizon,
-                    "num_steps": num_steps,
                 },
                 f"a taker's expected events a step at the depth -max_depth, {fastest * horizon / num_steps:g}, must be "
                 f"at most {MAX_EVENTS:g}; raise num_steps or lower max_depth",

@@ -371,7 +371,7 @@ def _side_rates(
     if given is None:
         if spreads != len(default):
             raise ValueError(
-                f"{name} = None is not allowed with the {spreads} rows of spread_transitions: its default is for the "
+                f"{name} = None is not allowed with {spreads} spreads, as spread_transitions has: its default is for the "
                 f"{len(default)} spreads of the paper; give a rate per spread"
             )
         given = default
