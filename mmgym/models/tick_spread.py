@@ -371,8 +371,8 @@ def _side_rates(
     if given is None:
         if spreads != len(default):
             raise ValueError(
-                f"{name} = None is not allowed with {spreads} spreads, as spread_transitions has: its default is for the "
-                f"{len(default)} spreads of the paper; give a rate per spread"
+                f"{name} = None is not allowed with {spreads} spreads, as spread_transitions has: its default is for "
+                f"the {len(default)} spreads of the paper; give a rate per spread"
             )
         given = default
     if not isinstance(given, Sequence) or isinstance(given, str):
