@@ -123,7 +123,6 @@ def test_the_utility_explodes_when_the_riccati_equation_does(reversion, correlat
     assert explosion_time(3.0, 0.0, 0.5, 4.0) == np.inf and explosion_time(3.0, 1.0, -0.5, 1.0) == np.inf
 
 
-@pytest.mark.filterwarnings("ignore:Feller")
 def test_the_sampled_utility_states_its_standard_error():
     """From 60 samples of 200 episodes: the stated error is their spread. False alarms: 1e-3 together."""
     env = gymnasium.make(ID, **{**SMALL, "num_steps": 4})
@@ -143,6 +142,7 @@ def policy_of_zeros(observations):
     return np.zeros((*np.shape(observations)[:-1], 2), np.float32)
 
 
+@pytest.mark.filterwarnings("ignore:Feller")
 def test_an_infinite_utility_is_refused():
     with pytest.raises(
         ValueError, match=r"variance_volatility = 8.0, .* are not allowed together: .*utility='cara'.*infinite"

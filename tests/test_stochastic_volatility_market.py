@@ -99,6 +99,7 @@ def test_gamma_numbers_of_large_shapes(shape):
     assert stats.kstest(z, stats.norm.cdf).pvalue > LEVEL
 
 
+@pytest.mark.filterwarnings("ignore:Feller")
 def test_a_huge_variance_in_a_tiny_time_is_drawn_at_once():
     """The set of the issue, which looped for ever: a non-centrality of 4e20, and twice its mean as Poisson mean."""
     sample = draws(4_000, 1e12, 0.1, 4.0, 1.5, 1e-8, 2)
