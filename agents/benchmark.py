@@ -351,5 +351,7 @@ def run_benchmark(
                 else:
                     _run_processes(missing, folder, workers, done, imports)
     except Timeout:
-        raise RuntimeError(f"another benchmark is at work in {folder}") from None
+        raise RuntimeError(
+            f"another benchmark is at work in {folder}: wait for its end, stop it, or give another --folder"
+        ) from None
     return results_of(folder, cells)

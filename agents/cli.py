@@ -5,10 +5,13 @@ import ast
 import importlib
 import json
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pandas as pd
 
@@ -393,6 +396,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmgym", description=description)
     text = "import a module first, which registers markets of your own (may be repeated): files may then name their ids"
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
+    parser.add_argument("--traceback", action="store_true", help="of an error, show where it comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help_text: str, *, env: bool = False) -> argparse.ArgumentParser:
@@ -500,26 +504,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 2 where something given cannot be used, or an equilibrium is not found."""
-    options = _parser().parse_args(arguments)
-    import gymnasium
+RESUMED = {  # what an interrupted command leaves, and how to go on
+    "train": "the same command with --resume goes on from the last checkpoint, if there is one",
+    "benchmark": "the same command goes on with the cells that are missing",
+}
 
+
+def _explanation(error: BaseException, command: str) -> tuple[str, int]:
+    """One line about an error, with a way on, and the exit status."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    line = " ".join(str(text).split())
+    line = line if len(line) <= 2000 else f"{line[:2000]} ..."
+    kind = type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {RESUMED.get(command, 'nothing is kept of what was not written: run it again')}", 130
+    if isinstance(error, MemoryError):
+        way = "lower num_steps, inventory_limit, num_envs or what else makes the tables large"
+        return (line if "lower " in line else f"not enough memory: {line or kind}; {way}"), 2
+    expected = (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError, ArithmeticError)
+    if isinstance(error, zlib.error):
+        return f"a compressed file is damaged ({line}): delete it and make it again", 2
+    if isinstance(error, (*expected, gymnasium.error.Error, zipfile.BadZipFile, EOFError)) and line:
+        return line, 2
+    return (
+        f"{kind}: {line or 'no more is known'}; please report it, with the output of mmgym --traceback {command} ...",
+        1,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command: 2 is returned where something given cannot be used, 130 on Ctrl-C, 1 for an unexpected error.
+
+    Every error is one line on standard error; ``--traceback`` shows where it comes from.
+    """
+    options = argparse.Namespace(command="", traceback=False)
     try:
+        options = _parser().parse_args(arguments)
         _check_endings(options)
         for name in options.imports:
             importlib.import_module(name)
         options.run(options)
-    except (UsageError, ValueError, TypeError, LookupError, OSError, ImportError, gymnasium.error.Error) as error:
-        print(f"mmgym {options.command}: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        from mmgym.models.mean_field_limit import NotConverged
-
-        if not isinstance(error, NotConverged):
+    except (Exception, KeyboardInterrupt) as error:
+        if options.traceback:
             raise
-        print(f"mmgym {options.command}: {error}", file=sys.stderr)
-        return 2
+        line, status = _explanation(error, options.command)
+        print(f"mmgym {options.command}: {line}", file=sys.stderr)
+        return status
     return 0
 
 

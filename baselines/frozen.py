@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.policy import Policy, checked_actions
+from mmgym.arguments import check_memory
 
 __all__ = [
     "PNL",
@@ -26,6 +27,7 @@ __all__ = [
     "Table",
     "advantages",
     "characteristic_function",
+    "check_tables",
     "criterion_value",
     "evaluate",
     "frozen_problem",
@@ -153,6 +155,25 @@ def frozen_problem(params: Any) -> FrozenProblem:
         If the market has none.
     """
     raise TypeError(f"no baseline is known for parameters of type {type(params).__name__}")
+
+
+def check_tables(steps: int, states: int, controls: int, lower: str) -> None:
+    """Refuse a problem whose solution and policy would not fit into this machine, before memory is asked for.
+
+    Parameters
+    ----------
+    steps, states, controls : int
+        Sizes of the tables.
+    lower : str
+        The arguments that they depend on.
+
+    Raises
+    ------
+    MemoryError
+        If they would not.
+    """
+    size = float(steps) * states * (20 * controls + 16)  # controls twice and as actions, values twice
+    check_memory(size, f"tables of {steps:,} steps x {states:,} states x {controls} controls", lower)
 
 
 @dataclass(frozen=True)

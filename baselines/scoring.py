@@ -82,6 +82,8 @@ class Score:
         Time average, in assets (simulated: at step ends).
     utility : float or None
         Expected utility, under CARA (None too where it is beyond floating point: the certainty equivalent is not).
+    utility_stderr : float
+        Standard error of its sampling (0 where it is exact, or there is none).
     episodes : int
         Simulated episodes (0 for an exact score).
     risk : RiskMeasures or None
@@ -106,6 +108,7 @@ class Score:
     orders: float
     mean_absolute_inventory: float
     utility: float | None = None
+    utility_stderr: float = 0.0
     episodes: int = 0
     risk: RiskMeasures | None = None
     clipped: float | None = None
@@ -389,6 +392,9 @@ class _Sample:
     def std(self, name: str) -> float:
         return float(self.columns[name].std(ddof=1))
 
+    def stderr_of(self, name: str) -> float:
+        return self.std(name) / math.sqrt(self.episodes)
+
 
 def _sample(
     play: Callable[[int, int], Mapping[str, Array]],
@@ -455,6 +461,7 @@ def _simulate(
         orders=sample.mean("orders"),
         mean_absolute_inventory=sample.mean("absolute_inventory") / base.params.horizon,
         utility=sample.mean("returns") if aversion else None,
+        utility_stderr=sample.stderr_of("returns") if aversion else 0.0,
         episodes=sample.episodes,
     )
 
@@ -495,6 +502,7 @@ def _numerical_score(
         mean_absolute_inventory=(sample.mean("absolute_inventory") if found is None else found.absolute_inventory)
         / base.params.horizon,
         utility=sample.mean("returns") if expected_utility else None,
+        utility_stderr=sample.stderr_of("returns") if expected_utility else 0.0,
         episodes=sample.episodes,
     )
 

@@ -1,15 +1,35 @@
 """Checks of constructor arguments: each error names the argument, its value and what is allowed."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["choice", "integer", "pair", "real"]
+__all__ = ["TINY", "check_memory", "choice", "integer", "multiple", "pair", "real", "refusal", "shown", "together"]
+
+TINY = 1e-12  # the least length, rate or size: far below any use, and far above where squares and ratios leave floats
+SHOWN = 80  # characters of a value in an error
 
 
-def _refuse(name: str, value: Any, allowed: str) -> ValueError:
-    return ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")
+def shown(value: Any) -> str:
+    """A value as an error shows it: its first characters, on one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python prints
+        text = f"a {type(value).__name__} that is too long to print"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+def refusal(name: str, value: Any, allowed: str) -> ValueError:
+    """The error of one argument."""
+    return ValueError(f"{name} = {shown(value)} is not allowed: it must be {allowed}")
+
+
+def together(values: Mapping[str, Any], reason: str) -> ValueError:
+    """The error of arguments that are allowed one by one, but not with each other."""
+    words = [f"{name} = {shown(value)}" for name, value in values.items()]
+    return ValueError(f"{', '.join(words[:-1])} and {words[-1]} are not allowed together: {reason}")
 
 
 def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> float:
@@ -19,13 +39,13 @@ def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.in
     bounds += [f"<= {high:g}"] if high < math.inf else []
     allowed = " ".join(["a finite number", " and ".join(bounds)]).strip()
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise _refuse(name, value, allowed)
+        raise refusal(name, value, allowed)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number) or not low <= number <= high or not number > above:
-        raise _refuse(name, value, allowed)
+        raise refusal(name, value, allowed)
     return number
 
 
@@ -33,14 +53,14 @@ def integer(name: str, value: Any, *, low: int, high: int) -> int:
     """A whole number with ``low <= value <= high``, as an int."""
     allowed = f"a whole number from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
-        raise _refuse(name, value, allowed)
+        raise refusal(name, value, allowed)
     return int(value)
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     """One of the ``allowed`` values."""
     if not any(type(value) is type(option) and value == option for option in allowed):
-        raise _refuse(name, value, "one of " + ", ".join(map(repr, allowed)))
+        raise refusal(name, value, "one of " + ", ".join(map(repr, allowed)))
     return value
 
 
@@ -48,7 +68,50 @@ def pair(name: str, value: Any, **bounds: float) -> tuple[float, float]:
     """A number for both sides, or a ``[bid, ask]`` pair of numbers, each as `real` checks it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
-            raise _refuse(name, value, "a number, or a pair [bid, ask] of numbers")
+            raise refusal(name, value, "a number, or a pair [bid, ask] of numbers")
         return real(f"{name}[0] (bid)", value[0], **bounds), real(f"{name}[1] (ask)", value[1], **bounds)
     number = real(name, value, **bounds)
     return number, number
+
+
+def multiple(
+    name: str, value: Any, unit_name: str, unit: float, *, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """A number that is a multiple of a ``unit``, which is an argument too, from ``low`` to ``high`` times it.
+
+    Raises
+    ------
+    ValueError
+        If it is no finite number, or no such multiple; the error then names both arguments.
+    """
+    number = real(name, value)
+    count = number / unit
+    if not low - 1e-9 <= count <= high + 1e-9 or abs(count - round(count)) > 1e-9:
+        bounds = f" from {low * unit:g} to {high * unit:g}" if high < math.inf else ""
+        raise together({name: value, unit_name: unit}, f"{name} must be a multiple of {unit_name}{bounds}")
+    return number
+
+
+def check_memory(size: float, what: str, lower: str) -> None:
+    """Refuse to ask for more memory than the machine has.
+
+    Parameters
+    ----------
+    size : float
+        Bytes that are needed.
+    what, lower : str
+        What needs them, and which arguments make it smaller.
+
+    Raises
+    ------
+    MemoryError
+        If they are more than the machine has, as far as the system tells.
+    """
+    try:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such question on this system
+        return
+    if size > limit:
+        raise MemoryError(
+            f"{what} would take {size / 2**30:,.1f} GiB, and this machine has {limit / 2**30:,.1f} GiB: lower {lower}"
+        )

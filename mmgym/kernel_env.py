@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, integer
+from mmgym.arguments import check_memory, choice, integer
 from mmgym.batch_kernels import advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
 from mmgym.market import Market
 from mmgym.rendering import EpisodeHistory
@@ -434,6 +434,11 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.render_mode = None
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = self.single_spaces()
+        entries = sum(
+            math.prod(space.shape or ()) for space in (self.single_observation_space, self.single_action_space)
+        )
+        row = self.market.row_dtype.itemsize + 8 * (self.market.num_controls + self.market.num_intensities)
+        check_memory(self.num_envs * (row + 12.0 * entries), f"{self.num_envs:,} environments", "num_envs")
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._action_shape = (self.num_envs, *(self.single_action_space.shape or ()))

@@ -1,12 +1,17 @@
 """The command line as a user meets it."""
 
 import json
+import re
+import zipfile
+import zlib
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
 
 import baselines
+from agents import cli
 from agents.cli import main
 
 AS = "mmgym/AvellanedaStoikov-v0"
@@ -16,6 +21,82 @@ def run(capsys, *words):
     status = main(list(words))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (RuntimeError("another benchmark is at work in x: wait"), 2, "another benchmark is at work in x: wait"),
+        (MemoryError(), 2, "not enough memory: .*lower num_steps, inventory_limit"),
+        (MemoryError("Unable to allocate 29.1 TiB for an array"), 2, "29.1 TiB.*lower num_steps"),
+        (ArithmeticError("only known to 0.1: lower it"), 2, "only known to 0.1: lower it"),
+        (ZeroDivisionError("division by zero"), 2, "division by zero"),
+        (zlib.error("Error -3 while decompressing data"), 2, "compressed file is damaged .*delete it"),
+        (zipfile.BadZipFile("File is not a zip file"), 2, "not a zip file"),
+        (EOFError(), 1, "EOFError: .*--traceback"),
+        (AttributeError("'NoneType' object has no attribute 'x'"), 1, "AttributeError: 'NoneType'.*--traceback list"),
+        (AssertionError(), 1, "AssertionError: .*report it"),
+        (RecursionError("maximum recursion depth exceeded"), 2, "recursion"),
+        (KeyError("missing"), 2, "mmgym list: missing$"),
+        (ValueError("two\nlines"), 2, "two lines$"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing is kept of what was not written: run it again"),
+    ],
+)
+def test_every_error_is_one_line_with_a_way_on(capsys, monkeypatch, error, status, words):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_list", fail)
+    found, out, err = run(capsys, "list")
+    assert (found, out) == (status, "")
+    assert err.count("\n") == 1 and re.search(words, err.rstrip())
+    with pytest.raises(type(error)):
+        main(["--traceback", "list"])
+
+
+@pytest.mark.parametrize(("command", "words"), [("train", "--resume goes on"), ("benchmark", "goes on with the cells")])
+def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch, command, words):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"_{command}", interrupt)
+    status, _, err = run(capsys, command, "ppo", *(["--env", AS] if command == "train" else []))
+    assert status == 130 and "interrupted" in err and words in err
+
+
+def test_sizes_are_checked_before_memory_is_asked_for(capsys):
+    """29 TiB of tables: refused at once, with the arguments that make them smaller."""
+    words = ("--env", "mmgym/GLFT-v0", "--set", "inventory_limit=1e6", "--set", "num_steps=1000000")
+    for command in (("solve", *words), ("score", *words, "constant"), ("score", *words, "constant", "--simulated")):
+        status, out, err = run(capsys, *command)
+        assert (status, out) == (2, "")
+        assert re.search(r"1,000,000 steps x 2,000,001 states .* GiB, and this machine has .*lower num_steps", err)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "arguments", "named"),
+    [
+        ("mmgym/TickSpread-v0", {"inventory_limit": 1e7, "num_steps": 1_000_000}, "raise lot"),
+        (
+            "mmgym/StochasticVolatility-v0",
+            {"inventory_limit": 1e6, "num_steps": 1_000_000},
+            "inventory_limit",
+        ),
+        ("mmgym/HawkesFlow-v0", {"inventory_limit": 1_000_000}, "inventory_limit, horizon"),
+    ],
+)
+def test_solutions_that_do_not_fit_into_memory_are_refused(env_id, arguments, named):
+    with pytest.raises(MemoryError, match=rf"GiB, and this machine has .* GiB: lower .*{named}"):
+        baselines.best_known_policy(env_id, **arguments)
+
+
+def test_batches_that_do_not_fit_into_memory_are_refused(monkeypatch):
+    import mmgym.arguments
+
+    monkeypatch.setattr(mmgym.arguments.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 1000)
+    with pytest.raises(MemoryError, match=r"100,000 environments would take .* GiB: lower num_envs"):
+        gymnasium.make_vec(AS, num_envs=100_000)
+    gymnasium.make_vec(AS, num_envs=100).close()
 
 
 def test_list(capsys, tmp_path):

@@ -378,7 +378,7 @@ def test_rendering_and_rollout_follow_the_elapsed_time():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"base_rate": 0.0}, "base_rate = 0.0 is not allowed: it must be a finite number > 0"),
+        ({"base_rate": 0.0}, "base_rate = 0.0 is not allowed: it must be a finite number >= 1e-12"),
         ({"base_rate": [1.0]}, r"base_rate = \[1.0\] is not allowed: it must be a number, or a pair \[buy, sell\]"),
         ({"excitation": [-1.0, 1.0]}, r"excitation\[0\] \(buy\) = -1.0"),
         ({"decay": float("nan")}, "decay = nan"),
@@ -386,7 +386,7 @@ def test_rendering_and_rollout_follow_the_elapsed_time():
         ({"impact": "big"}, "impact = 'big'"),
         ({"fill_decay": 0.0}, "fill_decay = 0.0"),
         ({"inventory_limit": 2.5}, "inventory_limit = 2.5 is not allowed: it must be a whole number"),
-        ({"initial_inventory": 11}, "initial_inventory = 11 is not allowed: it must be a whole number from -10 to 10"),
+        ({"initial_inventory": 11}, "initial_inventory = 11 and inventory_limit = 10 are not allowed together"),
         ({"num_steps": 0}, "num_steps = 0"),
         ({"decision": "both"}, "decision = 'both' is not allowed: it must be one of 'event', 'clock'"),
         ({"initial_rates": "typical"}, "initial_rates = 'typical'"),
@@ -400,7 +400,7 @@ def test_rendering_and_rollout_follow_the_elapsed_time():
         ),
         (
             {"excitation": 6.0, "allow_explosive": True, "initial_rates": [1, 1]},
-            "horizon = 60.0 is not allowed: .* market orders would be expected",
+            "horizon = 60.0 are not allowed together: .* market orders would be expected",
         ),
     ],
     ids=str,

@@ -473,7 +473,7 @@ def test_rendering_follows_the_elapsed_time():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"base_rate": 0.0}, "base_rate = 0.0 is not allowed: it must be a finite number > 0"),
+        ({"base_rate": 0.0}, "base_rate = 0.0 is not allowed: it must be a finite number >= 1e-12"),
         ({"base_rate": [1.0, 2.0]}, r"base_rate = \[1.0, 2.0\] is not allowed: it must be a number, or six numbers"),
         ({"excitation": [1, 1, -1.0, 1, 1, 1]}, r"excitation\[2\] \(ask_cancellation\) = -1.0"),
         ({"decay": float("nan")}, "decay = nan"),
@@ -484,10 +484,10 @@ def test_rendering_follows_the_elapsed_time():
         ({"first_level_share": [0.5, -0.1]}, r"first_level_share\[1\] \(sell\) = -0.1"),
         ({"tick": 0.0}, "tick = 0.0"),
         ({"largest_spread": 0}, "largest_spread = 0 is not allowed: it must be a whole number from 1 to 1000"),
-        ({"initial_spread": 301}, "initial_spread = 301 is not allowed: it must be a whole number from 1 to 300"),
+        ({"initial_spread": 301}, "initial_spread = 301 and largest_spread = 300 are not allowed together"),
         ({"fill_decay": 0.0}, "fill_decay = 0.0"),
         ({"inventory_limit": 2.5}, "inventory_limit = 2.5 is not allowed: it must be a whole number"),
-        ({"initial_inventory": 11}, "initial_inventory = 11 is not allowed: it must be a whole number from -10 to 10"),
+        ({"initial_inventory": 11}, "initial_inventory = 11 and inventory_limit = 10 are not allowed together"),
         ({"num_steps": 0}, "num_steps = 0"),
         ({"decision": "both"}, "decision = 'both' is not allowed: it must be one of 'event', 'order', 'clock'"),
         ({"initial_rates": "typical"}, "initial_rates = 'typical'"),

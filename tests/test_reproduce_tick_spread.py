@@ -56,6 +56,7 @@ def test_quick_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
     check_artifacts(folder, {**TABLES, "table_6_frontier.csv": 4, "policy.csv": 3 * 1206})
     assert text.count("NOT matched") == 3
+    assert "NOT as in the paper" not in text
     for number in ("26.76", "51.48", "6.336", "25.290", "27.76", "28.85", "28.1 and 25.5"):
         assert number in text, number
     assert max(len(line) for line in text.splitlines()) <= 125
@@ -178,6 +179,16 @@ def test_regions_of_the_policy() -> None:
         "sell at market",
         "buy at market",
     ]
+
+
+def test_a_ranking_is_contradicted_only_beyond_three_standard_errors() -> None:
+    names = ("optimal", "without_market_orders", "constant")
+    ranking = guilbaud_pham_2013.ranking
+    assert ranking(names, [2.3, 2.1, 0.5], [0.01, 0.01, 0.01]) == "as in the paper"
+    unclear = ranking(names, [2.1, 2.2, 0.5], [0.03, 0.04, 0.01])  # 0.1 the wrong way is two standard errors of 0.05
+    assert unclear.endswith(", as in the paper") and "optimal and without market orders, which" in unclear
+    assert ranking(names, [2.1, 2.2, 0.5], [0.01, 0.01, 0.01]) == "NOT as in the paper"
+    assert ranking(names, [2.3, 0.4, 0.5], [0.01, 0.01, 0.01]) == "NOT as in the paper"
 
 
 def test_missing_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

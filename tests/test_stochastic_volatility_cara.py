@@ -123,9 +123,30 @@ def test_the_utility_explodes_when_the_riccati_equation_does(reversion, correlat
     assert explosion_time(3.0, 0.0, 0.5, 4.0) == np.inf and explosion_time(3.0, 1.0, -0.5, 1.0) == np.inf
 
 
+def test_the_sampled_utility_states_its_standard_error():
+    """From 60 samples of 200 episodes: the stated error is their spread. False alarms: 1e-3 together."""
+    env = gymnasium.make(ID, **{**SMALL, "num_steps": 4})
+    policy = paper_policies(env)["constant"]
+    scores = [score(env, policy, episodes=200, seed=seed) for seed in range(60)]
+    spread = np.std([found.utility for found in scores], ddof=1)
+    stated = np.mean([found.utility_stderr for found in scores])
+    assert 0.7 < spread / stated < 1.4  # four of the spread's own errors of 1 / sqrt(2 * 59)
+    exact = -np.exp(-env.unwrapped.params.risk_aversion * scores[0].value)
+    assert abs(np.mean([found.utility for found in scores]) - exact) < 4.0 * stated / np.sqrt(60.0)
+    assert scores[0].to_dict()["utility_stderr"] == scores[0].utility_stderr
+    plain = gymnasium.make("mmgym/GLFT-v0", utility="cara", num_steps=4)
+    assert score(plain, policy_of_zeros, markov=True).utility_stderr == 0.0
+
+
+def policy_of_zeros(observations):
+    return np.zeros((*np.shape(observations)[:-1], 2), np.float32)
+
+
 @pytest.mark.filterwarnings("ignore:Feller")
 def test_an_infinite_utility_is_refused():
-    with pytest.raises(ValueError, match=r"variance_volatility = 8.0 is not allowed with utility='cara'.*infinite"):
+    with pytest.raises(
+        ValueError, match=r"variance_volatility = 8.0, .* are not allowed together: .*utility='cara'.*infinite"
+    ):
         gymnasium.make(ID, utility="cara", variance_volatility=8.0, risk_aversion=0.4)
     with pytest.raises(ValueError, match=r"risk_aversion = 0.0 is not allowed"):
         gymnasium.make(ID, utility="cara", risk_aversion=0.0)

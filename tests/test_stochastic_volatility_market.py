@@ -18,7 +18,7 @@ from mmgym.models.square_root import gamma_number, next_variance, poisson_number
 from mmgym.models.stochastic_volatility import Params, observe
 from mmgym.random_streams import start_stream
 
-TESTS = 15  # statistical comparisons in this file
+TESTS = 24  # statistical comparisons in this file
 LEVEL = 1e-3 / TESTS
 
 
@@ -83,6 +83,40 @@ def test_poisson_numbers(mean):
 @pytest.mark.parametrize("shape", [0.2, 3.5])
 def test_gamma_numbers(shape):
     assert stats.kstest(gamma_draws(40_000, shape, 5), stats.gamma(shape).cdf).pvalue > LEVEL
+
+
+@pytest.mark.parametrize("mean", [1.5e8, 1e12, 1e16, 1e20])
+def test_poisson_numbers_beyond_integers(mean):
+    """Kolmogorov-Smirnov against the law of the standardised number: normal, with the skewness 1 / sqrt(mean)."""
+    z = (poisson_draws(40_000, mean, 4) - mean) / np.sqrt(mean)
+    assert stats.kstest(z, "norm").pvalue > LEVEL
+    assert np.isfinite(z).all()
+
+
+@pytest.mark.parametrize("shape", [0.5e8, 3e8, 1e16, 1e20])
+def test_gamma_numbers_of_large_shapes(shape):
+    z = (gamma_draws(40_000, shape, 6) - shape) / np.sqrt(shape)
+    assert stats.kstest(z, stats.norm.cdf).pvalue > LEVEL
+
+
+@pytest.mark.filterwarnings("ignore:Feller")
+def test_a_huge_variance_in_a_tiny_time_is_drawn_at_once():
+    """The set of the issue, which looped for ever: a non-centrality of 4e20, and twice its mean as Poisson mean."""
+    sample = draws(4_000, 1e12, 0.1, 4.0, 1.5, 1e-8, 2)
+    std = 1.5 * np.sqrt(1e12 * 1e-8)  # xi sqrt(nu t)
+    assert stats.kstest((sample - (1e12 - 0.1 * 1e12 * 1e-8)) / std, "norm").pvalue > LEVEL
+    env = gymnasium.make(
+        "mmgym/StochasticVolatility-v0",
+        num_steps=100,
+        horizon=1e-6,
+        variance_reversion=0.1,
+        initial_variance=1e12,
+        variance_volatility=1.5,
+    ).unwrapped
+    env.reset(seed=0)
+    for _ in range(100):
+        observation, reward, *_ = env.step(np.zeros(2, np.float32))
+        assert np.isfinite(observation).all() and np.isfinite(reward)
 
 
 def test_without_variance_volatility_the_variance_relaxes():

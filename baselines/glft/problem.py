@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, frozen_problem
+from baselines.frozen import Functional, check_tables, frozen_problem
 from baselines.glft import kernels
 from baselines.maximise import Region, best_controls, depth_region, inventory_slopes, rounding
 from mmgym.models import glft
@@ -48,6 +48,7 @@ class GLFTProblem:
     def __init__(self, params: glft.Params) -> None:
         p = self.params = params
         self.num_steps = p.num_steps
+        check_tables(p.num_steps, 2 * p.limit + 1, 2, "num_steps or inventory_limit, or raise order_size")
         self.lots = np.arange(-p.limit, p.limit + 1)
         self.num_states = len(self.lots)
         self.inventory: Array = np.asarray(self.lots * p.order_size, dtype=np.float64)  # assets

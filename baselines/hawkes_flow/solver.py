@@ -19,6 +19,7 @@ Numbers: polynomials in both intensities (`baselines.hawkes_flow.rates`), for wh
 cubic in ``r`` through the last four levels. Far from the horizon that hardly changes, and steps may be long.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from baselines.frozen import Functional
 from baselines.hawkes_flow.rates import RateGrid, largest_excess
+from mmgym.arguments import check_memory
 from mmgym.models.hawkes_flow import REACH, Params
 
 Array = NDArray[np.float64]
@@ -325,8 +327,15 @@ def march(
     grid = _Grid(params, resolution, depth_bounds)
     steps, window = _step_counts(grid, resolution, held)
     length = params.horizon / steps
+    relaxation = 1.0 / max(params.decay_buy, params.decay_sell) / length
+    levels_held = 3.0 * window + 6.0 * min(steps, 10.0 * relaxation + steps / max(0.75 * relaxation, 1.0)) + 60.0
+    check_memory(
+        8.0 * levels_held * math.prod(grid.shape),
+        f"a solution of {steps:,} times x {grid.shape[0] * grid.shape[2]} intensities x {grid.shape[1]:,} inventories",
+        "inventory_limit, horizon, num_steps or the rates",
+    )
     march = _March(grid, window * length, functional, depths)
-    kept = _kept_levels(steps, window, 1.0 / max(params.decay_buy, params.decay_sell) / length)
+    kept = _kept_levels(steps, window, relaxation)
     levels = [(0.0, march.values, *march.gains)]
 
     def advance(stepper: _Stepper, level: int, wide: int) -> None:

@@ -1,9 +1,9 @@
 """Numba kernels of second moments and exponentials over one decision step of the mean-field market.
 
 They need the joint chain of signal and inventory, and the crowd's drift ``mu(s) = sum_l m_l (tau / h)^l`` in the time
-left, ``tau = h - s``. With ``U(tau) = exp(-c tau) sum_k w_k (tau / h)^k`` the backward equation ``U' = (A + G(tau)) U +
-F(tau)`` is a recursion for ``w_k``; ``c`` makes its terms positive but for the drift. The values of ``w_k`` are needed
-within ``terms - k`` levels of the states that are asked for.
+left, ``tau = h - s``. With ``U(tau) = exp(-c tau) sum_k v_k (r tau)^k / k!`` the backward equation ``U' = (A + G(tau))
+U + F(tau)`` is a recursion for ``v_k``; ``c`` makes its terms positive but for the drift, and a rate ``r`` that bounds
+its norm keeps ``v_k`` in range. They are needed within ``terms - k`` levels of the states that are asked for.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from mmgym.models.mean_field_steps import MAX_TERMS, step_weights
-from mmgym.uniformisation import KERNEL, num_terms
+from mmgym.uniformisation import KERNEL, num_terms, poisson_weights
 
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
 
@@ -50,7 +50,7 @@ def backward_moments(
     ring = degree + 2
     first = np.zeros((ring, count_b + 2, count_q + 2))
     second, next_second = np.zeros((count_b + 2, count_q + 2)), np.zeros((count_b + 2, count_q + 2))
-    ones, pushed = np.zeros(ring), np.zeros(count_q + 2)
+    pushed, pulls = np.zeros(count_q + 2), np.zeros(degree)
     rise, fall = jumps[0], jumps[1]
     for group in range(groups.shape[0] - 1):
         i, end = groups[group], groups[group + 1]
@@ -59,6 +59,7 @@ def backward_moments(
         shift = max(up + down + rise + fall, 1e-3 / step)
         stay = shift - up - down - rise - fall
         terms = num_terms(shift * step) + degree + 2
+        weights = poisson_weights(shift * step, terms + 1)
         first_q, last_q = states[i:end].min() + 1, states[i:end].max() + 1
         first_b, last_b = signals[i:end].min() + 1, signals[i:end].max() + 1
         low_q, high_q = max(1, first_q - terms), min(count_q, last_q + terms)
@@ -67,19 +68,18 @@ def backward_moments(
             for q in range(low_q, high_q + 1):
                 first[0, b, q] = values[0, b - 1, q - 1]
                 second[b, q] = values[1, b - 1, q - 1]
-        ones[0] = 1.0
         for m in range(i, end):
-            result[m, 0] = first[0, signals[m] + 1, states[m] + 1]
-            result[m, 1] = second[signals[m] + 1, states[m] + 1]
+            result[m, 0] = weights[0] * first[0, signals[m] + 1, states[m] + 1]
+            result[m, 1] = weights[0] * second[signals[m] + 1, states[m] + 1]
         for k in range(terms):
-            f, g, one = first[k % ring], second, ones[k % ring]
+            f, g = first[k % ring], second
             for b in range(low_b, high_b + 1):
                 if high_q == count_q:
-                    f[b, count_q + 1] = f[b, count_q] - gain_up * one
-                    g[b, count_q + 1] = g[b, count_q] - gain_up * (2.0 * f[b, count_q + 1] + gain_up * one)
+                    f[b, count_q + 1] = f[b, count_q] - gain_up
+                    g[b, count_q + 1] = g[b, count_q] - gain_up * (2.0 * f[b, count_q + 1] + gain_up)
                 if low_q == 1:
-                    f[b, 0] = f[b, 1] - gain_down * one
-                    g[b, 0] = g[b, 1] - gain_down * (2.0 * f[b, 0] + gain_down * one)
+                    f[b, 0] = f[b, 1] - gain_down
+                    g[b, 0] = g[b, 1] - gain_down * (2.0 * f[b, 0] + gain_down)
             if high_b == count_b:
                 f[count_b + 1], g[count_b + 1] = f[count_b], g[count_b]
             if low_b == 1:
@@ -87,14 +87,16 @@ def backward_moments(
             left = terms - 1 - k
             low_q, high_q = max(1, first_q - left), min(count_q, last_q + left)
             low_b, high_b = max(1, first_b - left), min(count_b, last_b + left)
-            scale, flow, used = step / (k + 1), 0.0, min(k + 1, degree)
-            for m in range(used):
-                flow += drift[m] * ones[(k - m) % ring]
+            flow, used, pull = 0.0, min(k + 1, degree), 1.0
+            for m in range(used):  # the factor of v_{k - m}
+                pulls[m] = pull * drift[m]
+                flow += pulls[m]
+                pull *= (k - m) / (shift * step)
             new_f, new_g = first[(k + 1) % ring], next_second
             for b in range(low_b, high_b + 1):
                 pushed[low_q : high_q + 1] = 0.0
                 for m in range(used):
-                    earlier, weight = first[(k - m) % ring, b], drift[m]
+                    earlier, weight = first[(k - m) % ring, b], pulls[m]
                     for q in range(np.uint64(low_q), np.uint64(high_q + 1)):
                         pushed[q] += weight * earlier[q]
                 f0, f1, f2, to_f = f[b], f[b + 1], f[b - 1], new_f[b]
@@ -102,23 +104,20 @@ def backward_moments(
                 gained, spread = reward[b - 1], variance[b - 1]
                 for q in range(np.uint64(low_q), np.uint64(high_q + 1)):
                     above, below, r, x = f0[q + ONE], f0[q - ONE], gained[q - ONE], lever[q - ONE]
-                    to_f[q] = scale * (
+                    to_f[q] = (
                         stay * f0[q] + rise * f1[q] + fall * f2[q]
-                        + up * (above + gain_up * one) + down * (below + gain_down * one)
-                        + r * one + x * flow
-                    )  # fmt: skip
-                    to_g[q] = scale * (
+                        + up * (above + gain_up) + down * (below + gain_down) + r + x * flow
+                    ) / shift  # fmt: skip
+                    to_g[q] = (
                         stay * g0[q] + rise * g1[q] + fall * g2[q]
-                        + up * (g0[q + ONE] + gain_up * (2.0 * above + gain_up * one))
-                        + down * (g0[q - ONE] + gain_down * (2.0 * below + gain_down * one))
-                        + 2.0 * (r * f0[q] + x * pushed[q]) + spread[q - ONE] * one
-                    )  # fmt: skip
-            ones[(k + 1) % ring] = scale * shift * one
+                        + up * (g0[q + ONE] + gain_up * (2.0 * above + gain_up))
+                        + down * (g0[q - ONE] + gain_down * (2.0 * below + gain_down))
+                        + 2.0 * (r * f0[q] + x * pushed[q]) + spread[q - ONE]
+                    ) / shift  # fmt: skip
             second, next_second = next_second, second
             for m in range(i, end):
-                result[m, 0] += new_f[signals[m] + 1, states[m] + 1]
-                result[m, 1] += new_g[signals[m] + 1, states[m] + 1]
-        result[i:end] *= math.exp(-shift * step)
+                result[m, 0] += weights[k + 1] * new_f[signals[m] + 1, states[m] + 1]
+                result[m, 1] += weights[k + 1] * new_g[signals[m] + 1, states[m] + 1]
 
 
 @njit(**KERNEL)
@@ -134,36 +133,37 @@ def backward_exponential(
     ring = degree + 2
     w = np.zeros((ring, count_b + 2, count_q + 2), dtype=values.dtype)
     growth, pushed = np.zeros((count_b, count_q), dtype=values.dtype), np.zeros(count_q + 2, dtype=values.dtype)
+    pulls = np.zeros(degree, dtype=values.dtype)
     rise, fall = jumps[0], jumps[1]
     for column in range(columns):
         z = exponents[column]
-        fastest, slowest, levered, pushes = 0.0, 0.0, 0.0, 0.0
+        slowest, levered, pushes = 0.0, 0.0, 0.0
         for b in range(count_b):
             for q in range(count_q):
                 growth[b, q] = z * reward[b, q] + 0.5 * z * z * variance[b, q]
-                fastest = max(fastest, abs(growth[b, q]))
                 slowest = min(slowest, growth[b, q].real)
                 levered = max(levered, abs(z * lever[q]))
         for m in range(degree):
             pushes += abs(drift[m]) * levered
+        fastest = np.abs(growth - slowest).max()
         for group in range(groups.shape[0] - 1):
             i, end = groups[group], groups[group + 1]
             up, down = rates[i, 0], rates[i, 1]
             factor_up, factor_down = np.exp(z * gains[i, 0]), np.exp(z * gains[i, 1])
             shift = max(up + down + rise + fall - slowest, 1e-3 / step)
             stay = shift - up - down - rise - fall
-            largest = shift + fastest + pushes + up * abs(factor_up) + down * abs(factor_down)
-            terms = num_terms(largest * step) + degree + 2
+            rate = fastest + (stay + slowest) + rise + fall + up * abs(factor_up) + down * abs(factor_down) + pushes
+            terms = num_terms(rate * step) + degree + 2
+            weights = poisson_weights(rate * step, terms + 1)
             first_q, last_q = states[i:end].min() + 1, states[i:end].max() + 1
             first_b, last_b = signals[i:end].min() + 1, signals[i:end].max() + 1
             low_q, high_q = max(1, first_q - terms), min(count_q, last_q + terms)
             low_b, high_b = max(1, first_b - terms), min(count_b, last_b + terms)
-            weight = math.exp(-0.5 * shift * step)  # half at the start, half at the end: the terms stay in range
             for b in range(low_b, high_b + 1):
                 for q in range(low_q, high_q + 1):
-                    w[0, b, q] = weight * values[column, b - 1, q - 1]
+                    w[0, b, q] = values[column, b - 1, q - 1]
             for m in range(i, end):
-                result[m, column] = w[0, signals[m] + 1, states[m] + 1]
+                result[m, column] = weights[0] * w[0, signals[m] + 1, states[m] + 1]
             for k in range(terms):
                 f, new = w[k % ring], w[(k + 1) % ring]
                 for b in range(low_b, high_b + 1):
@@ -178,24 +178,27 @@ def backward_exponential(
                 left = terms - 1 - k
                 low_q, high_q = max(1, first_q - left), min(count_q, last_q + left)
                 low_b, high_b = max(1, first_b - left), min(count_b, last_b + left)
-                scale, used = step / (k + 1), min(k + 1, degree)
+                used, pull = min(k + 1, degree), z
+                for m in range(used):  # the factor of v_{k - m}
+                    pulls[m] = pull * drift[m]
+                    pull *= (k - m) / (rate * step)
                 for b in range(low_b, high_b + 1):
                     pushed[low_q : high_q + 1] = 0.0
                     for m in range(used):
-                        earlier, pull = w[(k - m) % ring, b], z * drift[m]
+                        earlier, weight = w[(k - m) % ring, b], pulls[m]
                         for q in range(np.uint64(low_q), np.uint64(high_q + 1)):
-                            pushed[q] += pull * earlier[q]
+                            pushed[q] += weight * earlier[q]
                     f0, f1, f2, to, grown = f[b], f[b + 1], f[b - 1], new[b], growth[b - 1]
                     for q in range(np.uint64(low_q), np.uint64(high_q + 1)):
-                        to[q] = scale * (
+                        to[q] = (
                             (stay + grown[q - ONE]) * f0[q] + rise * f1[q] + fall * f2[q]
                             + up * factor_up * f0[q + ONE] + down * factor_down * f0[q - ONE]
                             + lever[q - ONE] * pushed[q]
-                        )  # fmt: skip
+                        ) / rate  # fmt: skip
                 for m in range(i, end):
-                    result[m, column] += new[signals[m] + 1, states[m] + 1]
+                    result[m, column] += weights[k + 1] * new[signals[m] + 1, states[m] + 1]
             for m in range(i, end):
-                result[m, column] *= weight
+                result[m, column] *= math.exp((rate - shift) * step)
 
 
 @njit(**KERNEL)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, frozen_problem
+from baselines.frozen import Functional, check_tables, frozen_problem
 from baselines.maximise import Region, best_controls, depth_region, inventory_slopes
 from baselines.mean_field import kernels
 from mmgym.models import mean_field, mean_field_steps
@@ -54,6 +54,7 @@ class MeanFieldProblem:
         self.num_steps = p.num_steps
         self.shape = (2 * p.signal_levels + 1, 2 * p.limit + 1)
         self.num_states = self.shape[0] * self.shape[1]
+        check_tables(p.num_steps, self.num_states, 2, "num_steps, inventory_limit or signal_limit")
         self.levels = self.shape[1]
         self.lots = np.tile(np.arange(-p.limit, p.limit + 1), self.shape[0])
         self.signals = np.repeat(np.arange(-p.signal_levels, p.signal_levels + 1), self.levels)

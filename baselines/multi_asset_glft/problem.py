@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, frozen_problem
+from baselines.frozen import Functional, check_tables, frozen_problem
 from baselines.maximise import Region, best_controls, depth_region, rounding
 from baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
@@ -59,6 +59,8 @@ class MultiAssetProblem:
                 f"{self.num_states} states, at most {MAX_STATES} are; raise order_size or lower inventory_limit"
             )
         self.num_controls = 2 * p.num_assets
+        lower = "num_steps or inventory_limit, or raise order_size"
+        check_tables(p.num_steps, self.num_states, self.num_controls, lower)
         self.lots = grid(p)
         self.inventory = self.lots * p.sizes  # assets, (S, n)
         self.moves = moves_of(p)

@@ -16,7 +16,7 @@ unit of the inventory penalty. Money is in euro, inventory in shares, time in se
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -598,6 +598,22 @@ def _table_6_text(table: pd.DataFrame) -> str:
     return text_table(shown, 3)
 
 
+def ranking(names: Sequence[str], values: Sequence[float], stderrs: Sequence[float]) -> str:
+    """Whether simulated values fall in the order of the names, as far as three standard errors tell."""
+    unclear = []
+    for (first, value, stderr), (second, other, other_stderr) in itertools.combinations(
+        zip(names, values, stderrs, strict=True), 2
+    ):
+        error = 3.0 * math.hypot(stderr, other_stderr)
+        if value - other < -error:
+            return "NOT as in the paper"
+        if value - other <= error:
+            unclear.append(f"{first.replace('_', ' ')} and {second.replace('_', ' ')}")
+    if not unclear:
+        return "as in the paper"
+    return f"but for {' and for '.join(unclear)}, which are within three standard errors of each other, as in the paper"
+
+
 def _remarks(table: pd.DataFrame, rows: pd.DataFrame, constant: tuple[float, float]) -> list[str]:
     """What agrees with the paper, and what does not."""
     last, top = table.iloc[-1], table.iloc[table["net_ratio"].argmax()]
@@ -609,7 +625,8 @@ def _remarks(table: pd.DataFrame, rows: pd.DataFrame, constant: tuple[float, flo
     orders, spread = ("optimal", "market orders"), ("optimal", "market orders, std")
     paper_top = table.iloc[table["paper_net_ratio"].argmax()]
     information = [here[name, "wealth / std"] for name in STRATEGIES]
-    ranked = "as in the paper" if information == sorted(information, reverse=True) else "NOT as in the paper"
+    stderrs = rows[rows["quantity"] == "wealth / std"].set_index("strategy")["stderr"]
+    ranked = ranking(STRATEGIES, information, [float(stderrs[name]) for name in STRATEGIES])
     return [
         paragraph(
             f"""What agrees: the order of the four strategies by wealth / std is {ranked} (here

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional
+from baselines.frozen import Functional, check_tables
 from baselines.glft import kernels
 from baselines.glft.problem import GLFTProblem
 from baselines.maximise import Region, best_controls, rounding
@@ -46,6 +46,7 @@ class VarianceProblem(GLFTProblem):
         self.grid = VarianceGrid(p, nodes) if p.observe_variance or p.utility == "cara" else None
         self.node_count = nodes if self.grid is not None else 1
         self.num_states = self.lot_count * self.node_count
+        check_tables(p.num_steps, self.num_states, 2, "num_steps or inventory_limit, or raise order_size")
         self._expectation = self.grid.expectation(p.step_length) if self.grid is not None else np.eye(1)
         start = np.zeros((self.lot_count, self.node_count))
         start[p.limit + p.start] = self.rows(0, np.array([p.initial_variance]))[0]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.stats import poisson
 
-from baselines.frozen import Functional, frozen_problem
+from baselines.frozen import Functional, check_tables, frozen_problem
 from baselines.tick_spread import kernels
 from baselines.tick_spread.action_values import FlatActionValues, FullActionValues
 from mmgym.models import tick_spread
@@ -54,6 +54,9 @@ class TickSpreadProblem:
         self.count = 2 * p.limit + 1
         self.shape = (p.num_spreads, self.count)
         self.num_states = p.num_spreads * self.count
+        check_tables(
+            p.num_steps, self.num_states, 5, "num_steps, inventory_limit or the number of spreads, or raise lot"
+        )
         self.lots = np.tile(np.arange(-p.limit, p.limit + 1), p.num_spreads)
         self.spread = np.repeat(np.arange(p.num_spreads), self.count)
         self.inventory: Array = np.asarray(np.arange(-p.limit, p.limit + 1) * p.lot, np.float64)  # shares, (Y,)

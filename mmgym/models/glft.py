@@ -36,7 +36,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, integer, pair, real
+from mmgym.arguments import TINY, choice, integer, multiple, pair, real, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models.wealth import CARA, criterion_arguments, price_noise, step_reward
 from mmgym.random_streams import exponential, normal, uniform
@@ -44,6 +44,7 @@ from mmgym.random_streams import exponential, normal, uniform
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
 MAX_EVENTS = 10_000.0  # expected fills a step at the smallest depths, and expected jumps
 MAX_EXPONENT = 600.0  # |fill_decay * depth|: beyond, an intensity leaves the range of floating point
+MAX_PENALTY = 1e9  # price / (assets * time)
 MAX_LOG_VARIANCE = 50.0  # of a geometric mid over the horizon
 GEOMETRIC = 1  # code of `price` in kernels
 MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under CARA
@@ -115,26 +116,33 @@ class Params(NamedTuple):
         """
         choice("price", price, ("arithmetic", "geometric"))
         volatility = real("volatility", volatility, low=0.0, high=1e9)
-        rate_bid, rate_ask = pair("fill_rate", fill_rate, above=0.0, high=1e12)
-        decay_bid, decay_ask = pair("fill_decay", fill_decay, above=0.0, high=1e9)
+        rate_bid, rate_ask = pair("fill_rate", fill_rate, low=TINY, high=1e12)
+        decay_bid, decay_ask = pair("fill_decay", fill_decay, low=1e-9, high=1e9)
         drift = real("drift", drift, low=-1e9, high=1e9)
-        order_size = real("order_size", order_size, above=0.0, high=1e9)
-        inventory_limit = real("inventory_limit", inventory_limit, low=order_size, high=1e6 * order_size)
-        initial_inventory = real("initial_inventory", initial_inventory, low=-inventory_limit, high=inventory_limit)
-        for name, value in (("inventory_limit", inventory_limit), ("initial_inventory", initial_inventory)):
-            if abs(value / order_size - round(value / order_size)) > 1e-9:
-                raise ValueError(
-                    f"{name} = {value!r} is not allowed: it must be a multiple of order_size = {order_size:g}"
-                )
+        order_size = real("order_size", order_size, low=TINY, high=1e9)
+        inventory_limit = multiple("inventory_limit", inventory_limit, "order_size", order_size, low=1, high=1e6)
+        initial_inventory = multiple("initial_inventory", initial_inventory, "order_size", order_size)
+        if abs(initial_inventory) > inventory_limit:
+            raise together(
+                {"initial_inventory": initial_inventory, "inventory_limit": inventory_limit},
+                "initial_inventory must be from -inventory_limit to inventory_limit",
+            )
         initial_price = real("initial_price", initial_price, low=-1e12, high=1e12)
-        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
         risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
+        choice("utility", utility, ("mean", "cara"))
         scale = initial_price if price == "geometric" else 1.0
-        risk_aversion, running_penalty = criterion_arguments(
-            utility, risk_aversion, running_penalty, default=0.5 * risk_aversion * (volatility * scale) ** 2
-        )
+        default = 0.5 * risk_aversion * (volatility * scale) ** 2
+        if utility != "cara" and running_penalty is None and not default <= MAX_PENALTY:
+            priced = {"initial_price": initial_price} if price == "geometric" else {}
+            raise together(
+                {"volatility": volatility, **priced, "risk_aversion": risk_aversion},
+                f"running_penalty, by default risk_aversion times half the mid's variance per unit of time, would be "
+                f"{default:g} and must be at most {MAX_PENALTY:g}; give it, or lower one of them",
+            )
+        risk_aversion, running_penalty = criterion_arguments(utility, risk_aversion, running_penalty, default=default)
         depths = {}
         for name, given, default in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0)):
             chosen = [default / decay_bid, default / decay_ask] if given is None else given
@@ -142,25 +150,19 @@ class Params(NamedTuple):
         for side, decay, rate, low, high in zip(
             ("bid", "ask"), (decay_bid, decay_ask), (rate_bid, rate_ask), *depths.values(), strict=True
         ):
-            if not low < high:
-                raise ValueError(
-                    f"min_depth = {low!r} is not allowed on the {side} side: it must be below max_depth = {high!r}"
-                )
-            for name, value in (("min_depth", low), ("max_depth", high)):
-                real(name, value, low=-MAX_EXPONENT / decay, high=MAX_EXPONENT / decay)
-            if rate * math.exp(-decay * low) * horizon / num_steps > MAX_EVENTS:
-                raise ValueError(
-                    f"min_depth = {low!r} is not allowed on the {side} side: the expected fills a step there, "
-                    "fill_rate * exp(-fill_decay * min_depth) * horizon / num_steps, must be at most "
-                    f"{MAX_EVENTS:g}; raise min_depth or num_steps"
-                )
-        jump_rate = real("jump_rate", jump_rate, low=0.0, high=MAX_EVENTS * num_steps / horizon)
+            check_depths(f"on the {side} side", rate, decay, low, high, horizon, num_steps)
+        jump_rate = real("jump_rate", jump_rate, low=0.0, high=1e12)
+        if jump_rate * horizon / num_steps > MAX_EVENTS:
+            raise together(
+                {"jump_rate": jump_rate, "horizon": horizon, "num_steps": num_steps},
+                f"the expected jumps a step, jump_rate * horizon / num_steps, must be at most {MAX_EVENTS:g}",
+            )
         jump_mean = real("jump_mean", jump_mean, low=-1e9, high=1e9)
         jump_volatility = real("jump_volatility", jump_volatility, low=0.0, high=1e9)
         if price == "geometric":
             _check_geometric(volatility, initial_price, horizon, drift, jump_rate, utility)
         if jump_rate > 0.0 and utility == "cara":
-            _check_jump_exponent(jump_rate, jump_mean, jump_volatility, risk_aversion * inventory_limit, horizon)
+            _check_jump_exponent(jump_rate, jump_mean, jump_volatility, risk_aversion, inventory_limit, horizon)
         return cls(
             price="geometric" if price == "geometric" else "arithmetic",
             volatility=volatility,
@@ -260,15 +262,47 @@ class Params(NamedTuple):
         return np.array([self.reach_bid, self.reach_ask])
 
 
-def _check_jump_exponent(rate: float, mean: float, volatility: float, exposure: float, horizon: float) -> None:
+def check_depths(
+    where: str, rate: float, decay: float, low: float, high: float, horizon: float, num_steps: int
+) -> None:
+    """Refuse the depths of a side that are no interval, or at which intensities cannot be computed with."""
+    if not low < high:
+        raise together({"min_depth": low, "max_depth": high}, f"min_depth must be below max_depth {where}")
+    for name, value in (("min_depth", low), ("max_depth", high)):
+        if abs(value) * decay > MAX_EXPONENT * (1.0 + 1e-12):
+            reach = MAX_EXPONENT / decay
+            raise together(
+                {name: value, "fill_decay": decay},
+                f"{name} must be from {-reach:g} to {reach:g} {where}, {MAX_EXPONENT:g} / fill_decay",
+            )
+    events = rate * math.exp(-decay * low) * horizon / num_steps
+    if events > MAX_EVENTS:
+        raise together(
+            {"fill_rate": rate, "fill_decay": decay, "min_depth": low, "horizon": horizon, "num_steps": num_steps},
+            f"the expected fills a step at min_depth {where}, fill_rate * exp(-fill_decay * min_depth) * horizon / "
+            f"num_steps = {events:g}, must be at most {MAX_EVENTS:g}; raise min_depth or num_steps",
+        )
+
+
+def _check_jump_exponent(
+    rate: float, mean: float, volatility: float, risk_aversion: float, inventory_limit: float, horizon: float
+) -> None:
     """Refuse jumps whose exponential moments at the largest inventory leave the range of floating point."""
+    exposure = risk_aversion * inventory_limit
     exponent = abs(exposure * mean) + 0.5 * (exposure * volatility) ** 2
     if exponent > MAX_EXPONENT or rate * math.expm1(exponent) * horizon > MAX_JUMP_EXPONENT:
-        raise ValueError(
-            f"jump_mean = {mean!r} and jump_volatility = {volatility!r} are not allowed with utility='cara': at the "
-            "inventory limit the expected utility of the jumps leaves the range of floating point, jump_rate * horizon "
-            f"* E[exp(risk_aversion * inventory_limit * |J|)] must be at most {MAX_JUMP_EXPONENT:g}; lower "
-            "risk_aversion, inventory_limit or the jumps"
+        raise together(
+            {
+                "jump_rate": rate,
+                "jump_mean": mean,
+                "jump_volatility": volatility,
+                "risk_aversion": risk_aversion,
+                "inventory_limit": inventory_limit,
+                "horizon": horizon,
+            },
+            "with utility='cara' the expected utility of the jumps leaves the range of floating point at the inventory "
+            "limit: jump_rate * horizon * E[exp(risk_aversion * inventory_limit * |J|)] must be at most "
+            f"{MAX_JUMP_EXPONENT:g}; lower one of them",
         )
 
 
@@ -291,8 +325,9 @@ def _check_geometric(
         raise ValueError(f"initial_price = {initial_price!r} is not allowed with price='geometric': it must be > 0")
     if volatility**2 * horizon > MAX_LOG_VARIANCE:
         raise ValueError(
-            f"volatility = {volatility!r} is not allowed with price='geometric', where it is relative to the price: "
-            f"volatility^2 * horizon must be at most {MAX_LOG_VARIANCE:g}"
+            f"volatility = {volatility!r} and horizon = {horizon!r} are not allowed together with price='geometric', "
+            "where volatility is relative to the price: volatility^2 * horizon must be at most "
+            f"{MAX_LOG_VARIANCE:g}"
         )
 
 

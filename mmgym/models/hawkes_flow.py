@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, integer, real
+from mmgym.arguments import TINY, choice, integer, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import hawkes
 from mmgym.random_streams import exponential, uniform
@@ -94,23 +94,28 @@ class Params(NamedTuple):
         ValueError
             If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
         """
-        base = _sides("base_rate", base_rate, above=0.0, high=MAX_RATE)
+        base = _sides("base_rate", base_rate, low=TINY, high=MAX_RATE)
         jumps = _sides("excitation", excitation, low=0.0, high=MAX_RATE)
-        decays = _sides("decay", decay, above=0.0, high=MAX_RATE)
+        decays = _sides("decay", decay, low=TINY, high=MAX_RATE)
         half_spread = real("half_spread", half_spread, low=0.0, high=1e9)
         impacts = _sides("impact", impact, low=0.0, high=1e9)
-        fill_decays = _sides("fill_decay", fill_decay, above=0.0, high=1e9)
+        fill_decays = _sides("fill_decay", fill_decay, low=1e-9, high=1e9)
         running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
         terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
         inventory_limit = integer("inventory_limit", inventory_limit, low=1, high=1_000_000)
-        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        initial_inventory = integer("initial_inventory", initial_inventory, low=-inventory_limit, high=inventory_limit)
+        initial_inventory = integer("initial_inventory", initial_inventory, low=-1_000_000, high=1_000_000)
+        if abs(initial_inventory) > inventory_limit:
+            raise together(
+                {"initial_inventory": initial_inventory, "inventory_limit": inventory_limit},
+                "initial_inventory must be from -inventory_limit to inventory_limit",
+            )
         choice("allow_explosive", allow_explosive, (False, True))
         unstable = any(jump >= decay for jump, decay in zip(jumps, decays, strict=True))
         if unstable and not allow_explosive:
             raise ValueError(hawkes.explosive(jumps, decays))
-        if initial_rates == "stationary":
+        if isinstance(initial_rates, str) and initial_rates == "stationary":
             if unstable:
                 raise ValueError(
                     "initial_rates = 'stationary' is not allowed with excitation >= decay, which has no stationary "
@@ -122,24 +127,28 @@ class Params(NamedTuple):
             )
         else:
             if isinstance(initial_rates, str):
-                raise ValueError(
-                    f"initial_rates = {initial_rates!r} is not allowed: it must be 'stationary' or a pair [buy, sell]"
-                )
+                raise refusal("initial_rates", initial_rates, "'stationary' or a pair [buy, sell]")
             start = _sides("initial_rates", initial_rates, low=0.0, high=MAX_RATE)
             for name, rate, least in zip(("buy", "sell"), start, base, strict=True):
                 if rate < least:
-                    raise ValueError(
-                        f"initial_rates = {initial_rates!r} is not allowed: the {name} rate must be at least its "
-                        f"base_rate {least:g}"
+                    raise together(
+                        {"initial_rates": initial_rates, "base_rate": base_rate},
+                        f"the {name} rate must be at least its base_rate {least:g}",
                     )
         with np.errstate(over="ignore"):
             orders = float(
                 sum(hawkes.expected_count(*side, horizon) for side in zip(base, jumps, decays, start, strict=True))
             )
         if not orders <= MAX_ORDERS:
-            raise ValueError(
-                f"horizon = {horizon!r} is not allowed: {orders:.3g} market orders would be expected in an episode, "
-                f"and at most {MAX_ORDERS:g} are allowed"
+            raise together(
+                {
+                    "base_rate": base_rate,
+                    "excitation": excitation,
+                    "decay": decay,
+                    "initial_rates": initial_rates,
+                    "horizon": horizon,
+                },
+                f"{orders:.3g} market orders would be expected in an episode, and at most {MAX_ORDERS:g} are allowed",
             )
         return cls(
             base_rate_buy=base[0],
@@ -238,9 +247,7 @@ def _sides(name: str, value: Any, **bounds: float) -> tuple[float, float]:
     """A number for both processes, or a ``[buy, sell]`` pair of numbers."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
-            raise ValueError(
-                f"{name} = {value!r} is not allowed: it must be a number, or a pair [buy, sell] of numbers"
-            )
+            raise refusal(name, value, "a number, or a pair [buy, sell] of numbers")
         return real(f"{name}[0] (buy)", value[0], **bounds), real(f"{name}[1] (sell)", value[1], **bounds)
     number = real(name, value, **bounds)
     return number, number

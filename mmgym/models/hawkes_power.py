@@ -44,7 +44,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, integer, real
+from mmgym.arguments import TINY, choice, integer, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import hawkes
 from mmgym.models.hawkes import excess_wait
@@ -134,30 +134,42 @@ class Params(NamedTuple):
         ValueError
             If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
         """
-        base = _six("base_rate", DEFAULT_BASE_RATE if base_rate is None else base_rate, above=0.0, high=MAX_RATE)
+        base = _six("base_rate", DEFAULT_BASE_RATE if base_rate is None else base_rate, low=TINY, high=MAX_RATE)
         jumps = _six("excitation", DEFAULT_EXCITATION if excitation is None else excitation, low=0.0, high=MAX_RATE)
-        decays = _six("decay", decay, above=0.0, high=MAX_RATE)
+        decays = _six("decay", decay, low=TINY, high=MAX_RATE)
         improvements = _sides("improvement", improvement, ("bid", "ask"), low=0.0, high=1.0)
         moves = _six("mean_move", DEFAULT_MEAN_MOVE if mean_move is None else mean_move, low=1.0, high=1e6)
         shares = _sides("first_level_share", first_level_share, ("buy", "sell"), low=0.0, high=1.0)
-        tick = real("tick", tick, above=0.0, high=1e9)
+        tick = real("tick", tick, low=TINY, high=1e9)
         largest_spread = integer("largest_spread", largest_spread, low=1, high=MAX_SPREAD)
-        fill_decays = _sides("fill_decay", fill_decay, ("buy", "sell"), above=0.0, high=1e9)
+        fill_decays = _sides("fill_decay", fill_decay, ("buy", "sell"), low=1e-9, high=1e9)
         running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
         terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
         inventory_limit = integer("inventory_limit", inventory_limit, low=1, high=100)
-        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        initial_inventory = integer("initial_inventory", initial_inventory, low=-inventory_limit, high=inventory_limit)
-        initial_spread = integer("initial_spread", initial_spread, low=1, high=largest_spread)
+        initial_inventory = integer("initial_inventory", initial_inventory, low=-100, high=100)
+        initial_spread = integer("initial_spread", initial_spread, low=1, high=MAX_SPREAD)
+        for start_name, at_start, limit_name, limit in (
+            ("initial_inventory", initial_inventory, "inventory_limit", inventory_limit),
+            ("initial_spread", initial_spread, "largest_spread", largest_spread),
+        ):
+            if abs(at_start) > limit:
+                raise together({start_name: at_start, limit_name: limit}, f"{start_name} must be within {limit_name}")
         choice("allow_explosive", allow_explosive, (False, True))
         start = _start(initial_rates, base, jumps, decays, allow_explosive)
         with np.errstate(over="ignore"):
             events = float(np.sum(hawkes.expected_count(base, jumps, decays, start, horizon)))
         if not events <= MAX_EVENTS:
-            raise ValueError(
-                f"horizon = {horizon!r} is not allowed: {events:.3g} events would be expected in an episode, and at "
-                f"most {MAX_EVENTS:g} are allowed"
+            raise together(
+                {
+                    "base_rate": list(base),
+                    "excitation": list(jumps),
+                    "decay": decay,
+                    "initial_rates": initial_rates,
+                    "horizon": horizon,
+                },
+                f"{events:.3g} events would be expected in an episode, and at most {MAX_EVENTS:g} are allowed",
             )
         return cls(
             base_rate=base,
@@ -287,9 +299,7 @@ def _six(name: str, value: Any, **bounds: float) -> Six:
     """A number for all processes, or six numbers."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != len(PROCESSES):
-            raise ValueError(
-                f"{name} = {value!r} is not allowed: it must be a number, or six numbers [{', '.join(PROCESSES)}]"
-            )
+            raise refusal(name, value, f"a number, or six numbers [{', '.join(PROCESSES)}]")
         found = [real(f"{name}[{k}] ({PROCESSES[k]})", entry, **bounds) for k, entry in enumerate(value)]
     else:
         found = [real(name, value, **bounds)] * len(PROCESSES)
@@ -300,9 +310,7 @@ def _sides(name: str, value: Any, sides: tuple[str, str], **bounds: float) -> tu
     """A number for both sides, or a pair of numbers."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
-            raise ValueError(
-                f"{name} = {value!r} is not allowed: it must be a number, or a pair [{', '.join(sides)}] of numbers"
-            )
+            raise refusal(name, value, f"a number, or a pair [{', '.join(sides)}] of numbers")
         found = [real(f"{name}[{k}] ({sides[k]})", entry, **bounds) for k, entry in enumerate(value)]
         return found[0], found[1]
     number = real(name, value, **bounds)
@@ -314,7 +322,7 @@ def _start(initial_rates: Any, base: Six, jumps: Six, decays: Six, allow_explosi
     unstable = any(jump >= decay for jump, decay in zip(jumps, decays, strict=True))
     if unstable and not allow_explosive:
         raise ValueError(hawkes.explosive(jumps, decays))
-    if initial_rates == "stationary":
+    if isinstance(initial_rates, str) and initial_rates == "stationary":
         if unstable:
             raise ValueError(
                 "initial_rates = 'stationary' is not allowed with excitation >= decay, which has no stationary rate: "
@@ -323,13 +331,13 @@ def _start(initial_rates: Any, base: Six, jumps: Six, decays: Six, allow_explosi
         rates = [mu / (1.0 - zeta / rho) for mu, zeta, rho in zip(base, jumps, decays, strict=True)]
         return rates[0], rates[1], rates[2], rates[3], rates[4], rates[5]
     if isinstance(initial_rates, str):
-        raise ValueError(f"initial_rates = {initial_rates!r} is not allowed: it must be 'stationary' or six rates")
+        raise refusal("initial_rates", initial_rates, "'stationary' or six rates")
     start = _six("initial_rates", initial_rates, low=0.0, high=MAX_RATE)
     for name, rate, least in zip(PROCESSES, start, base, strict=True):
         if rate < least:
-            raise ValueError(
-                f"initial_rates = {initial_rates!r} is not allowed: the rate of {name} must be at least its base_rate "
-                f"{least:g}"
+            raise together(
+                {"initial_rates": initial_rates, "base_rate": list(base)},
+                f"the rate of {name} must be at least its base_rate {least:g}",
             )
     return start
 

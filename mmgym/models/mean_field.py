@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice
+from mmgym.arguments import choice, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models.mean_field_flow import DEGREE, Flow
 from mmgym.models.mean_field_game import MAX_EVENTS, MAX_LEVELS, MAX_SIGNAL, MAX_STEPS, Game
@@ -215,9 +215,18 @@ class Params(NamedTuple):
         rates = maker_factors(self.game, flow.mean_quotes, flow.quoting)
         events = rates.sum(axis=1).max() * math.exp(self.maker_fill_decay * self.max_depth) * self.step_length
         if events > 4.0 * MAX_EVENTS:
-            raise ValueError(
-                f"population = {self.population[0]!r} is not allowed: its quotes give the maker {events:g} expected "
-                f"fills a step at the depth -max_depth, more than {4.0 * MAX_EVENTS:g}; raise num_steps"
+            g = self.game
+            raise together(
+                {
+                    "population": self.population[0],
+                    "maker_fill_rate": g.maker_fill_rate,
+                    "maker_fill_decay": g.maker_fill_decay,
+                    "max_depth": g.max_depth,
+                    "horizon": g.horizon,
+                    "num_steps": g.num_steps,
+                },
+                f"the quotes of the population give the maker {events:g} expected fills a step at the depth "
+                f"-max_depth, which must be at most {4.0 * MAX_EVENTS:g}; raise num_steps or lower max_depth",
             )
         return rates
 

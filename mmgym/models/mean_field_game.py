@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, integer, pair, real
+from mmgym.arguments import TINY, choice, integer, multiple, pair, real, refusal, shown, together
 
 __all__ = ["BOUNDARY_QUOTES", "MAX_LEVELS", "MAX_SIGNAL", "MAX_STEPS", "PRESETS", "Game"]
 
@@ -21,6 +21,7 @@ MAX_LEVELS = 50  # orders on one side
 MAX_SIGNAL = 10  # levels of the signal on one side
 MAX_EVENTS = 600.0  # expected events a step at the smallest depths
 MAX_EXPONENT = 50.0  # fill_decay * max_depth
+MAX_WORK = 3e7  # num_steps * signals * inventories^2: a minute at most for each best response to a crowd
 MAX_PRESSURE = 0.5  # impact * order_size, price: equilibria have been looked for up to here
 PRESETS: dict[str, dict[str, Any]] = {  # the registered games
     "paper": {},
@@ -86,34 +87,57 @@ class Game(NamedTuple):
         up, down = pair("signal_rate", signal_rate, low=0.0, high=1e6)
         signal_limit = integer("signal_limit", signal_limit, low=0, high=MAX_SIGNAL)
         rates = [
-            real(name, value, above=0.0, high=1e9)
+            real(name, value, low=TINY, high=1e9)
             for name, value in (("taker_fill_rate", taker_fill_rate), ("maker_fill_rate", maker_fill_rate))
         ]
         decays = [
-            real(name, value, above=0.0, high=1e9)
+            real(name, value, low=1e-9, high=1e9)
             for name, value in (("taker_fill_decay", taker_fill_decay), ("maker_fill_decay", maker_fill_decay))
         ]
-        order_size = real("order_size", order_size, above=0.0, high=1e9)
-        inventory_limit = real("inventory_limit", inventory_limit, low=order_size, high=MAX_LEVELS * order_size)
-        if abs(inventory_limit / order_size - round(inventory_limit / order_size)) > 1e-9:
-            raise ValueError(
-                f"inventory_limit = {inventory_limit!r} is not allowed: it must be a multiple of "
-                f"order_size = {order_size:g}"
-            )
-        impact = real("impact", impact, low=0.0)
+        order_size = real("order_size", order_size, low=TINY, high=1e9)
+        inventory_limit = multiple("inventory_limit", inventory_limit, "order_size", order_size, low=1, high=MAX_LEVELS)
+        impact = real("impact", impact, low=0.0, high=1e12)
         if impact * order_size > MAX_PRESSURE * (1.0 + 1e-12):
-            raise ValueError(
-                f"impact = {impact!r} is not allowed: the solver of the equilibrium is tested up to impact * "
-                f"order_size = {MAX_PRESSURE:g} only, which is impact = {MAX_PRESSURE / order_size:g} here"
+            raise together(
+                {"impact": impact, "order_size": order_size},
+                f"the solver of the equilibrium is tested up to impact * order_size = {MAX_PRESSURE:g} only, which is "
+                f"impact = {MAX_PRESSURE / order_size:g} here",
             )
-        max_depth = real("max_depth", max_depth, above=0.0, high=MAX_EXPONENT / max(decays))
-        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        max_depth = real("max_depth", max_depth, low=TINY, high=1e12)
+        if max_depth * max(decays) > MAX_EXPONENT * (1.0 + 1e-12):
+            raise together(
+                {"max_depth": max_depth, "taker_fill_decay": decays[0], "maker_fill_decay": decays[1]},
+                f"max_depth must be at most {MAX_EXPONENT / max(decays):g}, {MAX_EXPONENT:g} over the larger decay",
+            )
+        horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
+        levels = 2 * round(inventory_limit / order_size) + 1
+        work = num_steps * (2 * signal_limit + 1) * levels**2
+        if work > MAX_WORK:
+            raise together(
+                {
+                    "num_steps": num_steps,
+                    "signal_limit": signal_limit,
+                    "inventory_limit": inventory_limit,
+                    "order_size": order_size,
+                },
+                "a best response to the crowd would take minutes, and the equilibrium many of them: num_steps * "
+                f"(2 signal_limit + 1) * (2 inventory_limit / order_size + 1)^2 = {work:g} must be at most "
+                f"{MAX_WORK:g}",
+            )
         fastest = 2.0 * rates[0] * math.exp(decays[0] * max_depth) + up + down
         if fastest * horizon / num_steps > MAX_EVENTS:
-            raise ValueError(
-                f"num_steps = {num_steps} is not allowed: a taker's expected events a step at the depth -max_depth, "
-                f"{fastest * horizon / num_steps:g}, must be at most {MAX_EVENTS:g}; raise num_steps or lower max_depth"
+            raise together(
+                {
+                    "num_steps": num_steps,
+                    "taker_fill_rate": rates[0],
+                    "taker_fill_decay": decays[0],
+                    "max_depth": max_depth,
+                    "signal_rate": signal_rate,
+                    "horizon": horizon,
+                },
+                f"a taker's expected events a step at the depth -max_depth, {fastest * horizon / num_steps:g}, must be "
+                f"at most {MAX_EVENTS:g}; raise num_steps or lower max_depth",
             )
         return cls(
             volatility=real("volatility", volatility, low=0.0, high=1e9),
@@ -196,27 +220,28 @@ class Game(NamedTuple):
 def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tuple[tuple[float, ...], ...]:
     """The law's cells with mass, as (inventory in orders, signal, probability)."""
     allowed = (
-        f"initial_law = {given!r} is not allowed: it must be 'origin', a point [inventory, signal], or a table of "
-        f"{2 * limit + 1} rows (inventories, ascending) of {2 * signal_limit + 1} probabilities (signals, ascending)"
+        f"'origin', a point [inventory, signal], or a table of {2 * limit + 1} rows (inventories up to "
+        f"inventory_limit, ascending) of {2 * signal_limit + 1} probabilities (signals up to signal_limit, ascending)"
     )
-    if given == "origin":
+    if isinstance(given, str) and given == "origin":
         return ((0.0, 0.0, 1.0),)
     if not isinstance(given, Sequence) or isinstance(given, str):
-        raise ValueError(allowed)
+        raise refusal("initial_law", given, allowed)
     nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in given]
     if not any(nested):
         if len(given) != 2:
-            raise ValueError(allowed)
-        inventory = real("initial_law[0] (inventory)", given[0], low=-limit * size, high=limit * size)
-        signal = integer("initial_law[1] (signal)", given[1], low=-signal_limit, high=signal_limit)
-        if abs(inventory / size - round(inventory / size)) > 1e-9:
-            raise ValueError(
-                f"initial_law[0] (inventory) = {inventory!r} is not allowed: it must be a multiple of "
-                f"order_size = {size:g}"
-            )
+            raise refusal("initial_law", given, allowed)
+        inventory = multiple("initial_law[0] (inventory)", given[0], "order_size", size)
+        signal = integer("initial_law[1] (signal)", given[1], low=-MAX_SIGNAL, high=MAX_SIGNAL)
+        for name, value, bound, most in (
+            ("initial_law[0] (inventory)", inventory, "inventory_limit", limit * size),
+            ("initial_law[1] (signal)", signal, "signal_limit", signal_limit),
+        ):
+            if abs(value) > most * (1.0 + 1e-9):
+                raise together({name: value, bound: most}, f"the {name} must be from -{bound} to {bound}")
         return ((float(round(inventory / size)), float(signal), 1.0),)
     if not all(nested) or len(given) != 2 * limit + 1 or any(len(row) != 2 * signal_limit + 1 for row in given):
-        raise ValueError(allowed)
+        raise refusal("initial_law", given, allowed)
     cells = []
     for i, row in enumerate(given):
         for j, value in enumerate(row):
@@ -225,5 +250,7 @@ def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tupl
                 cells.append((float(i - limit), float(j - signal_limit), probability))
     total = math.fsum(cell[2] for cell in cells)
     if abs(total - 1.0) > 1e-9:
-        raise ValueError(f"initial_law is not allowed: its probabilities sum to {total!r}, not to 1")
+        raise ValueError(
+            f"initial_law = {shown(given)} is not allowed: its probabilities must sum to 1, but sum to {total!r}"
+        )
     return tuple((inventory, signal, probability / total) for inventory, signal, probability in cells)

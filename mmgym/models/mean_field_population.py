@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.arguments import refusal
 from mmgym.models.mean_field_flow import Flow, constant_flow, equilibrium_flow, induced_flow
 from mmgym.models.mean_field_game import Game
 from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
@@ -31,16 +32,14 @@ def population_of(game: Game, population: Any, name: str = "population") -> tupl
         If it is neither, or the file is not a table of takers of this game.
     """
     if not isinstance(population, str):
-        raise ValueError(f"{name} = {population!r} is not allowed: it must be 'equilibrium', 'constant' or a path")
+        raise refusal(name, population, "'equilibrium', 'constant' or a path")
     if population in ("equilibrium", "constant"):
         return population, ""
     try:
         digest = hashlib.sha256(Path(population).read_bytes()).hexdigest()[:24]
-    except OSError as error:
-        raise ValueError(
-            f"{name} = {population!r} is not allowed: it must be 'equilibrium', 'constant' or the path of a table "
-            f"file that can be read ({error})"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        allowed = f"'equilibrium', 'constant' or the path of a table file that can be read ({error})"
+        raise refusal(name, population, allowed) from error
     load_population(game, population, name)
     return population, digest
 

@@ -17,10 +17,19 @@ import numpy as np
 from numba import njit
 
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search, rounding
-from mmgym.uniformisation import KERNEL, num_terms
+from mmgym.uniformisation import KERNEL, fill_poisson_weights, num_terms
 
-MAX_TERMS = 4096
+MAX_TERMS = 4096  # of a step of 2400 expected events, the most that a player can have, there are 2876
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
+
+
+@njit(**KERNEL)
+def _terms(mean):
+    """Terms of a step of so many expected events, for arrays of ``MAX_TERMS``."""
+    terms = num_terms(mean) + 2
+    if terms > MAX_TERMS:
+        raise ArithmeticError("depths so far below -max_depth give more than 3500 expected fills a step: raise them")
+    return terms
 
 
 @njit(**KERNEL)
@@ -30,22 +39,19 @@ def step_weights(rate, step, nodes, node_weights, drift, pi, rho, beta):
     ``nodes`` and ``node_weights`` (K,) are a quadrature on [0, 1], ``drift`` (K,) is ``mu`` at the nodes.
     """
     mean = rate * step
-    terms = min(num_terms(mean) + 2, pi.shape[0])
-    pi[0] = math.exp(-mean)
-    for j in range(1, terms):
-        pi[j] = pi[j - 1] * mean / j
+    terms = _terms(mean)
+    beta[:terms] = 0.0
+    for i in range(nodes.shape[0]):
+        if drift[i] != 0.0:
+            fill_poisson_weights(mean * nodes[i], rho[:terms])  # until rho's own values come, a place to write to
+            weight = step * node_weights[i] * drift[i]
+            for j in range(terms):
+                beta[j] += weight * rho[j]
+    fill_poisson_weights(mean, pi[:terms])
     tail = 0.0
     for j in range(terms - 1, -1, -1):
         rho[j] = tail / rate
         tail += pi[j]
-        beta[j] = 0.0
-    for i in range(nodes.shape[0]):
-        if drift[i] != 0.0:
-            u = mean * nodes[i]
-            term = step * node_weights[i] * drift[i] * math.exp(-u)
-            for j in range(terms):
-                beta[j] += term
-                term *= u / (j + 1)
     return terms
 
 
@@ -286,6 +292,7 @@ def forward(step, rates, law, nodes, result, moved):
     """
     count_b, count_q = law.shape
     p, n = np.empty(count_q), np.empty(count_q)
+    shifts, weights = np.empty(MAX_TERMS), np.empty(MAX_TERMS)
     for b in range(count_b):
         for q in range(count_q):
             mass = law[b, q]
@@ -295,13 +302,13 @@ def forward(step, rates, law, nodes, result, moved):
             rate = max(up + down, 1e-3 / step)
             x, z, mean = up / rate, down / rate, rate * step
             idle = 1.0 - (up + down) / rate  # exactly 0 but for rates near 0
-            terms = min(num_terms(mean) + 2, MAX_TERMS)
+            terms = _terms(mean)
+            fill_poisson_weights(mean, weights[:terms])
             p[max(0, q - terms) : min(count_q, q + terms + 1)] = 0.0
             n[max(0, q - terms) : min(count_q, q + terms + 1)] = 0.0
             p[q] = mass
-            weight = math.exp(-mean)
-            result[b, q] += weight * mass
-            powers = np.exp(-mean * nodes)
+            result[b, q] += weights[0] * mass
+            shifts[0] = 0.0
             for j in range(1, terms):
                 low, high = max(0, q - j), min(count_q - 1, q + j)
                 shift = 0.0
@@ -314,9 +321,9 @@ def forward(step, rates, law, nodes, result, moved):
                     n[s] = value
                     shift += (s - q) * value
                 p, n = n, p
-                weight *= mean / j
+                shifts[j] = shift
                 for s in range(low, high + 1):
-                    result[b, s] += weight * p[s]
-                for i in range(nodes.shape[0]):
-                    powers[i] *= mean * nodes[i] / j
-                    moved[i] += powers[i] * shift
+                    result[b, s] += weights[j] * p[s]
+            for i in range(nodes.shape[0]):
+                fill_poisson_weights(mean * nodes[i], weights[:terms])
+                moved[i] += np.dot(weights[:terms], shifts[:terms])

@@ -21,9 +21,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, integer, pair, real
+from mmgym.arguments import TINY, choice, integer, multiple, pair, real, refusal, together
 from mmgym.market import Market, scalar_kernel
-from mmgym.models.glft import MAX_EVENTS, MAX_EXPONENT, MAX_STEPS
+from mmgym.models.glft import MAX_STEPS, check_depths
 from mmgym.models.wealth import PNL
 from mmgym.random_streams import exponential, normal, uniform
 
@@ -89,20 +89,20 @@ class Params(NamedTuple):
         n = len(matrix)
         if fill_rate is None:
             fill_rate = DEFAULT_FILL_RATE if covariance is None else 100.0
-        rates = _sides("fill_rate", fill_rate, n, above=0.0, high=1e12)
-        decays = _sides("fill_decay", fill_decay, n, above=0.0, high=1e9)
-        sizes = _vector("order_size", order_size, n, above=0.0, high=1e9)
-        limits = _vector("inventory_limit", inventory_limit, n, above=0.0, high=1e12)
+        rates = _sides("fill_rate", fill_rate, n, low=TINY, high=1e12)
+        decays = _sides("fill_decay", fill_decay, n, low=1e-9, high=1e9)
+        sizes = _vector("order_size", order_size, n, low=TINY, high=1e9)
+        limits = _vector("inventory_limit", inventory_limit, n, low=TINY, high=1e12)
         starts = _vector("initial_inventory", initial_inventory, n, low=-1e12, high=1e12)
         for i, (size, limit, start) in enumerate(zip(sizes, limits, starts, strict=True)):
-            real(f"inventory_limit[{i}]", limit, low=size, high=1e3 * size)
-            real(f"initial_inventory[{i}]", start, low=-limit, high=limit)
-            for name, value in (("inventory_limit", limit), ("initial_inventory", start)):
-                if abs(value / size - round(value / size)) > 1e-9:
-                    raise ValueError(
-                        f"{name}[{i}] = {value!r} is not allowed: it must be a multiple of order_size[{i}] = {size:g}"
-                    )
-        horizon = real("horizon", horizon, above=0.0, high=1e9)
+            multiple(f"inventory_limit[{i}]", limit, f"order_size[{i}]", size, low=1, high=1e3)
+            multiple(f"initial_inventory[{i}]", start, f"order_size[{i}]", size)
+            if abs(start) > limit:
+                raise together(
+                    {f"initial_inventory[{i}]": start, f"inventory_limit[{i}]": limit},
+                    "initial_inventory must be from -inventory_limit to inventory_limit",
+                )
+        horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         lows, highs = (
             tuple(factor / decay for decay in decays) if given is None else _sides(name, given, n, low=-1e12, high=1e12)
@@ -110,15 +110,7 @@ class Params(NamedTuple):
         )
         for j, (rate, decay, low, high) in enumerate(zip(rates, decays, lows, highs, strict=True)):
             where = f"of asset {j % n} on the {'bid' if j < n else 'ask'} side"
-            if not low < high:
-                raise ValueError(f"min_depth = {low!r} {where} is not allowed: it must be below max_depth = {high!r}")
-            for name, value in (("min_depth", low), ("max_depth", high)):
-                real(f"{name} {where}", value, low=-MAX_EXPONENT / decay, high=MAX_EXPONENT / decay)
-            if rate * math.exp(-decay * low) * horizon / num_steps > MAX_EVENTS:
-                raise ValueError(
-                    f"min_depth = {low!r} {where} is not allowed: the expected fills a step there must be at most "
-                    f"{MAX_EVENTS:g}; raise min_depth or num_steps"
-                )
+            check_depths(where, rate, decay, low, high, horizon, num_steps)
         return cls(
             num_assets=n,
             covariance=matrix,
@@ -218,22 +210,20 @@ DEFAULT_COVARIANCE = [[4.0, 1.5], [1.5, 2.25]]  # volatilities 2 and 1.5, correl
 DEFAULT_FILL_RATE = [140.0, 100.0]
 
 
-def _refuse(name: str, value: Any, allowed: str) -> ValueError:
-    return ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")
-
-
 def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _covariance(given: Any) -> tuple[Vector, ...]:
     """A checked covariance matrix, symmetric to the last bit."""
     wanted = f"a list of 2 to {MAX_ASSETS} rows of as many finite numbers, symmetric and positive semi-definite"
     if not _is_list(given) or not 2 <= len(given) <= MAX_ASSETS:
-        raise _refuse("covariance", given, wanted)
+        raise refusal("covariance", given, wanted)
     n = len(given)
     if any(not _is_list(row) or len(row) != n for row in given):
-        raise _refuse("covariance", given, wanted)
+        raise refusal("covariance", given, wanted)
     rows = [
         [real(f"covariance[{i}][{j}]", value, low=-1e18, high=1e18) for j, value in enumerate(row)]
         for i, row in enumerate(given)
@@ -260,7 +250,7 @@ def _vector(name: str, value: Any, n: int, **bounds: float) -> Vector:
     if not _is_list(value):
         return (real(name, value, **bounds),) * n
     if len(value) != n:
-        raise _refuse(name, value, f"a number, or a list of {n} numbers")
+        raise refusal(name, value, f"a number, or a list of {n} numbers")
     return tuple(real(f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(value))
 
 
@@ -268,7 +258,7 @@ def _sides(name: str, value: Any, n: int, **bounds: float) -> Vector:
     """A number for all sides, or a number or a [bid, ask] pair for each asset: all bids, then all asks."""
     entries = list(value) if _is_list(value) else [value] * n
     if len(entries) != n:
-        raise _refuse(name, value, f"a number, or a list of {n} numbers or [bid, ask] pairs")
+        raise refusal(name, value, f"a number, or a list of {n} numbers or [bid, ask] pairs")
     label = name if not _is_list(value) else None
     pairs = [pair(label or f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(entries)]
     return (*(bid for bid, _ in pairs), *(ask for _, ask in pairs))

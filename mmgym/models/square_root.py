@@ -4,6 +4,11 @@ r"""Exact draws of the square-root process ``dnu = kappa (theta - nu) dt + xi sq
 and non-centrality ``nu(0) exp(-kappa t) / c``, ``c = xi^2 (1 - exp(-kappa t)) / (4 kappa)`` (Cox, Ingersoll & Ross
 1985). For ``d > 1`` it is the square of a normal number plus a central chi-square of ``d - 1``; otherwise a chi-square
 of ``d + 2 N``, ``N`` Poisson.
+
+Numbers of arrivals beyond 2^53 have no neighbours among floats, and far below that a rejection's logarithms lose the
+digits it decides by. From a mean of 1e8 on ``N`` is therefore its Cornish-Fisher quantile, and from a shape of 1e8 on a
+gamma number is Marsaglia and Tsang's candidate, accepted with a probability of ``1 - 1e-10``: both laws are within 1e-8
+of the exact ones.
 """
 
 import math
@@ -13,6 +18,8 @@ from numba import njit
 from mmgym.random_streams import RARE, exponential, normal, uniform
 
 __all__ = ["next_variance"]
+
+LARGE = 1e8  # a mean or a shape from which on the law is that of a function of one normal number, to 1e-8
 
 
 @njit(**RARE)
@@ -30,6 +37,8 @@ def gamma_number(shape, s0, s1):
         v = 1.0 + c * x
         if v > 0.0:
             v = v * v * v
+            if d > LARGE:
+                return boost * d * v, s0, s1
             u, s0, s1 = uniform(s0, s1)
             if math.log(1.0 - u) < 0.5 * x * x + d - d * v + d * math.log(v):
                 return boost * d * v, s0, s1
@@ -37,13 +46,19 @@ def gamma_number(shape, s0, s1):
 
 @njit(**RARE)
 def poisson_number(mean, s0, s1):
-    """A Poisson number: counted arrivals below mean 10, transformed rejection (Hoermann 1993, PTRS) above."""
+    """A Poisson number: counted arrivals below mean 10, transformed rejection (Hoermann 1993, PTRS) above.
+
+    From ``LARGE`` on it is a normal number and its first two corrections, not rounded to a whole number.
+    """
+    if mean > LARGE:
+        z, s0, s1 = normal(s0, s1)
+        return mean + math.sqrt(mean) * z + (z * z - 1.0) / 6.0, s0, s1
     if mean < 10.0:
         count, clock = 0, 0.0
         while True:
             wait, s0, s1 = exponential(s0, s1)
             clock += wait
-            if clock > mean:
+            if not clock <= mean:  # also where the mean is not a number
                 return float(count), s0, s1
             count += 1
     b = 0.931 + 2.53 * math.sqrt(mean)

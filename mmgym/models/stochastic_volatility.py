@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, real
+from mmgym.arguments import TINY, choice, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import glft
 from mmgym.models.square_root import next_variance
@@ -130,9 +130,11 @@ class Params(NamedTuple):
         UserWarning
             If Feller's condition is violated: the variance then touches 0, which is simulated and solved all the same.
         """
-        reversion = real("variance_reversion", variance_reversion, above=0.0, high=1e6)
-        mean = real("variance_mean", variance_mean, above=0.0, high=1e12)
+        reversion = real("variance_reversion", variance_reversion, low=TINY, high=1e6)
+        mean = real("variance_mean", variance_mean, low=TINY, high=1e12)
         volatility = real("variance_volatility", variance_volatility, low=0.0, high=1e9)
+        if 0.0 < volatility < TINY:
+            raise refusal("variance_volatility", variance_volatility, f"0, or a finite number >= {TINY:g} and <= 1e+09")
         if 2.0 * reversion * mean < volatility**2:
             warnings.warn(
                 f"Feller's condition is violated: 2 * variance_reversion * variance_mean = {2.0 * reversion * mean:g} "
@@ -150,6 +152,7 @@ class Params(NamedTuple):
             initial_price=initial_price,
             horizon=horizon,
             num_steps=num_steps,
+            running_penalty=0.0,  # the criterion's own, of the variance as it is, is not this one
             terminal_penalty=terminal_penalty,
             utility=utility,
             risk_aversion=risk_aversion,
@@ -162,11 +165,18 @@ class Params(NamedTuple):
             exposure = math.copysign(plain.risk_aversion * plain.inventory_limit, correlation)
             lasts = explosion_time(reversion, volatility, correlation, exposure)
             if not lasts > NEAR_EXPLOSION * plain.horizon:
-                raise ValueError(
-                    f"variance_volatility = {volatility!r} is not allowed with utility='cara': with the inventory at "
-                    f"its limit the expected utility is infinite after a time of {lasts:.6g}, which must be above "
-                    f"{NEAR_EXPLOSION:g} * horizon = {NEAR_EXPLOSION * plain.horizon:.6g}; lower risk_aversion, "
-                    "inventory_limit, variance_volatility or horizon"
+                raise together(
+                    {
+                        "variance_volatility": volatility,
+                        "variance_reversion": reversion,
+                        "correlation": correlation,
+                        "risk_aversion": plain.risk_aversion,
+                        "inventory_limit": plain.inventory_limit,
+                        "horizon": plain.horizon,
+                    },
+                    "with utility='cara' and the inventory at its limit the expected utility is infinite after a time "
+                    f"of {lasts:.6g}, which must be above {NEAR_EXPLOSION:g} * horizon; lower risk_aversion, "
+                    "inventory_limit, variance_volatility or horizon",
                 )
         return cls(
             variance_reversion=reversion,

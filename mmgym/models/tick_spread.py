@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from mmgym.arguments import choice, integer, real
+from mmgym.arguments import TINY, choice, integer, multiple, real, refusal, shown, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models.wealth import criterion_arguments, price_noise, step_reward
 from mmgym.random_streams import exponential, uniform
@@ -130,39 +130,57 @@ class Params(NamedTuple):
         ValueError
             If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
         """
-        tick = real("tick", tick, above=0.0, high=1e9)
+        tick = real("tick", tick, low=TINY, high=1e9)
         transitions = _transitions(spread_transitions)
         spreads = len(transitions)
         best = _side_rates("fill_rate_best", fill_rate_best, TABLE_3_BEST, spreads)
         improved = _side_rates("fill_rate_improved", fill_rate_improved, TABLE_3_IMPROVED, spreads)
-        horizon = real("horizon", horizon, above=0.0, high=1e9)
+        horizon = real("horizon", horizon, low=TINY, high=1e9)
         num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
         starts, rates = _clock(clock_rate)
         rebate = real("rebate", rebate, low=-1e9, high=1e9)
         fee = real("fee", fee, low=-1e9, high=1e9)
         fixed_fee = real("fixed_fee", fixed_fee, low=0.0, high=1e9)
         if fee < -0.5 * tick:
-            raise ValueError(
-                f"fee = {fee!r} is not allowed: it must be >= {-0.5 * tick:g} (minus half a tick), or market orders "
-                "would earn money"
+            raise together(
+                {"fee": fee, "tick": tick},
+                f"fee must be >= {-0.5 * tick:g} (minus half a tick), or market orders would earn money",
             )
-        lot = real("lot", lot, above=0.0, high=1e9)
+        lot = real("lot", lot, low=TINY, high=1e9)
         sizes = {}
         for name, value, low in (("limit_order_max", limit_order_max, 1), ("market_order_max", market_order_max, 0)):
-            sizes[name] = _lots(name, value, lot, low, MAX_LOTS)
+            sizes[name] = round(multiple(name, value, "lot", lot, low=low, high=MAX_LOTS) / lot)
         fastest = max(max(rates_of_side) for rates_of_side in (*best, *improved))
-        _expected_events(max(rates) + 2.0 * fastest, horizon / num_steps)
+        events = (max(rates) + 2.0 * fastest) * horizon / num_steps
+        rates_given = {"fill_rate_best": fill_rate_best, "fill_rate_improved": fill_rate_improved, "horizon": horizon}
+        if events > MAX_EVENTS:
+            raise together(
+                {"clock_rate": clock_rate, **rates_given, "num_steps": num_steps},
+                f"{events:g} expected events a step must be at most {MAX_EVENTS:g}; raise num_steps",
+            )
         if inventory_limit is None:  # more fills than a side ever gets
             fills = 1 + round(poisson.isf(1e-12, fastest * horizon))
             start_lots = math.ceil(abs(real("initial_inventory", initial_inventory)) / lot)
             if fills * sizes["limit_order_max"] + start_lots > MAX_INVENTORY:
-                raise ValueError(
-                    f"inventory_limit = None is not allowed here: {fills} fills of the largest size are more than the "
-                    f"{MAX_INVENTORY} lots that an inventory can have; give a limit"
+                raise together(
+                    {
+                        "inventory_limit": None,
+                        **rates_given,
+                        "limit_order_max": limit_order_max,
+                        "lot": lot,
+                        "initial_inventory": initial_inventory,
+                    },
+                    f"{fills} fills of the largest size are more than the {MAX_INVENTORY} lots that an inventory can "
+                    "have; give an inventory_limit",
                 )
             inventory_limit = lot * (fills * sizes["limit_order_max"] + start_lots)
-        limit = _lots("inventory_limit", inventory_limit, lot, 1, MAX_INVENTORY)
-        start = _lots("initial_inventory", initial_inventory, lot, -limit, limit)
+        limit = round(multiple("inventory_limit", inventory_limit, "lot", lot, low=1, high=MAX_INVENTORY) / lot)
+        start = round(multiple("initial_inventory", initial_inventory, "lot", lot) / lot)
+        if abs(start) > limit:
+            raise together(
+                {"initial_inventory": initial_inventory, "inventory_limit": lot * limit},
+                "initial_inventory must be from -inventory_limit to inventory_limit",
+            )
         risk_aversion, running_penalty = criterion_arguments(utility, risk_aversion, running_penalty, default=3e-6)
         if isinstance(initial_spread, str):
             choice("initial_spread", initial_spread, ("stationary",))
@@ -317,25 +335,9 @@ class Params(NamedTuple):
         return np.array(actions)
 
 
-def _lots(name: str, value: Any, lot: float, low: int, high: int) -> int:
-    """A number of shares as whole lots from ``low`` to ``high``."""
-    shares = real(name, value, low=low * lot * (1 - 1e-12) if low > 0 else low * lot, high=high * lot)
-    if abs(shares / lot - round(shares / lot)) > 1e-9:
-        raise ValueError(f"{name} = {value!r} is not allowed: it must be a multiple of lot = {lot:g} shares")
-    return round(shares / lot)
-
-
-def _expected_events(rate: float, step: float) -> None:
-    if rate * step > MAX_EVENTS:
-        raise ValueError(
-            f"clock_rate and the fill rates are not allowed: {rate * step:g} expected events a step must be at most "
-            f"{MAX_EVENTS:g}; raise num_steps"
-        )
-
-
 def _rows(name: str, value: Any) -> list[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"{name} = {value!r} is not allowed: it must be a list")
+        raise refusal(name, value, "a list")
     return list(value)
 
 
@@ -346,8 +348,8 @@ def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
     rows = [_rows(f"spread_transitions[{i}]", row) for i, row in enumerate(_rows("spread_transitions", given))]
     if not 2 <= len(rows) <= MAX_SPREADS or any(len(row) != len(rows) for row in rows):
         raise ValueError(
-            f"spread_transitions of {len(rows)} rows of {[len(row) for row in rows]} entries is not allowed: it must "
-            f"be a square matrix of 2 to {MAX_SPREADS} rows"
+            f"spread_transitions = {shown(given)} of {len(rows)} rows of {shown([len(row) for row in rows])} entries "
+            f"is not allowed: it must be a square matrix of 2 to {MAX_SPREADS} rows"
         )
     checked = []
     for i, row in enumerate(rows):
@@ -355,8 +357,8 @@ def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
         total = math.fsum(values)
         if abs(total - 1.0) > 1e-6:
             raise ValueError(
-                f"spread_transitions[{i}] is not allowed: the row must sum to 1, its sum is {total:.9g} (divide it by "
-                "that to normalise it)"
+                f"spread_transitions[{i}] = {shown(row)} is not allowed: the row must sum to 1, its sum is {total:.9g} "
+                "(divide it by that to normalise it)"
             )
         checked.append(tuple(value / total for value in values))
     return tuple(checked)
@@ -369,8 +371,8 @@ def _side_rates(
     if given is None:
         if spreads != len(default):
             raise ValueError(
-                f"{name} = None is not allowed with {spreads} spreads: its default is for the {len(default)} spreads "
-                "of the paper; give a rate per spread"
+                f"{name} = None is not allowed with {spreads} spreads, as spread_transitions has: its default is for "
+                f"the {len(default)} spreads of the paper; give a rate per spread"
             )
         given = default
     if not isinstance(given, Sequence) or isinstance(given, str):
@@ -378,9 +380,11 @@ def _side_rates(
     nested = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
     sides = list(given) if nested and all(nested) else [given, given]
     if len(sides) != 2 or any(len(side) != spreads for side in sides):
-        raise ValueError(
-            f"{name} = {given!r} is not allowed: it must be a number, a list of {spreads} numbers (one a spread), or a "
-            f"pair [bid, ask] of such lists"
+        raise refusal(
+            name,
+            given,
+            f"a number, a list of {spreads} numbers (one for each row of spread_transitions), or a pair [bid, ask] of "
+            "such lists",
         )
     bid, ask = (
         tuple(real(f"{name}[{i}] ({label})", value, low=0.0, high=1e12) for i, value in enumerate(side))
@@ -395,14 +399,12 @@ def _clock(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return (0.0,), (real("clock_rate", given, low=0.0, high=1e12),)
     pairs = [_rows(f"clock_rate[{k}]", pair) for k, pair in enumerate(given)]
     if not 1 <= len(pairs) <= MAX_PIECES or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(
-            f"clock_rate = {given!r} is not allowed: it must be a number, or a list of 1 to {MAX_PIECES} pairs "
-            "[start in seconds, rate]"
-        )
+        allowed = f"a number, or a list of 1 to {MAX_PIECES} pairs [start in seconds, rate]"
+        raise refusal("clock_rate", given, allowed)
     starts = [real(f"clock_rate[{k}][0] (start)", start, low=0.0, high=1e9) for k, (start, _) in enumerate(pairs)]
     rates = [real(f"clock_rate[{k}][1] (rate)", rate, low=0.0, high=1e12) for k, (_, rate) in enumerate(pairs)]
     if starts[0] != 0.0 or any(b <= a for a, b in pairwise(starts)):
-        raise ValueError(f"clock_rate = {given!r} is not allowed: its starts must rise from 0")
+        raise refusal("clock_rate", given, "a list whose starts rise from 0")
     return tuple(starts), tuple(rates)
 
 
