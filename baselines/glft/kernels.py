@@ -390,7 +390,7 @@ def backward_means(step, fade, lots, columns, excess, rates, gains, flow, fading
     for i in range(len(lots)):
         up, down = rates[i, 0], rates[i, 1]
         shift, column = max(up + down, -2.0 * fade), columns[i]  # a negative fade needs a faster clock
-        terms = num_terms(shift * step)
+        terms = num_terms((shift + max(fade, 0.0)) * step)  # those of the fading weights, which start from the last
         at_end = poisson_weights(shift * step, terms)
         steady, fades = time_weights(shift, 0.0, step, terms), time_weights(shift, fade, step, terms)
         law[:] = 0.0
