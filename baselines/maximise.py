@@ -19,14 +19,12 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from baselines.frozen import FrozenProblem
 from mmgym import trust_region
-from mmgym.trust_region import SHORTFALL, VALUE, Search, advance, begin
-from mmgym.uniformisation import KERNEL
+from mmgym.trust_region import SHORTFALL, VALUE, advance_rows, begin_rows, new_searches
 
 __all__ = [
     "CROWDED",
@@ -44,8 +42,8 @@ Integers = NDArray[np.int64]
 Glance = Callable[[Integers, Array], Array]
 
 CROWDED = 10.0
-MOST_POINTS = 1_100  # of the coarse grid of a cell
-COARSE = 0.5  # spacing of the grid, in units of the controls
+MOST_POINTS = 4_300  # of the coarse grid of a cell
+COARSE = 0.5  # spacing of the grid, in units of the controls; twice that for more than two
 CLIMBS = 6  # starts of a cell: the best local maxima of the grid
 CHUNK = 100_000  # pairs of state and controls that are evaluated at once
 DIFFERENCE = 1e-4  # units: of the first curvature
@@ -130,30 +128,6 @@ def inventory_slopes(ahead: Array, size: float) -> tuple[Array, Array]:
     return sides, np.abs(np.diff(slopes)).max(axis=(1, 2))
 
 
-@njit(**KERNEL)
-def _begin_rows(search, starts):
-    for i in range(len(starts)):
-        begin(
-            Search(
-                search.point[i], search.trial[i], search.slope[i], search.curvature[i], search.move[i],
-                search.below[i], search.above[i], search.numbers[i],
-            ),
-            starts[i],
-        )  # fmt: skip
-
-
-@njit(**KERNEL)
-def _advance_rows(search, rows, values, slopes, low, high, unit, noise, active):
-    none = np.empty((0, 0))
-    for r in range(len(rows)):
-        i = rows[r]
-        row = Search(
-            search.point[i], search.trial[i], search.slope[i], search.curvature[i], search.move[i],
-            search.below[i], search.above[i], search.numbers[i],
-        )  # fmt: skip
-        active[i] = not advance(row, values[r], slopes[r], none, low, high, unit, noise[i])
-
-
 def climb(
     problem: ContinuousProblem, n: int, states: Integers, starts: Array, values: Array
 ) -> tuple[Array, Array, Array]:
@@ -179,10 +153,7 @@ def climb(
     rows, count = starts.shape
     noise = rounding(problem, values[:, 0])[states]
     starts = np.clip(starts, low, high)
-    search = Search(
-        *(np.zeros((rows, count)) for _ in range(3)), np.zeros((rows, count, count)),
-        *(np.zeros((rows, count)) for _ in range(3)), np.zeros((rows, 6)),
-    )  # fmt: skip
+    search = new_searches(rows, count)
     _, slopes = problem.gradient(n, states, starts, values)
     for j in range(count):  # the first curvature, by differences into the box
         way = np.where(starts[:, j] + DIFFERENCE * units[j] <= high[j], 1.0, -1.0) * DIFFERENCE * units[j]
@@ -190,12 +161,12 @@ def climb(
         moved[:, j] += way
         search.curvature[:, j] = sign * (problem.gradient(n, states, moved, values)[1] - slopes) / way[:, None]
     search.curvature[:] = 0.5 * (search.curvature + np.swapaxes(search.curvature, 1, 2))
-    _begin_rows(search, np.ascontiguousarray(starts))
+    begin_rows(search, np.ascontiguousarray(starts))
     active = np.ones(rows, dtype=np.bool_)
     while active.any():
         at = np.flatnonzero(active)
         found, slopes = problem.gradient(n, states[at], search.trial[at], values)
-        _advance_rows(search, at, sign * found[:, 0], sign * slopes, low, high, units, noise, active)
+        advance_rows(search, at, sign * found[:, 0], sign * slopes, low, high, units, noise, active)
     return search.point, search.numbers[:, VALUE].copy(), search.numbers[:, SHORTFALL].copy()
 
 
@@ -204,9 +175,10 @@ def _starts(
 ) -> tuple[Integers, Array]:
     """Pairs of state and controls to climb from: local maxima of a coarse grid, away from the candidates (S, C)."""
     sign, count = -1.0 if problem.aversion else 1.0, len(region.low)
-    most, axes = max(int(MOST_POINTS ** (1.0 / count) + 1e-9), 3), []
-    for low, high, unit in zip(region.low, region.high, problem.control_units, strict=True):
-        axes.append(np.linspace(low, high, int(np.clip(np.ceil((high - low) / (COARSE * unit)) + 1, 5, max(most, 5)))))
+    most, coarse = max(int(MOST_POINTS ** (1.0 / count) + 1e-9), 5), COARSE if count <= 2 else 2.0 * COARSE
+    points = np.ceil((region.high - region.low) / (coarse * problem.control_units)) + 1
+    bounds = zip(region.low, region.high, np.clip(points, 5, most).astype(int), strict=True)
+    axes = [np.linspace(low, high, number) for low, high, number in bounds]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
     spacing = np.array([axis[1] - axis[0] for axis in axes])
     kept_states, kept = [], []

@@ -21,7 +21,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["SHORTFALL", "VALUE", "Search", "advance", "begin", "new_search", "rounding"]
+__all__ = [
+    "SHORTFALL", "VALUE", "Search", "advance", "advance_rows", "begin", "begin_rows", "new_search", "new_searches",
+    "rounding",
+]  # fmt: skip
 
 KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
@@ -173,3 +176,39 @@ def advance(search, value, slope, curvature, low, high, unit, noise):
     for i in range(len(low)):
         search.trial[i] = min(max(search.point[i] + search.move[i], low[i]), high[i])
     return False
+
+
+# Many searches at once, with a leading axis of rows in all arrays of a `Search`
+
+
+def new_searches(rows: int, controls: int) -> Any:
+    """Memory for ``rows`` searches in that many coordinates."""
+    pairs = [np.zeros((rows, controls)) for _ in range(6)]
+    return Search(*pairs[:3], np.zeros((rows, controls, controls)), *pairs[3:], np.zeros((rows, 6)))
+
+
+@njit(**KERNEL)
+def _row(search, i):
+    return Search(
+        search.point[i], search.trial[i], search.slope[i], search.curvature[i], search.move[i], search.below[i],
+        search.above[i], search.numbers[i],
+    )  # fmt: skip
+
+
+@njit(**KERNEL)
+def begin_rows(search, starts):
+    """Start every search: their first trials are ``starts`` (M, C). Curvatures stay as they are."""
+    for i in range(len(starts)):
+        begin(_row(search, i), starts[i])
+
+
+@njit(**KERNEL)
+def advance_rows(search, rows, values, slopes, low, high, unit, noise, active):
+    """`advance` of the searches ``rows`` (R,) by values (R,) and slopes (R, C); ``active`` (M,) says which go on.
+
+    ``noise`` (M,) is that of each search.
+    """
+    none = np.empty((0, 0))
+    for r in range(len(rows)):
+        i = rows[r]
+        active[i] = not advance(_row(search, i), values[r], slopes[r], none, low, high, unit, noise[i])

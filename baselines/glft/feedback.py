@@ -159,7 +159,7 @@ class FeedbackProblem(GLFTProblem):
         columns = (stay[:, None], from_above[:, None], from_below[:, None])
         return _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])[:, 0]
 
-    def improve(self, n: int, values: Array) -> NoReturn:
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.
 
         Raises

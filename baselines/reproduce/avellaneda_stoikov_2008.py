@@ -119,7 +119,7 @@ class BernoulliProblem(GLFTProblem):
         result[:-1] += down[1:]
         return result
 
-    def improve(self, n: int, values: Array) -> NoReturn:
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.
 
         Raises

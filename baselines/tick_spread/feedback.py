@@ -128,7 +128,7 @@ class FeedbackProblem(TickSpreadProblem):
             )
         return np.asarray(found)
 
-    def improve(self, n: int, values: Array) -> NoReturn:
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.
 
         Raises

@@ -221,7 +221,7 @@ class TickSpreadProblem:
     def gradient(self, n: int, states: Integers, controls: Array, values: Array) -> tuple[Array, Array]:
         raise TypeError("the controls of the tick-spread market are not continuous: there is no gradient in them")
 
-    def improve(self, n: int, values: Array) -> tuple[Array, Array]:
+    def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         p = self.params
         if p.actions == "flat":
             return self._improve_flat(n, values)
