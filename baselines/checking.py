@@ -39,15 +39,17 @@ FALSE_ALARMS = 1e-3  # of all statistical comparisons of one call together
 LARGEST_SKEW_ERROR = 0.03  # relative: beyond, the mean of utilities is not nearly normal
 ROUNDING = 1e-9  # relative
 SUBOPTIMAL = 8  # random and perturbed tables that are held against the optimum
+CLIMBS, TRIALS = 2, 2  # climbs from random actions, and moves of each size in a climb
 
 
 def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **arguments: Any) -> dict[str, float]:
     """Check that the optimum, the exact evaluation and the simulation of an environment agree.
 
-    Checked are: the exact value of the optimal policy is the optimum; no random or perturbed table and no random
-    control in a single step is worth more; forward laws sum to 1 and give the values that backward recursions give;
-    along simulated paths the problem's observations are those of the environment bit for bit, states are visited as
-    often as the laws say, and returns, final P&L and the control-variate scores have the exact expectations.
+    Checked are: the exact value of the optimal policy is the optimum; no random or perturbed table is worth more, and
+    no control of a single step that is found by climbing uphill at random, from the optimum or from anywhere; forward
+    laws sum to 1 and give the values that backward recursions give; along simulated paths the problem's observations
+    are those of the environment bit for bit, states are visited as often as the laws say, and returns, final P&L and
+    the control-variate scores have the exact expectations.
 
     In a market with continuous coordinates (`baselines.numerical`) the same is checked to the stated errors, of smooth
     perturbations of the optimum and of constant quotes: values, simulated returns and control-variate scores agree,
@@ -108,7 +110,7 @@ class _Suite:
     def run(self) -> dict[str, float]:
         self.check_optimum()
         self.check_suboptimal_tables()
-        self.check_single_steps()
+        self.check_hill_climb()
         policies = {
             "optimal": self.optimal,
             "reference": reference_policy(self.base),
@@ -140,15 +142,16 @@ class _Suite:
     def perturbed_table(self, size: float) -> TablePolicy:
         """The optimum with actions moved by up to ``size``; discrete ones redrawn in that fraction of the cells."""
         actions = self.optimal.actions
-        flat = actions.reshape(-1, *(self.space.shape or ()))
-        drawn = self.random_actions(len(flat))
-        if isinstance(self.space, gymnasium.spaces.Box):
-            moved = np.clip(flat + size * drawn, self.space.low, self.space.high).astype(flat.dtype)
-        else:
-            redrawn = self.random.random(len(flat)) < size
-            moved = np.where(redrawn.reshape(-1, *[1] * (flat.ndim - 1)), drawn, flat)
-        controls = self.problem.controls(moved)
+        controls = self.problem.controls(self.moved(actions.reshape(-1, *(self.space.shape or ())), size))
         return TablePolicy(self.problem, controls.reshape(*actions.shape[:2], -1))
+
+    def moved(self, actions: Array, size: float) -> Array:
+        """Actions (M, ...) moved by up to ``size``; discrete ones redrawn in that fraction of the rows."""
+        drawn = self.random_actions(len(actions))
+        if isinstance(self.space, gymnasium.spaces.Box):
+            return np.clip(actions + size * drawn, self.space.low, self.space.high).astype(actions.dtype)
+        redrawn = self.random.random(len(actions)) < size
+        return np.where(redrawn.reshape(-1, *[1] * (actions.ndim - 1)), drawn, actions)
 
     def value(self, controls: Array) -> float:
         return frozen.criterion_value(self.problem, controls)
@@ -184,22 +187,35 @@ class _Suite:
         )
         self.figures["best suboptimal table"] = values[best]
 
-    def check_single_steps(self) -> None:
-        """One random control, then the optimum: never better, from any state of a few steps."""
+    def check_hill_climb(self) -> None:
+        """One step's action moved uphill at random, then the optimum: never above it, from any state of a few steps.
+
+        The climbs start from the optimal actions, and from random ones: another hill may be higher.
+        """
         problem, solution = self.problem, self.solution
-        states = np.repeat(np.arange(problem.num_states), 8)
+        states = np.arange(problem.num_states)
         for n in np.unique(np.linspace(0, problem.num_steps - 1, 5).astype(int)).tolist():
-            controls = problem.controls(self.random_actions(len(states)))
-            raw = frozen.advantages(problem, solution, n, states, controls)
-            values = problem.to_value(raw, solution.log_scale[n])
-            gap = solution.values[n][states] - values
-            worst = int(np.argmin(gap))
+
+            def worth(actions: Array, n: int = n) -> Array:
+                raw = frozen.advantages(problem, solution, n, states, problem.controls(actions))
+                return np.asarray(problem.to_value(raw, solution.log_scale[n]))
+
             slack = problem.tolerance + ROUNDING * (1.0 + abs(solution.values[n]).max())
-            _require(
-                gap[worst] >= -slack,
-                f"at step {n}, state {states[worst]}, the controls {controls[worst]} are better than the optimal ones "
-                f"{solution.controls[n, states[worst]]} by {-gap[worst]:.3g}",
-            )
+            for start in (self.optimal.actions[n], *(self.random_actions(len(states)) for _ in range(CLIMBS))):
+                actions, height = start, worth(start)
+                for size in np.repeat(np.geomspace(1.0, 1e-3, 7), TRIALS):
+                    trial = self.moved(actions, float(size))
+                    reached = worth(trial)
+                    uphill = reached > height
+                    actions = np.where(uphill.reshape(-1, *[1] * (trial.ndim - 1)), trial, actions)
+                    height = np.maximum(height, reached)
+                worst = int(np.argmax(height - solution.values[n]))
+                gap = float(height[worst] - solution.values[n][worst])
+                _require(
+                    gap <= slack,
+                    f"at step {n}, state {worst}, the controls {problem.controls(actions)[worst]} are better than the "
+                    f"optimal ones {solution.controls[n, worst]} by {gap:.3g}",
+                )
 
     def check_law(self, name: str, policy: TablePolicy) -> None:
         """Laws sum to 1, and the value that they give is that of the backward recursion."""

@@ -13,6 +13,7 @@ from scipy.linalg import expm
 
 import baselines
 from baselines import frozen
+from baselines.checking import check_baseline
 from baselines.glft.problem import GLFTProblem
 from baselines.maximise import best_controls
 from baselines.mean_field import MeanFieldProblem
@@ -127,6 +128,20 @@ def test_a_cell_without_best_controls_is_named_and_has_no_value():
     wrong = Wrong(glft.Params.create(num_steps=3, inventory_limit=2.0, horizon=1.0))
     with pytest.raises(ArithmeticError, match=r"step 2 at inventory .* were not found.*raise num_steps"):
         frozen.solve(wrong)
+
+
+def test_the_conformance_suite_climbs_above_optima_that_are_only_local(monkeypatch, tmp_path):
+    """As the search of each cell leaves them, without the look for other maxima and the check."""
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(
+        "baselines.glft.problem.best_controls",
+        lambda problem, n, values, controls, best, missing: (controls, best[:, None]),
+    )
+    with pytest.raises(AssertionError, match="are better than the optimal ones"):
+        check_baseline(
+            "mmgym/GLFT-v0", episodes=100, num_steps=2, horizon=1.0, fill_rate=63.9, fill_decay=1.24, order_size=2.0,
+            inventory_limit=6.0, terminal_penalty=1.35, running_penalty=1.38, drift=0.34,
+        )  # fmt: skip
 
 
 # Random markets against dense matrix exponentials
