@@ -9,7 +9,9 @@ Run it in a test of each market that you write a `baselines.frozen.FrozenProblem
 """
 
 import copy
+import functools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
@@ -39,7 +41,7 @@ FALSE_ALARMS = 1e-3  # of all statistical comparisons of one call together
 LARGEST_SKEW_ERROR = 0.03  # relative: beyond, the mean of utilities is not nearly normal
 ROUNDING = 1e-9  # relative
 SUBOPTIMAL = 8  # random and perturbed tables that are held against the optimum
-CLIMBS, TRIALS = 2, 2  # climbs from random actions, and moves of each size in a climb
+SCATTERED, TRIALS = 24, 3  # random actions, from the best of which a climb starts, and moves of each size in a climb
 
 
 def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **arguments: Any) -> dict[str, float]:
@@ -200,15 +202,24 @@ class _Suite:
                 raw = frozen.advantages(problem, solution, n, states, problem.controls(actions))
                 return np.asarray(problem.to_value(raw, solution.log_scale[n]))
 
-            slack = problem.tolerance + ROUNDING * (1.0 + abs(solution.values[n]).max())
-            for start in (self.optimal.actions[n], *(self.random_actions(len(states)) for _ in range(CLIMBS))):
-                actions, height = start, worth(start)
-                for size in np.repeat(np.geomspace(1.0, 1e-3, 7), TRIALS):
-                    trial = self.moved(actions, float(size))
-                    reached = worth(trial)
-                    uphill = reached > height
-                    actions = np.where(uphill.reshape(-1, *[1] * (trial.ndim - 1)), trial, actions)
+            def uphill(actions: Array, trials: Iterable[Callable[[Array], Array]]) -> tuple[Array, Array]:
+                height = worth(actions)
+                for trial in trials:
+                    moved = trial(actions)
+                    reached = worth(moved)
+                    better = reached > height
+                    actions = np.where(better.reshape(-1, *[1] * (moved.ndim - 1)), moved, actions)
                     height = np.maximum(height, reached)
+                return actions, height
+
+            slack = problem.tolerance + ROUNDING * (1.0 + abs(solution.values[n]).max())
+            anywhere, _ = uphill(
+                self.random_actions(len(states)), [lambda actions: self.random_actions(len(actions))] * SCATTERED
+            )
+            sizes = np.repeat(np.geomspace(1.0, 1e-3, 7), TRIALS)
+            steps = [functools.partial(self.moved, size=float(size)) for size in sizes]
+            for start in (self.optimal.actions[n], anywhere):
+                actions, height = uphill(start, steps)
                 worst = int(np.argmax(height - solution.values[n]))
                 gap = float(height[worst] - solution.values[n][worst])
                 _require(
