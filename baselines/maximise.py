@@ -4,8 +4,8 @@ A one-step criterion may have several maxima: the frozen depths of a market-make
 many fills in a step are best either just before her inventory is as she likes it or well beyond. A market's own search
 (or none) gives a candidate for every cell; `best_controls` then
 
-- looks over the whole of the market's region (`Region`) where that is needed, and climbs from every local maximum of a
-  coarse grid that is not the candidate itself, by the trust-region search of `mmgym.trust_region`;
+- looks over the whole of the market's region (`Region`) where that is needed, and climbs by the trust-region search of
+  `mmgym.trust_region` from the best points of a coarse grid at each value of each control, where they may lead higher;
 - demands in every cell that a further step promises less than the tolerance: the projected gradient vanishes there.
 
 Continuous controls have one maximum where few fills are expected in a step: the best depth is ``1 / k`` less the mean
@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.ndimage import minimum_filter
 
 from baselines.frozen import FrozenProblem
 from mmgym import trust_region
@@ -44,7 +44,6 @@ Glance = Callable[[Integers, Array], Array]
 CROWDED = 10.0
 MOST_POINTS = 4_300  # of the coarse grid of a cell
 COARSE = 0.5  # spacing of the grid, in units of the controls; twice that for more than two
-CLIMBS = 6  # starts of a cell: the best local maxima of the grid
 CHUNK = 100_000  # pairs of state and controls that are evaluated at once
 DIFFERENCE = 1e-4  # units: of the first curvature
 
@@ -173,7 +172,7 @@ def climb(
 def _starts(
     problem: ContinuousProblem, states: Integers, region: Region, controls: Array, glance: Glance
 ) -> tuple[Integers, Array]:
-    """Pairs of state and controls to climb from: local maxima of a coarse grid, away from the candidates (S, C)."""
+    """Pairs of state and controls to climb from, off a coarse grid and away from the candidates (S, C)."""
     sign, count = -1.0 if problem.aversion else 1.0, len(region.low)
     most, coarse = max(int(MOST_POINTS ** (1.0 / count) + 1e-9), 5), COARSE if count <= 2 else 2.0 * COARSE
     points = np.ceil((region.high - region.low) / (coarse * problem.control_units)) + 1
@@ -185,16 +184,16 @@ def _starts(
     for part in np.array_split(states, int(np.ceil(len(states) * len(grid) / CHUNK))):
         height = sign * glance(np.repeat(part, len(grid)), np.tile(grid, (len(part), 1)))
         height = height.reshape(len(part), *map(len, axes))
-        around = (1, *[3] * count)
-        peaks = height >= maximum_filter(height, size=around, mode="nearest")
-        # Between its neighbours a maximum rises above the grid by less than the grid falls around it.
-        highest = 2.0 * height - minimum_filter(height, size=around, mode="nearest")
+        # Between grid points the criterion rises above them by less than it falls around them.
+        highest = 2.0 * height - minimum_filter(height, size=(1, *[3] * count), mode="nearest")
         known = sign * glance(part, controls[part])
-        peaks &= highest >= known.reshape(-1, *[1] * count)
-        ranked = np.where(peaks, height, -np.inf).reshape(len(part), -1)
-        best = np.argsort(-ranked, axis=1)[:, :CLIMBS]
-        row, place = np.nonzero(np.isfinite(np.take_along_axis(ranked, best, axis=1)))
-        starts = grid[best[row, place]]
+        promising = np.zeros(height.shape, dtype=np.bool_)
+        for axis in range(1, count + 1):  # maxima lie on ridges: the best point at each value of each control
+            others = tuple(i for i in range(1, count + 1) if i != axis)
+            promising |= height >= height.max(axis=others, keepdims=True)
+        promising &= highest >= known.reshape(-1, *[1] * count)
+        row, place = np.nonzero(promising.reshape(len(part), -1))
+        starts = grid[place]
         away = (np.abs(starts - controls[part[row]]) > spacing).any(axis=1)
         kept_states.append(part[row][away])
         kept.append(starts[away])

@@ -280,7 +280,7 @@ def plain_case(random: np.random.Generator) -> float:
             solution = frozen.solve(problem)
         except ValueError:  # the exponential criterion leaves the range of floating point, says so
             continue
-        return check_against(problem, solution, lambda n, c, v, params=params: plain_oracle(params, c, v), 13)
+        return check_against(problem, solution, lambda n, c, v, params=params: plain_oracle(params, c, v), 41)
 
 
 def multi_asset_case(random: np.random.Generator) -> float:
@@ -341,7 +341,7 @@ def mean_field_case(random: np.random.Generator) -> float:
         matrices[:, :-1, -1] = reward + earned
         return (exponential(params.horizon / params.num_steps * matrices) @ np.append(values, 1.0))[:, :-1]
 
-    return check_against(problem, frozen.solve(problem), oracle, 13)
+    return check_against(problem, frozen.solve(problem), oracle, 41)
 
 
 def variance_case(random: np.random.Generator) -> float:
@@ -373,7 +373,7 @@ def variance_case(random: np.random.Generator) -> float:
         result += fading[:, :, None] * (problem.nodes(n) - params.variance_mean)
         return result.reshape(len(controls), -1)
 
-    return check_against(problem, frozen.solve(problem), oracle, 13)
+    return check_against(problem, frozen.solve(problem), oracle, 41)
 
 
 def tilted_case(random: np.random.Generator) -> float:
