@@ -23,6 +23,11 @@ def _number(value: Any, name: str) -> None:
         raise _refuse(value, name, "a number")
 
 
+def _finite(value: Any, name: str) -> None:
+    if type(value) not in (int, float) or not abs(value) <= 1e300:
+        raise _refuse(value, name, "a finite number")
+
+
 def _amount(value: Any, name: str) -> None:
     if type(value) not in (int, float) or not 0.0 <= value <= 1e18:
         raise _refuse(value, name, "a number from 0 to 1e18")
@@ -82,11 +87,21 @@ def _array(value: Any, name: str, shape: tuple[int, ...]) -> None:
 
 
 _POINT = _fields(steps=_amount, skill=_number, regret=_number)
-_SCORE = _fields(
-    **dict.fromkeys(("value", "value_error", "optimum_lower", "optimum_upper", "reference", "skill"), _number),
+_FIGURES = _fields(
+    **dict.fromkeys(("value", "value_error", "optimum_lower", "optimum_upper", "reference", "skill"), _finite),
     **dict.fromkeys(("stderr", "std", "pnl", "pnl_std", "fills", "orders", "mean_absolute_inventory"), _maybe(_number)),
     **dict.fromkeys(("level", "method"), _text),
 )
+
+
+def _score(value: Any, name: str) -> None:
+    _FIGURES(value, name)
+    _maybe(_number)(value.get("clipped"), f"{name}.clipped")
+
+
+def _kind(value: Any, name: str) -> None:
+    if value not in ("paper", "ours", "optimum"):
+        raise _refuse(value, name, "'paper', 'ours' or 'optimum'")
 
 
 def _regret(value: Any, name: str) -> None:
@@ -118,12 +133,19 @@ def _analysis(value: Any, name: str) -> None:
 _COMMON = _fields(wall_seconds=_amount, versions=_names(_text), platform=_text, commit=_maybe(_text))
 _FAILED = _fields(error=_text)
 _AGENT = _fields(
-    score=_SCORE,
+    score=_score,
     analysis=_analysis,
     curve=_maybe(_list(_POINT)),
     **dict.fromkeys(("steps", "seconds", "steps_per_second"), _maybe(_amount)),
 )
-_POLICIES = _fields(policies=_names(_fields(score=_SCORE, regret=_maybe(_regret))))
+
+
+def _policy(value: Any, name: str) -> None:
+    _fields(score=_score, regret=_maybe(_regret))(value, name)
+    _maybe(_kind)(value.get("kind"), f"{name}.kind")  # folders of older versions lack it
+
+
+_POLICIES = _fields(policies=_names(_policy))
 
 
 def read_result(file: Path, cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -555,7 +555,7 @@ def _reach(
                 with np.errstate(all="ignore"):
                     values, log_scale = evaluate(problem, table, functional._replace(moments=1, exponents=z))
                     log_moment = float(np.log(problem.initial @ values[0, :, 0]) + log_scale[0] - z[0] * center)
-            except ValueError:  # beyond floating point
+            except (ValueError, ArithmeticError):  # beyond floating point, or more terms than can be summed
                 break
             if not np.isfinite(log_moment):
                 break
@@ -611,8 +611,11 @@ def pnl_law(
 
     def bound(u: float) -> float:
         """Of the modulus of `rest` from ``u`` on; infinity where it leaves the range of floating point."""
-        with np.errstate(all="ignore"):
-            found = float(abs(characteristic_function(problem, table, noise, np.array([u]))[0])) - 1.0 + mass
+        try:
+            with np.errstate(all="ignore"):
+                found = float(abs(characteristic_function(problem, table, noise, np.array([u]))[0])) - 1.0 + mass
+        except ArithmeticError:  # more terms than can be summed
+            return np.inf
         return max(found, 0.0) if found > -NEGLIGIBLE else np.inf
 
     most = MOST_TERMS

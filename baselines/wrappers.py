@@ -112,8 +112,9 @@ def refuse_policy_wrappers(model: Any, *, normalisation: bool) -> None:
     """
     venv = model.get_env()
     layers, inner = _layers(venv)
-    if len(getattr(inner, "envs", ())):  # DummyVecEnv: all are made alike
-        layers = layers + _layers(inner.envs[0])[0]
+    alike = getattr(inner, "envs", None)
+    if isinstance(alike, list) and alike:  # of a DummyVecEnv
+        layers = layers + _layers(alike[0])[0]
     for layer in layers:
         name, model_name = _name(layer), type(model).__name__
         if name == NORMALISATION:

@@ -327,7 +327,7 @@ def test_schedule_is_a_policy_of_the_environment(tmp_path):
     with pytest.raises(ValueError, match="not of 'tick_spread'"):
         baselines.load_policy(file, "mmgym/TickSpread-v0", num_steps=3)
     (tmp_path / "broken.npz").write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="is not a table written by mmgym"):
+    with pytest.raises(ValueError, match="is not a readable npz file of plain arrays"):
         baselines.load_policy(tmp_path / "broken.npz", env)
 
 

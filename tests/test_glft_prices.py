@@ -220,7 +220,7 @@ def test_jumps_do_not_touch_a_flat_book_or_the_plain_market():
 def test_bad_jumps_are_refused():
     for arguments, message in (
         ({"jump_rate": -1.0}, "jump_rate = -1.0 is not allowed: it must be a finite number >= 0"),
-        ({"jump_rate": 1e9}, "jump_rate = 1000000000.0 is not allowed"),
+        ({"jump_rate": 1e9}, "jump_rate = 1000000000.0, horizon = 600.0 and num_steps = 600 are not allowed together"),
         ({"jump_volatility": -0.1}, "jump_volatility = -0.1 is not allowed"),
         ({"jump_mean": math.nan}, "jump_mean = nan is not allowed"),
         ({"compensated": 1}, "compensated = 1 is not allowed: it must be one of False, True"),

@@ -48,7 +48,7 @@ class GivenFlow:
         found = self.rewards[n, states, actions] + values[:, 0] @ self.moves[n][:, states, actions]
         return found[:, None]
 
-    def improve(self, n, values):
+    def improve(self, n, values, guess=None):
         total = self.rewards[n] + np.einsum("tsa,t->sa", self.moves[n], values[:, 0])
         return total.argmax(axis=1)[:, None].astype(float), total.max(axis=1)[:, None]
 

@@ -527,7 +527,7 @@ def method(name, change):
 
 def constant_improve(problem, arguments, result):
     """Consistent values of a policy that is not optimal."""
-    n, values = arguments
+    n, values = arguments[:2]
     depths = np.full((problem.num_states, 2), 0.5)
     states = np.arange(problem.num_states)
     return depths, problem.backward(n, states, depths, values, problem.criterion)

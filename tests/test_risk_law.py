@@ -271,8 +271,8 @@ def test_a_law_that_returns_beyond_its_series_is_found_out():
 
 
 def test_no_trade_at_all_is_one_atom():
-    """A rate of 1e-15: the P&L is 0, exactly, and so are VaR and CVaR."""
-    arguments = {**FEW_FILLS, "fill_rate": 1e-15}
+    """The smallest rate allowed, for a moment: the P&L is 0, exactly, and so are VaR and CVaR."""
+    arguments = {**FEW_FILLS, "fill_rate": 1e-12, "horizon": 1e-3}
     found = baselines.risk_measures(
         GLFT, lambda seen: np.zeros((len(seen), 2)), markov=True, method="exact", episodes=1000, **arguments
     )
