@@ -33,6 +33,7 @@ __all__ = [
     "best_controls",
     "climb",
     "depth_region",
+    "in_box",
     "inventory_slopes",
     "rounding",
 ]
@@ -45,6 +46,7 @@ CROWDED = 10.0
 MOST_POINTS = 4_300  # of the coarse grid of a cell
 COARSE = 0.5  # spacing of the grid, in units of the controls; twice that for more than two
 CHUNK = 100_000  # pairs of state and controls that are evaluated at once
+NARROW = 1e-3  # units: in a box so narrow, depths have digits that their intensities have not
 DIFFERENCE = 1e-4  # units: of the first curvature
 
 
@@ -71,6 +73,7 @@ class ContinuousProblem(FrozenProblem, Protocol):
     high_controls: Array  # (C,)
     control_units: Array  # (C,) lengths on which the criterion bends, such as 1 / fill_decay
     unit_value: float  # what a fill is worth there (currency)
+    step_reward: float  # the largest reward of a step besides fills (currency); exponential: logarithm of its factor
     search_tolerance: float  # what a further move may promise at the best controls, in unit values
     aversion: float  # of an exponential criterion, which is minimised; 0 where there is none (1 / currency)
 
@@ -84,8 +87,15 @@ class ContinuousProblem(FrozenProblem, Protocol):
 def rounding(problem: ContinuousProblem, values: Array) -> Array:
     """Rounding error (S,) of one-step values from values (S,); an exponential criterion has only positive terms."""
     if problem.aversion:
-        return 4e-15 * np.abs(values)
-    return np.full(len(values), trust_region.rounding(values, problem.unit_value))
+        return 4e-15 * np.abs(values) * np.exp(min(problem.step_reward, 600.0))
+    return np.full(len(values), trust_region.rounding(values, problem.unit_value + problem.step_reward))
+
+
+def in_box(problem: ContinuousProblem, controls: Array) -> Array:
+    """Controls (..., C) in the box, and on its edge where only rounding keeps them from it."""
+    low, high, slack = problem.low_controls, problem.high_controls, 1e-14 * problem.control_units
+    controls = np.where(controls <= low + slack, low, controls)
+    return np.asarray(np.where(controls >= high - slack, high, controls))
 
 
 def depth_region(problem: ContinuousProblem, base: Array, fills: Array, slopes: Array, bends: Array) -> Region:
@@ -261,4 +271,6 @@ def best_controls(
             f"move promises {shortfalls[worst]:.3g}, allowed are {tolerance[worst]:.3g}; raise num_steps, or lower the "
             "penalties or the fill rates"
         )
+    if ((problem.high_controls - problem.low_controls) < NARROW * problem.control_units).any():
+        return controls, problem.backward(n, np.arange(problem.num_states), controls, values, problem.criterion)
     return controls, best[:, None]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from baselines.frozen import Functional, check_tables, frozen_problem
 from baselines.glft import kernels
-from baselines.maximise import Region, best_controls, depth_region, inventory_slopes, rounding
+from baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes, rounding
 from mmgym.models import glft
 
 Array = NDArray[np.float64]
@@ -63,6 +63,7 @@ class GLFTProblem:
         self.high_controls = np.array([p.max_depth_bid, p.max_depth_ask])
         self.control_units = 1.0 / self.decays
         self.unit_value = p.order_size * float(self.control_units.max())
+        self.step_reward = p.step_length * float(max(np.abs(rates).max() for rates in self._growth()))
 
     def observations(self, n: int) -> NDArray[np.float32]:
         return glft.observe(self.params, n, self.lots)
@@ -232,8 +233,7 @@ class GLFTProblem:
             best,
             shortfalls,
         )
-        depths = np.clip(depths, self.low_controls, self.high_controls)
-        return best_controls(self, n, values, depths, best, shortfalls)
+        return best_controls(self, n, values, in_box(self, depths), best, shortfalls)
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.frozen import Functional, check_tables, frozen_problem
-from baselines.maximise import Region, best_controls, depth_region, inventory_slopes
+from baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes
 from baselines.mean_field import kernels
 from mmgym.models import mean_field, mean_field_steps
 from mmgym.models.mean_field_flow import Flow, quadrature_for, step_system
@@ -85,6 +85,9 @@ class MeanFieldProblem:
             self.beliefs, self.moves = np.zeros((1, len(self.nodes))), np.eye(1)
         self.drift = np.ascontiguousarray(game.impact / p.step_length * flow.speed(self.nodes))  # (N, K)
         self.drift_powers = _reversed_speed(game.impact / p.step_length * flow.movement)
+        push = float(np.abs(self.beliefs).max() + np.abs(self.drift).max(initial=0.0))
+        earned = np.abs(self._reward(self.criterion)) + push * np.abs(self.inventory)
+        self.step_reward = p.step_length * float(earned.max())
 
     # States, observations, actions
 
@@ -261,7 +264,7 @@ class MeanFieldProblem:
             best,
             shortfalls,
         )
-        return best_controls(self, n, values, depths.reshape(-1, 2), best.ravel(), shortfalls.ravel())
+        return best_controls(self, n, values, in_box(self, depths.reshape(-1, 2)), best.ravel(), shortfalls.ravel())
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return np.asarray(values)

@@ -74,6 +74,7 @@ class MultiAssetProblem:
         self.low_controls, self.high_controls = np.array(p.min_depth), np.array(p.max_depth)
         self.control_units = 1.0 / np.array(p.decays)
         self.unit_value = float((self.sizes * self.control_units).max())
+        self.step_reward = p.step_length * float(np.abs(self._rates(self.criterion)[0]).max())
         # Second derivatives at the depths that were found last: the next search starts from them.
         self._curvatures = np.zeros((self.num_states, self.num_controls, self.num_controls))
 

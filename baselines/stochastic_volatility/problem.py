@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from baselines.frozen import Functional, check_tables
 from baselines.glft import kernels
 from baselines.glft.problem import GLFTProblem
-from baselines.maximise import Region, best_controls, rounding
+from baselines.maximise import Region, best_controls, in_box, rounding
 from baselines.stochastic_volatility.continuous import plain_params
 from baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models import stochastic_volatility
@@ -177,7 +177,7 @@ class VarianceProblem(GLFTProblem):
                 spare,
                 missing,
             )
-            depths[:, k] = np.clip(start, self.low_controls, self.high_controls)
+            depths[:, k] = in_box(self, start)
             shortfalls[:, k] = missing
         return depths.reshape(-1, 2), shortfalls.ravel()
 

@@ -161,6 +161,12 @@ def _derivatives(start, terms, rates, rate, sources, reward, pi, rho, beta, valu
 
 
 @njit(**KERNEL)
+def step_reward(step, reward, drift, inventory):
+    """The largest reward of a step besides fills."""
+    return step * (np.abs(reward).max() + np.abs(drift).max() * np.abs(inventory).max())
+
+
+@njit(**KERNEL)
 def improve(
     step, factors, decay, size, max_depth, reward, nodes, node_weights, drift, values, inventory, depths, best,
     shortfalls,
@@ -184,7 +190,7 @@ def improve(
     search, relative = new_search(2), np.empty(0)
     rates, slope, curvature = np.empty(2), np.empty(2), np.empty((2, 2))
     low, high = factors * math.exp(-decay * max_depth), factors * math.exp(decay * max_depth)
-    noise = rounding(values, size / decay)
+    noise = rounding(values, size / decay + step_reward(step, reward, drift, inventory))
     for b in range(count_b):
         for q in range(count_q):
             for side in range(2):
@@ -269,7 +275,8 @@ def best_response(
             step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, quotes[n],
             values[n], shortfalls,
         )  # fmt: skip
-        worst = max(worst, shortfalls.max() / rounding(after, size / decay))
+        noise = rounding(after, size / decay + step_reward(step, reward, drift, inventory))
+        worst = max(worst, shortfalls.max() / noise)
     return worst
 
 
