@@ -87,7 +87,7 @@ class ContinuousProblem(FrozenProblem, Protocol):
 def rounding(problem: ContinuousProblem, values: Array) -> Array:
     """Rounding error (S,) of one-step values from values (S,); an exponential criterion has only positive terms."""
     if problem.aversion:
-        return 4e-15 * np.abs(values) * np.exp(min(problem.step_reward, 600.0))
+        return np.asarray(4e-15 * np.abs(values) * np.exp(min(problem.step_reward, 600.0)))
     return np.full(len(values), trust_region.rounding(values, problem.unit_value + problem.step_reward))
 
 
