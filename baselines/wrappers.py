@@ -27,7 +27,10 @@ TRANSPARENT = {
     "stable_baselines3.common.vec_env.vec_monitor.VecMonitor",
     "stable_baselines3.common.vec_env.vec_video_recorder.VecVideoRecorder",
 }
-TIME_LIMIT = "gymnasium.wrappers.common.TimeLimit"  # transparent where no episode is that long
+TIME_LIMITS = {  # transparent where no episode is that long
+    "gymnasium.wrappers.common.TimeLimit",
+    "rl_zoo3.gym_patches.PatchedTimeLimit",  # put in its place by rl_zoo3
+}
 NORMALISATION = "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"
 REWARDS_ONLY = {  # a policy trained behind them sees and does the same
     "gymnasium.wrappers.stateful_reward.NormalizeReward",
@@ -81,12 +84,12 @@ def unwrapped(env: Any) -> Any:
         return base  # none of ours, whatever is around it
     for layer in layers:
         name = _name(layer)
-        if name == TIME_LIMIT and not _never_cuts(layer, base):
+        if name in TIME_LIMITS and not _never_cuts(layer, base):
             raise Wrapped(
                 f"the environment is wrapped in TimeLimit({getattr(layer, '_max_episode_steps', None)}), which may cut "
                 "episodes short: optima and scores are those of whole episodes; give the environment without it"
             )
-        if name not in TRANSPARENT | {TIME_LIMIT}:
+        if name not in TRANSPARENT | TIME_LIMITS:
             allowed = ", ".join(sorted({entry.rpartition(".")[2] for entry in TRANSPARENT}))
             raise Wrapped(
                 f"the environment is wrapped in {name}, which may change observations, actions or rewards: optima and "
@@ -123,7 +126,7 @@ def refuse_policy_wrappers(model: Any, *, normalisation: bool) -> None:
                     f"the {model_name} model sees observations through VecNormalize: give "
                     "agents.policies.as_policy(model), which carries its statistics"
                 )
-        elif name not in TRANSPARENT | REWARDS_ONLY | {TIME_LIMIT}:
+        elif name not in TRANSPARENT | REWARDS_ONLY | TIME_LIMITS:
             raise Wrapped(
                 f"the {model_name} model was trained behind {name}, which may change observations or actions: give a "
                 "function that does what the wrapper does before and after model.predict"

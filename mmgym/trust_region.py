@@ -22,9 +22,19 @@ import numpy as np
 from numba import njit
 
 __all__ = [
-    "SHORTFALL", "VALUE", "Search", "advance", "advance_rows", "begin", "begin_rows", "new_search", "new_searches",
+    "COUNT",
+    "PROMISED",
+    "SHORTFALL",
+    "VALUE",
+    "Search",
+    "advance",
+    "advance_rows",
+    "begin",
+    "begin_rows",
+    "new_search",
+    "new_searches",
     "rounding",
-]  # fmt: skip
+]
 
 KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 

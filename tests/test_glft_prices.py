@@ -224,7 +224,7 @@ def test_bad_jumps_are_refused():
         ({"jump_volatility": -0.1}, "jump_volatility = -0.1 is not allowed"),
         ({"jump_mean": math.nan}, "jump_mean = nan is not allowed"),
         ({"compensated": 1}, "compensated = 1 is not allowed: it must be one of False, True"),
-        ({"utility": "cara", "jump_rate": 1.0, "jump_volatility": 40.0, "risk_aversion": 1.0}, "lower risk_aversion"),
+        ({"utility": "cara", "jump_rate": 1.0, "jump_volatility": 40.0, "risk_aversion": 1.0}, "lower one of them"),
     ):
         with pytest.raises(ValueError, match=message):
             GLFTEnv(**arguments)

@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[1]
 IDS = [row.id for row in ENVIRONMENTS]
 SHORT = {  # arguments that shorten episodes, by market
     "glft": {"num_steps": 7},
-    "multi_asset_glft": {"num_steps": 7},
+    "multi_asset_glft": {"num_steps": 7, "horizon": 0.07},
     "stochastic_volatility": {"num_steps": 7},
     "tick_spread": {"num_steps": 7},
     "hawkes_flow": {"horizon": 2.0, "num_steps": 7},

@@ -125,7 +125,7 @@ def test_the_utility_explodes_when_the_riccati_equation_does(reversion, correlat
 
 def test_the_sampled_utility_states_its_standard_error():
     """From 60 samples of 200 episodes: the stated error is their spread. False alarms: 1e-3 together."""
-    env = gymnasium.make(ID, **{**SMALL, "num_steps": 4})
+    env = gymnasium.make(ID, **{**SMALL, "num_steps": 4, "horizon": 0.05})
     policy = paper_policies(env)["constant"]
     scores = [score(env, policy, episodes=200, seed=seed) for seed in range(60)]
     spread = np.std([found.utility for found in scores], ddof=1)
@@ -134,7 +134,7 @@ def test_the_sampled_utility_states_its_standard_error():
     exact = -np.exp(-env.unwrapped.params.risk_aversion * scores[0].value)
     assert abs(np.mean([found.utility for found in scores]) - exact) < 4.0 * stated / np.sqrt(60.0)
     assert scores[0].to_dict()["utility_stderr"] == scores[0].utility_stderr
-    plain = gymnasium.make("mmgym/GLFT-v0", utility="cara", num_steps=4)
+    plain = gymnasium.make("mmgym/AvellanedaStoikov-v0", utility="cara", num_steps=4, horizon=0.02)
     assert score(plain, policy_of_zeros, markov=True).utility_stderr == 0.0
 
 
