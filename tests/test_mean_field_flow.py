@@ -324,20 +324,18 @@ def test_a_start_and_a_tolerance():
 
 
 STRONGEST = [
-    ({"signal_rate": 15.0, "initial_law": [80.0, 2]}, 1317.24603, 479.261132),
-    ({"signal_rate": [3.0, 0.0]}, 2469.24788, 464.273879),
-    ({"horizon": 8.0, "num_steps": 800, "initial_law": [80.0, 2]}, 2652.69669, 756.022305),
+    {"signal_rate": 15.0, "initial_law": [80.0, 2]},
+    {"signal_rate": [3.0, 0.0]},
+    {"horizon": 8.0, "num_steps": 800, "initial_law": [80.0, 2]},
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arguments", "taker", "maker"), STRONGEST)
-def test_the_strongest_impact_in_continuous_time(arguments, taker, maker):
-    """Three games that were not found: two grids agree, and no population does better against its own flow."""
+@pytest.mark.parametrize("arguments", STRONGEST)
+def test_the_strongest_impact_in_continuous_time(arguments):
+    """Three games that were not found: no taker does better against the flow of the quotes than the quotes."""
     game = Game.create(impact=0.05, **arguments)
     found = limit.solve_equilibrium(game, 1e-7)
-    assert found.taker_value == pytest.approx(taker, rel=1e-7)
-    assert found.maker_value == pytest.approx(maker, rel=1e-7)
     own = limit.feedback_of_quotes(found.taker_quotes, game.taker_fill_decay)
     flow = limit.induced_flow(game, found.flow.times, own)
     value = (game.initial * limit.evaluate_taker(game, flow.times, flow.drift, own)[0]).sum()

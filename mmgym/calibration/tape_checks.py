@@ -24,9 +24,9 @@ overdispersed           counts (squared changes of the mid) in stretches of time
 not_identified          the data leave a number open: its cells are empty
 ======================= ===========================================================================================
 
-The thresholds are such that a clean record is warned of with a chance of about 1e-5 for each finding (measured over
-simulated records of every market that can be calibrated). Small records are left alone where a fault would hide in
-their standard errors.
+The thresholds aim at a chance of about 1e-5 for each finding that a clean record is warned of; simulated records of the
+markets that can be calibrated are held against them in the tests. Small records are left alone where a fault would hide
+in their standard errors.
 """
 
 from __future__ import annotations
