@@ -221,3 +221,11 @@ def test_arguments_in_pairs(env_id):
     assert made > PAIRS // 5
     if ROWS[env_id].market in SCORED:
         assert finite > 10 * refused
+
+
+def test_a_game_whose_best_responses_would_take_minutes_is_refused_at_once():
+    arguments = {"num_steps": 5000, "horizon": 50.0, "inventory_limit": 500.0, "signal_limit": 10, "impact": 0.05}
+    with pytest.raises(
+        ValueError, match=r"num_steps = 5000, signal_limit = 10, inventory_limit = 500.* at most 3e\+07"
+    ):
+        gymnasium.make("mmgym/MeanFieldTaker-v0", **arguments)

@@ -22,6 +22,7 @@ from baselines.clipping import clipped_share
 from baselines.expansion import expansions_of
 from baselines.hawkes_flow import closed_forms
 from baselines.numerical import Bounds, best_lower
+from baselines.solution_cache import is_named, is_pair, kept, kept_file, save_arrays
 from mmgym.registration import ENVIRONMENTS
 from mmgym.source_digest import source_digest
 
@@ -343,3 +344,50 @@ def test_the_clipped_share_of_corollary_3_in_hawkes_flow():
     assert abs(by_episode.mean() - share) < stats.norm.isf(0.5e-3) * error * math.sqrt(1.0 + 200 / 300)
     best = baselines.optimal_policy(FLOW, **SHORT["hawkes_flow"])
     assert clipped_share(FLOW, best, **SHORT["hawkes_flow"]) == 0.0
+
+
+def test_what_is_kept_is_made_again_whatever_its_damage(monkeypatch, tmp_path):
+    """A value with its error and the name of a policy, as the Hawkes markets keep them: every byte changed in turn."""
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    params, made = gymnasium.make(FLOW).unwrapped.params, []
+
+    def make_pair():
+        made.append("value")
+        return {"value": [1.25, 0.5]}
+
+    def make_name():
+        made.append("name")
+        return {"name": "filtered", "lower": 2.5}
+
+    def keep():
+        pair = kept(params, "pair", make_pair, is_pair("value"))
+        named = kept(params, "name", make_name, is_named(["filtered", "constant"]))
+        return pair["value"].tolist(), str(named["name"]), float(named["lower"])
+
+    expected = ([1.25, 0.5], "filtered", 2.5)
+    assert keep() == keep() == expected
+    assert made == ["value", "name"]
+    files = sorted((tmp_path / "solutions").iterdir())
+    assert len(files) == 2
+    again = 0
+    for file in files:
+        content = file.read_bytes()
+        for place in range(len(content)):
+            file.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+            made.clear()
+            assert keep() == expected
+            again += bool(made)
+        for length in (0, 1, len(content) // 2, len(content) - 1):
+            file.write_bytes(content[:length])
+            assert keep() == expected
+    assert again > 0.5 * sum(len(file.read_bytes()) for file in files)
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"value": [1.0]}, {"value": [math.nan, 1.0]}, {"value": ["1", "2"]}, {"other": [1.0, 2.0]}]
+)
+def test_what_is_kept_but_does_not_fit_is_made_again(monkeypatch, tmp_path, arrays):
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    params = gymnasium.make(FLOW).unwrapped.params
+    save_arrays(kept_file(params, "pair"), {name: np.asarray(value) for name, value in arrays.items()})
+    assert kept(params, "pair", lambda: {"value": [3.0, 4.0]}, is_pair("value"))["value"].tolist() == [3.0, 4.0]
