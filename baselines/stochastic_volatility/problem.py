@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 __all__ = ["VarianceProblem"]
 
-MOST_ROUNDS = 3
+MOST_ROUNDS = 10
 DIFFERENCE = 1e-3  # of depths, in their units: the second differences of values to rounding are good to 1e-8
 
 
