@@ -53,12 +53,12 @@ DIFFERENCE = 1e-4  # units: of the first curvature
 
 
 class Region(NamedTuple):
-    """Where the best controls of a step may lie.
+    """Where the best controls of a step are looked for.
 
     Attributes
     ----------
     low, high : (C,)
-        Bounds that hold for the best controls of every state.
+        Bounds of the coarse grid, in model units, for every state; climbs may leave them, not the box.
     crowded : (S,) bool
         Cells that may have several maxima.
     """
@@ -154,6 +154,7 @@ def climb(
         Step.
     states : (M,)
     starts : (M, C)
+        Controls in model units.
     values : (S, 1)
         Of step n + 1.
     known : (S,), optional

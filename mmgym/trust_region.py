@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from mmgym.uniformisation import KERNEL
+
 __all__ = [
     "COUNT",
     "PROMISED",
@@ -35,8 +37,6 @@ __all__ = [
     "new_searches",
     "rounding",
 ]
-
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
 LARGEST = math.log(4.0)  # radius of trust at the start and at most, in units of the coordinates
 CONVERGED = 1e-7  # a free move so small is the last: the next one would be of its square
