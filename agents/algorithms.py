@@ -5,7 +5,7 @@ from typing import Any
 
 __all__ = ["ALGORITHMS", "FLAT", "OURS", "RECURRENT", "algorithm_class"]
 
-OURS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see agents.exact_gradient
+OURS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see mmgym.agents.exact_gradient
 
 # Name -> package and class.
 _CLASSES = {

@@ -1,8 +1,8 @@
 """The benchmark: environment ids x algorithms x seeds, and the papers' policies, as cells that are run once each.
 
 A benchmark is a folder: ``cells/`` (one JSON for each finished or failed cell, written atomically), ``runs/`` (the
-agents, see `agents.train`), and what `agents.benchmark_report` makes of them. A benchmark that was killed goes on with
-the cells that are missing; a cell whose settings change is another cell.
+agents, see `mmgym.agents.train`), and what `mmgym.agents.benchmark_report` makes of them. A benchmark that was killed
+goes on with the cells that are missing; a cell whose settings change is another cell.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from typing import IO, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from agents.algorithms import RECURRENT
-from agents.benchmark_cell import ONE_THREAD, finish
-from agents.benchmark_result import read_result
-from agents.config import configurations_for, load_config, parse_yaml, read_text, shipped_folder
-from agents.runs import MOST_SEED, provenance
+from mmgym.agents.algorithms import RECURRENT
+from mmgym.agents.benchmark_cell import ONE_THREAD, finish
+from mmgym.agents.benchmark_result import read_result
+from mmgym.agents.config import configurations_for, load_config, parse_yaml, read_text, shipped_folder
+from mmgym.agents.runs import MOST_SEED, provenance
 from mmgym.plain_files import shortened
 from mmgym.registration import check_foreign_environment
 
@@ -168,7 +168,7 @@ def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
     ValueError
         If an environment is unknown, an algorithm has no settings for it, or a cell would be there twice.
     """
-    from baselines.catalogue import environment_of
+    from mmgym.baselines.catalogue import environment_of
 
     papers, agents = [], []
     for market, settings in benchmark.environments.items():
@@ -219,7 +219,7 @@ def _run_processes(
     cells: Sequence[Mapping[str, Any]], folder: Path, workers: int, done: Done, imports: Sequence[str]
 ) -> None:
     """A process for each cell, so many at a time, on one thread each. A process that dies is a failed cell."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": path}
     waiting = list(cells)
@@ -234,7 +234,7 @@ def _run_processes(
                 order = {"cell": cell, **places, "imports": list(imports)}
                 with log.open("wb") as output:
                     process = subprocess.Popen(
-                        [sys.executable, "-m", "agents.benchmark_cell"],
+                        [sys.executable, "-m", "mmgym.agents.benchmark_cell"],
                         stdin=subprocess.PIPE,
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -297,7 +297,7 @@ def run_benchmark(
     folder : Path
         Of the benchmark; cells that it already holds are not run again.
     engine : {"processes", "ray"}
-        Worker processes of this machine, or tasks of the Ray cluster at RAY_ADDRESS (see `agents.benchmark_ray`).
+        Worker processes of this machine, or tasks of the Ray cluster at RAY_ADDRESS (see `mmgym.agents.benchmark_ray`).
     workers : int, optional
         Worker processes, >= 1; one for each core by default. Ray has its own count.
     retry_failed : bool
@@ -345,7 +345,7 @@ def run_benchmark(
                     bar.update()
 
                 if engine == "ray":
-                    from agents.benchmark_ray import run_ray
+                    from mmgym.agents.benchmark_ray import run_ray
 
                     run_ray(missing, folder, done, imports)
                 else:

@@ -1,7 +1,7 @@
 """One cell of a benchmark, in a process of its own: train an agent, or score the policies of a market.
 
-``python -m agents.benchmark_cell`` reads a cell as one line of JSON, and ends when its standard input is closed: a
-benchmark that is killed takes its workers along.
+``python -m mmgym.agents.benchmark_cell`` reads a cell as one line of JSON, and ends when its standard input is closed:
+a benchmark that is killed takes its workers along.
 """
 
 import json
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.algorithms import RECURRENT
-from agents.runs import provenance, write_json
-from baselines import best_known_policy, paper_policies, score
-from baselines.catalogue import environment_of, numerical_of, policy_origins, problem_of
-from baselines.frozen import state_laws, tabulate
-from baselines.regret import regret_by_state, regret_map
+from mmgym.agents.algorithms import RECURRENT
+from mmgym.agents.runs import provenance, write_json
+from mmgym.baselines import best_known_policy, paper_policies, score
+from mmgym.baselines.catalogue import environment_of, numerical_of, policy_origins, problem_of
+from mmgym.baselines.frozen import state_laws, tabulate
+from mmgym.baselines.regret import regret_by_state, regret_map
 
 __all__ = ["ONE_THREAD", "finish", "run_cell"]
 
@@ -92,7 +92,7 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
 
 
 def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
-    """The regret by time and coordinate (see `baselines.regret`); None where no such identity is at hand."""
+    """The regret by time and coordinate (see `mmgym.baselines.regret`); None where no such identity is at hand."""
     table = getattr(policy, "markov", False) and getattr(policy, "has_mode", True)
     if numerical_of(env) is not None or not table:
         return None
@@ -107,7 +107,7 @@ def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
 
 
 def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    from agents.train import load_model, train
+    from mmgym.agents.train import load_model, train
 
     env = environment_of(cell["env"], **cell["arguments"])
     simulated = numerical_of(env) is not None or cell["settings"]["algorithm"] in RECURRENT

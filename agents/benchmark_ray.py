@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from agents.benchmark_cell import ONE_THREAD, finish, run_cell
+from mmgym.agents.benchmark_cell import ONE_THREAD, finish, run_cell
 
 __all__ = ["run_ray"]
 
@@ -56,7 +56,7 @@ def run_ray(
     Parameters
     ----------
     cells : sequence of mapping
-        See `agents.benchmark.plan`.
+        See `mmgym.agents.benchmark.plan`.
     folder : Path
         Of the benchmark, on this machine.
     done : callable
@@ -69,7 +69,7 @@ def run_ray(
     ImportError
         Without Ray, the extra ``scale``.
     """
-    from agents.benchmark import lost_cell, result_file, run_folder
+    from mmgym.agents.benchmark import lost_cell, result_file, run_folder
 
     try:
         import ray

@@ -10,17 +10,17 @@ from typing import Any
 
 import pandas as pd
 
-from agents.benchmark import Benchmark, plan
-from agents.benchmark_pictures import (
+from mmgym.agents.benchmark import Benchmark, plan
+from mmgym.agents.benchmark_pictures import (
     median_run,
     picture_of_curves,
     picture_of_quotes,
     picture_of_regret,
     picture_of_skill,
 )
-from agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
-from agents.runs import provenance, write_json
-from baselines.reproduce.artifacts import write_table
+from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
+from mmgym.agents.runs import provenance, write_json
+from mmgym.baselines.reproduce.artifacts import write_table
 
 __all__ = ["markdown_table", "write_report"]
 

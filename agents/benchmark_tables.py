@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from agents.statistics import Interval, bootstrap_interval, probability_of_improvement
+from mmgym.agents.statistics import Interval, bootstrap_interval, probability_of_improvement
 
 __all__ = ["overall_table", "pairwise_table", "summary_table", "tidy_table"]
 

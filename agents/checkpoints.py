@@ -14,8 +14,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents.config import Config
-from agents.model_files import (
+from mmgym.agents.config import Config
+from mmgym.agents.model_files import (
     FORMAT,
     ModelFileError,
     check_curve,
@@ -26,8 +26,8 @@ from agents.model_files import (
     whole_number,
     write_folder,
 )
-from agents.runs import provenance
-from agents.stored_tensors import check_optimizer, check_tensors
+from mmgym.agents.runs import provenance
+from mmgym.agents.stored_tensors import check_optimizer, check_tensors
 from mmgym.plain_files import numbers, shortened
 
 __all__ = [
@@ -200,7 +200,7 @@ def save_checkpoint(
     seconds: float,
     curve: list[dict[str, float]],
 ) -> None:
-    """Write all that a run needs to go on (see `agents.model_files`)."""
+    """Write all that a run needs to go on (see `mmgym.agents.model_files`)."""
     description, arrays = describe(model, config, env_id, arguments)
     venv = model.get_env()
     version, words, gauss = random.getstate()

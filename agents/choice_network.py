@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.model_files import whole_number
-from agents.network import StandardisedNetwork
-from baselines.choices import Choices
+from mmgym.agents.model_files import whole_number
+from mmgym.agents.network import StandardisedNetwork
+from mmgym.baselines.choices import Choices
 
 try:
     import torch
 
-    from agents.stored_tensors import check_optimizer
+    from mmgym.agents.stored_tensors import check_optimizer
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 

@@ -81,9 +81,9 @@ def _solve(options: argparse.Namespace) -> None:
 
     import gymnasium
 
-    from baselines import best_known_policy
-    from baselines.catalogue import environment_of, numerical_of, problem_of, reference_value
-    from baselines.numerical import BestKnownPolicy
+    from mmgym.baselines import best_known_policy
+    from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of, reference_value
+    from mmgym.baselines.numerical import BestKnownPolicy
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
@@ -131,8 +131,8 @@ def _shown(coordinates: Mapping[str, Any]) -> list[int]:
 
 def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
     """Policies by name: "optimal" ("best" in a bracketed market), a paper policy, "all", a table (.npz), a folder."""
-    from baselines import best_known_policy, paper_policies
-    from baselines.catalogue import level_of
+    from mmgym.baselines import best_known_policy, paper_policies
+    from mmgym.baselines.catalogue import level_of
 
     first = "best" if level_of(env) == "bracketed" else "optimal"
     papers: dict[str, Any] = {}
@@ -141,11 +141,11 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
         if name == first:
             found[name] = best_known_policy(env)
         elif Path(name).suffix == ".npz" and Path(name).is_file():
-            from baselines import load_policy
+            from mmgym.baselines import load_policy
 
             found[name] = load_policy(name, env)
         elif Path(name).exists():
-            from agents.train import load_model
+            from mmgym.agents.train import load_model
 
             folder = Path(name) / "model" if (Path(name) / "model" / "model.json").exists() else Path(name)
             found[name], _ = load_model(folder)
@@ -164,8 +164,8 @@ def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from baselines import risk_table, score, score_table
-    from baselines.catalogue import environment_of, policy_origins
+    from mmgym.baselines import risk_table, score, score_table
+    from mmgym.baselines.catalogue import environment_of, policy_origins
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     policies = _policies(options, env)
@@ -205,7 +205,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from agents.train import train
+    from mmgym.agents.train import train
 
     folder, found = train(
         options.config,
@@ -224,8 +224,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from agents.benchmark import load_benchmark, run_benchmark
-    from agents.benchmark_report import markdown_table, write_report
+    from mmgym.agents.benchmark import load_benchmark, run_benchmark
+    from mmgym.agents.benchmark_report import markdown_table, write_report
 
     benchmark = load_benchmark(options.config)
     folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
@@ -248,7 +248,7 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 def _fictitious_play(options: argparse.Namespace) -> None:
-    from agents.fictitious_play import load_game, play_game
+    from mmgym.agents.fictitious_play import load_game, play_game
 
     settings, source = load_game(options.config)
     folder = options.folder or Path("runs") / Path(source).stem
@@ -259,8 +259,8 @@ def _fictitious_play(options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from agents.record import POLICIES, record
-    from baselines.catalogue import environment_of
+    from mmgym.agents.record import POLICIES, record
+    from mmgym.baselines.catalogue import environment_of
 
     arguments = _environment_arguments(options.set)
     env = environment_of(options.env, **arguments)
@@ -299,7 +299,7 @@ def _record(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from agents.demo import demo
+    from mmgym.agents.demo import demo
 
     demo(Path(options.folder), seed=options.seed, timesteps=options.timesteps, threads=options.threads)
 
@@ -323,7 +323,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
     """A parser of its own for each market: its options, apart from file, plot and output, are those of `calibrate`."""
-    from agents.hawkes_commands import add_calibrate_arguments
+    from mmgym.agents.hawkes_commands import add_calibrate_arguments
 
     markets = calibrate.add_subparsers(dest="market", required=True, metavar="MARKET")
 
@@ -372,25 +372,25 @@ def _add_calibrations(calibrate: argparse.ArgumentParser, output: Any) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from importlib import import_module
 
-    from baselines.reproduce import PAPERS
+    from mmgym.baselines.reproduce import PAPERS
 
     folder = Path(options.folder or Path("results") / options.paper)
-    module = import_module(f"baselines.reproduce.{PAPERS[options.paper]}")
+    module = import_module(f"mmgym.baselines.reproduce.{PAPERS[options.paper]}")
     print(module.reproduce(folder, quick=options.quick, progress=sys.stderr.isatty()))
     print(f"\nwritten: {folder}")
 
 
 def _throughput(options: argparse.Namespace) -> None:
-    from agents.throughput import throughput
+    from mmgym.agents.throughput import throughput
 
     arguments = _environment_arguments(options.set)
     _show(throughput(options.env, seconds=options.seconds, **arguments), options.output, index=False)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from agents.config import config_names
-    from agents.hawkes_commands import add_backtest_arguments
-    from baselines.reproduce import PAPERS
+    from mmgym.agents.config import config_names
+    from mmgym.agents.hawkes_commands import add_backtest_arguments
+    from mmgym.baselines.reproduce import PAPERS
 
     description = "Market making in which the best possible result is known."
     parser = argparse.ArgumentParser(prog="mmgym", description=description)
@@ -483,7 +483,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="configuration: a path, or the name of a shipped one (fictitious_play)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--folder", type=Path, help="of the results (default runs/<config>)")
-    from agents.constrain_command import add_constrain_arguments
+    from mmgym.agents.constrain_command import add_constrain_arguments
 
     add_constrain_arguments(command("constrain", None, "find the best quotes under limits on loss and drawdown"))
 

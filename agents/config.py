@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from agents.algorithms import ALGORITHMS, OURS
+from mmgym.agents.algorithms import ALGORITHMS, OURS
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -262,10 +262,8 @@ def configurations_for(env_id: str) -> list[str]:
 
 
 def shipped_folder() -> Path:
-    """``configs/`` of a checkout, or the copy inside the installed package."""
-    package = Path(__file__).resolve().parent
-    checkout = package.parent / "configs"
-    return checkout if checkout.is_dir() else package / "configs"
+    """The configurations inside the package (in a checkout a link to ``configs/``)."""
+    return Path(__file__).parent / "configs"
 
 
 class _Loader(yaml.SafeLoader):

@@ -49,10 +49,10 @@ def constrain_command(options: argparse.Namespace) -> None:
     ImportError
         Without OR-Tools (extra ``constraints``), or torch (extra ``agents``) where the agent is asked for.
     """
-    from agents.config import read_yaml
-    from agents.runs import provenance, write_json
-    from baselines.constrained import constrain, read_problem
+    from mmgym.agents.config import read_yaml
+    from mmgym.agents.runs import provenance, write_json
     from mmgym.arguments import integer, real
+    from mmgym.baselines.constrained import constrain, read_problem
     from mmgym.registration import check_foreign_environment
 
     content, source = read_yaml(options.config, ("constrain_",))
@@ -141,7 +141,7 @@ def _train(problem: Any) -> dict[str, Any]:
     import torch
     from tqdm.auto import tqdm
 
-    from agents.lagrangian import train_lagrangian
+    from mmgym.agents.lagrangian import train_lagrangian
 
     torch.set_num_threads(1)
     settings, started = problem.agent, time.perf_counter()
@@ -163,9 +163,9 @@ def _train(problem: Any) -> dict[str, Any]:
 
 def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) -> dict[str, Any]:
     """Play schedules in the problem's environment: print their scores, write them as tables."""
-    from baselines import score, write_table
-    from baselines.constrained import schedule_policy
-    from baselines.risk import path_risks, proportion_estimate
+    from mmgym.baselines import score, write_table
+    from mmgym.baselines.constrained import schedule_policy
+    from mmgym.baselines.risk import path_risks, proportion_estimate
 
     rows, record, env = [], {}, None
     for name, (label, schedule) in schedules.items():

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from agents.train import load_model, train
-from baselines import optimal_policy, paper_policies, score, score_table
-from baselines.catalogue import OptimalPolicy, environment_of, problem_of
-from baselines.frozen import tabulate
-from baselines.reproduce.artifacts import new_figure, write_figure, write_table
+from mmgym.agents.train import load_model, train
+from mmgym.baselines import optimal_policy, paper_policies, score, score_table
+from mmgym.baselines.catalogue import OptimalPolicy, environment_of, problem_of
+from mmgym.baselines.frozen import tabulate
+from mmgym.baselines.reproduce.artifacts import new_figure, write_figure, write_table
 
 __all__ = ["demo", "plot_quotes"]
 

@@ -1,13 +1,13 @@
 """Training on the exact value: no sampled rewards, no critic.
 
 A round of training evaluates the network exactly, expands what nearby policies gain to second order in the actions
-(`baselines.expansion`: exact policy gradient, exact curvature), and lets Gauss-Newton find the weights that gain most.
-Where the network can represent it, that is policy iteration by Newton's method, and a dozen rounds are enough. A "step"
-of such a run is one round. The network is a function of the float32 observation, in float64; its actions are clipped to
-the box.
+(`mmgym.baselines.expansion`: exact policy gradient, exact curvature), and lets Gauss-Newton find the weights that gain
+most. Where the network can represent it, that is policy iteration by Newton's method, and a dozen rounds are enough. A
+"step" of such a run is one round. The network is a function of the float32 observation, in float64; its actions are
+clipped to the box.
 
-Where actions are discrete, a round takes the exact advantages of all of them (`baselines.choices`) and fits softmax
-heads to the better ones (`agents.choice_network`), the sharper the later the round: policy iteration too.
+Where actions are discrete, a round takes the exact advantages of all of them (`mmgym.baselines.choices`) and fits
+softmax heads to the better ones (`mmgym.agents.choice_network`), the sharper the later the round: policy iteration too.
 """
 
 import math
@@ -17,12 +17,12 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.choice_network import ChoicePolicy, ChoiceSearch
-from agents.model_files import ModelFileError, flatten
-from agents.network import GaussNewton, NetworkPolicy, restore_network
-from agents.stored_tensors import check_tensors
-from baselines.choices import FrozenChoices, component_sizes
-from baselines.expansion import Expansions
+from mmgym.agents.choice_network import ChoicePolicy, ChoiceSearch
+from mmgym.agents.model_files import ModelFileError, flatten
+from mmgym.agents.network import GaussNewton, NetworkPolicy, restore_network
+from mmgym.agents.stored_tensors import check_tensors
+from mmgym.baselines.choices import FrozenChoices, component_sizes
+from mmgym.baselines.expansion import Expansions
 from mmgym.plain_files import shortened
 
 __all__ = ["ChoicePolicy", "ExactGradient", "NetworkPolicy", "network_of", "restore_network"]
@@ -36,7 +36,7 @@ class ExactGradient:
     Parameters
     ----------
     expansions : Expansions or FrozenChoices
-        Of the environment: see `baselines.expansion.expansions_of`.
+        Of the environment: see `mmgym.baselines.expansion.expansions_of`.
     policy : NetworkPolicy or ChoicePolicy
         Of a box of actions, or of discrete ones. It is trained.
     inner_steps : int

@@ -18,13 +18,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.config import Config, load_config, read_yaml
-from agents.runs import MOST_SEED, derived_seed, provenance, write_json
-from baselines.catalogue import environment_of, params_of, problem_of, table_policy
-from baselines.frozen import FrozenProblem, Table, state_laws, tabulate
-from baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
-from baselines.tables import write_table
+from mmgym.agents.config import Config, load_config, read_yaml
+from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from mmgym.arguments import integer
+from mmgym.baselines.catalogue import environment_of, params_of, problem_of, table_policy
+from mmgym.baselines.frozen import FrozenProblem, Table, state_laws, tabulate
+from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
+from mmgym.baselines.tables import write_table
 from mmgym.models.mean_field import MakerParams, TakerParams
 from mmgym.plain_files import shortened
 from mmgym.registration import check_foreign_environment
@@ -151,8 +151,8 @@ class _ExactLearner:
         self.network: Any = None
 
     def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
-        from agents.exact_gradient import ExactGradient, network_of
-        from baselines.expansion import expansions_of
+        from mmgym.agents.exact_gradient import ExactGradient, network_of
+        from mmgym.baselines.expansion import expansions_of
 
         env, settings = environment_of(self.env_id, **arguments), self.config.hyperparameters
         if self.network is None:
@@ -173,9 +173,9 @@ class _SampledLearner:
         self.rounds = 0
 
     def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
-        from agents.checkpoints import restore_statistics, statistics_of
-        from agents.policies import as_policy
-        from agents.train import build_env, build_model
+        from mmgym.agents.checkpoints import restore_statistics, statistics_of
+        from mmgym.agents.policies import as_policy
+        from mmgym.agents.train import build_env, build_model
 
         venv = build_env(self.config, self.env_id, {**arguments, "reward": "expected"}, 1)
         if self.model is None:

@@ -49,7 +49,7 @@ def calibrate_command(options: argparse.Namespace) -> None:
     """
     import json
 
-    from baselines.backtest_hawkes_power import market_arguments
+    from mmgym.baselines.backtest_hawkes_power import market_arguments
     from mmgym.calibration.hawkes_power import calibrate
     from mmgym.calibration.hawkes_power_tape import read_power_tape
     from mmgym.calibration.tape_checks import require_finite
@@ -127,7 +127,7 @@ def backtest_command(options: argparse.Namespace) -> None:
     """
     from tqdm.auto import tqdm
 
-    from baselines.backtest_hawkes_power import backtest, table_2
+    from mmgym.baselines.backtest_hawkes_power import backtest, table_2
     from mmgym.calibration.hawkes_power_tape import read_power_tape
 
     _check_ending(options.output)
@@ -174,9 +174,9 @@ def _runs(options: argparse.Namespace, groups: dict[tuple[str, str], list[Any]])
     """What to play: (policy, terminal penalty, tapes, function that makes the rule)."""
     import functools
 
-    from agents.cli import _environment_arguments
-    from baselines.backtest_hawkes_power import market_arguments, named_rule, observed
-    from baselines.catalogue import environment_of
+    from mmgym.agents.cli import _environment_arguments
+    from mmgym.baselines.backtest_hawkes_power import market_arguments, named_rule, observed
+    from mmgym.baselines.catalogue import environment_of
     from mmgym.calibration.hawkes_power import calibrate
     from mmgym.models import hawkes_flow, hawkes_power
 
@@ -188,7 +188,7 @@ def _runs(options: argparse.Namespace, groups: dict[tuple[str, str], list[Any]])
     changes = _environment_arguments(options.set)
     for name in options.policy:
         if name in folders:
-            from agents.train import load_model
+            from mmgym.agents.train import load_model
 
             folder = folders[name]
             policy, about = load_model(folder / "model" if (folder / "model" / "model.json").exists() else folder)
@@ -242,8 +242,8 @@ def _write(file: str | None, table: pd.DataFrame, content: dict[str, Callable[[]
     """Write the table as CSV, or everything with versions and commit as JSON."""
     if file is None:
         return
-    from agents.runs import provenance, write_json
-    from baselines.reproduce.artifacts import write_table
+    from mmgym.agents.runs import provenance, write_json
+    from mmgym.baselines.reproduce.artifacts import write_table
 
     path = Path(file)
     if path.suffix == ".csv":

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from baselines.constrained.model import Chain, Evaluation, Quotes, evaluate_schedule
-from baselines.constrained.problem import AgentSettings
+from mmgym.baselines.constrained.model import Chain, Evaluation, Quotes, evaluate_schedule
+from mmgym.baselines.constrained.problem import AgentSettings
 
 try:
     import torch

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.algorithms import ALGORITHMS
-from agents.config import Config, check_settings
 from mmgym import plain_files
+from mmgym.agents.algorithms import ALGORITHMS
+from mmgym.agents.config import Config, check_settings
 from mmgym.plain_files import UnreadableFile, shortened
 from mmgym.registration import check_foreign_environment
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.model_files import ModelFileError, unflatten
-from baselines.expansion import Expansion
-from baselines.policy import StatelessPolicy
+from mmgym.agents.model_files import ModelFileError, unflatten
+from mmgym.baselines.expansion import Expansion
+from mmgym.baselines.policy import StatelessPolicy
 from mmgym.plain_files import shortened
 
 try:
     import torch
     from torch.func import functional_call, jacrev, vmap
 
-    from agents.stored_tensors import check_tensors
+    from mmgym.agents.stored_tensors import check_tensors
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 

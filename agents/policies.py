@@ -7,9 +7,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.choices import component_sizes
-from baselines.gaussian import clipped_gaussian_nodes
-from baselines.wrappers import refuse_policy_wrappers
+from mmgym.baselines.choices import component_sizes
+from mmgym.baselines.gaussian import clipped_gaussian_nodes
+from mmgym.baselines.wrappers import refuse_policy_wrappers
 
 __all__ = ["ModelPolicy", "as_policy"]
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.runs import derived_seed, provenance
-from baselines import score
-from baselines.catalogue import (
+from mmgym.agents.runs import derived_seed, provenance
+from mmgym.baselines import score
+from mmgym.baselines.catalogue import (
     best_known_policy,
     environment_of,
     level_of,
@@ -32,9 +32,9 @@ from baselines.catalogue import (
     random_policy,
     reference_value,
 )
-from baselines.frozen import criterion_value
-from baselines.perturbed import NoisyPolicy, perturbed_optimum
-from baselines.tables import tabulated
+from mmgym.baselines.frozen import criterion_value
+from mmgym.baselines.perturbed import NoisyPolicy, perturbed_optimum
+from mmgym.baselines.tables import tabulated
 
 __all__ = ["POLICIES", "ExactScore", "Recording", "exact_score", "play", "record", "recorded_policy"]
 

@@ -1,6 +1,6 @@
 """An example: RLlib's PPO on the native vector environment, scored exactly.
 
-    from agents.rllib import RLlibPolicy, ppo_config
+    from mmgym.agents.rllib import RLlibPolicy, ppo_config
 
     algorithm = ppo_config("mmgym/AvellanedaStoikov-v0", num_envs=512, reward="expected").build_algo()
     for _ in range(100):

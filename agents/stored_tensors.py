@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from agents.model_files import ModelFileError
+from mmgym.agents.model_files import ModelFileError
 from mmgym.plain_files import shortened
 
 __all__ = ["check_optimizer", "check_tensors"]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 import mmgym  # noqa: F401  # registers the ids
-from agents.config import configurations_for
-from baselines.catalogue import params_of
+from mmgym.agents.config import configurations_for
+from mmgym.baselines.catalogue import params_of
 from mmgym.models import mean_field
 
 __all__ = ["throughput"]
@@ -74,8 +74,8 @@ def _adapter(env_id: str, num_envs: int, seconds: float, **arguments: Any) -> tu
 def _training(env_id: str, threads: int, **arguments: Any) -> tuple[float, float]:
     import torch
 
-    from agents.config import load_config
-    from agents.train import build_env, build_model
+    from mmgym.agents.config import load_config
+    from mmgym.agents.train import build_env, build_model
 
     torch.set_num_threads(threads)
     config = load_config("ppo", env_id)

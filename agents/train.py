@@ -1,7 +1,7 @@
 """Training of agents, read from top to bottom: `train` builds, trains, scores and saves one run.
 
 A run is a folder: ``run.json`` (seed, configuration, versions, commit, times, score), ``model/`` (see
-`agents.model_files`), ``checkpoint/`` while it is unfinished, and ``tensorboard/``. On one thread, a run that was
+`mmgym.agents.model_files`), ``checkpoint/`` while it is unfinished, and ``tensorboard/``. On one thread, a run that was
 killed and resumed ends with the same parameters, bit for bit, as one that was not.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from agents.algorithms import FLAT, OURS, RECURRENT, algorithm_class
-from agents.config import ALGORITHM_KEYS, Config, load_config
-from agents.model_files import (
+from mmgym.agents.algorithms import FLAT, OURS, RECURRENT, algorithm_class
+from mmgym.agents.config import ALGORITHM_KEYS, Config, load_config
+from mmgym.agents.model_files import (
     FORMAT,
     ModelFileError,
     check_curve,
@@ -30,15 +30,15 @@ from agents.model_files import (
     remove_folder,
     write_folder,
 )
-from agents.policies import as_policy
-from agents.runs import MOST_SEED, derived_seed, provenance, write_json
-from baselines.catalogue import environment_of, params_of
-from baselines.choices import FrozenChoices
-from baselines.expansion import Expansions, expansions_of
-from baselines.imitation import ImitationExpansions
-from baselines.price_noise import price_noise
-from baselines.scoring import Score, exact_skill, score, skill_of_value
+from mmgym.agents.policies import as_policy
+from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from mmgym.arguments import integer
+from mmgym.baselines.catalogue import environment_of, params_of
+from mmgym.baselines.choices import FrozenChoices
+from mmgym.baselines.expansion import Expansions, expansions_of
+from mmgym.baselines.imitation import ImitationExpansions
+from mmgym.baselines.price_noise import price_noise
+from mmgym.baselines.scoring import Score, exact_skill, score, skill_of_value
 from mmgym.plain_files import read_json
 from mmgym.registration import check_foreign_environment
 
@@ -47,7 +47,8 @@ try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-    from agents.checkpoints import (
+    from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
+    from mmgym.agents.checkpoints import (
         batch_under,
         describe,
         require_same_run,
@@ -57,8 +58,7 @@ try:
         save_checkpoint,
         statistics_of,
     )
-    from agents.exact_gradient import ExactGradient, network_of, restore_network
-    from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
+    from mmgym.agents.exact_gradient import ExactGradient, network_of, restore_network
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
 
@@ -107,7 +107,7 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
 
 
 class ExpectedPriceMoves(SB3VecEnv):
-    """Rewards without their price noise, in markets where it is known (see `baselines.price_noise`)."""
+    """Rewards without their price noise, in markets where it is known (see `mmgym.baselines.price_noise`)."""
 
     def __init__(self, envs: Any) -> None:
         super().__init__(envs)
@@ -133,7 +133,7 @@ def build_env(
 
 
 def save_model(folder: Path, model: Any, config: Config, env_id: str, arguments: Mapping[str, Any]) -> None:
-    """Write a model folder (see `agents.model_files`)."""
+    """Write a model folder (see `mmgym.agents.model_files`)."""
     description, arrays = describe(model, config, env_id, arguments)
     files = {"parameters.npz": arrays}
     statistics = statistics_of(model.get_env())
@@ -168,8 +168,8 @@ def _to_play(config: Config, arrays: Arrays, folder: str | Path) -> Config:
 def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """A trained model as a policy, and its ``model.json``. No code of the file is run.
 
-    What the file says is checked field by field (see `agents.model_files`). Arguments of the environment that name
-    files (a population) are left out, here and in what is returned: what a network plays does not depend on them.
+    What the file says is checked field by field (see `mmgym.agents.model_files`). Arguments of the environment that
+    name files (a population) are left out, here and in what is returned: what a network plays does not depend on them.
 
     Raises
     ------
@@ -354,7 +354,7 @@ def train(
         Constructor arguments of the environment.
     reward : {"expected", "pnl", None}
         Rewards to train on: with "expected" price noise is left out, by the argument ``reward`` in markets that have
-        one, and in the Hawkes markets as `baselines.price_noise` says. The score does not depend on it.
+        one, and in the Hawkes markets as `mmgym.baselines.price_noise` says. The score does not depend on it.
     timesteps : int, optional
         Environment steps, instead of the configuration's.
     threads : int

@@ -1,10 +1,10 @@
 """Exact optima, paper policies and exact scores."""
 
-from baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
-from baselines.policy import Policy
-from baselines.risk import RiskMeasures, frozen_position_risk, pnl_distribution, risk_measures
-from baselines.scoring import AboveOptimum, Score, risk_table, rollout, score, score_table
-from baselines.tables import load_policy, read_table, write_table
+from mmgym.baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
+from mmgym.baselines.policy import Policy
+from mmgym.baselines.risk import RiskMeasures, frozen_position_risk, pnl_distribution, risk_measures
+from mmgym.baselines.scoring import AboveOptimum, Score, risk_table, rollout, score, score_table
+from mmgym.baselines.tables import load_policy, read_table, write_table
 
 __all__ = [
     "AboveOptimum",

@@ -31,9 +31,9 @@ import pandas as pd
 from numba import njit
 from numpy.typing import NDArray
 
-from baselines.hawkes_power.closed_forms import corollary_3, join_best
-from baselines.numerical import numerical_baseline
-from baselines.policy import Policy
+from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
+from mmgym.baselines.numerical import numerical_baseline
+from mmgym.baselines.policy import Policy
 from mmgym.calibration.hawkes_power import ProductFit
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, PowerTape
 from mmgym.models import hawkes_flow, hawkes_power
@@ -107,7 +107,7 @@ def _power_rule(params: hawkes_power.Params, start: Callable[[], Distances], lon
 
 
 def closed_form(params: hawkes_power.Params, distances: Callable[..., Array]) -> QuoteRule:
-    """Quotes of a formula such as `baselines.hawkes_power.closed_forms.corollary_3`, without bounds of an action space.
+    """Quotes of a formula like `mmgym.baselines.hawkes_power.closed_forms.corollary_3`, outside any box.
 
     Parameters
     ----------
@@ -216,8 +216,8 @@ def named_rule(name: str, params: Any, *, tick: float = 0.01) -> QuoteRule:
     """
     if isinstance(params, hawkes_power.Params) and name in CLOSED_FORMS:
         return closed_form(params, CLOSED_FORMS[name])
-    import baselines.hawkes_flow
-    import baselines.hawkes_power  # noqa: F401  # they register themselves
+    import mmgym.baselines.hawkes_flow
+    import mmgym.baselines.hawkes_power  # noqa: F401  # they register themselves
 
     baseline = numerical_baseline(params)
     if baseline is None:

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import (
+from mmgym.baselines.frozen import (
     FrozenProblem,
     Solution,
     Table,
@@ -20,10 +20,10 @@ from baselines.frozen import (
     require_probabilities,
     solve,
 )
-from baselines.numerical import Bounds, NumericalBaseline, numerical_baseline
-from baselines.policy import StatelessPolicy
-from baselines.solution_cache import load_solution, save_solution
-from baselines.wrappers import unwrapped
+from mmgym.baselines.numerical import Bounds, NumericalBaseline, numerical_baseline
+from mmgym.baselines.policy import StatelessPolicy
+from mmgym.baselines.solution_cache import load_solution, save_solution
+from mmgym.baselines.wrappers import unwrapped
 
 __all__ = [
     "MixedTablePolicy",
@@ -176,9 +176,9 @@ class OptimalPolicy(TablePolicy):
     ----------
     optimum : float
         The criterion from the environment's own initial state, in model units.
-    solution : baselines.frozen.Solution
+    solution : mmgym.baselines.frozen.Solution
         Controls and values of every step and state.
-    bounds : baselines.numerical.Bounds
+    bounds : mmgym.baselines.numerical.Bounds
         Of the optimum: equal, with the error of the problem.
     level : str
         "exact" or, with an error, "certified".
@@ -249,7 +249,7 @@ class RandomPolicy(StatelessPolicy):
 def environment_of(env: Any, **arguments: Any) -> Any:
     """The mmgym environment behind an environment, a vector environment, or an id with arguments.
 
-    Wrappers around it must leave observations, actions and rewards alone (see `baselines.wrappers`).
+    Wrappers around it must leave observations, actions and rewards alone (see `mmgym.baselines.wrappers`).
 
     Raises
     ------
@@ -276,7 +276,7 @@ def params_of(env: Any, **arguments: Any) -> Any:
 
 def _load(market: str) -> None:
     """Import the market's baselines, which register themselves."""
-    import_module(f"baselines.{market}")
+    import_module(f"mmgym.baselines.{market}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -351,7 +351,7 @@ def optimal_policy(env: Any, **arguments: Any) -> Any:
 
     Returns
     -------
-    OptimalPolicy, or a `baselines.numerical.NumericalPolicy`
+    OptimalPolicy, or a `mmgym.baselines.numerical.NumericalPolicy`
         Its ``optimum`` is the criterion from the environment's own initial state.
 
     Raises

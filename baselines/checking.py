@@ -1,8 +1,8 @@
 """A conformance suite for baselines: a market's optimum, exact evaluation and simulation must agree.
 
-Run it in a test of each market that you write a `baselines.frozen.FrozenProblem` for::
+Run it in a test of each market that you write a `mmgym.baselines.frozen.FrozenProblem` for::
 
-    from baselines.checking import check_baseline
+    from mmgym.baselines.checking import check_baseline
 
     def test_my_baseline():
         check_baseline("mmgym/GLFT-v0", num_steps=10, horizon=10.0)
@@ -20,8 +20,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from scipy import stats
 
-from baselines import frozen
-from baselines.catalogue import (
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import (
     TablePolicy,
     best_known_policy,
     environment_of,
@@ -30,8 +30,8 @@ from baselines.catalogue import (
     problem_of,
     reference_policy,
 )
-from baselines.frozen import FrozenProblem, Functional, Solution
-from baselines.scoring import rollout, score
+from mmgym.baselines.frozen import FrozenProblem, Functional, Solution
+from mmgym.baselines.scoring import rollout, score
 
 __all__ = ["check_baseline"]
 
@@ -53,10 +53,10 @@ def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **argument
     are those of the environment bit for bit, states are visited as often as the laws say, and returns, final P&L and
     the control-variate scores have the exact expectations.
 
-    In a market with continuous coordinates (`baselines.numerical`) the same is checked to the stated errors, of smooth
-    perturbations of the optimum and of constant quotes: values, simulated returns and control-variate scores agree,
-    and nothing is worth more than the optimum. Where only bounds are known, the best known policy and the upper bound
-    take its place.
+    In a market with continuous coordinates (`mmgym.baselines.numerical`) the same is checked to the stated errors, of
+    smooth perturbations of the optimum and of constant quotes: values, simulated returns and control-variate scores
+    agree, and nothing is worth more than the optimum. Where only bounds are known, the best known policy and the upper
+    bound take its place.
 
     Statistical comparisons have a false-alarm rate of 1e-3 all together; with the same arguments they give the same
     result every time.

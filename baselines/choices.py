@@ -1,9 +1,9 @@
 """What can be gained by playing something else, where actions are discrete: exact one-step values on drawn cells.
 
-By the advantage identity (`baselines.expansion`) a policy gains over another one the sum over the (step, state) cells
-that it visits of the other's one-step advantages ``A_i(action)``. Around a policy, these are known for all actions from
-its own values; a policy that prefers what has the higher advantage, wherever it goes, is better, and evaluating it and
-improving again is policy iteration. Nothing is known of the optimum.
+By the advantage identity (`mmgym.baselines.expansion`) a policy gains over another one the sum over the (step, state)
+cells that it visits of the other's one-step advantages ``A_i(action)``. Around a policy, these are known for all
+actions from its own values; a policy that prefers what has the higher advantage, wherever it goes, is better, and
+evaluating it and improving again is policy iteration. Nothing is known of the optimum.
 """
 
 import math
@@ -13,9 +13,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.drawn_cells import sampled, time_slices
-from baselines.frozen import FrozenProblem, tabulate, visits
-from baselines.policy import Policy
+from mmgym.baselines.drawn_cells import sampled, time_slices
+from mmgym.baselines.frozen import FrozenProblem, tabulate, visits
+from mmgym.baselines.policy import Policy
 
 __all__ = ["Choices", "FrozenChoices", "component_sizes"]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from baselines.catalogue import environment_of, numerical_of, problem_of
-from baselines.frozen import state_laws
+from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of
+from mmgym.baselines.frozen import state_laws
 
 __all__ = ["clipped_share"]
 

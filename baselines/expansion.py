@@ -15,11 +15,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import environment_of, numerical_of, problem_of
-from baselines.choices import FrozenChoices, component_sizes
-from baselines.drawn_cells import sampled, time_slices
-from baselines.frozen import FrozenProblem, visits
-from baselines.policy import Policy
+from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of
+from mmgym.baselines.choices import FrozenChoices, component_sizes
+from mmgym.baselines.drawn_cells import sampled, time_slices
+from mmgym.baselines.frozen import FrozenProblem, visits
+from mmgym.baselines.policy import Policy
 
 __all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of"]
 
@@ -119,7 +119,7 @@ class FrozenExpansions:
 
 
 def expansions_of(env: Any) -> Expansions | FrozenChoices:
-    """Expansions around policies of an environment; with discrete actions, its choices (`baselines.choices`).
+    """Expansions around policies of an environment; with discrete actions, its choices (`mmgym.baselines.choices`).
 
     Returns
     -------

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.policy import Policy, checked_actions
 from mmgym.arguments import check_memory
+from mmgym.baselines.policy import Policy, checked_actions
 
 __all__ = [
     "PNL",
@@ -120,7 +120,7 @@ class FrozenProblem(Protocol):
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         """Best controls (S, C) and their values (S, 1) for the criterion, from the values (S, 1) of step n + 1.
 
-        A search may start from the ``guess`` (S, C). Continuous controls are those of `baselines.maximise`.
+        A search may start from the ``guess`` (S, C). Continuous controls are those of `mmgym.baselines.maximise`.
         """
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:

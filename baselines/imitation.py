@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import best_known_policy, environment_of
-from baselines.expansion import CELLS, Expansion
-from baselines.policy import Policy
+from mmgym.baselines.catalogue import best_known_policy, environment_of
+from mmgym.baselines.expansion import CELLS, Expansion
+from mmgym.baselines.policy import Policy
 
 __all__ = ["ImitationExpansions"]
 
@@ -19,7 +19,7 @@ LARGEST = 200_000  # observations of them that are kept, drawn at random
 
 
 class ImitationExpansions:
-    """Behaviour cloning of the best known policy: `baselines.expansion.Expansions` of the mean squared distance to it.
+    """Behaviour cloning of the best policy: `mmgym.baselines.expansion.Expansions` of the squared distance to it.
 
     No value is looked at: the observations are those of episodes that it plays, and the criterion is ``-1/2`` times the
     mean squared distance of actions on them.

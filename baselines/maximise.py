@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
 
-from baselines.frozen import FrozenProblem
 from mmgym import trust_region
+from mmgym.baselines.frozen import FrozenProblem
 from mmgym.trust_region import COUNT, PROMISED, SHORTFALL, VALUE, advance_rows, begin_rows, new_searches
 
 __all__ = [
@@ -69,7 +69,7 @@ class Region(NamedTuple):
 
 
 class ContinuousProblem(FrozenProblem, Protocol):
-    """What a `baselines.frozen.FrozenProblem` with continuous controls also has."""
+    """What a `mmgym.baselines.frozen.FrozenProblem` with continuous controls also has."""
 
     low_controls: Array  # (C,)
     high_controls: Array  # (C,)

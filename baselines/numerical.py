@@ -1,8 +1,8 @@
 """Markets with continuous coordinates: what their baselines supply in place of a finite `FrozenProblem`.
 
 The optimum is then known to a numerical error ("certified") or between bounds ("bracketed"). A market registers a class
-for its parameters with `numerical_baseline`; `baselines.catalogue` and `baselines.scoring` ask it first, and go on to
-the market's frozen-control problem where there is none.
+for its parameters with `numerical_baseline`; `mmgym.baselines.catalogue` and `mmgym.baselines.scoring` ask it first,
+and go on to the market's frozen-control problem where there is none.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from baselines.policy import Policy
+from mmgym.baselines.policy import Policy
 
 __all__ = [
     "BestKnownPolicy",

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from baselines.catalogue import (
+from mmgym.baselines.catalogue import (
     best_known_policy,
     environment_of,
     numerical_of,
@@ -16,10 +16,10 @@ from baselines.catalogue import (
     reference_value,
     uniform_nodes,
 )
-from baselines.frozen import criterion_value
-from baselines.policy import StatelessPolicy
-from baselines.scoring import QUICK_EPISODES, score
-from baselines.tables import tabulated
+from mmgym.baselines.frozen import criterion_value
+from mmgym.baselines.policy import StatelessPolicy
+from mmgym.baselines.scoring import QUICK_EPISODES, score
+from mmgym.baselines.tables import tabulated
 
 __all__ = ["MixedPolicy", "NoisyPolicy", "perturbed_optimum"]
 

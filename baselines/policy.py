@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.wrappers import refuse_policy_wrappers
+from mmgym.baselines.wrappers import refuse_policy_wrappers
 
 Array = NDArray[Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.hawkes_power.book import mean_impacts
+from mmgym.baselines.hawkes_power.book import mean_impacts
 from mmgym.models import hawkes, hawkes_flow, hawkes_power
 
 __all__ = ["PriceNoise", "price_noise"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import FrozenProblem, Solution, Table, state_laws
+from mmgym.baselines.frozen import FrozenProblem, Solution, Table, state_laws
 
 __all__ = ["RegretMap", "regret_by_state", "regret_map"]
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from tqdm.auto import tqdm
 
-from baselines import frozen
-from baselines.catalogue import environment_of, numerical_of, problem_of
-from baselines.frozen import EXACT, PnlLaw
-from baselines.policy import as_policy
-from baselines.tables import tabulated
 from mmgym.arguments import choice, integer, real
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of
+from mmgym.baselines.frozen import EXACT, PnlLaw
+from mmgym.baselines.policy import as_policy
+from mmgym.baselines.tables import tabulated
 
 __all__ = [
     "Estimate",
@@ -156,7 +156,7 @@ def pnl_distribution(
     """Law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
 
     It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states. What it
-    is good to: `baselines.frozen.PnlLaw.truncation` and `baselines.frozen.PnlLaw.accuracy`.
+    is good to: `mmgym.baselines.frozen.PnlLaw.truncation` and `mmgym.baselines.frozen.PnlLaw.accuracy`.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)

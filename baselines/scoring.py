@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from baselines import frozen
-from baselines.catalogue import (
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import (
     OptimalPolicy,
     environment_of,
     numerical_of,
@@ -19,12 +19,12 @@ from baselines.catalogue import (
     problem_of,
     reference_value,
 )
-from baselines.clipping import clipped_share
-from baselines.frozen import FrozenProblem, Functional, Table
-from baselines.numerical import Evaluation, NumericalBaseline
-from baselines.policy import as_policy, checked_actions
-from baselines.risk import RiskMeasures, risk_measures
-from baselines.tables import require_repeated, tabulated
+from mmgym.baselines.clipping import clipped_share
+from mmgym.baselines.frozen import FrozenProblem, Functional, Table
+from mmgym.baselines.numerical import Evaluation, NumericalBaseline
+from mmgym.baselines.policy import as_policy, checked_actions
+from mmgym.baselines.risk import RiskMeasures, risk_measures
+from mmgym.baselines.tables import require_repeated, tabulated
 
 __all__ = [
     "AboveOptimum",
@@ -90,7 +90,7 @@ class Score:
         VaR, CVaR and drawdown, where they were asked for.
     clipped : float or None
         Share of decisions at which the quotes that a baseline policy wants lie outside the action box, so that the
-        nearest ones are played (see `baselines.clipping`); None of a policy that does not tell what it wants.
+        nearest ones are played (see `mmgym.baselines.clipping`); None of a policy that does not tell what it wants.
     """
 
     value: float
@@ -173,8 +173,8 @@ def score(
     progress : bool
         Whether to show a progress bar.
     risk : bool or {"auto", "exact", "simulated"}
-        Whether to add VaR, CVaR and drawdown (see `baselines.risk.risk_measures`; True is "auto", "simulated" where
-        ``method`` is), from ``episodes`` episodes or 10 000 if those are fewer.
+        Whether to add VaR, CVaR and drawdown (see `mmgym.baselines.risk.risk_measures`; True is "auto", "simulated"
+        where ``method`` is), from ``episodes`` episodes or 10 000 if those are fewer.
 
     Raises
     ------

@@ -18,7 +18,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 import mmgym
-from baselines import frozen
+from mmgym.baselines import frozen
 from mmgym.plain_files import UnreadableFile, numbers, read_arrays
 from mmgym.source_digest import source_digest
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Fits = Callable[[dict[str, NDArray[Any]]], bool]  # whether what is kept is what is wanted
-PACKAGES = (Path(str(mmgym.__file__)).parent, Path(__file__).parent)
+PACKAGES = (Path(str(mmgym.__file__)).resolve().parent, Path(__file__).resolve().parent)
 
 
 def cache_folder() -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import environment_of, problem_of, table_policy
-from baselines.frozen import FrozenProblem, Table, require_probabilities, tabulate, tabulate_distribution
-from baselines.policy import as_policy
+from mmgym.baselines.catalogue import environment_of, problem_of, table_policy
+from mmgym.baselines.frozen import FrozenProblem, Table, require_probabilities, tabulate, tabulate_distribution
+from mmgym.baselines.policy import as_policy
 from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
 
 __all__ = ["load_policy", "read_table", "require_repeated", "tabulated", "write_table"]

@@ -124,7 +124,7 @@ def refuse_policy_wrappers(model: Any, *, normalisation: bool) -> None:
             if layer.norm_obs and not normalisation:
                 raise Wrapped(
                     f"the {model_name} model sees observations through VecNormalize: give "
-                    "agents.policies.as_policy(model), which carries its statistics"
+                    "mmgym.agents.policies.as_policy(model), which carries its statistics"
                 )
         elif name not in TRANSPARENT | REWARDS_ONLY | TIME_LIMITS:
             raise Wrapped(

@@ -14,13 +14,13 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-import baselines
-from agents.config import load_config
-from agents.model_files import ModelFileError, flatten, recover_folder, unflatten, write_folder
-from agents.policies import _all_actions, as_policy
-from agents.runs import derived_seed
-from agents.train import load_model, train
+from mmgym import baselines
 from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
+from mmgym.agents.config import load_config
+from mmgym.agents.model_files import ModelFileError, flatten, recover_folder, unflatten, write_folder
+from mmgym.agents.policies import _all_actions, as_policy
+from mmgym.agents.runs import derived_seed
+from mmgym.agents.train import load_model, train
 
 AS = "mmgym/AvellanedaStoikov-v0"
 TS = "mmgym/TickSpread-v0"
@@ -151,7 +151,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(config, tmp_path):
     """The child process is killed right after its second checkpoint."""
     whole, _ = train(config, AS, seed=3, folder=tmp_path / "whole", progress=False)
     script = f"""
-import os, agents.train as t
+import os, mmgym.agents.train as t
 save, count = t.save_checkpoint, 0
 def save_and_die(*arguments):
     global count
@@ -208,7 +208,7 @@ def test_a_write_killed_between_its_renames_loses_nothing(config, tmp_path, monk
 
 def test_a_fresh_run_does_not_leave_an_older_checkpoint_to_resume(config, tmp_path, monkeypatch):
     write_folder(tmp_path / "run" / "checkpoint", {"number": 1}, {})
-    monkeypatch.setattr("agents.train.build_model", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("mmgym.agents.train.build_model", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(config, AS, folder=tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "checkpoint").exists()

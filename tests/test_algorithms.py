@@ -10,13 +10,13 @@ import yaml
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
 
-import agents.train as module
-import baselines
-from agents.algorithms import ALGORITHMS, OURS, algorithm_class
-from agents.config import WRAPPER, config_names, load_config, shipped_folder
-from agents.policies import as_policy
-from agents.train import build_env, load_model, train
+import mmgym.agents.train as module
+from mmgym import baselines
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
+from mmgym.agents.algorithms import ALGORITHMS, OURS, algorithm_class
+from mmgym.agents.config import WRAPPER, config_names, load_config, shipped_folder
+from mmgym.agents.policies import as_policy
+from mmgym.agents.train import build_env, load_model, train
 from mmgym.registration import ENVIRONMENTS
 
 AS, TS = "mmgym/AvellanedaStoikov-v0", "mmgym/TickSpread-v0"

@@ -19,13 +19,13 @@ import pytest
 from scipy import stats
 
 import mmgym  # noqa: F401
-from agents.hawkes_commands import (
+from mmgym.agents.hawkes_commands import (
     add_backtest_arguments,
     add_calibrate_arguments,
     backtest_command,
     calibrate_command,
 )
-from baselines.backtest_hawkes_power import (
+from mmgym.baselines.backtest_hawkes_power import (
     ALPHAS,
     QuoteRule,
     backtest,
@@ -36,7 +36,7 @@ from baselines.backtest_hawkes_power import (
     observed,
     table_2,
 )
-from baselines.hawkes_power.closed_forms import corollary_3, join_best
+from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
 from mmgym.calibration.hawkes_power import calibrate
 from mmgym.calibration.hawkes_power_tape import (
     EVENT_TYPES,
@@ -322,7 +322,7 @@ def test_policies_of_the_observation(env_id: str, days: list[Path]) -> None:
 def test_named_policies_play_as_in_the_environment(days: list[Path]) -> None:
     tapes = [read_power_tape(path) for path in days[:3]]
     params = Params.create(largest_spread=150, fill_decay=2.0)
-    import baselines.hawkes_power as power
+    import mmgym.baselines.hawkes_power as power
 
     policy = power.HawkesPowerBaseline(params).policies()["corollary_3"]()
     through = backtest(tapes, observed(policy, params)).decisions
@@ -517,9 +517,9 @@ def test_backtest_command_with_the_reduced_market(
 
 @pytest.mark.parametrize("env_id", [POWER, FLOW])
 def test_backtest_command_with_a_model(env_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from agents.config import load_config
-    from agents.train import build_model, save_model
     from mmgym.adapters.sb3 import make_sb3_env
+    from mmgym.agents.config import load_config
+    from mmgym.agents.train import build_model, save_model
 
     text = f"{env_id}: {{n_envs: 2, n_timesteps: 8, policy: MlpPolicy, n_steps: 4, batch_size: 8, gamma: 1.0}}"
     (tmp_path / "ppo.yml").write_text(text, encoding="utf-8")

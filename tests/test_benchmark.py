@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import baselines
-from agents import benchmark_pictures as pictures
-from agents.benchmark import load_benchmark, plan, result_file, run_benchmark
-from agents.benchmark_cell import run_cell
-from agents.benchmark_report import markdown_table, write_report
-from agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
-from agents.cli import main
-from agents.config import config_names, configurations_for
-from baselines.reproduce.artifacts import new_figure
+from mmgym import baselines
+from mmgym.agents import benchmark_pictures as pictures
+from mmgym.agents.benchmark import load_benchmark, plan, result_file, run_benchmark
+from mmgym.agents.benchmark_cell import run_cell
+from mmgym.agents.benchmark_report import markdown_table, write_report
+from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
+from mmgym.agents.cli import main
+from mmgym.agents.config import config_names, configurations_for
+from mmgym.baselines.reproduce.artifacts import new_figure
 from mmgym.registration import ENVIRONMENTS
 
 AS = "mmgym/AvellanedaStoikov-v0"
@@ -63,7 +63,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     file, out = benchmark_file(folder, breaking=True), folder / "out"
     script = (
-        "import sys; from pathlib import Path; from agents.benchmark import *;"
+        "import sys; from pathlib import Path; from mmgym.agents.benchmark import *;"
         "run_benchmark(load_benchmark(sys.argv[1]), Path(sys.argv[2]), workers=1, progress=False)"
     )
     command = [sys.executable, "-c", script, str(file), str(out)]
@@ -93,7 +93,7 @@ def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
 
 def test_a_worker_dies_with_its_benchmark(tmp_path):
     """A worker whose standard input closes ends; one that is waiting for its cell too."""
-    command = [sys.executable, "-m", "agents.benchmark_cell"]
+    command = [sys.executable, "-m", "mmgym.agents.benchmark_cell"]
     cell = plan(load_benchmark(benchmark_file(tmp_path)))[1] | {"timesteps": 10**8}
     order = {"cell": cell, "folder": str(tmp_path / "run"), "file": str(tmp_path / "cell.json")}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

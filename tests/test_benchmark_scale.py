@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agents.benchmark import load_benchmark, plan, run_benchmark
+from mmgym.agents.benchmark import load_benchmark, plan, run_benchmark
 
 ray = pytest.importorskip("ray", reason="needs the extra scale")
 

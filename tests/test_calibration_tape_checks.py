@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from agents.cli import main
-from baselines.reproduce import power_2017
+from mmgym.agents.cli import main
+from mmgym.baselines.reproduce import power_2017
 from mmgym.calibration import glft, hawkes_power, tick_spread
 from mmgym.calibration.exponential import Estimate
 from mmgym.calibration.hawkes import fit_hawkes, fit_market_orders, fit_poisson, plot_residuals

@@ -21,7 +21,7 @@ import pytest
 from scipy import stats
 
 import mmgym  # noqa: F401
-from agents.cli import main
+from mmgym.agents.cli import main
 from mmgym.calibration.own_quotes import OWN_QUOTES_COLUMNS, read_own_quotes
 from mmgym.calibration.score_intervals import Estimates, proportions, rates
 from mmgym.calibration.spread_chain import (

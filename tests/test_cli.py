@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import baselines
-from agents import cli
-from agents.cli import main
+from mmgym import baselines
+from mmgym.agents import cli
+from mmgym.agents.cli import main
 
 AS = "mmgym/AvellanedaStoikov-v0"
 

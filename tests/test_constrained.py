@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-import baselines
-from agents.cli import main
-from agents.config import read_yaml
-from baselines.constrained import (
+from mmgym import baselines
+from mmgym.agents.cli import main
+from mmgym.agents.config import read_yaml
+from mmgym.baselines.constrained import (
     Chain,
     FiniteMarket,
     Limits,
@@ -25,10 +25,10 @@ from baselines.constrained import (
     read_problem,
     schedule_policy,
 )
-from baselines.constrained.linear_program import LinearProgram
-from baselines.constrained.model import best_unlimited, evaluate_table, first_table
-from baselines.constrained.problem import AgentSettings
-from baselines.constrained.schedule_program import ScheduleProgram
+from mmgym.baselines.constrained.linear_program import LinearProgram
+from mmgym.baselines.constrained.model import best_unlimited, evaluate_table, first_table
+from mmgym.baselines.constrained.problem import AgentSettings
+from mmgym.baselines.constrained.schedule_program import ScheduleProgram
 
 # Reference mathematics, section 6: without limits, linear program, optimum, P(loss), P(drawdown)
 FIGURES = {
@@ -404,7 +404,7 @@ def test_command_explains_infeasible_limits(capsys, tmp_path):
 @pytest.mark.long
 def test_penalised_agent_keeps_to_the_limits_below_the_bound():
     torch = pytest.importorskip("torch")
-    from agents.lagrangian import _Unfolded, train_lagrangian
+    from mmgym.agents.lagrangian import _Unfolded, train_lagrangian
 
     chain = read_problem(SMALL).chain
     unfolded = _Unfolded(chain)

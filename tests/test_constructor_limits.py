@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import mmgym  # noqa: F401
-from baselines import score
-from baselines.catalogue import numerical_of, problem_of
 from mmgym.arguments import shown
+from mmgym.baselines import score
+from mmgym.baselines.catalogue import numerical_of, problem_of
 from mmgym.registration import ENVIRONMENTS
 
 SMALL = {  # arguments that make a market of few states and steps, so that it is built, played and scored at once

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Dict
 
-import baselines
-from agents.config import load_config
-from agents.exact_gradient import ExactGradient, network_of
-from agents.model_files import ModelFileError
-from agents.network import GaussNewton, NetworkPolicy
-from agents.train import load_model, train
-from baselines.catalogue import environment_of, problem_of
-from baselines.choices import FrozenChoices, component_sizes
-from baselines.expansion import Expansion, expansions_of
-from baselines.frozen import criterion_value, evaluate, tabulate
+from mmgym import baselines
+from mmgym.agents.config import load_config
+from mmgym.agents.exact_gradient import ExactGradient, network_of
+from mmgym.agents.model_files import ModelFileError
+from mmgym.agents.network import GaussNewton, NetworkPolicy
+from mmgym.agents.train import load_model, train
+from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.choices import FrozenChoices, component_sizes
+from mmgym.baselines.expansion import Expansion, expansions_of
+from mmgym.baselines.frozen import criterion_value, evaluate, tabulate
 
 AS = "mmgym/AvellanedaStoikov-v0"
 SMALL = {"num_steps": 20, "horizon": 0.1, "inventory_limit": 4.0}
@@ -101,7 +101,7 @@ def test_a_short_run_comes_within_3e_4_of_the_optimum(tmp_path, utility):
 
 @pytest.mark.parametrize("market", [(AS, SMALL), (TICK, TINY)], ids=["box", "discrete"])
 def test_a_killed_run_resumes_to_the_same_weights(market, tmp_path, monkeypatch):
-    import agents.train as module
+    import mmgym.agents.train as module
 
     env_id, arguments = market
     path = tmp_path / "exact_gradient.yml"

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-import baselines.expansion as module
-import baselines.hawkes_flow.expansion as flow
-from baselines import drawn_cells
-from baselines.catalogue import environment_of, problem_of
-from baselines.drawn_cells import sampled
-from baselines.expansion import Expansion, FrozenExpansions, expansions_of
-from baselines.frozen import criterion_value
+import mmgym.baselines.expansion as module
+import mmgym.baselines.hawkes_flow.expansion as flow
+from mmgym.baselines import drawn_cells
+from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.drawn_cells import sampled
+from mmgym.baselines.expansion import Expansion, FrozenExpansions, expansions_of
+from mmgym.baselines.frozen import criterion_value
 
 SMALL = {"num_steps": 12, "inventory_limit": 4.0}
 FROZEN = [

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
 
-from agents.fictitious_play import Mixture, load_game, play_game
-from baselines.catalogue import problem_of
-from baselines.mean_field import flow_of_policy, population_exploitability, taker_exploitability
-from baselines.tables import read_table
+from mmgym.agents.fictitious_play import Mixture, load_game, play_game
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.mean_field import flow_of_policy, population_exploitability, taker_exploitability
+from mmgym.baselines.tables import read_table
 
 COUPLED = "mmgym/MeanFieldTakerCoupled-v0"
 GAME = {

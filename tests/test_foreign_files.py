@@ -19,20 +19,20 @@ import numpy as np
 import pytest
 import yaml
 
-import baselines
-from agents.benchmark import load_benchmark, plan
-from agents.benchmark_cell import run_cell
-from agents.benchmark_result import read_result
-from agents.benchmark_tables import summary_table, tidy_table
-from agents.checkpoints import restore_checkpoint
-from agents.config import config_names, load_config, shipped_folder
-from agents.fictitious_play import load_game
-from agents.model_files import ModelFileError
-from agents.train import build_env, build_model, load_model, train
-from baselines import frozen, solution_cache
-from baselines.catalogue import problem_of
-from baselines.constrained import read_problem
-from baselines.tables import load_policy, read_table, write_table
+from mmgym import baselines
+from mmgym.agents.benchmark import load_benchmark, plan
+from mmgym.agents.benchmark_cell import run_cell
+from mmgym.agents.benchmark_result import read_result
+from mmgym.agents.benchmark_tables import summary_table, tidy_table
+from mmgym.agents.checkpoints import restore_checkpoint
+from mmgym.agents.config import config_names, load_config, shipped_folder
+from mmgym.agents.fictitious_play import load_game
+from mmgym.agents.model_files import ModelFileError
+from mmgym.agents.train import build_env, build_model, load_model, train
+from mmgym.baselines import frozen, solution_cache
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.constrained import read_problem
+from mmgym.baselines.tables import load_policy, read_table, write_table
 from mmgym.models import mean_field_flow
 from mmgym.models.mean_field_game import Game
 from mmgym.models.mean_field_population import load_population
@@ -190,7 +190,7 @@ def refused_or(read, errors, named, what):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A finished run of each kind, and the checkpoint of one that was stopped."""
-    import agents.train as module
+    import mmgym.agents.train as module
 
     root, found = tmp_path_factory.mktemp("runs"), {}
     patch = pytest.MonkeyPatch()
@@ -878,7 +878,7 @@ def test_a_table_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_run_keeps_its_curve_and_leaves_no_older_checkpoint(tmp_path, monkeypatch):
     """A write that was killed between its two renames leaves checkpoint.old, and a later run removes it."""
-    import agents.train as module
+    import mmgym.agents.train as module
 
     (tmp_path / "sac.yml").write_text(yaml.safe_dump({AS: SAC}))
     options = {"arguments": SMALL, "score_steps": 4, "progress": False}
@@ -911,7 +911,7 @@ def test_a_seed_out_of_range_is_refused_at_once(seed, tmp_path):
 
 def test_the_command_line_refuses_endings_and_seeds_before_it_computes(capsys, monkeypatch, tmp_path):
     import baselines as package
-    from agents.cli import main
+    from mmgym.agents.cli import main
 
     monkeypatch.setattr(package, "best_known_policy", None)  # nothing is computed
     for words, message in (
@@ -925,7 +925,7 @@ def test_the_command_line_refuses_endings_and_seeds_before_it_computes(capsys, m
 
 
 def test_modules_are_imported_where_the_user_asks_for_it(trap, capsys):
-    from agents.cli import main
+    from mmgym.agents.cli import main
 
     assert main(["--import", "evil", "list"]) == 0
     assert (trap / "mark").exists()

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-import baselines
-from baselines import frozen
-from baselines.catalogue import params_of, problem_of
-from baselines.frozen import Functional, criterion_value
-from baselines.glft import (
+from mmgym import baselines
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import params_of, problem_of
+from mmgym.baselines.frozen import Functional, criterion_value
+from mmgym.baselines.glft import (
     avellaneda_stoikov_depths,
     continuous_depths,
     continuous_values,

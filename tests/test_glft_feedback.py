@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
-from baselines import frozen
-from baselines.frozen import Functional
-from baselines.glft import (
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.glft import (
     GLFTProblem,
     avellaneda_stoikov_depths,
     continuous_depths,
@@ -16,7 +16,7 @@ from baselines.glft import (
     riccati_depths,
     stationary_depths,
 )
-from baselines.glft.feedback import (
+from mmgym.baselines.glft.feedback import (
     feedback_certainty_equivalent,
     feedback_moments,
     feedback_pnl_law,

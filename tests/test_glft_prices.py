@@ -13,13 +13,13 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-import baselines
-from baselines import frozen
-from baselines.catalogue import params_of, problem_of
-from baselines.checking import check_baseline
-from baselines.frozen import Functional, criterion_value
-from baselines.glft import continuous_values
-from baselines.glft.feedback import feedback_certainty_equivalent, feedback_pnl_law
+from mmgym import baselines
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import params_of, problem_of
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import Functional, criterion_value
+from mmgym.baselines.glft import continuous_values
+from mmgym.baselines.glft.feedback import feedback_certainty_equivalent, feedback_pnl_law
 from mmgym.checking import check_market
 from mmgym.envs.glft import GLFTEnv, GLFTVectorEnv
 

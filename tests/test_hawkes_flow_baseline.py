@@ -14,10 +14,10 @@ from scipy import ndimage, stats
 from scipy.interpolate import make_interp_spline
 from scipy.linalg import expm
 
-import baselines
-from baselines.catalogue import level_of, numerical_of, params_of
-from baselines.frozen import Functional
-from baselines.hawkes_flow import (
+from mmgym import baselines
+from mmgym.baselines.catalogue import level_of, numerical_of, params_of
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.hawkes_flow import (
     COARSE,
     FINE,
     HawkesFlowBaseline,
@@ -31,8 +31,8 @@ from baselines.hawkes_flow import (
     signal_poisson,
     solve,
 )
-from baselines.hawkes_flow import baseline as baseline_module
-from baselines.hawkes_flow.rates import RateGrid
+from mmgym.baselines.hawkes_flow import baseline as baseline_module
+from mmgym.baselines.hawkes_flow.rates import RateGrid
 from mmgym.models import hawkes
 from mmgym.models.hawkes_flow import Params, observe
 

@@ -355,7 +355,7 @@ def test_arguments_make_the_same_parameters():
 
 
 def test_rendering_and_rollout_follow_the_elapsed_time():
-    from baselines import rollout
+    from mmgym.baselines import rollout
 
     env = gymnasium.make(ID, render_mode="ansi", horizon=2.0, num_steps=4)
     env.reset(seed=4)

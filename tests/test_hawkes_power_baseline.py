@@ -16,9 +16,9 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 from scipy.optimize import minimize_scalar
 
-from baselines import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy, score
-from baselines.hawkes_flow import HawkesFlowBaseline
-from baselines.hawkes_power import (
+from mmgym.baselines import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy, score
+from mmgym.baselines.hawkes_flow import HawkesFlowBaseline
+from mmgym.baselines.hawkes_power import (
     KINDS,
     HawkesPowerBaseline,
     ValueFunction,
@@ -32,8 +32,8 @@ from baselines.hawkes_power import (
     spread_law,
     spread_transitions,
 )
-from baselines.hawkes_power.basis import expansion_space, features_at, fitted_space, sampled_states
-from baselines.hawkes_power.kernels import order_gain
+from mmgym.baselines.hawkes_power.basis import expansion_space, features_at, fitted_space, sampled_states
+from mmgym.baselines.hawkes_power.kernels import order_gain
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models import hawkes_flow
 from mmgym.models.hawkes_power import MID_SIGN, PROCESSES, SPREAD_SIGN, Params

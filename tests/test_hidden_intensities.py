@@ -13,15 +13,15 @@ import pytest
 from scipy import stats
 from scipy.linalg import expm
 
-import baselines
 import mmgym  # noqa: F401  # registers the ids
-from agents.cli import main
-from agents.train import load_model
-from baselines.catalogue import environment_of, level_of, numerical_of, reference_value
-from baselines.checking import check_baseline
-from baselines.expansion import expansions_of
-from baselines.hawkes_flow import FilteredPolicy
-from baselines.policy import CallablePolicy
+from mmgym import baselines
+from mmgym.agents.cli import main
+from mmgym.agents.train import load_model
+from mmgym.baselines.catalogue import environment_of, level_of, numerical_of, reference_value
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.expansion import expansions_of
+from mmgym.baselines.hawkes_flow import FilteredPolicy
+from mmgym.baselines.policy import CallablePolicy
 from mmgym.checking import check_market
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import baselines
-from agents.cli import main
-from baselines.catalogue import environment_of, level_of, numerical_of, policy_origins, reference_value
-from baselines.clipping import clipped_share
-from baselines.expansion import expansions_of
-from baselines.hawkes_flow import closed_forms
-from baselines.numerical import Bounds, best_lower
-from baselines.solution_cache import is_named, is_pair, kept, kept_file, save_arrays
+from mmgym import baselines
+from mmgym.agents.cli import main
+from mmgym.baselines.catalogue import environment_of, level_of, numerical_of, policy_origins, reference_value
+from mmgym.baselines.clipping import clipped_share
+from mmgym.baselines.expansion import expansions_of
+from mmgym.baselines.hawkes_flow import closed_forms
+from mmgym.baselines.numerical import Bounds, best_lower
+from mmgym.baselines.solution_cache import is_named, is_pair, kept, kept_file, save_arrays
 from mmgym.registration import ENVIRONMENTS
 from mmgym.source_digest import source_digest
 
@@ -212,12 +212,12 @@ def test_score_says_what_is_ours(capsys):
 KEEPERS = """
 import sys
 sys.path.insert(0, FOLDER)
-import mmgym, baselines
-from baselines.catalogue import environment_of, problem_of
-from baselines.solution_cache import kept_file, solution_file
+import mmgym.baselines
+from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.solution_cache import kept_file, solution_file
 from mmgym.models.mean_field_flow import flow_file
 from mmgym.models.mean_field_game import Game
-assert mmgym.__file__.startswith(FOLDER) and baselines.__file__.startswith(FOLDER)
+assert mmgym.__file__.startswith(FOLDER) and mmgym.baselines.__file__.startswith(FOLDER)
 print(solution_file(problem_of("mmgym/GLFT-v0")).name)
 print(kept_file(environment_of("mmgym/HawkesFlow-v0").params, "held True").name)
 print(kept_file(environment_of("mmgym/HawkesPower-v0").params, ("fitted", 1)).name)
@@ -227,9 +227,11 @@ print(flow_file(Game.create()).name)
 
 @pytest.mark.long
 def test_an_edit_of_any_source_makes_all_kept_values_stale(run_script, tmp_path):
-    root = Path(baselines.__file__).parents[1]
+    root = Path(baselines.__file__).resolve().parents[1]
     for package in ("mmgym", "baselines"):
-        shutil.copytree(root / package, tmp_path / "tree" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            root / package, tmp_path / "tree" / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
     script = f"FOLDER = {str(tmp_path / 'tree')!r}\n{KEEPERS}"
     before = run_script(script).split()
     assert len(set(before)) == 4

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-import baselines
-from baselines import frozen, optimal_policy, paper_policies, reference_policy, score, write_table
-from baselines.catalogue import RandomPolicy, problem_of
-from baselines.checking import check_baseline
-from baselines.frozen import Functional, Table
-from baselines.gaussian import clipped_gaussian_nodes
-from baselines.mean_field import (
+from mmgym import baselines
+from mmgym.baselines import frozen, optimal_policy, paper_policies, reference_policy, score, write_table
+from mmgym.baselines.catalogue import RandomPolicy, problem_of
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import Functional, Table
+from mmgym.baselines.gaussian import clipped_gaussian_nodes
+from mmgym.baselines.mean_field import (
     consistency_error,
     continuous_maker_exploitability,
     continuous_population_exploitability,
@@ -27,7 +27,7 @@ from baselines.mean_field import (
     population_exploitability,
     taker_exploitability,
 )
-from baselines.policy import as_policy
+from mmgym.baselines.policy import as_policy
 from mmgym.models import mean_field_flow as flows
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field_game import PRESETS, Game

@@ -1,7 +1,7 @@
 """Exploitability, computed with this project's dynamic programming, against MFGLib's on games of its own suite.
 
 The games are finite, with other rewards and transitions than ours: what is compared is the machinery - best answer,
-value of a stochastic policy, flow - on which `baselines.mean_field` stands.
+value of a stochastic policy, flow - on which `mmgym.baselines.mean_field` stands.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from mfglib.env import Environment
 from mfglib.scoring import exploitability_score
 
-from baselines.frozen import Functional, Table, evaluate, solve
+from mmgym.baselines.frozen import Functional, Table, evaluate, solve
 
 GAMES = {
     "rock_paper_scissors": {},
@@ -25,7 +25,7 @@ GAMES = {
 
 
 class GivenFlow:
-    """One player of an MFGLib game against a flow, as a `baselines.frozen.FrozenProblem`; the control is the action."""
+    """A player of an MFGLib game against a flow: `mmgym.baselines.frozen.FrozenProblem`; the control is the action."""
 
     num_controls = 1
 

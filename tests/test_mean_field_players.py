@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from baselines import optimal_policy, write_table
-from baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
-from baselines.mean_field import MeanFieldProblem
-from baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
+from mmgym.baselines import optimal_policy, write_table
+from mmgym.baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
+from mmgym.baselines.mean_field import MeanFieldProblem
+from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field
 from mmgym.models import mean_field_limit as limit

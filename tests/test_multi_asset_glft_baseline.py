@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-import baselines
-from baselines import frozen
-from baselines.catalogue import params_of, problem_of
-from baselines.checking import check_baseline
-from baselines.frozen import Functional
-from baselines.glft import continuous_values as plain_values
-from baselines.multi_asset_glft import MultiAssetProblem, continuous_values, riccati_depths, riccati_matrices
-from baselines.multi_asset_glft.continuous import continuous_depths
+from mmgym import baselines
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import params_of, problem_of
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.glft import continuous_values as plain_values
+from mmgym.baselines.multi_asset_glft import MultiAssetProblem, continuous_values, riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.continuous import continuous_depths
 from mmgym.models.multi_asset_glft import Params
 
 TWO = "mmgym/MultiAssetGLFT-v0"

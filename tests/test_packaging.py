@@ -21,10 +21,10 @@ def test_the_wheel_works_when_installed(tmp_path):
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)]
     assert subprocess.run(install, timeout=240).returncode == 0
     script = f"""
-import pathlib, gymnasium, mmgym, baselines, agents.config
+import pathlib, gymnasium, mmgym.baselines, mmgym.agents.config
 assert pathlib.Path(mmgym.__file__).is_relative_to(pathlib.Path({str(tmp_path / "empty")!r})), mmgym.__file__
-print(baselines.optimal_policy("mmgym/AvellanedaStoikov-v0", num_steps=10).optimum)
-print(agents.config.load_config("ppo", "mmgym/AvellanedaStoikov-v0").algorithm)
+print(mmgym.baselines.optimal_policy("mmgym/AvellanedaStoikov-v0", num_steps=10).optimum)
+print(mmgym.agents.config.load_config("ppo", "mmgym/AvellanedaStoikov-v0").algorithm)
 assert (pathlib.Path(mmgym.__file__).parent / "py.typed").exists()
 """
     # the dependencies come from this environment's folder; its own editable install is not seen through PYTHONPATH

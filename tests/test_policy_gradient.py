@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import baselines
-from baselines.catalogue import problem_of
-from baselines.frozen import criterion_value, policy_gradient
+from mmgym import baselines
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.frozen import criterion_value, policy_gradient
 
 SMALL = {"num_steps": 12, "inventory_limit": 4.0}
 MARKETS = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mmgym  # noqa: F401
-from baselines.price_noise import price_noise
+from mmgym.baselines.price_noise import price_noise
 
 FLOW, POWER = "mmgym/HawkesFlow-v0", "mmgym/HawkesPower-v0"
 UNEVEN_FLOW = {

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import baselines
 import mmgym
-from agents.cli import _parser
-from baselines.catalogue import reference_value
+from mmgym import baselines
+from mmgym.agents.cli import _parser
+from mmgym.baselines.catalogue import reference_value
 
 README = Path(mmgym.__file__).resolve().parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-import baselines
-from agents.cli import main
-from agents.record import POLICIES, exact_score, play, record, recorded_policy
-from baselines.catalogue import problem_of, reference_value
-from baselines.frozen import criterion_value
-from baselines.perturbed import MixedPolicy, NoisyPolicy, perturbed_optimum
-from baselines.tables import tabulated
+from mmgym import baselines
+from mmgym.agents.cli import main
+from mmgym.agents.record import POLICIES, exact_score, play, record, recorded_policy
+from mmgym.baselines.catalogue import problem_of, reference_value
+from mmgym.baselines.frozen import criterion_value
+from mmgym.baselines.perturbed import MixedPolicy, NoisyPolicy, perturbed_optimum
+from mmgym.baselines.tables import tabulated
 
 minari = pytest.importorskip("minari", reason="needs the extra offline")
 

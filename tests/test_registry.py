@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 import mmgym
-from baselines import catalogue
-from baselines.checking import check_baseline
-from baselines.glft.problem import GLFTProblem
 from mmgym.arguments import integer, real
+from mmgym.baselines import catalogue
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.glft.problem import GLFTProblem
 from mmgym.checking import check_market
 from mmgym.envs.glft import GLFTEnv, GLFTFace, GLFTVectorEnv
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
@@ -77,7 +77,7 @@ def test_a_market_has_a_file_on_every_floor(row):
     wanted = [
         [f"mmgym/models/{row.market}.py"],
         [f"mmgym/envs/{row.market}.py"],
-        [f"baselines/{row.market}.py", f"baselines/{row.market}/__init__.py"],
+        [f"baselines/{row.market}/__init__.py"],
         [f"tests/test_{row.market}_market.py"],
         [f"tests/test_{row.market}_baseline.py"],
     ]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-import baselines
-from baselines.catalogue import environment_of, optimal_policy, problem_of
-from baselines.frozen import Table, criterion_value, tabulate_distribution
-from baselines.regret import regret_by_state, regret_map
+from mmgym import baselines
+from mmgym.baselines.catalogue import environment_of, optimal_policy, problem_of
+from mmgym.baselines.frozen import Table, criterion_value, tabulate_distribution
+from mmgym.baselines.regret import regret_by_state, regret_map
 
 MARKETS = [
     ("mmgym/AvellanedaStoikov-v0", {"num_steps": 30}),

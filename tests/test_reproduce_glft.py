@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from baselines import frozen
-from baselines.glft import continuous_depths, continuous_values, stationary_depths
-from baselines.reproduce import PAPERS, avellaneda_stoikov_2008, gueant_2013
-from baselines.reproduce.artifacts import write_table
+from mmgym.baselines import frozen
+from mmgym.baselines.glft import continuous_depths, continuous_values, stationary_depths
+from mmgym.baselines.reproduce import PAPERS, avellaneda_stoikov_2008, gueant_2013
+from mmgym.baselines.reproduce.artifacts import write_table
 from mmgym.models.glft import Params
 
 # Exact reference of the recipe for gamma 0.1: profit, its standard deviation, that of the final inventory; and the same
@@ -227,7 +227,7 @@ def test_signs_of_the_comparative_statics() -> None:
 
 def test_every_paper_has_its_module() -> None:
     for module in PAPERS.values():
-        reproduce = importlib.import_module(f"baselines.reproduce.{module}").reproduce
+        reproduce = importlib.import_module(f"mmgym.baselines.reproduce.{module}").reproduce
         parameters = inspect.signature(reproduce).parameters
         assert list(parameters) == ["folder", "quick", "progress"]
         assert parameters["quick"].default is False

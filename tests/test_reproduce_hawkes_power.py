@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from baselines.backtest_hawkes_power import ALPHAS, table_2
-from baselines.hawkes_power.closed_forms import corollary_3
-from baselines.reproduce import PAPERS, power_2017
-from baselines.reproduce.power_2017 import known_parameters, markup_components
+from mmgym.baselines.backtest_hawkes_power import ALPHAS, table_2
+from mmgym.baselines.hawkes_power.closed_forms import corollary_3
+from mmgym.baselines.reproduce import PAPERS, power_2017
+from mmgym.baselines.reproduce.power_2017 import known_parameters, markup_components
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, ILLUSTRATIVE_SETS, illustrative
 from mmgym.models.hawkes_power import BUY, SELL, Params
 

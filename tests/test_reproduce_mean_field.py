@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from baselines import optimal_policy
-from baselines.catalogue import problem_of
-from baselines.frozen import Functional, evaluate
-from baselines.reproduce import PAPERS, mean_field_2022
+from mmgym.baselines import optimal_policy
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.frozen import Functional, evaluate
+from mmgym.baselines.reproduce import PAPERS, mean_field_2022
 from mmgym.models.mean_field_game import PRESETS
 
 pytestmark = pytest.mark.long

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from baselines import frozen
-from baselines.frozen import Functional, Table
-from baselines.reproduce import PAPERS, guilbaud_pham_2013
-from baselines.reproduce.guilbaud_pham_2013 import constant_quotes, frontier, simulate, strategy_table
-from baselines.tick_spread import TickSpreadProblem
-from baselines.tick_spread.continuous import scheme
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional, Table
+from mmgym.baselines.reproduce import PAPERS, guilbaud_pham_2013
+from mmgym.baselines.reproduce.guilbaud_pham_2013 import constant_quotes, frontier, simulate, strategy_table
+from mmgym.baselines.tick_spread import TickSpreadProblem
+from mmgym.baselines.tick_spread.continuous import scheme
 from mmgym.models import tick_spread
 from mmgym.models.tick_spread import Params
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import baselines
-from baselines import risk
+from mmgym import baselines
+from mmgym.baselines import risk
 
 AS = "mmgym/AvellanedaStoikov-v0"
 FAMILY_FALSE_ALARM = 1e-3  # of each statistical test below, all its comparisons together

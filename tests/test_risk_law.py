@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq
 
-import baselines
-from baselines import frozen, risk
-from baselines.catalogue import TablePolicy, problem_of
+from mmgym import baselines
+from mmgym.baselines import frozen, risk
+from mmgym.baselines.catalogue import TablePolicy, problem_of
 
 GLFT = "mmgym/GLFT-v0"
 AS = "mmgym/AvellanedaStoikov-v0"

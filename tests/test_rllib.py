@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import baselines
+from mmgym import baselines
 from mmgym.envs.glft import GLFTVectorEnv
 
 rllib = pytest.importorskip(
-    "agents.rllib",
+    "mmgym.agents.rllib",
     reason="needs RLlib: ray, dm-tree and pyarrow",
     exc_type=ImportError,
 )

@@ -9,8 +9,8 @@ import pytest
 from gymnasium import wrappers
 from gymnasium.wrappers import vector
 
-import baselines
-from baselines.wrappers import Wrapped
+from mmgym import baselines
+from mmgym.baselines.wrappers import Wrapped
 
 AS = "mmgym/AvellanedaStoikov-v0"
 FLOW = "mmgym/HawkesFlow-v0"
@@ -150,7 +150,7 @@ def test_no_figure_of_a_score_is_infinite(monkeypatch):
     for name in ("value", "fills", "std"):
         broken = baselines.score(AS, policy, **SMALL)
         object.__setattr__(broken, name, np.nan)
-        monkeypatch.setattr("baselines.scoring._evaluate", lambda *_, broken=broken: broken)
+        monkeypatch.setattr("mmgym.baselines.scoring._evaluate", lambda *_, broken=broken: broken)
         with pytest.raises(ArithmeticError, match=f"{name} = nan"):
             baselines.score(AS, policy, **SMALL)
         monkeypatch.undo()
@@ -177,11 +177,11 @@ class Seen(gymnasium.ObservationWrapper):
 
 @pytest.mark.long
 def test_a_model_behind_normalisation_is_refused_or_honoured():
-    """The raw model sees unnormalised observations: `agents.policies.as_policy` carries the statistics."""
+    """The raw model sees unnormalised observations: `mmgym.agents.policies.as_policy` carries the statistics."""
     stable = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-    from agents.policies import as_policy
+    from mmgym.agents.policies import as_policy
 
     def model(venv):
         return stable.PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu", seed=0)

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import baselines
-from baselines import frozen
-from baselines.catalogue import problem_of
-from baselines.gaussian import clipped_gaussian_nodes
+from mmgym import baselines
+from mmgym.baselines import frozen
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.gaussian import clipped_gaussian_nodes
 
 AS = "mmgym/AvellanedaStoikov-v0"
 SMALL = {
@@ -270,7 +270,7 @@ def test_a_score_above_the_optimum_is_refused(monkeypatch):
         policy.optimum -= 0.01
         return policy
 
-    monkeypatch.setattr("baselines.scoring.optimal_policy", too_low)
+    monkeypatch.setattr("mmgym.baselines.scoring.optimal_policy", too_low)
     with pytest.raises(baselines.AboveOptimum, match="bug"):
         baselines.score(AS, honest)
 

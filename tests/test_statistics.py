@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents.statistics import bootstrap_interval, improvement, iqm, probability_of_improvement
+from mmgym.agents.statistics import bootstrap_interval, improvement, iqm, probability_of_improvement
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,18 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
 import mmgym  # noqa: F401  # registers the ids
-from baselines import optimal_policy, paper_policies, score
-from baselines.checking import check_baseline
-from baselines.frozen import Functional, solve
-from baselines.glft.continuous import continuous_values as plain_values
-from baselines.stochastic_volatility import (
+from mmgym.baselines import optimal_policy, paper_policies, score
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import Functional, solve
+from mmgym.baselines.glft.continuous import continuous_values as plain_values
+from mmgym.baselines.stochastic_volatility import (
     VarianceGrid,
     VarianceProblem,
     blind_values,
     continuous_value,
     continuous_values,
 )
-from baselines.stochastic_volatility.continuous import plain_params
+from mmgym.baselines.stochastic_volatility.continuous import plain_params
 from mmgym.models.stochastic_volatility import Params
 
 ID = "mmgym/StochasticVolatility-v0"

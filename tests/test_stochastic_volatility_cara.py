@@ -8,12 +8,12 @@ from scipy.linalg import expm
 from scipy.stats import ncx2
 
 import mmgym  # noqa: F401  # registers the ids
-from baselines import best_known_policy, optimal_policy, paper_policies, score
-from baselines.checking import check_baseline
-from baselines.frozen import criterion_value, solve
-from baselines.glft.problem import GLFTProblem
-from baselines.stochastic_volatility.continuous import continuous_value, plain_params
-from baselines.stochastic_volatility.tilted import TiltedVarianceProblem
+from mmgym.baselines import best_known_policy, optimal_policy, paper_policies, score
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import criterion_value, solve
+from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.stochastic_volatility.continuous import continuous_value, plain_params
+from mmgym.baselines.stochastic_volatility.tilted import TiltedVarianceProblem
 from mmgym.checking import check_market
 from mmgym.models.stochastic_volatility import Params, explosion_time
 

@@ -10,8 +10,8 @@ import gymnasium
 import pytest
 import yaml
 
-import baselines
 import mmgym
+from mmgym import baselines
 from mmgym.registration import ENVIRONMENTS
 
 ROOT = Path(mmgym.__file__).resolve().parents[1]
@@ -24,13 +24,19 @@ SECTIONS = (
 
 
 def imported(path):
-    """Top-level packages that a file imports, with the file's own imports inside functions."""
+    """Modules and names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(name):
+    """The floor of an imported name: one of `PACKAGES`, or another top-level package."""
+    top, *rest = name.split(".")
+    return rest[0] if top == "mmgym" and rest and rest[0] in PACKAGES else top
 
 
 def sources(package):
@@ -42,8 +48,9 @@ def test_imports_run_one_way():
     for package, may in allowed.items():
         for path in sources(package):
             for name in imported(path):
-                top = name.split(".")[0]
+                top = floor(name)
                 assert top not in PACKAGES or top in may, f"{path} imports {name}"
+                assert name.split(".")[0] not in ("baselines", "agents"), f"{path} imports {name}"
                 if package == "baselines":
                     assert top not in ("torch", "stable_baselines3", "sb3_contrib"), f"{path} imports {name}"
 
@@ -57,7 +64,7 @@ def training_configurations():
 
 
 def is_module(name):
-    path = ROOT.joinpath(*name.split("."))
+    path = ROOT.joinpath(*name.split("."))  # baselines and agents by the links in mmgym
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
@@ -65,7 +72,8 @@ def test_no_import_circle():
     graph = {}
     for package in PACKAGES:
         for path in sources(package):
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            inside = path.relative_to(ROOT).with_suffix("").parts
+            module = ".".join(inside if package == "mmgym" else ("mmgym", *inside)).removesuffix(".__init__")
             graph[module] = set()
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ImportFrom):
@@ -96,7 +104,7 @@ def test_file_names():
 
 @pytest.mark.parametrize("market", MARKETS)
 def test_one_word_names_a_market_on_every_floor(market):
-    wanted = [f"mmgym.models.{market}", f"mmgym.envs.{market}", f"baselines.{market}"]
+    wanted = [f"mmgym.models.{market}", f"mmgym.envs.{market}", f"mmgym.baselines.{market}"]
     missing = [name for name in wanted if find_spec(name) is None]
     assert not missing
     tests = [path.name for path in (ROOT / "tests").glob("test_*.py") if market in path.name]

@@ -13,11 +13,11 @@ import pytest
 from scipy import stats
 from scipy.linalg import expm
 
-import baselines
-from baselines import catalogue, frozen, solution_cache
-from baselines.checking import check_baseline
-from baselines.frozen import Functional
-from baselines.tick_spread.problem import TickSpreadProblem, clock_profile
+from mmgym import baselines
+from mmgym.baselines import catalogue, frozen, solution_cache
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.tick_spread.problem import TickSpreadProblem, clock_profile
 from mmgym.models.tick_spread import Params
 
 ID = "mmgym/TickSpread-v0"
@@ -442,7 +442,7 @@ def test_scores():
 
 
 def test_skill_of_the_observation_policy_is_that_of_the_score():
-    from baselines.scoring import exact_skill
+    from mmgym.baselines.scoring import exact_skill
 
     arguments = {"num_steps": 40, "lot": 50.0}
     env = catalogue.environment_of(ID, **arguments)

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
-from baselines import frozen
-from baselines.frozen import Functional
-from baselines.tick_spread.continuous import (
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.tick_spread.continuous import (
     continuous_controls,
     continuous_solution,
     continuous_values,
@@ -22,7 +22,7 @@ from baselines.tick_spread.continuous import (
     scheme,
     stable_step,
 )
-from baselines.tick_spread.feedback import (
+from mmgym.baselines.tick_spread.feedback import (
     FeedbackProblem,
     feedback_certainty_equivalent,
     feedback_moments,

@@ -1,8 +1,8 @@
 """Quoting under limits on final loss, drawdown, inventory and spread, in a finite market: exact optima and bounds."""
 
-from baselines.constrained.model import Chain, FiniteMarket, Limits, Quotes, RiskLimit, evaluate_schedule
-from baselines.constrained.problem import ConstrainedProblem, read_problem
-from baselines.constrained.solution import ConstrainedSolution, constrain, schedule_policy
+from mmgym.baselines.constrained.model import Chain, FiniteMarket, Limits, Quotes, RiskLimit, evaluate_schedule
+from mmgym.baselines.constrained.problem import ConstrainedProblem, read_problem
+from mmgym.baselines.constrained.solution import ConstrainedSolution, constrain, schedule_policy
 
 __all__ = [
     "Chain",

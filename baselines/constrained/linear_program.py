@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import coo_array, csr_array, hstack
 
-from baselines.constrained.model import Chain, Quotes
+from mmgym.baselines.constrained.model import Chain, Quotes
 
 __all__ = ["LinearProgram", "RandomisedOptimum"]
 

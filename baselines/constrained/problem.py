@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from baselines.constrained.model import Chain, FiniteMarket, Limits, RiskLimit
 from mmgym.arguments import integer, real
+from mmgym.baselines.constrained.model import Chain, FiniteMarket, Limits, RiskLimit
 
 __all__ = ["AgentSettings", "ConstrainedProblem", "EnvironmentSettings", "read_problem"]
 
@@ -35,7 +35,7 @@ class EnvironmentSettings(NamedTuple):
 
 
 class AgentSettings(NamedTuple):
-    """Of the penalised agent: see `agents.lagrangian`."""
+    """Of the penalised agent: see `mmgym.agents.lagrangian`."""
 
     iterations: int = 4000
     learning_rate: float = 0.05

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from baselines.constrained.model import Chain, Evaluation, Quotes, evaluate_table, first_table
+from mmgym.baselines.constrained.model import Chain, Evaluation, Quotes, evaluate_table, first_table
 
 __all__ = ["Progress", "ScheduleOptimum", "ScheduleProgram"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from baselines.catalogue import TablePolicy, environment_of, problem_of, table_policy
-from baselines.constrained.linear_program import LinearProgram, RandomisedOptimum
-from baselines.constrained.model import (
+from mmgym.baselines.catalogue import TablePolicy, environment_of, problem_of, table_policy
+from mmgym.baselines.constrained.linear_program import LinearProgram, RandomisedOptimum
+from mmgym.baselines.constrained.model import (
     OFF,
     Chain,
     Evaluation,
@@ -20,9 +20,9 @@ from baselines.constrained.model import (
     evaluate_schedule,
     evaluate_table,
 )
-from baselines.constrained.problem import ConstrainedProblem, EnvironmentSettings
-from baselines.constrained.schedule_program import Progress, ScheduleOptimum, ScheduleProgram
-from baselines.frozen import Table
+from mmgym.baselines.constrained.problem import ConstrainedProblem, EnvironmentSettings
+from mmgym.baselines.constrained.schedule_program import Progress, ScheduleOptimum, ScheduleProgram
+from mmgym.baselines.frozen import Table
 
 __all__ = ["ConstrainedSolution", "Infeasibility", "constrain", "schedule_policy"]
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import PaperPolicies, paper_tables
-from baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
-from baselines.glft.continuous import continuous_depths, continuous_values, stationary_depths
-from baselines.glft.problem import GLFTProblem
+from mmgym.baselines.catalogue import PaperPolicies, paper_tables
+from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
+from mmgym.baselines.glft.continuous import continuous_depths, continuous_values, stationary_depths
+from mmgym.baselines.glft.problem import GLFTProblem
 from mmgym.models.glft import Params
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from baselines.glft.continuous import base_depths, effective_rates, inventory_cost
+from mmgym.baselines.glft.continuous import base_depths, effective_rates, inventory_cost
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]

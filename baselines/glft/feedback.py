@@ -29,9 +29,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from baselines import frozen
-from baselines.frozen import Functional, PnlLaw
-from baselines.glft.problem import GLFTProblem
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.glft.problem import GLFTProblem
 from mmgym.models.glft import MAX_EVENTS, Params
 
 Array = NDArray[Any]
@@ -105,9 +105,9 @@ def _integrate(
 class FeedbackProblem(GLFTProblem):
     """The GLFT market where depths follow the inventory inside a step too.
 
-    A `baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments`, `pnl_law` and `state_laws` of
-    `baselines.frozen` take tables of raw depths (N, S, 2). The best such quotes are those of
-    `baselines.glft.continuous_depths`.
+    A `mmgym.baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments`, `pnl_law` and `state_laws` of
+    `mmgym.baselines.frozen` take tables of raw depths (N, S, 2). The best such quotes are those of
+    `mmgym.baselines.glft.continuous_depths`.
     """
 
     def _active_rates(self, depths: Array) -> tuple[Array, Array]:
@@ -165,7 +165,7 @@ class FeedbackProblem(GLFTProblem):
         Raises
         ------
         TypeError
-            Always: the optimum of quotes that react at once is `baselines.glft.continuous_values`.
+            Always: the optimum of quotes that react at once is `mmgym.baselines.glft.continuous_values`.
         """
         raise TypeError("quotes that react at once are only evaluated here; their optimum is continuous_values(params)")
 

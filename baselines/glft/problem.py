@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, check_tables, frozen_problem
-from baselines.glft import kernels
-from baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes, rounding
+from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.glft import kernels
+from mmgym.baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes, rounding
 from mmgym.models import glft
 
 Array = NDArray[np.float64]
@@ -199,7 +199,7 @@ class GLFTProblem:
         return np.zeros(self.num_states), self._rates(functional)[0]
 
     def region(self, n: int, values: Array) -> Region:
-        """As `baselines.maximise.ContinuousProblem` has it."""
+        """As `mmgym.baselines.maximise.ContinuousProblem` has it."""
         diagonal, source = self._growth()
         reward = source - diagonal / self.aversion if self.aversion else source
         ahead = self.to_value(values, 0.0)

@@ -1,7 +1,7 @@
 """Baselines of the Hawkes flow market: the optimum at events, its continuous-time limit, and the paper's policies."""
 
-from baselines.hawkes_flow.baseline import DepthPolicy, HawkesFlowBaseline, OptimalFlowPolicy, solve
-from baselines.hawkes_flow.closed_forms import (
+from mmgym.baselines.hawkes_flow.baseline import DepthPolicy, HawkesFlowBaseline, OptimalFlowPolicy, solve
+from mmgym.baselines.hawkes_flow.closed_forms import (
     PoissonValues,
     corollary_3,
     join_best,
@@ -9,9 +9,9 @@ from baselines.hawkes_flow.closed_forms import (
     price_drift,
     signal_poisson,
 )
-from baselines.hawkes_flow.filtering import FilteredPolicy
-from baselines.hawkes_flow.solver import COARSE, FINE, Resolution, march
-from baselines.numerical import numerical_baseline
+from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy
+from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, Resolution, march
+from mmgym.baselines.numerical import numerical_baseline
 from mmgym.models.hawkes_flow import Params
 
 __all__ = [

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
-from baselines.frozen import Functional
-from baselines.hawkes_flow import closed_forms, kernels, solver
-from baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
-from baselines.hawkes_flow.filtering import FilteredPolicy
-from baselines.hawkes_flow.rates import rate_grids
-from baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
-from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
-from baselines.policy import Policy, QuotingPolicy
-from baselines.solution_cache import is_named, kept, kept_file, load_arrays, save_arrays
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.hawkes_flow import closed_forms, kernels, solver
+from mmgym.baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
+from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy
+from mmgym.baselines.hawkes_flow.rates import rate_grids
+from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
+from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
+from mmgym.baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.solution_cache import is_named, kept, kept_file, load_arrays, save_arrays
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
 from mmgym.plain_files import UnreadableFile, numbers
@@ -210,7 +210,7 @@ class OptimalFlowPolicy(SolvedPolicy):
 
 
 class HawkesFlowBaseline:
-    """Optimum, policies and evaluation of the Hawkes flow market: a `baselines.numerical.NumericalBaseline`."""
+    """Optimum, policies and evaluation of the Hawkes flow market: a `mmgym.baselines.numerical.NumericalBaseline`."""
 
     only_bounds = False
     reference = "join_best"
@@ -352,7 +352,7 @@ class HawkesFlowBaseline:
         return _at_start(self.params, found, found.values[-1])
 
     def expansions(self) -> FlowExpansions:
-        """Expansions around policies, for training on the exact value (`baselines.expansion`).
+        """Expansions around policies, for training on the exact value (`mmgym.baselines.expansion`).
 
         Raises
         ------

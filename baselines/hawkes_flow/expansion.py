@@ -1,8 +1,8 @@
-r"""Policies near a policy in the Hawkes flow market with decisions at events, to second order (`baselines.expansion`).
+r"""Policies near a policy where decisions are at events, to second order (`mmgym.baselines.expansion`).
 
 Depths that are frozen until the next order earn ``W_k exp(-kappa (d - h)) (d + c_k)`` a side, with the probability
-``W_k`` of an order and the policy's own mean continuation gain ``c_k`` (`baselines.hawkes_flow.solver`): slopes and
-curvatures are closed forms of the tables of its values. The states in which the policy has to decide are simulated:
+``W_k`` of an order and the policy's own mean continuation gain ``c_k`` (`mmgym.baselines.hawkes_flow.solver`): slopes
+and curvatures are closed forms of the tables of its values. The states in which the policy has to decide are simulated:
 they are only where a fit is wanted, and no reward is sampled.
 """
 
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
-from baselines.drawn_cells import sampled
-from baselines.expansion import CELLS, Expansion
-from baselines.hawkes_flow import kernels, solver
-from baselines.hawkes_flow.rates import rate_grids
-from baselines.hawkes_flow.solver import Resolution, Tables, march
-from baselines.policy import Policy
+from mmgym.baselines.drawn_cells import sampled
+from mmgym.baselines.expansion import CELLS, Expansion
+from mmgym.baselines.hawkes_flow import kernels, solver
+from mmgym.baselines.hawkes_flow.rates import rate_grids
+from mmgym.baselines.hawkes_flow.solver import Resolution, Tables, march
+from mmgym.baselines.policy import Policy
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
 

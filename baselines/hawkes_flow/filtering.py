@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
-from baselines.hawkes_flow.solver import DepthFunction
+from mmgym.baselines.hawkes_flow.solver import DepthFunction
 from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[Any]

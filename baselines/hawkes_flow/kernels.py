@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from baselines.hawkes_flow.rates import CHORD
+from mmgym.baselines.hawkes_flow.rates import CHORD
 from mmgym.models.hawkes_flow import next_order
 from mmgym.random_streams import SCALAR
 

@@ -14,9 +14,9 @@ time between decisions (or what is left), ``d`` is one number a side, and what i
 (d + mean of c_k)`` with the probability ``W_k = int S y_k du`` of an order and the mean over its time: the same
 maximisation, at the mean of ``c``. The difference, Jensen's gap, is what decisions at events only cost.
 
-Numbers: polynomials in both intensities (`baselines.hawkes_flow.rates`), for which transport is exact; steps of length
-``d`` in ``r``, each an integral over the characteristic by Gauss-Legendre, whose integrand at a fixed intensity is the
-cubic in ``r`` through the last four levels. Far from the horizon that hardly changes, and steps may be long.
+Numbers: polynomials in both intensities (`mmgym.baselines.hawkes_flow.rates`), for which transport is exact; steps of
+length ``d`` in ``r``, each an integral over the characteristic by Gauss-Legendre, whose integrand at a fixed intensity
+is the cubic in ``r`` through the last four levels. Far from the horizon that hardly changes, and steps may be long.
 """
 
 import math
@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional
-from baselines.hawkes_flow.rates import RateGrid, largest_excess
 from mmgym.arguments import check_memory
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.hawkes_flow.rates import RateGrid, largest_excess
 from mmgym.models.hawkes_flow import REACH, Params
 
 Array = NDArray[np.float64]

@@ -1,17 +1,17 @@
 """Baselines of the intraday power market: the paper's policies, fitted value functions, and bounds of the optimum."""
 
-from baselines.hawkes_power.baseline import (
+from mmgym.baselines.hawkes_power.baseline import (
     BestPowerPolicy,
     DistancePolicy,
     FittedPolicy,
     HawkesPowerBaseline,
     ValuePolicy,
 )
-from baselines.hawkes_power.book import effective_impacts, mean_impacts, move_law, spread_law, spread_transitions
-from baselines.hawkes_power.bounds import Interval, PathBounds, path_bounds, solved
-from baselines.hawkes_power.closed_forms import corollary_3, join_best
-from baselines.hawkes_power.values import KINDS, ValueFunction, value_function
-from baselines.numerical import numerical_baseline
+from mmgym.baselines.hawkes_power.book import effective_impacts, mean_impacts, move_law, spread_law, spread_transitions
+from mmgym.baselines.hawkes_power.bounds import Interval, PathBounds, path_bounds, solved
+from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
+from mmgym.baselines.hawkes_power.values import KINDS, ValueFunction, value_function
+from mmgym.baselines.numerical import numerical_baseline
 from mmgym.models.hawkes_power import Params
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The intraday power market as a `baselines.numerical.NumericalBaseline`: policies, their scores, and the interval."""
+"""The intraday power market as a `mmgym.baselines.numerical.NumericalBaseline`."""
 
 import functools
 import math
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_power as model
-from baselines.hawkes_power import closed_forms, kernels
-from baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
-from baselines.hawkes_power.values import ValueFunction
-from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
-from baselines.policy import Policy, QuotingPolicy
-from baselines.solution_cache import is_named, is_pair, kept
+from mmgym.baselines.hawkes_power import closed_forms, kernels
+from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
+from mmgym.baselines.hawkes_power.values import ValueFunction
+from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
+from mmgym.baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.solution_cache import is_named, is_pair, kept
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -35,7 +35,8 @@ class DistancePolicy(QuotingPolicy):
     distances : callable
         ``(time_left, inventory, spread, rates) -> (..., 2)`` distances [bid, ask] from the mid, EUR / MWh.
     control : str
-        The value function (one of `baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled with.
+        The value function (one of `mmgym.baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled
+        with.
     """
 
     model = model
@@ -58,7 +59,7 @@ class ValuePolicy(DistancePolicy):
     Attributes
     ----------
     kind : str
-        One of `baselines.hawkes_power.values.KINDS`.
+        One of `mmgym.baselines.hawkes_power.values.KINDS`.
     """
 
     def __init__(self, params: Params, kind: str) -> None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.hawkes_power import book, kernels
-from baselines.hawkes_power.kernels import Basis
+from mmgym.baselines.hawkes_power import book, kernels
+from mmgym.baselines.hawkes_power.kernels import Basis
 from mmgym.models.hawkes_power import MARKET, MID_SIGN, PROCESSES, Params
 
 Array = NDArray[np.float64]
@@ -160,7 +160,7 @@ def expansion_space(params: Params, order: int) -> Space:
 
 
 def features_at(params: Params, basis: Basis, spreads: NDArray[np.int64], rates: Array) -> Array:
-    """Features (S, 4, B) of states; see `baselines.hawkes_power.kernels`."""
+    """Features (S, 4, B) of states; see `mmgym.baselines.hawkes_power.kernels`."""
     found = np.empty((len(spreads), 4, len(basis.degrees)))
     kernels.features_of(
         MARKET.record(params), basis, np.ascontiguousarray(spreads), np.ascontiguousarray(rates, dtype=float), found

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.hawkes_power import kernels
-from baselines.hawkes_power.kernels import Basis
-from baselines.hawkes_power.values import ValueFunction, value_function
-from baselines.solution_cache import is_pair, kept
+from mmgym.baselines.hawkes_power import kernels
+from mmgym.baselines.hawkes_power.kernels import Basis
+from mmgym.baselines.hawkes_power.values import ValueFunction, value_function
+from mmgym.baselines.solution_cache import is_pair, kept
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -124,7 +124,7 @@ def _continuous(params: Params) -> Params:
 
 @functools.lru_cache(maxsize=16)
 def solved(params: Params, kind: str) -> ValueFunction:
-    """A value function (one of `baselines.hawkes_power.values.KINDS`), kept in memory and on disk."""
+    """A value function (one of `mmgym.baselines.hawkes_power.values.KINDS`), kept in memory and on disk."""
     market = _continuous(params)
 
     def make() -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.hawkes_power.book import effective_impacts
+from mmgym.baselines.hawkes_power.book import effective_impacts
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import BUY, SELL, Params
 

@@ -9,8 +9,8 @@ Apart from cash and the marked inventory, ``V = x + q s + Theta(tau, j, q, y)`` 
 
 ``A`` the generator of the spread ``j`` and the intensities, ``psi(c) = max_{d >= 0} e^{-kappa d} (d + c)`` attained at
 the offset ``d = max(0, 1 / kappa - c)``, and ``Theta(0) = -|q| h - alpha q^2`` (section 4 of the notes, for the full
-state). Six intensities are too many for a grid: ``Theta`` is sought in a `baselines.hawkes_power.basis.Space`. What
-that costs is measured, not assumed, by `baselines.hawkes_power.bounds`.
+state). Six intensities are too many for a grid: ``Theta`` is sought in a `mmgym.baselines.hawkes_power.basis.Space`.
+What that costs is measured, not assumed, by `mmgym.baselines.hawkes_power.bounds`.
 """
 
 import functools
@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.hawkes_power import kernels
-from baselines.hawkes_power.basis import Space, expansion_space, features_at, fitted_space
-from baselines.hawkes_power.kernels import Basis
+from mmgym.baselines.hawkes_power import kernels
+from mmgym.baselines.hawkes_power.basis import Space, expansion_space, features_at, fitted_space
+from mmgym.baselines.hawkes_power.kernels import Basis
 from mmgym.models.hawkes_power import BUY, MARKET, MID_SIGN, SELL, Params
 
 Array = NDArray[np.float64]

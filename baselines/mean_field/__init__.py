@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import PaperPolicies, paper_tables
-from baselines.mean_field.continuous import continuous_depths
-from baselines.mean_field.exploitability import (
+from mmgym.baselines.catalogue import PaperPolicies, paper_tables
+from mmgym.baselines.mean_field.continuous import continuous_depths
+from mmgym.baselines.mean_field.exploitability import (
     Exploitability,
     consistency_error,
     continuous_maker_exploitability,
@@ -18,7 +18,7 @@ from baselines.mean_field.exploitability import (
     population_exploitability,
     taker_exploitability,
 )
-from baselines.mean_field.problem import MeanFieldProblem
+from mmgym.baselines.mean_field.problem import MeanFieldProblem
 from mmgym.models.mean_field import Params
 
 __all__ = [

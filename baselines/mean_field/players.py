@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from baselines.frozen import solve, state_laws
-from baselines.mean_field.problem import MeanFieldProblem
+from mmgym.baselines.frozen import solve, state_laws
+from mmgym.baselines.mean_field.problem import MeanFieldProblem
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field import TakerParams

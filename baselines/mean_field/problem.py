@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, check_tables, frozen_problem
-from baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes
-from baselines.mean_field import kernels
+from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes
+from mmgym.baselines.mean_field import kernels
 from mmgym.models import mean_field, mean_field_steps
 from mmgym.models.mean_field_flow import Flow, quadrature_for, step_system
 
@@ -230,7 +230,7 @@ class MeanFieldProblem:
         return np.clip(np.stack([bid, ask], axis=-1), -self.params.max_depth, self.params.max_depth)
 
     def region(self, n: int, values: Array) -> Region:
-        """As `baselines.maximise.ContinuousProblem` has it; the signal and the crowd move the price in the step."""
+        """As `mmgym.baselines.maximise.ContinuousProblem` has it; the signal and the crowd move the price."""
         p = self.params
         ahead = self.moves @ values.reshape(self.shape)
         drift = (self.beliefs + self.drift[n]) @ self.weights

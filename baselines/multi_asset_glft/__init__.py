@@ -5,15 +5,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import PaperPolicies, paper_tables
-from baselines.multi_asset_glft.bracketed import BracketedBaseline, RiccatiPolicy
-from baselines.multi_asset_glft.continuous import (
+from mmgym.baselines.catalogue import PaperPolicies, paper_tables
+from mmgym.baselines.multi_asset_glft.bracketed import BracketedBaseline, RiccatiPolicy
+from mmgym.baselines.multi_asset_glft.continuous import (
     continuous_depths,
     continuous_values,
     riccati_depths,
     riccati_matrices,
 )
-from baselines.multi_asset_glft.problem import MultiAssetProblem, grid
+from mmgym.baselines.multi_asset_glft.problem import MultiAssetProblem, grid
 from mmgym.models.multi_asset_glft import Params
 
 __all__ = [

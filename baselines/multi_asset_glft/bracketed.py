@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import optimal_policy
-from baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
-from baselines.multi_asset_glft.problem import MAX_STATES
-from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower, numerical_baseline
-from baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.catalogue import optimal_policy
+from mmgym.baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.problem import MAX_STATES
+from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower, numerical_baseline
+from mmgym.baselines.policy import Policy, QuotingPolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, check_tables, frozen_problem
-from baselines.maximise import Region, best_controls, depth_region, rounding
-from baselines.multi_asset_glft import kernels
+from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.maximise import Region, best_controls, depth_region, rounding
+from mmgym.baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
 
 Array = NDArray[Any]
@@ -161,7 +161,7 @@ class MultiAssetProblem:
         return np.clip(found, p.min_depth, p.max_depth)
 
     def region(self, n: int, values: Array) -> Region:
-        """As `baselines.maximise.ContinuousProblem` has it."""
+        """As `mmgym.baselines.maximise.ContinuousProblem` has it."""
         p, sides = self.params, 2 * self.params.num_assets
         ahead = np.stack([values, values + p.step_length * self._rates(self.criterion)[0]])
         slopes, bends = np.empty((1, sides, 2)), np.zeros(1)

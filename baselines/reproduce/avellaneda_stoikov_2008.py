@@ -25,11 +25,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from baselines import frozen
-from baselines.frozen import Functional, PnlLaw
-from baselines.glft.feedback import feedback_moments, feedback_problem
-from baselines.glft.problem import GLFTProblem
-from baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.glft.feedback import feedback_moments, feedback_problem
+from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.models.glft import Params
 
 Array = NDArray[Any]
@@ -62,7 +62,7 @@ VERSIONS = {"published": (PUBLISHED, "constant", 0.005), "preprint": (PREPRINT, 
 
 
 class BernoulliProblem(GLFTProblem):
-    """The paper's recipe as a `baselines.frozen.FrozenProblem` for evaluation: at most one fill a side in a step.
+    """The paper's recipe as a `mmgym.baselines.frozen.FrozenProblem` for evaluation: at most one fill a side in a step.
 
     A side is off when the inventory is at its bound at the start of the step; drift and penalty accrue on that
     inventory, the price noise on the one after the fills.

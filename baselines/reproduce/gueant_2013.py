@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from baselines.frozen import Functional
-from baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
-from baselines.glft.continuous import base_depths, continuous_depths, continuous_values, stationary_depths
-from baselines.glft.feedback import feedback_certainty_equivalent, feedback_moments
-from baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
+from mmgym.baselines.glft.continuous import base_depths, continuous_depths, continuous_values, stationary_depths
+from mmgym.baselines.glft.feedback import feedback_certainty_equivalent, feedback_moments
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]

@@ -21,8 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
-from baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.models import mean_field_limit as limit
 from mmgym.models import mean_field_ode
 from mmgym.models.mean_field_game import PRESETS, Game

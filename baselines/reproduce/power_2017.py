@@ -9,7 +9,8 @@ plausible numbers, not estimates), with the errors of the draft corrected:
   QQ plots of residuals, which the draft announces.
 - Figures 4 and 5: components of the optimal markup (Corollary 3) over inventory, and what an arriving order does to the
   quotes.
-- Table 2 and the three pictures of section 5 that the draft announces: the backtest (`baselines.backtest_hawkes_power`)
+- Table 2 and the three pictures of section 5 that the draft announces: the backtest
+(`mmgym.baselines.backtest_hawkes_power`)
   for terminal penalties 0, 0.01, 0.05 and 0.1; and what the draft's formula as printed, other quotes, and parameters
   that do not come from the tapes themselves do on the same tapes.
 """
@@ -26,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from baselines.backtest_hawkes_power import (
+from mmgym.baselines.backtest_hawkes_power import (
     ALPHAS,
     Backtest,
     QuoteRule,
@@ -36,9 +37,9 @@ from baselines.backtest_hawkes_power import (
     named_rule,
     table_2,
 )
-from baselines.hawkes_power.book import effective_impacts
-from baselines.hawkes_power.closed_forms import corollary_3
-from baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.hawkes_power.book import effective_impacts
+from mmgym.baselines.hawkes_power.closed_forms import corollary_3
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.calibration.hawkes import draw_residuals
 from mmgym.calibration.hawkes_power import Calibration, calibrate
 from mmgym.calibration.hawkes_power_tape import (

@@ -1,14 +1,14 @@
 """Baselines of the GLFT market under Heston's variance: the optimum, seen or hidden, and the variance-blind quotes."""
 
-from baselines.numerical import numerical_baseline
-from baselines.stochastic_volatility.baseline import (
+from mmgym.baselines.numerical import numerical_baseline
+from mmgym.baselines.stochastic_volatility.baseline import (
     OptimalVariancePolicy,
     StochasticVolatilityBaseline,
     VariancePolicy,
 )
-from baselines.stochastic_volatility.continuous import blind_values, continuous_value, continuous_values
-from baselines.stochastic_volatility.problem import VarianceProblem
-from baselines.stochastic_volatility.variance_grid import VarianceGrid
+from mmgym.baselines.stochastic_volatility.continuous import blind_values, continuous_value, continuous_values
+from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models.stochastic_volatility import Params
 
 __all__ = [

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines import frozen
-from baselines.frozen import Functional, Solution
-from baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths
-from baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
-from baselines.policy import Policy, QuotingPolicy
-from baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
-from baselines.stochastic_volatility.problem import VarianceProblem
-from baselines.stochastic_volatility.tilted import TiltedVarianceProblem
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional, Solution
+from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths
+from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
+from mmgym.baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
+from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.stochastic_volatility.tilted import TiltedVarianceProblem
 from mmgym.models import stochastic_volatility as model
 from mmgym.models.stochastic_volatility import Params
 
@@ -96,7 +96,7 @@ def _at_start(problem: VarianceProblem, solution: Solution) -> float:
 
 
 class StochasticVolatilityBaseline:
-    """Optimum, policies and evaluation of the market: a `baselines.numerical.NumericalBaseline`."""
+    """Optimum, policies and evaluation of the market: a `mmgym.baselines.numerical.NumericalBaseline`."""
 
     only_bounds = False
     reference = "constant"

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from baselines.glft.continuous import continuous_depths, effective_rates
-from baselines.stochastic_volatility.variance_grid import VarianceGrid
+from mmgym.baselines.glft.continuous import continuous_depths, effective_rates
+from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models import glft
 from mmgym.models.stochastic_volatility import Params
 
@@ -154,5 +154,5 @@ def blind_values(params: Params, num_steps: int | None = None) -> Array:
 
 
 def best_depths(params: Params, values: Array) -> Array:
-    """Depths (..., S, 2) that are optimal for values (..., S) of the criterion: `baselines.glft.continuous_depths`."""
+    """Depths (..., S, 2) optimal for values (..., S) of the criterion, by `mmgym.baselines.glft.continuous_depths`."""
     return continuous_depths(plain_params(params, params.utility), values)

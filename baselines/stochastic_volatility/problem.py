@@ -3,7 +3,8 @@ r"""The frozen-quote problem under stochastic volatility, on inventories and nod
 The variance does not depend on the inventory, so one step is: continuation values averaged over the variance's law
 (exact for polynomials through the nodes), then the birth-death chain of the inventory with the reward rate ``a(q) +
 (nu - theta) exp(-kappa s) b(q)`` at time ``s`` of the step, ``b = -(gamma / 2) q^2``. Where the variance is hidden it
-enters through its expectation alone: one node, which moves with time. (CARA: `baselines.stochastic_volatility.tilted`.)
+enters through its expectation alone: one node, which moves with time. (CARA:
+`mmgym.baselines.stochastic_volatility.tilted`.)
 """
 
 import functools
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.frozen import Functional, check_tables
-from baselines.glft import kernels
-from baselines.glft.problem import GLFTProblem
-from baselines.maximise import Region, best_controls, in_box, rounding
-from baselines.stochastic_volatility.continuous import plain_params
-from baselines.stochastic_volatility.variance_grid import VarianceGrid
+from mmgym.baselines.frozen import Functional, check_tables
+from mmgym.baselines.glft import kernels
+from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.maximise import Region, best_controls, in_box, rounding
+from mmgym.baselines.stochastic_volatility.continuous import plain_params
+from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models import stochastic_volatility
 
 Array = NDArray[Any]
@@ -32,8 +33,9 @@ DIFFERENCE = 1e-3  # of depths, in their units: the second differences of values
 class VarianceProblem(GLFTProblem):
     """The market as a `FrozenProblem` for expectations. States are inventories times variance nodes (K fastest).
 
-    Its states do not hold those of the environment, whose variance is continuous; `baselines.stochastic_volatility`
-    goes between nodes by interpolation. ``initial`` are weights on the nodes, some negative.
+    Its states do not hold those of the environment, whose variance is continuous;
+    `mmgym.baselines.stochastic_volatility` goes between nodes by interpolation. ``initial`` are weights on the nodes,
+    some negative.
     """
 
     search_tolerance = 1e-9  # before the last Newton step
@@ -134,7 +136,7 @@ class VarianceProblem(GLFTProblem):
         return ahead, np.zeros_like(ahead), rewards
 
     def region(self, n: int, values: Array) -> Region:
-        """As `baselines.maximise.ContinuousProblem` has it."""
+        """As `mmgym.baselines.maximise.ContinuousProblem` has it."""
         ahead, growth, rewards = self._separated(n, values)
         rewards = rewards - growth / self.aversion if self.aversion else rewards
         ahead = self.to_value(ahead, 0.0)

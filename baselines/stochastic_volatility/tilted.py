@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
-from baselines.frozen import Functional
-from baselines.stochastic_volatility.kernels import tilted_step
-from baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.stochastic_volatility.kernels import tilted_step
+from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
 from mmgym.models import stochastic_volatility
 
 Array = NDArray[Any]

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.catalogue import PaperPolicies, optimal_controls, paper_tables
-from baselines.frozen import Table
-from baselines.tick_spread.continuous import continuous_controls, continuous_solution, continuous_values
-from baselines.tick_spread.problem import TickSpreadProblem
+from mmgym.baselines.catalogue import PaperPolicies, optimal_controls, paper_tables
+from mmgym.baselines.frozen import Table
+from mmgym.baselines.tick_spread.continuous import continuous_controls, continuous_solution, continuous_values
+from mmgym.baselines.tick_spread.problem import TickSpreadProblem
 from mmgym.models.tick_spread import Params
 
 __all__ = ["TickSpreadProblem", "continuous_controls", "continuous_solution", "continuous_values"]

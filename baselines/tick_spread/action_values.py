@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.tick_spread import kernels
+from mmgym.baselines.tick_spread import kernels
 from mmgym.models import tick_spread
 
 if TYPE_CHECKING:
-    from baselines.tick_spread.problem import TickSpreadProblem
+    from mmgym.baselines.tick_spread.problem import TickSpreadProblem
 
 Array = NDArray[Any]
 

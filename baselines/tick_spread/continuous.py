@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.tick_spread import continuous_kernels as kernels
+from mmgym.baselines.tick_spread import continuous_kernels as kernels
 from mmgym.models.tick_spread import Params
 
 Array = NDArray[Any]

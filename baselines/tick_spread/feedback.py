@@ -27,10 +27,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines import frozen
-from baselines.frozen import Functional, PnlLaw
-from baselines.tick_spread import continuous_kernels as kernels
-from baselines.tick_spread.problem import TickSpreadProblem
+from mmgym.baselines import frozen
+from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.tick_spread import continuous_kernels as kernels
+from mmgym.baselines.tick_spread.problem import TickSpreadProblem
 from mmgym.models.tick_spread import Params
 
 Array = NDArray[Any]
@@ -63,9 +63,9 @@ class _Chain:
 class FeedbackProblem(TickSpreadProblem):
     """The tick-spread market where quotes and market orders follow the state inside a step too.
 
-    A `baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments`, `pnl_law` and `state_laws` of
-    `baselines.frozen` take tables of controls (N, S, 5), sizes in shares. The best such controls are those of
-    `baselines.tick_spread.continuous_controls`.
+    A `mmgym.baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments`, `pnl_law` and `state_laws` of
+    `mmgym.baselines.frozen` take tables of controls (N, S, 5), sizes in shares. The best such controls are those of
+    `mmgym.baselines.tick_spread.continuous_controls`.
     """
 
     def _chain(self, controls: Array) -> _Chain:
@@ -134,7 +134,7 @@ class FeedbackProblem(TickSpreadProblem):
         Raises
         ------
         TypeError
-            Always: the optimum of controls that react at once is `baselines.tick_spread.continuous_values`.
+            Always: the optimum of controls that react at once is `mmgym.baselines.tick_spread.continuous_values`.
         """
         raise TypeError(
             "controls that react at once are only evaluated here; their optimum is continuous_values(params)"

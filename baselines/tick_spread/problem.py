@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.stats import poisson
 
-from baselines.frozen import Functional, check_tables, frozen_problem
-from baselines.tick_spread import kernels
-from baselines.tick_spread.action_values import FlatActionValues, FullActionValues
+from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.tick_spread import kernels
+from mmgym.baselines.tick_spread.action_values import FlatActionValues, FullActionValues
 from mmgym.models import tick_spread
 
 Array = NDArray[np.float64]

@@ -73,7 +73,7 @@ class GLFTEnv(GLFTFace, KernelEnv):
 
     A step freezes both depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time:
     several fills may happen in a step, there is no discretisation bias, and a constant quote has the same value for
-    every number of steps. `baselines.optimal_policy` returns the exact optimum of this environment as built.
+    every number of steps. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
 
     With `jump_rate` the mid also jumps (Merton 1976) by normal amounts of mean `jump_mean` and standard deviation
     `jump_volatility`, on average `jump_rate` times per unit of time; `compensated` takes their trend ``jump_rate *

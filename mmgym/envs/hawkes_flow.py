@@ -92,14 +92,14 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     With ``decision="event"`` the agent decides after every market order, and at the latest ``horizon / num_steps``
     minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
     depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
-    `baselines.optimal_policy` returns the optimum of this environment as built (certified to 1e-4 of its value) with
-    decisions after events. With decisions by the clock only bounds are known: `baselines.best_known_policy` is the
-    policy with the best lower bound, and depths that move at once are worth the upper one.
+    `mmgym.baselines.optimal_policy` returns the optimum of this environment as built (certified to 1e-4 of its value)
+    with decisions after events. With decisions by the clock only bounds are known: `mmgym.baselines.best_known_policy`
+    is the policy with the best lower bound, and depths that move at once are worth the upper one.
 
     ``observe_intensities=False`` hides the intensities: orders and the times of decisions then tell of them, and an
-    agent gains by remembering. `baselines.best_known_policy` is again the policy with the best lower bound (skill 1):
-    with decisions after events, mostly "filtered", which remembers. The upper bound is what the optimum is worth to who
-    sees the intensities.
+    agent gains by remembering. `mmgym.baselines.best_known_policy` is again the policy with the best lower bound (skill
+    1): with decisions after events, mostly "filtered", which remembers. The upper bound is what the optimum is worth to
+    who sees the intensities.
 
     Units: minutes, EUR / MWh, lots.
 

@@ -100,9 +100,9 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     order, each at the latest ``horizon / num_steps`` minutes after the last decision; with "clock" every ``horizon /
     num_steps`` minutes. Everything is simulated exactly, event by event, in continuous time.
 
-    The optimum is not known, only bounds: `baselines.best_known_policy` has the certified interval, which holds for any
-    `decision`: the lower bound is its own value in the environment as built. ``observe_intensities=False`` hides the
-    intensities: the policy is then played at the expected ones, and the upper bound is that of who sees them.
+    The optimum is not known, only bounds: `mmgym.baselines.best_known_policy` has the certified interval, which holds
+    for any `decision`: the lower bound is its own value in the environment as built. ``observe_intensities=False``
+    hides the intensities: the policy is then played at the expected ones, and the upper bound is that of who sees them.
 
     Units: minutes, EUR / MWh, lots.
 

@@ -102,8 +102,8 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     A step freezes both depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time: several
     fills may happen, the signal may jump, and the crowd goes on moving inside the step. With
     ``population="equilibrium"`` the crowd plays the equilibrium of this very game with frozen depths, so the best
-    policy against it is the crowd's own. `baselines.optimal_policy` returns the exact optimum of this environment as
-    built, `baselines.mean_field.population_exploitability` what a whole crowd leaves on the table.
+    policy against it is the crowd's own. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment
+    as built, `mmgym.baselines.mean_field.population_exploitability` what a whole crowd leaves on the table.
 
     Units: dollars, assets, days.
 
@@ -148,7 +148,7 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
       who quote on that side; or of all, where a taker at the inventory limit counts as 0 ("zero") or as ``1 /
       taker_fill_decay`` ("risk_neutral").
     - `population` ("equilibrium"): what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the
-      path of a table file by `baselines.write_table`.
+      path of a table file by `mmgym.baselines.write_table`.
     - `reward` ("pnl"): "pnl" or "expected".
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
       depths to `info`, which always has cash, mid, inventory, signal and the fills of the last step.
@@ -181,7 +181,7 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
 
     A step freezes both depths and the crowd's mean quotes for ``horizon / num_steps`` and simulates the rest exactly,
     in continuous time. With ``population="equilibrium"`` the crowd plays the equilibrium of the game with frozen
-    depths. `baselines.optimal_policy` returns the exact optimum of this environment as built.
+    depths. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
 
     Units: dollars, assets, days.
 
@@ -227,7 +227,7 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
       does, she is not filled); or of all, where a taker at the inventory limit counts as 0 ("zero") or as ``1 /
       taker_fill_decay`` ("risk_neutral").
     - `population` ("equilibrium"): what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the
-      path of a table file by `baselines.write_table`.
+      path of a table file by `mmgym.baselines.write_table`.
     - `reward` ("pnl"): "pnl" or "expected".
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
       depths to `info`, which always has cash, mid, inventory and the fills of the last step.

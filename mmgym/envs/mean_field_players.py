@@ -54,7 +54,7 @@ class MeanFieldPlayers:
         With "expected" the Brownian part of the gains is left out: same expectation, less variance, same fills.
     forecast : str
         The crowd whose flow the maker sees: "constant" (takers quote ``1 / taker_fill_decay``), "equilibrium" (which
-        is solved first, unless it is shipped or kept), or the path of a table file by `baselines.write_table`.
+        is solved first, unless it is shipped or kept), or the path of a table file by `mmgym.baselines.write_table`.
     **arguments
         Those of `mmgym.models.mean_field_game.Game.create`.
 

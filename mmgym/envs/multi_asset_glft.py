@@ -80,10 +80,10 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     another's.
 
     A step freezes all depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time.
-    `baselines.optimal_policy` returns the exact optimum of this environment as built, for up to 3,000 inventory
+    `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built, for up to 3,000 inventory
     vectors: two assets, or three with narrow limits. Beyond that the optimum is bracketed:
-    `baselines.best_known_policy` is mostly the quadratic closed form, and the optima of separate markets with a smaller
-    penalty bound all policies.
+    `mmgym.baselines.best_known_policy` is mostly the quadratic closed form, and the optima of separate markets with a
+    smaller penalty bound all policies.
 
     Units are the user's: price, time and assets; amounts of money are price times assets.
 

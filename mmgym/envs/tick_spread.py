@@ -127,8 +127,8 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     A step sends at most one market order at the current spread, then freezes quotes and sizes for ``horizon /
     num_steps`` seconds and simulates the rest exactly, in continuous time: the spread may jump and several fills may
     happen, each at the *current* spread; a filled order is posted again with the same size; an improved quote counts
-    as best while the spread is one tick. `baselines.optimal_policy` returns the exact optimum of this environment as
-    built.
+    as best while the spread is one tick. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment
+    as built.
 
     The market order is cut so that the inventory stays within `inventory_limit`, then the sizes to the room that is
     left. Inside the step a fill executes ``min(size, room left)``, and a side without room is off.

@@ -167,7 +167,7 @@ def step_system(game: Game) -> StepSystem:
 def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[Array, Array]:
     """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q).
 
-    They are local maxima; `baselines.frozen.solve` also looks for others where a step has many fills.
+    They are local maxima; `mmgym.baselines.frozen.solve` also looks for others where a step has many fills.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Which crowd of takers an environment has: the equilibrium's, the constant quote's, or that of a table file.
 
 A table file is an npz of ``controls`` (N, S, 2), or (N, S, M, 2) with ``weights`` (N, S, M), and ``description``, a
-JSON text; ``S`` counts signals first, then inventories, both ascending. `baselines.write_table` writes it.
+JSON text; ``S`` counts signals first, then inventories, both ascending. `mmgym.baselines.write_table` writes it.
 """
 
 import functools
