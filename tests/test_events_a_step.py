@@ -13,7 +13,7 @@ from scipy.linalg import expm
 import mmgym  # noqa: F401  # registers the ids
 from mmgym.baselines import score
 from mmgym.baselines.catalogue import environment_of
-from mmgym.baselines.mean_field.problem import MeanFieldProblem
+from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 from mmgym.models import mean_field_steps
 from mmgym.uniformisation import num_terms, poisson_weights
 

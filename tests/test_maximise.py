@@ -14,11 +14,11 @@ from scipy.linalg import expm
 from mmgym import baselines
 from mmgym.baselines import frozen
 from mmgym.baselines.checking import check_baseline
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.baselines.maximise import best_controls
 from mmgym.baselines.mean_field import MeanFieldProblem
 from mmgym.baselines.multi_asset_glft import MultiAssetProblem
-from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.stochastic_volatility.one_step import VarianceProblem
 from mmgym.baselines.stochastic_volatility.tilted import TiltedVarianceProblem
 from mmgym.models import glft, mean_field, multi_asset_glft, stochastic_volatility
 from mmgym.trust_region import VALUE, advance, begin, new_search
@@ -133,7 +133,7 @@ def test_the_conformance_suite_climbs_above_optima_that_are_only_local(monkeypat
     """As the search of each cell leaves them, without the look for other maxima and the check."""
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(
-        "mmgym.baselines.glft.problem.best_controls",
+        "mmgym.baselines.glft.one_step.best_controls",
         lambda problem, n, values, controls, best, missing: (controls, best[:, None]),
     )
     with pytest.raises(AssertionError, match="are better than the optimal ones"):

@@ -16,7 +16,7 @@ import mmgym
 from mmgym.arguments import integer, real
 from mmgym.baselines import catalogue
 from mmgym.baselines.checking import check_baseline
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.checking import check_market
 from mmgym.envs.glft import GLFTEnv, GLFTFace, GLFTVectorEnv
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace

@@ -11,7 +11,7 @@ import mmgym  # noqa: F401  # registers the ids
 from mmgym.baselines import best_known_policy, optimal_policy, paper_policies, score
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.frozen import criterion_value, solve
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.baselines.stochastic_volatility.continuous import continuous_value, plain_params
 from mmgym.baselines.stochastic_volatility.tilted import TiltedVarianceProblem
 from mmgym.checking import check_market

@@ -17,7 +17,7 @@ from mmgym import baselines
 from mmgym.baselines import catalogue, frozen, solution_cache
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.frozen import Functional
-from mmgym.baselines.tick_spread.problem import TickSpreadProblem, clock_profile
+from mmgym.baselines.tick_spread.one_step import TickSpreadProblem, clock_profile
 from mmgym.models.tick_spread import Params
 
 ID = "mmgym/TickSpread-v0"

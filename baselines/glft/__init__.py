@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.catalogue import PaperPolicies, paper_tables
 from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
 from mmgym.baselines.glft.continuous import continuous_depths, continuous_values, stationary_depths
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.models.glft import Params
 
 __all__ = [

@@ -19,7 +19,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import root
 
-from mmgym.baselines.glft.problem import price_cumulant
+from mmgym.baselines.glft.one_step import price_cumulant
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]

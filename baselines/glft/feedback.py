@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines import frozen
 from mmgym.baselines.frozen import Functional, PnlLaw
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.models.glft import MAX_EVENTS, Params
 
 Array = NDArray[Any]

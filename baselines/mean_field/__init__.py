@@ -18,7 +18,7 @@ from mmgym.baselines.mean_field.exploitability import (
     population_exploitability,
     taker_exploitability,
 )
-from mmgym.baselines.mean_field.problem import MeanFieldProblem
+from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 from mmgym.models.mean_field import Params
 
 __all__ = [

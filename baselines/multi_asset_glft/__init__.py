@@ -13,7 +13,7 @@ from mmgym.baselines.multi_asset_glft.continuous import (
     riccati_depths,
     riccati_matrices,
 )
-from mmgym.baselines.multi_asset_glft.problem import MultiAssetProblem, grid
+from mmgym.baselines.multi_asset_glft.one_step import MultiAssetProblem, grid
 from mmgym.models.multi_asset_glft import Params
 
 __all__ = [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.catalogue import optimal_policy
 from mmgym.baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
-from mmgym.baselines.multi_asset_glft.problem import MAX_STATES
+from mmgym.baselines.multi_asset_glft.one_step import MAX_STATES
 from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower, numerical_baseline
 from mmgym.baselines.policy import Policy, QuotingPolicy
 from mmgym.envs.glft import GLFTEnv

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from mmgym.baselines.multi_asset_glft.problem import grid, moves_of
+from mmgym.baselines.multi_asset_glft.one_step import grid, moves_of
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]

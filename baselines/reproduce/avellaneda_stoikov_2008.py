@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from mmgym.baselines import frozen
 from mmgym.baselines.frozen import Functional, PnlLaw
 from mmgym.baselines.glft.feedback import feedback_moments, feedback_problem
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.models.glft import Params
 

@@ -7,7 +7,7 @@ from mmgym.baselines.stochastic_volatility.baseline import (
     VariancePolicy,
 )
 from mmgym.baselines.stochastic_volatility.continuous import blind_values, continuous_value, continuous_values
-from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.stochastic_volatility.one_step import VarianceProblem
 from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models.stochastic_volatility import Params
 

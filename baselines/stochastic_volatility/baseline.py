@@ -13,7 +13,7 @@ from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_as
 from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
 from mmgym.baselines.policy import Policy, QuotingPolicy
 from mmgym.baselines.stochastic_volatility.continuous import best_depths, blind_values, continuous_values, plain_params
-from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.stochastic_volatility.one_step import VarianceProblem
 from mmgym.baselines.stochastic_volatility.tilted import TiltedVarianceProblem
 from mmgym.models import stochastic_volatility as model
 from mmgym.models.stochastic_volatility import Params

@@ -17,7 +17,7 @@ from scipy.linalg import expm
 
 from mmgym.baselines.frozen import Functional
 from mmgym.baselines.stochastic_volatility.kernels import tilted_step
-from mmgym.baselines.stochastic_volatility.problem import VarianceProblem
+from mmgym.baselines.stochastic_volatility.one_step import VarianceProblem
 from mmgym.models import stochastic_volatility
 
 Array = NDArray[Any]

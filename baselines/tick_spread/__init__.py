@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.catalogue import PaperPolicies, optimal_controls, paper_tables
 from mmgym.baselines.frozen import Table
 from mmgym.baselines.tick_spread.continuous import continuous_controls, continuous_solution, continuous_values
-from mmgym.baselines.tick_spread.problem import TickSpreadProblem
+from mmgym.baselines.tick_spread.one_step import TickSpreadProblem
 from mmgym.models.tick_spread import Params
 
 __all__ = ["TickSpreadProblem", "continuous_controls", "continuous_solution", "continuous_values"]

@@ -9,7 +9,7 @@ from mmgym.baselines.tick_spread import kernels
 from mmgym.models import tick_spread
 
 if TYPE_CHECKING:
-    from mmgym.baselines.tick_spread.problem import TickSpreadProblem
+    from mmgym.baselines.tick_spread.one_step import TickSpreadProblem
 
 Array = NDArray[Any]
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from mmgym.baselines import frozen
 from mmgym.baselines.frozen import Functional, PnlLaw
 from mmgym.baselines.tick_spread import continuous_kernels as kernels
-from mmgym.baselines.tick_spread.problem import TickSpreadProblem
+from mmgym.baselines.tick_spread.one_step import TickSpreadProblem
 from mmgym.models.tick_spread import Params
 
 Array = NDArray[Any]

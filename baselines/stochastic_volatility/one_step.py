@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.frozen import Functional, check_tables
 from mmgym.baselines.glft import kernels
-from mmgym.baselines.glft.problem import GLFTProblem
+from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.baselines.maximise import Region, best_controls, in_box, rounding
 from mmgym.baselines.stochastic_volatility.continuous import plain_params
 from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
