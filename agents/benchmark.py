@@ -20,22 +20,20 @@ from typing import IO, Any, NamedTuple
 from tqdm.auto import tqdm
 
 from mmgym.agents.algorithms import RECURRENT
-from mmgym.agents.benchmark_cell import ONE_THREAD, finish
+from mmgym.agents.benchmark_cell import ONE_THREAD, lost_cell, result_file, run_folder
+from mmgym.agents.benchmark_ray import run_ray
 from mmgym.agents.benchmark_result import read_result
 from mmgym.agents.config import configurations_for, load_config, parse_yaml, read_text, shipped_folder
-from mmgym.agents.runs import MOST_SEED, provenance
-from mmgym.plain_files import shortened
+from mmgym.agents.runs import MOST_SEED
+from mmgym.plain_files import shortened, write_json
 from mmgym.registration import check_foreign_environment
 
 __all__ = [
     "Benchmark",
     "load_benchmark",
-    "lost_cell",
     "plan",
-    "result_file",
     "results_of",
     "run_benchmark",
-    "run_folder",
 ]
 
 KEYS = ("title", "seeds", "budgets", "environments")
@@ -198,11 +196,6 @@ def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
     return cells
 
 
-def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
-    """Where the result of a cell is kept."""
-    return folder / "cells" / f"{cell['key']}.json"
-
-
 def results_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Results of the cells that are done, in their order.
 
@@ -251,7 +244,7 @@ def _run_processes(
                 file = result_file(folder, cell)
                 if not file.exists():
                     error, text = f"the worker ended with status {process.returncode}", log.read_text(errors="replace")
-                    finish(lost_cell(cell, error, text[-4000:], time.perf_counter() - started), file)
+                    write_json(file, lost_cell(cell, error, text[-4000:], time.perf_counter() - started))
                 done(cell, read_result(file, cell))
             time.sleep(0.1)
     finally:
@@ -264,19 +257,6 @@ def _run_processes(
 def _standard_input(process: subprocess.Popen[bytes]) -> IO[bytes]:
     assert process.stdin is not None
     return process.stdin
-
-
-def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
-    """Where the agent of a cell is kept."""
-    return folder / "runs" / str(cell["key"])
-
-
-def lost_cell(cell: Mapping[str, Any], error: str, log: str, seconds: float) -> dict[str, Any]:
-    """The result of a cell whose worker did not live to write one."""
-    return {
-        "cell": dict(cell), **provenance(), "status": "failed", "error": error, "traceback": log,
-        "wall_seconds": seconds,
-    }  # fmt: skip
 
 
 def run_benchmark(
@@ -345,8 +325,6 @@ def run_benchmark(
                     bar.update()
 
                 if engine == "ray":
-                    from mmgym.agents.benchmark_ray import run_ray
-
                     run_ray(missing, folder, done, imports)
                 else:
                     _run_processes(missing, folder, workers, done, imports)

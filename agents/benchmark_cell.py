@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.agents.algorithms import RECURRENT
-from mmgym.agents.runs import provenance, write_json
 from mmgym.baselines import best_known_policy, paper_policies, score
 from mmgym.baselines.catalogue import environment_of, numerical_of, policy_origins, problem_of
 from mmgym.baselines.frozen import state_laws, tabulate
 from mmgym.baselines.regret import regret_by_state, regret_map
+from mmgym.plain_files import write_json
+from mmgym.provenance import provenance
 
-__all__ = ["ONE_THREAD", "finish", "run_cell"]
+__all__ = ["ONE_THREAD", "lost_cell", "result_file", "run_cell", "run_folder"]
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -171,9 +172,20 @@ def run_cell(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result | {"wall_seconds": time.perf_counter() - started}
 
 
-def finish(result: Mapping[str, Any], file: Path) -> None:
-    """Keep a result: written beside its place and renamed, so that a file is a whole result."""
-    write_json(file, result)
+def lost_cell(cell: Mapping[str, Any], error: str, log: str, seconds: float) -> dict[str, Any]:
+    """The result of a cell whose worker did not live to write one."""
+    failure = {"status": "failed", "error": error, "traceback": log, "wall_seconds": seconds}
+    return {"cell": dict(cell), **provenance(), **failure}
+
+
+def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where a benchmark's folder keeps the result of a cell."""
+    return folder / "cells" / f"{cell['key']}.json"
+
+
+def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where a benchmark's folder keeps the agent of a cell."""
+    return folder / "runs" / str(cell["key"])
 
 
 def _die_with_parent() -> None:
@@ -188,7 +200,7 @@ def main() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     for name in order.get("imports", ()):  # as the user asked for
         import_module(name)
-    finish(run_cell(order["cell"], Path(order["folder"])), Path(order["file"]))
+    write_json(Path(order["file"]), run_cell(order["cell"], Path(order["folder"])))
     sys.stdout.flush()
     os._exit(0)  # the thread that reads standard input would hold the interpreter
 

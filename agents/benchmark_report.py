@@ -19,8 +19,9 @@ from mmgym.agents.benchmark_pictures import (
     picture_of_skill,
 )
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
-from mmgym.agents.runs import provenance, write_json
-from mmgym.baselines.reproduce.artifacts import write_table
+from mmgym.plain_files import replacing, write_json
+from mmgym.printing import write_table
+from mmgym.provenance import provenance
 
 __all__ = ["markdown_table", "write_report"]
 
@@ -199,7 +200,6 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
         missing=[cell["key"] for cell in cells if cell["key"] not in {result["cell"]["key"] for result in results}],
         provenance=json.dumps(about, indent=1),
     )
-    part = folder / "report.html.part"
-    part.write_text(html, encoding="utf-8")
-    part.replace(folder / "report.html")
+    with replacing(folder / "report.html") as part:
+        part.write_text(html, encoding="utf-8")
     return summaries

@@ -16,17 +16,16 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from mmgym.agents.config import Config
 from mmgym.agents.model_files import (
-    FORMAT,
     ModelFileError,
     check_curve,
     flatten,
+    model_description,
     read_arrays,
     read_folder,
     unflatten,
     whole_number,
     write_folder,
 )
-from mmgym.agents.runs import provenance
 from mmgym.agents.stored_tensors import check_optimizer, check_tensors
 from mmgym.plain_files import numbers, shortened
 
@@ -99,18 +98,8 @@ def describe(model: Any, config: Config, env_id: str, arguments: Mapping[str, An
     for name in loose or []:
         tree[name] = getattr(model, name)
     layout = flatten(tree, arrays, "parameters")
-    description = {
-        "format": FORMAT,
-        "algorithm": config.algorithm,
-        "env": env_id.rpartition(":")[2],  # a file names no module
-        "arguments": dict(arguments),
-        "hyperparameters": config._asdict(),
-        "steps": int(model.num_timesteps),
-        "updates": int(getattr(model, "_n_updates", 0)),
-        "versions": provenance()["versions"],
-        "layout": layout,
-    }
-    return description, arrays
+    description = model_description(config, env_id, arguments, int(model.num_timesteps), layout)
+    return description | {"updates": int(getattr(model, "_n_updates", 0))}, arrays
 
 
 def restore_parameters(model: Any, description: dict[str, Any], arrays: Arrays) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mmgym.agents.algorithms import ALGORITHMS, OURS
+from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -40,7 +40,7 @@ _DQN_KEYS = (
 )  # fmt: skip
 _SAC_KEYS = (*_REPLAY_KEYS, "ent_coef", "target_entropy", "target_update_interval", "noise_type", "noise_std")
 ALGORITHM_KEYS = {
-    **dict.fromkeys(OURS, ("gamma", "net_arch", "inner_steps")),
+    **dict.fromkeys(EXACT_LEARNERS, ("gamma", "net_arch", "inner_steps")),
     "dqn": _DQN_KEYS,
     "qrdqn": _DQN_KEYS,
     "recurrent_ppo": _PPO_KEYS,
@@ -371,10 +371,10 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
         If a key or a value is not allowed; the message names key, value and what is allowed.
     """
     found = dict(settings)
-    sampled = () if algorithm in OURS else ("vec_env_wrapper",)
+    sampled = () if algorithm in EXACT_LEARNERS else ("vec_env_wrapper",)
     allowed = (*RUN_KEYS, *sampled, *ALGORITHM_KEYS[algorithm])
     values = {**VALUES, **OWN_VALUES.get(algorithm, {})}
-    if algorithm in OURS:
+    if algorithm in EXACT_LEARNERS:
         for key, value in (("n_envs", 1), ("net_arch", [32, 32]), ("inner_steps", 5)):  # there is nothing to simulate
             found.setdefault(key, value)
     if found.get("gamma") != 1.0:

@@ -10,7 +10,8 @@ from mmgym.agents.train import load_model, train
 from mmgym.baselines import optimal_policy, paper_policies, score, score_table
 from mmgym.baselines.catalogue import OptimalPolicy, environment_of, problem_of
 from mmgym.baselines.frozen import tabulate
-from mmgym.baselines.reproduce.artifacts import new_figure, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import new_figure, write_figure
+from mmgym.printing import table_text, write_table
 
 __all__ = ["demo", "plot_quotes"]
 
@@ -77,7 +78,7 @@ def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: 
     for name, policy in paper_policies(env).items():
         scores[name] = score(env, policy)
     table = score_table(scores)
-    print(table.to_string(float_format=lambda x: f"{x:.5g}"))
+    print(table_text(table, index=True, digits=5))
     write_table(table.rename_axis("policy").reset_index(), folder / "scores.csv")
     title = f"PPO after training: skill {found.skill:.4f} (0: constant quotes, 1: optimum), regret {found.regret:.4f}"
     plot_quotes(folder / "quotes.png", env, agent, best, title)

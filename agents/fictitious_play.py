@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.agents.config import Config, load_config, read_yaml
-from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
+from mmgym.agents.runs import MOST_SEED, derived_seed
 from mmgym.arguments import integer
 from mmgym.baselines.catalogue import environment_of, params_of, problem_of, table_policy
 from mmgym.baselines.frozen import FrozenProblem, Table, state_laws, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
+from mmgym.baselines.reproduce.artifacts import new_figure, write_figure
 from mmgym.baselines.tables import write_table
 from mmgym.models.mean_field import MakerParams, TakerParams
-from mmgym.plain_files import shortened
+from mmgym.plain_files import replacing, shortened, write_json
+from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
 __all__ = ["GameResult", "Mixture", "Settings", "load_game", "play_game"]
@@ -262,7 +264,8 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
                 _write_population(home / "maker.npz", her_env, her_table)
             row["seconds"] = time.perf_counter() - started
             rows.append(row)
-            pd.DataFrame(rows).to_csv(home / "rounds.csv", index=False)
+            with replacing(home / "rounds.csv") as part:
+                pd.DataFrame(rows).to_csv(part, index=False)
             bar.update(1)
             bar.set_postfix(exploitability=f"{found.exploitability:.6g}", relative=f"{row['relative']:.4%}")
     curve = pd.DataFrame(rows)
@@ -273,18 +276,13 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
 
 
 def _write_population(path: Path, env: Any, table: Table) -> None:
-    """A table file, replaced as a whole."""
-    part = path.with_name(f"{path.name}.part")
-    policy = table_policy(problem_of(env), table)
-    write_table(policy, env, part, deterministic=table.weights is None)
-    part.replace(path)
+    """A table file."""
+    write_table(table_policy(problem_of(env), table), env, path, deterministic=table.weights is None)
 
 
 def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
     """Exploitability by round, relative to the constant quote's population."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    figure = new_figure(6.0, 3.8)
     axes = figure.subplots()
     axes.semilogy(curve["round"], curve["relative"], "o-", label="population")
     axes.semilogy(
@@ -299,4 +297,4 @@ def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
     axes.set_title("Exploitability, exact; 1 is the constant quote's population")
     axes.set_xticks(curve["round"])
     axes.legend()
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path)

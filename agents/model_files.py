@@ -25,6 +25,7 @@ from mmgym import plain_files
 from mmgym.agents.algorithms import ALGORITHMS
 from mmgym.agents.config import Config, check_settings
 from mmgym.plain_files import UnreadableFile, shortened
+from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "check_curve",
     "config_of",
     "flatten",
+    "model_description",
     "read_arrays",
     "read_folder",
     "recover_folder",
@@ -151,6 +153,22 @@ def check_curve(curve: Any, source: Any) -> list[dict[str, float]]:
         whole_number(point, "steps", source)
     points: list[dict[str, float]] = curve
     return points
+
+
+def model_description(
+    config: Config, env_id: str, arguments: Mapping[str, Any], steps: int, layout: Any
+) -> dict[str, Any]:
+    """What ``model.json`` says of every model; `flatten` makes the layout."""
+    return {
+        "format": FORMAT,
+        "algorithm": config.algorithm,
+        "env": env_id.rpartition(":")[2],  # a file names no module
+        "arguments": dict(arguments),
+        "hyperparameters": config._asdict(),
+        "steps": steps,
+        "versions": provenance()["versions"],
+        "layout": layout,
+    }
 
 
 def config_of(description: Mapping[str, Any], source: Any) -> Config:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.agents.runs import derived_seed, provenance
+from mmgym.agents.runs import derived_seed
 from mmgym.baselines import score
 from mmgym.baselines.catalogue import (
     best_known_policy,
@@ -35,6 +35,7 @@ from mmgym.baselines.catalogue import (
 from mmgym.baselines.frozen import criterion_value
 from mmgym.baselines.perturbed import NoisyPolicy, perturbed_optimum
 from mmgym.baselines.tables import tabulated
+from mmgym.provenance import provenance
 
 __all__ = ["POLICIES", "ExactScore", "Recording", "exact_score", "play", "record", "recorded_policy"]
 

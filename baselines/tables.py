@@ -1,7 +1,6 @@
 """Policies written to files as tables, so that others can be trained against them without the code that made them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.catalogue import environment_of, problem_of, table_policy
 from mmgym.baselines.frozen import FrozenProblem, Table, require_probabilities, tabulate, tabulate_distribution
 from mmgym.baselines.policy import as_policy
-from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, replacing, shortened
 
 __all__ = ["load_policy", "read_table", "require_repeated", "tabulated", "write_table"]
 
@@ -110,14 +109,8 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
     if table.weights is not None:
         parts["weights"] = table.weights
     target = Path(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(target) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
     return target
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import mmgym
 from mmgym import baselines
-from mmgym.agents.cli import _parser
+from mmgym.agents.cli import COMMANDS
 from mmgym.baselines.catalogue import reference_value
 
 README = Path(mmgym.__file__).resolve().parents[1] / "README.md"
@@ -39,6 +39,5 @@ def test_table_of_optima_is_what_is_solved():
 
 
 def test_commands_of_the_readme_exist():
-    known = next(action for action in _parser()._actions if action.dest == "command").choices
     for line in re.findall(r"^    mmgym (\w+)", TEXT, flags=re.M):
-        assert line in known
+        assert line in COMMANDS
