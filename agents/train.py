@@ -33,9 +33,9 @@ from mmgym.agents.model_files import (
 from mmgym.agents.policies import as_policy
 from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from mmgym.arguments import integer
-from mmgym.baselines.catalogue import environment_of, params_of
+from mmgym.baselines.catalogue import environment_of, expansions_of, params_of
 from mmgym.baselines.choices import FrozenChoices
-from mmgym.baselines.expansion import Expansions, expansions_of
+from mmgym.baselines.expansion import Expansions
 from mmgym.baselines.imitation import ImitationExpansions
 from mmgym.baselines.price_noise import price_noise
 from mmgym.baselines.scoring import Score, exact_skill, score, skill_of_value
