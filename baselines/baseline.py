@@ -36,7 +36,9 @@ __all__ = [
     "FiniteBaseline",
     "OptimalPolicy",
     "PaperPolicies",
+    "PriceNoise",
     "SimulatedBaseline",
+    "State",
     "baseline_for",
     "baseline_of",
     "best_lower",
@@ -47,6 +49,8 @@ __all__ = [
 
 Array = NDArray[Any]
 Progress = Callable[[int], object]
+State = Mapping[str, Any]  # of a batch: `mmgym.kernel_env.KernelVectorEnv.get_state`
+PriceNoise = Callable[[State, State], NDArray[np.float64]]  # states before and after a step -> (B,), of mean 0
 
 KEPT_SECONDS = 0.5  # a solution that took longer is kept on disk
 CLIPPING_EPISODES = 200  # of the share of clipped decisions where it is simulated
@@ -150,6 +154,9 @@ class Baseline(Protocol):
         self, policy: Policy, deterministic: bool, progress: Progress | None = None, cells: float = math.inf
     ) -> PnlLaw | None:
         """Law of the final P&L; None where it is not known, or has more ``cells`` (steps times states)."""
+
+    def price_noise(self) -> PriceNoise | None:
+        """What chance adds to a step's gain beside the noise that environments integrate out; None: not known."""
 
     def clipped_share(self, base: Any, policy: Any, seed: int) -> float | None:
         """Share of decisions at which the quotes that a policy wants lie outside the action box; None: unknown."""
@@ -380,6 +387,10 @@ class SimulatedBaseline:
         """None: not known."""
         return None
 
+    def price_noise(self) -> PriceNoise | None:
+        """None: not known, or none that is left."""
+        return None
+
     def clipped_share(self, base: Any, policy: Any, seed: int) -> float | None:
         """As in `Baseline`, from 200 episodes."""
         clips = getattr(policy, "clips", None)  # of a `QuotingPolicy`, or what stands for one
@@ -579,6 +590,10 @@ class FiniteBaseline:
         if self._problem.num_steps * self._problem.num_states > cells:
             return None
         return frozen.pnl_law(self._problem, tabulated(self._problem, policy, deterministic)[0], progress=progress)
+
+    def price_noise(self) -> PriceNoise | None:
+        """None: not known, or none that is left."""
+        return None
 
     def clipped_share(self, base: Any, policy: Any, seed: int) -> float | None:
         """As in `Baseline`, of tables, by the law of the state."""

@@ -20,6 +20,7 @@ from mmgym.baselines.baseline import (
     BestKnownPolicy,
     Bounds,
     Evaluation,
+    PriceNoise,
     Progress,
     SimulatedBaseline,
     best_lower,
@@ -30,6 +31,7 @@ from mmgym.baselines.frozen import Functional
 from mmgym.baselines.hawkes_flow import closed_forms, kernels, solver
 from mmgym.baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
 from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy
+from mmgym.baselines.hawkes_flow.price_noise import price_noise
 from mmgym.baselines.hawkes_flow.rates import rate_grids
 from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from mmgym.baselines.kept import is_named, kept
@@ -409,6 +411,10 @@ class HawkesFlowBaseline(SimulatedBaseline):
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`."""
         return FlowAdvantages(self.params, self.solved)
+
+    def price_noise(self) -> PriceNoise | None:
+        """As in `Baseline`: see `mmgym.baselines.hawkes_flow.price_noise`."""
+        return price_noise(self.params)
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best depths at some times, inventories and intensities."""

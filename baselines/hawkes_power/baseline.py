@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_power as model
-from mmgym.baselines.baseline import BestKnownPolicy, Bounds, SimulatedBaseline, best_lower, make_baseline
+from mmgym.baselines.baseline import BestKnownPolicy, Bounds, PriceNoise, SimulatedBaseline, best_lower, make_baseline
 from mmgym.baselines.episodes import ControlVariate, Decision, Step
 from mmgym.baselines.hawkes_power import closed_forms, kernels
 from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
+from mmgym.baselines.hawkes_power.price_noise import price_noise
 from mmgym.baselines.hawkes_power.values import ValueFunction
 from mmgym.baselines.kept import is_named, is_pair, kept
 from mmgym.baselines.policy import Policy, QuotingPolicy
@@ -239,6 +240,10 @@ class HawkesPowerBaseline(SimulatedBaseline):
         inner = policy.policy if isinstance(policy, BestKnownPolicy) else policy
         kind = inner.control if isinstance(inner, DistancePolicy) else "fitted"
         return Replay(self.params, solved(self.params, kind))
+
+    def price_noise(self) -> PriceNoise | None:
+        """As in `Baseline`: see `mmgym.baselines.hawkes_power.price_noise`."""
+        return price_noise(self.params)
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best offsets at some times, inventories, spreads and intensities."""
