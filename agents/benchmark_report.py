@@ -46,7 +46,7 @@ def _clipped(row: Mapping[Any, Any]) -> str:
 
 def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Cells of a table: text to show, and what to sort by."""
-    found = []
+    cells = []
     for column in columns:
         value = row[column]
         digits = (
@@ -58,8 +58,8 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any
             text += f" [{_number(low, digits)}, {_number(row[f'{column} high'], digits)}]"
         missing = value is None or pd.isna(value)
         sort = value if isinstance(value, str) else "" if missing else repr(float(value))
-        found.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
-    return found
+        cells.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
+    return cells
 
 
 def _html_table(table: pd.DataFrame) -> dict[str, Any]:

@@ -70,17 +70,17 @@ def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: 
     best = optimal_policy(env)
     print(f"exact optimum of this environment: {best.optimum:.6f}\n\ntraining PPO ...", flush=True)
     started = time.perf_counter()
-    home, found = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
+    home, result = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
     print(f"trained in {time.perf_counter() - started:.0f} s\n")
     agent, _ = load_model(home / "model")
-    scores = {"optimal": score(env, best), "PPO": found}
+    scores = {"optimal": score(env, best), "PPO": result}
     scores["PPO, as it acts"] = score(env, agent, deterministic=False)
     for name, policy in paper_policies(env).items():
         scores[name] = score(env, policy)
     table = score_table(scores)
     print(table_text(table, index=True, digits=5))
     write_table(table.rename_axis("policy").reset_index(), folder / "scores.csv")
-    title = f"PPO after training: skill {found.skill:.4f} (0: constant quotes, 1: optimum), regret {found.regret:.4f}"
+    title = f"PPO after training: skill {result.skill:.4f} (0: constant quotes, 1: optimum), regret {result.regret:.4f}"
     plot_quotes(folder / "quotes.png", env, agent, best, title)
-    print(f"\nPPO reaches skill {found.skill:.4f}: {found.value:.4f} of the optimum {found.optimum_upper:.4f}.")
+    print(f"\nPPO reaches skill {result.skill:.4f}: {result.value:.4f} of the optimum {result.optimum_upper:.4f}.")
     print(f"written: {folder}/quotes.png, {folder}/scores.csv, {home}/model")

@@ -71,8 +71,8 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
     """
     content, source = read_yaml(name_or_path, NAMES)
     if not isinstance(content, dict) or not set(content) <= set(KEYS) or "environment" not in content:
-        found = shortened(sorted(map(str, content)) if isinstance(content, dict) else content)
-        raise ValueError(f"{source}: the keys must be among {', '.join(KEYS)}, with environment, not {found}")
+        keys = shortened(sorted(map(str, content)) if isinstance(content, dict) else content)
+        raise ValueError(f"{source}: the keys must be among {', '.join(KEYS)}, with environment, not {keys}")
 
     def whole(key: str, default: int) -> int:
         value = content.get(key, default)
@@ -245,13 +245,13 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
             gap = taker_exploitability(env, table).exploitability
             population.add(table.controls, 1.0 / round_number if settings.averaging is None else settings.averaging)
             mixed = population.table()
-            found = population_exploitability(env, mixed)
+            result = population_exploitability(env, mixed)
             row = {
                 "round": round_number,
-                "exploitability": found.exploitability,
-                "relative": found.exploitability / constant,
+                "exploitability": result.exploitability,
+                "relative": result.exploitability / constant,
                 "answer_regret": gap,
-                "value": found.value,
+                "value": result.value,
             }
             _write_population(file, env, mixed)
             crowd = str(file)
@@ -260,14 +260,14 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
                 her_env = environment_of(settings.maker, **market)
                 her_table = tabulate(problem_of(her_env), maker.respond(market, settings.maker_timesteps))
                 row["maker_gap"] = maker_exploitability(her_env, her_table).exploitability
-                row["total"] = found.exploitability + row["maker_gap"]
+                row["total"] = result.exploitability + row["maker_gap"]
                 _write_population(home / "maker.npz", her_env, her_table)
             row["seconds"] = time.perf_counter() - started
             rows.append(row)
             with replacing(home / "rounds.csv") as part:
                 pd.DataFrame(rows).to_csv(part, index=False)
             bar.update(1)
-            bar.set_postfix(exploitability=f"{found.exploitability:.6g}", relative=f"{row['relative']:.4%}")
+            bar.set_postfix(exploitability=f"{result.exploitability:.6g}", relative=f"{row['relative']:.4%}")
     curve = pd.DataFrame(rows)
     _draw(curve, constant, home / "exploitability.png")
     record = {"settings": settings._asdict(), "seed": seed, "constant": constant, "rounds": rows, **provenance()}

@@ -224,9 +224,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays, Arrays | None]:
         description = plain_files.read_json(path)
     except UnreadableFile as error:
         raise ModelFileError(str(error)) from error
-    found = description.get("format") if isinstance(description, dict) else None
-    if found != FORMAT:
-        raise ModelFileError(f"{path} has format {shortened(found)}, but only {FORMAT!r} can be read")
+    stored_format = description.get("format") if isinstance(description, dict) else None
+    if stored_format != FORMAT:
+        raise ModelFileError(f"{path} has format {shortened(stored_format)}, but only {FORMAT!r} can be read")
     needed = ("algorithm", "env", "arguments", "hyperparameters", "layout", "steps")
     missing = [name for name in needed if name not in description]
     if missing:
