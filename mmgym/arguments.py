@@ -64,12 +64,13 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
-def pair(name: str, value: Any, **bounds: float) -> tuple[float, float]:
-    """A number for both sides, or a ``[bid, ask]`` pair of numbers, each as `real` checks it."""
+def pair(name: str, value: Any, sides: tuple[str, str] = ("bid", "ask"), **bounds: float) -> tuple[float, float]:
+    """A number for both sides, or a pair of numbers, each as `real` checks it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
-            raise refusal(name, value, "a number, or a pair [bid, ask] of numbers")
-        return real(f"{name}[0] (bid)", value[0], **bounds), real(f"{name}[1] (ask)", value[1], **bounds)
+            raise refusal(name, value, f"a number, or a pair [{', '.join(sides)}] of numbers")
+        first, second = (real(f"{name}[{k}] ({sides[k]})", value[k], **bounds) for k in range(2))
+        return first, second
     number = real(name, value, **bounds)
     return number, number
 

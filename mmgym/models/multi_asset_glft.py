@@ -260,7 +260,9 @@ def _sides(name: str, value: Any, n: int, **bounds: float) -> Vector:
     if len(entries) != n:
         raise refusal(name, value, f"a number, or a list of {n} numbers or [bid, ask] pairs")
     label = name if not _is_list(value) else None
-    pairs = [pair(label or f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(entries)]
+    pairs = [
+        pair(label or f"{name}[{i}]", entry, low=bounds["low"], high=bounds["high"]) for i, entry in enumerate(entries)
+    ]
     return (*(bid for bid, _ in pairs), *(ask for _, ask in pairs))
 
 
