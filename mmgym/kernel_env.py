@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from mmgym.arguments import check_memory, choice, integer
 from mmgym.batch_kernels import advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
 from mmgym.market import Market
-from mmgym.parameters import argument_names, arguments_section
+from mmgym.parameters import arguments_section, create
 from mmgym.rendering import EpisodeHistory
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
@@ -81,11 +81,7 @@ class MarketFace:
 
     def _take_arguments(self, arguments: dict[str, Any]) -> None:
         """Keep the market's constructor arguments and the parameters that they make."""
-        params_type = self.market.params_type
-        unknown = [name for name in arguments if name not in argument_names(params_type)]
-        if unknown:
-            raise TypeError(f"unknown argument {unknown[0]!r}: allowed are {', '.join(argument_names(params_type))}")
-        self.params = params_type.create(**arguments)
+        self.params = create(self.market.params_type, arguments)
         self.arguments = dict(arguments)
 
     def _of_market(self, function: str, method: str) -> Callable[..., Any]:

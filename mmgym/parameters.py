@@ -31,7 +31,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_type
 from mmgym.arguments import choice, integer, multiple, pair, real, together
 
 __all__ = [
-    "Choice", "Integer", "Multiple", "OtherSide", "Pair", "Real", "Row", "argument_names", "arguments_of",
+    "SAME_ROW", "Choice", "Integer", "Multiple", "OtherSide", "Pair", "Real", "Row", "argument_names", "arguments_of",
     "arguments_section", "check_within", "create", "row_of",
 ]  # fmt: skip
 
@@ -78,8 +78,8 @@ class Row:
         """The range or the choices, in words."""
         return f"from {self.low:g} to {self.high:g}" if self.high < math.inf else ""
 
-    def argument_of(self, values: Sequence[Any]) -> Any:
-        """The argument that makes these values of the row's fields."""
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """The argument that makes these values of the row's fields, as JSON types."""
         return list(values) if len(values) > 1 else values[0]
 
 
@@ -154,8 +154,8 @@ class Choice(Row):
         return f"{', '.join(shown[:-1])} or {shown[-1]}"
 
 
-_OTHER_SIDE = object()
-OtherSide = Annotated[float, _OTHER_SIDE]  # a field that belongs to the row of the field before it
+SAME_ROW = object()  # marks a field that belongs to the row of the field before it
+OtherSide = Annotated[float, SAME_ROW]
 
 
 class _Argument(NamedTuple):
@@ -173,7 +173,7 @@ def _read(params_type: Any) -> dict[str, _Argument]:
         places.append((name, get_type_hints(attribute.fget, include_extras=True).get("return"), ()))
     for place, hint, fields in places:
         for mark in getattr(hint, "__metadata__", ()):
-            if mark is _OTHER_SIDE:
+            if mark is SAME_ROW:
                 table[last] = _Argument(table[last].row, table[last].fields + fields)
             elif isinstance(mark, Row):
                 if isinstance(mark, Choice) and not mark.options:
@@ -188,7 +188,7 @@ _table: Callable[[Any], dict[str, _Argument]] = functools.cache(_read)
 
 def argument_names(params_type: Any) -> list[str]:
     """Names of the arguments of ``params_type.create``."""
-    return list(_table(params_type) or inspect.signature(params_type.create).parameters)
+    return list(_table(params_type))
 
 
 def row_of(params_type: Any, argument: str, **changes: Any) -> Row:
@@ -225,7 +225,7 @@ def create(params_type: type[AnyParams], arguments: Mapping[str, Any]) -> AnyPar
 def arguments_of(params: Any) -> dict[str, Any]:
     """Constructor arguments that make these parameters, as JSON types: the inverse of `create`."""
     return {
-        name: row.argument_of([getattr(params, field) for field in fields or (name,)])
+        name: row.argument_of([getattr(params, field) for field in fields or (name,)], params)
         for name, (row, fields) in _table(type(params)).items()
     }
 

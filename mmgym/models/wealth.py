@@ -6,7 +6,6 @@ Given the inventory path ``q``, ``(int q dW, W_h)`` is Gaussian with covariance 
 import math
 from typing import Any
 
-from mmgym.arguments import choice, real
 from mmgym.market import scalar_kernel
 from mmgym.random_streams import normal
 
@@ -15,23 +14,6 @@ PNL, EXPECTED = 0, 1  # codes of `reward`: Literal["pnl", "expected"]
 MAX_EXPONENT = 700.0  # of a CARA reward
 
 __all__ = ["CARA", "EXPECTED", "MEAN", "PNL", "checked_penalty", "price_noise", "step_reward"]
-
-
-def criterion_arguments(utility: Any, risk_aversion: Any, running_penalty: Any, default: float) -> tuple[float, float]:
-    choice("utility", utility, ("mean", "cara"))
-    risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
-    if utility == "cara":
-        if risk_aversion == 0.0:
-            raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
-        if running_penalty is not None and running_penalty != 0.0:
-            raise ValueError(
-                f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
-                "none: it must be 0 or None"
-            )
-        running_penalty = 0.0
-    elif running_penalty is None:
-        running_penalty = default
-    return risk_aversion, real("running_penalty", running_penalty, low=0.0, high=1e9)
 
 
 def checked_penalty(params: Any, given: Any, default: float) -> float:
