@@ -3,7 +3,7 @@
 ``Params`` is a NamedTuple whose fields are annotated with rows of this table::
 
     class Params(NamedTuple):
-        volatility: Annotated[float, Real(0.3, 0.0, 1e9, "price / sqrt(time)", "sigma", "of the mid")]
+        volatility: Annotated[float, Real(0.3, 0.0, 1e9, "price / sqrt(time)", "sigma"), "of the mid"]
         fill_rate_bid: Annotated[float, Pair(0.9, TINY, 1e12, "1 / time", "A")]
         fill_rate_ask: OtherSide
         utility: Annotated[Literal["mean", "cara"], Choice("mean")]
@@ -52,10 +52,12 @@ class Row:
     default : None, bool, int, float, str or list
     low, high : float
         The range, both ends included; infinite where there is none.
-    unit, symbol, text : str
+    unit, symbol : str
         As the docstring of the environment shows them.
-    none : str
-        What None stands for, which is then allowed: the method ``completed`` puts it in.
+    text : str
+        The line about it: the string beside the row, where it is annotated.
+    none : bool
+        Whether None is allowed: the method ``completed`` then puts in what it stands for.
     argument : str
         The argument's name, where it is not that of the field.
     """
@@ -65,9 +67,9 @@ class Row:
     high: float = math.inf
     unit: str = ""
     symbol: str = ""
-    text: str = ""
     _: KW_ONLY
-    none: str = ""
+    text: str = ""
+    none: bool = False
     argument: str = ""
 
     def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
@@ -172,10 +174,13 @@ def _read(params_type: Any) -> dict[str, _Argument]:
     for name, attribute in inspect.getmembers(params_type, lambda member: isinstance(member, property)):
         places.append((name, get_type_hints(attribute.fget, include_extras=True).get("return"), ()))
     for place, hint, fields in places:
-        for mark in getattr(hint, "__metadata__", ()):
+        marks = getattr(hint, "__metadata__", ())
+        text = "".join(mark for mark in marks if isinstance(mark, str))
+        for mark in marks:
             if mark is SAME_ROW:
                 table[last] = _Argument(table[last].row, table[last].fields + fields)
             elif isinstance(mark, Row):
+                mark = dataclasses.replace(mark, text=text or mark.text)
                 if isinstance(mark, Choice) and not mark.options:
                     mark = dataclasses.replace(mark, options=get_args(hint.__origin__) or (False, True))
                 last = mark.argument or (place.removesuffix(f"_{mark.sides[0]}") if isinstance(mark, Pair) else place)
@@ -235,9 +240,8 @@ def arguments_section(params_type: Any) -> list[str]:
     lines = []
     for name, (row, _) in _table(params_type).items():
         what = ", ".join(filter(None, (row.unit, row.allowed())))
-        none = f"None is {row.none}" if row.none else ""
         head = f"- `{name}` ({_shown(row.default)})" + (f", {row.symbol}" if row.symbol else "")
-        text = f"{head}: {'; '.join(filter(None, (what, row.text, none)))}."
+        text = f"{head}: {'; '.join(filter(None, (what, row.text)))}."
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return lines
 

@@ -55,58 +55,50 @@ MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under C
 class Params(NamedTuple):
     """Parameters of the market. Build them with `Params.create`, which checks them."""
 
-    price: Annotated[Literal["arithmetic", "geometric"], Choice("arithmetic", text="of the mid")]
+    price: Annotated[Literal["arithmetic", "geometric"], Choice("arithmetic"), "of the mid"]
     volatility: Annotated[
         float, Real(0.3, 0.0, 1e9, "price / sqrt(time), or 1 / sqrt(time) where the mid is geometric", "sigma")
     ]
-    drift: Annotated[float, Real(0.0, -1e9, 1e9, "price / time", "mu", "of the mid")]
-    fill_rate_bid: Annotated[float, Pair(0.9, TINY, 1e12, "fills / time", "A", "at depth 0")]
+    drift: Annotated[float, Real(0.0, -1e9, 1e9, "price / time", "mu"), "of the mid"]
+    fill_rate_bid: Annotated[float, Pair(0.9, TINY, 1e12, "fills / time", "A"), "at depth 0"]
     fill_rate_ask: OtherSide
     fill_decay_bid: Annotated[float, Pair(0.3, 1e-9, 1e9, "1 / price", "k")]
     fill_decay_ask: OtherSide
     order_size: Annotated[float, Real(1.0, TINY, 1e9, "assets", "D")]
     inventory_limit: Annotated[float, Multiple(30.0, 1, 1e6, "assets", "Q", of="order_size")]
     initial_inventory: Annotated[
-        float, Multiple(0.0, unit="assets", symbol="q_0", text="within `inventory_limit`", of="order_size")
+        float, Multiple(0.0, unit="assets", symbol="q_0", of="order_size"), "within `inventory_limit`"
     ]
     initial_price: Annotated[float, Real(100.0, -1e12, 1e12, "price", "S_0")]
     horizon: Annotated[float, Real(600.0, TINY, 1e9, "time", "T")]
-    num_steps: Annotated[int, Integer(600, 1, MAX_STEPS, symbol="N", text="decisions of an episode")]
+    num_steps: Annotated[int, Integer(600, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
     running_penalty: Annotated[
         float,
-        Real(
-            None,
-            0.0,
-            MAX_PENALTY,
-            "price / (assets * time)",
-            "phi",
-            'under "cara" it must be None or 0',
-            none='``risk_aversion * volatility^2 / 2`` under "mean" (the variance of jumps is not in it)',
-        ),
+        Real(None, 0.0, MAX_PENALTY, "price / (assets * time)", "phi", none=True),
+        'None is ``risk_aversion * volatility^2 / 2`` under "mean" (the variance of jumps is not in it); under "cara" '
+        "it must be None or 0",
     ]
     terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
     utility: Annotated[Literal["mean", "cara"], Choice("mean")]
     risk_aversion: Annotated[
         float,
-        Real(
-            0.01,
-            0.0,
-            1e6,
-            "1 / (price * assets)",
-            "gamma",
-            '> 0 under "cara"; under "mean" it only sets the default of `running_penalty`',
-        ),
+        Real(0.01, 0.0, 1e6, "1 / (price * assets)", "gamma"),
+        '> 0 under "cara"; under "mean" it only sets the default of `running_penalty`',
     ]
-    min_depth_bid: Annotated[float, Pair(None, -1e12, 1e12, "price", none="``-1 / fill_decay`` of each side")]
+    min_depth_bid: Annotated[
+        float, Pair(None, -1e12, 1e12, "price", none=True), "None is ``-1 / fill_decay`` of each side"
+    ]
     min_depth_ask: OtherSide
-    max_depth_bid: Annotated[float, Pair(None, -1e12, 1e12, "price", none="``3 / fill_decay`` of each side")]
+    max_depth_bid: Annotated[
+        float, Pair(None, -1e12, 1e12, "price", none=True), "None is ``3 / fill_decay`` of each side"
+    ]
     max_depth_ask: OtherSide
-    jump_rate: Annotated[float, Real(0.0, 0.0, 1e12, "1 / time", "lambda_J", "of jumps of the mid")]
+    jump_rate: Annotated[float, Real(0.0, 0.0, 1e12, "1 / time", "lambda_J"), "of jumps of the mid"]
     jump_mean: Annotated[float, Real(0.0, -1e9, 1e9, "price", "m")]
     jump_volatility: Annotated[
-        float, Real(0.0, 0.0, 1e9, "price", "s", 'under "cara" limited together with the inventory limit')
+        float, Real(0.0, 0.0, 1e9, "price", "s"), 'under "cara" limited together with the inventory limit'
     ]
-    compensated: Annotated[bool, Choice(False, text="whether the jumps' trend is taken out of the drift")]
+    compensated: Annotated[bool, Choice(False), "whether the jumps' trend is taken out of the drift"]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
     @classmethod

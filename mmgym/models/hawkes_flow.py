@@ -64,51 +64,37 @@ class Params(NamedTuple):
     base_rate_sell: OtherSide
     excitation_buy: Annotated[
         float,
-        Pair(
-            1.5,
-            0.0,
-            MAX_RATE,
-            "1 / minute",
-            "zeta",
-            "below decay (each order then brings on ``excitation / decay`` < 1 further ones directly), or see "
-            "`allow_explosive`",
-            sides=FLOWS,
-        ),
+        Pair(1.5, 0.0, MAX_RATE, "1 / minute", "zeta", sides=FLOWS),
+        "below decay (each order then brings on ``excitation / decay`` < 1 further ones directly), or see "
+        "`allow_explosive`",
     ]
     excitation_sell: OtherSide
     decay_buy: Annotated[float, Pair(3.0, TINY, MAX_RATE, "1 / minute", "rho", sides=FLOWS)]
     decay_sell: OtherSide
     half_spread: Annotated[float, Real(0.3, 0.0, 1e9, "EUR / MWh", "h")]
-    impact_buy: Annotated[float, Pair(0.1, 0.0, 1e9, "EUR / MWh", "eps", "that an order moves the mid by", sides=FLOWS)]
+    impact_buy: Annotated[float, Pair(0.1, 0.0, 1e9, "EUR / MWh", "eps", sides=FLOWS), "that an order moves the mid by"]
     impact_sell: OtherSide
     fill_decay_buy: Annotated[
         float,
-        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", "of asks (filled by buys) and bids (filled by sells)", sides=FLOWS),
+        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", sides=FLOWS),
+        "of asks (filled by buys) and bids (filled by sells)",
     ]
     fill_decay_sell: OtherSide
     running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
     terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
     inventory_limit: Annotated[int, Integer(10, 1, 1_000_000, "lots", "Q")]
     horizon: Annotated[float, Real(60.0, TINY, 1e9, "minutes", "T")]
-    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N", text="decisions if nothing happens")]
+    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N"), "decisions if nothing happens"]
     decision: Annotated[Literal["event", "clock"], Choice("event")]
-    initial_inventory: Annotated[int, Integer(0, -1_000_000, 1_000_000, "lots", "q_0", "within `inventory_limit`")]
+    initial_inventory: Annotated[int, Integer(0, -1_000_000, 1_000_000, "lots", "q_0"), "within `inventory_limit`"]
     initial_rate_buy: Annotated[
         float,
-        InitialRates(
-            "stationary",
-            0.0,
-            MAX_RATE,
-            "1 / minute",
-            "lambda",
-            'or "stationary"; each at least its base rate',
-            argument="initial_rates",
-            sides=FLOWS,
-        ),
+        InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "lambda", argument="initial_rates", sides=FLOWS),
+        'or "stationary"; each at least its base rate',
     ]
     initial_rate_sell: OtherSide
     observe_intensities: Annotated[
-        bool, Choice(True, text="whether the intensities are observed; `info` has them either way")
+        bool, Choice(True), "whether the intensities are observed; `info` has them either way"
     ]
 
     @classmethod

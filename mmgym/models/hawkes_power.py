@@ -123,64 +123,53 @@ class Params(NamedTuple):
     base_rate: Annotated[Six, EachProcess(DEFAULT_BASE_RATE, TINY, MAX_RATE, "1 / minute", "mu")]
     excitation: Annotated[
         Six,
-        EachProcess(
-            DEFAULT_EXCITATION,
-            0.0,
-            MAX_RATE,
-            "1 / minute",
-            "zeta",
-            "below decay (each event then brings on ``excitation / decay`` < 1 further ones directly), or see "
-            "`allow_explosive`",
-        ),
+        EachProcess(DEFAULT_EXCITATION, 0.0, MAX_RATE, "1 / minute", "zeta"),
+        "below decay (each event then brings on ``excitation / decay`` < 1 further ones directly), or see "
+        "`allow_explosive`",
     ]
     decay: Annotated[Six, EachProcess(3.0, TINY, MAX_RATE, "1 / minute", "rho")]
     placement: Annotated[
         Literal["binomial", "geometric"],
-        Choice("binomial", text="the law of the ticks by which improvements narrow the spread"),
+        Choice("binomial"),
+        "the law of the ticks by which improvements narrow the spread",
     ]
     improvement_bid: Annotated[
-        float,
-        Pair(0.36, 0.0, 1.0, symbol="p", text="the binomial share of the room in the spread (all but one tick of it)"),
+        float, Pair(0.36, 0.0, 1.0, symbol="p"), "the binomial share of the room in the spread (all but one tick of it)"
     ]
     improvement_ask: OtherSide
     mean_move: Annotated[
         Six,
-        EachProcess(
-            DEFAULT_MEAN_MOVE,
-            1.0,
-            1e6,
-            "ticks",
-            "E G",
-            'mean of the geometric moves (of improvements with ``placement="geometric"`` only; of market orders where '
-            "they move the book)",
-        ),
+        EachProcess(DEFAULT_MEAN_MOVE, 1.0, 1e6, "ticks", "E G"),
+        'mean of the geometric moves (of improvements with ``placement="geometric"`` only; of market orders where '
+        "they move the book)",
     ]
     first_level_share_buy: Annotated[
-        float,
-        Pair(0.8, 0.0, 1.0, symbol="p_0", text="of the market orders: it does not move the book", sides=FLOWS),
+        float, Pair(0.8, 0.0, 1.0, symbol="p_0", sides=FLOWS), "of the market orders: it does not move the book"
     ]
     first_level_share_sell: OtherSide
     tick: Annotated[float, Real(0.01, TINY, 1e9, "EUR / MWh")]
     largest_spread: Annotated[int, Integer(300, 1, MAX_SPREAD, "ticks")]
     fill_decay_buy: Annotated[
         float,
-        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", "of asks (filled by buys) and bids (filled by sells)", sides=FLOWS),
+        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", sides=FLOWS),
+        "of asks (filled by buys) and bids (filled by sells)",
     ]
     fill_decay_sell: OtherSide
     running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
     terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
     inventory_limit: Annotated[int, Integer(10, 1, 100, "lots", "Q")]
     horizon: Annotated[float, Real(60.0, TINY, 1e9, "minutes", "T")]
-    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N", text="decisions if nothing happens")]
+    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N"), "decisions if nothing happens"]
     decision: Annotated[Literal["event", "order", "clock"], Choice("event")]
-    initial_inventory: Annotated[int, Integer(0, -100, 100, "lots", "q_0", "within `inventory_limit`")]
-    initial_spread: Annotated[int, Integer(60, 1, MAX_SPREAD, "ticks", text="within `largest_spread`")]
+    initial_inventory: Annotated[int, Integer(0, -100, 100, "lots", "q_0"), "within `inventory_limit`"]
+    initial_spread: Annotated[int, Integer(60, 1, MAX_SPREAD, "ticks"), "within `largest_spread`"]
     initial_rates: Annotated[
         Six,
-        InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "y", 'or "stationary"; each at least its base rate'),
+        InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "y"),
+        'or "stationary"; each at least its base rate',
     ]
     observe_intensities: Annotated[
-        bool, Choice(True, text="whether the intensities are observed; `info` has them either way")
+        bool, Choice(True), "whether the intensities are observed; `info` has them either way"
     ]
 
     @classmethod

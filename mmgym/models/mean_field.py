@@ -75,12 +75,10 @@ class Params(NamedTuple):
     initial_law: Annotated[tuple[tuple[float, ...], ...], of_game("initial_law")]
     boundary_quotes: Annotated[Literal["quoting", "zero", "risk_neutral"], of_game("boundary_quotes")]
     population: Annotated[
-        tuple[str, str],  # "equilibrium", "constant" or a path; and a hash of the file
-        Population(
-            "equilibrium",
-            text='what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the path of a table '
-            "file by `mmgym.baselines.write_table`",
-        ),
+        tuple[str, str],
+        Population("equilibrium"),
+        'what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the path of a table '
+        "file by `mmgym.baselines.write_table`",
     ]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
     role: Literal["taker", "maker"]

@@ -98,55 +98,44 @@ class Game(NamedTuple):
     volatility: Annotated[float, Real(8.0, 0.0, 1e9, "dollars / sqrt(day)", "sigma")]
     impact: Annotated[
         float,
-        Real(
-            5e-5,
-            0.0,
-            1e12,
-            "dollars / asset",
-            "kappa",
-            f"at most ``{MAX_PRESSURE:g} / order_size``. An equilibrium is played only if its residual is small; where "
-            "the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised",
-        ),
+        Real(5e-5, 0.0, 1e12, "dollars / asset", "kappa"),
+        f"at most ``{MAX_PRESSURE:g} / order_size``. An equilibrium is played only if its residual is small; where "
+        "the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised",
     ]
     signal_rate_up: Annotated[
-        float,
-        Pair(1.5, 0.0, 1e6, "1 / day", "lambda", "of the takers' signals: jumps up and down", argument="signal_rate"),
+        float, Pair(1.5, 0.0, 1e6, "1 / day", "lambda", sides=("up", "down")), "jumps of the takers' signals"
     ]
     signal_rate_down: OtherSide
     signal_limit: Annotated[int, Integer(4, 0, MAX_SIGNAL, "dollars / day", "b")]
-    taker_fill_rate: Annotated[float, Real(70.0, TINY, 1e9, "fills / day", "A^m", "the takers', at depth 0")]
+    taker_fill_rate: Annotated[float, Real(70.0, TINY, 1e9, "fills / day", "A^m"), "the takers', at depth 0"]
     taker_fill_decay: Annotated[float, Real(2.375, 1e-9, 1e9, "1 / dollar", "k^m / sigma")]
     maker_fill_rate: Annotated[
-        float, Real(100.0, TINY, 1e9, "fills / day", "A", "the maker's, where the takers' mean quote is 0")
+        float, Real(100.0, TINY, 1e9, "fills / day", "A"), "the maker's, where the takers' mean quote is 0"
     ]
     maker_fill_decay: Annotated[float, Real(2.375, 1e-9, 1e9, "1 / dollar", "k / sigma")]
     order_size: Annotated[float, Real(10.0, TINY, 1e9, "assets", "z")]
     inventory_limit: Annotated[
-        float, Multiple(120.0, 1, MAX_LEVELS, "assets", text="of the maker and of each taker", of="order_size")
+        float, Multiple(120.0, 1, MAX_LEVELS, "assets", of="order_size"), "of the maker and of each taker"
     ]
     taker_risk_aversion: Annotated[float, Real(1e-4, 0.0, 1e6, "1 / dollar", "gamma")]
     maker_risk_aversion: Annotated[float, Real(5e-4, 0.0, 1e6, "1 / dollar", "phi")]
     max_depth: Annotated[
-        float, Real(1.5, TINY, 1e12, "dollars", "d_inf", "the box of depths is ``[-max_depth, max_depth]``")
+        float, Real(1.5, TINY, 1e12, "dollars", "d_inf"), "the box of depths is ``[-max_depth, max_depth]``"
     ]
     horizon: Annotated[float, Real(5.0, TINY, 1e9, "days", "T")]
-    num_steps: Annotated[int, Integer(500, 1, MAX_STEPS, symbol="N", text="decisions of an episode")]
+    num_steps: Annotated[int, Integer(500, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
     initial_law: Annotated[
         tuple[tuple[float, ...], ...],
-        InitialLaw(
-            "origin",
-            text='of the takers\' inventory and signal: "origin", a point ``[inventory, signal]``, or a table of '
-            "probabilities with a row per inventory and a column per signal, both ascending",
-        ),
+        InitialLaw("origin"),
+        'of the takers\' inventory and signal: "origin", a point ``[inventory, signal]``, or a table of '
+        "probabilities with a row per inventory and a column per signal, both ascending",
     ]
     boundary_quotes: Annotated[
         Literal["quoting", "zero", "risk_neutral"],
-        Choice(
-            "quoting",
-            text="which quotes enter the takers' mean quotes, that the maker meets: of the takers who quote on that "
-            "side (if nobody does, the maker is not filled); or of all, where a taker at the inventory limit counts as "
-            '0 ("zero") or as ``1 / taker_fill_decay`` ("risk_neutral")',
-        ),
+        Choice("quoting"),
+        "which quotes enter the takers' mean quotes, that the maker meets: of the takers who quote on that "
+        "side (if nobody does, the maker is not filled); or of all, where a taker at the inventory limit counts as "
+        '0 ("zero") or as ``1 / taker_fill_decay`` ("risk_neutral")',
     ]
 
     @classmethod

@@ -133,38 +133,32 @@ class Params(NamedTuple):
     num_assets: int  # n
     covariance: Annotated[
         tuple[Vector, ...],
-        Covariance(
-            None,
-            unit="price^2 / time",
-            symbol="Sigma",
-            text="two to four rows, symmetric, positive semi-definite (may be singular): it says how many assets there "
-            f"are; None is {DEFAULT_COVARIANCE}",
-        ),
+        Covariance(None, unit="price^2 / time", symbol="Sigma"),
+        "two to four rows, symmetric, positive semi-definite (may be singular): it says how many assets there "
+        f"are; None is {DEFAULT_COVARIANCE}",
     ]
     drift: Annotated[Vector, EachAsset(0.0, -1e9, 1e9, "price / time", "mu")]
     fill_rate: Annotated[
         Vector,
-        EachSide(
-            None,
-            TINY,
-            1e12,
-            "1 / time",
-            "A",
-            "an entry may be a pair [bid, ask]",
-            none=f"{list(DEFAULT_FILL_RATE)}, or {OTHER_FILL_RATE:g} where the covariance is given",
-        ),
+        EachSide(None, TINY, 1e12, "1 / time", "A", none=True),
+        f"an entry may be a pair [bid, ask]; None is {list(DEFAULT_FILL_RATE)}, or {OTHER_FILL_RATE:g} where the "
+        "covariance is given",
     ]
-    fill_decay: Annotated[Vector, EachSide(1.5, 1e-9, 1e9, "1 / price", "k", "an entry may be a pair [bid, ask]")]
+    fill_decay: Annotated[Vector, EachSide(1.5, 1e-9, 1e9, "1 / price", "k"), "an entry may be a pair [bid, ask]"]
     order_size: Annotated[Vector, EachAsset(1.0, TINY, 1e9, "assets", "D")]
-    inventory_limit: Annotated[Vector, EachAsset(4.0, TINY, 1e12, "assets", "Q", "1 to 1,000 orders of the asset")]
-    initial_inventory: Annotated[Vector, EachAsset(0.0, -1e12, 1e12, "assets", "q_0", "whole numbers of orders")]
+    inventory_limit: Annotated[Vector, EachAsset(4.0, TINY, 1e12, "assets", "Q"), "1 to 1,000 orders of the asset"]
+    initial_inventory: Annotated[Vector, EachAsset(0.0, -1e12, 1e12, "assets", "q_0"), "whole numbers of orders"]
     initial_price: Annotated[Vector, EachAsset(100.0, -1e12, 1e12, "price", "S_0")]
     horizon: Annotated[float, Real(1.0, TINY, 1e9, "time", "T")]
-    num_steps: Annotated[int, Integer(100, 1, MAX_STEPS, symbol="N", text="decisions of an episode")]
+    num_steps: Annotated[int, Integer(100, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
     risk_aversion: Annotated[float, Real(0.1, 0.0, 1e6, "1 / (price * assets)", "gamma")]
     terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
-    min_depth: Annotated[Vector, EachSide(None, -1e12, 1e12, "price", none="-1 over the `fill_decay` of each side")]
-    max_depth: Annotated[Vector, EachSide(None, -1e12, 1e12, "price", none="3 over the `fill_decay` of each side")]
+    min_depth: Annotated[
+        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is -1 over the `fill_decay` of each side"
+    ]
+    max_depth: Annotated[
+        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is 3 over the `fill_decay` of each side"
+    ]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
     @classmethod

@@ -76,8 +76,8 @@ class Params(NamedTuple):
     variance_mean: Annotated[float, Real(4.0, TINY, 1e12, "price^2 / time", "theta")]
     variance_volatility: Annotated[float, Real(1.5, 0.0, 1e9, "price / time", "xi")]
     initial_variance: Annotated[float, Real(4.0, 0.0, 1e12, "price^2 / time", "nu_0")]
-    correlation: Annotated[float, Real(-0.5, -1.0, 1.0, symbol="rho", text="of price and variance")]
-    observe_variance: Annotated[bool, Choice(True, text="whether the variance is observed")]
+    correlation: Annotated[float, Real(-0.5, -1.0, 1.0, symbol="rho"), "of price and variance"]
+    observe_variance: Annotated[bool, Choice(True), "whether the variance is observed"]
     drift: Annotated[float, as_glft("drift")]
     fill_rate_bid: Annotated[float, as_glft("fill_rate", default=140.0)]
     fill_rate_ask: OtherSide
@@ -92,8 +92,7 @@ class Params(NamedTuple):
     terminal_penalty: Annotated[float, as_glft("terminal_penalty")]
     utility: Annotated[Literal["mean", "cara"], as_glft("utility")]
     risk_aversion: Annotated[
-        float,
-        as_glft("risk_aversion", default=0.1, text='> 0 under "cara", and so low that the expected utility is finite'),
+        float, as_glft("risk_aversion", default=0.1), '> 0 under "cara", and so low that the expected utility is finite'
     ]
     min_depth_bid: Annotated[float, as_glft("min_depth")]
     min_depth_ask: OtherSide

@@ -201,41 +201,25 @@ class Params(NamedTuple):
     tick: Annotated[float, Real(0.005, TINY, 1e9, "euro", "delta")]
     spread_transitions: Annotated[
         tuple[tuple[float, ...], ...],
-        Transitions(
-            None,
-            symbol="rho",
-            text=f"transition matrix of the spread at the ticks of the clock, 2 to {MAX_SPREADS} rows of as many "
-            "numbers that sum to 1; at a tick on the diagonal nothing moves, so a spread can last longer than others; "
-            "None is Table 1 of the paper, its rows normalised (6 spreads)",
-        ),
+        Transitions(None, symbol="rho"),
+        f"transition matrix of the spread at the ticks of the clock, 2 to {MAX_SPREADS} rows of as many "
+        "numbers that sum to 1; at a tick on the diagonal nothing moves, so a spread can last longer than others; "
+        "None is Table 1 of the paper, its rows normalised (6 spreads)",
     ]
     clock_starts: Annotated[
         tuple[float, ...],
-        Clock(
-            1.0,
-            0.0,
-            1e12,
-            "1 / s",
-            "lambda",
-            f"ticks of the clock; or a list of up to {MAX_PIECES} pairs [start, rate], starts in seconds since the "
-            "reset rising from 0",
-            argument="clock_rate",
-        ),
+        Clock(1.0, 0.0, 1e12, "1 / s", "lambda", argument="clock_rate"),
+        f"ticks of the clock; or a list of up to {MAX_PIECES} pairs [start, rate], starts in seconds since the "
+        "reset rising from 0",
     ]
     clock_rates: Annotated[tuple[float, ...], SAME_ROW]
     best_bid_rates: Annotated[
         tuple[float, ...],
         SideRates(
-            None,
-            0.0,
-            1e12,
-            "1 / s",
-            "lambda_i(Bb), lambda_i(Ba)",
-            "fills of a quote at the best price: a number, a list with one for each spread, or a pair [bid, ask] of "
-            "such lists; None is Table 3, bid and ask averaged",
-            argument="fill_rate_best",
-            table=TABLE_3_BEST,
+            None, 0.0, 1e12, "1 / s", "lambda_i(Bb), lambda_i(Ba)", argument="fill_rate_best", table=TABLE_3_BEST
         ),
+        "fills of a quote at the best price: a number, a list with one for each spread, or a pair [bid, ask] of "
+        "such lists; None is Table 3, bid and ask averaged",
     ]
     best_ask_rates: Annotated[tuple[float, ...], SAME_ROW]
     improved_bid_rates: Annotated[
@@ -246,71 +230,51 @@ class Params(NamedTuple):
             1e12,
             "1 / s",
             "lambda_i(Bb+), lambda_i(Ba-)",
-            "of a quote one tick inside it, the same; it counts as best at a spread of one tick, whose entry is not "
-            "used; None is Table 3, bid and ask averaged",
             argument="fill_rate_improved",
             table=TABLE_3_IMPROVED,
         ),
+        "of a quote one tick inside it, the same; it counts as best at a spread of one tick, whose entry is not "
+        "used; None is Table 3, bid and ask averaged",
     ]
     improved_ask_rates: Annotated[tuple[float, ...], SAME_ROW]
-    rebate: Annotated[float, Real(0.0008, -1e9, 1e9, "euro / share", "rho of remark 2.1", "of limit orders filled")]
-    fee: Annotated[float, Real(0.0012, -1e9, 1e9, "euro / share", "epsilon", "of market orders, >= -tick / 2")]
+    rebate: Annotated[float, Real(0.0008, -1e9, 1e9, "euro / share", "rho of remark 2.1"), "of limit orders filled"]
+    fee: Annotated[float, Real(0.0012, -1e9, 1e9, "euro / share", "epsilon"), "of market orders, >= -tick / 2"]
     fixed_fee: Annotated[
-        float, Real(1e-6, 0.0, 1e9, "euro", "epsilon_0", "of each market order, and of the liquidation")
+        float, Real(1e-6, 0.0, 1e9, "euro", "epsilon_0"), "of each market order, and of the liquidation"
     ]
     running_penalty: Annotated[
         float,
-        Real(
-            None,
-            0.0,
-            1e9,
-            "**euro per share squared per second**",
-            "c",
-            "holding 100 shares for one second costs ``running_penalty * 10^4`` euro. It is not the bare gamma of the "
-            "paper, whose unit is unstated and whose value cannot be read in shares or lots; ``gamma = 5`` corresponds "
-            'to 3e-6. Under "cara" it must be None or 0',
-            none='3e-6 under "mean"',
-        ),
+        Real(None, 0.0, 1e9, "**euro per share squared per second**", "c", none=True),
+        "holding 100 shares for one second costs ``running_penalty * 10^4`` euro. It is not the bare gamma of the "
+        "paper, whose unit is unstated and whose value cannot be read in shares or lots; ``gamma = 5`` corresponds "
+        'to 3e-6. None is 3e-6 under "mean"; under "cara" it must be None or 0',
     ]
-    lot: Annotated[float, Real(10.0, TINY, 1e9, "shares", text="sizes and inventories are whole lots")]
-    limit_order_max: Annotated[float, Multiple(100.0, 1, MAX_LOTS, "shares", "l_bar", "largest size", of="lot")]
+    lot: Annotated[float, Real(10.0, TINY, 1e9, "shares"), "sizes and inventories are whole lots"]
+    limit_order_max: Annotated[float, Multiple(100.0, 1, MAX_LOTS, "shares", "l_bar", of="lot"), "largest size"]
     market_order_max: Annotated[
-        float, Multiple(100.0, 0, MAX_LOTS, "shares", "e_bar", "largest size; without market orders: 0", of="lot")
+        float, Multiple(100.0, 0, MAX_LOTS, "shares", "e_bar", of="lot"), "largest size; without market orders: 0"
     ]
     inventory_limit: Annotated[
         float,
-        Multiple(
-            1000.0,
-            1,
-            MAX_INVENTORY,
-            "shares",
-            none="further from `initial_inventory` than the fills of a side reach in an episode, but with probability "
-            "1e-12 (market orders are still cut to it)",
-            of="lot",
-        ),
+        Multiple(1000.0, 1, MAX_INVENTORY, "shares", of="lot", none=True),
+        "None is further from `initial_inventory` than the fills of a side reach in an episode, but with probability "
+        "1e-12 (market orders are still cut to it)",
     ]
-    initial_inventory: Annotated[float, Multiple(0.0, unit="shares", text="within `inventory_limit`", of="lot")]
+    initial_inventory: Annotated[float, Multiple(0.0, unit="shares", of="lot"), "within `inventory_limit`"]
     initial_price: Annotated[float, Real(45.0, -1e12, 1e12, "euro", "P_0")]
-    volatility: Annotated[float, Real(0.008, 0.0, 1e9, "euro / sqrt(s)", "sigma", "of the mid")]
+    volatility: Annotated[float, Real(0.008, 0.0, 1e9, "euro / sqrt(s)", "sigma"), "of the mid"]
     horizon: Annotated[float, Real(300.0, TINY, 1e9, "s", "T")]
     num_steps: Annotated[
-        int, Integer(300, 1, MAX_STEPS, text="decisions of an episode (the paper's backtest steps by 0.3 s)")
+        int, Integer(300, 1, MAX_STEPS), "decisions of an episode (the paper's backtest steps by 0.3 s)"
     ]
     initial_spread: Annotated[
-        int, InitialSpread("stationary", unit="ticks", text='from 1 to m, or "stationary": drawn from that law')
+        int, InitialSpread("stationary", unit="ticks"), 'from 1 to m, or "stationary": drawn from that law'
     ]
     utility: Annotated[Literal["mean", "cara"], Choice("mean")]
     risk_aversion: Annotated[
         float,
-        Real(
-            0.09375,
-            0.0,
-            1e6,
-            "1 / euro",
-            "eta",
-            '> 0 under "cara" (the default charges price risk like the running penalty 3e-6 does); not used under '
-            '"mean"',
-        ),
+        Real(0.09375, 0.0, 1e6, "1 / euro", "eta"),
+        '> 0 under "cara" (the default charges price risk like the running penalty 3e-6 does); not used under "mean"',
     ]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
     actions: Annotated[Literal["multi", "flat"], Choice("multi")]
