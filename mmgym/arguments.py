@@ -2,11 +2,24 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["TINY", "check_memory", "choice", "integer", "multiple", "pair", "real", "refusal", "shown", "together"]
+__all__ = [
+    "TINY",
+    "check_memory",
+    "choice",
+    "integer",
+    "multiple",
+    "normalised",
+    "pair",
+    "real",
+    "refusal",
+    "shown",
+    "together",
+]
 
 TINY = 1e-12  # the least length, rate or size: far below any use, and far above where squares and ratios leave floats
 SHOWN = 80  # characters of a value in an error
@@ -91,6 +104,12 @@ def multiple(
         bounds = f" from {low * unit:g} to {high * unit:g}" if high < math.inf else ""
         raise together({name: value, unit_name: unit}, f"{name} must be a multiple of {unit_name}{bounds}")
     return number
+
+
+def normalised(values: Sequence[float]) -> tuple[float, ...]:
+    """Numbers over their sum, or as they are where it is 1 but for rounding: what was normalised once stays."""
+    total = math.fsum(values)
+    return tuple(values if abs(total - 1.0) <= sys.float_info.epsilon else (value / total for value in values))
 
 
 def check_memory(size: float, what: str, lower: str) -> None:

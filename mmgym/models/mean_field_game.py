@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, integer, multiple, real, refusal, shown, together
+from mmgym.arguments import TINY, integer, multiple, normalised, real, refusal, shown, together
 from mmgym.parameters import Choice, Integer, Multiple, OtherSide, Pair, Real, Row, create
 
 __all__ = ["BOUNDARY_QUOTES", "MAX_LEVELS", "MAX_SIGNAL", "MAX_STEPS", "PRESETS", "Game"]
@@ -70,7 +70,8 @@ def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tupl
         raise ValueError(
             f"initial_law = {shown(given)} is not allowed: its probabilities must sum to 1, but sum to {total!r}"
         )
-    return tuple((inventory, signal, probability / total) for inventory, signal, probability in cells)
+    law = normalised([cell[2] for cell in cells])
+    return tuple((inventory, signal, share) for (inventory, signal, _), share in zip(cells, law, strict=True))
 
 
 class InitialLaw(Row):

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from mmgym.arguments import TINY, choice, integer, real, refusal, shown, together
+from mmgym.arguments import TINY, choice, integer, normalised, real, refusal, shown, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models.wealth import checked_penalty, price_noise, step_reward
 from mmgym.parameters import SAME_ROW, Choice, Integer, Multiple, Real, Row, create
@@ -92,7 +92,7 @@ def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
                 f"spread_transitions[{i}] = {shown(row)} is not allowed: the row must sum to 1, its sum is {total:.9g} "
                 "(divide it by that to normalise it)"
             )
-        checked.append(tuple(value / total for value in values))
+        checked.append(normalised(values))
     return tuple(checked)
 
 
