@@ -36,6 +36,7 @@ from mmgym.baselines.numerical import numerical_baseline
 from mmgym.baselines.policy import Policy
 from mmgym.calibration.hawkes_power import ProductFit
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, PowerTape
+from mmgym.compiling import KERNEL
 from mmgym.models import hawkes_flow, hawkes_power
 
 Array = NDArray[np.float64]
@@ -298,7 +299,7 @@ class Backtest:
     decisions: pd.DataFrame
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**KERNEL)
 def _advance(
     times: Array,
     kinds: Integers,
