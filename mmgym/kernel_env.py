@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import check_memory, choice, integer
 from mmgym.batch_kernels import advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
+from mmgym.compiling import kernel_rows
 from mmgym.market import Market
 from mmgym.parameters import arguments_section, create
 from mmgym.rendering import EpisodeHistory
@@ -179,10 +180,10 @@ class _Rows:
 
     def __init__(self, market: Market, params: NamedTuple, count: int) -> None:
         self.market = market
-        self.record = market.record(params)
+        self.record = kernel_rows(market.record(params))
         self.digest = market.digest(params)
         self.ranges = dict(market.ranges(params))
-        self.state = _aligned_rows(market.row_dtype, count)
+        self.state = kernel_rows(_aligned_rows(market.row_dtype, count))
         self.controls = np.zeros((count, market.num_controls))
         self.intensities = np.zeros((count, market.num_intensities))
         self.arrays = (self.record, self.state, self.controls, self.intensities)

@@ -19,11 +19,11 @@ import numpy as np
 from numba import from_dtype, njit
 from numpy.typing import NDArray
 
-from mmgym import batch_kernels, random_streams, vector_exp
+from mmgym import batch_kernels, compiling, random_streams, vector_exp
 
 __all__ = ["Market", "scalar_kernel"]
 
-scalar_kernel = njit(**random_streams.SCALAR)
+scalar_kernel = njit(**compiling.SCALAR)
 
 # Columns that the engine adds to every market's state.
 ENGINE_COLUMNS = [("s0", "u8"), ("s1", "u8"), ("needs_reset", "i4")]
@@ -116,7 +116,7 @@ class Market:
         return [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
 
     def _source_hash(self) -> str:
-        shared = (batch_kernels, random_streams, vector_exp, *map(import_module, self.modules))
+        shared = (batch_kernels, compiling, random_streams, vector_exp, *map(import_module, self.modules))
         sources = [inspect.getfile(module) for module in shared]
         digest = hashlib.sha256()
         with contextlib.suppress(TypeError, OSError):  # a class typed into a notebook has no file

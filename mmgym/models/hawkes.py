@@ -53,6 +53,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import expm
 
+from mmgym.compiling import KERNEL
 from mmgym.market import scalar_kernel
 from mmgym.parameters import Choice
 from mmgym.random_streams import exponential, start_stream, uniform
@@ -154,7 +155,7 @@ class Events(NamedTuple):
         return [self.times[window][self.processes[window] == process] for window in windows]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**KERNEL)
 def _simulate_windows(base_rate, excitation, decay, initial_excess, durations, seeds, max_events):
     """Events of every window, each from a stream of its own; fails by an offset of -1."""
     number, processes = durations.size, base_rate.size

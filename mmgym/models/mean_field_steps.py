@@ -16,8 +16,9 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search, rounding
-from mmgym.uniformisation import KERNEL, fill_poisson_weights, num_terms
+from mmgym.uniformisation import fill_poisson_weights, num_terms
 
 MAX_TERMS = 4096  # of a step of 2400 expected events, the most that a player can have, there are 2876
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
