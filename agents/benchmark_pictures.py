@@ -112,10 +112,10 @@ def picture_of_regret(regret: Mapping[str, Any], paper: tuple[str, Mapping[str, 
     figure = new_figure(4.0 * (2 + len(coordinates)), 3.4)
     axes = figure.subplots(1, 2 + len(coordinates))
     shown = [(name, regret, AGENT)] + ([] if paper is None else [(*paper, PAPER)])
-    for label, found, color in shown:
-        cells = np.asarray(found["coordinates"]["inventory"]["cells"])
-        axes[0].stairs(cells.sum(axis=1), np.asarray(found["times"]), color=color, label=label, linewidth=1.6)
-        for axis, (coordinate, part) in zip(axes[1:], found["coordinates"].items(), strict=False):
+    for label, of_policy, color in shown:
+        cells = np.asarray(of_policy["coordinates"]["inventory"]["cells"])
+        axes[0].stairs(cells.sum(axis=1), np.asarray(of_policy["times"]), color=color, label=label, linewidth=1.6)
+        for axis, (coordinate, part) in zip(axes[1:], of_policy["coordinates"].items(), strict=False):
             by_level = np.asarray(part["cells"]).sum(axis=0)
             axis.plot(part["levels"], by_level, ".-", color=color, linewidth=1, markersize=4)
             axis.set_xlabel(coordinate)

@@ -19,8 +19,9 @@ from mmgym.agents.benchmark_pictures import (
     picture_of_skill,
 )
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
-from mmgym.agents.runs import provenance, write_json
-from mmgym.baselines.reproduce.artifacts import write_table
+from mmgym.plain_files import replacing, write_json
+from mmgym.printing import write_table
+from mmgym.provenance import provenance
 
 __all__ = ["markdown_table", "results_page", "write_report"]
 
@@ -45,7 +46,7 @@ def _clipped(row: Mapping[Any, Any]) -> str:
 
 def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Cells of a table: text to show, and what to sort by."""
-    found = []
+    cells = []
     for column in columns:
         value = row[column]
         digits = (
@@ -57,8 +58,8 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any
             text += f" [{_number(low, digits)}, {_number(row[f'{column} high'], digits)}]"
         missing = value is None or pd.isna(value)
         sort = value if isinstance(value, str) else "" if missing else repr(float(value))
-        found.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
-    return found
+        cells.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
+    return cells
 
 
 def _text_table(table: pd.DataFrame) -> dict[str, Any]:
@@ -259,7 +260,6 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
         missing=[cell["key"] for cell in cells if cell["key"] not in {result["cell"]["key"] for result in results}],
         provenance=json.dumps(about, indent=1),
     )
-    part = folder / "report.html.part"
-    part.write_text(html, encoding="utf-8")
-    part.replace(folder / "report.html")
+    with replacing(folder / "report.html") as part:
+        part.write_text(html, encoding="utf-8")
     return summaries

@@ -13,7 +13,8 @@ from mmgym.baselines import optimal_policy, paper_policies, score, score_table
 from mmgym.baselines.catalogue import OptimalPolicy, environment_of, problem_of
 from mmgym.baselines.frozen import tabulate
 from mmgym.baselines.regret import regret_by_state
-from mmgym.baselines.reproduce.artifacts import new_figure, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import new_figure, write_figure
+from mmgym.printing import table_text, write_table
 
 __all__ = ["demo", "plot_quotes", "plot_regret"]
 
@@ -97,20 +98,20 @@ def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: 
     best = optimal_policy(env)
     print(f"exact optimum of this environment: {best.optimum:.6f}\n\ntraining PPO ...", flush=True)
     started = time.perf_counter()
-    home, found = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
+    home, result = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
     print(f"trained in {time.perf_counter() - started:.0f} s\n")
     agent, _ = load_model(home / "model")
     papers = paper_policies(env)
-    scores = {"optimal": score(env, best), "PPO": found}
+    scores = {"optimal": score(env, best), "PPO": result}
     scores["PPO, as it acts"] = score(env, agent, deterministic=False)
     for name, policy in papers.items():
         scores[name] = score(env, policy)
     table = score_table(scores)
-    print(table.to_string(float_format=lambda x: f"{x:.5g}"))
+    print(table_text(table, index=True, digits=5))
     write_table(table.rename_axis("policy").reset_index(), folder / "scores.csv")
-    title = f"PPO after training: skill {found.skill:.4f} (0: constant quotes, 1: optimum)"
+    title = f"PPO after training: skill {result.skill:.4f} (0: constant quotes, 1: optimum)"
     plot_quotes(folder / "quotes.png", env, agent, best, title)
     formula = "avellaneda_stoikov"
     plot_regret(folder / "regret.png", env, {"PPO": agent, formula: papers[formula]}, best)
-    print(f"\nPPO reaches skill {found.skill:.4f}: {found.value:.4f} of the optimum {found.optimum_upper:.4f}.")
+    print(f"\nPPO reaches skill {result.skill:.4f}: {result.value:.4f} of the optimum {result.optimum_upper:.4f}.")
     print(f"written: {folder}/quotes.png, regret.png and scores.csv, {home}/model")

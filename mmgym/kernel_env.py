@@ -130,6 +130,10 @@ class MarketFace:
         space = self.single_spaces()[1]
         return np.zeros(space.shape or (), dtype=space.dtype)
 
+    def measurements(self) -> dict[str, tuple[Callable[[], None], int]]:
+        """What ``mmgym throughput`` times of this market alone: label -> a function, and how many steps it makes."""
+        return {}
+
     def require_started(self, what: str) -> None:
         """Refuse what needs a first reset."""
         rows: _Rows = self.__dict__["_rows"]

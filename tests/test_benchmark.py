@@ -17,8 +17,8 @@ import pytest
 
 from mmgym import baselines
 from mmgym.agents import benchmark_pictures as pictures
-from mmgym.agents.benchmark import load_benchmark, plan, result_file, run_benchmark
-from mmgym.agents.benchmark_cell import run_cell
+from mmgym.agents.benchmark import load_benchmark, plan, run_benchmark
+from mmgym.agents.benchmark_cell import result_file, run_cell
 from mmgym.agents.benchmark_report import markdown_table, results_page, write_report
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
 from mmgym.agents.cli import main
@@ -84,7 +84,7 @@ def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
     for path, written in before.items():
         assert path.stat().st_mtime_ns == written
     assert [result["cell"] for result in results] == cells
-    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*.part*"))
     after = {path: path.stat().st_mtime_ns for path in out.rglob("cells/*/*.json")}
     again = run_benchmark(load_benchmark(file), out, progress=False)
     assert again == results

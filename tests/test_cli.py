@@ -46,7 +46,7 @@ def test_every_error_is_one_line_with_a_way_on(capsys, monkeypatch, error, statu
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(run=fail))
     found, out, err = run(capsys, "list")
     assert (found, out) == (status, "")
     assert err.count("\n") == 1 and re.search(words, err.rstrip())
@@ -59,7 +59,7 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch, command, 
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, f"_{command}", interrupt)
+    monkeypatch.setitem(cli.COMMANDS, command, cli.COMMANDS[command]._replace(run=interrupt))
     status, _, err = run(capsys, command, "ppo", *(["--env", AS] if command == "train" else []))
     assert status == 130 and "interrupted" in err and words in err
 

@@ -75,17 +75,16 @@ def test_no_import_circle():
         for path in sources(package):
             inside = path.relative_to(ROOT).with_suffix("").parts
             module = ".".join(inside if package == "mmgym" else ("mmgym", *inside)).removesuffix(".__init__")
-            graph[module] = set()
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ImportFrom):
-                    names = {f"{node.module}.{alias.name}" for alias in node.names}
-                    graph[module] |= {name if is_module(name) else node.module for name in names} - {module}
+            names = set(imported(path))
+            graph[module] = {name if is_module(name) else name.rpartition(".")[0] for name in names} - {module}
+
+    known = set()
 
     def visit(module, trail):
         assert module not in trail, f"import circle: {' -> '.join([*trail, module])}"
-        for name in graph.get(module, ()):
-            if name in graph:
-                visit(name, (*trail, module))
+        for name in graph[module] & set(graph) - known:
+            visit(name, (*trail, module))
+        known.add(module)
 
     for module in graph:
         visit(module, ())

@@ -1,6 +1,6 @@
 """`mmgym/MeanFieldTaker-v0` and `mmgym/MeanFieldMaker-v0`: one player against a crowd of strategic takers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,16 @@ class MeanFieldFace(MarketFace):
     control_names = ("bid_depth", "ask_depth")
     file_arguments = {"population": ("equilibrium", "constant")}  # noqa: RUF012
     params: mean_field.Params
+
+    def measurements(self) -> dict[str, tuple[Callable[[], None], int]]:
+        """As in `MarketFace`: the game of N takers."""
+        from mmgym.envs.mean_field_players import measurement
+
+        game = {name: value for name, value in self.arguments.items() if name != "population"}
+        return {
+            "N-player game, 4 of 1,000 takers, player-steps": measurement(4, 1_000, **game),
+            "N-player game, 400 of 10 takers, player-steps": measurement(400, 10, **game),
+        }
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid since the reset (price), inventory (assets), fills; `full` adds the rest."""
