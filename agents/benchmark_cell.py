@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from mmgym.agents.algorithms import RECURRENT
 from mmgym.agents.runs import provenance, write_json
 from mmgym.baselines import best_known_policy, paper_policies, score
-from mmgym.baselines.catalogue import environment_of, numerical_of, policy_origins, problem_of
-from mmgym.baselines.frozen import state_laws, tabulate
+from mmgym.baselines.baseline import Baseline, baseline_of, environment_of
+from mmgym.baselines.catalogue import policy_origins
+from mmgym.baselines.episodes import episodes
+from mmgym.baselines.frozen import FrozenProblem, state_laws, tabulate
 from mmgym.baselines.regret import regret_by_state, regret_map
 
 __all__ = ["ONE_THREAD", "finish", "run_cell"]
@@ -42,9 +44,8 @@ def _digits(values: Any) -> Any:
     return [_digits(part) for part in values] if np.ndim(values) else float(f"{float(values):.7g}")
 
 
-def _state_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
+def _state_quotes(problem: FrozenProblem, policy: Any, best: Any) -> list[dict[str, Any]]:
     """Quotes over inventory at a few times; other coordinates of the state where the optimum is most often."""
-    problem = problem_of(env)
     played, laws = tabulate(problem, policy).controls, state_laws(problem, best.controls)
     inventory, others = problem.coordinates["inventory"], [c for c in problem.coordinates if c != "inventory"]
     found = []
@@ -64,19 +65,13 @@ def _state_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
 
 def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
     """Mean quotes over inventory in the thirds of episodes that the best policy plays, on the same observations."""
-    envs = env.make_batch(SAMPLE, info="full")
-    observations, info = envs.reset(seed=0)
-    running, now, rows = np.ones(SAMPLE, dtype=bool), np.zeros(SAMPLE), []
-    state, start = None, np.ones(SAMPLE, dtype=bool)
-    while running.any():
-        actions, state = best.predict(observations, state=state, episode_start=start)
-        start = np.zeros(SAMPLE, dtype=bool)
-        learned, _ = policy.predict(observations)
-        quotes = [np.asarray(envs.to_quotes(a), dtype=np.float64) for a in (actions, learned)]
-        rows.append(np.column_stack([now, info["inventory"], *quotes])[running])
-        observations, _, terminated, _, info = envs.step(actions)
-        now = now + info.get("elapsed", env.params.horizon / env.params.num_steps)
-        running = running & ~terminated
+    now, rows = np.zeros(SAMPLE), []
+    for step in episodes(env.make_batch(SAMPLE, info="full"), best, 0):
+        decision = step.decision
+        learned, _ = policy.predict(decision.observations)
+        quotes = [np.asarray(env.to_quotes(a), dtype=np.float64) for a in (decision.actions, learned)]
+        rows.append(np.column_stack([now, decision.info["inventory"], *quotes])[step.running])
+        now = now + step.info.get("elapsed", env.params.horizon / env.params.num_steps)
     found, table = [], np.concatenate(rows)
     third = np.minimum((3.0 * table[:, 0] / env.params.horizon).astype(int), 2)
     controls = len(env.control_names)
@@ -91,15 +86,13 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
+def _regret(baseline: Baseline, policy: Any) -> dict[str, Any] | None:
     """The regret by time and coordinate (see `mmgym.baselines.regret`); None where no such identity is at hand."""
     table = getattr(policy, "markov", False) and getattr(policy, "has_mode", True)
-    if numerical_of(env) is not None or not table:
+    problem, solution = baseline.problem, baseline.solution
+    if problem is None or solution is None or baseline.expected_utility or not table:
         return None
-    problem = problem_of(env)
-    if problem.criterion.exponents is not None:
-        return None
-    found = regret_map(problem, regret_by_state(problem, best.solution, tabulate(problem, policy)))
+    found = regret_map(problem, regret_by_state(problem, solution, tabulate(problem, policy)))
     coordinates = {
         name: {"levels": _digits(v), "cells": _digits(found.cells[name])} for name, v in found.levels.items()
     }
@@ -110,7 +103,7 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from mmgym.agents.train import load_model, train
 
     env = environment_of(cell["env"], **cell["arguments"])
-    simulated = numerical_of(env) is not None or cell["settings"]["algorithm"] in RECURRENT
+    simulated = baseline_of(env).problem is None or cell["settings"]["algorithm"] in RECURRENT
     points = SIMULATED_POINTS if simulated else POINTS
     home, found = train(
         cell["config"],
@@ -128,11 +121,12 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     policy, _ = load_model(home / "model")
     trained = dict(run["settings"]["arguments"])  # flat actions, say
     env = environment_of(cell["env"], **trained)
-    best = best_known_policy(env)
-    quotes = _state_quotes if numerical_of(env) is None else _sampled_quotes
-    analysis: dict[str, Any] = {"regret": _regret(env, policy, best), "controls": list(env.control_names)}
+    baseline = baseline_of(env)
+    best, problem = baseline.best_policy(), baseline.problem
+    analysis: dict[str, Any] = {"regret": _regret(baseline, policy), "controls": list(env.control_names)}
     if getattr(policy, "markov", False):
-        analysis["quotes"] = quotes(env, policy, best)
+        quotes = _sampled_quotes(env, policy, best) if problem is None else _state_quotes(problem, policy, best)
+        analysis["quotes"] = quotes
     kept = ("steps", "seconds", "steps_per_second", "curve")
     return {"score": found.to_dict(), "analysis": analysis, **{name: run.get(name) for name in kept}}
 
@@ -154,7 +148,7 @@ def _policies(cell: Mapping[str, Any]) -> dict[str, Any]:
             policies[name] = {
                 "kind": origins.get(name, "optimum"),
                 "score": found.to_dict(),
-                "regret": None if policy is best else _regret(env, policy, best),
+                "regret": None if policy is best else _regret(baseline_of(env), policy),
             }
     return {"policies": policies, "controls": list(env.control_names)}
 

@@ -7,12 +7,11 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import pandas as pd
 
 __all__ = ["main"]
@@ -81,52 +80,26 @@ def _solve(options: argparse.Namespace) -> None:
 
     import gymnasium
 
-    from mmgym.baselines import best_known_policy
-    from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of, reference_value
-    from mmgym.baselines.numerical import BestKnownPolicy
+    from mmgym.baselines.baseline import BestKnownPolicy, baseline_of, environment_of
 
     env = environment_of(options.env, **_environment_arguments(options.set))
     started = time.perf_counter()
-    best = best_known_policy(env)
-    seconds = time.perf_counter() - started
-    numerical = numerical_of(env)
-    if numerical is not None:
-        lower, upper, error = best.bounds
-        seconds = time.perf_counter() - started
-        known = f"optimum {upper:.6f}" if lower == upper else f"optimum between {lower:.6f} and {upper:.6f}"
-        if isinstance(best, BestKnownPolicy):
-            known += f", best known policy {best.name}"
-        print(f"{options.env}: {known} ({best.level}, error {error:.2g}), reference policy {reference_value(env):.6f}")
-        print(f"solved or read from disk in {seconds:.2f} s (compilation included)\n")
-        _show(pd.DataFrame(numerical.examples()), options.output, index=False)
-        return
-    steps, states, _ = best.controls.shape
-    print(f"{options.env}: optimum {best.optimum:.10f} ({best.level}), reference policy {reference_value(env):.10f}")
-    print(f"{steps} steps x {states} states, solved or read from disk in {seconds:.2f} s (compilation included)")
-    if isinstance(env.action_space, gymnasium.spaces.Box):  # discrete controls have no bounds that could bind
+    baseline = baseline_of(env)
+    best, (lower, upper, error) = baseline.best_policy(), baseline.bounds()
+    seconds, problem = time.perf_counter() - started, baseline.problem
+    digits = 6 if problem is None else 10
+    known = f"{upper:.{digits}f}" if lower == upper else f"between {lower:.{digits}f} and {upper:.{digits}f}"
+    if isinstance(best, BestKnownPolicy):
+        known += f", best known policy {best.name}"
+    level = best.level if problem is not None else f"{best.level}, error {error:.2g}"
+    print(f"{options.env}: optimum {known} ({level}), reference policy {baseline.reference_value():.{digits}f}")
+    size = "" if problem is None else f"{problem.num_steps} steps x {problem.num_states} states, "
+    print(f"{size}solved or read from disk in {seconds:.2f} s (compilation included)")
+    if problem is not None and isinstance(env.action_space, gymnasium.spaces.Box):  # discrete ones have no bounds
         binding = best.binding.any(axis=-1)
         print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
-    coordinates = problem_of(env).coordinates
-    rows = []
-    for n in range(0, steps, max(steps // 4, 1)):
-        for s in _shown(coordinates):
-            state = {name: values[s] for name, values in coordinates.items()}
-            controls = dict(zip(env.control_names, best.solution.controls[n, s], strict=True))
-            rows.append({"step": n, **state, "value": best.solution.values[n, s], **controls})
     print()
-    _show(pd.DataFrame(rows), options.output, index=False)
-
-
-def _shown(coordinates: Mapping[str, Any]) -> list[int]:
-    """Some states to print: about seven inventories, at each value of the other coordinates (three at most)."""
-    inventory = coordinates["inventory"]
-    levels = np.unique(inventory)
-    chosen = np.isin(inventory, levels[:: max((len(levels) - 1) // 6, 1)])
-    for name, values in coordinates.items():
-        if name != "inventory":
-            others = np.unique(values)
-            chosen &= np.isin(values, others[np.unique(np.linspace(0, len(others) - 1, 3).astype(int))])
-    return [int(s) for s in np.flatnonzero(chosen)]
+    _show(pd.DataFrame(baseline.examples(env.control_names)), options.output, index=False)
 
 
 def _policies(options: argparse.Namespace, env: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ExactGradient:
     Parameters
     ----------
     expansions : Expansions or FrozenChoices
-        Of the environment: see `mmgym.baselines.expansion.expansions_of`.
+        Of the environment: see `mmgym.baselines.catalogue.expansions_of`.
     policy : NetworkPolicy or ChoicePolicy
         Of a box of actions, or of discrete ones. It is trained.
     inner_steps : int

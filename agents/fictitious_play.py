@@ -152,7 +152,7 @@ class _ExactLearner:
 
     def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
         from mmgym.agents.exact_gradient import ExactGradient, network_of
-        from mmgym.baselines.expansion import expansions_of
+        from mmgym.baselines.catalogue import expansions_of
 
         env, settings = environment_of(self.env_id, **arguments), self.config.hyperparameters
         if self.network is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmgym.agents.model_files import ModelFileError, unflatten
 from mmgym.baselines.expansion import Expansion
-from mmgym.baselines.policy import StatelessPolicy
+from mmgym.baselines.policy import Float64Policy
 from mmgym.plain_files import shortened
 
 try:
@@ -88,16 +88,12 @@ class StandardisedNetwork:
         torch.nn.utils.vector_to_parameters(weights, self.network.parameters())
 
 
-class NetworkPolicy(StandardisedNetwork, StatelessPolicy):
+class NetworkPolicy(StandardisedNetwork, Float64Policy):
     """A network as a policy of a box of actions: see `StandardisedNetwork`."""
 
     def actions(self, observations: Array) -> Array:
         """Actions in float64, before clipping to the box."""
         return self.outputs(observations)
-
-    def act(self, observation: Any) -> Array:
-        """The network's actions, clipped to the box."""
-        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32)
 
 
 class GaussNewton:

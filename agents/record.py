@@ -23,18 +23,12 @@ from tqdm.auto import tqdm
 
 from mmgym.agents.runs import derived_seed, provenance
 from mmgym.baselines import score
-from mmgym.baselines.catalogue import (
-    best_known_policy,
-    environment_of,
-    level_of,
-    numerical_of,
-    problem_of,
-    random_policy,
-    reference_value,
-)
+from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.catalogue import best_known_policy, level_of, random_policy
+from mmgym.baselines.episodes import episodes
 from mmgym.baselines.frozen import criterion_value
 from mmgym.baselines.perturbed import NoisyPolicy, perturbed_optimum
-from mmgym.baselines.tables import tabulated
+from mmgym.baselines.table_policy import tabulated
 
 __all__ = ["POLICIES", "ExactScore", "Recording", "exact_score", "play", "record", "recorded_policy"]
 
@@ -87,22 +81,15 @@ class Recording:
 def exact_score(env: Any, policy: Any) -> ExactScore:
     """What a policy is worth at its mode (without one: as it acts); exactly where states are finitely many."""
     base = environment_of(env)
-    reference = reference_value(base)
-    if numerical_of(base) is not None or not getattr(policy, "markov", False):  # nothing to tabulate
+    baseline = baseline_of(base)
+    bounds, reference, problem = baseline.bounds(), baseline.reference_value(), baseline.problem
+    optimum, aversion = bounds.lower, 0.0
+    if problem is None or not getattr(policy, "markov", False):  # nothing to tabulate
         found = score(base, policy, episodes=SIMULATED_EPISODES)
-        value, error, stderr, method, optimum = (
-            found.value,
-            found.value_error,
-            found.stderr,
-            found.method,
-            found.optimum_lower,
-        )
-        aversion = 0.0
+        value, error, stderr, method = found.value, found.value_error, found.stderr, found.method
     else:
-        problem = problem_of(base)
         table, method = tabulated(problem, policy, True)
         value, error, stderr = criterion_value(problem, table), problem.tolerance, 0.0
-        optimum = best_known_policy(base).optimum
         aversion = 0.0 if problem.criterion.exponents is None else -float(problem.criterion.exponents[0])
 
     def summed(equivalent: float) -> float:
@@ -115,7 +102,7 @@ def exact_score(env: Any, policy: Any) -> ExactScore:
         error=error,
         stderr=stderr,
         method=method,
-        level=level_of(base),
+        level=bounds.level,
         reference=reference,
         optimum=optimum,
         mean_return=summed(value),
@@ -157,24 +144,16 @@ def play(env: Any, policy: Any, count: int, seed: int) -> list[dict[str, Array]]
         ``observations`` (T + 1, D), ``actions`` (T, A), ``rewards`` (T,) and ``terminations`` (T,) of each episode.
     """
     envs = environment_of(env).make_batch(count)
-    observations, _ = envs.reset(seed=seed)
-    seen, played, earned, ended = [observations], [], [], []
-    state, start = None, np.ones(count, dtype=np.bool_)
-    running, lengths = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.int64)
-    space = envs.single_action_space
-    while running.any():
-        actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=True)
-        actions = np.asarray(actions, dtype=space.dtype)
-        if isinstance(space, gymnasium.spaces.Box):
-            actions = actions.clip(space.low, space.high)
-        observations, rewards, terminated, _, _ = envs.step(actions)
-        seen.append(observations)
-        played.append(actions)
-        earned.append(rewards)
-        ended.append(terminated)
-        lengths += running
-        running &= ~terminated
-        start = np.zeros(count, dtype=np.bool_)
+    seen, played, earned, ended = [], [], [], []
+    lengths, space = np.zeros(count, dtype=np.int64), envs.single_action_space
+    for step in episodes(envs, policy, seed):
+        actions = np.asarray(step.decision.actions, dtype=space.dtype)
+        seen.append(step.decision.observations)
+        played.append(actions.clip(space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else actions)
+        earned.append(step.rewards)
+        ended.append(step.terminated)
+        lengths += step.running
+    seen.append(step.observations)
     envs.close()
     return [
         {

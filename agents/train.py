@@ -33,11 +33,11 @@ from mmgym.agents.model_files import (
 from mmgym.agents.policies import as_policy
 from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
 from mmgym.arguments import integer
-from mmgym.baselines.catalogue import environment_of, params_of
+from mmgym.baselines.baseline import baseline_of
+from mmgym.baselines.catalogue import environment_of, expansions_of, params_of
 from mmgym.baselines.choices import FrozenChoices
-from mmgym.baselines.expansion import Expansions, expansions_of
+from mmgym.baselines.expansion import Expansions
 from mmgym.baselines.imitation import ImitationExpansions
-from mmgym.baselines.price_noise import price_noise
 from mmgym.baselines.scoring import Score, exact_skill, score, skill_of_value
 from mmgym.plain_files import read_json
 from mmgym.registration import check_foreign_environment
@@ -107,11 +107,11 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
 
 
 class ExpectedPriceMoves(SB3VecEnv):
-    """Rewards without their price noise, in markets where it is known (see `mmgym.baselines.price_noise`)."""
+    """Rewards without their price noise, where it is known (`mmgym.baselines.baseline.Baseline.price_noise`)."""
 
     def __init__(self, envs: Any) -> None:
         super().__init__(envs)
-        self._noise = price_noise(envs.params)
+        self._noise = baseline_of(envs).price_noise()
 
     def step_batch(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """As in `SB3VecEnv`."""
@@ -354,7 +354,7 @@ def train(
         Constructor arguments of the environment.
     reward : {"expected", "pnl", None}
         Rewards to train on: with "expected" price noise is left out, by the argument ``reward`` in markets that have
-        one, and in the Hawkes markets as `mmgym.baselines.price_noise` says. The score does not depend on it.
+        one, and where `mmgym.baselines.baseline.Baseline.price_noise` is known. The score does not depend on it.
     timesteps : int, optional
         Environment steps, instead of the configuration's.
     threads : int

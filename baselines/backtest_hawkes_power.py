@@ -24,6 +24,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ import pandas as pd
 from numba import njit
 from numpy.typing import NDArray
 
+from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
-from mmgym.baselines.numerical import numerical_baseline
 from mmgym.baselines.policy import Policy
 from mmgym.calibration.hawkes_power import ProductFit
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, PowerTape
@@ -216,12 +217,10 @@ def named_rule(name: str, params: Any, *, tick: float = 0.01) -> QuoteRule:
     """
     if isinstance(params, hawkes_power.Params) and name in CLOSED_FORMS:
         return closed_form(params, CLOSED_FORMS[name])
-    import mmgym.baselines.hawkes_flow
-    import mmgym.baselines.hawkes_power  # noqa: F401  # they register themselves
-
-    baseline = numerical_baseline(params)
-    if baseline is None:
+    if not isinstance(params, hawkes_power.Params | hawkes_flow.Params):
         raise TypeError(f"parameters of type {type(params).__name__} are not those of HawkesPower or HawkesFlow")
+    import_module(f"mmgym.baselines.{type(params).__module__.rpartition('.')[2]}")  # registers itself
+    baseline = baseline_for(params)
     policies: dict[str, Callable[[], Policy]] = {"best": baseline.best_policy, **baseline.policies()}
     if name not in policies:
         raise ValueError(f"policy {name!r} is not one of: {', '.join(sorted(policies))}")

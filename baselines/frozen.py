@@ -9,7 +9,6 @@ policies (`tabulate`) and one-step advantages.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import singledispatch
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,7 +29,6 @@ __all__ = [
     "check_tables",
     "criterion_value",
     "evaluate",
-    "frozen_problem",
     "moments",
     "pnl_law",
     "policy_gradient",
@@ -74,7 +72,7 @@ class Functional(NamedTuple):
 
 
 class FrozenProblem(Protocol):
-    """The exact one-step law of a market: one class per market, found by `frozen_problem` on its parameters.
+    """The exact one-step law of a market with finitely many states: one class per market.
 
     ``S`` states, ``C`` controls in model units, ``K`` columns of values, ``M`` (state, control) pairs.
     """
@@ -143,18 +141,6 @@ class FrozenProblem(Protocol):
 
     def binding(self, controls: Array) -> Array:
         """Where continuous controls lie on the bounds of the action space: bool, shape of ``controls``."""
-
-
-@singledispatch
-def frozen_problem(params: Any) -> FrozenProblem:
-    """The frozen-control problem of a market's parameters.
-
-    Raises
-    ------
-    TypeError
-        If the market has none.
-    """
-    raise TypeError(f"no baseline is known for parameters of type {type(params).__name__}")
 
 
 def check_tables(steps: int, states: int, controls: int, lower: str) -> None:

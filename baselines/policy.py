@@ -1,7 +1,9 @@
 """Policies: what can be asked for an action, functions of the observation, and policies that want quotes."""
 
+import functools
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,18 @@ from mmgym.baselines.wrappers import refuse_policy_wrappers
 
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy", "QuotingPolicy", "StatelessPolicy", "as_policy", "checked_actions"]
+__all__ = [
+    "CallablePolicy",
+    "Float64Policy",
+    "Policy",
+    "QuotingPolicy",
+    "RandomPolicy",
+    "StatelessPolicy",
+    "as_policy",
+    "checked_actions",
+    "draws_actions",
+    "uniform_nodes",
+]
 
 
 @runtime_checkable
@@ -58,6 +71,21 @@ class StatelessPolicy:
         return self.act(observation), state
 
 
+class Float64Policy(StatelessPolicy):
+    """A policy of a box of actions whose actions are found in float64, by `actions`, and rounded where they are played.
+
+    Its exact value is that of the unrounded ones.
+    """
+
+    def actions(self, observations: Any) -> Array:
+        """Actions (B, A) in float64, before clipping to the box."""
+        raise TypeError(f"{type(self).__name__} must define actions()")
+
+    def act(self, observation: Any) -> Array:
+        """The actions, clipped to the box."""
+        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32)
+
+
 class QuotingPolicy(StatelessPolicy):
     """A policy that wants quotes: where they lie outside the action box, the nearest ones are played.
 
@@ -83,6 +111,52 @@ class QuotingPolicy(StatelessPolicy):
         played = self.model.to_quotes(self.params, self.model.from_quotes(self.params, wanted))
         found: Array = (np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1)
         return found
+
+
+def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes (nodes^D, D) and weights of the uniform law on ``[-1, 1]^D``."""
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    grid = np.stack(np.meshgrid(*[x] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
+    return grid, functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
+
+
+class RandomPolicy(StatelessPolicy):
+    """Actions uniform on the action box.
+
+    Parameters
+    ----------
+    action_space : gymnasium.spaces.Box
+        Of one environment.
+    seed : int
+        Of the actions drawn by `predict`.
+
+    Attributes
+    ----------
+    markov : bool
+        True for up to two actions. For more its quadrature would have too many nodes: scores are then simulated.
+    """
+
+    has_mode = False  # a score must not be taken at one draw of its actions
+    nodes = 12  # per dimension: 1e-9 of the value where a step has few fills, 1e-4 where it has fifty
+
+    def __init__(self, action_space: gymnasium.spaces.Box, seed: int = 0) -> None:
+        self._space = action_space
+        self._random = np.random.default_rng(seed)
+        self.markov = action_space.low.size <= 2
+
+    def act(self, observation: Any) -> Array:
+        """Uniform actions."""
+        batch = np.shape(observation)[:-1]
+        low, high = self._space.low, self._space.high
+        return self._random.uniform(low, high, (*batch, *low.shape)).astype(self._space.dtype)
+
+    def distribution(self, observations: Array) -> tuple[Array, Array]:
+        """Gauss-Legendre nodes (B, M, A) and weights (B, M) of the uniform law."""
+        grid, weights = uniform_nodes(self.nodes, self._space.low.size)
+        center, reach = 0.5 * (self._space.high + self._space.low), 0.5 * (self._space.high - self._space.low)
+        batch = len(observations)
+        nodes = np.broadcast_to(center + reach * grid, (batch, *grid.shape))
+        return nodes, np.broadcast_to(weights, (batch, len(weights)))
 
 
 class CallablePolicy(StatelessPolicy):
@@ -111,6 +185,11 @@ def as_policy(policy: Any, markov: bool | None) -> Any:
             raise TypeError(f"{type(policy).__name__} is not a policy: it needs predict(observation), or be callable")
         return CallablePolicy(policy, bool(markov))
     return policy
+
+
+def draws_actions(policy: Any, deterministic: bool) -> bool:
+    """Whether a policy is to be scored as it draws its actions: it has no mode, or that is not what is asked for."""
+    return not getattr(policy, "has_mode", True) or (not deterministic and hasattr(policy, "distribution"))
 
 
 def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...]) -> Array:

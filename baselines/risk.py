@@ -18,10 +18,12 @@ from tqdm.auto import tqdm
 
 from mmgym.arguments import choice, integer, real
 from mmgym.baselines import frozen
-from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of
+from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.episodes import episodes as played_episodes
 from mmgym.baselines.frozen import EXACT, PnlLaw
 from mmgym.baselines.policy import as_policy
-from mmgym.baselines.tables import tabulated
+from mmgym.baselines.table_policy import tabulated
 
 __all__ = [
     "Estimate",
@@ -190,19 +192,11 @@ def path_risks(
 
 
 def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array]:
-    envs = base.make_batch(count, info="full")
-    observations, _ = envs.reset(seed=seed)
-    state, begin = None, np.ones(count, dtype=bool)
     gain, peak, drawdown = np.zeros((3, count))
-    running = np.ones(count, dtype=bool)
-    while running.any():
-        actions, state = player.predict(observations, state=state, episode_start=begin, deterministic=deterministic)
-        observations, _, terminated, _, info = envs.step(actions)
-        gain[running] = info["gain"][running]
+    for step in played_episodes(base.make_batch(count, info="full"), player, seed, deterministic=deterministic):
+        gain[step.running] = step.info["gain"][step.running]
         np.maximum(peak, gain, out=peak)
         np.maximum(drawdown, peak - gain, out=drawdown)
-        running &= ~terminated
-        begin = np.zeros(count, dtype=bool)
     return gain, drawdown
 
 
@@ -331,17 +325,17 @@ def _exact_law(
     base: Any, player: Any, markov: bool, deterministic: bool, insisted: bool, progress: bool
 ) -> PnlLaw | None:
     """The law of the P&L; None where it has to be simulated, unless one is insisted on."""
-    if numerical_of(base) is not None or not markov:
-        if insisted:
-            why = "a function of the observation" if not markov else "a market with finitely many states"
-            raise ValueError(f"method = 'exact' is not allowed: the exact law of the P&L needs {why}")
-        return None
-    problem = problem_of(base)
-    if not insisted and problem.num_steps * problem.num_states > EXACT_CELLS:
-        return None
-    try:
-        return pnl_distribution(base, player, deterministic=deterministic, progress=progress)
-    except ValueError:
-        if insisted:
-            raise
-        return None
+    law = None
+    if markov:
+        with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
+            try:
+                law = baseline_of(base).pnl_law(
+                    as_policy(player, True), deterministic, bar.update, math.inf if insisted else EXACT_CELLS
+                )
+            except ValueError:
+                if insisted:
+                    raise
+    if law is None and insisted:
+        why = "a function of the observation" if not markov else "a market with finitely many states"
+        raise ValueError(f"method = 'exact' is not allowed: the exact law of the P&L needs {why}")
+    return law

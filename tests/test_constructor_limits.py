@@ -16,7 +16,7 @@ import pytest
 import mmgym  # noqa: F401
 from mmgym.arguments import shown
 from mmgym.baselines import score
-from mmgym.baselines.catalogue import numerical_of, problem_of
+from mmgym.baselines.catalogue import baseline_of, problem_of
 from mmgym.registration import ENVIRONMENTS
 
 SMALL = {  # arguments that make a market of few states and steps, so that it is built, played and scored at once
@@ -164,7 +164,7 @@ SCORED = ("glft", "multi_asset_glft", "tick_spread", "mean_field")
 
 def scored(env):
     """Whether the score of a constant action is finite, or refused with a way on; None where that would take long."""
-    if numerical_of(env) is not None:  # more states than can be solved exactly
+    if baseline_of(env).problem is None:  # more states than can be solved exactly
         return None
     problem = problem_of(env)
     if problem.num_states * problem.num_steps > 400:

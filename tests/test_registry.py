@@ -15,6 +15,7 @@ import yaml
 import mmgym
 from mmgym.arguments import integer, real
 from mmgym.baselines import catalogue
+from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.checking import check_market
@@ -559,17 +560,14 @@ BROKEN_BASELINES = {
 def test_the_suite_finds_broken_baselines(name, monkeypatch, tmp_path):
     methods, message = BROKEN_BASELINES[name]
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))  # a broken solution that took long is kept on disk
-    caches = (catalogue._problem, catalogue._solution, catalogue._reference_value)
-    for cache in caches:
-        cache.cache_clear()
+    baseline_for.cache_clear()
     for attribute, function in methods.items():
         monkeypatch.setattr(GLFTProblem, attribute, function)
     try:
         with pytest.raises(AssertionError, match=message):
             check_baseline("mmgym/GLFT-v0", **SMALL)
     finally:
-        for cache in caches:
-            cache.cache_clear()
+        baseline_for.cache_clear()
 
 
 def test_check_baseline_is_repeatable():

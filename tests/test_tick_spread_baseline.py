@@ -14,9 +14,10 @@ from scipy import stats
 from scipy.linalg import expm
 
 from mmgym import baselines
-from mmgym.baselines import catalogue, frozen, solution_cache
+from mmgym.baselines import baseline, catalogue, frozen, kept
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.frozen import Functional
+from mmgym.baselines.tick_spread import tick_spread_baseline
 from mmgym.baselines.tick_spread.one_step import TickSpreadProblem, clock_profile
 from mmgym.models.tick_spread import Params
 
@@ -455,7 +456,7 @@ def test_constant_strategy_without_a_bound():
     """A limit that is never reached: fills are 300 s at the stationary rate, the mean 25.290 (section 5)."""
     params = Params.create(lot=100.0, inventory_limit=None)
     found = TickSpreadProblem(params)
-    constant = catalogue.paper_tables(params).tables["constant"]()
+    constant = tick_spread_baseline(params).papers.tables["constant"]()
     rate = float(params.initial_spread_law @ params.best_bid_rates)
     fills, _ = frozen.evaluate(found, constant, Functional(fills=1.0))
     assert found.initial @ fills[0, :, 0] == pytest.approx(2.0 * 300.0 * rate, rel=1e-9)
@@ -472,36 +473,36 @@ def test_constant_strategy_without_a_bound():
 def test_solutions_are_kept_and_damaged_ones_solved_again(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     found = problem(4, lot=50.0)
-    assert solution_cache.load_solution(found) is None
+    assert kept.load_solution(found) is None
     solution = frozen.solve(found)
-    solution_cache.save_solution(found, solution)
-    path = solution_cache.solution_file(found)
+    kept.save_solution(found, solution)
+    path = kept.solution_file(found)
     assert path.parent == tmp_path / "solutions"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    again = solution_cache.load_solution(found)
+    again = kept.load_solution(found)
     for name in ("controls", "values", "raw", "log_scale"):
         np.testing.assert_array_equal(getattr(again, name), getattr(solution, name))
     other = problem(4, lot=50.0, fee=0.0013)
-    assert solution_cache.solution_file(other) != path
-    assert solution_cache.load_solution(other) is None
+    assert kept.solution_file(other) != path
+    assert kept.load_solution(other) is None
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"PK\x03\x04 nonsense"):
         path.write_bytes(damaged)
-        assert solution_cache.load_solution(found) is None
+        assert kept.load_solution(found) is None
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path / "file"))
     (tmp_path / "file").write_text("a file where the folder should be")
-    solution_cache.save_solution(found, solution)  # cannot be kept: no error
-    assert solution_cache.load_solution(found) is None
+    kept.save_solution(found, solution)  # cannot be kept: no error
+    assert kept.load_solution(found) is None
 
 
 def test_the_optimum_comes_from_disk_the_second_time(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(catalogue, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(baseline, "KEPT_SECONDS", 0.0)
     arguments = {"num_steps": 3, "lot": 50.0, "fee": 0.00137}
     first = baselines.optimal_policy(ID, **arguments)
-    catalogue._solution.cache_clear()
-    monkeypatch.setattr(catalogue, "solve", None)  # not called again
+    baseline.baseline_for.cache_clear()
+    monkeypatch.setattr(baseline, "solve", None)  # not called again
     second = baselines.optimal_policy(ID, **arguments)
     assert second.optimum == first.optimum
     np.testing.assert_array_equal(second.actions, first.actions)
-    catalogue._solution.cache_clear()
+    baseline.baseline_for.cache_clear()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables
 from mmgym.baselines.glft import kernels
 from mmgym.baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes, rounding
 from mmgym.models import glft
@@ -246,6 +246,3 @@ class GLFTProblem:
     def binding(self, controls: Array) -> NDArray[np.bool_]:
         slack = 1e-9 * (self.high_controls - self.low_controls)
         return np.asarray((controls <= self.low_controls + slack) | (controls >= self.high_controls - slack))
-
-
-frozen_problem.register(glft.Params, GLFTProblem)

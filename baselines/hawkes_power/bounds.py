@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.kernels import Basis
 from mmgym.baselines.hawkes_power.values import ValueFunction, value_function
-from mmgym.baselines.solution_cache import is_pair, kept
+from mmgym.baselines.kept import is_pair, kept
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables
 from mmgym.baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes
 from mmgym.baselines.mean_field import kernels
 from mmgym.models import mean_field, mean_field_steps
@@ -300,6 +300,3 @@ def _reversed_speed(movement: Array) -> list[Array]:
         )
         found.append(np.asarray(shifted, dtype=np.float64))
     return found
-
-
-frozen_problem.register(mean_field.Params, MeanFieldProblem)

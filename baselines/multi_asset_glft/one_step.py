@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables
 from mmgym.baselines.maximise import Region, best_controls, depth_region, rounding
 from mmgym.baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
@@ -207,6 +207,3 @@ class MultiAssetProblem:
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         raise TypeError("the criterion of this market has no exponent")
-
-
-frozen_problem.register(model.Params, MultiAssetProblem)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.stats import poisson
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables
 from mmgym.baselines.tick_spread import kernels
 from mmgym.baselines.tick_spread.action_values import FlatActionValues, FullActionValues
 from mmgym.models import tick_spread
@@ -319,6 +319,3 @@ class TickSpreadProblem:
         gamma = self.aversion
         variance = self.params.volatility**2 * info["inventory_square"]
         return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * variance)
-
-
-frozen_problem.register(tick_spread.Params, TickSpreadProblem)
