@@ -132,7 +132,9 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
 
     - `volatility` (8.0): dollars / sqrt(day), >= 0.
     - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``. An equilibrium is played only if its
-      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised.
+      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised,
+      after some minutes: with ``signal_rate=[3, 0]`` from an impact of 0.04 on.
+      `mmgym.models.mean_field_flow.solve_equilibrium_flow` says which games were tested.
     - `signal_rate` (1.5): jumps / day, or a pair ``[up, down]``.
     - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
     - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): fills / day at depth 0 and 1 / dollar, > 0.
@@ -211,7 +213,9 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
 
     - `volatility` (8.0): dollars / sqrt(day), >= 0.
     - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``. An equilibrium is played only if its
-      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised.
+      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised,
+      after some minutes: with ``signal_rate=[3, 0]`` from an impact of 0.04 on.
+      `mmgym.models.mean_field_flow.solve_equilibrium_flow` says which games were tested.
     - `signal_rate` (1.5): of the takers' signals, jumps / day, or a pair ``[up, down]``.
     - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
     - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): the takers', fills / day at depth 0 and 1 / dollar, > 0.
