@@ -101,7 +101,9 @@ class Game(NamedTuple):
         float,
         Real(5e-5, 0.0, 1e12, "dollars / asset", "kappa"),
         f"at most ``{MAX_PRESSURE:g} / order_size``. An equilibrium is played only if its residual is small; where "
-        "the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised",
+        "the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised, after some minutes: with "
+        "``signal_rate=[3, 0]`` from an impact of 0.04 on. `mmgym.models.mean_field_flow.solve_equilibrium_flow` says "
+        "which games were tested",
     ]
     signal_rate_up: Annotated[
         float, Pair(1.5, 0.0, 1e6, "1 / day", "lambda", sides=("up", "down")), "jumps of the takers' signals"
