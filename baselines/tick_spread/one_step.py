@@ -46,7 +46,6 @@ class TickSpreadProblem:
     num_controls = 5
     tolerance = 0.0
     has_market_orders = True
-    solver_version = 1  # of solutions kept on disk
 
     def __init__(self, params: tick_spread.Params) -> None:
         p = self.params = params
