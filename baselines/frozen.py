@@ -37,6 +37,7 @@ __all__ = [
     "state_laws",
     "tabulate",
     "tabulate_distribution",
+    "terminal_values",
     "visits",
 ]
 
@@ -141,6 +142,13 @@ class FrozenProblem(Protocol):
 
     def binding(self, controls: Array) -> Array:
         """Where continuous controls lie on the bounds of the action space: bool, shape of ``controls``."""
+
+
+def terminal_values(reward: Array, functional: Functional) -> Array:
+    """Values (S, K) at the end of the episode, where all that is left is a reward (S,) of each state."""
+    if functional.exponents is not None:
+        return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
+    return np.stack([reward**power for power in range(1, functional.moments + 1)], axis=1)
 
 
 def check_tables(steps: int, states: int, controls: int, lower: str) -> None:

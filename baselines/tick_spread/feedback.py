@@ -68,10 +68,10 @@ class FeedbackProblem(TickSpreadProblem):
 
     def _chain(self, controls: Array) -> _Chain:
         p, states = self.params, np.arange(self.num_states)
-        quads, order, after = self.admitted(states, np.asarray(controls, dtype=np.float64))
-        quads[order != 0, 2:] = 0
-        sizes = np.ascontiguousarray(quads[:, 2:].T)
-        quotes = (quads[:, :2].T, self.spread)
+        postings, order, after = self.admitted(states, np.asarray(controls, dtype=np.float64))
+        postings[order != 0, 2:] = 0
+        sizes = np.ascontiguousarray(postings[:, 2:].T)
+        quotes = (postings[:, :2].T, self.spread)
         rates = np.stack([table[quotes[0][side], self.spread] for side, table in enumerate((p.bid_rates, p.ask_rates))])
         cost = self._order_costs(states, order)
         landing, total, orders = states, np.zeros(self.num_states), np.zeros(self.num_states, dtype=np.int64)
@@ -119,12 +119,12 @@ class FeedbackProblem(TickSpreadProblem):
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the state at the end of a cell from the law at its start and the controls (S, 5)."""
         chain = self._chain(controls)
-        found = np.bincount(chain.landing, weights=law, minlength=self.num_states)
+        after = np.bincount(chain.landing, weights=law, minlength=self.num_states)
         for clock, length in self.steps(n):
-            found = kernels.feedback_law(
-                length, clock, self.transitions, chain.rates, chain.targets, chain.landing, found
+            after = kernels.feedback_law(
+                length, clock, self.transitions, chain.rates, chain.targets, chain.landing, after
             )
-        return np.asarray(found)
+        return np.asarray(after)
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.
