@@ -1,6 +1,7 @@
 """Policies: what can be asked for an action, functions of the observation, and policies that want quotes."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -17,6 +18,7 @@ __all__ = [
     "Policy",
     "QuotingPolicy",
     "RandomPolicy",
+    "StatePolicy",
     "StatelessPolicy",
     "as_policy",
     "checked_actions",
@@ -111,6 +113,24 @@ class QuotingPolicy(StatelessPolicy):
         played = self.model.to_quotes(self.params, self.model.from_quotes(self.params, wanted))
         found: Array = (np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1)
         return found
+
+
+class StatePolicy(QuotingPolicy):
+    """A function of the state behind `predict`: its arguments are what ``model.locate`` reads off observations.
+
+    Parameters
+    ----------
+    params : NamedTuple
+    depths : callable
+        Quotes of a state, or of each of a batch.
+    """
+
+    def __init__(self, params: Any, depths: Callable[..., Array]) -> None:
+        self.params, self.depths = params, depths
+
+    def wanted(self, observation: Any) -> Array:
+        """Quotes of one observation, or of each of a batch."""
+        return np.asarray(self.depths(*self.model.locate(self.params, observation)))
 
 
 def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:

@@ -17,11 +17,10 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from mmgym.arguments import choice, integer, real
-from mmgym.baselines import frozen
 from mmgym.baselines.baseline import baseline_of, environment_of
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.episodes import episodes as played_episodes
-from mmgym.baselines.frozen import EXACT, PnlLaw
+from mmgym.baselines.pnl_law import EXACT, PnlLaw, pnl_law
 from mmgym.baselines.policy import as_policy
 from mmgym.baselines.table_policy import tabulated
 
@@ -158,13 +157,13 @@ def pnl_distribution(
     """Law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
 
     It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states. What it
-    is good to: `mmgym.baselines.frozen.PnlLaw.truncation` and `mmgym.baselines.frozen.PnlLaw.accuracy`.
+    is good to: `mmgym.baselines.pnl_law.PnlLaw.truncation` and `mmgym.baselines.pnl_law.PnlLaw.accuracy`.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
     table, _ = tabulated(problem, as_policy(policy, True), deterministic)
     with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
-        return frozen.pnl_law(problem, table, progress=bar.update)
+        return pnl_law(problem, table, progress=bar.update)
 
 
 def path_risks(

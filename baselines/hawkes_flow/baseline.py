@@ -39,7 +39,7 @@ from mmgym.baselines.hawkes_flow.price_noise import price_noise
 from mmgym.baselines.hawkes_flow.rates import rate_grids
 from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from mmgym.baselines.kept import is_named, kept
-from mmgym.baselines.policy import Policy, QuotingPolicy, draws_actions
+from mmgym.baselines.policy import Policy, StatePolicy, draws_actions
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.models.hawkes_flow import Params
 
@@ -153,7 +153,7 @@ def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sel
     return np.ascontiguousarray(np.stack([np.ravel(column) for column in columns], axis=-1), dtype=np.float64)
 
 
-class DepthPolicy(QuotingPolicy):
+class DepthPolicy(StatePolicy):
     """A function of time left, inventory and intensities behind `predict`.
 
     Attributes
@@ -164,14 +164,6 @@ class DepthPolicy(QuotingPolicy):
     """
 
     model = model
-
-    def __init__(self, params: Params, depths: DepthFunction) -> None:
-        self.params = params
-        self.depths = depths
-
-    def wanted(self, observation: Any) -> Array:
-        """Depths of one observation, or of each of a batch."""
-        return np.asarray(self.depths(*model.locate(self.params, observation)))
 
 
 class SolvedPolicy(DepthPolicy):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables
+from mmgym.baselines.frozen import Functional, check_tables, terminal_values
 from mmgym.baselines.maximise import Region, best_controls, depth_region, rounding
 from mmgym.baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
@@ -118,9 +118,7 @@ class MultiAssetProblem:
 
     def terminal(self, functional: Functional) -> Array:
         reward = -functional.penalty * self.params.terminal_penalty * (self.inventory**2).sum(axis=1)
-        if functional.exponents is not None:
-            return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
-        return np.stack([reward**i for i in range(1, functional.moments + 1)], axis=1)
+        return terminal_values(reward, functional)
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
         depths = np.ascontiguousarray(controls, dtype=np.float64)

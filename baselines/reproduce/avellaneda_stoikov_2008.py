@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.baselines import frozen
-from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.feedback import feedback_moments, feedback_problem
 from mmgym.baselines.glft.one_step import GLFTProblem
+from mmgym.baselines.pnl_law import PnlLaw, pnl_law
 from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
 from mmgym.models.glft import Params
 
@@ -447,7 +448,7 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
             laws = {}
             for strategy in STRATEGIES:
                 recipe = _recipe(risk_aversion, strategy, "time-dependent", limit=40 if quick else NARROW)
-                laws[strategy] = frozen.pnl_law(*recipe)
+                laws[strategy] = pnl_law(*recipe)
                 bar.update()
             sample = {strategy: profits[risk_aversion, strategy] for strategy in STRATEGIES}
             name = f"figure_{i + 2}_profit_gamma_{risk_aversion:g}.png"
