@@ -37,7 +37,8 @@ class DepthPolicy(StatePolicy):
     Attributes
     ----------
     depths : callable
-        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks. A terminal observation has the last step's.
+        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks. A terminal observation has the last
+        step's.
     """
 
     model = model
