@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from mmgym.baselines import frozen
 from mmgym.baselines.frozen import Functional, PnlLaw
 from mmgym.baselines.glft.one_step import GLFTProblem
+from mmgym.compiling import KERNEL
 from mmgym.models.glft import MAX_EVENTS, Params
 
 Array = NDArray[Any]
@@ -47,7 +48,7 @@ __all__ = [
 TAYLOR_TERMS = 20  # of an exponential of norm at most 1: the rest is below 1 / 21! = 2e-20
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**KERNEL)
 def _integrate(
     length: float, stay: Array, up: Array, down: Array, coupling: Array, source: Array, values: Array
 ) -> Array:

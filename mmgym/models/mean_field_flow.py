@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 
 from mmgym.models import mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
-from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, replacing
 from mmgym.source_digest import source_digest
 
 __all__ = [
@@ -462,13 +462,6 @@ def equilibrium_flow(game: Game) -> Flow:
         if found is not None:
             return found
     flow = solve_equilibrium_flow(game)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            save_flow(flow, game, stream)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with contextlib.suppress(OSError), replacing(path) as part, part.open("wb") as stream:
+        save_flow(flow, game, stream)
     return flow

@@ -16,8 +16,9 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search, rounding
-from mmgym.uniformisation import KERNEL, fill_poisson_weights, num_terms
+from mmgym.uniformisation import fill_poisson_weights, num_terms
 
 CROWDED = 20.0  # expected fills, times what one changes of the next one's best depth: there may be several maxima
 MAX_TERMS = 4096  # of a step of 2400 expected events, the most that a player can have, there are 2876
