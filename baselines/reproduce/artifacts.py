@@ -1,13 +1,13 @@
 """What a reproduction leaves behind: tables (CSV), pictures (PNG) and text, each written completely or not at all."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["new_figure", "paragraph", "text_table", "write_figure", "write_table"]
+__all__ = ["new_figure", "paragraph", "text_table", "write_artifacts", "write_figure", "write_table"]
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
@@ -54,3 +54,11 @@ def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
 def write_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG, 150 dots an inch."""
     _write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def write_artifacts(folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Any]) -> None:
+    """Write tables and figures into a folder, each under its name."""
+    for name, frame in tables.items():
+        write_table(frame, folder / f"{name}.csv")
+    for name, figure in figures.items():
+        write_figure(figure, folder / f"{name}.png")

@@ -23,7 +23,7 @@ from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
 from mmgym.baselines.glft.continuous import base_depths, continuous_depths, continuous_values, stationary_depths
 from mmgym.baselines.glft.feedback import feedback_certainty_equivalent, feedback_moments
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]
@@ -309,6 +309,43 @@ def _disagreement(numbers: pd.DataFrame) -> str:
     )
 
 
+def _report(
+    at_start: pd.DataFrame, settled: float, policies: pd.DataFrame, changes: pd.DataFrame, numbers: pd.DataFrame
+) -> str:
+    """The tables as text; ``settled`` is the time left from which depths are nearly the stationary ones (s)."""
+    shown_depths = at_start[at_start["inventory"].isin(SHOWN)].rename(columns=lambda name: name.replace("_", " "))
+    shown_numbers = numbers[["quantity", "here_rounded", "reference", "agrees"]]
+    parts = [
+        "Guéant, Lehalle & Fernandez-Tapia (2013): optimal quotes with bounded inventory, CARA utility.",
+        paragraph(
+            f"""sigma {VOLATILITY:g} tick/sqrt(s), A {FILL_RATE:g} /s, k {FILL_DECAY:g} /tick, gamma {RISK_AVERSION:g}
+            /tick, T {HORIZON:g} s, Q {LIMIT}; depths and amounts in ticks, inventory in assets."""
+        ),
+        "Depths at time 0 by inventory\n" + text_table(shown_depths, 4),
+        paragraph(
+            f"""Up to 20 assets the exact depths are within 0.01 tick of the stationary ones while at least
+            {settled:.0f} s are left. The closed form is straight in the inventory; the exact
+            depths bend away from it near the bounds."""
+        ),
+        "What quotes are worth that react to each fill at once (from inventory 0)\n" + text_table(policies, 4),
+        "Change of stationary depths (ticks) for a parameter that is 1 % higher\n" + text_table(changes, 5),
+        paragraph(
+            """More volatility or risk aversion skews the quotes more, more orders (A) skew them less: the bid moves
+            away from the mid when long and towards it when short, or the reverse. Risk aversion also lowers the base
+            depth, and here that decides the spread at q = 0. A higher k lowers base depth and skew; all depths shown
+            fall."""
+        ),
+        "Our numbers beside those of another computation\n" + text_table(shown_numbers, 4),
+        _disagreement(numbers),
+        paragraph(
+            """Not checked: the paper shows its example in figures and no copy of them is at hand, so no printed digit
+            stands beside ours, and the parameter values are the paper's as commonly quoted. Its backtests on exchange
+            data are not attempted: the data are not public."""
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
 def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
     """Write the tables and figures into a folder and return the tables as text.
 
@@ -340,47 +377,22 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     numbers, at_start = _numbers(params, values, depths, policies), _depth_table(params, depths)
 
     over_time = {f"{side}_{q:+d}": depths[:, LIMIT + q, i] for i, side in enumerate(("bid", "ask")) for q in SHOWN}
-    write_table(at_start, folder / "depths.csv")
-    write_table(pd.DataFrame({"time": time, **over_time}), folder / "depths_over_time.csv")
     of_values = pd.DataFrame(values, columns=[f"{q:+d}" for q in inventory])
     of_values.insert(0, "time", time)
-    write_table(of_values, folder / "values.csv")
-    write_table(statics, folder / "comparative_statics.csv")
-    write_table(policies, folder / "policies.csv")
-    write_table(numbers, folder / "numbers.csv")
-    write_figure(_depths_picture(at_start), folder / "figure_1_depths.png")
-    write_figure(_time_picture(time, depths, stationary), folder / "figure_2_depths_over_time.png")
-    write_figure(_value_picture(time, values), folder / "figure_3_value.png")
-    write_figure(_statics_picture(statics), folder / "figure_4_comparative_statics.png")
-
-    shown_depths = at_start[at_start["inventory"].isin(SHOWN)].rename(columns=lambda name: name.replace("_", " "))
-    shown_numbers = numbers[["quantity", "here_rounded", "reference", "agrees"]]
-    parts = [
-        "Guéant, Lehalle & Fernandez-Tapia (2013): optimal quotes with bounded inventory, CARA utility.",
-        paragraph(
-            f"""sigma {VOLATILITY:g} tick/sqrt(s), A {FILL_RATE:g} /s, k {FILL_DECAY:g} /tick, gamma {RISK_AVERSION:g}
-            /tick, T {HORIZON:g} s, Q {LIMIT}; depths and amounts in ticks, inventory in assets."""
-        ),
-        "Depths at time 0 by inventory\n" + text_table(shown_depths, 4),
-        paragraph(
-            f"""Up to 20 assets the exact depths are within 0.01 tick of the stationary ones while at least
-            {_settled(time, depths, stationary):.0f} s are left. The closed form is straight in the inventory; the exact
-            depths bend away from it near the bounds."""
-        ),
-        "What quotes are worth that react to each fill at once (from inventory 0)\n" + text_table(policies, 4),
-        "Change of stationary depths (ticks) for a parameter that is 1 % higher\n" + text_table(changes, 5),
-        paragraph(
-            """More volatility or risk aversion skews the quotes more, more orders (A) skew them less: the bid moves
-            away from the mid when long and towards it when short, or the reverse. Risk aversion also lowers the base
-            depth, and here that decides the spread at q = 0. A higher k lowers base depth and skew; all depths shown
-            fall."""
-        ),
-        "Our numbers beside those of another computation\n" + text_table(shown_numbers, 4),
-        _disagreement(numbers),
-        paragraph(
-            """Not checked: the paper shows its example in figures and no copy of them is at hand, so no printed digit
-            stands beside ours, and the parameter values are the paper's as commonly quoted. Its backtests on exchange
-            data are not attempted: the data are not public."""
-        ),
-    ]
-    return "\n\n".join(parts)
+    tables = {
+        "depths": at_start,
+        "depths_over_time": pd.DataFrame({"time": time, **over_time}),
+        "values": of_values,
+        "comparative_statics": statics,
+        "policies": policies,
+        "numbers": numbers,
+    }
+    figures = {
+        "figure_1_depths": _depths_picture(at_start),
+        "figure_2_depths_over_time": _time_picture(time, depths, stationary),
+        "figure_3_value": _value_picture(time, values),
+        "figure_4_comparative_statics": _statics_picture(statics),
+    }
+    write_artifacts(folder, tables, figures)
+    settled = _settled(time, depths, stationary)
+    return _report(at_start, settled, policies, changes, numbers)
