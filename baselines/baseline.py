@@ -523,12 +523,15 @@ class FiniteBaseline:
             return RandomPolicy(action_space, seed)
         return table_policy(self._problem, table(), seed)
 
-    @functools.cache  # noqa: B019  # baselines are kept anyway
-    def reference_value(self) -> float:
-        """As in `Baseline`."""
+    @cached_property
+    def _reference_value(self) -> float:
         table = self.papers.tables[self.reference]()
         controls = table.controls if isinstance(table, Table) else table
         return criterion_value(self._problem, TablePolicy(self._problem, controls).controls)
+
+    def reference_value(self) -> float:
+        """As in `Baseline`."""
+        return self._reference_value
 
     def criterion_value(self, policy: Policy) -> float | None:
         """As in `Baseline`."""

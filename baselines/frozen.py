@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.arguments import check_memory
 from mmgym.baselines.policy import Policy, checked_actions
@@ -218,8 +219,10 @@ def _ticks(steps: int, progress: Callable[[int], object] | None) -> Iterator[int
             progress(1)
 
 
-def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None) -> Solution:
+def solve(problem: FrozenProblem) -> Solution:
     """Dynamic programming on the one-step law: the optimum over all policies, of any information.
+
+    On a terminal a solution that takes long shows its progress.
 
     Raises
     ------
@@ -231,7 +234,7 @@ def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None)
     raw, log_scale = np.empty((steps + 1, states)), np.zeros(steps + 1)
     values, log_scale[steps] = _rescaled(problem.terminal(problem.criterion), problem.criterion)
     raw[steps] = values[:, 0]
-    for n in _ticks(steps, progress):
+    for n in tqdm(reversed(range(steps)), "optimum", steps, delay=2.0, unit="step", disable=None):
         guess = None  # the controls of the two steps after, continued
         if n + 2 < steps:
             guess = 2.0 * controls[n + 1] - controls[n + 2]

@@ -4,6 +4,10 @@ With decisions at events the optimum is that of frozen depths, computed to a sta
 intensities are hidden, it is bracketed. Above: by the clock the value of depths that move at once, which no frozen
 depths can reach; at events what the optimum would be worth to who sees the intensities. Below: the best policy known,
 which is that with the best lower bound of all that are listed here.
+
+With the defaults: 16.4142 (error 1.4e-5) at events, 15.7123 to 16.4457 by the clock, 16.1456 to 16.4142 with hidden
+intensities, where "filtered" was worth 16.1483 (standard error 0.0027) in a simulation, and the optimum played at the
+expected rates, without memory, 15.0060.
 """
 
 import functools

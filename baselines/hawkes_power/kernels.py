@@ -9,12 +9,13 @@ their expectations just after a buy and just after a sell, the order and its mov
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mmgym.compiling import KERNEL, SCALAR
 from mmgym.models.hawkes_power import (
     BUY,
     CLOCK,
@@ -29,9 +30,7 @@ from mmgym.models.hawkes_power import (
     reset_one,
     ticks_moved,
 )
-from mmgym.random_streams import SCALAR, exponential, start_stream, uniform
-
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+from mmgym.random_streams import exponential, start_stream, uniform
 
 PROCESSES = 6
 NODES = np.array([0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0)])  # Gauss-Legendre on [0, 1], weights 1/2

@@ -10,7 +10,7 @@ plausible numbers, not estimates), with the errors of the draft corrected:
 - Figures 4 and 5: components of the optimal markup (Corollary 3) over inventory, and what an arriving order does to the
   quotes.
 - Table 2 and the three pictures of section 5 that the draft announces: the backtest
-(`mmgym.baselines.backtest_hawkes_power`)
+(`mmgym.baselines.hawkes_power.backtest`)
   for terminal penalties 0, 0.01, 0.05 and 0.1; and what the draft's formula as printed, other quotes, and parameters
   that do not come from the tapes themselves do on the same tapes.
 """
@@ -27,13 +27,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines.backtest_hawkes_power import (
+from mmgym.baselines.hawkes_power.backtest import (
     ALPHAS,
     Backtest,
     QuoteRule,
     backtest,
     closed_form,
-    market_arguments,
     named_rule,
     table_2,
 )
@@ -41,7 +40,7 @@ from mmgym.baselines.hawkes_power.book import effective_impacts
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3
 from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
 from mmgym.calibration.hawkes import draw_residuals
-from mmgym.calibration.hawkes_power import Calibration, calibrate
+from mmgym.calibration.hawkes_power import Calibration, calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
     EVENT_TYPES,
     ILLUSTRATIVE_SETS,

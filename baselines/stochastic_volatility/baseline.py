@@ -1,4 +1,8 @@
-"""The baseline of the stochastic-volatility market: its optimum, its policies, and what they are worth."""
+"""The baseline of the stochastic-volatility market: its optimum, its policies, and what they are worth.
+
+With the defaults the optimum is 65.500809 (error 7e-8), with hidden variance 65.497868; under ``utility="cara"``
+63.372413 (error 3.3e-5), and bracketed if hidden.
+"""
 
 import functools
 from collections.abc import Callable, Sequence

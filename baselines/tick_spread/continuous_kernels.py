@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mmgym.uniformisation import KERNEL
+from mmgym.compiling import KERNEL
 
 Array = NDArray[Any]
 

@@ -15,7 +15,8 @@ import math
 import numpy as np
 from numba import njit
 
-from mmgym.uniformisation import KERNEL, num_terms, poisson_weights
+from mmgym.compiling import KERNEL
+from mmgym.uniformisation import num_terms, poisson_weights
 
 TIE = 1e-12  # relative: controls that are better by less are not preferred
 MAX_ESTIMATES = 32_000_000  # numbers kept at once
