@@ -18,6 +18,7 @@ __all__ = [
     "Policy",
     "QuotingPolicy",
     "RandomPolicy",
+    "RememberingPolicy",
     "StatePolicy",
     "StatelessPolicy",
     "as_policy",
@@ -48,18 +49,17 @@ class Policy(Protocol):
         """Actions of one observation or of a batch, and the next hidden state."""
 
 
-class StatelessPolicy:
-    """A policy without a hidden state: subclasses define `act`, from observations to actions.
+class RememberingPolicy:
+    """A policy with a hidden state: subclasses define `respond`.
 
-    `predict` ignores what it is given beside the observation: a policy that draws its actions does so whatever
-    ``deterministic`` says.
+    `predict` ignores its other arguments: a policy that draws its actions does so whatever ``deterministic`` says.
     """
 
-    markov = True
+    markov = False
 
-    def act(self, observation: Any) -> Any:
-        """Action of one observation, or actions of a batch."""
-        raise TypeError(f"{type(self).__name__} must define act()")
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        """Action of one observation, or actions of a batch, and the next hidden state."""
+        raise TypeError(f"{type(self).__name__} must define respond()")
 
     def predict(
         self,
@@ -69,7 +69,21 @@ class StatelessPolicy:
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Action of one observation, or actions of a batch, and the hidden state as it was given."""
+        """Action of one observation, or actions of a batch, and the next hidden state."""
+        return self.respond(observation, state, episode_start)
+
+
+class StatelessPolicy(RememberingPolicy):
+    """A policy without a hidden state: subclasses define `act`, from observations to actions."""
+
+    markov = True
+
+    def act(self, observation: Any) -> Any:
+        """Action of one observation, or actions of a batch."""
+        raise TypeError(f"{type(self).__name__} must define act()")
+
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        """The actions, and the hidden state as it was given."""
         return self.act(observation), state
 
 

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.basis import Space, expansion_space, features_at, fitted_space
 from mmgym.baselines.hawkes_power.kernels import Basis
-from mmgym.baselines.runge_kutta import runge_kutta_step
 from mmgym.models.hawkes_power import BUY, MARKET, MID_SIGN, SELL, Params
 
 Array = NDArray[np.float64]

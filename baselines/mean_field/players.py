@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.frozen import solve, state_laws
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
-from mmgym.baselines.runge_kutta import runge_kutta_step
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field import TakerParams

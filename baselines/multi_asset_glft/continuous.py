@@ -10,9 +10,9 @@ D)`` makes it linear.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
+from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.multi_asset_glft.one_step import grid, moves_of
 from mmgym.models.multi_asset_glft import Params
 
@@ -96,9 +96,8 @@ def _by_runge_kutta(params: Params, steps: int, units: Array, flow: Array, last:
             total[here] += weights[j] * np.exp(units[j] * (v[moves[j][here]] - v[here]))
         return total
 
-    times = np.linspace(0.0, params.horizon, steps + 1)  # time left
-    path = solve_ivp(slope, (0.0, params.horizon), last, method="DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
-    return np.asarray(path.y.T[::-1])
+    times = np.linspace(0.0, params.horizon, steps + 1)
+    return solution_at(slope, last, times, "the continuous-time value", 1e-12)
 
 
 def depths_of_values(params: Params, values: Array) -> Array:

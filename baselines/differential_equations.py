@@ -1,0 +1,64 @@
+"""Ordinary differential equations: the classical Runge-Kutta step, and solutions at given times."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+
+__all__ = ["runge_kutta_step", "solution_at"]
+
+Array = NDArray[Any]
+
+
+def runge_kutta_step(slope: Callable[[Array, int], Array], values: Array, width: float) -> Array:
+    """Values after a step of this width.
+
+    Parameters
+    ----------
+    slope : callable
+        ``(values, half_steps) -> derivative`` at the start of the step (``half_steps`` 0), its middle (1) and its end.
+    values : array
+    width : float
+    """
+    first = slope(values, 0)
+    second = slope(values + 0.5 * width * first, 1)
+    third = slope(values + 0.5 * width * second, 1)
+    last = slope(values + width * third, 2)
+    return np.asarray(values + width / 6.0 * (first + 2.0 * second + 2.0 * third + last))
+
+
+def solution_at(
+    slope: Callable[[float, Array], Any], start: Array, times: Array, what: str, tolerance: float, **options: Any
+) -> Array:
+    """Solution of ``y' = slope(time left, y)`` at times left, latest first: shape (T, *start.shape).
+
+    Parameters
+    ----------
+    slope : callable
+    start : array
+        Where no time is left.
+    times : (T,)
+        Rising.
+    what : str
+        What is solved for, in an error.
+    tolerance : float
+        Relative and absolute one.
+    options
+        Of `scipy.integrate.solve_ivp`, whose method is ``DOP853`` here.
+
+    Raises
+    ------
+    RuntimeError
+        If the equation could not be integrated.
+    """
+
+    def flat_slope(left: float, y: Array) -> Array:
+        return np.asarray(slope(left, y.reshape(start.shape))).ravel()
+
+    options = {"method": "DOP853", "rtol": tolerance, "atol": tolerance, **options}
+    path = solve_ivp(flat_slope, (0.0, float(times[-1])), start.ravel(), t_eval=times, **options)
+    if not path.success:
+        raise RuntimeError(f"{what} could not be integrated: {path.message}")
+    return np.asarray(path.y.T.reshape(len(times), *start.shape)[::-1])
