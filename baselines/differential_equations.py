@@ -13,15 +13,7 @@ Array = NDArray[Any]
 
 
 def runge_kutta_step(slope: Callable[[Array, int], Array], values: Array, width: float) -> Array:
-    """Values after a step of this width.
-
-    Parameters
-    ----------
-    slope : callable
-        ``(values, half_steps) -> derivative`` at the start of the step (``half_steps`` 0), its middle (1) and its end.
-    values : array
-    width : float
-    """
+    """Values after a step: ``slope(values, half_steps)`` is their derivative at its start (0), middle (1) and end."""
     first = slope(values, 0)
     second = slope(values + 0.5 * width * first, 1)
     third = slope(values + 0.5 * width * second, 1)
@@ -32,26 +24,15 @@ def runge_kutta_step(slope: Callable[[Array, int], Array], values: Array, width:
 def solution_at(
     slope: Callable[[float, Array], Any], start: Array, times: Array, what: str, tolerance: float, **options: Any
 ) -> Array:
-    """Solution of ``y' = slope(time left, y)`` at times left, latest first: shape (T, *start.shape).
+    """Solution (T, *start.shape) of ``y' = slope(time left, y)`` at rising times left (T,), latest first.
 
-    Parameters
-    ----------
-    slope : callable
-    start : array
-        Where no time is left.
-    times : (T,)
-        Rising.
-    what : str
-        What is solved for, in an error.
-    tolerance : float
-        Relative and absolute one.
-    options
-        Of `scipy.integrate.solve_ivp`, whose method is ``DOP853`` here.
+    ``tolerance`` is the relative and the absolute one, and ``options`` those of `scipy.integrate.solve_ivp`, whose
+    method is ``DOP853`` here.
 
     Raises
     ------
     RuntimeError
-        If the equation could not be integrated.
+        If ``what`` could not be integrated.
     """
 
     def flat_slope(left: float, y: Array) -> Array:

@@ -225,28 +225,6 @@ def _starts(
     return np.concatenate(kept_states), np.concatenate(kept)
 
 
-def _climb_all(
-    problem: ContinuousProblem,
-    n: int,
-    states: Integers,
-    starts: Array,
-    values: Array,
-    noise: Array,
-    tolerance: Array,
-    candidates: tuple[Array, Array, Array],
-) -> None:
-    """Climb from pairs of state and controls; put what is better into controls, values and shortfalls (see below)."""
-    controls, best, shortfalls = candidates
-    sign = -1.0 if problem.aversion else 1.0
-    known = np.where(shortfalls <= tolerance, sign * best, -np.inf)
-    peaks, reached, left = climb(problem, n, states, starts, values, known)
-    for i in np.argsort(reached):  # the best climb of a state comes last
-        at = states[i]
-        better = reached[i] > sign * best[at] + noise[at] or not shortfalls[at] <= tolerance[at]
-        if better and left[i] <= tolerance[at]:
-            controls[at], best[at], shortfalls[at] = peaks[i], sign * reached[i], left[i]
-
-
 def best_controls(
     problem: ContinuousProblem,
     n: int,
@@ -280,6 +258,7 @@ def best_controls(
     ArithmeticError
         If a cell's best controls are not found to the tolerance; the message names it.
     """
+    sign = -1.0 if problem.aversion else 1.0
     noise = rounding(problem, values[:, 0])
     unit = problem.unit_value * (problem.aversion * np.abs(values[:, 0]) if problem.aversion else 1.0)
     tolerance = 2e3 * noise + problem.search_tolerance * unit
@@ -293,8 +272,14 @@ def best_controls(
     if len(doubtful):
         states, starts = _starts(problem, doubtful, region, controls, glance or one_step)
         states, starts = np.concatenate([states, missed]), np.concatenate([starts, controls[missed]])
+        known = np.where(shortfalls <= tolerance, sign * best, -np.inf)
+        peaks, reached, left = climb(problem, n, states, starts, values, known)
         controls, best, shortfalls = controls.copy(), best.copy(), shortfalls.copy()
-        _climb_all(problem, n, states, starts, values, noise, tolerance, (controls, best, shortfalls))
+        for i in np.argsort(reached):  # the best climb of a state comes last
+            at = states[i]
+            better = reached[i] > sign * best[at] + noise[at] or not shortfalls[at] <= tolerance[at]
+            if better and left[i] <= tolerance[at]:
+                controls[at], best[at], shortfalls[at] = peaks[i], sign * reached[i], left[i]
     if not (shortfalls <= tolerance).all():
         worst = int(np.argmax(np.where(shortfalls <= tolerance, -np.inf, np.nan_to_num(shortfalls, nan=np.inf))))
         raise ArithmeticError(

@@ -18,16 +18,7 @@ from mmgym.baselines.policy import as_policy, checked_actions
 from mmgym.baselines.risk import RiskMeasures, risk_measures
 from mmgym.baselines.table_policy import require_repeated
 
-__all__ = [
-    "AboveOptimum",
-    "Score",
-    "exact_skill",
-    "risk_table",
-    "rollout",
-    "score",
-    "score_table",
-    "skill_of_value",
-]
+__all__ = ["AboveOptimum", "Score", "exact_skill", "risk_table", "rollout", "score", "score_table", "skill_of_value"]
 
 Array = NDArray[Any]
 
@@ -422,10 +413,7 @@ def risk_table(scores: Mapping[str, Score]) -> pd.DataFrame:
     """
     ordered = sorted(scores.items(), key=lambda item: -item[1].value)
     rows = {
-        name: {
-            **{measure: str(estimate) for measure, estimate in each.risk.rows().items()},
-            "VaR by": each.risk.method,
-        }
+        name: {**{measure: str(estimate) for measure, estimate in each.risk.rows().items()}, "VaR by": each.risk.method}
         for name, each in ordered
         if each.risk is not None
     }

@@ -433,7 +433,7 @@ def _report(table: pd.DataFrame, numbers: pd.DataFrame) -> str:
 
 
 def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return them as text.
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
 
     Parameters
     ----------
@@ -442,13 +442,6 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     quick : bool
         Coarser time cells for the continuous-time rows, whose last decimal may change, and a narrower inventory grid
         for the curves of the histograms.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
     """
     new_figure()  # fails early where matplotlib is missing
     rows, profits = _printed_rows(), {}

@@ -347,7 +347,7 @@ def _report(
 
 
 def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return the tables as text.
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
 
     Parameters
     ----------
@@ -356,13 +356,6 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         ``policies.csv``, ``numbers.csv`` and four pictures.
     quick : bool
         Coarser time cells for what the policies lose (a few 1e-5 ticks) and fewer points of the comparative statics.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
     """
     new_figure()  # fails early where matplotlib is missing
     params = market(600)

@@ -694,7 +694,7 @@ def _report(paths: int, rows: pd.DataFrame, table: pd.DataFrame, constant: tuple
 
 
 def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return the tables as text.
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
 
     Parameters
     ----------
@@ -704,13 +704,6 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     quick : bool
         1,000 paths instead of 100,000, four penalties instead of fourteen, and controls that are constant for 3 s in
         Table 6.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
     """
     new_figure()  # fails early where matplotlib is missing
     paths = 1_000 if quick else 100_000

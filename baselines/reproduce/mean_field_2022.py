@@ -405,11 +405,7 @@ def _maker_claims(slow: Case, fast: Case) -> list[Claim]:
             f"{slow.equilibrium.maker_value:.2f}, then {fast.equilibrium.maker_value:.2f}",
             fast.equilibrium.maker_value < 0.98 * slow.equilibrium.maker_value,
         ),
-        (
-            "because the maker trades less",
-            f"{traded[0]:.2f} fills, then {traded[1]:.2f}",
-            traded[1] < traded[0],
-        ),
+        ("because the maker trades less", f"{traded[0]:.2f} fills, then {traded[1]:.2f}", traded[1] < traded[0]),
         (
             "the maker's quotes go higher than the takers'",
             f"{tallest:.3f} against {takers:.3f} (time 0)",
@@ -507,21 +503,12 @@ def _players(quick: bool, folder: Path) -> str:
 
 
 def reproduce(folder: str | Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the figures, their data and the tables into a folder.
+    """The figures, their data and the tables, and the tables as text: see `mmgym.baselines.reproduce`.
 
     Parameters
     ----------
-    folder : path
-        Made if it is missing.
     quick : bool
         Deviations under a weaker impact, and fewer takers; the figures and the claims are the same.
-    progress : bool
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    str
-        What was found, as text.
     """
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)

@@ -689,7 +689,7 @@ def _backtest_report(
 
 
 def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return the tables as text.
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
 
     Parameters
     ----------
@@ -698,13 +698,6 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     quick : bool
         4 days instead of 60, new quotes every two minutes instead of every 15 seconds, and without the quotes of the
         reduced market.
-    progress : bool
-        Whether to show progress bars.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
     """
     new_figure()  # fails early where matplotlib is missing
     days, interval = (4, 2.0) if quick else (60, 0.25)
