@@ -118,15 +118,13 @@ class QuotingPolicy(StatelessPolicy):
 
     def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the box."""
-        found: Array = self.model.from_quotes(self.params, self.wanted(observation))
-        return found
+        return np.asarray(self.model.from_quotes(self.params, self.wanted(observation)))
 
     def clips(self, observation: Any) -> Array:
         """Whether the quotes of an observation, or of each of a batch, lie outside the box."""
         wanted = np.asarray(self.wanted(observation))
         played = self.model.to_quotes(self.params, self.model.from_quotes(self.params, wanted))
-        found: Array = (np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1)
-        return found
+        return np.asarray((np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1))
 
 
 class StatePolicy(QuotingPolicy):
@@ -234,20 +232,20 @@ def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...
     ValueError
         If they have another shape, or are not finite numbers.
     """
-    found = np.asarray(actions)
+    given = np.asarray(actions)
     function = getattr(policy, "_function", None) if isinstance(policy, CallablePolicy) else policy
     name = getattr(function, "__name__", type(function).__name__)
-    if found.shape != (count, *shape):
+    if given.shape != (count, *shape):
         raise ValueError(
-            f"{name} returned actions of shape {found.shape} for a batch of {count} observations: it must return "
+            f"{name} returned actions of shape {given.shape} for a batch of {count} observations: it must return "
             f"{(count, *shape)}, an action for every row (observations[:, i] is the i-th entry of all rows)"
         )
-    if found.dtype.kind not in "fiub":
-        raise ValueError(f"{name} returned actions of type {found.dtype}: they must be numbers")
-    good = np.isfinite(found)
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"{name} returned actions of type {given.dtype}: they must be numbers")
+    good = np.isfinite(given)
     if not good.all():
         row = int(np.flatnonzero(~good.reshape(count, -1).all(axis=1))[0])
         raise ValueError(
-            f"{name} returned the action {found[row].tolist()} for observation {row} of a batch: actions must be finite"
+            f"{name} returned the action {given[row].tolist()} for observation {row} of a batch: actions must be finite"
         )
-    return found
+    return given
