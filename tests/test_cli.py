@@ -155,12 +155,13 @@ def test_train_score_and_resume(capsys, tmp_path):
     assert status == 0
 
 
-def test_demo_writes_its_picture_and_table(capsys, tmp_path):
+def test_demo_writes_its_pictures_and_table(capsys, tmp_path):
     status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "51200", "--threads", "1")
     assert status == 0
     for name in ("optimal", "PPO", "avellaneda_stoikov", "constant"):
         assert name in out
-    assert (tmp_path / "demo" / "quotes.png").stat().st_size > 20_000
+    for picture in ("quotes.png", "regret.png"):
+        assert (tmp_path / "demo" / picture).stat().st_size > 20_000
     table = pd.read_csv(tmp_path / "demo" / "scores.csv", index_col=0)
     assert table.loc["optimal", "skill"] == pytest.approx(1.0)
 

@@ -36,6 +36,7 @@ from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
 from mmgym.baselines.policy import Policy
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, PowerTape
+from mmgym.compiling import KERNEL
 from mmgym.models import hawkes_flow, hawkes_power
 
 Array = NDArray[np.float64]
@@ -249,7 +250,7 @@ class Backtest:
     decisions: pd.DataFrame
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**KERNEL)
 def _advance(
     times: Array,
     kinds: Integers,
