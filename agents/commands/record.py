@@ -64,9 +64,5 @@ def _record(options: argparse.Namespace) -> None:
     print(f"\nwritten: MINARI_DATASETS_PATH={folder}, then minari.load_dataset(DATASET)")
 
 
-RECORD = Command(
-    "record",
-    "record episodes of known policies as Minari datasets, with exact reference scores",
-    _add_options,
-    _record,
-)
+TEXT = "record episodes of known policies as Minari datasets, with exact reference scores"
+RECORD = Command("record", TEXT, _add_options, _record)

@@ -9,12 +9,9 @@ from mmgym.printing import show
 __all__ = ["BENCHMARK", "DEMO", "FICTITIOUS_PLAY", "TRAIN"]
 
 
-def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
-
-
-def _add_timesteps(parser: argparse.ArgumentParser) -> None:
+def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +23,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default 0)")
     parser.add_argument("--folder", help="of the run (default runs/ENVIRONMENT/ALGORITHM-SEED)")
     parser.add_argument("--reward", choices=["expected", "pnl"], default="expected", help="rewards to train on")
-    _add_timesteps(parser)
-    _add_threads(parser)
+    _add_size(parser)
     text = "steps between checkpoints (default 1e6)"
     parser.add_argument("--checkpoint-steps", type=int, default=1_000_000, help=text)
     text = "steps between two exact scores (default a twentieth of the run)"
@@ -91,8 +87,7 @@ def _benchmark(options: argparse.Namespace) -> None:
 def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", default="runs/demo")
     parser.add_argument("--seed", type=int, default=0)
-    _add_timesteps(parser)
-    _add_threads(parser)
+    _add_size(parser)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -119,21 +114,9 @@ def _fictitious_play(options: argparse.Namespace) -> None:
 
 
 TRAIN = Command("train", "train an agent and score it exactly", _add_train_options, _train)
-BENCHMARK = Command(
-    "benchmark",
-    "train and score algorithms in many markets, and compare them with the papers and the optimum",
-    _add_benchmark_options,
-    _benchmark,
-)
-DEMO = Command(
-    "demo",
-    "train PPO in the Avellaneda-Stoikov market and compare it with the optimum",
-    _add_demo_options,
-    _demo,
-)
-FICTITIOUS_PLAY = Command(
-    "fictitious_play",
-    "takers of the mean field learn against their own population",
-    _add_game_options,
-    _fictitious_play,
-)
+TEXT = "train and score algorithms in many markets, and compare them with the papers and the optimum"
+BENCHMARK = Command("benchmark", TEXT, _add_benchmark_options, _benchmark)
+TEXT = "train PPO in the Avellaneda-Stoikov market and compare it with the optimum"
+DEMO = Command("demo", TEXT, _add_demo_options, _demo)
+TEXT = "takers of the mean field learn against their own population"
+FICTITIOUS_PLAY = Command("fictitious_play", TEXT, _add_game_options, _fictitious_play)
