@@ -22,8 +22,9 @@ from mmgym.baselines import frozen
 from mmgym.baselines.choices import FrozenChoices, component_sizes
 from mmgym.baselines.episodes import ControlVariate, Decision, episodes, simulated_columns
 from mmgym.baselines.expansion import Expansions, FrozenExpansions
-from mmgym.baselines.frozen import FrozenProblem, Functional, PnlLaw, Solution, Table, criterion_value, solve
+from mmgym.baselines.frozen import FrozenProblem, Functional, Solution, Table, criterion_value, solve
 from mmgym.baselines.kept import load_solution, save_solution
+from mmgym.baselines.pnl_law import PnlLaw, pnl_law
 from mmgym.baselines.policy import Policy, RandomPolicy
 from mmgym.baselines.table_policy import TablePolicy, table_policy, tabulated
 from mmgym.baselines.wrappers import unwrapped
@@ -592,7 +593,7 @@ class FiniteBaseline:
         """As in `Baseline`."""
         if self._problem.num_steps * self._problem.num_states > cells:
             return None
-        return frozen.pnl_law(self._problem, tabulated(self._problem, policy, deterministic)[0], progress=progress)
+        return pnl_law(self._problem, tabulated(self._problem, policy, deterministic)[0], progress=progress)
 
     def price_noise(self) -> PriceNoise | None:
         """None: not known, or none that is left."""

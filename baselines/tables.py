@@ -1,7 +1,6 @@
 """Policies written to files as tables, so that others can be trained against them without the code that made them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmgym.baselines.catalogue import environment_of, problem_of
 from mmgym.baselines.frozen import Table, require_probabilities
 from mmgym.baselines.policy import as_policy
 from mmgym.baselines.table_policy import table_policy, tabulated
-from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, replacing, shortened
 
 __all__ = ["load_policy", "read_table", "write_table"]
 
@@ -65,14 +64,8 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
     if table.weights is not None:
         parts["weights"] = table.weights
     target = Path(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(target) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
     return target
 
 

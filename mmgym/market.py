@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import numpy as np
 from numba import from_dtype, njit
+from numpy.typing import NDArray
 
 from mmgym import batch_kernels, compiling, random_streams, vector_exp
 
@@ -63,6 +64,14 @@ class Market:
         What columns of the state may be, both ends included; columns that are not named may be any finite number. A
         state from elsewhere is checked by it: kernels trust their state. A row that is not to be reset must have a
         ``step`` below the highest.
+    observation_low : function ``(params) -> numbers``
+        Lowest entries of an observation; the highest are 1.
+    to_quotes, from_quotes : functions ``(params, actions)``, ``(params, quotes)``
+        Quotes in model units (float64) of actions (float32, in their box), and back.
+    locate : function ``(params, observations) -> tuple of arrays``
+        Coordinates of observations: step (or time left) first, integer ones recovered exactly.
+
+    An environment whose market leaves one of the last four out defines the method that would call it.
     """
 
     name: str
@@ -78,6 +87,10 @@ class Market:
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
+    observation_low: Callable[[Any], Sequence[float]] | None = None
+    to_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
+    from_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
+    locate: Callable[[Any, Any], tuple[NDArray[Any], ...]] | None = None
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)

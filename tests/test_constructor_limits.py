@@ -4,7 +4,6 @@ Every argument of every id, one at a time and in pairs, at extreme and odd value
 The draws have fixed seeds; nothing here is statistical.
 """
 
-import inspect
 import math
 import re
 import warnings
@@ -17,6 +16,7 @@ import mmgym  # noqa: F401
 from mmgym.arguments import shown
 from mmgym.baselines import score
 from mmgym.baselines.catalogue import baseline_of, problem_of
+from mmgym.parameters import argument_names
 from mmgym.registration import ENVIRONMENTS
 
 SMALL = {  # arguments that make a market of few states and steps, so that it is built, played and scored at once
@@ -68,7 +68,7 @@ def small(env_id):
 
 def names_of(env_id):
     """Constructor arguments of an id's market."""
-    return list(inspect.signature(class_of(env_id).market.params_type.create).parameters)
+    return argument_names(class_of(env_id).market.params_type)
 
 
 def texts_of(value):

@@ -166,8 +166,8 @@ def test_fitted_quotes_are_nearly_mirror_images():
     spread, rates = sampled_states(p)
     left, inventory, _, _ = random_states(len(spread), limit=3)
     left = np.minimum(left, 2.0)
-    quotes = best.distances(left, inventory, spread, rates)
-    image = best.distances(left, -inventory, spread, rates[:, MIRROR])[:, ::-1]
+    quotes = best.depths(left, inventory, spread, rates)
+    image = best.depths(left, -inventory, spread, rates[:, MIRROR])[:, ::-1]
     assert np.sqrt(((quotes - image) ** 2).mean()) < 0.01
 
 

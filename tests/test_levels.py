@@ -4,7 +4,6 @@ Second methods: the rule of the levels written out here, scores on other seeds, 
 Statistical checks have fixed seeds; were they redrawn, each test function would fail with probability at most 1e-3.
 """
 
-import inspect
 import itertools
 import math
 import shutil
@@ -29,6 +28,7 @@ from mmgym.baselines.catalogue import (
 )
 from mmgym.baselines.hawkes_flow import closed_forms
 from mmgym.baselines.kept import is_named, is_pair, kept, kept_file, save_arrays
+from mmgym.parameters import argument_names
 from mmgym.registration import ENVIRONMENTS
 from mmgym.source_digest import source_digest
 
@@ -61,8 +61,8 @@ FOUR_ASSETS = {
 def cases():
     """Every id, with every combination of its arguments on which a level may depend."""
     for row in ENVIRONMENTS:
-        create = type(gymnasium.make(row.id).unwrapped).market.params_type.create
-        names = [name for name in CHANGING if name in inspect.signature(create).parameters]
+        known = argument_names(type(gymnasium.make(row.id).unwrapped).market.params_type)
+        names = [name for name in CHANGING if name in known]
         for values in itertools.product(*(CHANGING[name] for name in names)):
             arguments = dict(zip(names, values, strict=True))
             if row.market == "hawkes_flow" and arguments["decision"] == "order":

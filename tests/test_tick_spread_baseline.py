@@ -113,7 +113,7 @@ def test_doing_nothing_is_worth_nothing():
 
 
 class Dense:
-    """The frozen-control problem from its definition, on few states: one generator a quad, with an entry for gains."""
+    """The frozen-control problem from its definition, on few states: a generator for each posting, with gains."""
 
     def __init__(self, params, penalised=True):
         self.p = params
@@ -129,7 +129,7 @@ class Dense:
     def cost(self, j, shares):
         return abs(shares) * ((j + 1) * self.p.tick / 2 + self.p.fee) + self.p.fixed_fee * (shares != 0)
 
-    def generator(self, quad, clock, start_spread):
+    def generator(self, posting, clock, start_spread):
         p, one = self.p, self.m * len(self.lots)
         found = np.zeros((one + 1, one + 1))
         for j, y in itertools.product(range(self.m), self.lots):
@@ -138,12 +138,12 @@ class Dense:
                 found[here, self.index(k, y)] += clock * self.rho[j, k]
                 found[here, here] -= clock * self.rho[j, k]
             for side, sign in ((0, 1), (1, -1)):
-                improved = quad[side] and start_spread > 0 and j > 0
+                improved = posting[side] and start_spread > 0 and j > 0
                 rates = (
                     (p.best_bid_rates, p.best_ask_rates),
                     (p.improved_bid_rates, p.improved_ask_rates),
                 )[improved][side]
-                size = min(quad[2 + side], self.limit - sign * y)
+                size = min(posting[2 + side], self.limit - sign * y)
                 if size > 0:
                     edge = (j + 1) * p.tick / 2 - p.tick * improved + p.rebate
                     found[here, self.index(j, y + sign * size)] += rates[j]
@@ -152,13 +152,13 @@ class Dense:
             found[here, one] -= self.penalty * (y * p.lot) ** 2
         return found
 
-    def step(self, quad, n, start_spread):
-        key = (quad, n if self.p.num_pieces > 1 else 0, start_spread > 0)
+    def step(self, posting, n, start_spread):
+        key = (posting, n if self.p.num_pieces > 1 else 0, start_spread > 0)
         if key not in self.exponentials:
             h = self.p.horizon / self.p.num_steps
             found = np.eye(self.m * len(self.lots) + 1)
             for clock, length in clock_profile(self.p, n * h, (n + 1) * h):
-                found = found @ expm(self.generator(quad, clock, start_spread) * length)
+                found = found @ expm(self.generator(posting, clock, start_spread) * length)
             self.exponentials[key] = found
         return self.exponentials[key]
 
@@ -167,15 +167,15 @@ class Dense:
         return np.array([*cost, 1.0])
 
     def played(self, j, y, action):
-        """Order and quad of an action (bid quote, ask quote, bid lots, ask lots, order in lots) at a state."""
+        """Order and posting of an action (bid quote, ask quote, bid lots, ask lots, order in lots) at a state."""
         order = min(max(action[4], -self.limit - y), self.limit - y)
         bid = min(action[2], self.limit - y - order)
         ask = min(action[3], self.limit + y + order)
         return order, (action[0], action[1], bid, ask)
 
     def value_of(self, n, j, y, action, values):
-        order, quad = self.played(j, y, action)
-        after = self.step(quad, n, j)[self.index(j, y + order)] @ values
+        order, posting = self.played(j, y, action)
+        after = self.step(posting, n, j)[self.index(j, y + order)] @ values
         return after - self.cost(j, order * self.p.lot)
 
     def optimum(self):
@@ -232,8 +232,8 @@ def test_join_best_by_a_second_method():
     for cap, printed in ((1, 13.4852), (2, 5.9662)):
         rows = []
         for j, y in itertools.product(range(6), dense.lots):
-            quad = (0, 0, int(y + 1 <= cap), int(y - 1 >= -cap))
-            rows.append(dense.step(quad, 0, j)[dense.index(j, y)])
+            posting = (0, 0, int(y + 1 <= cap), int(y - 1 >= -cap))
+            rows.append(dense.step(posting, 0, j)[dense.index(j, y)])
         matrix = np.vstack([*rows, np.eye(1, 6 * 21 + 1, 6 * 21)])
         values = np.linalg.matrix_power(matrix, 1000) @ dense.terminal()
         expected = float(found.initial @ values[:-1])
@@ -243,7 +243,7 @@ def test_join_best_by_a_second_method():
 
 
 def test_the_filter_leaves_out_nothing(monkeypatch):
-    """Random markets: the filtered search finds what the search of all quads finds, in every state."""
+    """Random markets: the filtered search finds what the search of all postings finds, in every state."""
     random = np.random.default_rng(5)
     for case in range(12):
         spreads = int(random.integers(2, 5))
@@ -265,10 +265,10 @@ def test_the_filter_leaves_out_nothing(monkeypatch):
         values = found.terminal(found.criterion)
         values = values + random.normal(0.0, 0.2, values.shape)
         controls, best = found.improve(0, values)
-        quads = found.every_quad(both=True)
-        everything = found.quad_values(0, quads, values, found.criterion)[:, 0]
+        postings = found.every_posting(both=True)
+        everything = found.posting_values(0, postings, values, found.criterion)[:, 0]
         with monkeypatch.context() as patched:
-            patched.setattr(found, "every_quad", lambda both, quads=quads: quads)
+            patched.setattr(found, "every_posting", lambda both, postings=postings: postings)
             patched.setattr(found, "_promising", lambda n, values, singles: np.empty((0, 4), dtype=np.int64))
             _, expected = found.improve(0, values)
         assert everything.shape[0] == 121

@@ -15,7 +15,7 @@ from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_f
 from mmgym.baselines.hawkes_power.price_noise import price_noise
 from mmgym.baselines.hawkes_power.values import ValueFunction
 from mmgym.baselines.kept import is_named, is_pair, kept
-from mmgym.baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.policy import Policy, StatePolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -28,12 +28,12 @@ ROUGH = 200  # paths of all policies that may be the best one
 BATCH = 2_000  # rows played at once
 
 
-class DistancePolicy(QuotingPolicy):
+class DistancePolicy(StatePolicy):
     """A function of the state behind `predict`.
 
     Attributes
     ----------
-    distances : callable
+    depths : callable
         ``(time_left, inventory, spread, rates) -> (..., 2)`` distances [bid, ask] from the mid, EUR / MWh.
     control : str
         The value function (one of `mmgym.baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled
@@ -43,15 +43,13 @@ class DistancePolicy(QuotingPolicy):
     model = model
 
     def __init__(self, params: Params, distances: Callable[..., Array], control: str = "fitted") -> None:
-        self.params = params
-        self.distances = distances
+        super().__init__(params, distances)
         self.control = control
 
     def wanted(self, observation: Any) -> Array:
         """Offsets from the best prices of the book, of one observation or of each of a batch."""
-        found = model.locate(self.params, observation)
-        half_spread = self.params.half_tick * found[2][..., None]
-        return np.asarray(self.distances(*found) - half_spread)
+        state = model.locate(self.params, observation)
+        return np.asarray(self.depths(*state) - self.params.half_tick * state[2][..., None])
 
 
 class ValuePolicy(DistancePolicy):
@@ -75,8 +73,8 @@ class ValuePolicy(DistancePolicy):
     def _at(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
         shape = np.shape(rates)[:-1]
         left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
-        found = self.function.at(self.params, left, lots, ticks, np.reshape(rates, (-1, len(PROCESSES))))
-        return found.reshape(*shape, 3)
+        flat = self.function.at(self.params, left, lots, ticks, np.reshape(rates, (-1, len(PROCESSES))))
+        return flat.reshape(*shape, 3)
 
     def _best_distances(self, *state: Any) -> Array:
         p = self.params
@@ -178,8 +176,8 @@ class HawkesPowerBaseline(SimulatedBaseline):
             name, lower = best_lower(list(self.policies()), rough, fine)
             return {"name": name, "lower": lower}
 
-        found = kept(self.params, "best known", make, is_named(self.policies()))
-        return str(found["name"]), float(found["lower"])
+        best = kept(self.params, "best known", make, is_named(self.policies()))
+        return str(best["name"]), float(best["lower"])
 
     def interval(self) -> Interval:
         """The certified interval of the optimum, kept on disk."""
@@ -248,18 +246,18 @@ class HawkesPowerBaseline(SimulatedBaseline):
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best offsets at some times, inventories, spreads and intensities."""
         p, best = self.params, FittedPolicy(self.params)
-        rates, found = np.array(p.initial_rates), []
+        rates, rows = np.array(p.initial_rates), []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():
                 for factor in (1.0, 2.0):
                     now = rates * np.where(np.arange(6) == model.BUY, factor, 1.0)
                     state = (time_left, inventory, p.initial_spread, now)
-                    offsets = (best.distances(*state) - p.half_tick * p.initial_spread).tolist()
+                    offsets = (best.depths(*state) - p.half_tick * p.initial_spread).tolist()
                     value = float(best.value(model.observe(p, *state)))
                     names = {"time_left": time_left, "inventory": inventory, "spread": p.initial_spread}
                     controls = dict(zip(control_names, offsets, strict=True))
-                    found.append({**names, "buy_rate": float(now[model.BUY]), "value": value, **controls})
-        return found
+                    rows.append({**names, "buy_rate": float(now[model.BUY]), "value": value, **controls})
+        return rows
 
 
 def _rows(envs: Any) -> Array:

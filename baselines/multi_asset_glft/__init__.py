@@ -2,12 +2,8 @@
 
 from mmgym.baselines.multi_asset_glft.baseline import multi_asset_glft_baseline
 from mmgym.baselines.multi_asset_glft.bracketed import BracketedBaseline, RiccatiPolicy
-from mmgym.baselines.multi_asset_glft.continuous import (
-    continuous_depths,
-    continuous_values,
-    riccati_depths,
-    riccati_matrices,
-)
+from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.continuous import continuous_depths, continuous_values
 from mmgym.baselines.multi_asset_glft.one_step import MultiAssetProblem
 
 __all__ = [

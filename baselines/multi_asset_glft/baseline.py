@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.baseline import Baseline, FiniteBaseline, PaperPolicies, make_baseline
 from mmgym.baselines.multi_asset_glft.bracketed import BracketedBaseline
-from mmgym.baselines.multi_asset_glft.continuous import continuous_depths, riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.continuous import continuous_depths
 from mmgym.baselines.multi_asset_glft.one_step import MAX_STATES, MultiAssetProblem, grid
 from mmgym.models.multi_asset_glft import Params
 

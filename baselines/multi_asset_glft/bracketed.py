@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mmgym.baselines.baseline import SimulatedBaseline, best_lower
 from mmgym.baselines.catalogue import optimal_policy
 from mmgym.baselines.episodes import ControlVariate, Step
-from mmgym.baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
-from mmgym.baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
+from mmgym.baselines.policy import Policy, StatePolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
@@ -31,24 +31,16 @@ __all__ = ["BracketedBaseline", "DepthPolicy", "RiccatiPolicy"]
 EPISODES, SEED = 4_000, 0x10C0  # of the values that are simulated once
 
 
-class DepthPolicy(QuotingPolicy):
+class DepthPolicy(StatePolicy):
     """A function of step and inventories behind `predict`.
 
-    Parameters
+    Attributes
     ----------
-    params : Params
     depths : callable
-        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks.
+        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks, also at the end of the episode.
     """
 
     model = model
-
-    def __init__(self, params: Params, depths: Callable[[Array, Array], Array]) -> None:
-        self.params, self.depths = params, depths
-
-    def wanted(self, observation: Any) -> Array:
-        """Depths of one observation, or of each of a batch; a terminal observation has the last step's."""
-        return self.depths(*model.locate(self.params, observation))
 
 
 class RiccatiPolicy(DepthPolicy):
@@ -160,7 +152,7 @@ class BracketedBaseline(SimulatedBaseline):
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Depths and bounds of the value at some inventories of the first asset."""
         p, best = self.params, RiccatiPolicy(self.params)
-        found = []
+        rows = []
         for step in (0, p.num_steps // 2, p.num_steps - 1):
             for lots in range(-int(p.limits[0]), int(p.limits[0]) + 1, max(int(p.limits[0]) // 2, 1)):
                 state = np.zeros(p.num_assets, dtype=np.int64)
@@ -168,5 +160,5 @@ class BracketedBaseline(SimulatedBaseline):
                 depths = best.depths(np.asarray(step), state)
                 value = float(self.value(model.observe(p, step, state)))
                 row = {"step": step, "inventory_0": lots * p.order_size[0], "value at most": value}
-                found.append({**row, **{control_names[i]: float(depths[i]) for i in (0, p.num_assets)}})
-        return found
+                rows.append({**row, **{control_names[i]: float(depths[i]) for i in (0, p.num_assets)}})
+        return rows

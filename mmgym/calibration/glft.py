@@ -37,6 +37,7 @@ Avellaneda, M. and Stoikov, S. (2008). High-frequency trading in a limit order b
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -47,6 +48,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit_and_show
 from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
 from mmgym.calibration.tape import (
@@ -473,3 +475,21 @@ def _json_side(side: ExponentialFit) -> dict[str, Any]:
     values = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in values.items()}
     content: dict[str, Any] = json_value(values | {"rates": side.rates.to_dict(orient="records")})
     return content
+
+
+TITLE = "exponential fill rates and a Brownian mid"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mmgym calibrate glft``: those of `calibrate`."""
+    add_file_options(parser, "glft", "quotes or level-1 tape")
+    parser.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto")
+    parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=f"tape: {INTERVAL}")
+    parser.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit")
+    parser.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit")
+    parser.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=f"tape: {TIME_UNIT}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``mmgym calibrate glft``."""
+    fit_and_show(calibrate, "mmgym/GLFT-v0", options)

@@ -33,6 +33,7 @@ Guilbaud, F. and Pham, H. (2013). Optimal high-frequency trading with limit and 
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit_and_show
 from mmgym.calibration.exponential import WINDOWS
 from mmgym.calibration.own_quotes import QUOTES, SIDES, check_own_quotes, own_counts, read_own_quotes
 from mmgym.calibration.spread_chain import (
@@ -320,3 +322,29 @@ def _clock_edges(
     if not (np.diff(edges) > 0).all():
         raise ValueError(f"{name}: clock_pieces = {list(pieces)} is not allowed: a piece lies in a gap of the tape")
     return edges
+
+
+TITLE = "spread chain, its clock and execution intensities"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mmgym calibrate tick_spread``: those of `calibrate`."""
+    add_file_options(parser, "tick_spread", "level-1 tape")
+    pieces = parser.add_mutually_exclusive_group()
+    parser.add_argument("--own-quotes", metavar="LOG.csv", help="log of own quotes and fills")
+    parser.add_argument("--tick", type=float, help="unit of the spread in price (default: that of the tape)")
+    text = "M ticks or more are one spread"
+    parser.add_argument("--spreads", dest="num_spreads", type=int, metavar="M", help=text)
+    pieces.add_argument("--clock-pieces", type=int, metavar="N", help="pieces of the clock (default: one an hour)")
+    parser.add_argument("--own-size", type=float, default=100.0, metavar="V0", help="of the proxy (default 100)")
+    parser.add_argument("--start", type=float, metavar="SECONDS", help="of the window (default: first quote)")
+    parser.add_argument("--end", type=float, metavar="SECONDS", help="of the window (default: last event)")
+    parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=INTERVAL)
+    parser.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=TIME_UNIT)
+    text = "times of the tape at which the clock may change"
+    pieces.add_argument("--clock-changes", dest="clock_pieces", nargs="+", type=float, metavar="SECONDS", help=text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``mmgym calibrate tick_spread``."""
+    fit_and_show(calibrate, "mmgym/TickSpread-v0", options)

@@ -55,6 +55,7 @@ from scipy.linalg import expm
 
 from mmgym.compiling import KERNEL
 from mmgym.market import scalar_kernel
+from mmgym.parameters import Choice
 from mmgym.random_streams import exponential, start_stream, uniform
 from mmgym.vector_exp import fast_exp
 
@@ -313,6 +314,13 @@ def parameters(
 def most_excess(initial_rate: float, excitation: float) -> float:
     """An excess intensity that no state has: that of a million orders at once above a million a minute."""
     return initial_rate + 1e6 * (1.0 + excitation)
+
+
+ALLOW_EXPLOSIVE = Choice(
+    False,
+    text="whether excitation >= decay is accepted: there is then no stationary rate, and expected intensities grow "
+    "without bound as the horizon does; on a finite horizon all is well defined",
+)
 
 
 def explosive(excitation: ArrayLike, decay: ArrayLike) -> str:
