@@ -159,6 +159,14 @@ def test_one_word_names_a_market_on_every_floor(market):
     assert len(tests) >= 2, f"{market} needs two test files"
 
 
+@pytest.mark.parametrize("market", MARKETS)
+def test_the_same_role_has_the_same_file_name_in_every_market(market):
+    files = {path.name: path.read_text(encoding="utf-8") for path in sources(f"baselines/{market}")}
+    parts = ast.parse(files["__init__.py"]).body
+    assert all(isinstance(part, ast.Expr | ast.ImportFrom | ast.Assign) for part in parts), "__init__ has names only"
+    assert [name for name, text in files.items() if "@make_baseline.register" in text] == ["baseline.py"]
+
+
 @pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)
 def test_every_id_has_what_it_needs(row):
     env = gymnasium.make(row.id)
