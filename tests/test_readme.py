@@ -54,7 +54,7 @@ def run_snippet(snippet, capsys):
 def test_snippets_run(number, capsys):
     snippet = SNIPPETS[number]
     if number == TRAINING:  # two short rounds: in full below
-        snippet = snippet.replace("model.learn(5_000_000)", "model.learn(204_800)")
+        snippet = snippet.replace("model.learn(9_000_000)", "model.learn(204_800)")
         assert snippet != SNIPPETS[number]
     out = run_snippet(snippet, capsys)
     for printed in re.findall(r"print\(.*\)  # ([\d.]+)\.\.\.", snippet):
