@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from mmgym.baselines.baseline import (
-    Baseline,
-    FiniteBaseline,
-    OptimalPolicy,
-    PaperPolicies,
-    baseline_of,
-    environment_of,
-)
+from mmgym.baselines.baseline import Baseline, FiniteBaseline, OptimalPolicy, PaperPolicies, baseline_of, environment_of
 from mmgym.baselines.choices import FrozenChoices
 from mmgym.baselines.expansion import Expansions
 from mmgym.baselines.frozen import FrozenProblem

@@ -23,6 +23,7 @@ from mmgym.baselines import frozen
 from mmgym.baselines.baseline import baseline_of, environment_of
 from mmgym.baselines.episodes import episodes as played_episodes
 from mmgym.baselines.frozen import FrozenProblem, Functional, Solution
+from mmgym.baselines.policy import RememberingPolicy
 from mmgym.baselines.scoring import rollout, score
 from mmgym.baselines.table_policy import TablePolicy
 
@@ -304,7 +305,7 @@ class FiniteSuite:
         self.p_values[name] = float(2.0 * stats.norm.sf(z))
 
 
-class _Smooth:
+class _Smooth(RememberingPolicy):
     """The best known policy's actions, moved and tilted by the observation, or a constant action."""
 
     def __init__(self, optimal: Any, random: np.random.Generator, size: float, constant: bool) -> None:
@@ -313,14 +314,7 @@ class _Smooth:
         self.weights: Array | None = None
         self.markov = constant or optimal.markov
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Any, Any]:
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
         seen = np.asarray(observation, dtype=np.float64)
         found, state = self.optimal.predict(observation, state=state, episode_start=episode_start)
         return self._moved(seen, np.asarray(found)), state

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from mmgym.baselines.baseline import baseline_of, environment_of
-from mmgym.baselines.policy import StatelessPolicy, uniform_nodes
+from mmgym.baselines.policy import RememberingPolicy, StatelessPolicy, uniform_nodes
 from mmgym.baselines.scoring import QUICK_EPISODES, score, skill_of_value
 
 __all__ = ["MixedPolicy", "NoisyPolicy", "perturbed_optimum"]
@@ -19,7 +19,7 @@ SEARCHED_TO = 1e-3  # of the noise
 COARSE_NODES = 3  # per dimension, during the search
 
 
-class NoisyPolicy:
+class NoisyPolicy(RememberingPolicy):
     """A policy with noise: each action is uniform within ``noise`` of the policy's, inside the action box.
 
     Parameters
@@ -61,14 +61,7 @@ class NoisyPolicy:
         low, high = np.maximum(center - self.noise, self._space.low), np.minimum(center + self.noise, self._space.high)
         return low, high
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Array, Any]:
         """Drawn actions, and what the policy remembers."""
         actions, state = self.policy.predict(observation, state=state, episode_start=episode_start)
         low, high = self._bounds(actions)

@@ -18,6 +18,7 @@ __all__ = [
     "Policy",
     "QuotingPolicy",
     "RandomPolicy",
+    "RememberingPolicy",
     "StatePolicy",
     "StatelessPolicy",
     "as_policy",
@@ -48,18 +49,17 @@ class Policy(Protocol):
         """Actions of one observation or of a batch, and the next hidden state."""
 
 
-class StatelessPolicy:
-    """A policy without a hidden state: subclasses define `act`, from observations to actions.
+class RememberingPolicy:
+    """A policy with a hidden state: subclasses define `respond`.
 
-    `predict` ignores what it is given beside the observation: a policy that draws its actions does so whatever
-    ``deterministic`` says.
+    `predict` ignores its other arguments: a policy that draws its actions does so whatever ``deterministic`` says.
     """
 
-    markov = True
+    markov = False
 
-    def act(self, observation: Any) -> Any:
-        """Action of one observation, or actions of a batch."""
-        raise TypeError(f"{type(self).__name__} must define act()")
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        """Action of one observation, or actions of a batch, and the next hidden state."""
+        raise TypeError(f"{type(self).__name__} must define respond()")
 
     def predict(
         self,
@@ -69,7 +69,21 @@ class StatelessPolicy:
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Action of one observation, or actions of a batch, and the hidden state as it was given."""
+        """Action of one observation, or actions of a batch, and the next hidden state."""
+        return self.respond(observation, state, episode_start)
+
+
+class StatelessPolicy(RememberingPolicy):
+    """A policy without a hidden state: subclasses define `act`, from observations to actions."""
+
+    markov = True
+
+    def act(self, observation: Any) -> Any:
+        """Action of one observation, or actions of a batch."""
+        raise TypeError(f"{type(self).__name__} must define act()")
+
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        """The actions, and the hidden state as it was given."""
         return self.act(observation), state
 
 
@@ -104,15 +118,13 @@ class QuotingPolicy(StatelessPolicy):
 
     def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the box."""
-        found: Array = self.model.from_quotes(self.params, self.wanted(observation))
-        return found
+        return np.asarray(self.model.from_quotes(self.params, self.wanted(observation)))
 
     def clips(self, observation: Any) -> Array:
         """Whether the quotes of an observation, or of each of a batch, lie outside the box."""
         wanted = np.asarray(self.wanted(observation))
         played = self.model.to_quotes(self.params, self.model.from_quotes(self.params, wanted))
-        found: Array = (np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1)
-        return found
+        return np.asarray((np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1))
 
 
 class StatePolicy(QuotingPolicy):
@@ -220,20 +232,20 @@ def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...
     ValueError
         If they have another shape, or are not finite numbers.
     """
-    found = np.asarray(actions)
+    given = np.asarray(actions)
     function = getattr(policy, "_function", None) if isinstance(policy, CallablePolicy) else policy
     name = getattr(function, "__name__", type(function).__name__)
-    if found.shape != (count, *shape):
+    if given.shape != (count, *shape):
         raise ValueError(
-            f"{name} returned actions of shape {found.shape} for a batch of {count} observations: it must return "
+            f"{name} returned actions of shape {given.shape} for a batch of {count} observations: it must return "
             f"{(count, *shape)}, an action for every row (observations[:, i] is the i-th entry of all rows)"
         )
-    if found.dtype.kind not in "fiub":
-        raise ValueError(f"{name} returned actions of type {found.dtype}: they must be numbers")
-    good = np.isfinite(found)
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"{name} returned actions of type {given.dtype}: they must be numbers")
+    good = np.isfinite(given)
     if not good.all():
         row = int(np.flatnonzero(~good.reshape(count, -1).all(axis=1))[0])
         raise ValueError(
-            f"{name} returned the action {found[row].tolist()} for observation {row} of a batch: actions must be finite"
+            f"{name} returned the action {given[row].tolist()} for observation {row} of a batch: actions must be finite"
         )
-    return found
+    return given

@@ -18,16 +18,7 @@ from mmgym.baselines.policy import as_policy, checked_actions
 from mmgym.baselines.risk import RiskMeasures, risk_measures
 from mmgym.baselines.table_policy import require_repeated
 
-__all__ = [
-    "AboveOptimum",
-    "Score",
-    "exact_skill",
-    "risk_table",
-    "rollout",
-    "score",
-    "score_table",
-    "skill_of_value",
-]
+__all__ = ["AboveOptimum", "Score", "exact_skill", "risk_table", "rollout", "score", "score_table", "skill_of_value"]
 
 Array = NDArray[Any]
 
@@ -192,30 +183,21 @@ def score(
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
     if method == "exact" and not is_markov:
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")
-    baseline = baseline_of(base)
-    evaluation = None
+    baseline, evaluation = baseline_of(base), None
     if is_markov and method != "simulated":
-        if getattr(player, "has_mode", True):
-            _require_function(base, player)
-        with tqdm(desc="score", unit="step", delay=2.0, disable=not progress) as bar:
-            evaluation = baseline.evaluate(player, deterministic, bar.update)
+        evaluation = _evaluated(base, baseline, player, deterministic, progress)
     if method == "exact" and evaluation is None:
         raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
     sample = None
     if evaluation is None or evaluation.std is None:
         wanted = stderr if evaluation is None else None
         sample = _sample(base, baseline, player, deterministic, episodes, wanted, seed, progress)
-    found = _score(base, baseline, evaluation, sample, trusted=method == "exact")
-    _require_finite(found)
-    slack = found.value_error + 4.0 * found.stderr + 1e-9 * abs(found.optimum_upper) + 1e-12
-    if found.value > found.optimum_upper + slack:
-        raise AboveOptimum(
-            f"the policy scored {found.value!r}, above the optimum {found.optimum_upper!r} by more than {slack:.3g}: "
-            "this is a bug, please report it"
-        )
-    found = replace(found, clipped=baseline.clipped_share(base, player, 0))
+    result = _score(base, baseline, evaluation, sample, trusted=method == "exact")
+    _require_finite(result)
+    _require_below_optimum(result)
+    result = replace(result, clipped=baseline.clipped_share(base, player, 0))
     if risk is False:
-        return found
+        return result
     measures = risk_measures(
         base,
         player,
@@ -226,12 +208,29 @@ def score(
         seed=seed,
         progress=progress,
     )
-    return replace(found, risk=measures)
+    return replace(result, risk=measures)
 
 
-def _require_finite(found: Score) -> None:
+def _evaluated(base: Any, baseline: Baseline, player: Any, deterministic: bool, progress: bool) -> Evaluation | None:
+    """The evaluation of a policy that says it is a function of the observation, which is looked at if it has a mode."""
+    if getattr(player, "has_mode", True):
+        _require_function(base, player)
+    with tqdm(desc="score", unit="step", delay=2.0, disable=not progress) as bar:
+        return baseline.evaluate(player, deterministic, bar.update)
+
+
+def _require_below_optimum(result: Score) -> None:
+    slack = result.value_error + 4.0 * result.stderr + 1e-9 * abs(result.optimum_upper) + 1e-12
+    if result.value > result.optimum_upper + slack:
+        raise AboveOptimum(
+            f"the policy scored {result.value!r}, above the optimum {result.optimum_upper!r} by more than {slack:.3g}: "
+            "this is a bug, please report it"
+        )
+
+
+def _require_finite(result: Score) -> None:
     """Refuse a score with a figure that is not finite, by an ArithmeticError that names it."""
-    figures = {name: value for name, value in vars(found).items() if isinstance(value, float)}
+    figures = {name: value for name, value in vars(result).items() if isinstance(value, float)}
     wrong = {name: value for name, value in figures.items() if not math.isfinite(value)}
     if wrong:
         names = ", ".join(f"{name} = {value}" for name, value in wrong.items())
@@ -322,15 +321,15 @@ def _score(
     base: Any, baseline: Baseline, evaluation: Evaluation | None, sample: _Sample | None, trusted: bool
 ) -> Score:
     """The score of an evaluation, of a simulation, or of both, unless the simulation speaks against the evaluation."""
-    bounds, reference, found = baseline.bounds(), baseline.reference_value(), evaluation
-    if found is not None and sample is not None and not trusted:
-        tolerance = found.error + bounds.error + DISAGREEMENT * sample.stderr
-        agrees = abs(found.value - sample.value) <= tolerance
-        fine = found.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
-        found = found if agrees and fine else None
-    if found is None:
+    bounds, reference, taken = baseline.bounds(), baseline.reference_value(), evaluation
+    if taken is not None and sample is not None and not trusted:
+        tolerance = taken.error + bounds.error + DISAGREEMENT * sample.stderr
+        agrees = abs(taken.value - sample.value) <= tolerance
+        fine = taken.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
+        taken = taken if agrees and fine else None
+    if taken is None:
         assert sample is not None
-        found = Evaluation(
+        taken = Evaluation(
             value=sample.value,
             error=0.0,
             pnl=sample.mean("pnl"),
@@ -339,30 +338,30 @@ def _score(
             method="simulated",
         )
     if sample is not None:  # what is not an expectation, or not in the evaluation
-        utility = baseline.expected_utility and found.utility is None
-        found = found._replace(
+        utility = baseline.expected_utility and taken.utility is None
+        taken = taken._replace(
             orders=sample.mean("orders"),
             std=sample.std("pnl" if baseline.expected_utility else "returns"),
             pnl_std=sample.std("pnl"),
-            utility=sample.mean("returns") if utility else found.utility,
+            utility=sample.mean("returns") if utility else taken.utility,
         )
-    assert found.orders is not None and found.std is not None and found.pnl_std is not None
+    assert taken.orders is not None and taken.std is not None and taken.pnl_std is not None
     return Score(
-        value=found.value,
-        value_error=bounds.error + found.error,
-        stderr=sample.stderr if sample is not None and found.method == "simulated" else 0.0,
+        value=taken.value,
+        value_error=bounds.error + taken.error,
+        stderr=sample.stderr if sample is not None and taken.method == "simulated" else 0.0,
         optimum_lower=bounds.lower,
         optimum_upper=bounds.upper,
         level=bounds.level,
-        method=found.method,
+        method=taken.method,
         reference=reference,
-        std=found.std,
-        pnl=found.pnl,
-        pnl_std=found.pnl_std,
-        fills=found.fills,
-        orders=found.orders,
-        mean_absolute_inventory=found.absolute_inventory / base.params.horizon,
-        utility=found.utility,
+        std=taken.std,
+        pnl=taken.pnl,
+        pnl_std=taken.pnl_std,
+        fills=taken.fills,
+        orders=taken.orders,
+        mean_absolute_inventory=taken.absolute_inventory / base.params.horizon,
+        utility=taken.utility,
         utility_stderr=sample.stderr_of("returns") if sample is not None and baseline.expected_utility else 0.0,
         episodes=0 if sample is None else sample.episodes,
     )
@@ -389,20 +388,20 @@ def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
     Where the action box clips what a policy wants, its method says so, with the share of decisions.
     """
     rows = {}
-    for name, found in scores.items():
+    for name, each in scores.items():
         rows[name] = {
-            "skill": found.skill,
-            "regret": found.regret if isinstance(found.regret, float) else found.regret[0],
-            "value": found.value,
-            "stderr": found.stderr,
-            "P&L std": found.pnl_std,
-            "fills": found.fills,
-            "market orders": found.orders,
-            "mean |inventory|": found.mean_absolute_inventory,
-            "method": found.method + (f", clipped {100.0 * found.clipped:.2g} %" if found.clipped else ""),
+            "skill": each.skill,
+            "regret": each.regret if isinstance(each.regret, float) else each.regret[0],
+            "value": each.value,
+            "stderr": each.stderr,
+            "P&L std": each.pnl_std,
+            "fills": each.fills,
+            "market orders": each.orders,
+            "mean |inventory|": each.mean_absolute_inventory,
+            "method": each.method + (f", clipped {100.0 * each.clipped:.2g} %" if each.clipped else ""),
         }
-        if found.risk is not None:
-            rows[name] |= {measure: estimate.value for measure, estimate in found.risk.rows().items()}
+        if each.risk is not None:
+            rows[name] |= {measure: estimate.value for measure, estimate in each.risk.rows().items()}
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("value", ascending=False)
     return WholeTable(table)
 
@@ -414,12 +413,9 @@ def risk_table(scores: Mapping[str, Score]) -> pd.DataFrame:
     """
     ordered = sorted(scores.items(), key=lambda item: -item[1].value)
     rows = {
-        name: {
-            **{measure: str(estimate) for measure, estimate in found.risk.rows().items()},
-            "VaR by": found.risk.method,
-        }
-        for name, found in ordered
-        if found.risk is not None
+        name: {**{measure: str(estimate) for measure, estimate in each.risk.rows().items()}, "VaR by": each.risk.method}
+        for name, each in ordered
+        if each.risk is not None
     }
     return WholeTable(pd.DataFrame.from_dict(rows, orient="index"))
 

@@ -1,7 +1,6 @@
 """Gymnasium environments for market making in which the best possible result is known.
 
-``help(env.unwrapped)`` tells of the market that ``env = gymnasium.make(id)`` returns: its spaces, rewards and
-arguments.
+``help(env.unwrapped)`` tells of the market that ``env = gymnasium.make(id)`` returns: spaces, rewards and arguments.
 """
 
 from mmgym.registration import register_all

@@ -50,7 +50,9 @@ def _market_function(name: str) -> Callable[..., Any]:
 
 def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled loop; without a compiler, a loop whose numbers overflow and divide by zero in silence as well."""
-    return np.errstate(all="ignore")(function) if config.DISABLE_JIT else njit(**KERNEL)(function)
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return np.errstate(all="ignore")(function)
+    return njit(**KERNEL)(function)  # type: ignore[no-any-return]
 
 
 reset_one = _market_function("reset_one")

@@ -38,4 +38,4 @@ SCALAR: dict[str, Any] = {
 
 def kernel_rows(rows: NDArray[Any]) -> NDArray[Any]:
     """A structured array as loops take it: without a compiler, one whose rows have their columns as attributes."""
-    return rows.view(np.recarray) if config.DISABLE_JIT else rows
+    return rows.view(np.recarray) if config.DISABLE_JIT else rows  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from mmgym.models import mean_field_steps
 from mmgym.uniformisation import num_terms, poisson_weights
 
 SETS = 6  # random sets of a market, two comparisons each
-COMPARISONS = 5 * 2 * SETS + 3
+COMPARISONS = 5 * 2 * SETS + 4
 LEVEL = 1e-3 / COMPARISONS
 MAKER = "mmgym/MeanFieldMaker-v0"
 
@@ -128,6 +128,25 @@ def test_stochastic_volatility_at_the_allowed_maximum():
     assert 2.0 * stats.norm.sf(z) > LEVEL, (found, returns.mean())
     with pytest.raises(ValueError, match="must be at most 10000"):
         environment_of("mmgym/StochasticVolatility-v0", **sizes, fill_rate=1.001 * rate)
+
+
+@pytest.mark.long
+def test_hawkes_flow_with_five_hundred_orders_a_step():
+    """Quotes of the book's best: the mean of plain returns is the solver's value."""
+    sizes = {"num_steps": 2, "horizon": 60.0, "inventory_limit": 2, "decision": "clock"}
+    rates = {"base_rate": 1000.0 / 240.0, "excitation": 1.5, "decay": 3.0}  # twice the base rate a side and minute
+    env = environment_of("mmgym/HawkesFlow-v0", **sizes, **rates)
+    baseline = baseline_of(env)
+    policy = baseline.policies()["join_best"]()
+    found = baseline.evaluate(policy)
+    envs, returns = env.make_batch(4000), np.zeros(4000)
+    observations, _ = envs.reset(seed=7)
+    for _ in range(2):
+        observations, rewards, *_ = envs.step(policy.predict(observations)[0])
+        returns += rewards
+    stderr = returns.std(ddof=1) / math.sqrt(len(returns))
+    z = max(abs(returns.mean() - found.value) - found.error, 0.0) / stderr
+    assert 2.0 * stats.norm.sf(z) > LEVEL, (found, returns.mean())
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e-3, 0.7, 30.0, 499.9, 500.1, 709.0, 745.0, 2400.0, 1e4, 1.5e5])

@@ -151,7 +151,8 @@ class FeedbackProblem(GLFTProblem):
             source = np.stack([drift + earned_bid + earned_ask, squares][: functional.moments], axis=1)
             if functional.moments == 2:
                 coupling = 2.0 * np.stack([drift, earned_bid, earned_ask], axis=1)
-        return _integrate(self.params.step_length, stay, up, down, coupling, source, np.ascontiguousarray(values))
+        start = np.ascontiguousarray(values)
+        return np.asarray(_integrate(self.params.step_length, stay, up, down, coupling, source, start))
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the inventory at the end of a cell from the law at its start and the depths (S, 2)."""
@@ -159,7 +160,8 @@ class FeedbackProblem(GLFTProblem):
         stay, from_above, from_below = -(bid + ask), np.roll(ask, -1), np.roll(bid, 1)
         coupling, source = np.empty((0, 3)), np.zeros((len(law), 1))
         columns = (stay[:, None], from_above[:, None], from_below[:, None])
-        return _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])[:, 0]
+        moved = _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])
+        return np.asarray(moved[:, 0])
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.

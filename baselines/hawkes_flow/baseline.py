@@ -131,9 +131,9 @@ class SolutionTables:
 
     def __call__(self, states: Array) -> Array:
         """Bid gain, ask gain and value, shape (B, 3), at states (B, 4): see `states_of`."""
-        found = np.empty((len(states), 3))
-        kernels.look_up_rows(self.table, self.times, self.kink, states, *self.nodes, found)
-        return found
+        rows = np.empty((len(states), 3))
+        kernels.look_up_rows(self.table, self.times, self.kink, states, *self.nodes, rows)
+        return rows
 
     def depths(self, gains: Array) -> Array:
         """Best depths [bid, ask] for continuation gains (..., 2 or more)."""
@@ -267,14 +267,14 @@ class HawkesFlowBaseline(SimulatedBaseline):
         ArithmeticError
             If its error is not small: the grids do not resolve such intensities.
         """
-        found = solve(self.params._replace(observe_intensities=True), self.held)
-        scale = max(abs(found.value), self.params.half_spread)
-        if not found.error <= LARGEST_ERROR * scale:
+        solved = solve(self.params._replace(observe_intensities=True), self.held)
+        scale = max(abs(solved.value), self.params.half_spread)
+        if not solved.error <= LARGEST_ERROR * scale:
             raise ArithmeticError(
-                f"the optimum {found.value:.6g} is only known to {found.error:.3g}: with so much excitation for the "
+                f"the optimum {solved.value:.6g} is only known to {solved.error:.3g}: with so much excitation for the "
                 "decay and the horizon, intensities spread too far; shorten the horizon or lower excitation"
             )
-        return found
+        return solved
 
     def upper(self) -> float:
         """The upper bound of the optimum."""
@@ -292,10 +292,10 @@ class HawkesFlowBaseline(SimulatedBaseline):
 
     def bounds(self) -> Bounds:
         """Bounds of the optimum: where it is not solved, the lower one is that of the best known policy."""
-        found = self.solved
+        value, error = self.solved.value, self.solved.error
         if self.held and self.params.observe_intensities:
-            return Bounds(found.value, found.value, found.error)
-        return Bounds(min(self.best_known()[1], found.value), found.value, found.error)
+            return Bounds(value, value, error)
+        return Bounds(min(self.best_known()[1], value), value, error)
 
     @functools.cache  # noqa: B019  # baselines are kept anyway
     def best_known(self) -> tuple[str, float]:
@@ -312,8 +312,8 @@ class HawkesFlowBaseline(SimulatedBaseline):
             name, lower = best_lower(list(self.policies()), rough, self._lower)
             return {"name": name, "lower": lower}
 
-        found = kept(self.params, "best known", make, is_named(self.policies()))
-        return str(found["name"]), float(found["lower"])
+        best = kept(self.params, "best known", make, is_named(self.policies()))
+        return str(best["name"]), float(best["lower"])
 
     def environment(self) -> HawkesFlowVectorEnv:
         """As in `SimulatedBaseline`."""
@@ -349,14 +349,14 @@ class HawkesFlowBaseline(SimulatedBaseline):
             decision = "event" if held else p.decision
             return SolvedPolicy(p, solve(p._replace(decision=decision, observe_intensities=True), held))
 
-        found: dict[str, Callable[[], Policy]] = {}
+        policies: dict[str, Callable[[], Policy]] = {}
         if self.held and not p.observe_intensities:
-            found["filtered"] = lambda: FilteredPolicy(p, best(True).depths)
+            policies["filtered"] = lambda: FilteredPolicy(p, best(True).depths)
         if not self.held:
-            found["hjb"] = lambda: best(False)
+            policies["hjb"] = lambda: best(False)
         if not (self.held and p.observe_intensities):
-            found["event_optimum"] = lambda: best(True)
-        return found | {
+            policies["event_optimum"] = lambda: best(True)
+        return policies | {
             "signal_poisson": lambda: DepthPolicy(p, closed_forms.signal_poisson(p, _poisson_values(p))),
             "poisson": lambda: DepthPolicy(p, closed_forms.poisson(p, _poisson_values(p))),
             "corollary_3": of(closed_forms.corollary_3),
@@ -391,8 +391,8 @@ class HawkesFlowBaseline(SimulatedBaseline):
         return value, abs(value - rough)
 
     def _expectation(self, resolution: Resolution, depths: DepthFunction, functional: Functional) -> float:
-        found = march(self.params, resolution, held=self.held, depths=depths, functional=functional)
-        return _at_start(self.params, found, found.values[-1])
+        tables = march(self.params, resolution, held=self.held, depths=depths, functional=functional)
+        return _at_start(self.params, tables, tables.values[-1])
 
     def expansions(self, action_space: gymnasium.Space[Any]) -> FlowExpansions:
         """Expansions around policies, for training on the exact value (`mmgym.baselines.expansion`).
@@ -415,7 +415,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best depths at some times, inventories and intensities."""
         p, best = self.params, SolvedPolicy(self.params, self.solved)
-        found = []
+        rows = []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon, p.step_length):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():
                 for factor in (1.0, 2.0):
@@ -423,8 +423,8 @@ class HawkesFlowBaseline(SimulatedBaseline):
                     names = ("time_left", "inventory", "buy_rate", "sell_rate")
                     controls = dict(zip(control_names, best.depths(*state).tolist(), strict=True))
                     value = float(best.value(model.observe(p, *state)))
-                    found.append({**dict(zip(names, state, strict=True)), "value": value, **controls})
-        return found
+                    rows.append({**dict(zip(names, state, strict=True)), "value": value, **controls})
+        return rows
 
 
 @functools.lru_cache(maxsize=16)
@@ -445,10 +445,10 @@ class _Recorded:
 
     def __init__(self, params: Params, policy: Policy) -> None:
         self.params, self.policy = params, policy
-        self.found: dict[tuple[float, tuple[int, ...]], Array] = {}
+        self.by_grid: dict[tuple[float, tuple[int, ...]], Array] = {}
 
     def __call__(self, time_left: float, inventory: Array, buy_rate: Array, sell_rate: Array) -> Array:
         key = time_left, np.broadcast_shapes(inventory.shape, buy_rate.shape, sell_rate.shape)
-        if key not in self.found:
-            self.found[key] = grid_actions(self.params, self.policy, time_left, inventory, buy_rate, sell_rate)
-        return model.to_quotes(self.params, self.found[key])
+        if key not in self.by_grid:
+            self.by_grid[key] = grid_actions(self.params, self.policy, time_left, inventory, buy_rate, sell_rate)
+        return model.to_quotes(self.params, self.by_grid[key])

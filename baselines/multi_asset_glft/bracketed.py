@@ -37,7 +37,7 @@ class DepthPolicy(StatePolicy):
     Attributes
     ----------
     depths : callable
-        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks. A terminal observation has the last step's.
+        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks, also at the end of the episode.
     """
 
     model = model

@@ -7,8 +7,8 @@ diag(k_i D_i (A_i^bid + A_i^ask) / (2 e))``.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
+from mmgym.baselines.differential_equations import solution_at
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
@@ -41,8 +41,7 @@ def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Arra
 
     start = np.concatenate([(p.terminal_penalty * np.eye(n)).ravel(), np.zeros(n)])
     times = np.linspace(0.0, p.horizon, steps + 1)
-    path = solve_ivp(slope, (0.0, p.horizon), start, method="DOP853", t_eval=times, rtol=1e-11, atol=1e-13)
-    table = path.y.T[::-1]
+    table = solution_at(slope, start, times, "the Riccati equation", 1e-11, atol=1e-13)
     return table[:, : n * n].reshape(-1, n, n), table[:, n * n :]
 
 

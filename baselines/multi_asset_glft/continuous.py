@@ -10,15 +10,15 @@ D)`` makes it linear.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from mmgym.baselines.multi_asset_glft.one_step import grid, moves_of
+from mmgym.baselines.differential_equations import solution_at
+from mmgym.baselines.multi_asset_glft.one_step import depths_of_values, grid, moves_of
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["continuous_depths", "continuous_values", "depths_of_values"]
+__all__ = ["continuous_depths", "continuous_values"]
 
 
 def _flow(params: Params) -> Array:
@@ -96,23 +96,10 @@ def _by_runge_kutta(params: Params, steps: int, units: Array, flow: Array, last:
             total[here] += weights[j] * np.exp(units[j] * (v[moves[j][here]] - v[here]))
         return total
 
-    times = np.linspace(0.0, params.horizon, steps + 1)  # time left
-    path = solve_ivp(slope, (0.0, params.horizon), last, method="DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
-    return np.asarray(path.y.T[::-1])
-
-
-def depths_of_values(params: Params, values: Array) -> Array:
-    """Best depths (..., S, 2 n) for values (..., S), cut to the depth box; a closed side takes its neighbour's."""
-    moves, n = moves_of(params), params.num_assets
-    sizes = np.tile(params.sizes, 2)
-    states = np.arange(values.shape[-1])
-    depths = np.empty((*values.shape, 2 * n))
-    for j in range(2 * n):
-        here = np.where(moves[j] >= 0, states, moves[j + n if j < n else j - n])
-        depths[..., j] = 1.0 / params.decays[j] - (values[..., moves[j][here]] - values[..., here]) / sizes[j]
-    return np.clip(depths, params.min_depth, params.max_depth)
+    times = np.linspace(0.0, params.horizon, steps + 1)
+    return solution_at(slope, last, times, "the continuous-time value", 1e-12)
 
 
 def continuous_depths(params: Params) -> Array:
     """Depths (N, S, 2 n) of the continuous-time optimum at the environment's decision times."""
-    return depths_of_values(params, continuous_values(params)[:-1])
+    return depths_of_values(params, moves_of(params), continuous_values(params)[:-1])

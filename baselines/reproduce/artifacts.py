@@ -1,6 +1,7 @@
 """What a reproduction leaves behind: tables (CSV), pictures (PNG) and text, each written completely or not at all."""
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 from mmgym.plain_files import replacing
 from mmgym.printing import write_table
 
-__all__ = ["new_figure", "paragraph", "text_table", "write_figure", "write_table"]
+__all__ = ["new_figure", "paragraph", "text_table", "write_artifacts", "write_figure", "write_table"]
 
 
 def text_table(frame: pd.DataFrame, digits: int) -> str:
@@ -41,3 +42,11 @@ def write_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG, 150 dots an inch."""
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=150)
+
+
+def write_artifacts(folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Any]) -> None:
+    """Write tables and figures into a folder, each under its name."""
+    for name, frame in tables.items():
+        write_table(frame, folder / f"{name}.csv")
+    for name, figure in figures.items():
+        write_figure(figure, folder / f"{name}.png")

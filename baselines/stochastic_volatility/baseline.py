@@ -163,15 +163,15 @@ class StochasticVolatilityBaseline(SimulatedBaseline):
     def _solution(self) -> tuple[Solution, float, float]:
         """The solution, its value and its error."""
         coarse, fine = self._problems
-        found = frozen.solve(fine)
-        value, rough = _at_start(fine, found), _at_start(coarse, frozen.solve(coarse))
+        solution = frozen.solve(fine)
+        value, rough = _at_start(fine, solution), _at_start(coarse, frozen.solve(coarse))
         error = SAFETY * abs(value - rough) + ROUNDING * abs(value) + self.params.cara_bias
         if not error <= LARGEST_ERROR * max(abs(value), float(np.max(1.0 / fine.decays)) * self.params.order_size):
             raise ArithmeticError(
                 f"the optimum {value:.6g} is only known to {error:.3g}: the variance spreads too far for polynomials; "
                 "lower variance_volatility or initial_variance, or raise variance_reversion"
             )
-        return found, value, error
+        return solution, value, error
 
     def upper(self) -> float:
         """The optimum or its upper bound."""
@@ -182,8 +182,8 @@ class StochasticVolatilityBaseline(SimulatedBaseline):
         """Name and lower bound of the policy with the best lower bound: its value less its error."""
 
         def rough(name: str) -> tuple[float, float]:
-            found = self._evaluated(self.policies()[name]())
-            return found.value, found.error
+            evaluation = self._evaluated(self.policies()[name]())
+            return evaluation.value, evaluation.error
 
         return best_lower(list(self.policies()), rough)
 
@@ -230,10 +230,10 @@ class StochasticVolatilityBaseline(SimulatedBaseline):
             depths = np.array([1.0 / p.fill_decay_bid, 1.0 / p.fill_decay_ask])
             return np.broadcast_to(depths, (p.num_steps, 2 * p.limit + 1, 2))
 
-        found: dict[str, Callable[[], Policy]] = {"hjb": hjb} if p.observe_variance else {}
+        policies: dict[str, Callable[[], Policy]] = {"hjb": hjb} if p.observe_variance else {}
         if not self.solved:
-            found["expected_variance"] = lambda: SolvedVariancePolicy(self._problems[1], self._solution[0])
-        return found | {
+            policies["expected_variance"] = lambda: SolvedVariancePolicy(self._problems[1], self._solution[0])
+        return policies | {
             "variance_blind": blind(lambda: best_depths(p, blind_values(p)[:-1])),
             "glft_asymptotic": blind(lambda: glft_asymptotic_depths(plain)),
             "avellaneda_stoikov": blind(lambda: avellaneda_stoikov_depths(plain)),
@@ -286,7 +286,7 @@ class StochasticVolatilityBaseline(SimulatedBaseline):
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best depths at some times, inventories and variances."""
-        p, found = self.params, []
+        p, rows = self.params, []
         best = SolvedVariancePolicy(self._problems[1], self._solution[0])
         for step in sorted({0, p.num_steps // 2, p.num_steps - 1}):
             for lots in np.unique([-(p.limit // 2), 0, 1, p.limit // 2]).tolist():
@@ -295,5 +295,5 @@ class StochasticVolatilityBaseline(SimulatedBaseline):
                     depths = model.to_quotes(p, best.predict(observation)[0]).tolist()
                     controls = dict(zip(control_names, depths, strict=True))
                     state = {"step": step, "inventory": lots * p.order_size, "variance": variance}
-                    found.append({**state, "value": float(best.value(observation)), **controls})
-        return found
+                    rows.append({**state, "value": float(best.value(observation)), **controls})
+        return rows

@@ -94,15 +94,7 @@ def _sell_sweep(
 
 @njit(**KERNEL)
 def _after_orders(
-    block: int,
-    scale: Array,
-    shift: Array,
-    back: Array,
-    cost: Array,
-    w: Array,
-    floor: float,
-    best: Array,
-    land: Array,
+    block: int, scale: Array, shift: Array, back: Array, cost: Array, w: Array, floor: float, best: Array, land: Array
 ) -> None:
     """Best of any market orders sent at once, (Y,): sells, or buys, which are sells with the inventory mirrored."""
     count = w.shape[0]

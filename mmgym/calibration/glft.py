@@ -67,6 +67,7 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     json_value,
     marked,
+    new_figure,
     recorded_volatility,
     require_finite,
     sampled_volatility,
@@ -212,14 +213,10 @@ class Calibration:
         ImportError
             If matplotlib is missing.
         """
-        try:
-            from matplotlib.figure import Figure
-            from matplotlib.ticker import LogLocator, NullFormatter
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-
         event = "fills" if self.kind == "quotes" else "market orders"
-        figure = Figure(figsize=(10, 4.5), layout="constrained")
+        figure = new_figure(10, 4.5)
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for panel, name, side in zip(panels, ("bid", "ask"), (self.bid, self.ask), strict=True):
             rates = side.rates[side.rates["fills"] > 0]

@@ -48,6 +48,7 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     find_window_gaps,
     gap_finding,
+    new_figure,
     require_finite,
     without_gaps,
 )
@@ -334,12 +335,7 @@ class Calibration:
         """
         if process not in EVENT_TYPES:
             raise ValueError(f"process = {process!r} is not allowed: it must be one of {', '.join(EVENT_TYPES)}")
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-
-        figure = Figure(figsize=(10, 4.2 * len(self.groups)), layout="constrained")
+        figure = new_figure(10, 4.2 * len(self.groups))
         panels = figure.subplots(len(self.groups), 2, squeeze=False)
         for (left, right), (key, fit) in zip(panels, self.groups.items(), strict=True):
             found = fit.processes[process]

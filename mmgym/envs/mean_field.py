@@ -89,7 +89,10 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     fills may happen, the signal may jump, and the crowd goes on moving inside the step. With
     ``population="equilibrium"`` the crowd plays the equilibrium of this very game with frozen depths, so the best
     policy against it is the crowd's own. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment
-    as built, `mmgym.baselines.mean_field.population_exploitability` what a whole crowd leaves on the table.
+    as built, `mmgym.baselines.mean_field.population_exploitability` what a whole crowd leaves on the table. An
+    equilibrium that is not found, as with ``signal_rate=[3, 0]`` from an impact of 0.04 on, is a
+    `mmgym.models.mean_field_limit.NotConverged` after some minutes;
+    `mmgym.models.mean_field_flow.solve_equilibrium_flow` says which games were tested.
 
     Units: dollars, assets, days.
 
@@ -145,7 +148,8 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
 
     A step freezes both depths and the crowd's mean quotes for ``horizon / num_steps`` and simulates the rest exactly,
     in continuous time. With ``population="equilibrium"`` the crowd plays the equilibrium of the game with frozen
-    depths. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
+    depths, or `mmgym.models.mean_field_limit.NotConverged` is raised, as `MeanFieldTakerEnv` says.
+    `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
 
     Units: dollars, assets, days.
 
