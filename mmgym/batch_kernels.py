@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import config, from_dtype, njit
+from numba import from_dtype, njit
 from numba.extending import overload
 
 from mmgym import random_streams
-from mmgym.compiling import KERNEL
+from mmgym.compiling import COMPILED, KERNEL
 from mmgym.vector_exp import fast_exp
 
 __all__ = ["advance_rows", "markets", "prepare_rows", "register", "reset_rows", "start_rows", "step_row", "step_rows"]
@@ -50,9 +50,7 @@ def _market_function(name: str) -> Callable[..., Any]:
 
 def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled loop; without a compiler, a loop whose numbers overflow and divide by zero in silence as well."""
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return np.errstate(all="ignore")(function)
-    return njit(**KERNEL)(function)  # type: ignore[no-any-return]
+    return njit(**KERNEL)(function) if COMPILED else np.errstate(all="ignore")(function)
 
 
 reset_one = _market_function("reset_one")

@@ -12,6 +12,7 @@ import yaml
 
 import mmgym
 from mmgym import baselines
+from mmgym.baselines import baseline, risk, scoring
 from mmgym.parameters import argument_names, row_of
 from mmgym.registration import ENVIRONMENTS
 
@@ -110,6 +111,45 @@ def test_file_names():
             assert path.stem not in forbidden, path
 
 
+EXAMPLES = {"agents/demo.py", "agents/commands/reproduce.py"}  # the id that a command takes by default
+OWN = {"agents/fictitious_play.py": "mean_field", "mmgym/registration.py": ""}  # "": all markets
+
+
+def test_generic_code_names_no_market():
+    """Docstrings may name an id as an example; what computes may not."""
+    generic = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
+    generic += [*sources("agents/commands"), *sources("mmgym/adapters")]
+    words = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
+    for path in generic:
+        name = path.relative_to(ROOT).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
+                body[0].value.value = ""  # a docstring
+        named = set(re.findall(rf"(?<![a-z_])(?:{words})(?![a-z_])", ast.unparse(tree)))
+        if name in EXAMPLES:
+            assert {*named} <= {"AvellanedaStoikov"}, f"{path} names {named}"
+        elif OWN.get(name) != "":
+            assert named <= {OWN.get(name)}, f"{path} names {named}"
+
+
+def test_a_score_asks_for_the_baseline_once(monkeypatch):
+    """What a score needs, it asks of one baseline."""
+    looked_up = []
+    find = baseline.baseline_of
+    for module in (baseline, scoring, risk):
+        monkeypatch.setattr(module, "baseline_of", lambda *a, **k: looked_up.append(a) or find(*a, **k))
+    best = baselines.optimal_policy("mmgym/AvellanedaStoikov-v0", num_steps=5)
+    scoring.score("mmgym/AvellanedaStoikov-v0", best, num_steps=5)
+    assert len(looked_up) == 1
+
+
 @pytest.mark.parametrize("market", MARKETS)
 def test_one_word_names_a_market_on_every_floor(market):
     wanted = [f"mmgym.models.{market}", f"mmgym.envs.{market}", f"mmgym.baselines.{market}"]
@@ -117,6 +157,14 @@ def test_one_word_names_a_market_on_every_floor(market):
     assert not missing
     tests = [path.name for path in (ROOT / "tests").glob("test_*.py") if market in path.name]
     assert len(tests) >= 2, f"{market} needs two test files"
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_the_same_role_has_the_same_file_name_in_every_market(market):
+    files = {path.name: path.read_text(encoding="utf-8") for path in sources(f"baselines/{market}")}
+    parts = ast.parse(files["__init__.py"]).body
+    assert all(isinstance(part, ast.Expr | ast.ImportFrom | ast.Assign) for part in parts), "__init__ has names only"
+    assert [name for name, text in files.items() if "@make_baseline.register" in text] == ["baseline.py"]
 
 
 @pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)

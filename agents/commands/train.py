@@ -79,7 +79,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     failures = [result for result in results if result["status"] == "failed"]
     for result in failures:
         print(f"failed: {result['cell']['key']}: {result['error']}")
-    print(f"\nwritten: {folder}/report.html, results.csv, summary.csv, benchmark.json")
+    print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")
     if failures:
         raise SystemExit(1)
 
@@ -113,10 +113,44 @@ def _fictitious_play(options: argparse.Namespace) -> None:
     print(f"\nwritten: {folder}")
 
 
+GAME = """\
+Each round trains an answer to the population so far and adds it to it; then the population's exploitability, what one
+of its takers could still gain against the flow that all of them make, is computed exactly.
+
+$ mmgym fictitious_play fictitious_play
+mmgym/MeanFieldTaker-v0: the constant quote's population has the exploitability 645.28372
+
+ round  exploitability    relative  answer_regret   value  maker_gap      total  seconds
+     1       0.0990934 0.000153566      0.0990935 1552.09 0.00052361   0.099617  41.3029
+     2      0.00847688 1.31367e-05     0.00847703 1552.18  0.0090132  0.0174901  84.7691
+     3      0.00391427 6.06597e-06     0.00391437 1552.18 0.00226951 0.00618378  127.028
+
+In Python, of the population that plays one policy:
+
+    from mmgym.baselines import paper_policies
+    from mmgym.baselines.mean_field import population_exploitability
+
+    env_id = "mmgym/MeanFieldTaker-v0"
+    print(population_exploitability(env_id, paper_policies(env_id)["constant"]).exploitability)  # 645.28...
+"""
+
 TRAIN = Command("train", "train an agent and score it exactly", _add_train_options, _train)
-TEXT = "train and score algorithms in many markets, and compare them with the papers and the optimum"
-BENCHMARK = Command("benchmark", TEXT, _add_benchmark_options, _benchmark)
-TEXT = "train PPO in the Avellaneda-Stoikov market and compare it with the optimum"
-DEMO = Command("demo", TEXT, _add_demo_options, _demo)
-TEXT = "takers of the mean field learn against their own population"
-FICTITIOUS_PLAY = Command("fictitious_play", TEXT, _add_game_options, _fictitious_play)
+BENCHMARK = Command(
+    "benchmark",
+    "train and score algorithms in many markets, and compare them with the papers and the optimum",
+    _add_benchmark_options,
+    _benchmark,
+)
+DEMO = Command(
+    "demo",
+    "train PPO in the Avellaneda-Stoikov market and compare it with the optimum",
+    _add_demo_options,
+    _demo,
+)
+FICTITIOUS_PLAY = Command(
+    "fictitious_play",
+    "takers of the mean field learn against their own population",
+    _add_game_options,
+    _fictitious_play,
+    GAME,
+)
