@@ -91,14 +91,6 @@ def test_no_import_circle():
         visit(module, ())
 
 
-def test_agents_and_the_command_line_name_no_market():
-    """What is a market's own it declares itself; fictitious play is learning in one of them."""
-    for path in sources("agents"):
-        text = path.read_text(encoding="utf-8")
-        named = [market for market in MARKETS if re.search(rf"\b{market}\b", text)]
-        assert not named or path.stem == "fictitious_play", f"{path} names {named}"
-
-
 def test_models_and_kernels_do_not_use_numpy_random():
     for path in [*sources("mmgym/models"), ROOT / "mmgym" / "random_streams.py", ROOT / "mmgym" / "batch_kernels.py"]:
         assert "np.random." not in path.read_text(encoding="utf-8"), path
