@@ -24,6 +24,7 @@ from mmgym.baselines.numerical import Bounds, NumericalBaseline, numerical_basel
 from mmgym.baselines.policy import StatelessPolicy
 from mmgym.baselines.solution_cache import load_solution, save_solution
 from mmgym.baselines.wrappers import unwrapped
+from mmgym.market import Market
 
 __all__ = [
     "MixedTablePolicy",
@@ -274,9 +275,12 @@ def params_of(env: Any, **arguments: Any) -> Any:
     return environment_of(env, **arguments).params
 
 
-def _load(market: str) -> None:
+def _load(market: Market) -> None:
     """Import the market's baselines, which register themselves."""
-    import_module(f"mmgym.baselines.{market}")
+    if market.declaration is None:
+        import_module(f"mmgym.baselines.{market.name}")
+    else:
+        import_module("mmgym.baselines.declared").register(market.declaration)
 
 
 @functools.lru_cache(maxsize=64)
@@ -331,7 +335,7 @@ def _numerical(params: Any) -> NumericalBaseline | None:
 def numerical_of(env: Any, **arguments: Any) -> NumericalBaseline | None:
     """The numerical baseline of an environment with continuous coordinates; None where states are finitely many."""
     base = environment_of(env, **arguments)
-    _load(base.market.name)
+    _load(base.market)
     return _numerical(base.params)
 
 
@@ -446,5 +450,5 @@ def _reference_value(params: Any) -> float:
 def reference_value(env: Any, **arguments: Any) -> float:
     """Criterion of the reference policy, in model units."""
     base = environment_of(env, **arguments)
-    _load(base.market.name)
+    _load(base.market)
     return _reference_value(base.params)

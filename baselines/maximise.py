@@ -193,7 +193,7 @@ def climb(
 
 
 def _starts(
-    problem: ContinuousProblem, states: Integers, region: Region, controls: Array, glance: Glance
+    problem: ContinuousProblem, states: Integers, region: Region, controls: Array, glance: Glance, survey: Glance
 ) -> tuple[Integers, Array]:
     """Pairs of state and controls to climb from, off a coarse grid and away from the candidates (S, C)."""
     sign, count = -1.0 if problem.aversion else 1.0, len(region.low)
@@ -207,8 +207,7 @@ def _starts(
     spacing = np.array([axis[1] - axis[0] for axis in axes])
     kept_states, kept = [], []
     for part in np.array_split(states, int(np.ceil(len(states) * len(grid) / CHUNK))):
-        height = sign * glance(np.repeat(part, len(grid)), np.tile(grid, (len(part), 1)))
-        height = height.reshape(len(part), *map(len, axes))
+        height = sign * survey(part, grid).reshape(len(part), *map(len, axes))
         # Between grid points the criterion rises above them by less than it falls around them.
         highest = 2.0 * height - minimum_filter(height, size=(1, *[3] * count), mode="nearest")
         known = sign * glance(part, controls[part])
@@ -233,6 +232,7 @@ def best_controls(
     best: Array,
     shortfalls: Array,
     glance: Glance | None = None,
+    survey: Glance | None = None,
 ) -> tuple[Array, Array]:
     """Best controls of every state and their values, from what the market's own search gave.
 
@@ -248,6 +248,8 @@ def best_controls(
     glance : callable, optional
         One-step values (M,) of states (M,) and controls (M, C), good enough to see where maxima may lie; the exact ones
         by default.
+    survey : callable, optional
+        The same of states (M,) under each of the controls (G, C), shape (M, G), where a market has a cheaper way.
 
     Returns
     -------
@@ -267,10 +269,13 @@ def best_controls(
     def one_step(states: Integers, controls: Array) -> Array:
         return problem.backward(n, states, controls, values, problem.criterion)[:, 0]
 
+    def every_pair(states: Integers, grid: Array) -> Array:
+        return (glance or one_step)(np.repeat(states, len(grid)), np.tile(grid, (len(states), 1)))
+
     missed = np.flatnonzero(~(shortfalls <= tolerance))
     doubtful = np.union1d(np.flatnonzero(region.crowded), missed)
     if len(doubtful):
-        states, starts = _starts(problem, doubtful, region, controls, glance or one_step)
+        states, starts = _starts(problem, doubtful, region, controls, glance or one_step, survey or every_pair)
         states, starts = np.concatenate([states, missed]), np.concatenate([starts, controls[missed]])
         known = np.where(shortfalls <= tolerance, sign * best, -np.inf)
         peaks, reached, left = climb(problem, n, states, starts, values, known)

@@ -15,7 +15,17 @@ from numba.extending import overload
 from mmgym import random_streams
 from mmgym.vector_exp import fast_exp
 
-__all__ = ["advance_rows", "markets", "prepare_rows", "register", "reset_rows", "start_rows", "step_row", "step_rows"]
+__all__ = [
+    "advance_rows",
+    "markets",
+    "prepare_rows",
+    "register",
+    "reset_rows",
+    "resolve",
+    "start_rows",
+    "step_row",
+    "step_rows",
+]
 
 LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
@@ -51,19 +61,21 @@ def observe_one(p, s, observation):
     raise TypeError("only for use in kernels")
 
 
-def _resolve(stand_in: Callable[..., Any]) -> None:
+def resolve(stand_in: Callable[..., Any], functions_of: Callable[[Any], Any] = lambda market: market) -> None:
+    """Let kernels call a market's function of this name: that of what ``functions_of`` finds on the record's market."""
+
     @overload(stand_in, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
     @functools.wraps(stand_in)
     def find(p, *rest):
         market = _markets.get(p)
         if market is None:
             return None
-        function = getattr(market, stand_in.__name__)
+        function = getattr(functions_of(market), stand_in.__name__)
         return lambda p, *rest: function(p, *rest)
 
 
 for _stand_in in (reset_one, controls_one, step_one, observe_one):
-    _resolve(_stand_in)
+    resolve(_stand_in)
 
 
 @njit(**LOOP)

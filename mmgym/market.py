@@ -63,6 +63,10 @@ class Market:
         What columns of the state may be, both ends included; columns that are not named may be any finite number. A
         state from elsewhere is checked by it: kernels trust their state. A row that is not to be reset must have a
         ``step`` below the highest.
+    functions : dict of str to function ``(params) -> float or array``
+        What kernels read like fields and is no property of the parameters; arrays are named in ``arrays`` too.
+    declaration : mmgym.declare.Market or None
+        What the market was derived from.
     """
 
     name: str
@@ -78,6 +82,8 @@ class Market:
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
+    functions: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    declaration: Any = None
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)
@@ -87,6 +93,7 @@ class Market:
         fields: list[Any] = [(name, _kernel_type(hints[name])) for name in self._plain_fields()]
         getters = {name: getattr(self.params_type, name).fget for name in self.derived}
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
+        fields += [(name, "f8") for name in self.functions if name not in self.arrays]
         fields += [(name, "f8", shape) for name, shape in self.arrays.items()]
         fields.append((f"{self.name}_{self._source_hash()}", "u1"))
         object.__setattr__(self, "record_dtype", np.dtype(fields))
@@ -112,6 +119,8 @@ class Market:
             digest.update(getattr(function, "py_func", function).__code__.co_code)
         for source in sources:
             digest.update(Path(source).read_bytes())
+        if self.declaration is not None:
+            digest.update(self.declaration.fingerprint)
         return digest.hexdigest()[:16]
 
     def record(self, params: NamedTuple) -> np.ndarray[Any, Any]:
@@ -122,8 +131,12 @@ class Market:
             record[name] = _kernel_value(hints[name], getattr(params, name))
         for name in self.derived:
             record[name] = getattr(params, name)
+        for name, function in self.functions.items():
+            if name not in self.arrays:
+                record[name] = function(params)
         for name in self.arrays:
-            values = np.asarray(getattr(params, name), dtype=np.float64)
+            found = self.functions[name](params) if name in self.functions else getattr(params, name)
+            values = np.asarray(found, dtype=np.float64)
             corner: Any = tuple(slice(length) for length in values.shape)
             record[name][0][corner] = values
         return record

@@ -1,0 +1,466 @@
+"""The kernels of declared markets: one exact step, written once over the functions that an author states.
+
+The functions below that only raise stand for those that `mmgym.declare` makes of a declaration; numba puts them in
+their place by the type of the parameter record ``p``, as in `mmgym.batch_kernels`.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from mmgym.batch_kernels import resolve
+from mmgym.dual_numbers import DualType, dual, overload_dual
+from mmgym.market import scalar_kernel
+from mmgym.models.wealth import MAX_EXPONENT
+from mmgym.random_streams import exponential, normal, uniform
+from mmgym.uniformisation import KERNEL
+from mmgym.vector_exp import fast_exp
+
+__all__ = ["controls_one", "exp", "reset_one", "step_one"]
+
+BID, ASK, ORDER = 1, 2, 3  # what an event counts as; 0: nothing
+
+
+def exp(x):
+    """``exp(x)`` in the functions of a declaration: three times faster than that of `math`."""
+    return math.exp(x)
+
+
+@overload(exp)
+def _exp(x):
+    return None if isinstance(x, DualType) else lambda x: fast_exp(np.float64(x))
+
+
+def _dual_exp(x):
+    found = fast_exp(x.value)
+    return dual(found, found * x.slope)
+
+
+overload_dual(exp, _dual_exp)
+
+
+def as_tuple(moved):
+    """An effect as a tuple: of one coordinate it may be a number."""
+    raise TypeError("only for use in kernels")
+
+
+@overload(as_tuple)
+def _as_tuple(moved):
+    return (lambda moved: moved) if isinstance(moved, types.BaseTuple) else (lambda moved: (moved,))
+
+
+# Of the state
+
+
+def load(p, s):
+    """The coordinates of a row of state."""
+    raise TypeError("only for use in kernels")
+
+
+def place(p, s, x):
+    """Write coordinates into a row of state."""
+    raise TypeError("only for use in kernels")
+
+
+def from_row(p, step, row):
+    """Coordinates from an array."""
+    raise TypeError("only for use in kernels")
+
+
+def to_row(p, x, row):
+    """Coordinates, without the step, to an array."""
+    raise TypeError("only for use in kernels")
+
+
+def at_step(p, step, x):
+    """The same coordinates at another step."""
+    raise TypeError("only for use in kernels")
+
+
+def differs(p, x, y):
+    """Whether coordinates differ."""
+    raise TypeError("only for use in kernels")
+
+
+# Of the controls
+
+
+def to_controls(p, row):
+    """Controls from an array."""
+    raise TypeError("only for use in kernels")
+
+
+def to_duals(p, row, j):
+    """Controls as dual numbers, with a slope in the ``j``-th."""
+    raise TypeError("only for use in kernels")
+
+
+def continuous(p):
+    """Whether controls are boxes, not choices."""
+    raise TypeError("only for use in kernels")
+
+
+def allowed(p, x, j, entry):
+    """Whether the ``j``-th choice may be ``entry``."""
+    raise TypeError("only for use in kernels")
+
+
+# Of the events
+
+
+def fixed_rates(p, u):
+    """Intensities (a tuple) of the events whose do not depend on the coordinates, 0 for the others."""
+    raise TypeError("only for use in kernels")
+
+
+def rates(p, x, u, fixed):
+    """Intensities (a tuple), 0 of an event that is not open."""
+    raise TypeError("only for use in kernels")
+
+
+def fill_rates(p, x, u, fixed, values):
+    """The same into an array."""
+    raise TypeError("only for use in kernels")
+
+
+def fill_rate_slopes(p, x, u, fixed, slopes):
+    """Slopes of the intensities into an array, from dual controls."""
+    raise TypeError("only for use in kernels")
+
+
+def payoff(p, x, u, k):
+    """What the ``k``-th event pays."""
+    raise TypeError("only for use in kernels")
+
+
+def fill_payoffs(p, x, u, values):
+    """What every open event pays, into an array."""
+    raise TypeError("only for use in kernels")
+
+
+def fill_payoff_slopes(p, x, u, slopes):
+    """Slopes of that into an array, from dual controls."""
+    raise TypeError("only for use in kernels")
+
+
+def chosen(p, r, draw):
+    """The event at ``draw``, below the sum of the intensities ``r``."""
+    raise TypeError("only for use in kernels")
+
+
+def total(p, r):
+    """The sum of the intensities ``r``, from the first on."""
+    raise TypeError("only for use in kernels")
+
+
+def is_open(p, x, k):
+    """Whether the ``k``-th event can happen."""
+    raise TypeError("only for use in kernels")
+
+
+def effect(p, x, k):
+    """The coordinates after the ``k``-th event."""
+    raise TypeError("only for use in kernels")
+
+
+def counts_as(p, k):
+    """What the ``k``-th event counts as."""
+    raise TypeError("only for use in kernels")
+
+
+def num_events(p):
+    """Number of events."""
+    raise TypeError("only for use in kernels")
+
+
+# Of decisions, and per unit of time
+
+
+def has_impulse(p):
+    """Whether a decision may move the coordinates."""
+    raise TypeError("only for use in kernels")
+
+
+def impulse_payoff(p, x, u):
+    """What the impulse pays."""
+    raise TypeError("only for use in kernels")
+
+
+def impulse_effect(p, x, u):
+    """The coordinates after the impulse."""
+    raise TypeError("only for use in kernels")
+
+
+def income(p, x, u):
+    """Gain per unit of time."""
+    raise TypeError("only for use in kernels")
+
+
+def running_penalty(p, x, u):
+    """Penalty per unit of time."""
+    raise TypeError("only for use in kernels")
+
+
+def position(p, x):
+    """Assets exposed to the price."""
+    raise TypeError("only for use in kernels")
+
+
+def variance(p, x):
+    """Variance of the price per unit of time."""
+    raise TypeError("only for use in kernels")
+
+
+def drift(p, x):
+    """Expected change of the price per unit of time."""
+    raise TypeError("only for use in kernels")
+
+
+def liquidation(p, x):
+    """What is paid at the end."""
+    raise TypeError("only for use in kernels")
+
+
+def terminal_penalty(p, x):
+    """Penalty at the end."""
+    raise TypeError("only for use in kernels")
+
+
+STAND_INS = (
+    load, place, from_row, to_row, at_step, differs, to_controls, to_duals, continuous, allowed, fixed_rates, rates, fill_rates,
+    fill_rate_slopes, payoff, fill_payoffs, fill_payoff_slopes, chosen, total, is_open, effect, counts_as, num_events,
+    has_impulse, impulse_payoff, impulse_effect, income, running_penalty, position, variance, drift, liquidation,
+    terminal_penalty,
+)  # fmt: skip
+
+for _stand_in in STAND_INS:
+    resolve(_stand_in, lambda market: market.declaration.kernels)
+
+
+@scalar_kernel
+def reset_one(p, s):
+    """Start an episode."""
+    start = 0
+    if p.start_chances[0] < 1.0:
+        draw, s.s0, s.s1 = uniform(s.s0, s.s1)
+        while draw >= p.start_chances[start]:
+            start += 1
+    x = from_row(p, 0, p.starts[start])
+    place(p, s, x)
+    s.gain = 0.0
+    s.price_gain = 0.0
+    s.penalty = 0.0
+    s.price_square = 0.0
+    s.mid = p.start_price
+    s.position = position(p, x)
+    s.start_position = s.position
+    s.step = 0
+    s.bid_fills = 0
+    s.ask_fills = 0
+    s.market_orders = 0
+    s.masked_actions = 0
+
+
+@scalar_kernel
+def controls_one(p, action, controls, log_intensities):
+    """Controls of an action, boxes clipped to their bounds; False if it is not finite, or no choice."""
+    acceptable = True
+    for j in range(controls.shape[0]):
+        if continuous(p):
+            entry = np.float64(action[j])
+            acceptable &= abs(entry) < np.inf
+            controls[j] = p.control_center[j] + p.control_reach[j] * min(max(entry, -1.0), 1.0)
+        else:
+            acceptable &= 0 <= action[j] < p.control_count[j]
+            controls[j] = p.control_low[j] + action[j]
+    return acceptable
+
+
+@scalar_kernel
+def nearest_allowed(p, x, j, entry):
+    """The allowed entry of the ``j``-th choice that is nearest to ``entry``, of two the lower one."""
+    low, high = np.int64(p.control_low[j]), np.int64(p.control_low[j] + p.control_count[j]) - 1
+    for distance in range(high - low + 1):
+        if entry - distance >= low and allowed(p, x, j, entry - distance):
+            return entry - distance
+        if entry + distance <= high and allowed(p, x, j, entry + distance):
+            return entry + distance
+    return entry
+
+
+@scalar_kernel
+def admit(p, x, controls):
+    """Put the nearest allowed choices in the place of masked ones; how many were masked."""
+    masked = 0
+    if not continuous(p):
+        for j in range(controls.shape[0]):
+            asked = np.int64(controls[j])
+            played = nearest_allowed(p, x, j, asked)
+            masked += played != asked
+            controls[j] = played
+    return masked
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated). Puts the choices that were played in the place of masked ones."""
+    x = load(p, s)
+    step = x.step
+    s.masked_actions += np.int32(admit(p, x, controls))
+    u = to_controls(p, controls)
+    s0, s1 = s.s0, s.s1
+    bids = asks = orders = 0
+    gain = 0.0
+    if has_impulse(p):
+        gain += impulse_payoff(p, x, u)
+        landed = impulse_effect(p, x, u)
+        orders += differs(p, landed, x)
+        x = landed
+
+    left = p.step_length
+    noise = noise_q = noise_qq = trend = penalty = 0.0
+    moved = False
+    fixed = fixed_rates(p, u)
+    r = rates(p, x, u, fixed)
+    rate = total(p, r)
+    clock, s0, s1 = exponential(s0, s1)
+    while True:
+        happens = clock < rate * left
+        elapsed = clock / rate if happens else left
+        q, v, mu = position(p, x), variance(p, x), drift(p, x)
+        weight = v * elapsed
+        noise += weight
+        noise_q += q * weight
+        noise_qq += q * q * weight
+        trend += mu * elapsed
+        gain += (income(p, x, u) + q * mu) * elapsed
+        penalty += running_penalty(p, x, u) * elapsed
+        if not happens:
+            break
+        left -= elapsed
+        draw, s0, s1 = uniform(s0, s1)
+        k = chosen(p, r, draw * rate)
+        gain += payoff(p, x, u, k)
+        kind = counts_as(p, k)
+        bids += kind == BID
+        asks += kind == ASK
+        orders += kind == ORDER
+        x = effect(p, x, k)
+        moved = True
+        r = rates(p, x, u, fixed)
+        rate = total(p, r)
+        clock, s0, s1 = exponential(s0, s1)
+
+    z, s0, s1 = normal(s0, s1)
+    brownian = math.sqrt(noise) * z
+    price_gain = position(p, x) * brownian
+    if moved:
+        mean_q = noise_q / noise if noise > 0.0 else 0.0
+        z, s0, s1 = normal(s0, s1)
+        price_gain = mean_q * brownian + math.sqrt(max(noise_qq - noise_q * mean_q, 0.0)) * z
+
+    s.step += 1
+    terminated = s.step >= p.num_steps
+    x = at_step(p, step + 1, x)
+    if terminated:
+        gain -= liquidation(p, x)
+        penalty += terminal_penalty(p, x)
+    place(p, s, x)
+    s.gain += gain
+    s.price_gain += price_gain
+    s.penalty += penalty
+    s.price_square += noise_qq
+    s.mid += trend + brownian
+    s.position = position(p, x)
+    s.bid_fills = bids
+    s.ask_fills = asks
+    s.market_orders = orders
+    s.s0 = s0
+    s.s1 = s1
+
+    if p.aversion == 0.0:
+        return gain - penalty + (0.0 if p.expected else price_gain), terminated
+    if not terminated:
+        return 0.0, terminated
+    exponent = -p.aversion * (s.gain - s.penalty)
+    if p.expected:
+        exponent += 0.5 * p.aversion * p.aversion * s.price_square
+    else:
+        exponent -= p.aversion * s.price_gain
+    return -math.exp(min(exponent, MAX_EXPONENT)), terminated
+
+
+@njit(**KERNEL)
+def find_transitions(params, rows, found, reached):
+    """Which events are open in states, what their effects are, and where they come to: see `mmgym.declare`.
+
+    Parameters
+    ----------
+    rows : (S, C) int
+        Coordinates.
+    found : (E, S) bool
+        Out: whether an event is open.
+    reached : (E, S, C) int
+        Out: the coordinates after it, those before it where it is not open.
+    """
+    p = params[0]
+    for i in range(rows.shape[0]):
+        x = from_row(p, 0, rows[i])
+        for k in range(num_events(p)):
+            found[k, i] = is_open(p, x, k)
+            reached[k, i] = rows[i]
+            if found[k, i]:
+                to_row(p, effect(p, x, k), reached[k, i])
+
+
+@njit(**KERNEL)
+def find_impulses(params, step, rows, controls, reached, paid):
+    """Coordinates (S, C) after the impulse of controls, (C,), in states (S, C), and what it pays (S,)."""
+    p = params[0]
+    u = to_controls(p, controls)
+    for i in range(rows.shape[0]):
+        x = from_row(p, step, rows[i])
+        to_row(p, impulse_effect(p, x, u), reached[i])
+        paid[i] = impulse_payoff(p, x, u)
+
+
+@njit(**KERNEL)
+def find_allowed(params, step, rows, found):
+    """Which entries of every choice are allowed in states (S, C): bool (S, choices, entries)."""
+    p = params[0]
+    for i in range(rows.shape[0]):
+        x = from_row(p, step, rows[i])
+        for j in range(found.shape[1]):
+            for entry in range(np.int64(p.control_count[j])):
+                found[i, j, entry] = allowed(p, x, j, np.int64(p.control_low[j]) + entry)
+
+
+@njit(**KERNEL)
+def find_rates(params, step, rows, controls, intensities, payoffs):
+    """Intensities and payoffs (E, S) of events in states (S, C) under controls (C,), 0 where they are not open."""
+    p = params[0]
+    u = to_controls(p, controls)
+    fixed = fixed_rates(p, u)
+    for i in range(rows.shape[0]):
+        x = from_row(p, step, rows[i])
+        fill_rates(p, x, u, fixed, intensities[:, i])
+        fill_payoffs(p, x, u, payoffs[:, i])
+
+
+@njit(**KERNEL)
+def find_state_rates(params, step, rows, controls, found):
+    """Numbers of states (S, C) under controls (S, controls): income, running penalty, position, variance, drift, and
+    what is paid at the end, as liquidation and as penalty: (7, S)."""
+    p = params[0]
+    for i in range(rows.shape[0]):
+        x = from_row(p, step, rows[i])
+        u = to_controls(p, controls[i])
+        found[0, i] = income(p, x, u)
+        found[1, i] = running_penalty(p, x, u)
+        found[2, i] = position(p, x)
+        found[3, i] = variance(p, x)
+        found[4, i] = drift(p, x)
+        found[5, i] = liquidation(p, x)
+        found[6, i] = terminal_penalty(p, x)
