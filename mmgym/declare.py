@@ -28,7 +28,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import gymnasium
 import numpy as np
@@ -162,7 +162,8 @@ class Market:
         One word, which names the market.
     params : type
         NamedTuple of float, int, bool and ``Literal`` fields, with a classmethod ``create`` that checks its keyword
-        arguments. ``horizon`` and ``num_steps`` are needed. ``reward`` ("pnl" or "expected") tells whether rewards have
+        arguments; functions also read its properties that are said to return one of these types. ``horizon`` and
+        ``num_steps`` are needed. ``reward`` ("pnl" or "expected") tells whether rewards have
         price noise, ``initial_price`` where the price starts; with ``utility`` ("mean" or "cara") and ``risk_aversion``
         the criterion is theirs.
     coordinates, controls, events : sequences
@@ -215,7 +216,7 @@ class Market:
     def __post_init__(self) -> None:
         _check(self)
         if not hasattr(self.params, "step_length"):
-            self.params.step_length = property(lambda params: params.horizon / params.num_steps)
+            self.params.step_length = property(_step_length)
         source, names = _Source(self).text()
         object.__setattr__(self, "kernels", _compiled(self.name, source, names))
         object.__setattr__(self, "fingerprint", _fingerprint(source, names))
@@ -337,6 +338,20 @@ class Market:
     def environment(self) -> Any:
         """The environment's class; its ``vector_class`` is that of batches."""
         return getattr(sys.modules[self.params.__module__], f"{_camel(self.name)}Env")
+
+
+def _step_length(params: Any) -> float:
+    """Length of a decision step (time)."""
+    return float(params.horizon / params.num_steps)
+
+
+def _readable(params_type: Any) -> tuple[str, ...]:
+    """Properties that kernels can read: those that are said to return a number."""
+    found = []
+    for name, member in inspect.getmembers(params_type, lambda member: isinstance(member, property)):
+        if get_type_hints(member.fget).get("return") in (float, int, bool):
+            found.append(name)
+    return tuple(found)
 
 
 # From a declaration to its kernels
@@ -543,7 +558,6 @@ def _engine(declared: Market) -> market.Market:
         return np.append(cumulative, 2.0)[: max(len(cumulative), 1)]
 
     functions: dict[str, Any] = {
-        "inverse_horizon": lambda params: 1.0 / params.horizon,
         "aversion": d.aversion,
         "expected": lambda params: float(getattr(params, "reward", "pnl") == "expected"),
         "start_price": lambda params: float(getattr(params, "initial_price", 0.0)),
@@ -556,9 +570,6 @@ def _engine(declared: Market) -> market.Market:
         "control_reach": lambda params: 0.5 * (d.boxes(params)[1] - d.boxes(params)[0]),
         "control_count": lambda params: d.boxes(params)[1] - d.boxes(params)[0] + 1.0,
     }
-    del functions["inverse_horizon"]
-    if "step_length" not in d.params._fields:
-        functions["step_length"] = lambda params: params.step_length
     arrays: dict[str, tuple[int, ...]] = {
         "starts": (MOST_STARTS, states),
         "start_chances": (MOST_STARTS,),
@@ -585,6 +596,7 @@ def _engine(declared: Market) -> market.Market:
         step_one=declared_kernels.step_one,
         observe_one=d.kernels.observe_one,
         modules=("mmgym.declare", "mmgym.declared_kernels", "mmgym.dual_numbers", "mmgym.models.wealth"),
+        derived=_readable(d.params),
         arrays=arrays,
         functions=functions,
         ranges=ranges,

@@ -420,9 +420,9 @@ def sweep_exponentials(params, step, rows, following, controls, weights, exponen
 
 
 @njit(**KERNEL)
-def push(window, size, f, g):
-    """The next terms of a law (S,) from its first ``size`` places: what `next_moments` pulls, pushed."""
-    for i in range(size):
+def push(window, size, reached, f, g):
+    """The next terms of a law (S,), which has ``size`` places now and will have ``reached`` ones."""
+    for i in range(reached):
         g[i] = 0.0
     for i in range(size):
         if f[i] != 0.0:
@@ -456,7 +456,7 @@ def pair_laws(params, step, rows, following, states, controls, masses, result):
         f[0] = masses[row]
         for j in range(terms):
             if j > 0:
-                push(window, within(window, j), f, g)
+                push(window, within(window, j - 1), within(window, j), f, g)
                 f, g = g, f
             for i in range(within(window, j)):
                 result[window.order[i]] += poisson[j] * f[i]
@@ -481,7 +481,7 @@ def sweep_laws(params, step, rows, following, controls, masses, result):
         f[:] = masses[row]
         for j in range(len(poisson)):
             if j > 0:
-                push(window, count, f, g)
+                push(window, count, count, f, g)
                 f, g = g, f
             for i in range(count):
                 result[i] += poisson[j] * f[i]
