@@ -283,12 +283,12 @@ def _load(market: Market) -> None:
         import_module("mmgym.baselines.declared").register(market.declaration)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64, typed=True)
 def _problem(params: Any) -> FrozenProblem:
     return frozen_problem(params)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16, typed=True)
 def _solution(params: Any) -> Solution:
     """The optimum: kept in memory and, where it took long to find, on disk."""
     problem = _problem(params)
@@ -327,7 +327,7 @@ def problem_of(env: Any, **arguments: Any) -> FrozenProblem:
     return _problem(base.params)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16, typed=True)
 def _numerical(params: Any) -> NumericalBaseline | None:
     return numerical_baseline(params)
 
@@ -437,7 +437,7 @@ def _reference_controls(found: PaperPolicies) -> Array:
     return table.controls if isinstance(table, Table) else table
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64, typed=True)
 def _reference_value(params: Any) -> float:
     numerical = _numerical(params)
     if numerical is not None:

@@ -313,6 +313,16 @@ class Market:
         values = self.states(params)[state]
         return ", ".join(f"{c.name} {value}" for c, value in zip(self.coordinates, values, strict=True))
 
+    @functools.cached_property
+    def rates(self) -> Any:
+        """`mmgym.declared_kernels.rates_function` of this market."""
+        return declared_kernels.rates_function(self.engine.record_dtype)
+
+    @functools.cached_property
+    def slopes(self) -> Any:
+        """`mmgym.declared_kernels.slopes_function` of this market."""
+        return declared_kernels.slopes_function(self.engine.record_dtype)
+
     def transitions(self, params: Any) -> Array:
         """States that events lead to, int (E, S); -1 where an event is not open.
 
@@ -644,38 +654,51 @@ def _transitions(declared: Market, params: Any) -> Array:
             if len(none):
                 refuse(getattr(control, "allowed", None), int(none[0]), f"allows no entry of {control.name}")
     sample = sampled_controls(d, params, max(min(MOST_CHECKED, 2_000_000 // (len(rows) * count)), 2 ** len(low)))
-    values = np.empty((2, count, len(rows)))
     numbers = np.empty((7, len(rows)))
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty")
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         for controls in sample:
-            declared_kernels.find_rates(record, step, rows, controls, values[0], values[1])
+            values = rates_of(d, params, step, controls)
             for k, event in enumerate(d.events):
-                wrong = np.flatnonzero(~((values[0, k] >= 0.0) & np.isfinite(values[0, k])))
+                wrong = np.flatnonzero(~((values[0][k] >= 0.0) & np.isfinite(values[0][k])))
                 if len(wrong):
                     refuse(
                         event.intensity,
                         int(wrong[0]),
-                        f"with {_in_words(d, controls)} is {values[0, k, wrong[0]]}: it must be finite and >= 0",
+                        f"with {_in_words(d, controls)} is {values[0][k][wrong[0]]}: it must be finite and >= 0",
                     )
-                wrong = np.flatnonzero(~np.isfinite(values[1, k]))
+                wrong = np.flatnonzero(~np.isfinite(values[1][k]))
                 if len(wrong):
                     refuse(
                         event.payoff,
                         int(wrong[0]),
-                        f"with {_in_words(d, controls)} is {values[1, k, wrong[0]]}: it must be finite",
+                        f"with {_in_words(d, controls)} is {values[1][k][wrong[0]]}: it must be finite",
                     )
             declared_kernels.find_state_rates(record, step, rows, np.tile(controls, (len(rows), 1)), numbers)
             for word, line in zip(words, numbers, strict=True):
                 wrong = np.flatnonzero(~np.isfinite(line) | ((line < 0.0) if word == "variance" else False))
                 if len(wrong):
-                    refuse(getattr(d, word), int(wrong[0]), f"is {line[wrong[0]]}: it must be finite{' and >= 0' * (word == 'variance')}")
+                    ends = " and >= 0" if word == "variance" else ""
+                    refuse(getattr(d, word), int(wrong[0]), f"is {line[wrong[0]]}: it must be finite{ends}")
     if d.impulse is not None:
         for controls in sample:
             impulse_of(d, params, 0, controls)
     following = np.where(found, np.array([d.index(params, places) for places in reached]), -1)
     following.setflags(write=False)
     return following
+
+
+def rates_of(declared: Market, params: Any, step: int, controls: Array) -> tuple[Array, Array, Array, Array]:
+    """Intensities and payoffs (E, S), flow of the criterion and variance of its noise (S,), under controls (C,)."""
+    record, rows = declared.engine.record(params), declared.states(params)
+    count, states = len(declared.events), len(rows)
+    rate, pay, flow, noise = np.empty((count, states)), np.empty((count, states)), np.empty(states), np.empty(states)
+    weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    declared_kernels.find_rates(
+        declared.rates, record.view(np.uint8), step, rows, np.arange(states), np.ascontiguousarray(controls, np.float64),
+        weights, rate, pay, flow, noise,
+    )  # fmt: skip
+    return rate, pay, flow, noise
 
 
 def _in_words(declared: Market, controls: Array) -> str:

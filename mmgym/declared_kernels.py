@@ -7,11 +7,11 @@ their place by the type of the parameter record ``p``, as in `mmgym.batch_kernel
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.extending import overload
 
 from mmgym.batch_kernels import resolve
-from mmgym.dual_numbers import DualType, dual, overload_dual
+from mmgym.dual_numbers import DualType, dual, overload_dual, slope_of
 from mmgym.market import scalar_kernel
 from mmgym.models.wealth import MAX_EXPONENT
 from mmgym.random_streams import exponential, normal, uniform
@@ -438,15 +438,10 @@ def find_allowed(params, step, rows, found):
 
 
 @njit(**KERNEL)
-def find_rates(params, step, rows, controls, intensities, payoffs):
-    """Intensities and payoffs (E, S) of events in states (S, C) under controls (C,), 0 where they are not open."""
-    p = params[0]
-    u = to_controls(p, controls)
-    fixed = fixed_rates(p, u)
-    for i in range(rows.shape[0]):
-        x = from_row(p, step, rows[i])
-        fill_rates(p, x, u, fixed, intensities[:, i])
-        fill_payoffs(p, x, u, payoffs[:, i])
+def find_rates(take, raw, step, rows, order, controls, weights, rate, pay, flow, noise):
+    """What happens in the states ``order`` (M,), by `rates_function`: the highest total intensity, or -1."""
+    buffer = np.empty((2, len(rate)))
+    return take(raw, step, rows, order, len(order), controls, weights, rate, pay, flow, noise, buffer)
 
 
 @njit(**KERNEL)
@@ -464,3 +459,83 @@ def find_state_rates(params, step, rows, controls, found):
         found[4, i] = drift(p, x)
         found[5, i] = liquidation(p, x)
         found[6, i] = terminal_penalty(p, x)
+
+
+# What happens in states under controls, as functions of one type: what calls them is compiled once for all markets.
+
+GAIN, PRICE, PENALTY, FILLS, ORDERS, ABSOLUTE = range(6)  # of the weights of a functional
+
+_LINE, _TABLE = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
+_RECORD, _STATES = types.Array(types.uint8, 1, "C"), types.Array(types.int64, 1, "C")
+_ROWS = types.Array(types.int64, 2, "C")
+_RATES = types.float64(
+    _RECORD, types.int64, _ROWS, _STATES, types.int64, _LINE, _LINE, _TABLE, _TABLE, _LINE, _LINE, _TABLE
+)  # fmt: skip
+_SLOPES = types.float64(
+    _RECORD, types.int64, _ROWS, _STATES, types.int64, _LINE, types.int64, _TABLE, _TABLE, _LINE, _TABLE
+)  # fmt: skip
+
+
+def rates_function(dtype):
+    """The function of a market, by the type of its record, that fills in what happens.
+
+    It takes the record's bytes, the step, coordinates (S, C), states (M,) and how many of them count, controls and
+    weights of a functional; and fills in, by state, intensities (E, M), what events pay (E, M), what the functional
+    gains per unit of time (M,) and the variance of its noise (M,). It returns the highest total intensity, or -1 where
+    an intensity is negative or not finite.
+    """
+
+    @cfunc(_RATES, cache=True)
+    def take_rates(raw, step, rows, order, size, controls, weights, rate, pay, flow, noise, buffer):
+        p = raw.view(dtype)[0]
+        u = to_controls(p, controls)
+        fixed = fixed_rates(p, u)
+        highest = 0.0
+        wrong = False
+        for i in range(size):
+            x = from_row(p, step, rows[order[i]])
+            fill_rates(p, x, u, fixed, buffer[0])
+            fill_payoffs(p, x, u, buffer[1])
+            leaving = 0.0
+            for k in range(num_events(p)):
+                found = buffer[0, k]
+                wrong |= not 0.0 <= found < np.inf
+                leaving += found
+                kind = counts_as(p, k)
+                paid = weights[GAIN] * buffer[1, k]
+                if kind == ORDER:
+                    paid += weights[ORDERS]
+                elif kind == BID or kind == ASK:
+                    paid += weights[FILLS]
+                rate[k, i], pay[k, i] = found, paid
+            highest = max(highest, leaving)
+            q = position(p, x)
+            gained = weights[GAIN] * (income(p, x, u) + q * drift(p, x)) + weights[ABSOLUTE] * abs(q)
+            flow[i] = gained - weights[PENALTY] * running_penalty(p, x, u)
+            noise[i] = weights[PRICE] * weights[PRICE] * variance(p, x) * q * q
+        return -1.0 if wrong else highest
+
+    return take_rates
+
+
+def slopes_function(dtype):
+    """The function of a market that fills in the slopes of what happens in the ``j``-th control.
+
+    Of intensities (E, M), payoffs (E, M), and of income less running penalty (M,); otherwise as `rates_function`.
+    """
+
+    @cfunc(_SLOPES, cache=True)
+    def take_slopes(raw, step, rows, order, size, controls, j, rate, pay, flow, buffer):
+        p = raw.view(dtype)[0]
+        u = to_duals(p, controls, j)
+        fixed = fixed_rates(p, u)
+        for i in range(size):
+            x = from_row(p, step, rows[order[i]])
+            fill_rate_slopes(p, x, u, fixed, buffer[0])
+            fill_payoff_slopes(p, x, u, buffer[1])
+            for k in range(num_events(p)):
+                rate[k, i], pay[k, i] = buffer[0, k], buffer[1, k]
+            flow[i] = slope_of(income(p, x, u)) - slope_of(running_penalty(p, x, u))
+        return 0.0
+
+    return take_slopes

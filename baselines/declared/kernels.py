@@ -13,32 +13,14 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
-from mmgym.declared_kernels import (
-    ASK,
-    BID,
-    ORDER,
-    counts_as,
-    drift,
-    fill_payoff_slopes,
-    fill_payoffs,
-    fill_rate_slopes,
-    fill_rates,
-    fixed_rates,
-    from_row,
-    income,
-    position,
-    running_penalty,
-    to_controls,
-    to_duals,
-    variance,
-)
-from mmgym.dual_numbers import slope_of
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import KERNEL, fill_poisson_weights, num_terms
 
 LEAST_EVENTS = 1e-3  # of the shift, in a step: slower chains are summed as fast as this one
 DIFFERENCE = 1e-4  # units of a control: of the first curvature
-GAIN, PRICE, PENALTY, FILLS, ORDERS, ABSOLUTE = range(6)  # of the weights of a functional
+
+# A market under parameters: its `mmgym.declared_kernels.rates_function`, the record's bytes, the length of a step.
+Chain = namedtuple("Chain", ["rates", "raw", "length"])
 
 # States by distance: `order` (S,) their indices, `place` (S,) where a state is in it or -1, `ends` how many are within
 # a distance, `next` (E, S) where in it an event leads to, itself where the event is not open. Then, by place: what
@@ -114,40 +96,18 @@ def within(window, distance):
 
 
 @njit(**KERNEL)
-def take_rates(p, step, rows, u, weights, window, buffer):
+def happen(market, step, rows, controls, weights, window, buffer):
     """Fill in what happens in the states of a window; the highest total intensity, or -1 if an intensity is wrong."""
-    fixed = fixed_rates(p, u)
-    highest = 0.0
-    events = window.rate.shape[0]
-    for i in range(window.numbers[SIZE]):
-        x = from_row(p, step, rows[window.order[i]])
-        fill_rates(p, x, u, fixed, buffer[0])
-        fill_payoffs(p, x, u, buffer[1])
-        rate = 0.0
-        for k in range(events):
-            found = buffer[0, k]
-            if not 0.0 <= found < np.inf:
-                return -1.0
-            rate += found
-            kind = counts_as(p, k)
-            pay = weights[GAIN] * buffer[1, k]
-            if kind == ORDER:
-                pay += weights[ORDERS]
-            elif kind == BID or kind == ASK:
-                pay += weights[FILLS]
-            window.rate[k, i], window.pay[k, i] = found, pay
-        highest = max(highest, rate)
-        q = position(p, x)
-        flow = weights[GAIN] * (income(p, x, u) + q * drift(p, x)) + weights[ABSOLUTE] * abs(q)
-        window.flow[i] = flow - weights[PENALTY] * running_penalty(p, x, u)
-        window.noise[i] = weights[PRICE] * weights[PRICE] * variance(p, x) * q * q
-    return highest
+    return market.rates(
+        market.raw, step, rows, window.order, window.numbers[SIZE], controls, weights, window.rate, window.pay,
+        window.flow, window.noise, buffer,
+    )  # fmt: skip
 
 
 @njit(**KERNEL)
-def moment_terms(p, window, highest, second):
+def moment_terms(length, window, highest, second):
     """Fill in the terms of a sum of moments from what happens; the shift."""
-    shift = max(highest, LEAST_EVENTS / p.step_length)
+    shift = max(highest, LEAST_EVENTS / length)
     inverse = 1.0 / shift
     events = window.rate.shape[0]
     for i in range(window.numbers[SIZE]):
@@ -201,12 +161,12 @@ def suffices(window, terms):
 
 
 @njit(**KERNEL)
-def pair_moments(params, step, rows, following, states, controls, weights, values, result):
+def pair_moments(market, step, rows, following, states, controls, weights, values, result):
     """First (and second) moments of a functional over one step and the rest, of pairs of state and controls.
 
     Parameters
     ----------
-    params : record
+    market : Chain
     step : int
     rows, following : (S, C), (E, S) int
         Coordinates, and the states that events lead to.
@@ -223,7 +183,6 @@ def pair_moments(params, step, rows, following, states, controls, weights, value
     int
         The first pair with a wrong intensity, or -1.
     """
-    p = params[0]
     count, moments = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
@@ -231,14 +190,13 @@ def pair_moments(params, step, rows, following, states, controls, weights, value
     m, o = (np.empty(count), np.empty(count)) if moments == 2 else (np.empty(0), np.empty(0))
     poisson = np.empty(0)
     for row in range(len(states)):
-        u = to_controls(p, controls[row])
         terms, mean = 0, 0.0
         while True:
             look(following, states[row], terms + 2, window)
-            highest = take_rates(p, step, rows, u, weights, window, buffer)
+            highest = happen(market, step, rows, controls[row], weights, window, buffer)
             if highest < 0.0:
                 return row
-            mean = moment_terms(p, window, highest, moments == 2) * p.step_length
+            mean = moment_terms(market.length, window, highest, moments == 2) * market.length
             terms = num_terms(mean)
             if suffices(window, terms):
                 break
@@ -265,9 +223,8 @@ def pair_moments(params, step, rows, following, states, controls, weights, value
 
 
 @njit(**KERNEL)
-def sweep_moments(params, step, rows, following, controls, weights, values, result):
+def sweep_moments(market, step, rows, following, controls, weights, values, result):
     """As `pair_moments`, of all states under each of the controls (G, C): result (G, S, K); the first wrong G, or -1."""
-    p = params[0]
     count, moments = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
@@ -275,10 +232,10 @@ def sweep_moments(params, step, rows, following, controls, weights, values, resu
     f, g = np.empty(count), np.empty(count)
     m, o = (np.empty(count), np.empty(count)) if moments == 2 else (np.empty(0), np.empty(0))
     for row in range(len(controls)):
-        highest = take_rates(p, step, rows, to_controls(p, controls[row]), weights, window, buffer)
+        highest = happen(market, step, rows, controls[row], weights, window, buffer)
         if highest < 0.0:
             return row
-        mean = moment_terms(p, window, highest, moments == 2) * p.step_length
+        mean = moment_terms(market.length, window, highest, moments == 2) * market.length
         poisson = np.empty(num_terms(mean))
         fill_poisson_weights(mean, poisson)
         f[:] = values[:, 0]
@@ -301,7 +258,7 @@ def sweep_moments(params, step, rows, following, controls, weights, values, resu
 
 
 @njit(**KERNEL)
-def exponential_terms(p, window, exponents, highest, flat, stay, jump):
+def exponential_terms(length, window, exponents, highest, flat, stay, jump):
     """Fill in the terms of a sum of exponentials, stay (S, K) and jump (E, S, K); the shift and the number of terms.
 
     ``flat`` (S,) are 1, or 0 of states that paths must not enter.
@@ -322,7 +279,7 @@ def exponential_terms(p, window, exponents, highest, flat, stay, jump):
                 jump[k, i, c] = window.rate[k, i] * np.exp(z * window.pay[k, i])
                 into += abs(jump[k, i, c])
             largest = max(largest, into)
-    shift = max(highest - slowest, LEAST_EVENTS / p.step_length)
+    shift = max(highest - slowest, LEAST_EVENTS / length)
     inverse = 1.0 / shift
     for i in range(window.numbers[SIZE]):
         here = flat[window.order[i]] * inverse
@@ -330,7 +287,7 @@ def exponential_terms(p, window, exponents, highest, flat, stay, jump):
             stay[i, c] = (shift + stay[i, c]) * here
             for k in range(events):
                 jump[k, i, c] *= here
-    return shift, num_terms((math.hypot(shift, fastest) + largest) * p.step_length)
+    return shift, num_terms((math.hypot(shift, fastest) + largest) * length)
 
 
 @njit(**KERNEL)
@@ -348,39 +305,37 @@ def next_exponentials(window, size, stay, jump, y, z):
 
 
 @njit(**KERNEL)
-def pair_exponentials(params, step, rows, following, states, controls, weights, exponents, flat, values, result):
+def pair_exponentials(market, step, rows, following, states, controls, weights, exponents, flat, values, result):
     """``E[exp(z R)]`` over one step and the rest, for exponents (K,); otherwise as `pair_moments`.
 
     Only of paths through states where ``flat`` (S,) is 1.
     """
-    p = params[0]
     count, columns = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
     stay, jump = np.empty_like(values), np.empty((events, count, columns), values.dtype)
     y, z = np.empty_like(values), np.empty_like(values)
     for row in range(len(states)):
-        u = to_controls(p, controls[row])
         terms, shift = 0, 0.0
         while True:
             look(following, states[row], terms + 2, window)
-            highest = take_rates(p, step, rows, u, weights, window, buffer)
+            highest = happen(market, step, rows, controls[row], weights, window, buffer)
             if highest < 0.0:
                 return row
-            shift, terms = exponential_terms(p, window, exponents, highest, flat, stay, jump)
+            shift, terms = exponential_terms(market.length, window, exponents, highest, flat, stay, jump)
             if suffices(window, terms):
                 break
         for i in range(within(window, terms)):
             for c in range(columns):
                 y[i, c] = values[window.order[i], c] * flat[window.order[i]]
-        log_weight = -shift * p.step_length
+        log_weight = -shift * market.length
         weight = math.exp(log_weight)
         for c in range(columns):
             result[row, c] = weight * y[0, c]
         for j in range(1, terms):
             next_exponentials(window, within(window, terms - j), stay, jump, y, z)
             y, z = z, y
-            log_weight += math.log(shift * p.step_length / j)
+            log_weight += math.log(shift * market.length / j)
             weight = math.exp(log_weight)
             for c in range(columns):
                 result[row, c] += weight * y[0, c]
@@ -388,9 +343,8 @@ def pair_exponentials(params, step, rows, following, states, controls, weights, 
 
 
 @njit(**KERNEL)
-def sweep_exponentials(params, step, rows, following, controls, weights, exponents, flat, values, result):
+def sweep_exponentials(market, step, rows, following, controls, weights, exponents, flat, values, result):
     """As `pair_exponentials`, of all states under each of the controls (G, C): result (G, S, K)."""
-    p = params[0]
     count, columns = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
@@ -398,11 +352,11 @@ def sweep_exponentials(params, step, rows, following, controls, weights, exponen
     stay, jump = np.empty_like(values), np.empty((events, count, columns), values.dtype)
     y, z = np.empty_like(values), np.empty_like(values)
     for row in range(len(controls)):
-        highest = take_rates(p, step, rows, to_controls(p, controls[row]), weights, window, buffer)
+        highest = happen(market, step, rows, controls[row], weights, window, buffer)
         if highest < 0.0:
             return row
-        shift, terms = exponential_terms(p, window, exponents, highest, flat, stay, jump)
-        log_weight = -shift * p.step_length
+        shift, terms = exponential_terms(market.length, window, exponents, highest, flat, stay, jump)
+        log_weight = -shift * market.length
         weight = math.exp(log_weight)
         for i in range(count):
             for c in range(columns):
@@ -411,7 +365,7 @@ def sweep_exponentials(params, step, rows, following, controls, weights, exponen
         for j in range(1, terms):
             next_exponentials(window, count, stay, jump, y, z)
             y, z = z, y
-            log_weight += math.log(shift * p.step_length / j)
+            log_weight += math.log(shift * market.length / j)
             weight = math.exp(log_weight)
             for i in range(count):
                 for c in range(columns):
@@ -432,21 +386,19 @@ def push(window, size, reached, f, g):
 
 
 @njit(**KERNEL)
-def pair_laws(params, step, rows, following, states, controls, masses, result):
+def pair_laws(market, step, rows, following, states, controls, masses, result):
     """Add the law (S,) after a step from masses (M,) in states (M,) under controls (M, C); the first wrong M, or -1."""
-    p = params[0]
     events, count = following.shape
     window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
     f, g = np.empty(count), np.empty(count)
     for row in range(len(states)):
-        u = to_controls(p, controls[row])
         terms, mean = 0, 0.0
         while True:
             look(following, states[row], terms + 2, window)
-            highest = take_rates(p, step, rows, u, none, window, buffer)
+            highest = happen(market, step, rows, controls[row], none, window, buffer)
             if highest < 0.0:
                 return row
-            mean = moment_terms(p, window, highest, False) * p.step_length
+            mean = moment_terms(market.length, window, highest, False) * market.length
             terms = num_terms(mean)
             if suffices(window, terms):
                 break
@@ -464,18 +416,17 @@ def pair_laws(params, step, rows, following, states, controls, masses, result):
 
 
 @njit(**KERNEL)
-def sweep_laws(params, step, rows, following, controls, masses, result):
+def sweep_laws(market, step, rows, following, controls, masses, result):
     """Add the law (S,) after a step from masses (G, S) under each of the controls (G, C); the first wrong G, or -1."""
-    p = params[0]
     events, count = following.shape
     window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
     everything(following, window)
     f, g = np.empty(count), np.empty(count)
     for row in range(len(controls)):
-        highest = take_rates(p, step, rows, to_controls(p, controls[row]), none, window, buffer)
+        highest = happen(market, step, rows, controls[row], none, window, buffer)
         if highest < 0.0:
             return row
-        mean = moment_terms(p, window, highest, False) * p.step_length
+        mean = moment_terms(market.length, window, highest, False) * market.length
         poisson = np.empty(num_terms(mean))
         fill_poisson_weights(mean, poisson)
         f[:] = masses[row]
@@ -491,7 +442,7 @@ def sweep_laws(params, step, rows, following, controls, masses, result):
 # The criterion and its derivatives in continuous controls
 
 # By control (C, ..): slopes of the coefficients of a window; y and its slopes (1 + C, S), this term and the next.
-Slopes = namedtuple("Slopes", ["stay", "source", "jump", "y", "z", "out"])
+Slopes = namedtuple("Slopes", ["stay", "source", "jump", "y", "z", "out", "rate", "pay", "flow"])
 
 
 @njit(**KERNEL)
@@ -500,11 +451,12 @@ def new_slopes(controls, events, states):
     return Slopes(
         np.zeros((controls, states)), np.zeros((controls, states)), np.zeros((controls, events, states)),
         np.zeros((controls + 1, states)), np.zeros((controls + 1, states)), np.zeros(controls + 1),
+        np.zeros((events, states)), np.zeros((events, states)), np.zeros(states),
     )  # fmt: skip
 
 
 @njit(**KERNEL)
-def slope_terms(p, step, rows, row, aversion, window, slopes, highest, buffer):
+def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer):
     """Fill in the terms of the criterion and of its slopes in the controls ``row`` (C,); the shift and their number."""
     events, controls, size = window.rate.shape[0], len(row), window.numbers[SIZE]
     slowest, fastest, largest = 0.0, 0.0, 0.0
@@ -526,7 +478,7 @@ def slope_terms(p, step, rows, row, aversion, window, slopes, highest, buffer):
             source = 0.0
         slowest, fastest, largest = min(slowest, growth), max(fastest, growth), max(largest, into)
         window.stay[i], window.source[i] = growth - rate, source
-    shift = max(highest - slowest, LEAST_EVENTS / p.step_length)
+    shift = max(highest - slowest, LEAST_EVENTS / market.length)
     inverse = 1.0 / shift
     for i in range(size):
         window.stay[i] = (shift + window.stay[i]) * inverse
@@ -535,16 +487,14 @@ def slope_terms(p, step, rows, row, aversion, window, slopes, highest, buffer):
         for i in range(size):
             window.jump[k, i] *= inverse
     for j in range(controls):
-        duals = to_duals(p, row, j)
-        fixed = fixed_rates(p, duals)
+        derive(
+            market.raw, step, rows, window.order, size, row, j, slopes.rate, slopes.pay, slopes.flow, buffer
+        )  # fmt: skip
         for i in range(size):
-            x = from_row(p, step, rows[window.order[i]])
-            fill_rate_slopes(p, x, duals, fixed, buffer[0])
-            fill_payoff_slopes(p, x, duals, buffer[1])
-            flow = slope_of(income(p, x, duals)) - slope_of(running_penalty(p, x, duals))
+            flow = slopes.flow[i]
             stay = 0.0
             for k in range(events):
-                rate, pay = buffer[0, k], buffer[1, k]
+                rate, pay = slopes.rate[k, i], slopes.pay[k, i]
                 stay -= rate
                 if aversion == 0.0:
                     flow += rate * window.pay[k, i] + window.rate[k, i] * pay
@@ -555,26 +505,24 @@ def slope_terms(p, step, rows, row, aversion, window, slopes, highest, buffer):
                 slopes.stay[j, i], slopes.source[j, i] = stay * inverse, flow * inverse
             else:
                 slopes.stay[j, i], slopes.source[j, i] = (stay - aversion * flow) * inverse, 0.0
-    return shift, num_terms((shift + fastest + max(largest - highest, 0.0)) * p.step_length) + 1
+    return shift, num_terms((shift + fastest + max(largest - highest, 0.0)) * market.length) + 1
 
 
 @njit(**KERNEL)
 def value_and_slopes(
-    params, step, rows, following, state, row, weights, aversion, values, window, slopes, buffer, poisson
+    market, derive, step, rows, following, state, row, weights, aversion, values, window, slopes, buffer, poisson
 ):
     """One-step criterion of a state and controls, and its slopes, into ``slopes.out``; False if an intensity is wrong."""
-    p = params[0]
-    u = to_controls(p, row)
     terms, shift = 0, 0.0
     while True:
         look(following, state, terms + 2, window)
-        highest = take_rates(p, step, rows, u, weights, window, buffer)
+        highest = happen(market, step, rows, row, weights, window, buffer)
         if highest < 0.0:
             return False
-        shift, terms = slope_terms(p, step, rows, row, aversion, window, slopes, highest, buffer)
+        shift, terms = slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer)
         if suffices(window, terms):
             break
-    mean, controls, events = shift * p.step_length, len(row), window.rate.shape[0]
+    mean, controls, events = shift * market.length, len(row), window.rate.shape[0]
     chances = poisson[:terms] if terms <= len(poisson) else np.empty(terms)
     fill_poisson_weights(mean, chances)
     y, z = slopes.y, slopes.z
@@ -612,17 +560,17 @@ def value_and_slopes(
 
 
 @njit(**KERNEL)
-def pair_slopes(params, step, rows, following, states, controls, weights, aversion, values, result, gradient):
+def pair_slopes(market, derive, step, rows, following, states, controls, weights, aversion, values, result, gradient):
     """One-step criterion (M,) of pairs and its derivatives (M, C) in the controls; the first wrong pair, or -1.
 
-    ``aversion`` > 0: of ``E[exp(-aversion R)]``; ``values`` (S,).
+    ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of ``E[exp(-aversion R)]``; ``values`` (S,).
     """
     events, count = following.shape
     window, slopes = new_window(events, count), new_slopes(controls.shape[1], events, count)
     buffer, poisson = np.zeros((2, events)), np.empty(256)
     for i in range(len(states)):
         if not value_and_slopes(
-            params, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes, buffer,
+            market, derive, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes, buffer,
             poisson,
         ):  # fmt: skip
             return i
@@ -633,7 +581,7 @@ def pair_slopes(params, step, rows, following, states, controls, weights, aversi
 
 @njit(**KERNEL)
 def improve(
-    params, step, rows, following, weights, aversion, values, low, high, units, noise, controls, best, shortfalls
+    market, derive, step, rows, following, weights, aversion, values, low, high, units, noise, controls, best, shortfalls
 ):
     """Best controls of every state near a guess, by `mmgym.trust_region`; the first state of a wrong intensity, or -1.
 
@@ -660,7 +608,7 @@ def improve(
         first = True
         while True:
             if not value_and_slopes(
-                params, step, rows, following, i, search.trial, weights, aversion, values, window, slopes, buffer,
+                market, derive, step, rows, following, i, search.trial, weights, aversion, values, window, slopes, buffer,
                 poisson,
             ):  # fmt: skip
                 return i
@@ -676,7 +624,7 @@ def improve(
                     moved[:] = controls[i]
                     moved[j] += way
                     if not value_and_slopes(
-                        params, step, rows, following, i, moved, weights, aversion, values, window, slopes, buffer,
+                        market, derive, step, rows, following, i, moved, weights, aversion, values, window, slopes, buffer,
                         poisson,
                     ):  # fmt: skip
                         return i

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmgym import declare, declared_kernels
 from mmgym.baselines.declared import kernels
 from mmgym.baselines.frozen import Functional, check_tables
-from mmgym.baselines.maximise import Region, best_controls, in_box, rounding
+from mmgym.baselines.maximise import CROWDED, Region, best_controls, in_box, rounding
 
 Array = NDArray[Any]
 
@@ -48,6 +48,8 @@ class DeclaredProblem:
         exponents = np.array([-self.aversion]) if self.aversion else None
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
         self.low_controls, self.high_controls, self.control_units = d.boxes(p)
+        raw = self.record.view(np.uint8)
+        self._market = kernels.Chain(d.rates, raw, p.step_length)
         self._chain = (self.rows, self.following)
         self._step = p.step_length
         self._state_rates = self._state_numbers(self.num_steps, self.low_controls)
@@ -62,17 +64,14 @@ class DeclaredProblem:
 
     def _set_scales(self) -> None:
         """What a payoff and the other rewards of a step are worth at most: of rounding errors."""
-        pays, flows = 0.0, 0.0
-        rates, payoffs = np.empty((2, *self.following.shape))
+        pays, flows, events = 0.0, 0.0, np.zeros(self.num_states)
         for controls in declare.sampled_controls(self.declared, self.params, 64):
-            declared_kernels.find_rates(self.record, 0, self.rows, controls, rates, payoffs)
-            pays = max(pays, float(np.abs(payoffs).max()))
-            income, penalty, q, v, mu, _, _ = self._state_numbers(0, controls)
-            flow = income + q * mu - penalty
+            rates, payoffs, flow, noise = declare.rates_of(self.declared, self.params, 0, controls)
+            pays, events = max(pays, float(np.abs(payoffs).max())), np.maximum(events, rates.sum(axis=0))
             if self.aversion:
-                flow = -self.aversion * flow + 0.5 * (self.aversion * q) ** 2 * v
+                flow = -self.aversion * flow + 0.5 * self.aversion**2 * noise
             flows = max(flows, float(np.abs(flow).max()))
-        self.unit_value, self.step_reward = pays, self._step * flows
+        self.unit_value, self.step_reward, self._most_events = pays or 1.0, self._step * flows, self._step * events
 
     # States, observations, actions
 
@@ -172,7 +171,7 @@ class DeclaredProblem:
         controls, values = pairs[-1], np.ascontiguousarray(values)
         shape = (len(controls), values.shape[1]) if kind == "pair" else (len(controls), *values.shape)
         weights, result = self._weights(functional), np.empty(shape, dtype=values.dtype)
-        system = (self.record, n, *self._chain, *pairs, weights)
+        system = (self._market, n, *self._chain, *pairs, weights)
         if functional.exponents is None:
             wrong = getattr(kernels, f"{kind}_moments")(*system, values, result)
         else:
@@ -185,8 +184,7 @@ class DeclaredProblem:
         """Refuse controls under which a kernel found a wrong intensity."""
         if wrong < 0:
             return
-        rates, payoffs = np.empty((2, *self.following.shape))
-        declared_kernels.find_rates(self.record, n, self.rows, controls[wrong], rates, payoffs)
+        rates = declare.rates_of(self.declared, self.params, n, controls[wrong])[0]
         event, state = np.argwhere(~((rates >= 0.0) & np.isfinite(rates)))[0]
         function = self.declared.events[event].intensity
         raise ValueError(
@@ -249,10 +247,10 @@ class DeclaredProblem:
             unique, which = np.unique(played, axis=0, return_inverse=True)
             masses = np.zeros((len(unique), self.num_states))
             np.add.at(masses, (which.ravel(), landed), law[states])
-            wrong = kernels.sweep_laws(self.record, n, *self._chain, unique, masses, result)
+            wrong = kernels.sweep_laws(self._market, n, *self._chain, unique, masses, result)
             self._require_rates(n, wrong, unique)
         else:
-            wrong = kernels.pair_laws(self.record, n, *self._chain, landed, played, law[states], result)
+            wrong = kernels.pair_laws(self._market, n, *self._chain, landed, played, law[states], result)
             self._require_rates(n, wrong, played)
         return result
 
@@ -262,15 +260,22 @@ class DeclaredProblem:
         played = np.ascontiguousarray(controls, dtype=np.float64)
         result, slopes = np.empty(len(states)), np.empty(played.shape)
         wrong = kernels.pair_slopes(
-            self.record, n, *self._chain, np.asarray(states), played, self._weights(self.criterion), self.aversion,
+            self._market, self.declared.slopes, n, *self._chain, np.asarray(states), played, self._weights(self.criterion), self.aversion,
             np.ascontiguousarray(values[:, 0]), result, slopes,
         )  # fmt: skip
         self._require_rates(n, wrong, played)
         return result[:, None], slopes
 
     def region(self, n: int, values: Array) -> Region:
-        """As `mmgym.baselines.maximise.ContinuousProblem` has it: the box, everywhere."""
-        return Region(self.low_controls, self.high_controls, np.ones(self.num_states, dtype=np.bool_))
+        """As `mmgym.baselines.maximise.ContinuousProblem` has it: the box, and where many events change what the next
+        ones are worth (`mmgym.baselines.maximise.CROWDED`)."""
+        ahead = self.to_value(values, 0.0)
+        here = np.arange(self.num_states)
+        places = np.where(self.following >= 0, self.following, here)
+        worth = ahead[places] - ahead  # (E, S) of an event
+        bend = max(float(np.abs(found[places] - found).max()) for found in worth)
+        crowded = self._most_events * max(bend / self.unit_value, 1.0) > CROWDED
+        return Region(self.low_controls, self.high_controls, crowded)
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         return self._improve_boxes(n, values, guess) if self.declared.continuous else self._improve_choices(n, values)
@@ -299,7 +304,7 @@ class DeclaredProblem:
         controls = np.clip(guess, self.low_controls, self.high_controls)
         best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
         wrong = kernels.improve(
-            self.record, n, *self._chain, self._weights(self.criterion), self.aversion, column, self.low_controls,
+            self._market, self.declared.slopes, n, *self._chain, self._weights(self.criterion), self.aversion, column, self.low_controls,
             self.high_controls, self.control_units, rounding(self, column), controls, best, shortfalls,
         )  # fmt: skip
         self._require_rates(n, wrong, controls)
