@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ALGORITHMS", "FLAT", "OURS", "RECURRENT", "algorithm_class"]
+__all__ = ["ALGORITHMS", "EXACT_LEARNERS", "NEED_FLAT_ACTIONS", "RECURRENT", "algorithm_class"]
 
-OURS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see mmgym.agents.exact_gradient
+EXACT_LEARNERS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see mmgym.agents.exact_gradient
 
 # Name -> package and class.
 _CLASSES = {
@@ -19,8 +19,8 @@ _CLASSES = {
     "td3": ("stable_baselines3", "TD3"),
     "tqc": ("sb3_contrib", "TQC"),
 }
-ALGORITHMS = tuple(sorted([*_CLASSES, *OURS]))
-FLAT = ("dqn", "qrdqn")  # want one number as an action
+ALGORITHMS = tuple(sorted([*_CLASSES, *EXACT_LEARNERS]))
+NEED_FLAT_ACTIONS = ("dqn", "qrdqn")  # want one number as an action
 RECURRENT = ("recurrent_ppo",)  # have a memory: for observations that hide something
 
 

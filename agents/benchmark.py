@@ -20,22 +20,20 @@ from typing import IO, Any, NamedTuple
 from tqdm.auto import tqdm
 
 from mmgym.agents.algorithms import RECURRENT
-from mmgym.agents.benchmark_cell import ONE_THREAD, finish
+from mmgym.agents.benchmark_cell import ONE_THREAD, lost_cell, result_file, run_folder
+from mmgym.agents.benchmark_ray import run_ray
 from mmgym.agents.benchmark_result import read_result
-from mmgym.agents.config import configurations_for, load_config, parse_yaml, read_text, shipped_folder
-from mmgym.agents.runs import MOST_SEED, provenance
-from mmgym.plain_files import shortened
+from mmgym.agents.config import configurations_for, load_config, read_yaml
+from mmgym.agents.runs import MOST_SEED
+from mmgym.plain_files import shortened, write_json
 from mmgym.registration import check_foreign_environment
 
 __all__ = [
     "Benchmark",
     "load_benchmark",
-    "lost_cell",
     "plan",
-    "result_file",
     "results_of",
     "run_benchmark",
-    "run_folder",
 ]
 
 KEYS = ("title", "seeds", "budgets", "environments")
@@ -53,8 +51,8 @@ class Benchmark(NamedTuple):
     environments: dict[str, dict[str, Any]]  # market (an id, unless its settings have ``env``) -> settings
 
 
-def _refuse_unknown(source: str, where: str, found: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    for key in found:
+def _refuse_unknown(source: str, where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    for key in given:
         if key not in allowed:
             raise ValueError(f"{source}: unknown key {shortened(key)}{where}: allowed are {', '.join(allowed)}")
 
@@ -76,12 +74,12 @@ def _check_market(source: str, market: Any, settings: Any) -> None:
         raise ValueError(f"{source}: the market {shortened(market)} must be text")
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"{source}: {market} = {shortened(settings)} must be a mapping")
-    found = settings or {}
-    _refuse_unknown(source, f" of {market}", found, MARKET_KEYS)
-    _checked_budgets(source, f" of {market}", found.get("budgets", {}))
+    given = settings or {}
+    _refuse_unknown(source, f" of {market}", given, MARKET_KEYS)
+    _checked_budgets(source, f" of {market}", given.get("budgets", {}))
     for key, what in (("algorithms", "algorithms or paths of their configurations"), ("policies", "policies")):
-        names = found.get(key)
-        if key not in found:
+        names = given.get(key)
+        if key not in given:
             continue
         text = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
         if not isinstance(names, list) or not text or (not names and key == "algorithms"):  # no policies: the best only
@@ -91,8 +89,8 @@ def _check_market(source: str, market: Any, settings: Any) -> None:
             )
         if len(set(names)) < len(names):
             raise ValueError(f"{source}: {key} = {shortened(names)} of {market} must differ from each other")
-    arguments = found.get("arguments")
-    check_foreign_environment(found.get("env", market), {} if arguments is None else arguments, source)
+    arguments = given.get("arguments")
+    check_foreign_environment(given.get("env", market), {} if arguments is None else arguments, source)
 
 
 def load_benchmark(path: str | Path) -> Benchmark:
@@ -105,14 +103,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
     ValueError
         If it is not YAML, has an unknown key, or a value out of range.
     """
-    file = Path(path)
-    if not file.is_file():
-        shipped = shipped_folder() / f"{file.stem}.yml"
-        if file.parent not in (Path(), Path("configs")) or not shipped.is_file():
-            raise FileNotFoundError(f"no benchmark {str(path)!r}: give the path of a .yml file")
-        file = shipped
-    source = str(path)
-    content = parse_yaml(read_text(file), source)
+    content, source = read_yaml(path, ("benchmark",), "benchmark")
     if not isinstance(content, dict):
         raise ValueError(f"{source} must be a mapping with the keys {', '.join(KEYS)}")
     _refuse_unknown(source, "", content, KEYS)
@@ -123,7 +114,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
         raise ValueError(f"{source}: seeds = {shortened(seeds)} must be at most {MOST_SEED}")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"{source}: seeds = {shortened(seeds)} must differ from each other")
-    title = content.get("title", file.stem)
+    title = content.get("title", Path(source).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", title):
         raise ValueError(
             f"{source}: title = {shortened(title)} must be text of up to 100 letters, digits, blanks and . _ + -: it "
@@ -145,10 +136,10 @@ def load_benchmark(path: str | Path) -> Benchmark:
 def _cell(
     market: str, kind: str, env_id: str, arguments: Mapping[str, Any], name: str, seed: int | None, **rest: Any
 ) -> dict[str, Any]:
-    found = {"kind": kind, "env": env_id, "arguments": dict(arguments), "name": name, "seed": seed, **rest}
-    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+    identity = {"kind": kind, "env": env_id, "arguments": dict(arguments), "name": name, "seed": seed, **rest}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     run = name if seed is None else f"{name}-{seed}"
-    return found | {"market": market, "key": f"{env_id.replace('/', '-')}/{run}-{digest}"}  # the name is no setting
+    return identity | {"market": market, "key": f"{env_id.replace('/', '-')}/{run}-{digest}"}  # the name is no setting
 
 
 def _suitable(env_id: str, params: Any) -> list[str]:
@@ -196,11 +187,6 @@ def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
             )
         markets[cell["key"]] = cell["market"]
     return cells
-
-
-def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
-    """Where the result of a cell is kept."""
-    return folder / "cells" / f"{cell['key']}.json"
 
 
 def results_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -251,7 +237,7 @@ def _run_processes(
                 file = result_file(folder, cell)
                 if not file.exists():
                     error, text = f"the worker ended with status {process.returncode}", log.read_text(errors="replace")
-                    finish(lost_cell(cell, error, text[-4000:], time.perf_counter() - started), file)
+                    write_json(file, lost_cell(cell, error, text[-4000:], time.perf_counter() - started))
                 done(cell, read_result(file, cell))
             time.sleep(0.1)
     finally:
@@ -264,19 +250,6 @@ def _run_processes(
 def _standard_input(process: subprocess.Popen[bytes]) -> IO[bytes]:
     assert process.stdin is not None
     return process.stdin
-
-
-def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
-    """Where the agent of a cell is kept."""
-    return folder / "runs" / str(cell["key"])
-
-
-def lost_cell(cell: Mapping[str, Any], error: str, log: str, seconds: float) -> dict[str, Any]:
-    """The result of a cell whose worker did not live to write one."""
-    return {
-        "cell": dict(cell), **provenance(), "status": "failed", "error": error, "traceback": log,
-        "wall_seconds": seconds,
-    }  # fmt: skip
 
 
 def run_benchmark(
@@ -329,29 +302,38 @@ def run_benchmark(
             if retry_failed:
                 for key in [key for key, result in before.items() if result["status"] == "failed"]:
                     result_file(folder, before.pop(key)["cell"]).unlink()
-            missing = [cell for cell in cells if cell["key"] not in before]
-            failed = sum(result["status"] == "failed" for result in before.values())
-            with tqdm(
-                total=len(cells), initial=len(before), unit="cell", desc="benchmark", disable=not progress
-            ) as bar:
-                bar.set_postfix(failed=failed)
-
-                def done(cell: Mapping[str, Any], result: dict[str, Any]) -> None:
-                    nonlocal failed
-                    if result["status"] == "failed":
-                        failed += 1
-                        bar.write(f"failed: {cell['key']}: {result['error']}", file=sys.stderr)
-                    bar.set_postfix(failed=failed, last=cell["key"].rsplit("-", 1)[0])
-                    bar.update()
-
-                if engine == "ray":
-                    from mmgym.agents.benchmark_ray import run_ray
-
-                    run_ray(missing, folder, done, imports)
-                else:
-                    _run_processes(missing, folder, workers, done, imports)
+            _run_missing(cells, before, folder, engine, workers, imports, progress)
     except Timeout:
         raise RuntimeError(
             f"another benchmark is at work in {folder}: wait for its end, stop it, or give another --folder"
         ) from None
     return results_of(folder, cells)
+
+
+def _run_missing(
+    cells: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    engine: str,
+    workers: int,
+    imports: Sequence[str],
+    progress: bool,
+) -> None:
+    """Run the cells that are not among the results before, with a progress bar."""
+    missing = [cell for cell in cells if cell["key"] not in before]
+    failed = sum(result["status"] == "failed" for result in before.values())
+    with tqdm(total=len(cells), initial=len(before), unit="cell", desc="benchmark", disable=not progress) as bar:
+        bar.set_postfix(failed=failed)
+
+        def done(cell: Mapping[str, Any], result: dict[str, Any]) -> None:
+            nonlocal failed
+            if result["status"] == "failed":
+                failed += 1
+                bar.write(f"failed: {cell['key']}: {result['error']}", file=sys.stderr)
+            bar.set_postfix(failed=failed, last=cell["key"].rsplit("-", 1)[0])
+            bar.update()
+
+        if engine == "ray":
+            run_ray(missing, folder, done, imports)
+        else:
+            _run_processes(missing, folder, workers, done, imports)

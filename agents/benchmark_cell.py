@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.agents.algorithms import RECURRENT
-from mmgym.agents.runs import provenance, write_json
 from mmgym.baselines import best_known_policy, paper_policies, score
-from mmgym.baselines.catalogue import environment_of, numerical_of, policy_origins, problem_of
-from mmgym.baselines.frozen import state_laws, tabulate
+from mmgym.baselines.baseline import Baseline, baseline_of, environment_of
+from mmgym.baselines.catalogue import policy_origins
+from mmgym.baselines.episodes import episodes
+from mmgym.baselines.frozen import FrozenProblem, state_laws, tabulate
 from mmgym.baselines.regret import regret_by_state, regret_map
+from mmgym.plain_files import write_json
+from mmgym.provenance import provenance
 
-__all__ = ["ONE_THREAD", "finish", "run_cell"]
+__all__ = ["ONE_THREAD", "lost_cell", "result_file", "run_cell", "run_folder"]
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -42,12 +45,11 @@ def _digits(values: Any) -> Any:
     return [_digits(part) for part in values] if np.ndim(values) else float(f"{float(values):.7g}")
 
 
-def _state_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
+def _state_quotes(problem: FrozenProblem, policy: Any, best: Any) -> list[dict[str, Any]]:
     """Quotes over inventory at a few times; other coordinates of the state where the optimum is most often."""
-    problem = problem_of(env)
     played, laws = tabulate(problem, policy).controls, state_laws(problem, best.controls)
     inventory, others = problem.coordinates["inventory"], [c for c in problem.coordinates if c != "inventory"]
-    found = []
+    panels = []
     for fraction in FRACTIONS:
         n = int(fraction * problem.num_steps)
         likely = int(np.argmax(laws[n]))
@@ -58,26 +60,20 @@ def _state_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
         rows = np.flatnonzero(chosen)[np.argsort(inventory[chosen])]
         where = {"fraction": fraction, **fixed}
         curves = {"inventory": inventory[rows], "optimal": best.controls[n, rows].T, "learned": played[n, rows].T}
-        found.append({"where": where, **{name: _digits(values) for name, values in curves.items()}})
-    return found
+        panels.append({"where": where, **{name: _digits(values) for name, values in curves.items()}})
+    return panels
 
 
 def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
     """Mean quotes over inventory in the thirds of episodes that the best policy plays, on the same observations."""
-    envs = env.make_batch(SAMPLE, info="full")
-    observations, info = envs.reset(seed=0)
-    running, now, rows = np.ones(SAMPLE, dtype=bool), np.zeros(SAMPLE), []
-    state, start = None, np.ones(SAMPLE, dtype=bool)
-    while running.any():
-        actions, state = best.predict(observations, state=state, episode_start=start)
-        start = np.zeros(SAMPLE, dtype=bool)
-        learned, _ = policy.predict(observations)
-        quotes = [np.asarray(envs.to_quotes(a), dtype=np.float64) for a in (actions, learned)]
-        rows.append(np.column_stack([now, info["inventory"], *quotes])[running])
-        observations, _, terminated, _, info = envs.step(actions)
-        now = now + info.get("elapsed", env.params.horizon / env.params.num_steps)
-        running = running & ~terminated
-    found, table = [], np.concatenate(rows)
+    now, rows = np.zeros(SAMPLE), []
+    for step in episodes(env.make_batch(SAMPLE, info="full"), best, 0):
+        decision = step.decision
+        learned, _ = policy.predict(decision.observations)
+        quotes = [np.asarray(env.to_quotes(a), dtype=np.float64) for a in (decision.actions, learned)]
+        rows.append(np.column_stack([now, decision.info["inventory"], *quotes])[step.running])
+        now = now + step.info.get("elapsed", env.params.horizon / env.params.num_steps)
+    panels, table = [], np.concatenate(rows)
     third = np.minimum((3.0 * table[:, 0] / env.params.horizon).astype(int), 2)
     controls = len(env.control_names)
     for piece in range(3):
@@ -87,32 +83,30 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
         np.add.at(sums, where, part[:, 2:])
         means = (sums / count[:, None])[count >= 5].T
         curves = {"inventory": levels[count >= 5], "optimal": means[:controls], "learned": means[controls:]}
-        found.append({"where": {"third": piece + 1}, **{name: _digits(values) for name, values in curves.items()}})
-    return found
+        panels.append({"where": {"third": piece + 1}, **{name: _digits(values) for name, values in curves.items()}})
+    return panels
 
 
-def _regret(env: Any, policy: Any, best: Any) -> dict[str, Any] | None:
+def _regret(baseline: Baseline, policy: Any) -> dict[str, Any] | None:
     """The regret by time and coordinate (see `mmgym.baselines.regret`); None where no such identity is at hand."""
     table = getattr(policy, "markov", False) and getattr(policy, "has_mode", True)
-    if numerical_of(env) is not None or not table:
+    problem, solution = baseline.problem, baseline.solution
+    if problem is None or solution is None or baseline.expected_utility or not table:
         return None
-    problem = problem_of(env)
-    if problem.criterion.exponents is not None:
-        return None
-    found = regret_map(problem, regret_by_state(problem, best.solution, tabulate(problem, policy)))
+    regret = regret_map(problem, regret_by_state(problem, solution, tabulate(problem, policy)))
     coordinates = {
-        name: {"levels": _digits(v), "cells": _digits(found.cells[name])} for name, v in found.levels.items()
+        name: {"levels": _digits(v), "cells": _digits(regret.cells[name])} for name, v in regret.levels.items()
     }
-    return {"times": _digits(found.times), "coordinates": coordinates}
+    return {"times": _digits(regret.times), "coordinates": coordinates}
 
 
 def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from mmgym.agents.train import load_model, train
 
     env = environment_of(cell["env"], **cell["arguments"])
-    simulated = numerical_of(env) is not None or cell["settings"]["algorithm"] in RECURRENT
+    simulated = baseline_of(env).problem is None or cell["settings"]["algorithm"] in RECURRENT
     points = SIMULATED_POINTS if simulated else POINTS
-    home, found = train(
+    home, result = train(
         cell["config"],
         cell["env"],
         seed=cell["seed"],
@@ -128,13 +122,14 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     policy, _ = load_model(home / "model")
     trained = dict(run["settings"]["arguments"])  # flat actions, say
     env = environment_of(cell["env"], **trained)
-    best = best_known_policy(env)
-    quotes = _state_quotes if numerical_of(env) is None else _sampled_quotes
-    analysis: dict[str, Any] = {"regret": _regret(env, policy, best), "controls": list(env.control_names)}
+    baseline = baseline_of(env)
+    best, problem = baseline.best_policy(), baseline.problem
+    analysis: dict[str, Any] = {"regret": _regret(baseline, policy), "controls": list(env.control_names)}
     if getattr(policy, "markov", False):
-        analysis["quotes"] = quotes(env, policy, best)
+        quotes = _sampled_quotes(env, policy, best) if problem is None else _state_quotes(problem, policy, best)
+        analysis["quotes"] = quotes
     kept = ("steps", "seconds", "steps_per_second", "curve")
-    return {"score": found.to_dict(), "analysis": analysis, **{name: run.get(name) for name in kept}}
+    return {"score": result.to_dict(), "analysis": analysis, **{name: run.get(name) for name in kept}}
 
 
 def _policies(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,11 +145,11 @@ def _policies(cell: Mapping[str, Any]) -> dict[str, Any]:
     origins = policy_origins(env)
     for name, policy in {"best known" if best.level == "bracketed" else "optimal": best, **papers}.items():
         if name in wanted or policy is best:
-            found = score(env, policy)
+            result = score(env, policy)
             policies[name] = {
                 "kind": origins.get(name, "optimum"),
-                "score": found.to_dict(),
-                "regret": None if policy is best else _regret(env, policy, best),
+                "score": result.to_dict(),
+                "regret": None if policy is best else _regret(baseline_of(env), policy),
             }
     return {"policies": policies, "controls": list(env.control_names)}
 
@@ -171,9 +166,20 @@ def run_cell(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result | {"wall_seconds": time.perf_counter() - started}
 
 
-def finish(result: Mapping[str, Any], file: Path) -> None:
-    """Keep a result: written beside its place and renamed, so that a file is a whole result."""
-    write_json(file, result)
+def lost_cell(cell: Mapping[str, Any], error: str, log: str, seconds: float) -> dict[str, Any]:
+    """The result of a cell whose worker did not live to write one."""
+    failure = {"status": "failed", "error": error, "traceback": log, "wall_seconds": seconds}
+    return {"cell": dict(cell), **provenance(), **failure}
+
+
+def result_file(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where a benchmark's folder keeps the result of a cell."""
+    return folder / "cells" / f"{cell['key']}.json"
+
+
+def run_folder(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where a benchmark's folder keeps the agent of a cell."""
+    return folder / "runs" / str(cell["key"])
 
 
 def _die_with_parent() -> None:
@@ -188,7 +194,7 @@ def main() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     for name in order.get("imports", ()):  # as the user asked for
         import_module(name)
-    finish(run_cell(order["cell"], Path(order["folder"])), Path(order["file"]))
+    write_json(Path(order["file"]), run_cell(order["cell"], Path(order["folder"])))
     sys.stdout.flush()
     os._exit(0)  # the thread that reads standard input would hold the interpreter
 

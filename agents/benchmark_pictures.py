@@ -11,7 +11,7 @@ import pandas as pd
 
 from mmgym.baselines.reproduce.artifacts import new_figure
 
-__all__ = ["picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill"]
+__all__ = ["AGENT", "PAPER", "picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill", "plain"]
 
 AGENT, OPTIMUM, PAPER = "#b8442c", "#7a8794", "#2f6690"
 COLORS = ("#b8442c", "#2f6690", "#3c7a4e", "#8a5a9e", "#c08a1e", "#444444", "#d67ba8", "#35a0a6")
@@ -25,7 +25,8 @@ def _uri(figure: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _plain(axis: Any) -> None:
+def plain(axis: Any) -> None:
+    """Draw axes without a box, on a faint grid."""
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     axis.grid(alpha=0.25)
@@ -52,7 +53,7 @@ def picture_of_skill(summary: pd.DataFrame) -> str:
     axis.axvline(0.0, color=OPTIMUM, linewidth=1, linestyle=":")
     axis.set_yticks(range(len(rows)), list(rows["policy"]))
     axis.set_xlabel("skill (0: reference policy, 1: optimum)")
-    _plain(axis)
+    plain(axis)
     return _uri(figure)
 
 
@@ -73,7 +74,7 @@ def picture_of_curves(results: Sequence[Result]) -> str:
     axis.set_ylabel("skill")
     if names:
         axis.legend(fontsize=8, loc="lower right")
-    _plain(axis)
+    plain(axis)
     return _uri(figure)
 
 
@@ -96,7 +97,7 @@ def picture_of_quotes(result: Result) -> str:
             axis = axes[row, column]
             axis.plot(panel["inventory"], panel["optimal"][row], color=OPTIMUM, linewidth=3, alpha=0.6, label="best")
             axis.plot(panel["inventory"], panel["learned"][row], ".", color=AGENT, markersize=5, label="learned")
-            _plain(axis)
+            plain(axis)
             if column == 0:
                 axis.set_ylabel(name.replace("_", " "))
         axes[0, column].set_title(_place(panel["where"]), fontsize=9)
@@ -111,10 +112,10 @@ def picture_of_regret(regret: Mapping[str, Any], paper: tuple[str, Mapping[str, 
     figure = new_figure(4.0 * (2 + len(coordinates)), 3.4)
     axes = figure.subplots(1, 2 + len(coordinates))
     shown = [(name, regret, AGENT)] + ([] if paper is None else [(*paper, PAPER)])
-    for label, found, color in shown:
-        cells = np.asarray(found["coordinates"]["inventory"]["cells"])
-        axes[0].stairs(cells.sum(axis=1), np.asarray(found["times"]), color=color, label=label, linewidth=1.6)
-        for axis, (coordinate, part) in zip(axes[1:], found["coordinates"].items(), strict=False):
+    for label, of_policy, color in shown:
+        cells = np.asarray(of_policy["coordinates"]["inventory"]["cells"])
+        axes[0].stairs(cells.sum(axis=1), np.asarray(of_policy["times"]), color=color, label=label, linewidth=1.6)
+        for axis, (coordinate, part) in zip(axes[1:], of_policy["coordinates"].items(), strict=False):
             by_level = np.asarray(part["cells"]).sum(axis=0)
             axis.plot(part["levels"], by_level, ".-", color=color, linewidth=1, markersize=4)
             axis.set_xlabel(coordinate)
@@ -124,7 +125,7 @@ def picture_of_regret(regret: Mapping[str, Any], paper: tuple[str, Mapping[str, 
     axes[0].set_ylabel("regret (currency)")
     axes[0].legend(fontsize=8)
     for axis in axes[:-1]:
-        _plain(axis)
+        plain(axis)
     levels = np.asarray(coordinates["inventory"]["levels"])
     edges = np.concatenate([[levels[0]], 0.5 * (levels[1:] + levels[:-1]), [levels[-1]]])
     cells = np.asarray(coordinates["inventory"]["cells"]).T

@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmgym.agents.benchmark_cell import ONE_THREAD, finish, run_cell
+from mmgym.agents.benchmark_cell import ONE_THREAD, lost_cell, result_file, run_cell, run_folder
+from mmgym.plain_files import write_json
 
 __all__ = ["run_ray"]
 
@@ -69,8 +70,6 @@ def run_ray(
     ImportError
         Without Ray, the extra ``scale``.
     """
-    from mmgym.agents.benchmark import lost_cell, result_file, run_folder
-
     try:
         import ray
     except ImportError as error:
@@ -90,7 +89,7 @@ def run_ray(
                     _write_files(run_folder(folder, cell), files)
                 except ray.exceptions.RayError as error:
                     result = lost_cell(cell, f"{type(error).__name__}: {error}", "", time.perf_counter() - started)
-                finish(result, result_file(folder, cell))
+                write_json(result_file(folder, cell), result)
                 done(cell, result)
     finally:
         if ours:

@@ -1,4 +1,4 @@
-"""What a benchmark leaves to read: a tidy CSV, tables, JSON provenance, and one HTML file without outside links."""
+"""What a benchmark leaves to read: CSV, JSON provenance, a page of tables, and one HTML file without outside links."""
 
 import datetime
 import json
@@ -19,10 +19,11 @@ from mmgym.agents.benchmark_pictures import (
     picture_of_skill,
 )
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
-from mmgym.agents.runs import provenance, write_json
-from mmgym.baselines.reproduce.artifacts import write_table
+from mmgym.plain_files import replacing, write_json
+from mmgym.printing import write_table
+from mmgym.provenance import provenance
 
-__all__ = ["markdown_table", "write_report"]
+__all__ = ["markdown_table", "results_page", "write_report"]
 
 _INTERVALS = ("skill", "regret", "P(improvement)")
 
@@ -45,7 +46,7 @@ def _clipped(row: Mapping[Any, Any]) -> str:
 
 def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Cells of a table: text to show, and what to sort by."""
-    found = []
+    cells = []
     for column in columns:
         value = row[column]
         digits = (
@@ -57,11 +58,12 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[str]) -> list[dict[str, Any
             text += f" [{_number(low, digits)}, {_number(row[f'{column} high'], digits)}]"
         missing = value is None or pd.isna(value)
         sort = value if isinstance(value, str) else "" if missing else repr(float(value))
-        found.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
-    return found
+        cells.append({"text": text, "sort": sort, "number": not isinstance(value, str)})
+    return cells
 
 
-def _html_table(table: pd.DataFrame) -> dict[str, Any]:
+def _text_table(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as text, for HTML and Markdown alike."""
     columns = [c for c in table.columns if not c.endswith((" low", " high")) and c != "clipped"]
     if "failed" in columns and not table["failed"].any():
         columns.remove("failed")
@@ -78,7 +80,7 @@ def _html_table(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
-    """The README's table: the learners of each market, its best policy of the papers, and ours where it is better."""
+    """The table of all markets: their learners, the best policy of the papers, and ours where it is better."""
     lines = ["| environment | policy | runs | skill | regret | better than the papers' best | seconds |"]
     lines.append("|---|---|---|---|---|---|---|")
     for env_id, summary in summaries.items():
@@ -96,6 +98,63 @@ def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
                 texts[1] += f", {row['failed']} failed"
             lines.append(f"| `{env_id}` | {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+_READ = """\
+**Skill** is 0 at the market's reference policy and 1 at the optimum (the lower end, where only bounds are known);
+**regret** is what is missing to it, in currency. Agents have the interquartile mean over their seeds and its 95 %
+stratified bootstrap interval; **better than the papers' best** is the probability that a run beats the best policy of
+the papers, which is the market's last row (Agarwal et al. 2021). A row "ours" is the best fixed policy that no paper
+has, where it is better than theirs; "clipped" is the share of decisions at which the action box clips what a policy
+wants. **Seconds** are those of training, the median of the seeds. A failed run counts as an infinite loss."""
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    shown = _text_table(table)
+    rows = [shown["columns"], ["---"] * len(shown["columns"])]
+    rows += [[cell["text"] for cell in row["cells"]] for row in shown["rows"]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def results_page(folder: Path) -> str:
+    """The tables of a benchmark's folder as Markdown, from its ``benchmark.json`` and ``results.csv`` alone."""
+    about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+    tidy = pd.read_csv(folder / "results.csv").astype({"seed": "Int64"})
+    summaries = {str(env_id): summary_table(tidy, str(env_id)) for env_id in dict.fromkeys(tidy["env"])}
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    pairwise = pairwise_table(tidy)
+    parts = [
+        f"# How far from optimal? Benchmark “{about['title']}”",
+        f"{about['finished']} of {about['cells']} cells finished, {about['failed']} failed; "
+        f"seeds {', '.join(map(str, about['seeds']))}; {about['core_seconds'] / 3600:.1f} core hours; written "
+        f"{about['written']}. "
+        "`mmgym benchmark` wrote this page from `results.csv` (every run) and `benchmark.json` (settings, budgets, "
+        "commits).",
+        _READ,
+        *([f"Note: {about['rescored']}."] if "rescored" in about else []),
+        "## Markets",
+        markdown_table(summaries),
+        "## Optima",
+        _markdown(pd.DataFrame([{"environment": f"`{env_id}`", **_facts(tidy, env_id)} for env_id in summaries])),
+        "## All markets together\n\nInterquartile mean of the skill over the runs of all markets that an algorithm was "
+        "trained in.",
+        _markdown(overall_table(tidy)),
+    ]
+    if len(pairwise):
+        text = "Probability that a run of the first algorithm beats one of the second, over the markets that both have."
+        parts += [f"## Pairs\n\n{text}", _markdown(pairwise)]
+    return "\n\n".join([*parts, f"Made with {versions}."]) + "\n"
+
+
+def _facts(tidy: pd.DataFrame, env_id: str) -> dict[str, str]:
+    """What a market's optimum and the values of skill 1 and 0 are; nothing if no cell of it is finished."""
+    rows = tidy[(tidy["env"] == env_id) & (tidy["status"] == "finished")]
+    if not len(rows):
+        return {}
+    row = rows.iloc[0]
+    lower, upper = row["optimum_lower"], row["optimum_upper"]
+    known = f"{lower:.6f}" if lower == upper else f"between {lower:.4f} and {upper:.4f}"
+    return {"optimum": known, "level": str(row["level"]), "reference policy (skill 0)": f"{row['reference']:.6f}"}
 
 
 def _market(
@@ -125,13 +184,7 @@ def _market(
             paper = None if best_paper is None else (best_paper, papers[best_paper]["regret"])
             uri = picture_of_regret(run["analysis"]["regret"], paper, name)
             pictures.append({"title": f"Where {label} loses value, exactly", "uri": uri})
-    rows = tidy[(tidy["env"] == env_id) & (tidy["status"] == "finished")]
-    facts = {}
-    if len(rows):
-        row = rows.iloc[0]
-        lower, upper = row["optimum_lower"], row["optimum_upper"]
-        facts["optimum"] = f"{lower:.6f}" if lower == upper else f"between {lower:.4f} and {upper:.4f}"
-        facts |= {"level": row["level"], "reference policy (skill 0)": f"{row['reference']:.6f}"}
+    facts = _facts(tidy, env_id)
     arguments = mine[0]["cell"]["arguments"] if mine else {}
     if arguments:
         facts["arguments"] = ", ".join(f"{name} = {value}" for name, value in arguments.items())
@@ -140,14 +193,19 @@ def _market(
         "id": env_id,
         "anchor": re.sub(r"\W+", "-", env_id),
         "facts": facts,
-        "table": _html_table(summary),
+        "table": _text_table(summary),
         "pictures": pictures,
         "undecomposed": bool(finished) and not decomposed,
     }
 
 
 def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, pd.DataFrame]:
-    """Write ``results.csv``, ``summary.csv``, ``benchmark.json`` and ``report.html``; the summary of each market.
+    """Write ``results.csv``, ``summary.csv``, ``benchmark.json``, ``README.md`` and ``report.html``.
+
+    Returns
+    -------
+    dict
+        The summary of each market.
 
     Raises
     ------
@@ -187,19 +245,21 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
     }
     benchmark_file = {**about, "benchmark": benchmark._asdict(), "failures": failures}
     write_json(folder / "benchmark.json", benchmark_file)
+    part = folder / "README.md.part"
+    part.write_text(results_page(folder), encoding="utf-8")
+    part.replace(folder / "README.md")
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     pairwise = pairwise_table(tidy)
     html = page.render(
         about=about,
-        overall=_html_table(overall_table(tidy)),
-        pairwise=_html_table(pairwise) if len(pairwise) else None,
+        overall=_text_table(overall_table(tidy)),
+        pairwise=_text_table(pairwise) if len(pairwise) else None,
         markets=[_market(env_id, summary, tidy, results) for env_id, summary in summaries.items()],
         failures=failures,
         missing=[cell["key"] for cell in cells if cell["key"] not in {result["cell"]["key"] for result in results}],
         provenance=json.dumps(about, indent=1),
     )
-    part = folder / "report.html.part"
-    part.write_text(html, encoding="utf-8")
-    part.replace(folder / "report.html")
+    with replacing(folder / "report.html") as part:
+        part.write_text(html, encoding="utf-8")
     return summaries

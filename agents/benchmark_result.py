@@ -79,10 +79,10 @@ def _fields(**checks: Check) -> Check:
 
 def _array(value: Any, name: str, shape: tuple[int, ...]) -> None:
     try:
-        found = np.asarray(value, dtype=np.float64)
+        array = np.asarray(value, dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise _refuse(value, name, f"numbers of shape {shape}") from error
-    if found.shape != shape:
+    if array.shape != shape:
         raise _refuse(value, name, f"numbers of shape {shape}")
 
 
@@ -110,10 +110,10 @@ def _regret(value: Any, name: str) -> None:
     _fields(times=_list(_number), coordinates=_names(part))(value, name)
     if "inventory" not in value["coordinates"] or len(value["times"]) < 2:
         raise _refuse(value, name, "over two times or more, and over the inventory")
-    for coordinate, found in value["coordinates"].items():
+    for coordinate, by_level in value["coordinates"].items():
         place = f"{name}.coordinates.{coordinate}"
-        _array(found["levels"], f"{place}.levels", (max(len(found["levels"]), 1),))
-        _array(found["cells"], f"{place}.cells", (len(value["times"]) - 1, len(found["levels"])))
+        _array(by_level["levels"], f"{place}.levels", (max(len(by_level["levels"]), 1),))
+        _array(by_level["cells"], f"{place}.cells", (len(value["times"]) - 1, len(by_level["levels"])))
 
 
 def _analysis(value: Any, name: str) -> None:
@@ -158,17 +158,17 @@ def read_result(file: Path, cell: Mapping[str, Any]) -> dict[str, Any]:
     """
     way_on = "delete it to run the cell again"
     try:
-        found = read_json(file)
-        _COMMON(found, "the result")
-        status = found.get("status")
+        result = read_json(file)
+        _COMMON(result, "the result")
+        status = result.get("status")
         if status not in ("finished", "failed"):
             raise _refuse(status, "status", "'finished' or 'failed'")
         check = _FAILED if status == "failed" else _AGENT if cell["kind"] == "agent" else _POLICIES
-        check(found, "the result")
-        _maybe(_text)(found.get("traceback"), "traceback")
+        check(result, "the result")
+        _maybe(_text)(result.get("traceback"), "traceback")
     except UnreadableFile as error:
         raise ValueError(f"{error}; {way_on}") from error
     except ValueError as error:
         raise ValueError(f"{file} is not the result of {cell['key']}: {error}; {way_on}") from error
-    content: dict[str, Any] = found
+    content: dict[str, Any] = result
     return content | {"cell": dict(cell)}

@@ -49,9 +49,9 @@ def tidy_table(results: Results) -> pd.DataFrame:
             timing = {name: result[name] for name in ("steps", "seconds", "steps_per_second")}
             rows.append(_row(cell, "agent", cell["name"], result["score"], **timing))
         else:
-            for number, (name, found) in enumerate(result["policies"].items()):
-                kind = found.get("kind", "paper" if number else "optimum")  # folders of older versions lack it
-                rows.append(_row(cell, kind, name, found["score"]))
+            for number, (name, policy) in enumerate(result["policies"].items()):
+                kind = policy.get("kind", "paper" if number else "optimum")  # folders of older versions lack it
+                rows.append(_row(cell, kind, name, policy["score"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"seed": "Int64"})
 
@@ -63,8 +63,8 @@ def _runs(rows: pd.DataFrame, column: str) -> list[float]:
     return [worst if status == "failed" else float(value) for status, value in pairs]
 
 
-def _ends(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.estimate, f"{name} low": found.low, f"{name} high": found.high}
+def _ends(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.estimate, f"{name} low": interval.low, f"{name} high": interval.high}
 
 
 def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
@@ -113,10 +113,10 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
 def _agents(tidy: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
     """Skills by algorithm and market."""
     agents = tidy[tidy["kind"] == "agent"]
-    found: dict[str, dict[str, list[float]]] = {}
+    skills: dict[str, dict[str, list[float]]] = {}
     for (name, env_id), runs in agents.groupby(["name", "env"], sort=False):
-        found.setdefault(str(name), {})[str(env_id)] = _runs(runs, "skill")
-    return found
+        skills.setdefault(str(name), {})[str(env_id)] = _runs(runs, "skill")
+    return skills
 
 
 def overall_table(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -135,12 +135,12 @@ def pairwise_table(tidy: pd.DataFrame) -> pd.DataFrame:
 
     A row for each pair, the better one first.
     """
-    found, rows = _agents(tidy), []
-    for pair in itertools.combinations(found, 2):
-        shared = [env_id for env_id in found[pair[0]] if env_id in found[pair[1]]]
+    skills, rows = _agents(tidy), []
+    for pair in itertools.combinations(skills, 2):
+        shared = [env_id for env_id in skills[pair[0]] if env_id in skills[pair[1]]]
         if not shared:
             continue
-        one, other = ([found[name][env_id] for env_id in shared] for name in pair)
+        one, other = ([skills[name][env_id] for env_id in shared] for name in pair)
         better = probability_of_improvement(one, other)
         if better.estimate < 0.5:
             pair, better = pair[::-1], probability_of_improvement(other, one)

@@ -16,17 +16,16 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from mmgym.agents.config import Config
 from mmgym.agents.model_files import (
-    FORMAT,
     ModelFileError,
     check_curve,
     flatten,
+    model_description,
     read_arrays,
     read_folder,
     unflatten,
     whole_number,
     write_folder,
 )
-from mmgym.agents.runs import provenance
 from mmgym.agents.stored_tensors import check_optimizer, check_tensors
 from mmgym.plain_files import numbers, shortened
 
@@ -54,15 +53,15 @@ def batch_under(venv: Any) -> Any:
 def statistics_of(venv: Any) -> Arrays | None:
     if not isinstance(venv, VecNormalize):
         return None
-    found: Arrays = {"returns": venv.returns.copy()}
+    statistics: Arrays = {"returns": venv.returns.copy()}
     for name in ("obs_rms", "ret_rms"):
         running = getattr(venv, name, None)
         if running is not None:
-            found |= {f"{name}.{part}": np.asarray(getattr(running, part)) for part in ("mean", "var", "count")}
-    return found
+            statistics |= {f"{name}.{part}": np.asarray(getattr(running, part)) for part in ("mean", "var", "count")}
+    return statistics
 
 
-def restore_statistics(venv: Any, found: Arrays | None) -> None:
+def restore_statistics(venv: Any, statistics: Arrays | None) -> None:
     """Put running statistics back, those of returns only if they are of as many rows.
 
     Raises
@@ -70,25 +69,25 @@ def restore_statistics(venv: Any, found: Arrays | None) -> None:
     ModelFileError
         If they are not those that this environment keeps.
     """
-    if (found is None) == isinstance(venv, VecNormalize):
+    if (statistics is None) == isinstance(venv, VecNormalize):
         raise ModelFileError("normalisation.npz and the hyperparameters disagree on whether the run normalises")
-    if found is None:
+    if statistics is None:
         return
     own = statistics_of(venv) or {}
-    if set(found) != set(own):
-        raise ModelFileError(f"normalisation.npz has {shortened(sorted(found))}, but must have {sorted(own)}")
-    for name, array in found.items():
+    if set(statistics) != set(own):
+        raise ModelFileError(f"normalisation.npz has {shortened(sorted(statistics))}, but must have {sorted(own)}")
+    for name, array in statistics.items():
         shape = array.shape if name == "returns" and array.ndim == 1 else np.shape(own[name])
         numbers(array, f"normalisation.npz: {name}", shape)
         if name.endswith((".var", ".count")) and not (array >= 0.0).all():
             raise ModelFileError(f"normalisation.npz: {name} must be >= 0")
-    if len(found["returns"]) == venv.num_envs:
-        venv.returns = found["returns"].astype(np.float64)
+    if len(statistics["returns"]) == venv.num_envs:
+        venv.returns = statistics["returns"].astype(np.float64)
     for name in ("obs_rms", "ret_rms"):
         running = getattr(venv, name, None)
         if running is not None:
-            running.mean, running.var = (found[f"{name}.{part}"].astype(np.float64) for part in ("mean", "var"))
-            running.count = float(found[f"{name}.count"])
+            running.mean, running.var = (statistics[f"{name}.{part}"].astype(np.float64) for part in ("mean", "var"))
+            running.count = float(statistics[f"{name}.count"])
 
 
 def describe(model: Any, config: Config, env_id: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
@@ -99,18 +98,8 @@ def describe(model: Any, config: Config, env_id: str, arguments: Mapping[str, An
     for name in loose or []:
         tree[name] = getattr(model, name)
     layout = flatten(tree, arrays, "parameters")
-    description = {
-        "format": FORMAT,
-        "algorithm": config.algorithm,
-        "env": env_id.rpartition(":")[2],  # a file names no module
-        "arguments": dict(arguments),
-        "hyperparameters": config._asdict(),
-        "steps": int(model.num_timesteps),
-        "updates": int(getattr(model, "_n_updates", 0)),
-        "versions": provenance()["versions"],
-        "layout": layout,
-    }
-    return description, arrays
+    description = model_description(config, env_id, arguments, int(model.num_timesteps), layout)
+    return description | {"updates": int(getattr(model, "_n_updates", 0))}, arrays
 
 
 def restore_parameters(model: Any, description: dict[str, Any], arrays: Arrays) -> None:
@@ -145,19 +134,19 @@ def restore_parameters(model: Any, description: dict[str, Any], arrays: Arrays) 
 
 def _replay_arrays(model: Any) -> Arrays:
     """What an off-policy model remembers beside its parameters: the used part of its replay buffer, and counters."""
-    found: Arrays = {}
+    arrays: Arrays = {}
     buffer = getattr(model, "replay_buffer", None)
     if isinstance(buffer, ReplayBuffer):
         used = buffer.buffer_size if buffer.full else buffer.pos
-        found |= {f"replay.{name}": getattr(buffer, name)[:used] for name in REPLAY}
-        found["replay.place"] = np.array([buffer.pos, buffer.full])
+        arrays |= {f"replay.{name}": getattr(buffer, name)[:used] for name in REPLAY}
+        arrays["replay.place"] = np.array([buffer.pos, buffer.full])
     if hasattr(model, "_n_calls"):  # of (QR-)DQN, between updates of the target
-        found["calls"] = np.array(model._n_calls)
+        arrays["calls"] = np.array(model._n_calls)
     states = getattr(model, "_last_lstm_states", None)
     if states is not None:
         tensors = (*states.pi, *states.vf)
-        found |= {f"lstm.{name}": tensor.numpy() for name, tensor in zip(LSTM, tensors, strict=True)}
-    return found
+        arrays |= {f"lstm.{name}": tensor.numpy() for name, tensor in zip(LSTM, tensors, strict=True)}
+    return arrays
 
 
 def _restore_replay(model: Any, training: Arrays) -> None:
@@ -321,21 +310,21 @@ def _restore_generators(model: Any, description: dict[str, Any], training: Array
     kind, position, has_gauss, cached = generators["numpy"]
     if kind != "MT19937" or not _words([position], 32, 1) or position > 624 or has_gauss not in (0, 1):
         raise ModelFileError(f"model.json: the generator numpy = {shortened(generators['numpy'])} is not allowed")
-    found = generators["actions"]
+    of_actions = generators["actions"]
     if (
-        not _same_names(found, actions.state)
-        or found["bit_generator"] != actions.state["bit_generator"]
-        or not _words(list(found["state"].values()), 128, 2)
-        or found["state"]["inc"] % 2 != 1
-        or not _words([found["has_uint32"], found["uinteger"]], 32, 2)
-        or found["has_uint32"] > 1
+        not _same_names(of_actions, actions.state)
+        or of_actions["bit_generator"] != actions.state["bit_generator"]
+        or not _words(list(of_actions["state"].values()), 128, 2)
+        or of_actions["state"]["inc"] % 2 != 1
+        or not _words([of_actions["has_uint32"], of_actions["uinteger"]], 32, 2)
+        or of_actions["has_uint32"] > 1
     ):
-        raise ModelFileError(f"model.json: the generator actions = {shortened(found)} is not allowed")
+        raise ModelFileError(f"model.json: the generator actions = {shortened(of_actions)} is not allowed")
     torch.set_rng_state(torch.from_numpy(training["torch"]))
     random.setstate((version, tuple(words), gauss))
     state = (kind, training["numpy"].astype(np.uint32), position, has_gauss, float(cached))
     np.random.set_state(state)  # noqa: NPY002  # SB3 draws from it
-    actions.state = found
+    actions.state = of_actions
 
 
 def _words(values: Any, bits: int, count: int) -> bool:

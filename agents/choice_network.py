@@ -82,8 +82,8 @@ class ChoicePolicy(StandardisedNetwork):
         """The entries with the highest outputs among those that are allowed, by the environment or by masks given."""
         banned = self.forbidden(observation) if action_masks is None else np.where(action_masks, 0.0, -np.inf)
         scores = np.split(self.outputs(observation) + banned, np.cumsum(self.sizes)[:-1], axis=-1)
-        found = np.stack([score.argmax(axis=-1) for score in scores], axis=-1).astype(np.int64)
-        return (found[..., 0] if len(self.sizes) == 1 else found), state
+        entries = np.stack([score.argmax(axis=-1) for score in scores], axis=-1).astype(np.int64)
+        return (entries[..., 0] if len(self.sizes) == 1 else entries), state
 
 
 class ChoiceSearch:

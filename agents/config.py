@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mmgym.agents.algorithms import ALGORITHMS, OURS
+from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -17,8 +17,6 @@ __all__ = [
     "config_names",
     "configurations_for",
     "load_config",
-    "parse_yaml",
-    "read_text",
     "read_yaml",
     "shipped_folder",
 ]
@@ -40,7 +38,7 @@ _DQN_KEYS = (
 )  # fmt: skip
 _SAC_KEYS = (*_REPLAY_KEYS, "ent_coef", "target_entropy", "target_update_interval", "noise_type", "noise_std")
 ALGORITHM_KEYS = {
-    **dict.fromkeys(OURS, ("gamma", "net_arch", "inner_steps")),
+    **dict.fromkeys(EXACT_LEARNERS, ("gamma", "net_arch", "inner_steps")),
     "dqn": _DQN_KEYS,
     "qrdqn": _DQN_KEYS,
     "recurrent_ppo": _PPO_KEYS,
@@ -284,23 +282,6 @@ MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000  # of a configuration, counted once for each place that refers to them
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text; ``source`` names it in errors.
-
-    Raises
-    ------
-    ValueError
-        If it is not YAML of plain values, has a key twice in one mapping, or refers to itself.
-    """
-    try:
-        content = yaml.load(text, Loader=_Loader)  # a SafeLoader
-        left = [MOST_VALUES]
-        _count(content, left)
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
-    return content
-
-
 def _count(value: Any, left: list[int]) -> None:
     """Refuse more values than are left: aliases of aliases grow without end."""
     left[0] -= 1
@@ -310,48 +291,42 @@ def _count(value: Any, left: list[int]) -> None:
         _count(part, left)
 
 
-def read_yaml(name_or_path: str, beginnings: Iterable[str]) -> tuple[Any, str]:
-    """Content and file name of a configuration: a path, or the name of a shipped one (see `config_names`).
+def read_yaml(name_or_path: str | Path, beginnings: Iterable[str], kind: str = "configuration") -> tuple[Any, str]:
+    """Content and file name of a YAML file: a path, or the name of a shipped one (see `config_names`).
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+    beginnings : iterable of str
+        What the names of the shipped ones begin with, of which an error tells.
+    kind : str
+        What an error calls the file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not YAML of plain values, or has a key twice.
+        If it is not YAML of plain values in UTF-8, has more than a million bytes, has a key twice in one mapping, or
+        refers to itself.
     """
-    text, source = _read(name_or_path, beginnings)
-    return parse_yaml(text, source), source
-
-
-def read_text(path: Path) -> str:
-    """The text of a configuration.
-
-    Raises
-    ------
-    ValueError
-        If it is not UTF-8, or has more than a million bytes.
-    """
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
-        return content.decode("utf-8")
-    except ValueError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-
-
-def _read(name_or_path: str, beginnings: Iterable[str]) -> tuple[str, str]:
-    """Text and file name of a configuration: a path, or the name of a shipped one."""
     path = Path(name_or_path)
-    if path.suffix in (".yml", ".yaml") and path.is_file():
-        return read_text(path), str(path)
     shipped = shipped_folder() / f"{path.stem}.yml"
-    if path.parent in (Path(), Path("configs")) and shipped.is_file():
-        return shipped.read_text(encoding="utf-8"), f"{path.stem}.yml"
-    known = ", ".join(config_names(beginnings))
-    raise FileNotFoundError(f"no configuration {name_or_path!r}: give the path of a .yml file, or one of {known}")
+    given = path.is_file() and (path.suffix in (".yml", ".yaml") or not shipped.is_file())
+    if not given and (path.parent not in (Path(), Path("configs")) or not shipped.is_file()):
+        known = ", ".join(config_names(beginnings))
+        raise FileNotFoundError(f"no {kind} {str(name_or_path)!r}: give the path of a .yml file, or one of {known}")
+    source = str(path) if given else shipped.name
+    try:
+        with (path if given else shipped).open("rb") as stream:
+            text = stream.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+        content = yaml.load(text.decode("utf-8"), Loader=_Loader)  # a SafeLoader
+        _count(content, [MOST_VALUES])
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    return content, source
 
 
 def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env_id: str) -> Config:
@@ -370,31 +345,31 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
     ValueError
         If a key or a value is not allowed; the message names key, value and what is allowed.
     """
-    found = dict(settings)
-    sampled = () if algorithm in OURS else ("vec_env_wrapper",)
+    checked = dict(settings)
+    sampled = () if algorithm in EXACT_LEARNERS else ("vec_env_wrapper",)
     allowed = (*RUN_KEYS, *sampled, *ALGORITHM_KEYS[algorithm])
     values = {**VALUES, **OWN_VALUES.get(algorithm, {})}
-    if algorithm in OURS:
+    if algorithm in EXACT_LEARNERS:
         for key, value in (("n_envs", 1), ("net_arch", [32, 32]), ("inner_steps", 5)):  # there is nothing to simulate
-            found.setdefault(key, value)
-    if found.get("gamma") != 1.0:
-        given = shortened(found.get("gamma"))
+            checked.setdefault(key, value)
+    if checked.get("gamma") != 1.0:
+        given = shortened(checked.get("gamma"))
         raise ValueError(f"{source}: gamma of {env_id} is {given}, but must be 1.0: no discounting")
     for key in ("n_envs", "n_timesteps"):
-        found.setdefault(key, None)
-    for key, value in found.items():
+        checked.setdefault(key, None)
+    for key, value in checked.items():
         if key not in allowed:
             raise ValueError(f"{source}: unknown key {shortened(key)} of {env_id}: allowed are {', '.join(allowed)}")
         if not values[key].allows(value):
             number = isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+[eE][+-]?[0-9]+", value)
             note = " (YAML takes 1e-3 for text: write 1.0e-3)" if number else ""
             raise ValueError(f"{source}: {key} = {shortened(value)} of {env_id} must be {values[key].words}{note}")
-    normalize = found.pop("normalize", False)
+    normalize = checked.pop("normalize", False)
     if normalize is True:
         normalize = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
-    n_envs, n_timesteps = int(found.pop("n_envs")), int(found.pop("n_timesteps"))
-    _check_together(algorithm, found, n_envs, f"{source}: ", f" of {env_id}")
-    return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), found)
+    n_envs, n_timesteps = int(checked.pop("n_envs")), int(checked.pop("n_timesteps"))
+    _check_together(algorithm, checked, n_envs, f"{source}: ", f" of {env_id}")
+    return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), checked)
 
 
 def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, before: str, after: str) -> None:

@@ -1,24 +1,28 @@
 """The demonstration: PPO in the Avellaneda-Stoikov market, next to the optimum, the papers' and naive quotes."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmgym.agents.benchmark_pictures import AGENT, PAPER, plain
 from mmgym.agents.train import load_model, train
 from mmgym.baselines import optimal_policy, paper_policies, score, score_table
 from mmgym.baselines.catalogue import OptimalPolicy, environment_of, problem_of
 from mmgym.baselines.frozen import tabulate
-from mmgym.baselines.reproduce.artifacts import new_figure, write_figure, write_table
+from mmgym.baselines.regret import regret_by_state
+from mmgym.baselines.reproduce.artifacts import new_figure, write_figure
+from mmgym.printing import table_text, write_table
 
-__all__ = ["demo", "plot_quotes"]
+__all__ = ["demo", "plot_quotes", "plot_regret"]
 
 ENV = "mmgym/AvellanedaStoikov-v0"
 
 
 def plot_quotes(path: Path, env: Any, policy: Any, best: OptimalPolicy, title: str) -> None:
-    """Picture of a policy's depths against the optimal ones, over inventory, at four times (PNG).
+    """Picture of a policy's depths against the optimal ones, over inventory, at three times (PNG).
 
     Raises
     ------
@@ -28,22 +32,47 @@ def plot_quotes(path: Path, env: Any, policy: Any, best: OptimalPolicy, title: s
     params = env.params
     played = tabulate(problem_of(env), policy).controls
     inventory = np.arange(-params.limit, params.limit + 1) * params.order_size
-    steps = [0, params.num_steps // 2, int(0.9 * params.num_steps), params.num_steps - 1]
-    figure = new_figure(10, 6.4)
-    axes = figure.subplots(2, 2, sharex=True, sharey=True)
-    for axis, n in zip(axes.flat, steps, strict=True):
-        for side, color, name in ((0, "tab:blue", "bid"), (1, "tab:red", "ask")):
+    figure = new_figure(9, 3.3)
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    for axis, n in zip(axes, [0, int(0.9 * params.num_steps), params.num_steps - 1], strict=True):
+        for side, color, name in ((0, PAPER, "bid"), (1, AGENT, "ask")):
             optimal, learned = best.controls[n, :, side], played[n, :, side]
-            axis.plot(inventory, optimal, color=color, linewidth=2.2, alpha=0.45, label=f"{name}, optimal")
-            axis.plot(inventory, learned, ".", color=color, markersize=7, label=f"{name}, learned")
+            axis.plot(inventory, optimal, color=color, linewidth=3, alpha=0.4, label=f"{name}, optimal")
+            axis.plot(inventory, learned, ".", color=color, markersize=6, label=f"{name}, learned")
         axis.set_title(f"t = {n * params.step_length:g} of {params.horizon:g}", fontsize=10)
-        axis.grid(alpha=0.3)
-    for axis in axes[1]:
         axis.set_xlabel("inventory (assets)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("depth: distance from the mid (price)")
-    axes[0, 0].legend(fontsize=8)
-    figure.suptitle(title)
+        plain(axis)
+    axes[0].set_ylabel("distance from the mid (price)")
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    write_figure(figure, path)
+
+
+def plot_regret(path: Path, env: Any, policies: Mapping[str, Any], best: OptimalPolicy) -> None:
+    """Where policies lose value, exactly: maps of their regret over time and inventory, on one scale (PNG).
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib, the extra ``plot``.
+    """
+    params, problem = env.params, problem_of(env)
+    figure = new_figure(9, 3.3)
+    from matplotlib.colors import LogNorm
+
+    axes = figure.subplots(1, len(policies), sharex=True, sharey=True)
+    tables = {name: tabulate(problem, policy) for name, policy in policies.items()}
+    maps = {name: regret_by_state(problem, best.solution, table) for name, table in tables.items()}
+    largest = max(float(regret.max()) for regret in maps.values())
+    shades = {"cmap": "OrRd", "norm": LogNorm(1e-4 * largest, largest, clip=True)}
+    half = 0.5 * params.order_size
+    ends = (0.0, params.horizon, -params.inventory_limit - half, params.inventory_limit + half)
+    for axis, (name, regret) in zip(axes, maps.items(), strict=True):
+        image = axis.imshow(regret.T, origin="lower", aspect="auto", extent=ends, interpolation="nearest", **shades)
+        axis.set_title(f"{name}: regret {regret.sum():.4f}", fontsize=10)
+        axis.set_xlabel("time")
+    axes[0].set_ylabel("inventory (assets)")
+    figure.colorbar(image, ax=axes, label="regret (currency)")
     write_figure(figure, path)
 
 
@@ -69,17 +98,20 @@ def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: 
     best = optimal_policy(env)
     print(f"exact optimum of this environment: {best.optimum:.6f}\n\ntraining PPO ...", flush=True)
     started = time.perf_counter()
-    home, found = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
+    home, result = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
     print(f"trained in {time.perf_counter() - started:.0f} s\n")
     agent, _ = load_model(home / "model")
-    scores = {"optimal": score(env, best), "PPO": found}
+    papers = paper_policies(env)
+    scores = {"optimal": score(env, best), "PPO": result}
     scores["PPO, as it acts"] = score(env, agent, deterministic=False)
-    for name, policy in paper_policies(env).items():
+    for name, policy in papers.items():
         scores[name] = score(env, policy)
     table = score_table(scores)
-    print(table.to_string(float_format=lambda x: f"{x:.5g}"))
+    print(table_text(table, index=True, digits=5))
     write_table(table.rename_axis("policy").reset_index(), folder / "scores.csv")
-    title = f"PPO after training: skill {found.skill:.4f} (0: constant quotes, 1: optimum), regret {found.regret:.4f}"
+    title = f"PPO after training: skill {result.skill:.4f} (0: constant quotes, 1: optimum)"
     plot_quotes(folder / "quotes.png", env, agent, best, title)
-    print(f"\nPPO reaches skill {found.skill:.4f}: {found.value:.4f} of the optimum {found.optimum_upper:.4f}.")
-    print(f"written: {folder}/quotes.png, {folder}/scores.csv, {home}/model")
+    formula = "avellaneda_stoikov"
+    plot_regret(folder / "regret.png", env, {"PPO": agent, formula: papers[formula]}, best)
+    print(f"\nPPO reaches skill {result.skill:.4f}: {result.value:.4f} of the optimum {result.optimum_upper:.4f}.")
+    print(f"written: {folder}/quotes.png, regret.png and scores.csv, {home}/model")

@@ -36,7 +36,7 @@ class ExactGradient:
     Parameters
     ----------
     expansions : Expansions or FrozenChoices
-        Of the environment: see `mmgym.baselines.expansion.expansions_of`.
+        Of the environment: see `mmgym.baselines.catalogue.expansions_of`.
     policy : NetworkPolicy or ChoicePolicy
         Of a box of actions, or of discrete ones. It is trained.
     inner_steps : int
@@ -68,9 +68,9 @@ class ExactGradient:
         """One round: whether the weights changed, or may change in another one."""
         expansion = self.expansions.around(self.policy, np.random.default_rng([self.seed, self.steps]))
         self._remember(expansion.value)
-        found = self.search.climb(expansion, self.inner_steps)
+        taken = self.search.climb(expansion, self.inner_steps)
         self.steps += 1
-        return bool(found > 0 or not self.search.exhausted)
+        return bool(taken > 0 or not self.search.exhausted)
 
     def finish(self) -> float:
         """Go back to the best weights that there were, these included; their value."""

@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.agents.config import Config, load_config, read_yaml
-from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
+from mmgym.agents.runs import MOST_SEED, derived_seed
 from mmgym.arguments import integer
 from mmgym.baselines.catalogue import environment_of, params_of, problem_of, table_policy
 from mmgym.baselines.frozen import FrozenProblem, Table, state_laws, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
+from mmgym.baselines.reproduce.artifacts import new_figure, write_figure
 from mmgym.baselines.tables import write_table
 from mmgym.models.mean_field import MakerParams, TakerParams
-from mmgym.plain_files import shortened
+from mmgym.plain_files import replacing, shortened, write_json
+from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
 __all__ = ["GameResult", "Mixture", "Settings", "load_game", "play_game"]
@@ -69,8 +71,8 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
     """
     content, source = read_yaml(name_or_path, NAMES)
     if not isinstance(content, dict) or not set(content) <= set(KEYS) or "environment" not in content:
-        found = shortened(sorted(map(str, content)) if isinstance(content, dict) else content)
-        raise ValueError(f"{source}: the keys must be among {', '.join(KEYS)}, with environment, not {found}")
+        keys = shortened(sorted(map(str, content)) if isinstance(content, dict) else content)
+        raise ValueError(f"{source}: the keys must be among {', '.join(KEYS)}, with environment, not {keys}")
 
     def whole(key: str, default: int) -> int:
         value = content.get(key, default)
@@ -152,7 +154,7 @@ class _ExactLearner:
 
     def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
         from mmgym.agents.exact_gradient import ExactGradient, network_of
-        from mmgym.baselines.expansion import expansions_of
+        from mmgym.baselines.catalogue import expansions_of
 
         env, settings = environment_of(self.env_id, **arguments), self.config.hyperparameters
         if self.network is None:
@@ -243,13 +245,13 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
             gap = taker_exploitability(env, table).exploitability
             population.add(table.controls, 1.0 / round_number if settings.averaging is None else settings.averaging)
             mixed = population.table()
-            found = population_exploitability(env, mixed)
+            result = population_exploitability(env, mixed)
             row = {
                 "round": round_number,
-                "exploitability": found.exploitability,
-                "relative": found.exploitability / constant,
+                "exploitability": result.exploitability,
+                "relative": result.exploitability / constant,
                 "answer_regret": gap,
-                "value": found.value,
+                "value": result.value,
             }
             _write_population(file, env, mixed)
             crowd = str(file)
@@ -258,13 +260,14 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
                 her_env = environment_of(settings.maker, **market)
                 her_table = tabulate(problem_of(her_env), maker.respond(market, settings.maker_timesteps))
                 row["maker_gap"] = maker_exploitability(her_env, her_table).exploitability
-                row["total"] = found.exploitability + row["maker_gap"]
+                row["total"] = result.exploitability + row["maker_gap"]
                 _write_population(home / "maker.npz", her_env, her_table)
             row["seconds"] = time.perf_counter() - started
             rows.append(row)
-            pd.DataFrame(rows).to_csv(home / "rounds.csv", index=False)
+            with replacing(home / "rounds.csv") as part:
+                pd.DataFrame(rows).to_csv(part, index=False)
             bar.update(1)
-            bar.set_postfix(exploitability=f"{found.exploitability:.6g}", relative=f"{row['relative']:.4%}")
+            bar.set_postfix(exploitability=f"{result.exploitability:.6g}", relative=f"{row['relative']:.4%}")
     curve = pd.DataFrame(rows)
     _draw(curve, constant, home / "exploitability.png")
     record = {"settings": settings._asdict(), "seed": seed, "constant": constant, "rounds": rows, **provenance()}
@@ -273,18 +276,13 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
 
 
 def _write_population(path: Path, env: Any, table: Table) -> None:
-    """A table file, replaced as a whole."""
-    part = path.with_name(f"{path.name}.part")
-    policy = table_policy(problem_of(env), table)
-    write_table(policy, env, part, deterministic=table.weights is None)
-    part.replace(path)
+    """A table file."""
+    write_table(table_policy(problem_of(env), table), env, path, deterministic=table.weights is None)
 
 
 def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
     """Exploitability by round, relative to the constant quote's population."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    figure = new_figure(6.0, 3.8)
     axes = figure.subplots()
     axes.semilogy(curve["round"], curve["relative"], "o-", label="population")
     axes.semilogy(
@@ -299,4 +297,4 @@ def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
     axes.set_title("Exploitability, exact; 1 is the constant quote's population")
     axes.set_xticks(curve["round"])
     axes.legend()
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path)

@@ -25,6 +25,7 @@ from mmgym import plain_files
 from mmgym.agents.algorithms import ALGORITHMS
 from mmgym.agents.config import Config, check_settings
 from mmgym.plain_files import UnreadableFile, shortened
+from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "check_curve",
     "config_of",
     "flatten",
+    "model_description",
     "read_arrays",
     "read_folder",
     "recover_folder",
@@ -153,6 +155,22 @@ def check_curve(curve: Any, source: Any) -> list[dict[str, float]]:
     return points
 
 
+def model_description(
+    config: Config, env_id: str, arguments: Mapping[str, Any], steps: int, layout: Any
+) -> dict[str, Any]:
+    """What ``model.json`` says of every model; `flatten` makes the layout."""
+    return {
+        "format": FORMAT,
+        "algorithm": config.algorithm,
+        "env": env_id.rpartition(":")[2],  # a file names no module
+        "arguments": dict(arguments),
+        "hyperparameters": config._asdict(),
+        "steps": steps,
+        "versions": provenance()["versions"],
+        "layout": layout,
+    }
+
+
 def config_of(description: Mapping[str, Any], source: Any) -> Config:
     """The checked configuration that a description has under ``hyperparameters``.
 
@@ -206,9 +224,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Arrays, Arrays | None]:
         description = plain_files.read_json(path)
     except UnreadableFile as error:
         raise ModelFileError(str(error)) from error
-    found = description.get("format") if isinstance(description, dict) else None
-    if found != FORMAT:
-        raise ModelFileError(f"{path} has format {shortened(found)}, but only {FORMAT!r} can be read")
+    stored_format = description.get("format") if isinstance(description, dict) else None
+    if stored_format != FORMAT:
+        raise ModelFileError(f"{path} has format {shortened(stored_format)}, but only {FORMAT!r} can be read")
     needed = ("algorithm", "env", "arguments", "hyperparameters", "layout", "steps")
     missing = [name for name in needed if name not in description]
     if missing:

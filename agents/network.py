@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmgym.agents.model_files import ModelFileError, unflatten
 from mmgym.baselines.expansion import Expansion
-from mmgym.baselines.policy import StatelessPolicy
+from mmgym.baselines.policy import Float64Policy
 from mmgym.plain_files import shortened
 
 try:
@@ -76,8 +76,8 @@ class StandardisedNetwork:
     def outputs(self, observations: Array) -> Array:
         """What the network says of observations (..., D), in float64."""
         with torch.no_grad():
-            found: Array = self.network(self.inputs(observations)).numpy()
-        return found
+            values: Array = self.network(self.inputs(observations)).numpy()
+        return values
 
     def weights(self) -> Any:
         """A copy of all weights, as one vector."""
@@ -88,16 +88,12 @@ class StandardisedNetwork:
         torch.nn.utils.vector_to_parameters(weights, self.network.parameters())
 
 
-class NetworkPolicy(StandardisedNetwork, StatelessPolicy):
+class NetworkPolicy(StandardisedNetwork, Float64Policy):
     """A network as a policy of a box of actions: see `StandardisedNetwork`."""
 
     def actions(self, observations: Array) -> Array:
         """Actions in float64, before clipping to the box."""
         return self.outputs(observations)
-
-    def act(self, observation: Any) -> Array:
-        """The network's actions, clipped to the box."""
-        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32)
 
 
 class GaussNewton:
@@ -132,7 +128,7 @@ class GaussNewton:
         self.damping = damping
 
     def climb(self, expansion: Expansion, steps: int, reach: float = REACH) -> int:
-        """Take steps of Gauss-Newton on one expansion; the number of those that were found.
+        """Take steps of Gauss-Newton on one expansion; the number of those that were taken.
 
         They end early once the actions have moved by ``reach`` (root mean square, where it counts): the expansion is
         only known to be right near what it was made around. Where it is not concave, curvatures change their sign, and
@@ -146,7 +142,7 @@ class GaussNewton:
         target = torch.from_numpy(slope / np.sqrt(curvature * total))
         frame = torch.from_numpy(np.swapaxes(axes, 1, 2) * np.sqrt(curvature / total)[:, :, None])
         played, inputs = torch.from_numpy(expansion.actions), self.policy.inputs(expansion.observations)
-        network, found = self.policy.network, 0
+        network, taken = self.policy.network, 0
 
         def residuals() -> tuple[Any, Any]:
             with torch.no_grad():
@@ -183,10 +179,10 @@ class GaussNewton:
             if not better:
                 self.policy.set_weights(before)
                 break
-            found += 1
+            taken += 1
             if float((((rest + target) ** 2).sum()) ** 0.5) > reach:
                 break
-        return found
+        return taken
 
 
 def restore_network(
@@ -206,5 +202,5 @@ def restore_network(
     if not bool((tree["network"]["scale"] > 0.0).all()):
         raise ModelFileError("the parameters do not fit the model of model.json: network.scale must be above 0")
     policy.network.load_state_dict(tree["network"])
-    found: dict[str, Any] = tree
-    return found
+    stored: dict[str, Any] = tree
+    return stored

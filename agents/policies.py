@@ -120,10 +120,10 @@ def as_policy(model: Any) -> ModelPolicy:
         raise TypeError(f"{type(model).__name__} is not a Stable-Baselines3 model")
     refuse_policy_wrappers(model, normalisation=True)
     venv = model.get_env()
-    found = model.get_vec_normalize_env() if venv is not None else None
+    normalisation = model.get_vec_normalize_env() if venv is not None else None
     masks = None
     if "Maskable" in type(model).__name__:
         if venv is None:
             raise TypeError("a model with action masks needs its environment: set_env() first")
         masks = venv.get_attr("masks", 0)[0]
-    return ModelPolicy(model, found if found is not None and found.norm_obs else None, masks)
+    return ModelPolicy(model, normalisation if normalisation is not None and normalisation.norm_obs else None, masks)

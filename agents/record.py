@@ -21,20 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.agents.runs import derived_seed, provenance
+from mmgym.agents.runs import derived_seed
 from mmgym.baselines import score
-from mmgym.baselines.catalogue import (
-    best_known_policy,
-    environment_of,
-    level_of,
-    numerical_of,
-    problem_of,
-    random_policy,
-    reference_value,
-)
+from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.catalogue import best_known_policy, level_of, random_policy
+from mmgym.baselines.episodes import episodes
 from mmgym.baselines.frozen import criterion_value
 from mmgym.baselines.perturbed import NoisyPolicy, perturbed_optimum
-from mmgym.baselines.tables import tabulated
+from mmgym.baselines.table_policy import tabulated
+from mmgym.provenance import provenance
 
 __all__ = ["POLICIES", "ExactScore", "Recording", "exact_score", "play", "record", "recorded_policy"]
 
@@ -87,22 +82,15 @@ class Recording:
 def exact_score(env: Any, policy: Any) -> ExactScore:
     """What a policy is worth at its mode (without one: as it acts); exactly where states are finitely many."""
     base = environment_of(env)
-    reference = reference_value(base)
-    if numerical_of(base) is not None or not getattr(policy, "markov", False):  # nothing to tabulate
-        found = score(base, policy, episodes=SIMULATED_EPISODES)
-        value, error, stderr, method, optimum = (
-            found.value,
-            found.value_error,
-            found.stderr,
-            found.method,
-            found.optimum_lower,
-        )
-        aversion = 0.0
+    baseline = baseline_of(base)
+    bounds, reference, problem = baseline.bounds(), baseline.reference_value(), baseline.problem
+    optimum, aversion = bounds.lower, 0.0
+    if problem is None or not getattr(policy, "markov", False):  # nothing to tabulate
+        result = score(base, policy, episodes=SIMULATED_EPISODES)
+        value, error, stderr, method = result.value, result.value_error, result.stderr, result.method
     else:
-        problem = problem_of(base)
         table, method = tabulated(problem, policy, True)
         value, error, stderr = criterion_value(problem, table), problem.tolerance, 0.0
-        optimum = best_known_policy(base).optimum
         aversion = 0.0 if problem.criterion.exponents is None else -float(problem.criterion.exponents[0])
 
     def summed(equivalent: float) -> float:
@@ -115,7 +103,7 @@ def exact_score(env: Any, policy: Any) -> ExactScore:
         error=error,
         stderr=stderr,
         method=method,
-        level=level_of(base),
+        level=bounds.level,
         reference=reference,
         optimum=optimum,
         mean_return=summed(value),
@@ -137,12 +125,12 @@ def recorded_policy(env: Any, name: str, seed: int = 0) -> tuple[Any, dict[str, 
         word = "optimum" if level_of(base) != "bracketed" else "best known policy"
         return best_known_policy(base), {"description": f"the {word}"}
     if name == "medium":
-        found = perturbed_optimum(base, MEDIUM_SKILL, seed)
-        if isinstance(found, NoisyPolicy):
-            text = f"the optimum's action with uniform noise up to {found.noise:g} in each component"
-            return found, {"description": text, "noise": found.noise}
-        text = f"the optimum's action, or with the probability {found.probability:g} the random policy's"
-        return found, {"description": text, "probability": found.probability}
+        policy = perturbed_optimum(base, MEDIUM_SKILL, seed)
+        if isinstance(policy, NoisyPolicy):
+            text = f"the optimum's action with uniform noise up to {policy.noise:g} in each component"
+            return policy, {"description": text, "noise": policy.noise}
+        text = f"the optimum's action, or with the probability {policy.probability:g} the random policy's"
+        return policy, {"description": text, "probability": policy.probability}
     if name == "random":
         return random_policy(base, seed), {"description": "random actions"}
     raise ValueError(f"policy {name!r} is not allowed: it must be one of {', '.join(POLICIES)}")
@@ -157,24 +145,16 @@ def play(env: Any, policy: Any, count: int, seed: int) -> list[dict[str, Array]]
         ``observations`` (T + 1, D), ``actions`` (T, A), ``rewards`` (T,) and ``terminations`` (T,) of each episode.
     """
     envs = environment_of(env).make_batch(count)
-    observations, _ = envs.reset(seed=seed)
-    seen, played, earned, ended = [observations], [], [], []
-    state, start = None, np.ones(count, dtype=np.bool_)
-    running, lengths = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.int64)
-    space = envs.single_action_space
-    while running.any():
-        actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=True)
-        actions = np.asarray(actions, dtype=space.dtype)
-        if isinstance(space, gymnasium.spaces.Box):
-            actions = actions.clip(space.low, space.high)
-        observations, rewards, terminated, _, _ = envs.step(actions)
-        seen.append(observations)
-        played.append(actions)
-        earned.append(rewards)
-        ended.append(terminated)
-        lengths += running
-        running &= ~terminated
-        start = np.zeros(count, dtype=np.bool_)
+    seen, played, earned, ended = [], [], [], []
+    lengths, space = np.zeros(count, dtype=np.int64), envs.single_action_space
+    for step in episodes(envs, policy, seed):
+        actions = np.asarray(step.decision.actions, dtype=space.dtype)
+        seen.append(step.decision.observations)
+        played.append(actions.clip(space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else actions)
+        earned.append(step.rewards)
+        ended.append(step.terminated)
+        lengths += step.running
+    seen.append(step.observations)
     envs.close()
     return [
         {
@@ -203,7 +183,7 @@ def _minari_root(folder: Path) -> Iterator[None]:
 
 
 def _write(
-    root: Path, dataset_id: str, env: Any, episodes: list[dict[str, Array]], seeds: list[int], found: Mapping[str, Any]
+    root: Path, dataset_id: str, env: Any, episodes: list[dict[str, Array]], seeds: list[int], entry: Mapping[str, Any]
 ) -> None:
     """One dataset below a folder, through Minari."""
     import minari
@@ -220,14 +200,14 @@ def _write(
             buffers,
             env=env,
             eval_env=env,
-            algorithm_name=found["policy"],
+            algorithm_name=entry["policy"],
             author="mmgym",
-            description=f"{found['environment']['id']}: {found['description']}",
-            ref_min_score=found["score"]["reference_return"],
-            ref_max_score=found["score"]["optimum_return"],
+            description=f"{entry['environment']['id']}: {entry['description']}",
+            ref_min_score=entry["score"]["reference_return"],
+            ref_max_score=entry["score"]["optimum_return"],
             num_episodes_average_score=0,  # they are not averages
         )
-    dataset.storage.update_metadata({"mmgym": found})
+    dataset.storage.update_metadata({"mmgym": entry})
 
 
 def record(
@@ -289,40 +269,37 @@ def record(
             raise ValueError(f"policy name {name!r} is not allowed: letters, digits, - and _ only")
         if (root / env_id / f"{name}-v0").exists():
             raise ValueError(f"{root / env_id / f'{name}-v0'} is there already: choose another folder")
-    written = []
     root.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(wanted) * episodes, unit="episode", desc=env_id, disable=not progress) as bar:
+        written = []
         for place, (name, policy) in enumerate(wanted.items()):
-            base_seed, policy_seed = np.random.SeedSequence([derived_seed(seed, "recording"), place]).generate_state(
-                2, np.uint64
-            )
+            places = np.random.SeedSequence([derived_seed(seed, "recording"), place]).generate_state(2, np.uint64)
+            base_seed, policy_seed = map(int, places)
             notes: dict[str, Any] = {"description": f"the policy {name!r}"}
             if isinstance(policy, str):
-                policy, notes = recorded_policy(env, policy, int(policy_seed))
-            found = exact_score(env, policy)
-            parts, seeds = [], [(int(base_seed) + i) % 2**64 for i in range(episodes)]
-            for first in range(0, episodes, BATCH):
-                count = min(BATCH, episodes - first)
-                parts += play(env, policy, count, seeds[first])
-                bar.update(count)
-            entry = {
-                "policy": name,
-                **notes,
-                "environment": {"id": env_id, "arguments": arguments},
-                "seed": seed,
-                "episodes": episodes,
-                "score": dict(vars(found)),
-                **provenance(),
-            }
-            dataset_id = f"{env_id}/{name}-v0"
-            with tempfile.TemporaryDirectory(dir=root, prefix=".recording-") as scratch:
-                _write(Path(scratch), dataset_id, env, parts, seeds, json.loads(json.dumps(entry)))
-                target = root / dataset_id
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(Path(scratch) / dataset_id, target)
-            returns = np.array([part["rewards"].sum() for part in parts])
-            spread = float(returns.std(ddof=1) / np.sqrt(episodes)) if episodes > 1 else float("nan")
-            steps = sum(len(part["rewards"]) for part in parts)
-            written.append(Recording(name, dataset_id, target, episodes, steps, float(returns.mean()), spread, found))
+                policy, notes = recorded_policy(env, policy, policy_seed)
+            seeds = [(base_seed + i) % 2**64 for i in range(episodes)]
+            about = {"environment": {"id": env_id, "arguments": arguments}, "seed": seed, "episodes": episodes}
+            written.append(_record_one(root, env, policy, {"policy": name, **notes, **about}, seeds, bar))
     env.close()
     return written
+
+
+def _record_one(root: Path, env: Any, policy: Any, about: dict[str, Any], seeds: list[int], bar: Any) -> Recording:
+    """Play and write the dataset of one policy; ``about`` is what its metadata say, besides the score and versions."""
+    exact, parts = exact_score(env, policy), []
+    for first in range(0, len(seeds), BATCH):
+        count = min(BATCH, len(seeds) - first)
+        parts += play(env, policy, count, seeds[first])
+        bar.update(count)
+    entry = {**about, "score": dict(vars(exact)), **provenance()}
+    dataset_id = f"{about['environment']['id']}/{about['policy']}-v0"
+    with tempfile.TemporaryDirectory(dir=root, prefix=".recording-") as scratch:
+        _write(Path(scratch), dataset_id, env, parts, seeds, json.loads(json.dumps(entry)))
+        target = root / dataset_id
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(Path(scratch) / dataset_id, target)
+    returns = np.array([part["rewards"].sum() for part in parts])
+    spread = float(returns.std(ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else float("nan")
+    steps = sum(len(part["rewards"]) for part in parts)
+    return Recording(about["policy"], dataset_id, target, len(seeds), steps, float(returns.mean()), spread, exact)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Interval", "bootstrap_interval", "improvement", "iqm", "probability_of_improvement"]
+__all__ = ["Interval", "bootstrap_interval", "probability_of_improvement"]
 
 Array = NDArray[Any]
 Strata = Sequence[Sequence[float]]
@@ -30,26 +30,16 @@ class Interval(NamedTuple):
 
 
 def _arrays(strata: Strata) -> list[Array]:
-    found = [np.asarray(runs, dtype=np.float64) for runs in strata]
-    if not found or any(runs.ndim != 1 or not len(runs) for runs in found):
+    arrays = [np.asarray(runs, dtype=np.float64) for runs in strata]
+    if not arrays or any(runs.ndim != 1 or not len(runs) for runs in arrays):
         raise ValueError("every stratum must be a list of at least one run")
-    if any(np.isnan(runs).any() for runs in found):
+    if any(np.isnan(runs).any() for runs in arrays):
         raise ValueError("a run is nan: a run without a result counts as an infinite loss")
-    return found
+    return arrays
 
 
-def iqm(strata: Strata) -> float:
-    """Interquartile mean: the mean of the middle half of all runs of all strata.
-
-    Parameters
-    ----------
-    strata : sequence of sequences of float
-        Runs of each stratum. Of ``n`` runs in all, ``floor(n / 4)`` are cut off at each end.
-    """
-    return float(_iqm_rows(np.concatenate(_arrays(strata))[None, :])[0])
-
-
-def _iqm_rows(values: Array) -> Array:
+def _interquartile_means(values: Array) -> Array:
+    """The mean of the middle half of each row: of ``n`` values, ``floor(n / 4)`` are cut off at each end."""
     return np.asarray(stats.trim_mean(values, 0.25, axis=1))
 
 
@@ -65,7 +55,7 @@ def _interval(estimate: float, draws: Array, confidence: float) -> Interval:
 
 def bootstrap_interval(
     strata: Strata,
-    statistic: Callable[[Array], Array] = _iqm_rows,
+    statistic: Callable[[Array], Array] = _interquartile_means,
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -91,16 +81,8 @@ def bootstrap_interval(
     return _interval(float(statistic(np.concatenate(runs)[None, :])[0]), draws, confidence)
 
 
-def improvement(first: Sequence[float], second: Sequence[float]) -> float:
-    """Probability that a run of the first algorithm beats one of the second: Mann-Whitney's U over the pairs.
-
-    Ties count one half.
-    """
-    x, y = _arrays([first, second])
-    return float(_improvement_rows(x[None, :], y[None, :])[0])
-
-
-def _improvement_rows(x: Array, y: Array) -> Array:
+def _improvements(x: Array, y: Array) -> Array:
+    """Probability that a value of a row of x beats one of y: Mann-Whitney's U over the pairs. Ties count one half."""
     pairs = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
     return np.asarray(pairs.mean(axis=(1, 2)))
 
@@ -121,10 +103,10 @@ def probability_of_improvement(
     random = np.random.default_rng(seed)
     draws = np.mean(
         [
-            _improvement_rows(_resampled(a, resamples, random), _resampled(b, resamples, random))
+            _improvements(_resampled(a, resamples, random), _resampled(b, resamples, random))
             for a, b in zip(x, y, strict=True)
         ],
         axis=0,
     )
-    estimate = float(np.mean([_improvement_rows(a[None, :], b[None, :])[0] for a, b in zip(x, y, strict=True)]))
+    estimate = float(np.mean([_improvements(a[None, :], b[None, :])[0] for a, b in zip(x, y, strict=True)]))
     return _interval(estimate, draws, confidence)

@@ -10,8 +10,7 @@ import pandas as pd
 
 import mmgym  # noqa: F401  # registers the ids
 from mmgym.agents.config import configurations_for
-from mmgym.baselines.catalogue import params_of
-from mmgym.models import mean_field
+from mmgym.baselines.baseline import environment_of
 
 __all__ = ["throughput"]
 
@@ -89,22 +88,6 @@ def _training(env_id: str, threads: int, **arguments: Any) -> tuple[float, float
     return float(np.max(rates)), float(np.median(rates))
 
 
-def _players(games: int, takers: int, seconds: float, **arguments: Any) -> tuple[float, float]:
-    from mmgym.envs.mean_field_players import MeanFieldPlayers
-
-    batch = MeanFieldPlayers(games, num_takers=takers, **arguments)
-    quote = 1.0 / batch.params.game.taker_fill_decay / batch.params.game.max_depth
-    actions, maker = np.full((games, takers, 2), quote, np.float32), np.full((games, 2), quote, np.float32)
-    count = min(100, batch.params.game.num_steps)
-
-    def run() -> None:
-        batch.reset(0)
-        for _ in range(count):
-            batch.step(actions, maker)
-
-    return _rate(run, count * games * (takers + 1), seconds)
-
-
 def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFrame:
     """Environment steps per second, best and median of repeated runs.
 
@@ -124,7 +107,7 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
     """
     if not seconds > 0.0:
         raise ValueError(f"seconds = {seconds} is not allowed: it must be > 0")
-    found = {
+    rates = {
         "single environment": _single(env_id, seconds, **arguments),
         "batch of 64": _vector(env_id, 64, seconds, **arguments),
         "batch of 64, copy=False": _vector(env_id, 64, seconds, copy=False, **arguments),
@@ -134,18 +117,15 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
         "batch of 65,536, 2 threads": _vector(env_id, 65_536, seconds, threads=2, **arguments),
         "batch of 65,536, 2 threads, copy=False": _vector(env_id, 65_536, seconds, threads=2, copy=False, **arguments),
     }
-    params = params_of(env_id, **arguments)
-    if isinstance(params, mean_field.Params):
-        game = {name: value for name, value in arguments.items() if name != "population"}
-        found["N-player game, 4 of 1,000 takers, player-steps"] = _players(4, 1_000, seconds, **game)
-        found["N-player game, 400 of 10 takers, player-steps"] = _players(400, 10, seconds, **game)
+    for label, (run, steps) in environment_of(env_id, **arguments).measurements().items():
+        rates[label] = _rate(run, steps, seconds)
     try:
-        found["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds, **arguments)
+        rates["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds, **arguments)
         if "ppo" in configurations_for(env_id):
             for threads in (1, 2):
                 label = f"training with ppo end to end, {threads} thread{'s' * (threads > 1)}"
-                found[label] = _training(env_id, threads, **arguments)
+                rates[label] = _training(env_id, threads, **arguments)
     except ImportError as error:
         print(f"SB3 is left out: {error}")
-    rows = [{"what": what, "best steps/s": best, "median steps/s": median} for what, (best, median) in found.items()]
+    rows = [{"what": what, "best steps/s": best, "median steps/s": median} for what, (best, median) in rates.items()]
     return pd.DataFrame(rows)

@@ -12,34 +12,35 @@ import time
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.agents.algorithms import FLAT, OURS, RECURRENT, algorithm_class
+from mmgym.agents.algorithms import EXACT_LEARNERS, NEED_FLAT_ACTIONS, RECURRENT, algorithm_class
 from mmgym.agents.config import ALGORITHM_KEYS, Config, load_config
 from mmgym.agents.model_files import (
-    FORMAT,
     ModelFileError,
     check_curve,
     config_of,
+    model_description,
     read_folder,
     recover_folder,
     remove_folder,
     write_folder,
 )
 from mmgym.agents.policies import as_policy
-from mmgym.agents.runs import MOST_SEED, derived_seed, provenance, write_json
+from mmgym.agents.runs import MOST_SEED, derived_seed
 from mmgym.arguments import integer
-from mmgym.baselines.catalogue import environment_of, params_of
+from mmgym.baselines.baseline import baseline_of
+from mmgym.baselines.catalogue import environment_of, expansions_of, params_of
 from mmgym.baselines.choices import FrozenChoices
-from mmgym.baselines.expansion import Expansions, expansions_of
+from mmgym.baselines.expansion import Expansions
 from mmgym.baselines.imitation import ImitationExpansions
-from mmgym.baselines.price_noise import price_noise
 from mmgym.baselines.scoring import Score, exact_skill, score, skill_of_value
-from mmgym.plain_files import read_json
+from mmgym.plain_files import read_json, write_json
+from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
 try:
@@ -107,11 +108,11 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
 
 
 class ExpectedPriceMoves(SB3VecEnv):
-    """Rewards without their price noise, in markets where it is known (see `mmgym.baselines.price_noise`)."""
+    """Rewards without their price noise, where it is known (`mmgym.baselines.baseline.Baseline.price_noise`)."""
 
     def __init__(self, envs: Any) -> None:
         super().__init__(envs)
-        self._noise = price_noise(envs.params)
+        self._noise = baseline_of(envs).price_noise()
 
     def step_batch(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """As in `SB3VecEnv`."""
@@ -183,7 +184,7 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     arguments = {name: value for name, value in given.items() if name not in face.file_arguments}
     description["arguments"] = arguments
     try:
-        if config.algorithm in OURS:
+        if config.algorithm in EXACT_LEARNERS:
             env = environment_of(env_id, **arguments)
             network = network_of(env, config.hyperparameters["net_arch"])
             restore_network(network, description, arrays)
@@ -199,20 +200,48 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     return as_policy(model), description
 
 
+class _Run(NamedTuple):
+    """What is trained, where, and how often it is kept and scored."""
+
+    config: Config
+    env_id: str
+    arguments: dict[str, Any]
+    reward: str | None
+    seed: int
+    home: Path
+    name: str
+    threads: int
+    checkpoint_steps: int
+    score_steps: int
+    resumed: bool  # from the checkpoint
+    progress: bool
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the run's checkpoint."""
+        return self.home / "checkpoint"
+
+
+class _Trained(NamedTuple):
+    """What training left, besides the model's folder."""
+
+    policy: Any
+    steps: int
+    seconds: float
+    curve: list[dict[str, float]]
+
+
 class _Watcher(BaseCallback):  # type: ignore[misc]
     """Between updates: progress bar, exact skill in TensorBoard, checkpoints."""
 
-    def __init__(
-        self, save: Any, env: Any, bar: Any, checkpoint_steps: int, score_steps: int, curve: list[dict[str, float]]
-    ) -> None:
+    def __init__(self, run: _Run, save: Any, env: Any, bar: Any, curve: list[dict[str, float]]) -> None:
         super().__init__()
-        self._save, self._env, self._bar = save, env, bar
-        self._checkpoint_steps, self._score_steps = checkpoint_steps, score_steps
+        self._run, self._save, self._env, self._bar = run, save, env, bar
         self._next_checkpoint = 0
         self.curve = curve  # of what was trained before, if anything was
 
     def _on_training_start(self) -> None:
-        self._next_checkpoint = self.num_timesteps + self._checkpoint_steps
+        self._next_checkpoint = self.num_timesteps + self._run.checkpoint_steps
 
     def _on_step(self) -> bool:
         return True
@@ -220,108 +249,108 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
     def _on_rollout_start(self) -> None:
         """After an update (and before the first): the model and its environment are at rest."""
         self._bar.update(self.num_timesteps - self._bar.n)
-        scored = (
-            self.curve[-1]["steps"] if self.curve else -1
-        )  # by the run that was stopped, right before its checkpoint
-        if scored < self.num_timesteps >= len(self.curve) * self._score_steps:
+        scored = self.curve[-1]["steps"] if self.curve else -1  # by a run that was stopped, right before its checkpoint
+        if scored < self.num_timesteps >= len(self.curve) * self._run.score_steps:
             skill, regret = exact_skill(self._env, as_policy(self.model))
             self.curve.append({"steps": self.num_timesteps, "skill": skill, "regret": regret})
             self._bar.set_postfix(skill=f"{skill:.4f}")
             self.logger.record("exact/skill", skill)
             self.logger.record("exact/regret", regret)
         if self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint += self._checkpoint_steps
+            self._next_checkpoint += self._run.checkpoint_steps
             self._save()
 
 
-def _train_exactly(
-    config: Config,
-    env_id: str,
-    arguments: Mapping[str, Any],
-    home: Path,
-    checkpoint: Path,
-    *,
-    seed: int,
-    checkpoint_steps: int,
-    score_steps: int,
-    resumable: bool,
-    progress: bool,
-) -> dict[str, Any]:
-    """A run of exact rounds on a network: its model is saved; steps, seconds and curve."""
+def _train_on_samples(run: _Run) -> _Trained:
+    """A run of a Stable-Baselines3 algorithm; its model is saved."""
+    config, env_id, arguments, seed = run.config, run.env_id, run.arguments, run.seed
+    venv = build_env(config, env_id, arguments, run.threads, run.reward)
+    model = build_model(config, venv, seed, str(run.home / "tensorboard"))
+    batch_under(venv).seed(derived_seed(seed, "environment"))
+    before, curve = 0.0, list[dict[str, float]]()
+    if run.resumed:
+        before, curve = restore_checkpoint(run.checkpoint, model, config, env_id, arguments, seed)
+    started = time.perf_counter() - before
+
+    def save() -> None:
+        seconds = time.perf_counter() - started
+        save_checkpoint(run.checkpoint, model, config, env_id, arguments, seed, seconds, curve)
+
+    with tqdm(total=config.n_timesteps, unit="step", unit_scale=True, desc=run.name, disable=not run.progress) as bar:
+        bar.update(model.num_timesteps)
+        model.learn(
+            config.n_timesteps - model.num_timesteps,
+            callback=_Watcher(run, save, environment_of(env_id, **arguments), bar, curve),
+            reset_num_timesteps=not run.resumed,
+            tb_log_name="run",
+            log_interval=10,
+        )
+        bar.update(model.num_timesteps - bar.n)
+    seconds = time.perf_counter() - started
+    save_model(run.home / "model", model, config, env_id, arguments)
+    return _Trained(as_policy(model), int(model.num_timesteps), seconds, curve)
+
+
+def _train_exactly(run: _Run) -> _Trained:
+    """A run of exact rounds on a network; its model is saved."""
     from torch.utils.tensorboard import SummaryWriter
 
-    env = environment_of(env_id, **arguments)
-    settings = config.hyperparameters
-    policy = network_of(env, settings["net_arch"], derived_seed(seed, "environment"))
+    env, config = environment_of(run.env_id, **run.arguments), run.config
+    policy = network_of(env, config.hyperparameters["net_arch"], derived_seed(run.seed, "environment"))
     if config.algorithm == "exact_gradient":
         expansions: Expansions | FrozenChoices = expansions_of(env)
     else:
-        expansions = ImitationExpansions(env, derived_seed(seed, "recording"))
-    learner = ExactGradient(expansions, policy, settings["inner_steps"], seed)
-    before, curve = 0.0, []
-    if resumable:
-        description, arrays, _ = read_folder(checkpoint)
-        require_same_run(description, config, env_id, arguments, seed, checkpoint)
-        learner.restore(description, arrays)
-        try:
-            before, curve = float(description["seconds"]), check_curve(description["curve"], checkpoint)
-        except KeyError as error:
-            raise ModelFileError(f"{checkpoint} lacks {error}: train without --resume") from error
-    started = time.perf_counter()
-
-    def seconds() -> float:
-        return before + time.perf_counter() - started
-
-    def write(folder: Path, *, training: bool) -> None:
-        arrays: Arrays = {}
-        layout = learner.state(arrays, training=training)
-        description = {
-            "format": FORMAT,
-            "algorithm": config.algorithm,
-            "env": env_id.rpartition(":")[2],  # a file names no module
-            "arguments": dict(arguments),
-            "hyperparameters": config._asdict(),
-            "steps": learner.steps,
-            "versions": provenance()["versions"],
-            "layout": layout,
-        }
-        if training:
-            description |= {"seconds": seconds(), "curve": curve, "seed": seed}
-        write_folder(folder, description, {"parameters.npz": arrays})
-
-    writer = SummaryWriter(str(home / "tensorboard"))
-    next_score = (int(curve[-1]["steps"]) // score_steps + 1) * score_steps if curve else 0
-    next_checkpoint = learner.steps + checkpoint_steps
-    with tqdm(total=config.n_timesteps, unit="round", desc=str(home), disable=not progress) as bar:
+        expansions = ImitationExpansions(env, derived_seed(run.seed, "recording"))
+    learner = ExactGradient(expansions, policy, config.hyperparameters["inner_steps"], run.seed)
+    before, curve = _resume_exactly(run, learner) if run.resumed else (0.0, [])
+    started = time.perf_counter() - before
+    writer = SummaryWriter(str(run.home / "tensorboard"))
+    next_score = (int(curve[-1]["steps"]) // run.score_steps + 1) * run.score_steps if curve else 0
+    next_checkpoint = learner.steps + run.checkpoint_steps
+    with tqdm(total=config.n_timesteps, unit="round", desc=str(run.home), disable=not run.progress) as bar:
         bar.update(learner.steps)
         moving = True
         while moving and learner.steps < config.n_timesteps:
             due = learner.steps >= next_score
-            found = exact_skill(env, policy) if due and not isinstance(expansions, FrozenChoices) else None
+            scored = exact_skill(env, policy) if due and not isinstance(expansions, FrozenChoices) else None
             moving = learner.iterate()
             if due:
                 step = learner.steps - 1
-                next_score = (step // score_steps + 1) * score_steps
-                skill, regret = found or skill_of_value(env, learner.value)  # of the weights before this round
+                next_score = (step // run.score_steps + 1) * run.score_steps
+                skill, regret = scored or skill_of_value(env, learner.value)  # of the weights before this round
                 curve.append({"steps": step, "skill": skill, "regret": regret})
                 bar.set_postfix(skill=f"{skill:.6f}")
                 writer.add_scalar("exact/skill", skill, step)
                 writer.add_scalar("exact/regret", regret, step)
             bar.update(learner.steps - bar.n)
             if learner.steps >= next_checkpoint:
-                next_checkpoint = learner.steps + checkpoint_steps
-                write(checkpoint, training=True)
+                next_checkpoint = learner.steps + run.checkpoint_steps
+                so_far = {"seconds": time.perf_counter() - started, "curve": curve, "seed": run.seed}
+                _write_exact(run, learner, run.checkpoint, so_far)
     writer.close()
     learner.finish()
-    elapsed = seconds()
-    write(home / "model", training=False)
-    return {
-        "steps": learner.steps,
-        "seconds": elapsed,
-        "steps_per_second": learner.steps / elapsed,
-        "curve": curve,
-        "score": score(env, policy).to_dict(),
-    }
+    seconds = time.perf_counter() - started
+    _write_exact(run, learner, run.home / "model")
+    return _Trained(policy, learner.steps, seconds, curve)
+
+
+def _resume_exactly(run: _Run, learner: ExactGradient) -> tuple[float, list[dict[str, float]]]:
+    """Put a learner where the checkpoint left it; the seconds before it, and the curve."""
+    description, arrays, _ = read_folder(run.checkpoint)
+    require_same_run(description, run.config, run.env_id, run.arguments, run.seed, run.checkpoint)
+    learner.restore(description, arrays)
+    try:
+        return float(description["seconds"]), check_curve(description["curve"], run.checkpoint)
+    except KeyError as error:
+        raise ModelFileError(f"{run.checkpoint} lacks {error}: train without --resume") from error
+
+
+def _write_exact(run: _Run, learner: ExactGradient, folder: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write the model of a learner or, with what training needs besides, a checkpoint."""
+    arrays: Arrays = {}
+    layout = learner.state(arrays, training=training is not None)
+    description = model_description(run.config, run.env_id, run.arguments, learner.steps, layout)
+    write_folder(folder, {**description, **(training or {})}, {"parameters.npz": arrays})
 
 
 def train(
@@ -354,7 +383,7 @@ def train(
         Constructor arguments of the environment.
     reward : {"expected", "pnl", None}
         Rewards to train on: with "expected" price noise is left out, by the argument ``reward`` in markets that have
-        one, and in the Hawkes markets as `mmgym.baselines.price_noise` says. The score does not depend on it.
+        one, and where `mmgym.baselines.baseline.Baseline.price_noise` is known. The score does not depend on it.
     timesteps : int, optional
         Environment steps, instead of the configuration's.
     threads : int
@@ -363,7 +392,7 @@ def train(
         Environment steps between checkpoints (of exact_gradient: rounds, as its ``timesteps`` are).
     score_steps : int, optional
         Such steps between two points of the curve of exact skill; a twentieth of the run by default. A point takes
-        milliseconds where states are finitely many and up to some seconds in the Hawkes markets, where it is simulated.
+        milliseconds where states are finitely many and up to some seconds where it is simulated.
     resume : bool
         Go on from the folder's checkpoint; a finished run is left as it is.
     progress : bool
@@ -389,91 +418,54 @@ def train(
     config = load_config(config_name, env_id)
     if timesteps is not None:
         config = config._replace(n_timesteps=timesteps)
-    score_steps = score_steps or max(config.n_timesteps // 20, 1)
     arguments = dict(arguments or {})
-    if reward is not None and "reward" in params_of(env_id, **arguments)._fields:
+    fields = params_of(env_id, **arguments)._fields
+    if reward is not None and "reward" in fields:
         arguments.setdefault("reward", reward)
-    if config.algorithm in FLAT and "actions" in params_of(env_id, **arguments)._fields:
+    if config.algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
         arguments.setdefault("actions", "flat")
     run_name = f"{env_id.replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)
-    settings = {
-        "seed": seed,
-        "env": env_id,
-        "arguments": arguments,
-        "reward": reward,
-        "config": config._asdict(),
-    }
-    summary_file, checkpoint = home / "run.json", home / "checkpoint"
-    recover_folder(checkpoint)
-    resumable = resume and checkpoint.exists()
-    if resume and summary_file.exists():
-        before = read_json(summary_file)
-        if not isinstance(before, dict) or before.get("settings") != json.loads(json.dumps(settings)):
-            raise ValueError(
-                f"{home} holds a run with other settings (run.json): resume it with those, or choose another folder"
-            )
-        if before.get("score"):
-            policy, _ = load_model(home / "model")
-            return home, score(environment_of(env_id, **arguments), policy)
-    if not resumable:  # of an earlier run: a later --resume must not find it
-        remove_folder(checkpoint)
-    run: dict[str, Any] = {"settings": settings, **provenance()}
-    write_json(summary_file, run)
-
-    torch.set_num_threads(threads)
-    if config.algorithm in OURS:
-        found_run = _train_exactly(
-            config,
-            env_id,
-            arguments,
-            home,
-            checkpoint,
-            seed=seed,
-            checkpoint_steps=checkpoint_steps,
-            score_steps=score_steps,
-            resumable=resumable,
-            progress=progress,
-        )
-        write_json(summary_file, run | found_run)
-        remove_folder(checkpoint)
+    recover_folder(home / "checkpoint")
+    resumed = resume and (home / "checkpoint").exists()
+    how_often = (checkpoint_steps, score_steps or max(config.n_timesteps // 20, 1))
+    run = _Run(config, env_id, arguments, reward, seed, home, run_name, threads, *how_often, resumed, progress)
+    settings = {"seed": seed, "env": env_id, "arguments": arguments, "reward": reward, "config": config._asdict()}
+    if resume and _is_finished(run, settings):
         return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
-    venv = build_env(config, env_id, arguments, threads, reward)
-    model = build_model(config, venv, seed, str(home / "tensorboard"))
-    batch_under(venv).seed(derived_seed(seed, "environment"))
-    elapsed_before = 0.0
-    curve: list[dict[str, float]] = []
-    if resumable:
-        elapsed_before, curve = restore_checkpoint(checkpoint, model, config, env_id, arguments, seed)
-    env = environment_of(env_id, **arguments)
-    started = time.perf_counter()
-
-    def seconds() -> float:
-        return elapsed_before + time.perf_counter() - started
-
-    def save() -> None:
-        save_checkpoint(checkpoint, model, config, env_id, arguments, seed, seconds(), curve)
-
-    with tqdm(total=config.n_timesteps, unit="step", unit_scale=True, desc=run_name, disable=not progress) as bar:
-        bar.update(model.num_timesteps)
-        watcher = _Watcher(save, env, bar, checkpoint_steps, score_steps, curve)
-        model.learn(
-            config.n_timesteps - model.num_timesteps,
-            callback=watcher,
-            reset_num_timesteps=not resumable,
-            tb_log_name="run",
-            log_interval=10,
-        )
-        bar.update(model.num_timesteps - bar.n)
-    found = score(env, as_policy(model))
-    save_model(home / "model", model, config, env_id, arguments)
-    run |= {
-        "steps": int(model.num_timesteps),
-        "seconds": seconds(),
-        "steps_per_second": model.num_timesteps / seconds(),
-        "curve": watcher.curve,
-        "score": found.to_dict(),
+    if not resumed:  # of an earlier run: a later --resume must not find it
+        remove_folder(run.checkpoint)
+    summary: dict[str, Any] = {"settings": settings, **provenance()}
+    write_json(home / "run.json", summary)
+    torch.set_num_threads(threads)
+    trained = _train_exactly(run) if config.algorithm in EXACT_LEARNERS else _train_on_samples(run)
+    result = score(environment_of(env_id, **arguments), trained.policy)
+    summary |= {
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        "steps_per_second": trained.steps / trained.seconds,
+        "curve": trained.curve,
+        "score": result.to_dict(),
     }
-    write_json(summary_file, run)
-    remove_folder(checkpoint)
-    return home, found
+    write_json(home / "run.json", summary)
+    remove_folder(run.checkpoint)
+    return home, result
+
+
+def _is_finished(run: _Run, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds this run with its score.
+
+    Raises
+    ------
+    ValueError
+        If it holds another run.
+    """
+    file = run.home / "run.json"
+    if not file.exists():
+        return False
+    before = read_json(file)
+    if not isinstance(before, dict) or before.get("settings") != json.loads(json.dumps(settings)):
+        raise ValueError(
+            f"{run.home} holds a run with other settings (run.json): resume it with those, or choose another folder"
+        )
+    return bool(before.get("score"))

@@ -8,7 +8,6 @@ Run it in a test of each market that you write a `mmgym.baselines.frozen.FrozenP
         check_baseline("mmgym/GLFT-v0", num_steps=10, horizon=10.0)
 """
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -21,17 +20,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mmgym.baselines import frozen
-from mmgym.baselines.catalogue import (
-    TablePolicy,
-    best_known_policy,
-    environment_of,
-    numerical_of,
-    optimal_policy,
-    problem_of,
-    reference_policy,
-)
+from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.episodes import episodes as played_episodes
 from mmgym.baselines.frozen import FrozenProblem, Functional, Solution
+from mmgym.baselines.policy import RememberingPolicy
 from mmgym.baselines.scoring import rollout, score
+from mmgym.baselines.table_policy import TablePolicy
 
 __all__ = ["check_baseline"]
 
@@ -53,7 +47,7 @@ def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **argument
     are those of the environment bit for bit, states are visited as often as the laws say, and returns, final P&L and
     the control-variate scores have the exact expectations.
 
-    In a market with continuous coordinates (`mmgym.baselines.numerical`) the same is checked to the stated errors, of
+    In a market with continuous coordinates the same is checked to the stated errors, of
     smooth perturbations of the optimum and of constant quotes: values, simulated returns and control-variate scores
     agree, and nothing is worth more than the optimum. Where only bounds are known, the best known policy and the upper
     bound take its place.
@@ -86,9 +80,10 @@ def check_baseline(env: Any, *, episodes: int = 2_000, seed: int = 0, **argument
     if episodes < 100:
         raise ValueError(f"episodes = {episodes} is not allowed: it must be a whole number >= 100")
     base = environment_of(env, **arguments)
-    if numerical_of(base) is not None:
-        return _NumericalSuite(base, episodes, seed).run()
-    return _Suite(base, episodes, seed).run()
+    problem = baseline_of(base).problem
+    if problem is None:
+        return SmoothSuite(base, episodes, seed).run()
+    return FiniteSuite(base, problem, episodes, seed).run()
 
 
 def _require(condition: Any, message: str) -> None:
@@ -96,14 +91,15 @@ def _require(condition: Any, message: str) -> None:
         raise AssertionError(message)
 
 
-class _Suite:
-    def __init__(self, base: Any, episodes: int, seed: int) -> None:
+class FiniteSuite:
+    """The suite for markets with finitely many states."""
+
+    def __init__(self, base: Any, problem: FrozenProblem, episodes: int, seed: int) -> None:
         self.base, self.episodes, self.seed = base, episodes, seed
-        self.problem: FrozenProblem = problem_of(base)
-        self.optimal = optimal_policy(base)
+        self.baseline, self.problem = baseline_of(base), problem
+        self.optimal = self.baseline.best_policy()
         self.solution: Solution = self.optimal.solution
-        vector = isinstance(base, gymnasium.vector.VectorEnv)
-        self.space = copy.deepcopy(base.single_action_space if vector else base.action_space)
+        self.space = base.single_spaces()[1]
         self.random = np.random.default_rng([seed, 1])
         self.slack = self.problem.tolerance + ROUNDING * (1.0 + abs(self.optimal.optimum))
         self.figures: dict[str, float] = {"optimum": self.optimal.optimum}
@@ -115,7 +111,7 @@ class _Suite:
         self.check_hill_climb()
         policies = {
             "optimal": self.optimal,
-            "reference": reference_policy(self.base),
+            "reference": self.baseline.policies()[self.baseline.reference](),
             "random": self.random_table(),
             "perturbed": self.perturbed_table(0.3),
         }
@@ -258,9 +254,9 @@ class _Suite:
         laws = frozen.state_laws(problem, policy.controls)
         compared = set(np.unique(np.linspace(0, problem.num_steps, 5).astype(int)[1:]).tolist())
         envs = self.base.make_batch(self.episodes, info="full", autoreset_mode="Disabled")
-        observations, info = envs.reset(seed=base_seed)
         returns = np.zeros(self.episodes)
-        for n in range(problem.num_steps + 1):
+
+        def see(n: int, observations: Array) -> None:
             steps, cells = problem.locate(observations)
             _require((steps == n).all(), f"locate() puts observations of step {n} at the steps {np.unique(steps)}")
             expected = problem.observations(n)[cells]
@@ -270,11 +266,15 @@ class _Suite:
                 counts = np.bincount(cells, minlength=problem.num_states)
                 label = f"frequency of states at step {n} under the {name} policy"
                 self.p_values[label] = _frequency_p_value(counts, laws[n])
-            if n < problem.num_steps:
-                observations, rewards, terminated, _, info = envs.step(policy.predict(observations)[0])
-                last = n == problem.num_steps - 1
-                _require((terminated == last).all(), f"step {n} of {problem.num_steps}: terminated is {terminated}")
-                returns += rewards
+
+        for step in played_episodes(envs, policy, base_seed):
+            n, last = step.decision.number, step.decision.number == problem.num_steps - 1
+            see(n, step.decision.observations)
+            terminated = step.terminated
+            _require((terminated == last).all(), f"step {n} of {problem.num_steps}: terminated is {terminated}")
+            returns += step.rewards
+        see(problem.num_steps, step.observations)
+        info = step.info
         self.check_means(name, policy, returns, np.asarray(info["gain"], dtype=np.float64))
         found = score(self.base, policy, method="simulated", episodes=self.episodes, seed=self.seed)
         self.compare(
@@ -305,7 +305,7 @@ class _Suite:
         self.p_values[name] = float(2.0 * stats.norm.sf(z))
 
 
-class _Smooth:
+class _Smooth(RememberingPolicy):
     """The best known policy's actions, moved and tilted by the observation, or a constant action."""
 
     def __init__(self, optimal: Any, random: np.random.Generator, size: float, constant: bool) -> None:
@@ -314,14 +314,7 @@ class _Smooth:
         self.weights: Array | None = None
         self.markov = constant or optimal.markov
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Any, Any]:
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
         seen = np.asarray(observation, dtype=np.float64)
         found, state = self.optimal.predict(observation, state=state, episode_start=episode_start)
         return self._moved(seen, np.asarray(found)), state
@@ -335,18 +328,22 @@ class _Smooth:
         return np.clip(moved, -1.0, 1.0).astype(actions.dtype)
 
 
-class _NumericalSuite:
+class SmoothSuite:
     """The suite for markets with continuous coordinates; their action space is a box."""
 
     def __init__(self, base: Any, episodes: int, seed: int) -> None:
         self.base, self.episodes, self.seed = base, episodes, seed
-        self.optimal = best_known_policy(base)
+        self.baseline = baseline_of(base)
+        self.optimal = self.baseline.best_policy()
         self.figures: dict[str, float] = {"optimum": self.optimal.optimum}
         self.p_values: dict[str, float] = {}
 
     def run(self) -> dict[str, float]:
         random = np.random.default_rng([self.seed, 1])
-        policies: dict[str, Any] = {"optimal": self.optimal, "reference": reference_policy(self.base)}
+        policies: dict[str, Any] = {
+            "optimal": self.optimal,
+            "reference": self.baseline.policies()[self.baseline.reference](),
+        }
         sizes = np.geomspace(0.01, 0.5, SUBOPTIMAL // 2)
         policies |= {f"perturbed by {size:.2g}": _Smooth(self.optimal, random, size, False) for size in sizes}
         policies |= {f"constant {i}": _Smooth(self.optimal, random, 0.0, True) for i in range(SUBOPTIMAL // 4)}

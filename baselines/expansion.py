@@ -11,17 +11,14 @@ iteration by Newton's method: a handful of rounds.
 
 from typing import Any, NamedTuple, Protocol
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of
-from mmgym.baselines.choices import FrozenChoices, component_sizes
 from mmgym.baselines.drawn_cells import sampled, time_slices
 from mmgym.baselines.frozen import FrozenProblem, visits
-from mmgym.baselines.policy import Policy
+from mmgym.baselines.policy import Float64Policy, Policy
 
-__all__ = ["Expansion", "Expansions", "FrozenExpansions", "expansions_of"]
+__all__ = ["Expansion", "Expansions", "FrozenExpansions"]
 
 Array = NDArray[Any]
 
@@ -79,8 +76,10 @@ class FrozenExpansions:
 
     def controls(self, policy: Any) -> Array:
         """What a policy plays, in model units (N, S, C); a network is not rounded to float32."""
-        exact = callable(getattr(policy, "actions", None))  # the actions of a table policy are an array
-        actions = policy.actions(self.observations) if exact else policy.predict(self.observations)[0]
+        if isinstance(policy, Float64Policy):
+            actions = policy.actions(self.observations)
+        else:
+            actions = policy.predict(self.observations)[0]
         shape = (self.problem.num_steps, self.problem.num_states, self.problem.num_controls)
         found: Array = self.center + self.reach * np.asarray(actions, dtype=np.float64).clip(-1.0, 1.0).reshape(shape)
         return found
@@ -116,30 +115,3 @@ class FrozenExpansions:
             inverse[:, None] * slopes.reshape(importance.size, -1)[drawn],
             inverse[:, None, None] * curvatures.reshape(importance.size, *curvatures.shape[-2:])[drawn],
         )
-
-
-def expansions_of(env: Any) -> Expansions | FrozenChoices:
-    """Expansions around policies of an environment; with discrete actions, its choices (`mmgym.baselines.choices`).
-
-    Returns
-    -------
-    Expansions or FrozenChoices
-
-    Raises
-    ------
-    TypeError
-        If its actions are neither a box nor discrete, or their values are not known without sampling.
-    """
-    base = environment_of(env)
-    numerical, sizes = numerical_of(base), component_sizes(base.action_space)
-    if sizes is not None and numerical is None:
-        return FrozenChoices(problem_of(base), sizes)
-    if not isinstance(base.action_space, gymnasium.spaces.Box):
-        raise TypeError(f"exact_gradient needs a box of actions or discrete ones, not {base.action_space}")
-    if numerical is None:
-        return FrozenExpansions(problem_of(base))
-    make = getattr(numerical, "expansions", None)
-    if make is None:
-        raise TypeError(f"exact_gradient has no exact derivatives in the market {base.market.name}")
-    found: Expansions = make()
-    return found

@@ -7,13 +7,14 @@ exact evaluation of any policy of the observation (`evaluate`), laws (`state_law
 policies (`tabulate`) and one-step advantages.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import singledispatch
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.arguments import check_memory
 from mmgym.baselines.policy import Policy, checked_actions
@@ -22,23 +23,22 @@ __all__ = [
     "PNL",
     "FrozenProblem",
     "Functional",
-    "PnlLaw",
     "Solution",
     "Table",
     "advantages",
+    "backward_step",
+    "certainty_equivalent",
     "characteristic_function",
     "check_tables",
     "criterion_value",
     "evaluate",
-    "frozen_problem",
     "moments",
-    "pnl_law",
-    "policy_gradient",
     "require_probabilities",
     "solve",
     "state_laws",
     "tabulate",
     "tabulate_distribution",
+    "terminal_values",
     "visits",
 ]
 
@@ -74,7 +74,7 @@ class Functional(NamedTuple):
 
 
 class FrozenProblem(Protocol):
-    """The exact one-step law of a market: one class per market, found by `frozen_problem` on its parameters.
+    """The exact one-step law of a market with finitely many states: one class per market.
 
     ``S`` states, ``C`` controls in model units, ``K`` columns of values, ``M`` (state, control) pairs.
     """
@@ -145,16 +145,11 @@ class FrozenProblem(Protocol):
         """Where continuous controls lie on the bounds of the action space: bool, shape of ``controls``."""
 
 
-@singledispatch
-def frozen_problem(params: Any) -> FrozenProblem:
-    """The frozen-control problem of a market's parameters.
-
-    Raises
-    ------
-    TypeError
-        If the market has none.
-    """
-    raise TypeError(f"no baseline is known for parameters of type {type(params).__name__}")
+def terminal_values(reward: Array, functional: Functional) -> Array:
+    """Values (S, K) at the end of the episode, where all that is left is a reward (S,) of each state."""
+    if functional.exponents is not None:
+        return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
+    return np.stack([reward**power for power in range(1, functional.moments + 1)], axis=1)
 
 
 def check_tables(steps: int, states: int, controls: int, lower: str) -> None:
@@ -224,8 +219,10 @@ def _ticks(steps: int, progress: Callable[[int], object] | None) -> Iterator[int
             progress(1)
 
 
-def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None) -> Solution:
+def solve(problem: FrozenProblem) -> Solution:
     """Dynamic programming on the one-step law: the optimum over all policies, of any information.
+
+    On a terminal a solution that takes long shows its progress.
 
     Raises
     ------
@@ -237,7 +234,7 @@ def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None)
     raw, log_scale = np.empty((steps + 1, states)), np.zeros(steps + 1)
     values, log_scale[steps] = _rescaled(problem.terminal(problem.criterion), problem.criterion)
     raw[steps] = values[:, 0]
-    for n in _ticks(steps, progress):
+    for n in tqdm(reversed(range(steps)), "optimum", steps, delay=2.0, unit="step", disable=None):
         guess = None  # the controls of the two steps after, continued
         if n + 2 < steps:
             guess = 2.0 * controls[n + 1] - controls[n + 2]
@@ -248,7 +245,7 @@ def solve(problem: FrozenProblem, progress: Callable[[int], None] | None = None)
     return Solution(controls, problem.to_value(raw, log_scale[:, None]), raw, log_scale)
 
 
-def _backward_step(
+def backward_step(
     problem: FrozenProblem, n: int, table: Table, values: Array, functional: Functional, inventory: bool = True
 ) -> Array:
     """A step of `evaluate`; without ``inventory``, of the paths that have none all through it."""
@@ -293,7 +290,7 @@ def evaluate(
     log_scale = np.zeros(problem.num_steps + 1)
     values[-1], log_scale[-1] = _rescaled(last, functional)
     for n in _ticks(problem.num_steps, progress):
-        step = _backward_step(problem, n, table, values[n + 1], functional)
+        step = backward_step(problem, n, table, values[n + 1], functional)
         values[n], scale = _rescaled(step, functional)
         log_scale[n] = log_scale[n + 1] + scale
     return values, log_scale
@@ -315,43 +312,11 @@ def _adjoint(problem: FrozenProblem, n: int, controls: Array, law: Array) -> Arr
     return np.asarray(law @ problem.backward(n, states, controls, np.eye(problem.num_states), columns))
 
 
-def policy_gradient(problem: FrozenProblem, controls: Array) -> tuple[float, Array]:
-    """The criterion of a policy table from the initial law, and its derivatives in every control.
-
-    By the policy-gradient theorem the derivative in the controls of (step, state) is the probability of being there
-    times the derivative of the one-step value: one backward recursion and one forward law. (Under CARA the probability
-    is weighted by the factor of the criterion earned before.)
-
-    Parameters
-    ----------
-    problem : FrozenProblem
-    controls : (N, S, C)
-        In model units, float64.
-
-    Returns
-    -------
-    value, derivatives : float, (N, S, C)
-        In model units.
-
-    Raises
-    ------
-    TypeError
-        If the controls of the market are not continuous.
-    """
-    states = np.arange(problem.num_states)
-    raw, log_scale = np.empty((problem.num_steps + 1, problem.num_states)), np.zeros(problem.num_steps + 1)
-    derivatives = np.empty_like(controls)
-    values, log_scale[-1] = _rescaled(problem.terminal(problem.criterion), problem.criterion)
-    for n in _ticks(problem.num_steps, None):
-        values, derivatives[n] = problem.gradient(n, states, controls[n], values)
-        values, scale = _rescaled(values, problem.criterion)
-        raw[n], log_scale[n] = values[:, 0], log_scale[n + 1] + scale
-    derivatives *= _visits(problem, controls, raw, log_scale)[..., None]
-    return float(problem.to_value(problem.initial @ raw[0], log_scale[0])), derivatives
-
-
 def visits(problem: FrozenProblem, controls: Array) -> tuple[float, Array, Array]:
     """The criterion of a policy table from the initial law, its values, and what a cell counts in it.
+
+    By the policy-gradient theorem that is the probability of being there; under CARA it is weighted by the factor of
+    the criterion earned before.
 
     Returns
     -------
@@ -360,13 +325,8 @@ def visits(problem: FrozenProblem, controls: Array) -> tuple[float, Array, Array
         that of `FrozenProblem.gradient` at the values ``raw[n + 1]``.
     """
     values, log_scale = evaluate(problem, controls)
-    raw = values[..., 0]
-    value = float(problem.to_value(problem.initial @ raw[0], log_scale[0]))
-    return value, raw, _visits(problem, controls, raw, log_scale)
-
-
-def _visits(problem: FrozenProblem, controls: Array, raw: Array, log_scale: Array) -> Array:
-    exponents, law = problem.criterion.exponents, problem.initial
+    raw, law, exponents = values[..., 0], problem.initial, problem.criterion.exponents
+    value = float(problem.to_value(law @ raw[0], log_scale[0]))
     weights = np.empty((problem.num_steps, problem.num_states))
     for n in range(problem.num_steps):
         if exponents is not None:  # the certainty equivalent is -log(raw) / risk aversion; law @ raw stays 1
@@ -374,7 +334,7 @@ def _visits(problem: FrozenProblem, controls: Array, raw: Array, log_scale: Arra
         factor = 1.0 if exponents is None else float(np.exp(log_scale[n + 1] - log_scale[n]) / exponents[0])
         weights[n] = law * factor
         law = _adjoint(problem, n, controls[n], law)
-    return weights
+    return value, raw, weights
 
 
 def moments(
@@ -387,6 +347,22 @@ def moments(
     values, _ = evaluate(problem, table, functional._replace(moments=2, exponents=None), progress)
     first, second = problem.initial @ values[0]
     return float(first), float(np.sqrt(max(second - first**2, 0.0)))
+
+
+def certainty_equivalent(
+    problem: FrozenProblem, table: Table | Array, functional: Functional, risk_aversion: float
+) -> float:
+    """``-ln E[exp(-gamma R)] / gamma`` of a functional from the initial law, for the risk aversion ``gamma``.
+
+    Raises
+    ------
+    ValueError
+        If ``risk_aversion`` is not positive.
+    """
+    if not 0.0 < risk_aversion < math.inf:
+        raise ValueError(f"risk_aversion = {risk_aversion!r} is not allowed: it must be a finite number > 0")
+    values, log_scale = evaluate(problem, table, functional._replace(exponents=np.array([-risk_aversion])))
+    return -float(np.log(problem.initial @ values[0, :, 0]) + log_scale[0]) / risk_aversion
 
 
 def state_laws(problem: FrozenProblem, table: Table | Array) -> Array:
@@ -412,251 +388,6 @@ def characteristic_function(problem: FrozenProblem, table: Table | Array, functi
 
 
 PNL = Functional(gain=1.0, price=1.0)  # W_T - W_0
-
-
-EXACT = 1e-8  # the largest error of a probability, and of a quantile in standard deviations, that is called exact
-NEGLIGIBLE = 1e-12  # probability outside the series, and modulus of a term at which it is cut
-MOST_TERMS = 512
-MOST_PROBES = 64  # of the characteristic function beyond the series
-MEANINGLESS = 1e-2  # probability of too little price noise at which the series tells nothing
-CUTS = (0.9, 0.8, 0.7)  # shorter series that a smoothed one is compared with
-CAUTION = 4.0  # times their distance: the error that is stated
-TILTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # exponents of Chernoff's bound, in 1 / standard deviation
-
-
-@dataclass(frozen=True)
-class PnlLaw:
-    """The law of a functional: atoms, and the cosine series of the rest on ``[low, high]`` (Fang & Oosterlee 2008).
-
-    An atom is a value that is taken with a probability of its own: that of the paths without inventory, hence without
-    price noise. ``truncation`` is about the error of a probability. Where the characteristic function of the rest has
-    vanished when the series is cut, it is a bound of what is cut. Otherwise the series is ``smoothed`` (its last terms
-    fade: away from kinks of the distribution function the error falls exponentially in the number of terms), and it is
-    an estimate: four times how far shorter series are from it.
-    """
-
-    low: float
-    high: float
-    coefficients: Array  # (terms,)
-    mean: float
-    std: float
-    truncation: float
-    atoms: Array  # (A, 2) values in increasing order, and their probabilities
-    smoothed: bool = False
-
-    def _frequencies(self) -> Array:
-        return np.arange(len(self.coefficients)) * np.pi / (self.high - self.low)
-
-    def _terms(self) -> Array:
-        if not self.smoothed:
-            return self.coefficients
-        count = len(self.coefficients)
-        return np.asarray(self.coefficients * np.exp(-36.0 * (np.arange(count) / count) ** 8))
-
-    def _shorter(self) -> list["PnlLaw"]:
-        counts = [int(share * len(self.coefficients)) for share in CUTS]
-        return [replace(self, coefficients=self.coefficients[:count]) for count in counts]
-
-    def density(self, x: Any) -> Array:
-        """Density at ``x`` (1 / currency), without the atoms."""
-        x = np.asarray(x, dtype=float)
-        angle = np.multiply.outer(x - self.low, self._frequencies())
-        return np.asarray(np.where((x >= self.low) & (x <= self.high), np.cos(angle) @ self._terms(), 0.0))
-
-    def _rest_below(self, x: Any) -> Array:
-        """Probability at most ``x``, without the atoms."""
-        shifted, u = np.clip(np.asarray(x, dtype=float), self.low, self.high) - self.low, self._frequencies()
-        waves, terms = np.sin(np.multiply.outer(shifted, u[1:])) / u[1:], self._terms()
-        return np.asarray(shifted * terms[0] + waves @ terms[1:])
-
-    def probability(self, x: Any) -> Array:
-        """``P(R <= x)``."""
-        values, weights = self.atoms.T
-        return np.asarray(self._rest_below(x) + (np.asarray(x, dtype=float)[..., None] >= values) @ weights)
-
-    def quantile(self, probability: float) -> float:
-        """The least ``x`` with ``P(R <= x) >= probability``."""
-        from scipy.optimize import brentq
-
-        low, passed = self.low, 0.0
-        for value, weight in self.atoms:
-            below = float(self._rest_below(value)) + passed
-            if probability < below:
-                break
-            if probability <= below + weight:
-                return float(value)
-            low, passed = float(value), passed + weight
-
-        def excess(x: float) -> float:
-            return float(self._rest_below(x)) + passed - probability
-
-        if excess(low) >= 0.0 or excess(self.high) <= 0.0:  # by rounding
-            return low if excess(low) >= 0.0 else self.high
-        return float(brentq(excess, low, self.high, xtol=1e-13 * (self.high - self.low)))
-
-    def value_at_risk(self, confidence: float) -> float:
-        """Loss that is not exceeded with this confidence (negative: a profit)."""
-        return 0.0 - self.quantile(1.0 - confidence)
-
-    def expected_shortfall(self, confidence: float) -> float:
-        """CVaR: expected loss beyond the value at risk."""
-        x = self.quantile(1.0 - confidence)
-        # int_low^x y dF(y), as much of an atom at x as it takes, = x (1 - c) - int_low^x F
-        values, weights = self.atoms.T
-        integral = float(np.maximum(x - values, 0.0) @ weights)
-        shifted, u, terms = x - self.low, self._frequencies()[1:], self._terms()
-        integral += float(0.5 * shifted**2 * terms[0] + (1.0 - np.cos(shifted * u)) / u**2 @ terms[1:])
-        return 0.0 - (x * (1.0 - confidence) - integral) / (1.0 - confidence)
-
-    def accuracy(self, confidence: float) -> tuple[float, float]:
-        """About the errors of `value_at_risk` and `expected_shortfall` (currency)."""
-        if self.smoothed:
-            at_risk, shortfall = self.value_at_risk(confidence), self.expected_shortfall(confidence)
-            others = [(law.value_at_risk(confidence), law.expected_shortfall(confidence)) for law in self._shorter()]
-            errors = np.abs(np.array(others) - (at_risk, shortfall)).max(axis=0)
-            return float(CAUTION * errors[0]), float(CAUTION * errors[1])
-        tail = 1.0 - confidence
-        low, high = (self.quantile(min(max(tail + error, 0.0), 1.0)) for error in (-self.truncation, self.truncation))
-        integral = 2.0 * (self.high - self.low) / (np.pi**2 * len(self.coefficients)) * self.truncation
-        return high - low, float(integral + self.truncation * (high - low)) / tail
-
-
-def _flat_paths(problem: FrozenProblem, table: Table, functional: Functional, std: float) -> Array:
-    """Atoms (A, 2) of the paths without inventory: values in increasing order, and their probabilities.
-
-    Those that start in a state have one value, whose exponential moments are powers of each other, and otherwise are
-    left out.
-    """
-    tilt = 1.0 / std if std > 0.0 else 1.0
-    exponents = np.array([0.0, tilt, 2.0 * tilt])
-    weighted = functional._replace(moments=1, exponents=exponents)
-    values = problem.terminal(weighted)
-    for n in _ticks(problem.num_steps, None):
-        values = _backward_step(problem, n, table, values, weighted, inventory=False)
-    found: dict[float, float] = {}
-    for chance, (mass, once, twice) in zip(problem.initial, values, strict=True):
-        if chance > 0.0 and mass > 1e-300:
-            value, other = np.log(once / mass) / tilt, np.log(twice / mass) / (2.0 * tilt)
-            if abs(value - other) <= 1e-9 * (abs(value) + 1.0 / tilt):
-                found[float(value)] = found.get(float(value), 0.0) + float(chance * mass)
-    return np.array(sorted(found.items())).reshape(-1, 2)
-
-
-def _reach(
-    problem: FrozenProblem, table: Table, functional: Functional, atoms: Array, center: float, std: float
-) -> tuple[float, float]:
-    """Bounds that the functional leaves with a probability of about `NEGLIGIBLE`, besides its atoms (Chernoff)."""
-    reach = []
-    for sign in (-1.0, 1.0):
-        best = np.inf
-        for tilt in TILTS:
-            z = np.array([sign * tilt / std])
-            try:
-                with np.errstate(all="ignore"):
-                    values, log_scale = evaluate(problem, table, functional._replace(moments=1, exponents=z))
-                    log_moment = float(np.log(problem.initial @ values[0, :, 0]) + log_scale[0] - z[0] * center)
-            except (ValueError, ArithmeticError):  # beyond floating point, or more terms than can be summed
-                break
-            if not np.isfinite(log_moment):
-                break
-            logs = z[0] * (atoms[:, 0] - center) - log_moment
-            share = float(np.exp(np.minimum(logs, 700.0)) @ atoms[:, 1])  # of the moment that is the atoms'
-            log_moment += np.log(max(1.0 - share, 1e-15))
-            best = min(best, (log_moment - np.log(NEGLIGIBLE)) * std / tilt)
-        if not best < np.inf:
-            raise ValueError("the law has no exponential moments within floating point: it has no series")
-        reach.append(center + sign * max(best, std))
-    return reach[0], reach[1]
-
-
-def pnl_law(
-    problem: FrozenProblem,
-    table: Table | Array,
-    functional: Functional = PNL,
-    progress: Callable[[int], object] | None = None,
-) -> PnlLaw:
-    """Law of the final P&L (or of another functional with price noise) from its characteristic function.
-
-    Paths that never have an inventory carry no price noise: they are atoms, found apart. The rest stands in a cosine
-    series, which has as many terms as it takes for its characteristic function to fall below 1e-12 for good, but 512
-    at most. For good: with the variance ``V`` of the price noise given the fills, ``|E exp(i u R)| <= E exp(-u^2 V /
-    2)``, which never rises; up to where this bound is small the characteristic function is probed, since it returns
-    where the law is nearly that of a lattice. ``progress`` is called with the number of terms found since the last
-    call.
-
-    Raises
-    ------
-    ValueError
-        If the functional has too little price noise for a series: the probability of next to none, besides the atoms,
-        is above 1 %.
-    """
-    table = table if isinstance(table, Table) else Table(np.asarray(table, dtype=np.float64))
-    mean, std = moments(problem, table, functional)
-    atoms = _flat_paths(problem, table, functional, std)
-    values, weights = atoms.T
-    mass = 1.0 - float(weights.sum())
-    if mass <= NEGLIGIBLE:
-        return PnlLaw(float(values[0]) - 1.0, float(values[-1]), np.zeros(1), mean, std, max(mass - 1e-14, 0.0), atoms)
-    center = (mean - float(weights @ values)) / mass
-    spread = ((std**2 + mean**2) - float(weights @ values**2)) / mass - center**2
-    if not spread > 0.0:
-        raise ValueError("the law of a constant has no density")
-    characteristic_function(problem, table, functional, np.zeros(1))  # raises where the market has none
-    low, high = _reach(problem, table, functional, atoms, center, float(np.sqrt(spread)))
-    noise = Functional(price=functional.price, jumps=False)
-
-    def rest(u: Array) -> Array:
-        found = characteristic_function(problem, table, functional, u)
-        return np.asarray(found - np.exp(1j * np.multiply.outer(u, values)) @ weights)
-
-    def bound(u: float) -> float:
-        """Of the modulus of `rest` from ``u`` on; infinity where it leaves the range of floating point."""
-        try:
-            with np.errstate(all="ignore"):
-                found = float(abs(characteristic_function(problem, table, noise, np.array([u]))[0])) - 1.0 + mass
-        except ArithmeticError:  # more terms than can be summed
-            return np.inf
-        return max(found, 0.0) if found > -NEGLIGIBLE else np.inf
-
-    most = MOST_TERMS
-    while (least := bound(most * np.pi / (high - low))) == np.inf and most > 32:
-        most //= 2
-    if least > MEANINGLESS:
-        raise ValueError(
-            f"the law of the P&L has too little price noise for a density: with the probability {least:.2g} there is "
-            "next to none, and the law is nearly discrete"
-        )
-    found = np.empty(0, dtype=complex)
-    cut = 1.0
-    while len(found) < most and cut > NEGLIGIBLE:
-        u = np.arange(len(found), len(found) + 32) * np.pi / (high - low)
-        for part in np.split(u, 8):
-            found = np.concatenate([found, rest(part)])
-            if progress is not None:
-                progress(len(part))
-        cut = float(np.abs(found[-8:]).max())
-        if cut <= NEGLIGIBLE:
-            cut = max(cut, _beyond(rest, bound, float(u[-1]), std))
-    u = np.arange(len(found)) * np.pi / (high - low)
-    coefficients = 2.0 / (high - low) * (found * np.exp(-1j * u * low)).real
-    coefficients[0] *= 0.5
-    law = PnlLaw(low, high, coefficients, mean, std, 2.0 * cut, atoms)
-    if law.truncation <= EXACT:
-        return law
-    law = replace(law, smoothed=True)
-    x = np.linspace(low, high, 1001)
-    errors = [float(np.abs(law.probability(x) - other.probability(x)).max()) for other in law._shorter()]
-    return replace(law, truncation=CAUTION * max(errors))
-
-
-def _beyond(rest: Callable[[Array], Array], bound: Callable[[float], float], u: float, std: float) -> float:
-    """About the largest modulus of a characteristic function beyond ``u``: its `bound`, and probes before it holds."""
-    end, last = u, u + MOST_PROBES / std
-    while (limit := bound(end)) > 1e-2 * EXACT and end < last:
-        end = min(1.25 * end, last)
-    probes = np.arange(u, end, 1.0 / std)
-    parts = [part for part in np.array_split(probes, 8) if len(part)]
-    return max([limit, *(float(np.abs(rest(part)).max()) for part in parts)])
 
 
 def _all_observations(problem: FrozenProblem) -> Array:

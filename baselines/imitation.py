@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.catalogue import best_known_policy, environment_of
+from mmgym.baselines.episodes import episodes
 from mmgym.baselines.expansion import CELLS, Expansion
 from mmgym.baselines.policy import Policy
 
@@ -40,17 +41,10 @@ class ImitationExpansions:
         base = environment_of(env)
         if not isinstance(base.action_space, gymnasium.spaces.Box):
             raise TypeError(f"behaviour_cloning needs a box of actions, not {base.action_space}")
-        best, envs = best_known_policy(base), base.make_batch(EPISODES)
-        observations, _ = envs.reset(seed=seed)
-        running, seen, played = np.ones(EPISODES, dtype=np.bool_), [], []
-        state, start = None, np.ones(EPISODES, dtype=np.bool_)
-        while running.any():
-            actions, state = best.predict(observations, state=state, episode_start=start)
-            start = np.zeros(EPISODES, dtype=np.bool_)
-            seen.append(observations[running])
-            played.append(actions[running])
-            observations, _, ended, _, _ = envs.step(actions)
-            running &= ~ended
+        seen, played = [], []
+        for step in episodes(base.make_batch(EPISODES), best_known_policy(base), seed):
+            seen.append(step.decision.observations[step.running])
+            played.append(step.decision.actions[step.running])
         self.observations: Array = np.concatenate(seen)
         self.actions: Array = np.concatenate(played).astype(np.float64)
         if len(self.observations) > LARGEST:

@@ -187,8 +187,8 @@ def climb(
         numbers[active & hopeless, SHORTFALL] = np.inf
         active &= ~hopeless
         at = np.flatnonzero(active)
-        found, slopes = problem.gradient(n, states[at], search.trial[at], values)
-        advance_rows(search, at, sign * found[:, 0], sign * slopes, low, high, units, noise, active)
+        heights, slopes = problem.gradient(n, states[at], search.trial[at], values)
+        advance_rows(search, at, sign * heights[:, 0], sign * slopes, low, high, units, noise, active)
     return search.point, numbers[:, VALUE].copy(), numbers[:, SHORTFALL].copy()
 
 

@@ -7,19 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from mmgym.baselines.catalogue import (
-    best_known_policy,
-    environment_of,
-    numerical_of,
-    problem_of,
-    random_policy,
-    reference_value,
-    uniform_nodes,
-)
-from mmgym.baselines.frozen import criterion_value
-from mmgym.baselines.policy import StatelessPolicy
-from mmgym.baselines.scoring import QUICK_EPISODES, score
-from mmgym.baselines.tables import tabulated
+from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.policy import RememberingPolicy, StatelessPolicy, uniform_nodes
+from mmgym.baselines.scoring import QUICK_EPISODES, score, skill_of_value
 
 __all__ = ["MixedPolicy", "NoisyPolicy", "perturbed_optimum"]
 
@@ -29,7 +19,7 @@ SEARCHED_TO = 1e-3  # of the noise
 COARSE_NODES = 3  # per dimension, during the search
 
 
-class NoisyPolicy:
+class NoisyPolicy(RememberingPolicy):
     """A policy with noise: each action is uniform within ``noise`` of the policy's, inside the action box.
 
     Parameters
@@ -71,14 +61,7 @@ class NoisyPolicy:
         low, high = np.maximum(center - self.noise, self._space.low), np.minimum(center + self.noise, self._space.high)
         return low, high
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Array, Any]:
         """Drawn actions, and what the policy remembers."""
         actions, state = self.policy.predict(observation, state=state, episode_start=episode_start)
         low, high = self._bounds(actions)
@@ -158,25 +141,25 @@ def perturbed_optimum(env: Any, skill: float = 0.5, seed: int = 0, **arguments: 
     base = environment_of(env, **arguments)
     if not skill < 1.0:
         raise ValueError(f"skill = {skill!r} is not allowed: it must be below 1, which is the optimum")
-    best, draws = best_known_policy(base), np.random.SeedSequence(seed).generate_state(2, np.uint64)
-    space = getattr(base, "single_action_space", base.action_space)
+    baseline = baseline_of(base)
+    best, draws = baseline.best_policy(), np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    space = base.single_spaces()[1]
     box = isinstance(space, gymnasium.spaces.Box)
     most = float((space.high - space.low).max()) if box else 1.0
 
     def make(amount: float) -> NoisyPolicy | MixedPolicy:
         if box:
             return NoisyPolicy(best, space, amount, int(draws[0]))
-        return MixedPolicy(best, random_policy(base, int(draws[1])), amount, int(draws[0]))
+        return MixedPolicy(best, baseline.random_policy(space, int(draws[1])), amount, int(draws[0]))
 
     def missing(amount: float) -> float:
         played = make(amount)
         if isinstance(played, NoisyPolicy):
             played.nodes = COARSE_NODES
-        if numerical_of(base) is not None or not played.markov:
-            return score(base, played, method="simulated", episodes=QUICK_EPISODES).skill - skill
-        problem, reference = problem_of(base), reference_value(base)
-        value = criterion_value(problem, tabulated(problem, played, True)[0])
-        return (value - reference) / float(best.optimum - reference) - skill
+        value = baseline.criterion_value(played) if played.markov else None
+        if value is None:
+            value = score(base, played, method="simulated", episodes=QUICK_EPISODES).value
+        return skill_of_value(base, value)[0] - skill
 
     low, high = 0.0, most / 64.0
     while missing(high) > 0.0:

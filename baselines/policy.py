@@ -1,7 +1,10 @@
 """Policies: what can be asked for an action, functions of the observation, and policies that want quotes."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +12,20 @@ from mmgym.baselines.wrappers import refuse_policy_wrappers
 
 Array = NDArray[Any]
 
-__all__ = ["CallablePolicy", "Policy", "QuotingPolicy", "StatelessPolicy", "as_policy", "checked_actions"]
+__all__ = [
+    "CallablePolicy",
+    "Float64Policy",
+    "Policy",
+    "QuotingPolicy",
+    "RandomPolicy",
+    "RememberingPolicy",
+    "StatePolicy",
+    "StatelessPolicy",
+    "as_policy",
+    "checked_actions",
+    "draws_actions",
+    "uniform_nodes",
+]
 
 
 @runtime_checkable
@@ -33,18 +49,17 @@ class Policy(Protocol):
         """Actions of one observation or of a batch, and the next hidden state."""
 
 
-class StatelessPolicy:
-    """A policy without a hidden state: subclasses define `act`, from observations to actions.
+class RememberingPolicy:
+    """A policy with a hidden state: subclasses define `respond`.
 
-    `predict` ignores what it is given beside the observation: a policy that draws its actions does so whatever
-    ``deterministic`` says.
+    `predict` ignores its other arguments: a policy that draws its actions does so whatever ``deterministic`` says.
     """
 
-    markov = True
+    markov = False
 
-    def act(self, observation: Any) -> Any:
-        """Action of one observation, or actions of a batch."""
-        raise TypeError(f"{type(self).__name__} must define act()")
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        """Action of one observation, or actions of a batch, and the next hidden state."""
+        raise TypeError(f"{type(self).__name__} must define respond()")
 
     def predict(
         self,
@@ -54,8 +69,37 @@ class StatelessPolicy:
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Action of one observation, or actions of a batch, and the hidden state as it was given."""
+        """Action of one observation, or actions of a batch, and the next hidden state."""
+        return self.respond(observation, state, episode_start)
+
+
+class StatelessPolicy(RememberingPolicy):
+    """A policy without a hidden state: subclasses define `act`, from observations to actions."""
+
+    markov = True
+
+    def act(self, observation: Any) -> Any:
+        """Action of one observation, or actions of a batch."""
+        raise TypeError(f"{type(self).__name__} must define act()")
+
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        """The actions, and the hidden state as it was given."""
         return self.act(observation), state
+
+
+class Float64Policy(StatelessPolicy):
+    """A policy of a box of actions whose actions are found in float64, by `actions`, and rounded where they are played.
+
+    Its exact value is that of the unrounded ones.
+    """
+
+    def actions(self, observations: Any) -> Array:
+        """Actions (B, A) in float64, before clipping to the box."""
+        raise TypeError(f"{type(self).__name__} must define actions()")
+
+    def act(self, observation: Any) -> Array:
+        """The actions, clipped to the box."""
+        return self.actions(observation).clip(-1.0, 1.0).astype(np.float32)
 
 
 class QuotingPolicy(StatelessPolicy):
@@ -74,15 +118,77 @@ class QuotingPolicy(StatelessPolicy):
 
     def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the box."""
-        found: Array = self.model.from_quotes(self.params, self.wanted(observation))
-        return found
+        return np.asarray(self.model.from_quotes(self.params, self.wanted(observation)))
 
     def clips(self, observation: Any) -> Array:
         """Whether the quotes of an observation, or of each of a batch, lie outside the box."""
         wanted = np.asarray(self.wanted(observation))
         played = self.model.to_quotes(self.params, self.model.from_quotes(self.params, wanted))
-        found: Array = (np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1)
-        return found
+        return np.asarray((np.abs(played - wanted) > 1e-6 * (1.0 + np.abs(wanted))).any(axis=-1))
+
+
+class StatePolicy(QuotingPolicy):
+    """A function of the state behind `predict`: its arguments are what ``model.locate`` reads off observations.
+
+    Parameters
+    ----------
+    params : NamedTuple
+    depths : callable
+        Quotes of a state, or of each of a batch.
+    """
+
+    def __init__(self, params: Any, depths: Callable[..., Array]) -> None:
+        self.params, self.depths = params, depths
+
+    def wanted(self, observation: Any) -> Array:
+        """Quotes of one observation, or of each of a batch."""
+        return np.asarray(self.depths(*self.model.locate(self.params, observation)))
+
+
+def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes (nodes^D, D) and weights of the uniform law on ``[-1, 1]^D``."""
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    grid = np.stack(np.meshgrid(*[x] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
+    return grid, functools.reduce(np.multiply.outer, [w / 2.0] * dimensions).ravel()
+
+
+class RandomPolicy(StatelessPolicy):
+    """Actions uniform on the action box.
+
+    Parameters
+    ----------
+    action_space : gymnasium.spaces.Box
+        Of one environment.
+    seed : int
+        Of the actions drawn by `predict`.
+
+    Attributes
+    ----------
+    markov : bool
+        True for up to two actions. For more its quadrature would have too many nodes: scores are then simulated.
+    """
+
+    has_mode = False  # a score must not be taken at one draw of its actions
+    nodes = 12  # per dimension: 1e-9 of the value where a step has few fills, 1e-4 where it has fifty
+
+    def __init__(self, action_space: gymnasium.spaces.Box, seed: int = 0) -> None:
+        self._space = action_space
+        self._random = np.random.default_rng(seed)
+        self.markov = action_space.low.size <= 2
+
+    def act(self, observation: Any) -> Array:
+        """Uniform actions."""
+        batch = np.shape(observation)[:-1]
+        low, high = self._space.low, self._space.high
+        return self._random.uniform(low, high, (*batch, *low.shape)).astype(self._space.dtype)
+
+    def distribution(self, observations: Array) -> tuple[Array, Array]:
+        """Gauss-Legendre nodes (B, M, A) and weights (B, M) of the uniform law."""
+        grid, weights = uniform_nodes(self.nodes, self._space.low.size)
+        center, reach = 0.5 * (self._space.high + self._space.low), 0.5 * (self._space.high - self._space.low)
+        batch = len(observations)
+        nodes = np.broadcast_to(center + reach * grid, (batch, *grid.shape))
+        return nodes, np.broadcast_to(weights, (batch, len(weights)))
 
 
 class CallablePolicy(StatelessPolicy):
@@ -113,6 +219,11 @@ def as_policy(policy: Any, markov: bool | None) -> Any:
     return policy
 
 
+def draws_actions(policy: Any, deterministic: bool) -> bool:
+    """Whether a policy is to be scored as it draws its actions: it has no mode, or that is not what is asked for."""
+    return not getattr(policy, "has_mode", True) or (not deterministic and hasattr(policy, "distribution"))
+
+
 def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...]) -> Array:
     """Actions of shape ``(count, *shape)`` as a policy gave them for a batch of observations.
 
@@ -121,20 +232,20 @@ def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...
     ValueError
         If they have another shape, or are not finite numbers.
     """
-    found = np.asarray(actions)
+    given = np.asarray(actions)
     function = getattr(policy, "_function", None) if isinstance(policy, CallablePolicy) else policy
     name = getattr(function, "__name__", type(function).__name__)
-    if found.shape != (count, *shape):
+    if given.shape != (count, *shape):
         raise ValueError(
-            f"{name} returned actions of shape {found.shape} for a batch of {count} observations: it must return "
+            f"{name} returned actions of shape {given.shape} for a batch of {count} observations: it must return "
             f"{(count, *shape)}, an action for every row (observations[:, i] is the i-th entry of all rows)"
         )
-    if found.dtype.kind not in "fiub":
-        raise ValueError(f"{name} returned actions of type {found.dtype}: they must be numbers")
-    good = np.isfinite(found)
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"{name} returned actions of type {given.dtype}: they must be numbers")
+    good = np.isfinite(given)
     if not good.all():
         row = int(np.flatnonzero(~good.reshape(count, -1).all(axis=1))[0])
         raise ValueError(
-            f"{name} returned the action {found[row].tolist()} for observation {row} of a batch: actions must be finite"
+            f"{name} returned the action {given[row].tolist()} for observation {row} of a batch: actions must be finite"
         )
-    return found
+    return given

@@ -17,11 +17,12 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from mmgym.arguments import choice, integer, real
-from mmgym.baselines import frozen
-from mmgym.baselines.catalogue import environment_of, numerical_of, problem_of
-from mmgym.baselines.frozen import EXACT, PnlLaw
+from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.episodes import episodes as played_episodes
+from mmgym.baselines.pnl_law import EXACT, PnlLaw, pnl_law
 from mmgym.baselines.policy import as_policy
-from mmgym.baselines.tables import tabulated
+from mmgym.baselines.table_policy import tabulated
 
 __all__ = [
     "Estimate",
@@ -94,22 +95,22 @@ class RiskMeasures:
 
     def rows(self) -> dict[str, Estimate]:
         """Every measure by the name that tables give it."""
-        found: dict[str, Estimate] = {}
+        rows: dict[str, Estimate] = {}
         for level, estimate in self.value_at_risk.items():
-            found[f"VaR {100.0 * level:.6g}%"] = estimate
-            found[f"CVaR {100.0 * level:.6g}%"] = self.expected_shortfall[level]
-        found["drawdown"] = self.drawdown
+            rows[f"VaR {100.0 * level:.6g}%"] = estimate
+            rows[f"CVaR {100.0 * level:.6g}%"] = self.expected_shortfall[level]
+        rows["drawdown"] = self.drawdown
         for level, estimate in self.drawdown_quantile.items():
-            found[f"drawdown {100.0 * level:.6g}%"] = estimate
-        return found
+            rows[f"drawdown {100.0 * level:.6g}%"] = estimate
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes as JSON types."""
-        found = asdict(self)
+        plain = asdict(self)
         for name in ("value_at_risk", "expected_shortfall", "drawdown_quantile"):
-            found[name] = {str(level): estimate._asdict() for level, estimate in getattr(self, name).items()}
-        found["drawdown"] = self.drawdown._asdict()
-        return found
+            plain[name] = {str(level): estimate._asdict() for level, estimate in getattr(self, name).items()}
+        plain["drawdown"] = self.drawdown._asdict()
+        return plain
 
 
 def frozen_position_risk(
@@ -138,16 +139,16 @@ def frozen_position_risk(
     """
     inventory, drift = real("inventory", inventory), real("drift", drift)
     volatility, time = real("volatility", volatility, low=0.0), real("time", time, low=0.0)
-    z = float(stats.norm.ppf(_level(confidence)))
+    z = float(stats.norm.ppf(_checked_confidence(confidence)))
     scale, gain = abs(inventory) * volatility * math.sqrt(time), inventory * drift * time
     return scale * z - gain, scale * float(stats.norm.pdf(z)) / (1.0 - confidence) - gain
 
 
-def _level(confidence: Any) -> float:
-    found = real("confidence", confidence, low=0.0, high=1.0)
-    if not 0.0 < found < 1.0:
+def _checked_confidence(confidence: Any) -> float:
+    number = real("confidence", confidence, low=0.0, high=1.0)
+    if not 0.0 < number < 1.0:
         raise ValueError(f"confidence = {confidence!r} is not allowed: it must be > 0 and < 1")
-    return found
+    return number
 
 
 def pnl_distribution(
@@ -156,13 +157,13 @@ def pnl_distribution(
     """Law of the final P&L ``W_T - W_0`` under a policy of the observation: density, VaR and CVaR.
 
     It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states. What it
-    is good to: `mmgym.baselines.frozen.PnlLaw.truncation` and `mmgym.baselines.frozen.PnlLaw.accuracy`.
+    is good to: `mmgym.baselines.pnl_law.PnlLaw.truncation` and `mmgym.baselines.pnl_law.PnlLaw.accuracy`.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
     table, _ = tabulated(problem, as_policy(policy, True), deterministic)
     with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
-        return frozen.pnl_law(problem, table, progress=bar.update)
+        return pnl_law(problem, table, progress=bar.update)
 
 
 def path_risks(
@@ -190,19 +191,11 @@ def path_risks(
 
 
 def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array]:
-    envs = base.make_batch(count, info="full")
-    observations, _ = envs.reset(seed=seed)
-    state, begin = None, np.ones(count, dtype=bool)
     gain, peak, drawdown = np.zeros((3, count))
-    running = np.ones(count, dtype=bool)
-    while running.any():
-        actions, state = player.predict(observations, state=state, episode_start=begin, deterministic=deterministic)
-        observations, _, terminated, _, info = envs.step(actions)
-        gain[running] = info["gain"][running]
+    for step in played_episodes(base.make_batch(count, info="full"), player, seed, deterministic=deterministic):
+        gain[step.running] = step.info["gain"][step.running]
         np.maximum(peak, gain, out=peak)
         np.maximum(drawdown, peak - gain, out=drawdown)
-        running &= ~terminated
-        begin = np.zeros(count, dtype=bool)
     return gain, drawdown
 
 
@@ -215,9 +208,9 @@ def mean_estimate(sample: Array) -> Estimate:
 
 def proportion_estimate(happened: Array) -> Estimate:
     """Probability of an event from a sample of bools, with the Clopper-Pearson interval."""
-    found = stats.binomtest(int(happened.sum()), len(happened))
-    interval = found.proportion_ci(COVERAGE)
-    return Estimate(float(found.statistic), float(interval.low), float(interval.high))
+    test = stats.binomtest(int(happened.sum()), len(happened))
+    interval = test.proportion_ci(COVERAGE)
+    return Estimate(float(test.statistic), float(interval.low), float(interval.high))
 
 
 def quantile_estimate(sample: Array, probability: float) -> Estimate:
@@ -292,7 +285,7 @@ def risk_measures(
     """
     choice("method", method, ("auto", "exact", "simulated"))
     integer("episodes", episodes, low=1000, high=10**9)
-    levels = [_level(level) for level in levels]
+    levels = [_checked_confidence(level) for level in levels]
     base = environment_of(env, **arguments)
     player = as_policy(policy, markov)
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
@@ -300,27 +293,30 @@ def risk_measures(
     if method != "simulated":
         law = _exact_law(base, player, is_markov, deterministic, method == "exact", progress)
     gains, drawdowns = path_risks(base, player, episodes, seed, deterministic=deterministic, progress=progress)
-    made = "simulated"
-    if law is not None:
-        errors = {level: law.accuracy(level) for level in levels}
-        worst = max(map(max, errors.values()), default=0.0)
-        is_exact = law.truncation <= EXACT and not law.smoothed and worst <= EXACT * law.std
-        made = "exact" if is_exact else "numerical"
-        reach = {level: (0.0, 0.0) if is_exact else errors[level] for level in levels}
-        at_risk = {level: _around(law.value_at_risk(level), reach[level][0]) for level in levels}
-        shortfall = {level: _around(law.expected_shortfall(level), reach[level][1]) for level in levels}
-    else:
+    if law is None:
+        made, truncation = "simulated", 0.0
         at_risk = {level: quantile_estimate(-gains, level) for level in levels}
         shortfall = {level: shortfall_estimate(-gains, level) for level in levels}
+    else:
+        made, truncation = ("exact" if _is_exact(law, levels) else "numerical"), law.truncation
+        reach = {level: (0.0, 0.0) if made == "exact" else law.accuracy(level) for level in levels}
+        at_risk = {level: _around(law.value_at_risk(level), reach[level][0]) for level in levels}
+        shortfall = {level: _around(law.expected_shortfall(level), reach[level][1]) for level in levels}
     return RiskMeasures(
         value_at_risk=at_risk,
         expected_shortfall=shortfall,
         drawdown=mean_estimate(drawdowns),
         drawdown_quantile={level: quantile_estimate(drawdowns, level) for level in levels},
         method=made,
-        truncation=0.0 if law is None else law.truncation,
+        truncation=truncation,
         episodes=episodes,
     )
+
+
+def _is_exact(law: PnlLaw, levels: Sequence[float]) -> bool:
+    """Whether VaR and CVaR of a law at these levels have errors that are called exact."""
+    accurate = law.truncation <= EXACT and not law.smoothed
+    return accurate and all(max(law.accuracy(level)) <= EXACT * law.std for level in levels)
 
 
 def _around(value: float, error: float) -> Estimate:
@@ -331,17 +327,17 @@ def _exact_law(
     base: Any, player: Any, markov: bool, deterministic: bool, insisted: bool, progress: bool
 ) -> PnlLaw | None:
     """The law of the P&L; None where it has to be simulated, unless one is insisted on."""
-    if numerical_of(base) is not None or not markov:
-        if insisted:
-            why = "a function of the observation" if not markov else "a market with finitely many states"
-            raise ValueError(f"method = 'exact' is not allowed: the exact law of the P&L needs {why}")
-        return None
-    problem = problem_of(base)
-    if not insisted and problem.num_steps * problem.num_states > EXACT_CELLS:
-        return None
-    try:
-        return pnl_distribution(base, player, deterministic=deterministic, progress=progress)
-    except ValueError:
-        if insisted:
-            raise
-        return None
+    law = None
+    if markov:
+        with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
+            try:
+                law = baseline_of(base).pnl_law(
+                    as_policy(player, True), deterministic, bar.update, math.inf if insisted else EXACT_CELLS
+                )
+            except ValueError:
+                if insisted:
+                    raise
+    if law is None and insisted:
+        why = "a function of the observation" if not markov else "a market with finitely many states"
+        raise ValueError(f"method = 'exact' is not allowed: the exact law of the P&L needs {why}")
+    return law

@@ -1,8 +1,9 @@
 """Scores: how far a policy is from the optimum, exactly where the policy is a function of the observation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,32 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines import frozen
-from mmgym.baselines.catalogue import (
-    OptimalPolicy,
-    environment_of,
-    numerical_of,
-    optimal_policy,
-    problem_of,
-    reference_value,
-)
-from mmgym.baselines.clipping import clipped_share
-from mmgym.baselines.frozen import FrozenProblem, Functional, Table
-from mmgym.baselines.numerical import Evaluation, NumericalBaseline
+from mmgym.baselines.baseline import Baseline, Evaluation, baseline_of, environment_of
+from mmgym.baselines.episodes import episodes as played_episodes
+from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.policy import as_policy, checked_actions
 from mmgym.baselines.risk import RiskMeasures, risk_measures
-from mmgym.baselines.tables import require_repeated, tabulated
+from mmgym.baselines.table_policy import require_repeated
 
-__all__ = [
-    "AboveOptimum",
-    "Score",
-    "exact_skill",
-    "risk_table",
-    "rollout",
-    "score",
-    "score_table",
-    "skill_of_value",
-]
+__all__ = ["AboveOptimum", "Score", "exact_skill", "risk_table", "rollout", "score", "score_table", "skill_of_value"]
 
 Array = NDArray[Any]
 
@@ -90,7 +73,8 @@ class Score:
         VaR, CVaR and drawdown, where they were asked for.
     clipped : float or None
         Share of decisions at which the quotes that a baseline policy wants lie outside the action box, so that the
-        nearest ones are played (see `mmgym.baselines.clipping`); None of a policy that does not tell what it wants.
+        nearest ones are played (see `mmgym.baselines.catalogue.clipped_share`); None of a policy that does not tell
+        what it wants.
     """
 
     value: float
@@ -199,35 +183,21 @@ def score(
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
     if method == "exact" and not is_markov:
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")
-    numerical = numerical_of(base)
-    if numerical is not None:
-        if is_markov and getattr(player, "has_mode", True) and method != "simulated":
-            _require_function(base, player)
-        evaluation = None if method == "simulated" or not is_markov else _evaluation(numerical, player, deterministic)
-        if method == "exact" and evaluation is None:
-            raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
-        sample = _sample(
-            lambda count, first: numerical.play(base, player, deterministic, count, first),
-            getattr(numerical, "converted", lambda mean, error: (mean, error)),
-            *(episodes, stderr if evaluation is None else None, seed, progress),
-        )
-        found = _numerical_score(base, numerical, sample, evaluation, trusted=method == "exact")
-    elif method == "simulated" or not is_markov:
-        found = _simulate(base, player, optimal_policy(base), deterministic, episodes, stderr, seed, progress)
-    else:
-        problem, optimal = problem_of(base), optimal_policy(base)
-        table, how = tabulated(problem, player, deterministic)
-        found = _evaluate(base, table, optimal, how, progress)
-    _require_finite(found)
-    slack = found.value_error + 4.0 * found.stderr + 1e-9 * abs(found.optimum_upper) + 1e-12
-    if found.value > found.optimum_upper + slack:
-        raise AboveOptimum(
-            f"the policy scored {found.value!r}, above the optimum {found.optimum_upper!r} by more than {slack:.3g}: "
-            "this is a bug, please report it"
-        )
-    found = replace(found, clipped=clipped_share(base, player))
+    baseline, evaluation = baseline_of(base), None
+    if is_markov and method != "simulated":
+        evaluation = _evaluated(base, baseline, player, deterministic, progress)
+    if method == "exact" and evaluation is None:
+        raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
+    sample = None
+    if evaluation is None or evaluation.std is None:
+        wanted = stderr if evaluation is None else None
+        sample = _sample(base, baseline, player, deterministic, episodes, wanted, seed, progress)
+    result = _score(base, baseline, evaluation, sample, trusted=method == "exact")
+    _require_finite(result)
+    _require_below_optimum(result)
+    result = replace(result, clipped=baseline.clipped_share(base, player, 0))
     if risk is False:
-        return found
+        return result
     measures = risk_measures(
         base,
         player,
@@ -238,12 +208,29 @@ def score(
         seed=seed,
         progress=progress,
     )
-    return replace(found, risk=measures)
+    return replace(result, risk=measures)
 
 
-def _require_finite(found: Score) -> None:
+def _evaluated(base: Any, baseline: Baseline, player: Any, deterministic: bool, progress: bool) -> Evaluation | None:
+    """The evaluation of a policy that says it is a function of the observation, which is looked at if it has a mode."""
+    if getattr(player, "has_mode", True):
+        _require_function(base, player)
+    with tqdm(desc="score", unit="step", delay=2.0, disable=not progress) as bar:
+        return baseline.evaluate(player, deterministic, bar.update)
+
+
+def _require_below_optimum(result: Score) -> None:
+    slack = result.value_error + 4.0 * result.stderr + 1e-9 * abs(result.optimum_upper) + 1e-12
+    if result.value > result.optimum_upper + slack:
+        raise AboveOptimum(
+            f"the policy scored {result.value!r}, above the optimum {result.optimum_upper!r} by more than {slack:.3g}: "
+            "this is a bug, please report it"
+        )
+
+
+def _require_finite(result: Score) -> None:
     """Refuse a score with a figure that is not finite, by an ArithmeticError that names it."""
-    figures = {name: value for name, value in vars(found).items() if isinstance(value, float)}
+    figures = {name: value for name, value in vars(result).items() if isinstance(value, float)}
     wrong = {name: value for name, value in figures.items() if not math.isfinite(value)}
     if wrong:
         names = ", ".join(f"{name} = {value}" for name, value in wrong.items())
@@ -253,17 +240,10 @@ def _require_finite(found: Score) -> None:
 def _require_function(base: Any, player: Any) -> None:
     """Refuse a policy that answers the same observations differently, on those of `PROBES` short episodes."""
     envs = base.make_batch(PROBES)
-    observations, _ = envs.reset(seed=0)
     shape = envs.single_action_space.shape
-    for _ in range(PROBES):
-        first, second = (
-            checked_actions(player, player.predict(observations, deterministic=True)[0], PROBES, shape)
-            for _ in range(2)
-        )
-        require_repeated(player, first, second)
-        observations, _, terminated, _, _ = envs.step(first)
-        if terminated.any():
-            return
+    for step in islice(played_episodes(envs, player, 0), PROBES):
+        again = player.predict(step.decision.observations, deterministic=True)[0]
+        require_repeated(player, step.decision.actions, checked_actions(player, again, PROBES, shape))
 
 
 def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
@@ -272,105 +252,17 @@ def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
     In a market with continuous coordinates from a short simulation, and to the best policy known.
     """
     base = environment_of(env)
-    if numerical_of(base) is not None:
-        found = score(base, policy, method="simulated", episodes=QUICK_EPISODES)
-        return found.skill, found.optimum_lower - found.value
-    problem = problem_of(base)
-    return skill_of_value(base, frozen.criterion_value(problem, frozen.tabulate(problem, policy)))
+    value = baseline_of(base).criterion_value(policy)
+    if value is None:
+        value = score(base, policy, method="simulated", episodes=QUICK_EPISODES).value
+    return skill_of_value(base, value)
 
 
 def skill_of_value(env: Any, value: float) -> tuple[float, float]:
-    """Skill and regret of a value of the criterion, in a market with finitely many states."""
-    base = environment_of(env)
-    optimum, reference = optimal_policy(base).optimum, reference_value(base)
+    """Skill and regret of a value of the criterion, to the best policy known."""
+    baseline = baseline_of(env)
+    optimum, reference = baseline.bounds().lower, baseline.reference_value()
     return (value - reference) / (optimum - reference) if optimum > reference else math.nan, optimum - value
-
-
-def _evaluate(base: Any, table: Table, optimal: OptimalPolicy, how: str, progress: bool) -> Score:
-    problem = problem_of(base)
-    passes = 4 + problem.has_market_orders + (problem.criterion.exponents is not None)
-    with tqdm(total=passes * problem.num_steps, desc="score", unit="step", delay=2.0, disable=not progress) as bar:
-        return _evaluated(base, problem, table, optimal, how, bar.update)
-
-
-def _evaluated(
-    base: Any,
-    problem: FrozenProblem,
-    table: Table,
-    optimal: OptimalPolicy,
-    how: str,
-    progress: Callable[[int], object],
-) -> Score:
-    criterion = problem.criterion
-    mean, std = frozen.moments(problem, table, criterion, progress)
-    value, utility = mean, None
-    if criterion.exponents is not None:
-        values, log_scale = frozen.evaluate(problem, table, progress=progress)
-        raw = problem.initial @ values[0, :, 0]
-        value = float(problem.to_value(raw, log_scale[0]))
-        with np.errstate(over="ignore"):
-            utility = float(-raw * np.exp(log_scale[0]))
-        utility = utility if math.isfinite(utility) else None
-    pnl, pnl_std = frozen.moments(problem, table, frozen.PNL, progress)
-    wanted = {
-        "fills": Functional(fills=1.0),
-        "orders": Functional(orders=1.0),
-        "absolute_inventory": Functional(absolute_inventory=1.0),
-    }
-    counts = dict.fromkeys(wanted, 0.0)
-    for name, functional in wanted.items():
-        if name == "orders" and not problem.has_market_orders:
-            continue
-        found, _ = frozen.evaluate(problem, table, functional, progress)
-        counts[name] = float(problem.initial @ found[0, :, 0])
-    return Score(
-        value=value,
-        value_error=problem.tolerance,
-        stderr=0.0,
-        optimum_lower=optimal.optimum,
-        optimum_upper=optimal.optimum,
-        level=optimal.level,
-        method=how,
-        reference=reference_value(base),
-        std=std,
-        pnl=pnl,
-        pnl_std=pnl_std,
-        fills=counts["fills"],
-        orders=counts["orders"],
-        mean_absolute_inventory=counts["absolute_inventory"] / base.params.horizon,
-        utility=utility,
-    )
-
-
-def _play(
-    base: Any, player: Any, optimal: OptimalPolicy, deterministic: bool, count: int, seed: int
-) -> Mapping[str, Array]:
-    """Episodes of ``count`` rows: control-variate estimates of the criterion, raw returns, P&L and counts."""
-    problem, solution = problem_of(base), optimal.solution
-    envs = base.make_batch(count, info="full")
-    observations, info = envs.reset(seed=seed)
-    exponential = problem.criterion.exponents is not None
-    estimate = np.full(count, float(problem.initial @ solution.raw[0]))
-    totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
-    state, start = None, np.ones(count, dtype=bool)
-    for n in range(problem.num_steps):
-        actions, state = player.predict(observations, state=state, episode_start=start, deterministic=deterministic)
-        actions = checked_actions(player, actions, count, envs.single_action_space.shape)
-        _, cells = problem.locate(observations)
-        quotes = envs.to_quotes(actions)
-        gap = frozen.advantages(problem, solution, n, cells, quotes) - solution.raw[n, cells]
-        if exponential:
-            gap = gap * np.exp(problem.log_weight(info) + solution.log_scale[n] - solution.log_scale[0])
-        estimate += gap
-        observations, rewards, _, _, info = envs.step(actions)
-        totals["returns"] += rewards
-        totals["fills"] += info["bid_fills"] + info["ask_fills"]
-        if problem.has_market_orders:
-            totals["orders"] += info["market_orders"]
-        totals["absolute_inventory"] += np.abs(info["inventory"]).reshape(count, -1).sum(axis=1)  # of all assets
-        start = np.zeros(count, dtype=bool)
-    totals["absolute_inventory"] *= base.params.step_length
-    return {**totals, "estimate": estimate, "pnl": info["gain"]}
 
 
 @dataclass(frozen=True)
@@ -378,7 +270,6 @@ class _Sample:
     """Simulated episodes: their columns, and the criterion with its standard error."""
 
     columns: Mapping[str, Array]
-    raw: float  # mean of the estimates, before conversion
     value: float
     stderr: float
 
@@ -397,113 +288,82 @@ class _Sample:
 
 
 def _sample(
-    play: Callable[[int, int], Mapping[str, Array]],
-    convert: Callable[[float, float], tuple[float, float]],
-    episodes: int,
-    stderr: float | None,
-    seed: int,
-    progress: bool,
-) -> _Sample:
-    """Episodes by ``play(count, seed)`` until there are enough; ``convert`` makes mean and error model units."""
-    batch = min(episodes, 10_000)
-    most = episodes if stderr is None else 1000 * episodes
-    parts: list[Mapping[str, Array]] = []
-    done, error = 0, math.inf
-    bases = np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)
-    with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
-        while done < episodes or (stderr is not None and error > stderr and done < most):
-            count = min(batch, most - done)
-            parts.append(play(count, int(bases[0]) + done))
-            done += count
-            sample = np.concatenate([part["estimate"] for part in parts])
-            raw, raw_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
-            value, error = convert(raw, raw_error)
-            bar.update(count)
-            bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
-    return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, raw, value, error)
-
-
-def _simulate(
     base: Any,
+    baseline: Baseline,
     player: Any,
-    optimal: OptimalPolicy,
     deterministic: bool,
     episodes: int,
     stderr: float | None,
     seed: int,
     progress: bool,
+) -> _Sample:
+    """Episodes with the market's control variate, until there are enough."""
+    batch = min(episodes, 10_000)
+    most = episodes if stderr is None else 1000 * episodes
+    parts: list[Mapping[str, Array]] = []
+    done, error = 0, math.inf
+    first = int(np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)[0])
+    variate = baseline.control_variate(player)
+    with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
+        while done < episodes or (stderr is not None and error > stderr and done < most):
+            count = min(batch, most - done)
+            parts.append(simulated_columns(base, player, variate, count, first + done, deterministic=deterministic))
+            done += count
+            sample = np.concatenate([part["estimate"] for part in parts])
+            mean, mean_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
+            value, error = baseline.converted(mean, mean_error)
+            bar.update(count)
+            bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
+    return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, value, error)
+
+
+def _score(
+    base: Any, baseline: Baseline, evaluation: Evaluation | None, sample: _Sample | None, trusted: bool
 ) -> Score:
-    problem = problem_of(base)
-    aversion = 0.0 if problem.criterion.exponents is None else -float(problem.criterion.exponents[0])
-
-    def convert(raw: float, error: float) -> tuple[float, float]:
-        value = float(problem.to_value(np.array(raw), optimal.solution.log_scale[0]))
-        return value, error / (aversion * raw) if aversion else error  # delta method for the certainty equivalent
-
-    sample = _sample(
-        lambda count, first: _play(base, player, optimal, deterministic, count, first),
-        convert,
-        *(episodes, stderr, seed, progress),
-    )
+    """The score of an evaluation, of a simulation, or of both, unless the simulation speaks against the evaluation."""
+    bounds, reference, taken = baseline.bounds(), baseline.reference_value(), evaluation
+    if taken is not None and sample is not None and not trusted:
+        tolerance = taken.error + bounds.error + DISAGREEMENT * sample.stderr
+        agrees = abs(taken.value - sample.value) <= tolerance
+        fine = taken.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
+        taken = taken if agrees and fine else None
+    if taken is None:
+        assert sample is not None
+        taken = Evaluation(
+            value=sample.value,
+            error=0.0,
+            pnl=sample.mean("pnl"),
+            fills=sample.mean("fills"),
+            absolute_inventory=sample.mean("absolute_inventory"),
+            method="simulated",
+        )
+    if sample is not None:  # what is not an expectation, or not in the evaluation
+        utility = baseline.expected_utility and taken.utility is None
+        taken = taken._replace(
+            orders=sample.mean("orders"),
+            std=sample.std("pnl" if baseline.expected_utility else "returns"),
+            pnl_std=sample.std("pnl"),
+            utility=sample.mean("returns") if utility else taken.utility,
+        )
+    assert taken.orders is not None and taken.std is not None and taken.pnl_std is not None
     return Score(
-        value=sample.value,
-        value_error=problem.tolerance,
-        stderr=sample.stderr,
-        optimum_lower=optimal.optimum,
-        optimum_upper=optimal.optimum,
-        level=optimal.level,
-        method="simulated",
-        reference=reference_value(base),
-        std=sample.std("pnl" if aversion else "returns"),
-        pnl=sample.mean("pnl"),
-        pnl_std=sample.std("pnl"),
-        fills=sample.mean("fills"),
-        orders=sample.mean("orders"),
-        mean_absolute_inventory=sample.mean("absolute_inventory") / base.params.horizon,
-        utility=sample.mean("returns") if aversion else None,
-        utility_stderr=sample.stderr_of("returns") if aversion else 0.0,
-        episodes=sample.episodes,
-    )
-
-
-def _evaluation(numerical: NumericalBaseline, player: Any, deterministic: bool) -> Evaluation | None:
-    """The numerical evaluation of a policy at its mode, or None where it has to be simulated."""
-    stochastic = not getattr(player, "has_mode", True) or (not deterministic and hasattr(player, "distribution"))
-    return None if stochastic else numerical.evaluate(player)
-
-
-def _numerical_score(
-    base: Any, numerical: NumericalBaseline, sample: _Sample, evaluation: Evaluation | None, trusted: bool
-) -> Score:
-    """A score in a market with continuous coordinates: the evaluation, unless the simulation speaks against it."""
-    bounds = numerical.bounds()
-    reference = reference_value(base)
-    expected_utility = getattr(base.params, "utility", "mean") == "cara"
-    found = evaluation
-    if found is not None and not trusted:
-        tolerance = found.error + bounds.error + DISAGREEMENT * sample.stderr
-        agrees = abs(found.value - sample.value) <= tolerance
-        fine = found.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
-        found = found if agrees and fine else None
-    return Score(
-        value=sample.value if found is None else found.value,
-        value_error=bounds.error + (0.0 if found is None else found.error),
-        stderr=sample.stderr if found is None else 0.0,
+        value=taken.value,
+        value_error=bounds.error + taken.error,
+        stderr=sample.stderr if sample is not None and taken.method == "simulated" else 0.0,
         optimum_lower=bounds.lower,
         optimum_upper=bounds.upper,
         level=bounds.level,
-        method="simulated" if found is None else "numerical",
+        method=taken.method,
         reference=reference,
-        std=sample.std("pnl" if expected_utility else "returns"),
-        pnl=sample.mean("pnl") if found is None else found.pnl,
-        pnl_std=sample.std("pnl"),
-        fills=sample.mean("fills") if found is None else found.fills,
-        orders=sample.mean("orders"),
-        mean_absolute_inventory=(sample.mean("absolute_inventory") if found is None else found.absolute_inventory)
-        / base.params.horizon,
-        utility=sample.mean("returns") if expected_utility else None,
-        utility_stderr=sample.stderr_of("returns") if expected_utility else 0.0,
-        episodes=sample.episodes,
+        std=taken.std,
+        pnl=taken.pnl,
+        pnl_std=taken.pnl_std,
+        fills=taken.fills,
+        orders=taken.orders,
+        mean_absolute_inventory=taken.absolute_inventory / base.params.horizon,
+        utility=taken.utility,
+        utility_stderr=sample.stderr_of("returns") if sample is not None and baseline.expected_utility else 0.0,
+        episodes=0 if sample is None else sample.episodes,
     )
 
 
@@ -528,20 +388,20 @@ def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
     Where the action box clips what a policy wants, its method says so, with the share of decisions.
     """
     rows = {}
-    for name, found in scores.items():
+    for name, each in scores.items():
         rows[name] = {
-            "skill": found.skill,
-            "regret": found.regret if isinstance(found.regret, float) else found.regret[0],
-            "value": found.value,
-            "stderr": found.stderr,
-            "P&L std": found.pnl_std,
-            "fills": found.fills,
-            "market orders": found.orders,
-            "mean |inventory|": found.mean_absolute_inventory,
-            "method": found.method + (f", clipped {100.0 * found.clipped:.2g} %" if found.clipped else ""),
+            "skill": each.skill,
+            "regret": each.regret if isinstance(each.regret, float) else each.regret[0],
+            "value": each.value,
+            "stderr": each.stderr,
+            "P&L std": each.pnl_std,
+            "fills": each.fills,
+            "market orders": each.orders,
+            "mean |inventory|": each.mean_absolute_inventory,
+            "method": each.method + (f", clipped {100.0 * each.clipped:.2g} %" if each.clipped else ""),
         }
-        if found.risk is not None:
-            rows[name] |= {measure: estimate.value for measure, estimate in found.risk.rows().items()}
+        if each.risk is not None:
+            rows[name] |= {measure: estimate.value for measure, estimate in each.risk.rows().items()}
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("value", ascending=False)
     return WholeTable(table)
 
@@ -553,12 +413,9 @@ def risk_table(scores: Mapping[str, Score]) -> pd.DataFrame:
     """
     ordered = sorted(scores.items(), key=lambda item: -item[1].value)
     rows = {
-        name: {
-            **{measure: str(estimate) for measure, estimate in found.risk.rows().items()},
-            "VaR by": found.risk.method,
-        }
-        for name, found in ordered
-        if found.risk is not None
+        name: {**{measure: str(estimate) for measure, estimate in each.risk.rows().items()}, "VaR by": each.risk.method}
+        for name, each in ordered
+        if each.risk is not None
     }
     return WholeTable(pd.DataFrame.from_dict(rows, orient="index"))
 
@@ -588,25 +445,17 @@ def rollout(
     base = environment_of(env, **arguments)
     player = as_policy(policy, False)
     envs = base.make_batch(episodes, info="full")
-    observations, info = envs.reset(seed=seed)
-    state, start = None, np.ones(episodes, dtype=bool)
-    frames, n = [], 0
-    running, now = np.arange(episodes), np.zeros(episodes)
-    while len(running):
-        actions, state = player.predict(observations, state=state, episode_start=start, deterministic=deterministic)
-        before = info
-        observations, rewards, terminated, _, info = envs.step(actions)
-        entries = {name: info[name] if name in base.step_entries else before[name] for name in info}
+    frames, now = [], np.zeros(episodes)
+    for step in played_episodes(envs, player, seed, deterministic=deterministic):
+        before, after, n = step.decision.info, step.info, step.decision.number
+        entries = {name: after[name] if name in base.step_entries else before[name] for name in after}
         columns = {
             "episode": np.arange(episodes),
             "step": np.full(episodes, n),
-            "time": now.copy() if "elapsed" in info else np.full(episodes, n * base.params.step_length),
+            "time": now.copy() if "elapsed" in after else np.full(episodes, n * base.params.step_length),
             **entries,
-            "reward": rewards,
+            "reward": step.rewards,
         }
-        frames.append(pd.DataFrame({name: values[running] for name, values in columns.items()}))
-        now += info.get("elapsed", 0.0)
-        running = running[~terminated[running]]
-        start = np.zeros(episodes, dtype=bool)
-        n += 1
+        frames.append(pd.DataFrame({name: values[step.running] for name, values in columns.items()}))
+        now += after.get("elapsed", 0.0)
     return pd.concat(frames).sort_values(["episode", "step"], ignore_index=True)

@@ -1,69 +1,23 @@
 """Policies written to files as tables, so that others can be trained against them without the code that made them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.catalogue import environment_of, problem_of, table_policy
-from mmgym.baselines.frozen import FrozenProblem, Table, require_probabilities, tabulate, tabulate_distribution
+from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.frozen import Table, require_probabilities
 from mmgym.baselines.policy import as_policy
-from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
+from mmgym.baselines.table_policy import table_policy, tabulated
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, replacing, shortened
 
-__all__ = ["load_policy", "read_table", "require_repeated", "tabulated", "write_table"]
+__all__ = ["load_policy", "read_table", "write_table"]
 
 FORMAT = 1
 
 Array = NDArray[Any]
-
-
-def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple[Table, str]:
-    """The table that a policy of the observation plays, and how: "exact", or "exact, as it acts" (by its distribution).
-
-    Parameters
-    ----------
-    problem : FrozenProblem
-    policy : Policy
-    deterministic : bool
-        Whether a stochastic policy is tabulated at its mode, if it has one, or as it acts.
-
-    Raises
-    ------
-    ValueError
-        If the policy draws its actions and has no distribution, or its actions are of a wrong shape or not finite.
-    """
-    if deterministic and getattr(policy, "has_mode", True):
-        mode = tabulate(problem, policy)
-        require_repeated(policy, mode.controls, tabulate(problem, policy).controls)
-        return mode, "exact"
-    if hasattr(policy, "distribution"):
-        return tabulate_distribution(problem, policy), "exact, as it acts"
-    if deterministic:
-        raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")
-    mode = tabulate(problem, policy)
-    if not np.array_equal(mode.controls, tabulate(problem, policy, deterministic=False).controls):
-        raise ValueError(
-            f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
-        )
-    return mode, "exact"
-
-
-def require_repeated(policy: Any, first: Array, second: Array) -> None:
-    """Refuse a policy whose answers to the same observations differ.
-
-    Raises
-    ------
-    ValueError
-        If they do, beyond the rounding of a network.
-    """
-    if not np.allclose(first, second, rtol=1e-5, atol=1e-6):
-        raise ValueError(
-            "the policy says that it is a function of the observation (markov), but answers the same observations "
-            "differently when it is asked twice: use method='simulated', markov=False, or give it a distribution()"
-        )
 
 
 def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool = True, **arguments: Any) -> Path:
@@ -110,14 +64,8 @@ def write_table(policy: Any, env: Any, path: str | Path, *, deterministic: bool 
     if table.weights is not None:
         parts["weights"] = table.weights
     target = Path(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(target) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
     return target
 
 

@@ -1,4 +1,7 @@
-"""Gymnasium environments for market making in which the best possible result is known."""
+"""Gymnasium environments for market making in which the best possible result is known.
+
+``help(env.unwrapped)`` tells of the market that ``env = gymnasium.make(id)`` returns: spaces, rewards and arguments.
+"""
 
 from mmgym.registration import register_all
 

@@ -2,11 +2,24 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["TINY", "check_memory", "choice", "integer", "multiple", "pair", "real", "refusal", "shown", "together"]
+__all__ = [
+    "TINY",
+    "check_memory",
+    "choice",
+    "integer",
+    "multiple",
+    "normalised",
+    "pair",
+    "real",
+    "refusal",
+    "shown",
+    "together",
+]
 
 TINY = 1e-12  # the least length, rate or size: far below any use, and far above where squares and ratios leave floats
 SHOWN = 80  # characters of a value in an error
@@ -64,12 +77,13 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
-def pair(name: str, value: Any, **bounds: float) -> tuple[float, float]:
-    """A number for both sides, or a ``[bid, ask]`` pair of numbers, each as `real` checks it."""
+def pair(name: str, value: Any, sides: tuple[str, str] = ("bid", "ask"), **bounds: float) -> tuple[float, float]:
+    """A number for both sides, or a pair of numbers, each as `real` checks it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
-            raise refusal(name, value, "a number, or a pair [bid, ask] of numbers")
-        return real(f"{name}[0] (bid)", value[0], **bounds), real(f"{name}[1] (ask)", value[1], **bounds)
+            raise refusal(name, value, f"a number, or a pair [{', '.join(sides)}] of numbers")
+        first, second = (real(f"{name}[{k}] ({sides[k]})", value[k], **bounds) for k in range(2))
+        return first, second
     number = real(name, value, **bounds)
     return number, number
 
@@ -90,6 +104,12 @@ def multiple(
         bounds = f" from {low * unit:g} to {high * unit:g}" if high < math.inf else ""
         raise together({name: value, unit_name: unit}, f"{name} must be a multiple of {unit_name}{bounds}")
     return number
+
+
+def normalised(values: Sequence[float]) -> tuple[float, ...]:
+    """Numbers over their sum, or as they are where it is 1 but for rounding: what was normalised once stays."""
+    total = math.fsum(values)
+    return tuple(values if abs(total - 1.0) <= sys.float_info.epsilon else (value / total for value in values))
 
 
 def check_memory(size: float, what: str, lower: str) -> None:

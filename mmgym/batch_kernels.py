@@ -1,33 +1,32 @@
 """The loops over the rows of a batch, written once for all markets.
 
 Inside them `reset_one`, `controls_one`, `step_one` and `observe_one` stand for the functions of a market: numba looks
-them up by the type of the parameter record when it compiles a loop, and inlines them.
+them up by the type of the parameter record when it compiles a loop, and inlines them. With `NUMBA_DISABLE_JIT=1` the
+same loops and functions run as plain Python, for a debugger.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import config, from_dtype, njit
 from numba.extending import overload
 
 from mmgym import random_streams
+from mmgym.compiling import KERNEL
 from mmgym.vector_exp import fast_exp
 
 __all__ = [
     "advance_rows",
+    "market_function",
     "markets",
     "prepare_rows",
     "register",
     "reset_rows",
-    "resolve",
     "start_rows",
     "step_row",
     "step_rows",
 ]
-
-LOOP: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
 _markets: dict[Any, Any] = {}  # numba type of the parameter record -> market
 
@@ -42,43 +41,37 @@ def markets() -> list[Any]:
     return list(reversed(_markets.values()))
 
 
-# Stand-ins that the batch loops call; numba puts the functions of the record's market in their place.
+def market_function(name: str, part: Callable[[Any], Any] = lambda market: market) -> Callable[..., Any]:
+    """What kernels call as the function of that name of the market, or a part of it, to which a record belongs."""
 
+    def play(p, *rest):  # without a compiler
+        return getattr(part(_markets[from_dtype(p.dtype)]), name)(p, *rest)
 
-def reset_one(p, s):
-    raise TypeError("only for use in kernels")
-
-
-def controls_one(p, action, controls, log_intensities):
-    raise TypeError("only for use in kernels")
-
-
-def step_one(p, s, controls, intensities):
-    raise TypeError("only for use in kernels")
-
-
-def observe_one(p, s, observation):
-    raise TypeError("only for use in kernels")
-
-
-def resolve(stand_in: Callable[..., Any], functions_of: Callable[[Any], Any] = lambda market: market) -> None:
-    """Let kernels call a market's function of this name: that of what ``functions_of`` finds on the record's market."""
-
-    @overload(stand_in, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
-    @functools.wraps(stand_in)
-    def find(p, *rest):
+    @overload(play, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
+    def compiled(p, *rest):
         market = _markets.get(p)
         if market is None:
             return None
-        function = getattr(functions_of(market), stand_in.__name__)
+        function = getattr(part(market), name)
         return lambda p, *rest: function(p, *rest)
 
-
-for _stand_in in (reset_one, controls_one, step_one, observe_one):
-    resolve(_stand_in)
+    return play
 
 
-@njit(**LOOP)
+def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled loop; without a compiler, a loop whose numbers overflow and divide by zero in silence as well."""
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return np.errstate(all="ignore")(function)
+    return njit(**KERNEL)(function)  # type: ignore[no-any-return]
+
+
+reset_one = market_function("reset_one")
+controls_one = market_function("controls_one")
+step_one = market_function("step_one")
+observe_one = market_function("observe_one")
+
+
+@_loop
 def prepare_rows(params, state, controls, intensities, actions, autoreset):
     """Controls and intensities of every row's action; the first row that cannot be stepped, or -1. No state changes.
 
@@ -95,7 +88,7 @@ def prepare_rows(params, state, controls, intensities, actions, autoreset):
     return -1
 
 
-@njit(**LOOP)
+@_loop
 def advance_rows(params, state, controls, intensities, observations, rewards, terminated):
     """Step every row with its prepared controls, or start its next episode; the number of rows that terminated."""
     p = params[0]
@@ -118,7 +111,7 @@ def advance_rows(params, state, controls, intensities, observations, rewards, te
     return finished
 
 
-@njit(**LOOP)
+@_loop
 def step_rows(params, state, controls, intensities, actions, observations, rewards, terminated, autoreset):
     """`prepare_rows`, then `advance_rows`: rows that terminated, or ``-1 - row`` for a row that cannot be stepped."""
     row = prepare_rows(params, state, controls, intensities, actions, autoreset)
@@ -127,7 +120,7 @@ def step_rows(params, state, controls, intensities, actions, observations, rewar
     return advance_rows(params, state, controls, intensities, observations, rewards, terminated)
 
 
-@njit(**LOOP)
+@_loop
 def step_row(params, state, controls, intensities, action, observation):
     """Step a batch of one: (status, reward), status -1 if it cannot be stepped, 1 if it terminated, else 0."""
     p, s = params[0], state[0]
@@ -141,7 +134,7 @@ def step_row(params, state, controls, intensities, action, observation):
     return np.int64(done), reward
 
 
-@njit(**LOOP)
+@_loop
 def reset_rows(params, state, mask, observations):
     """Start a new episode in the rows of ``mask`` and observe every row."""
     p = params[0]
@@ -153,7 +146,7 @@ def reset_rows(params, state, mask, observations):
         observe_one(p, s, observations[i])
 
 
-@njit(**LOOP)
+@_loop
 def start_rows(state, mask, seeds):
     """Start the streams of the rows of ``mask`` from 64-bit seeds."""
     for i in range(np.uint64(state.shape[0])):

@@ -26,6 +26,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv
+from mmgym.parameters import argument_names
 
 __all__ = ["check_market"]
 
@@ -228,7 +229,7 @@ def _check_docstring(suite: _Suite) -> None:
     _require(not missing, f"the docstring of {name} has no section {', '.join(f'## {section}' for section in missing)}")
     _require(found == list(SECTIONS), f"the sections of the docstring of {name} are {found}, not {list(SECTIONS)}")
     listed = text.split("## Arguments")[1].split("\n## ")[0]
-    known = inspect.signature(suite.env_class.market.params_type.create).parameters
+    known = argument_names(suite.env_class.market.params_type)
     unlisted = [argument for argument in (*known, "info", "render_mode") if f"`{argument}`" not in listed]
     _require(not unlisted, f"the section ## Arguments of {name} does not mention `{'`, `'.join(unlisted)}`")
 

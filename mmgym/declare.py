@@ -161,8 +161,8 @@ class Market:
     name : str
         One word, which names the market.
     params : type
-        NamedTuple of float, int, bool and ``Literal`` fields, with a classmethod ``create`` that checks its keyword
-        arguments; functions also read its properties that are said to return one of these types. ``horizon`` and
+        NamedTuple of float, int, bool and ``Literal`` fields with their rows (`mmgym.parameters`); functions also read
+        its properties that are said to return one of these types. ``horizon`` and
         ``num_steps`` are needed. ``reward`` ("pnl" or "expected") tells whether rewards have
         price noise, ``initial_price`` where the price starts; with ``utility`` ("mean" or "cara") and ``risk_aversion``
         the criterion is theirs.
@@ -270,8 +270,8 @@ class Market:
 
     def scales(self, params: Any) -> tuple[Array, Array]:
         """Shift and width (C,) of coordinates in observations: [-1, 1] around 0, or [0, 1]."""
-        low, high = self.ranges(params).T.astype(np.float64)
-        signed = (low < 0) & (high > 0)
+        ranges = self.ranges(params)
+        (low, high), signed = ranges.T.astype(np.float64), _signed(ranges)
         shift = np.where(signed, 0.0, low)
         return shift, np.maximum(np.where(signed, np.maximum(-low, high), high - low), 1.0)
 
@@ -348,6 +348,11 @@ class Market:
     def environment(self) -> Any:
         """The environment's class; its ``vector_class`` is that of batches."""
         return getattr(sys.modules[self.params.__module__], f"{_camel(self.name)}Env")
+
+
+def _signed(ranges: Array) -> Array:
+    """Which coordinates (C, 2) may be negative and positive."""
+    return np.asarray((ranges[:, 0] < 0) & (ranges[:, 1] > 0))
 
 
 def _step_length(params: Any) -> float:
@@ -610,6 +615,10 @@ def _engine(declared: Market) -> market.Market:
         arrays=arrays,
         functions=functions,
         ranges=ranges,
+        observation_low=lambda params: [0.0, *np.where(_signed(d.ranges(params)), -1.0, 0.0)],
+        to_quotes=functools.partial(to_quotes, d),
+        from_quotes=functools.partial(from_quotes, d),
+        locate=functools.partial(_state_of, d),
         declaration=d,
     )
     _environments(d, engine)
@@ -758,31 +767,6 @@ class DeclaredFace(MarketFace):
         super()._take_arguments(arguments)
         self.declaration.transitions(self.params)  # refuses what is wrong
 
-    def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
-        """Observation box and action space of one environment."""
-        d, p = self.declaration, self.params
-        ranges = d.ranges(p)
-        signed = (ranges[:, 0] < 0) & (ranges[:, 1] > 0)
-        low = np.append([0.0], np.where(signed, -1.0, 0.0)).astype(np.float32)
-        observations = gymnasium.spaces.Box(low, np.ones(len(low), np.float32))
-        if d.continuous:
-            return observations, gymnasium.spaces.Box(-1.0, 1.0, (len(d.controls),), np.float32)
-        low_entries, high_entries, _ = d.boxes(p)
-        return observations, gymnasium.spaces.MultiDiscrete((high_entries - low_entries + 1).astype(np.int64))
-
-    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
-        """Controls of actions, shape ``(..., C)``, in model units."""
-        return to_quotes(self.declaration, self.params, actions)
-
-    def from_quotes(self, quotes: Any) -> Array:
-        """Actions whose controls are the nearest to ``quotes``."""
-        return from_quotes(self.declaration, self.params, quotes)
-
-    def to_state(self, observations: Any) -> tuple[Array, ...]:
-        """Step and coordinates, whole numbers, of observations."""
-        step, coordinates = locate(self.declaration, self.params, observations)
-        return step, *np.moveaxis(coordinates, -1, 0)
-
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash, mid, inventory (assets), coordinates, fills of the last step; `full` adds the rest."""
         gain, start = state.gain + state.price_gain, float(getattr(self.params, "initial_price", 0.0))
@@ -844,6 +828,12 @@ def locate(declared: Market, params: Any, observations: Any) -> tuple[Array, Arr
     return step, rows
 
 
+def _state_of(declared: Market, params: Any, observations: Any) -> tuple[Array, ...]:
+    """Step and coordinates of observations, one array each."""
+    step, rows = locate(declared, params, observations)
+    return step, *np.moveaxis(rows, -1, 0)
+
+
 def _masks_of(env: Any, states: Array, steps: Array) -> Array:
     """Which action entries are allowed in states (M,) at steps (M,), flat over the choices: bool (M, entries)."""
     d, p = env.declaration, env.params
@@ -856,8 +846,18 @@ def _masks_of(env: Any, states: Array, steps: Array) -> Array:
     return found
 
 
-class _Masks:
-    """`action_masks` and `masks` of environments whose controls are choices."""
+class _Choices:
+    """Spaces, maps and masks of environments whose controls are choices."""
+
+    def single_spaces(self: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+        """Observation box and action space of one environment."""
+        low, high, _ = self.declaration.boxes(self.params)
+        sizes = (high - low + 1).astype(np.int64)
+        return DeclaredFace.single_spaces(self)[0], gymnasium.spaces.MultiDiscrete(sizes)
+
+    def to_quotes(self: Any, actions: Any) -> NDArray[np.float64]:
+        """Choices of actions, shape ``(..., C)``."""
+        return to_quotes(self.declaration, self.params, actions)
 
     def masks(self: Any, observations: Any) -> Array:
         """Which action entries are allowed at observations ``(..., D)``, flat over the choices."""
@@ -890,7 +890,7 @@ def _environments(declared: Market, engine: market.Market) -> None:
         "control_names": controls,
         "step_entries": tuple(dict.fromkeys([*entries, *controls])),
     }
-    bases: tuple[type, ...] = (DeclaredFace,) if declared.continuous else (_Masks, DeclaredFace)
+    bases: tuple[type, ...] = (DeclaredFace,) if declared.continuous else (_Choices, DeclaredFace)
     summary = f"A batch of `{word}Env`, with `num_envs`, `threads`, `autoreset_mode` and `copy`."
     batch = type(f"{word}VectorEnv", (*bases, KernelVectorEnv), {**space, "__doc__": summary})
     single = type(f"{word}Env", (*bases, KernelEnv), {**space, "__doc__": _docstring(declared), "vector_class": batch})
@@ -903,10 +903,6 @@ def _docstring(declared: Market) -> str:
     d = declared
     controls = ", ".join(f"`{control.name}`" for control in d.controls)
     space = f"`Box(-1, 1, ({len(d.controls)},), float32)`, scaled to the bounds of" if d.continuous else "`MultiDiscrete`:"
-    arguments = "\n".join(
-        f"- `{name}`" + ("" if parameter.default is parameter.empty else f" ({parameter.default!r})")
-        for name, parameter in inspect.signature(d.params.create).parameters.items()
-    )
     events = ", ".join(f"`{event.name}`" for event in d.events)
     sections = {
         "Description": f"{d.description or d.title}\n\nA declared market (`mmgym.declare`) with the events {events}.",
@@ -917,7 +913,7 @@ def _docstring(declared: Market) -> str:
         "Rewards": "The gain less penalties, undiscounted; under CARA all of it on the last step.",
         "Starting State": "Step 0 and the declared law of the coordinates.",
         "Episode End": "`terminated` after `num_steps` steps; never `truncated`.",
-        "Arguments": f"{arguments}\n- `info` (None): \"full\" adds gain, penalty and controls.\n- `render_mode` (None).",
+        "Arguments": "[parameters]\n- `info` (None): \"full\" adds gain, penalty and controls.",
         "Version History": "- v0: first version.",
         "References": d.references,
     }

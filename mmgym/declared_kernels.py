@@ -1,7 +1,7 @@
 """The kernels of declared markets: one exact step, written once over the functions that an author states.
 
-The functions below that only raise stand for those that `mmgym.declare` makes of a declaration; numba puts them in
-their place by the type of the parameter record ``p``, as in `mmgym.batch_kernels`.
+Those that `mmgym.declare` makes of a declaration are found by the type of the parameter record ``p``, as in
+`mmgym.batch_kernels`.
 """
 
 import math
@@ -10,12 +10,12 @@ import numpy as np
 from numba import cfunc, njit, types
 from numba.extending import overload
 
-from mmgym.batch_kernels import resolve
+from mmgym.batch_kernels import market_function
+from mmgym.compiling import KERNEL
 from mmgym.dual_numbers import DualType, dual, overload_dual, slope_of
 from mmgym.market import scalar_kernel
 from mmgym.models.wealth import MAX_EXPONENT
 from mmgym.random_streams import exponential, normal, uniform
-from mmgym.uniformisation import KERNEL
 from mmgym.vector_exp import fast_exp
 
 __all__ = ["controls_one", "exp", "reset_one", "step_one"]
@@ -51,192 +51,55 @@ def _as_tuple(moved):
     return (lambda moved: moved) if isinstance(moved, types.BaseTuple) else (lambda moved: (moved,))
 
 
+def _declared(name):
+    """A function that `mmgym.declare` makes of a declaration, looked up by the record ``p``, its first parameter."""
+    return market_function(name, lambda market: market.declaration.kernels)
+
+
 # Of the state
 
-
-def load(p, s):
-    """The coordinates of a row of state."""
-    raise TypeError("only for use in kernels")
-
-
-def place(p, s, x):
-    """Write coordinates into a row of state."""
-    raise TypeError("only for use in kernels")
-
-
-def from_row(p, step, row):
-    """Coordinates from an array."""
-    raise TypeError("only for use in kernels")
-
-
-def to_row(p, x, row):
-    """Coordinates, without the step, to an array."""
-    raise TypeError("only for use in kernels")
-
-
-def at_step(p, step, x):
-    """The same coordinates at another step."""
-    raise TypeError("only for use in kernels")
-
-
-def differs(p, x, y):
-    """Whether coordinates differ."""
-    raise TypeError("only for use in kernels")
-
+load = _declared("load")  # (p, s): the coordinates of a row of state
+place = _declared("place")  # (p, s, x): write coordinates into a row of state
+from_row = _declared("from_row")  # (p, step, row): coordinates from an array
+to_row = _declared("to_row")  # (p, x, row): coordinates, without the step, to an array
+at_step = _declared("at_step")  # (p, step, x): the same coordinates at another step
+differs = _declared("differs")  # (p, x, y): whether coordinates differ
 
 # Of the controls
 
-
-def to_controls(p, row):
-    """Controls from an array."""
-    raise TypeError("only for use in kernels")
-
-
-def to_duals(p, row, j):
-    """Controls as dual numbers, with a slope in the ``j``-th."""
-    raise TypeError("only for use in kernels")
-
-
-def continuous(p):
-    """Whether controls are boxes, not choices."""
-    raise TypeError("only for use in kernels")
-
-
-def allowed(p, x, j, entry):
-    """Whether the ``j``-th choice may be ``entry``."""
-    raise TypeError("only for use in kernels")
-
+to_controls = _declared("to_controls")  # (p, row): controls from an array
+to_duals = _declared("to_duals")  # (p, row, j): dual numbers with a slope in the j-th
+continuous = _declared("continuous")  # (p): whether controls are boxes, not choices
+allowed = _declared("allowed")  # (p, x, j, entry): whether the ``j``-th choice may be ``entry``
 
 # Of the events
 
-
-def fixed_rates(p, u):
-    """Intensities (a tuple) of the events whose do not depend on the coordinates, 0 for the others."""
-    raise TypeError("only for use in kernels")
-
-
-def rates(p, x, u, fixed):
-    """Intensities (a tuple), 0 of an event that is not open."""
-    raise TypeError("only for use in kernels")
-
-
-def fill_rates(p, x, u, fixed, values):
-    """The same into an array."""
-    raise TypeError("only for use in kernels")
-
-
-def fill_rate_slopes(p, x, u, fixed, slopes):
-    """Slopes of the intensities into an array, from dual controls."""
-    raise TypeError("only for use in kernels")
-
-
-def payoff(p, x, u, k):
-    """What the ``k``-th event pays."""
-    raise TypeError("only for use in kernels")
-
-
-def fill_payoffs(p, x, u, values):
-    """What every open event pays, into an array."""
-    raise TypeError("only for use in kernels")
-
-
-def fill_payoff_slopes(p, x, u, slopes):
-    """Slopes of that into an array, from dual controls."""
-    raise TypeError("only for use in kernels")
-
-
-def chosen(p, r, draw):
-    """The event at ``draw``, below the sum of the intensities ``r``."""
-    raise TypeError("only for use in kernels")
-
-
-def total(p, r):
-    """The sum of the intensities ``r``, from the first on."""
-    raise TypeError("only for use in kernels")
-
-
-def is_open(p, x, k):
-    """Whether the ``k``-th event can happen."""
-    raise TypeError("only for use in kernels")
-
-
-def effect(p, x, k):
-    """The coordinates after the ``k``-th event."""
-    raise TypeError("only for use in kernels")
-
-
-def counts_as(p, k):
-    """What the ``k``-th event counts as."""
-    raise TypeError("only for use in kernels")
-
-
-def num_events(p):
-    """Number of events."""
-    raise TypeError("only for use in kernels")
-
+fixed_rates = _declared("fixed_rates")  # (p, u): a tuple; 0 where they depend on x
+rates = _declared("rates")  # (p, x, u, fixed): intensities (a tuple), 0 of an event that is not open
+fill_rates = _declared("fill_rates")  # (p, x, u, fixed, values): the same into an array
+fill_rate_slopes = _declared("fill_rate_slopes")  # (p, x, u, fixed, slopes): of dual controls
+payoff = _declared("payoff")  # (p, x, u, k): what the ``k``-th event pays
+fill_payoffs = _declared("fill_payoffs")  # (p, x, u, values): what every open event pays, into an array
+fill_payoff_slopes = _declared("fill_payoff_slopes")  # (p, x, u, slopes): of dual controls
+chosen = _declared("chosen")  # (p, r, draw): the event at ``draw``, below the sum of the intensities ``r``
+total = _declared("total")  # (p, r): the sum of the intensities ``r``, from the first on
+is_open = _declared("is_open")  # (p, x, k): whether the ``k``-th event can happen
+effect = _declared("effect")  # (p, x, k): the coordinates after the ``k``-th event
+counts_as = _declared("counts_as")  # (p, k): what the ``k``-th event counts as
+num_events = _declared("num_events")  # (p): number of events
 
 # Of decisions, and per unit of time
 
-
-def has_impulse(p):
-    """Whether a decision may move the coordinates."""
-    raise TypeError("only for use in kernels")
-
-
-def impulse_payoff(p, x, u):
-    """What the impulse pays."""
-    raise TypeError("only for use in kernels")
-
-
-def impulse_effect(p, x, u):
-    """The coordinates after the impulse."""
-    raise TypeError("only for use in kernels")
-
-
-def income(p, x, u):
-    """Gain per unit of time."""
-    raise TypeError("only for use in kernels")
-
-
-def running_penalty(p, x, u):
-    """Penalty per unit of time."""
-    raise TypeError("only for use in kernels")
-
-
-def position(p, x):
-    """Assets exposed to the price."""
-    raise TypeError("only for use in kernels")
-
-
-def variance(p, x):
-    """Variance of the price per unit of time."""
-    raise TypeError("only for use in kernels")
-
-
-def drift(p, x):
-    """Expected change of the price per unit of time."""
-    raise TypeError("only for use in kernels")
-
-
-def liquidation(p, x):
-    """What is paid at the end."""
-    raise TypeError("only for use in kernels")
-
-
-def terminal_penalty(p, x):
-    """Penalty at the end."""
-    raise TypeError("only for use in kernels")
-
-
-STAND_INS = (
-    load, place, from_row, to_row, at_step, differs, to_controls, to_duals, continuous, allowed, fixed_rates, rates, fill_rates,
-    fill_rate_slopes, payoff, fill_payoffs, fill_payoff_slopes, chosen, total, is_open, effect, counts_as, num_events,
-    has_impulse, impulse_payoff, impulse_effect, income, running_penalty, position, variance, drift, liquidation,
-    terminal_penalty,
-)  # fmt: skip
-
-for _stand_in in STAND_INS:
-    resolve(_stand_in, lambda market: market.declaration.kernels)
+has_impulse = _declared("has_impulse")  # (p): whether a decision may move the coordinates
+impulse_payoff = _declared("impulse_payoff")  # (p, x, u): what the impulse pays
+impulse_effect = _declared("impulse_effect")  # (p, x, u): the coordinates after the impulse
+income = _declared("income")  # (p, x, u): gain per unit of time
+running_penalty = _declared("running_penalty")  # (p, x, u): penalty per unit of time
+position = _declared("position")  # (p, x): assets exposed to the price
+variance = _declared("variance")  # (p, x): variance of the price per unit of time
+drift = _declared("drift")  # (p, x): expected change of the price per unit of time
+liquidation = _declared("liquidation")  # (p, x): what is paid at the end
+terminal_penalty = _declared("terminal_penalty")  # (p, x): penalty at the end
 
 
 @scalar_kernel

@@ -7,10 +7,13 @@ Seeding: row ``i`` of a batch seeded ``s`` owns a random stream that depends on 
 what a single environment seeded ``s + i`` plays over successive resets without a seed.
 """
 
+import functools
 import inspect
 import math
 import os
+import re
 import struct
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -25,7 +28,9 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import check_memory, choice, integer
 from mmgym.batch_kernels import advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
+from mmgym.compiling import kernel_rows
 from mmgym.market import Market
+from mmgym.parameters import arguments_section, create
 from mmgym.rendering import EpisodeHistory
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
@@ -34,14 +39,21 @@ STATE_FORMAT = 1
 _MASK_64 = (1 << 64) - 1
 _FLOAT32, _BOOL = np.dtype(np.float32), np.dtype(np.bool_)  # ready-made: cheaper per array than the types
 
+_SHARED_ARGUMENTS = (
+    '- `render_mode` (None): "ansi" or "rgb_array".',
+    '- vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is',
+    '  empty there unless "full".',
+)
+
 Array = NDArray[Any]
 
 
 class MarketFace:
     """What the single and the vector environment of a market share: its parameters and public maps.
 
-    A market's subclass sets `market`, `step_entries` and `control_names`, and defines `single_spaces`, the maps
-    `to_quotes`, `from_quotes` and `to_state`, and the info entries.
+    A market's subclass sets `market`, `step_entries` and `control_names` and defines the info entries; spaces and maps
+    are those of the market. In the docstring of a subclass the line ``[parameters]`` stands for the bullets of the
+    market's parameters and of the arguments that all environments have, but for `info`.
     """
 
     market: ClassVar[Market]
@@ -53,39 +65,61 @@ class MarketFace:
     params: Any
     arguments: dict[str, Any]
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        market: Market | None = getattr(cls, "market", None)
+        if market is None:
+            return
+        if cls.__doc__ and "[parameters]" in cls.__doc__:
+            lines = "\n".join([*arguments_section(market.params_type), *_SHARED_ARGUMENTS])
+            cls.__doc__ = re.sub(
+                r"^( *)\[parameters\]$", lambda found: textwrap.indent(lines, found[1]), cls.__doc__, flags=re.M
+            )
+        for name, source in (("to_quotes", "to_quotes"), ("from_quotes", "from_quotes"), ("to_state", "locate")):
+            method, function = getattr(MarketFace, name), getattr(market, source)
+            if function is not None and inspect.unwrap(getattr(cls, name)) is method:
+                setattr(cls, name, _documented(method, function.__doc__))
+
     def _take_arguments(self, arguments: dict[str, Any]) -> None:
         """Keep the market's constructor arguments and the parameters that they make."""
-        self.params = self.create_params(arguments)
+        self.params = create(self.market.params_type, arguments)
         self.arguments = dict(arguments)
 
-    @classmethod
-    def create_params(cls, arguments: Mapping[str, Any]) -> Any:
-        """Checked parameters from constructor arguments."""
-        allowed = list(inspect.signature(cls.market.params_type.create).parameters)
-        unknown = [name for name in arguments if name not in allowed]
-        if unknown:
-            raise TypeError(f"unknown argument {unknown[0]!r}: allowed are {', '.join(allowed)}")
-        return cls.market.params_type.create(**arguments)
+    def _of_market(self, function: str, method: str) -> Callable[..., Any]:
+        """A function of the market that an environment's method calls."""
+        found: Callable[..., Any] | None = getattr(self.market, function)
+        if found is None:
+            raise TypeError(f"{type(self).__name__} must define {method}()")
+        return found
 
     def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation and action space of one environment."""
-        raise TypeError(f"{type(self).__name__} must define single_spaces()")
+        low = np.array(self._of_market("observation_low", "single_spaces")(self.params), np.float32)
+        observations = gymnasium.spaces.Box(low, np.ones(len(low), np.float32))
+        return observations, gymnasium.spaces.Box(-1.0, 1.0, (len(self.control_names),), np.float32)
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:
         """Quotes in model units that actions stand for."""
-        raise TypeError(f"{type(self).__name__} must define to_quotes()")
+        played = np.clip(actions, -1.0, 1.0).astype(np.float32)
+        quotes: Array = self._of_market("to_quotes", "to_quotes")(self.params, played)
+        return quotes
 
     def from_quotes(self, quotes: Any) -> Array:
         """Actions that stand for quotes in model units."""
-        raise TypeError(f"{type(self).__name__} must define from_quotes()")
+        actions: Array = self._of_market("from_quotes", "from_quotes")(self.params, quotes)
+        return actions
 
     def to_state(self, observations: Any) -> tuple[Array, ...]:
         """Coordinates of observations: step (or time left) first, integer ones recovered exactly."""
-        raise TypeError(f"{type(self).__name__} must define to_state()")
+        coordinates: tuple[Array, ...] = self._of_market("locate", "to_state")(self.params, observations)
+        return coordinates
 
     def time_of(self, observation: Any) -> float:
         """Time since the start of the episode at an observation."""
-        return int(self.to_state(observation)[0]) * float(self.params.step_length)
+        first = self.to_state(observation)[0]
+        if not self.counts_steps:
+            return float(self.params.horizon) - float(first)
+        return int(first) * float(self.params.step_length)
 
     def encode_actions(self, actions: Array) -> Array:
         """Actions of the action space (checked type and shape) as the kernel takes them: as they are by default."""
@@ -96,6 +130,10 @@ class MarketFace:
         space = self.single_spaces()[1]
         return np.zeros(space.shape or (), dtype=space.dtype)
 
+    def measurements(self) -> dict[str, tuple[Callable[[], None], int]]:
+        """What ``mmgym throughput`` times of this market alone: label -> a function, and how many steps it makes."""
+        return {}
+
     def require_started(self, what: str) -> None:
         """Refuse what needs a first reset."""
         rows: _Rows = self.__dict__["_rows"]
@@ -105,6 +143,17 @@ class MarketFace:
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries from the state columns and the controls of the last step: numbers, or arrays over rows."""
         raise TypeError(f"{type(self).__name__} must define describe()")
+
+
+def _documented(method: Callable[..., Any], doc: str | None) -> Callable[..., Any]:
+    """A method with another docstring."""
+
+    @functools.wraps(method)
+    def documented(self: Any, values: Any) -> Any:
+        return method(self, values)
+
+    documented.__doc__ = doc
+    return documented
 
 
 def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
@@ -135,10 +184,10 @@ class _Rows:
 
     def __init__(self, market: Market, params: NamedTuple, count: int) -> None:
         self.market = market
-        self.record = market.record(params)
+        self.record = kernel_rows(market.record(params))
         self.digest = market.digest(params)
         self.ranges = dict(market.ranges(params))
-        self.state = _aligned_rows(market.row_dtype, count)
+        self.state = kernel_rows(_aligned_rows(market.row_dtype, count))
         self.controls = np.zeros((count, market.num_controls))
         self.intensities = np.zeros((count, market.num_intensities))
         self.arrays = (self.record, self.state, self.controls, self.intensities)

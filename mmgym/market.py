@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,12 +17,13 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import numpy as np
 from numba import from_dtype, njit
+from numpy.typing import NDArray
 
-from mmgym import batch_kernels, random_streams, vector_exp
+from mmgym import batch_kernels, compiling, random_streams, vector_exp
 
 __all__ = ["Market", "scalar_kernel"]
 
-scalar_kernel = njit(**random_streams.SCALAR)
+scalar_kernel = njit(**compiling.SCALAR)
 
 # Columns that the engine adds to every market's state.
 ENGINE_COLUMNS = [("s0", "u8"), ("s1", "u8"), ("needs_reset", "i4")]
@@ -63,10 +64,19 @@ class Market:
         What columns of the state may be, both ends included; columns that are not named may be any finite number. A
         state from elsewhere is checked by it: kernels trust their state. A row that is not to be reset must have a
         ``step`` below the highest.
+    observation_low : function ``(params) -> numbers``
+        Lowest entries of an observation; the highest are 1.
+    to_quotes, from_quotes : functions ``(params, actions)``, ``(params, quotes)``
+        Quotes in model units (float64) of actions (float32, in their box), and back.
+    locate : function ``(params, observations) -> tuple of arrays``
+        Coordinates of observations: step (or time left) first, integer ones recovered exactly.
     functions : dict of str to function ``(params) -> float or array``
         What kernels read like fields and is no property of the parameters; arrays are named in ``arrays`` too.
     declaration : mmgym.declare.Market or None
         What the market was derived from.
+
+    An environment whose market leaves out one of the four from ``observation_low`` on defines the method that would
+    call it.
     """
 
     name: str
@@ -82,6 +92,10 @@ class Market:
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
+    observation_low: Callable[[Any], Sequence[float]] | None = None
+    to_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
+    from_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
+    locate: Callable[[Any, Any], tuple[NDArray[Any], ...]] | None = None
     functions: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     declaration: Any = None
     row_type: Any = field(init=False)
@@ -110,7 +124,7 @@ class Market:
         return [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
 
     def _source_hash(self) -> str:
-        shared = (batch_kernels, random_streams, vector_exp, *map(import_module, self.modules))
+        shared = (batch_kernels, compiling, random_streams, vector_exp, *map(import_module, self.modules))
         sources = [inspect.getfile(module) for module in shared]
         digest = hashlib.sha256()
         with contextlib.suppress(TypeError, OSError):  # a class typed into a notebook has no file

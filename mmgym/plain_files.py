@@ -1,20 +1,33 @@
 """Readers of npz and JSON files from others: plain arrays and plain values, however damaged or hostile the file is.
 
 Nothing is unpickled or imported, no file but the one asked for is opened, and sizes are checked before memory is taken.
+What is written stands there as a whole or not at all.
 """
 
 import json
 import math
+import os
 import reprlib
 import stat
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UnreadableFile", "numbers", "parse_json", "read_arrays", "read_json", "shortened"]
+__all__ = [
+    "UnreadableFile",
+    "numbers",
+    "parse_json",
+    "read_arrays",
+    "read_json",
+    "replacing",
+    "shortened",
+    "write_json",
+]
 
 MAX_TEXT = 1 << 28  # bytes of a JSON file
 MAX_BYTES = 1 << 33  # of all arrays of a file
@@ -157,3 +170,25 @@ def numbers(array: NDArray[Any], name: str, shape: tuple[int, ...], kinds: str =
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnreadableFile(f"{name} is not allowed: it must be finite {allowed}")
     return array
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside ``path``, with its ending, to be written in the block.
+
+    Missing folders are made. The file takes the place of ``path`` at the end of the block; if that fails, or the block
+    does, it is removed, and what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}.part.{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, as a whole or not at all (see `replacing`)."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

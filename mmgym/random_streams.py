@@ -9,17 +9,11 @@ method for generating random variables, here with 256 layers and 52/53-bit absci
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-SCALAR: dict[str, Any] = {
-    "forceinline": True,
-    "error_model": "numpy",
-    "cache": True,
-}  # a scalar function of the hot path
-RARE: dict[str, Any] = {"error_model": "numpy", "cache": True}  # kept out of line: 1 to 2 % of the draws
+from mmgym.compiling import KERNEL, SCALAR
 
 NORMAL_EDGE = 3.6541528853610088  # start of the tail, for 256 layers of equal area
 EXPONENTIAL_EDGE = 7.69711747013104972
@@ -92,7 +86,7 @@ def uniform(s0, s1):
     return (bits >> np.uint64(11)) * _UNIT, s0, s1
 
 
-@njit(**RARE)
+@njit(**KERNEL)  # kept out of line: 1 to 2 % of the draws
 def _exponential_rare(bits, s0, s1):
     """The rest of `exponential` for a draw outside its layer's rectangle."""
     layer = bits & _LAYER
@@ -123,7 +117,7 @@ def exponential(s0, s1):
     return _exponential_rare(bits, s0, s1)
 
 
-@njit(**RARE)
+@njit(**KERNEL)
 def _normal_tail(s0, s1):
     """A standard normal number conditioned on exceeding `NORMAL_EDGE` (Marsaglia 1964)."""
     u, s0, s1 = uniform(s0, s1)
@@ -136,7 +130,7 @@ def _normal_tail(s0, s1):
     return NORMAL_EDGE + excess, s0, s1
 
 
-@njit(**RARE)
+@njit(**KERNEL)
 def _normal_rare(bits, s0, s1):
     """The absolute value and the sign bits of `normal` for a draw outside its layer's rectangle."""
     layer = bits & _LAYER

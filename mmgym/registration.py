@@ -8,6 +8,7 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from mmgym.models.mean_field_game import PRESETS
+from mmgym.parameters import argument_names
 from mmgym.plain_files import shortened
 
 __all__ = ["ENVIRONMENTS", "Registered", "check_foreign_environment", "register_all"]
@@ -166,7 +167,7 @@ def check_foreign_environment(env_id: Any, arguments: Any, source: str, *, files
         raise ValueError(
             f"{source}: arguments = {shortened(arguments)} of {env_id} must be a mapping of names to values"
         )
-    allowed = [*inspect.signature(face.market.params_type.create).parameters, "info"]
+    allowed = [*argument_names(face.market.params_type), "info"]
     for name, value in arguments.items():
         if name not in allowed:
             raise ValueError(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mmgym.uniformisation import KERNEL
+from mmgym.compiling import KERNEL
 
 __all__ = [
     "COUNT",

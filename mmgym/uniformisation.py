@@ -1,14 +1,14 @@
 """Uniformisation: ``exp(h K) = sum_j Poisson(j; c h) (1 + K / c)^j``, how many terms it takes and their weights."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-__all__ = ["KERNEL", "fill_poisson_weights", "num_terms", "poisson_weights"]
+from mmgym.compiling import KERNEL
 
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+__all__ = ["fill_poisson_weights", "num_terms", "poisson_weights"]
+
 MAX_TERMS = 200_000
 
 

@@ -10,6 +10,8 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import SCALAR
+
 LIMIT = 690.0
 
 _PER_UNIT = 128.0 / math.log(2.0)
@@ -20,7 +22,7 @@ _FRACTION = np.array([2.0 ** (i / 128.0) for i in range(128)])
 _POWER = np.array([2.0**i for i in range(-1000, 1001)])
 
 
-@njit(forceinline=True, error_model="numpy", cache=True)
+@njit(**SCALAR)
 def fast_exp(x):
     """``exp(x)`` for one float64; not-a-number is taken as the lower limit, so that the tables are never left."""
     x = min(max(-LIMIT, x), LIMIT)

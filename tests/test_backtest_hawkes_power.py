@@ -6,7 +6,6 @@ with probability 6e-5.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -19,25 +18,20 @@ import pytest
 from scipy import stats
 
 import mmgym  # noqa: F401
-from mmgym.agents.hawkes_commands import (
-    add_backtest_arguments,
-    add_calibrate_arguments,
-    backtest_command,
-    calibrate_command,
-)
-from mmgym.baselines.backtest_hawkes_power import (
+from mmgym.agents.cli import main
+from mmgym.agents.commands.command import UsageError
+from mmgym.baselines.hawkes_power.backtest import (
     ALPHAS,
     QuoteRule,
     backtest,
     closed_form,
-    market_arguments,
     measures,
     named_rule,
     observed,
     table_2,
 )
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
-from mmgym.calibration.hawkes_power import calibrate
+from mmgym.calibration.hawkes_power import calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
     EVENT_TYPES,
     TAPE_COLUMNS,
@@ -450,11 +444,8 @@ def test_wrong_input(tmp_path: Path) -> None:
 
 
 def run(kind: str, *words: Any) -> None:
-    parser = argparse.ArgumentParser()
-    (add_calibrate_arguments if kind == "calibrate" else add_backtest_arguments)(parser)
-    options = parser.parse_args([str(word) for word in words])
-    assert options.run is (calibrate_command if kind == "calibrate" else backtest_command)
-    options.run(options)
+    """A command, whose errors are raised."""
+    assert main(["--traceback", kind, "hawkes_power", *(str(word) for word in words)]) == 0
 
 
 def test_calibrate_command(days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -535,9 +526,9 @@ def test_backtest_command_with_a_model(env_id: str, tmp_path: Path, capsys: pyte
 
 
 def test_wrong_commands(days: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.csv or \.json"):
+    with pytest.raises(UsageError, match=r"must end in \.csv or \.json"):
         run("calibrate", days[0], "--output", tmp_path / "r.txt")
-    with pytest.raises(ValueError, match=r"must end in \.csv or \.json"):
+    with pytest.raises(UsageError, match=r"must end in \.csv or \.json"):
         run("backtest", days[0], "--output", tmp_path / "r.txt")
     with pytest.raises(ValueError, match=r"must end in \.csv"):
         run("backtest", days[0], "--windows", tmp_path / "r.json")

@@ -17,9 +17,9 @@ import pytest
 
 from mmgym import baselines
 from mmgym.agents import benchmark_pictures as pictures
-from mmgym.agents.benchmark import load_benchmark, plan, result_file, run_benchmark
-from mmgym.agents.benchmark_cell import run_cell
-from mmgym.agents.benchmark_report import markdown_table, write_report
+from mmgym.agents.benchmark import load_benchmark, plan, run_benchmark
+from mmgym.agents.benchmark_cell import result_file, run_cell
+from mmgym.agents.benchmark_report import markdown_table, results_page, write_report
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
 from mmgym.agents.cli import main
 from mmgym.agents.config import config_names, configurations_for
@@ -84,7 +84,7 @@ def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
     for path, written in before.items():
         assert path.stat().st_mtime_ns == written
     assert [result["cell"] for result in results] == cells
-    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*.part*"))
     after = {path: path.stat().st_mtime_ns for path in out.rglob("cells/*/*.json")}
     again = run_benchmark(load_benchmark(file), out, progress=False)
     assert again == results
@@ -355,14 +355,15 @@ def test_a_changed_budget_is_another_cell(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["benchmark_quick", "benchmark"])
-def test_the_readme_shows_the_committed_results(name):
+def test_the_page_shows_the_committed_results(name):
     folder = ROOT / "configs" / "results" / name
     about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
     assert about["finished"] == about["cells"] == len(plan(load_benchmark(name)))
     assert {"versions", "commit", "seeds", "budgets", "written"} <= set(about)
     summary = pd.read_csv(folder / "summary.csv")
-    table = markdown_table(dict(list(summary.groupby("env", sort=False))))
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert page == results_page(folder)
+    assert markdown_table(dict(list(summary.groupby("env", sort=False)))) in page
     tidy = pd.read_csv(folder / "results.csv").astype({"seed": "Int64"})
     for env_id, rows in summary.groupby("env", sort=False):  # the summary is that of the runs
         again = summary_table(tidy, str(env_id))

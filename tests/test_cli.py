@@ -46,7 +46,7 @@ def test_every_error_is_one_line_with_a_way_on(capsys, monkeypatch, error, statu
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(run=fail))
     found, out, err = run(capsys, "list")
     assert (found, out) == (status, "")
     assert err.count("\n") == 1 and re.search(words, err.rstrip())
@@ -59,7 +59,7 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch, command, 
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, f"_{command}", interrupt)
+    monkeypatch.setitem(cli.COMMANDS, command, cli.COMMANDS[command]._replace(run=interrupt))
     status, _, err = run(capsys, command, "ppo", *(["--env", AS] if command == "train" else []))
     assert status == 130 and "interrupted" in err and words in err
 
@@ -155,12 +155,13 @@ def test_train_score_and_resume(capsys, tmp_path):
     assert status == 0
 
 
-def test_demo_writes_its_picture_and_table(capsys, tmp_path):
+def test_demo_writes_its_pictures_and_table(capsys, tmp_path):
     status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "51200", "--threads", "1")
     assert status == 0
     for name in ("optimal", "PPO", "avellaneda_stoikov", "constant"):
         assert name in out
-    assert (tmp_path / "demo" / "quotes.png").stat().st_size > 20_000
+    for picture in ("quotes.png", "regret.png"):
+        assert (tmp_path / "demo" / picture).stat().st_size > 20_000
     table = pd.read_csv(tmp_path / "demo" / "scores.csv", index_col=0)
     assert table.loc["optimal", "skill"] == pytest.approx(1.0)
 

@@ -4,7 +4,6 @@ Every argument of every id, one at a time and in pairs, at extreme and odd value
 The draws have fixed seeds; nothing here is statistical.
 """
 
-import inspect
 import math
 import re
 import warnings
@@ -16,7 +15,8 @@ import pytest
 import mmgym  # noqa: F401
 from mmgym.arguments import shown
 from mmgym.baselines import score
-from mmgym.baselines.catalogue import numerical_of, problem_of
+from mmgym.baselines.catalogue import baseline_of, problem_of
+from mmgym.parameters import argument_names
 from mmgym.registration import ENVIRONMENTS
 
 SMALL = {  # arguments that make a market of few states and steps, so that it is built, played and scored at once
@@ -68,7 +68,7 @@ def small(env_id):
 
 def names_of(env_id):
     """Constructor arguments of an id's market."""
-    return list(inspect.signature(class_of(env_id).market.params_type.create).parameters)
+    return argument_names(class_of(env_id).market.params_type)
 
 
 def texts_of(value):
@@ -164,7 +164,7 @@ SCORED = ("glft", "multi_asset_glft", "tick_spread", "mean_field")
 
 def scored(env):
     """Whether the score of a constant action is finite, or refused with a way on; None where that would take long."""
-    if numerical_of(env) is not None:  # more states than can be solved exactly
+    if baseline_of(env).problem is None:  # more states than can be solved exactly
         return None
     problem = problem_of(env)
     if problem.num_states * problem.num_steps > 400:

@@ -6,7 +6,7 @@ false-alarm rate is 1e-3 a call; seeds are fixed.
 """
 
 import itertools
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from scipy.optimize import minimize
 from mmgym import declare
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.declared import DeclaredProblem
-from mmgym.baselines.frozen import Functional, pnl_law, policy_gradient, solve, state_laws
+from mmgym.baselines.frozen import Functional, policy_gradient, solve, state_laws
+from mmgym.baselines.pnl_law import pnl_law
 from mmgym.checking import check_market
+from mmgym.parameters import Choice, Integer, Real, create
 
 LEVELS, LIMIT, EVENTS, STEPS = 3, 2, 4, 4
 HELD = 2 * LIMIT + 1
@@ -26,16 +28,16 @@ HELD = 2 * LIMIT + 1
 class BoxParams(NamedTuple):
     """A random chain with two continuous controls."""
 
-    seed: int
-    utility: Literal["mean", "cara"]
-    risk_aversion: float
-    reward: Literal["pnl", "expected"]
-    horizon: float
-    num_steps: int
+    seed: Annotated[int, Integer(0, 0, 10**6)]
+    utility: Annotated[Literal["mean", "cara"], Choice("mean")]
+    risk_aversion: Annotated[float, Real(0.3, 0.0, 10.0)]
+    reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
+    horizon: Annotated[float, Real(2.0, 0.1, 100.0)]
+    num_steps: Annotated[int, Integer(STEPS, STEPS, STEPS)]
 
     @classmethod
-    def create(cls, *, seed=0, utility="mean", risk_aversion=0.3, reward="pnl", horizon=2.0, num_steps=STEPS):
-        return cls(seed, utility, risk_aversion, reward, horizon, num_steps)
+    def create(cls, **arguments):
+        return create(cls, arguments)
 
 
 class ChoiceParams(BoxParams):

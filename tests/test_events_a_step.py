@@ -12,13 +12,15 @@ from scipy.linalg import expm
 
 import mmgym  # noqa: F401  # registers the ids
 from mmgym.baselines import score
+from mmgym.baselines.baseline import baseline_of
 from mmgym.baselines.catalogue import environment_of
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
+from mmgym.baselines.policy import as_policy
 from mmgym.models import mean_field_steps
 from mmgym.uniformisation import num_terms, poisson_weights
 
 SETS = 6  # random sets of a market, two comparisons each
-COMPARISONS = 5 * 2 * SETS + 2
+COMPARISONS = 5 * 2 * SETS + 4
 LEVEL = 1e-3 / COMPARISONS
 MAKER = "mmgym/MeanFieldMaker-v0"
 
@@ -110,6 +112,41 @@ def test_a_maker_at_the_allowed_maximum():
     assert found.fills > 2.0 * 0.85 * 2400.0
     with pytest.raises(ValueError, match=r"maker_fill_rate = .* are not allowed together: .*2400"):
         score(MAKER, constant(np.zeros(2, np.float32)), markov=True, maker_fill_rate=1.01 * rate, **sizes)
+
+
+def test_stochastic_volatility_at_the_allowed_maximum():
+    """9,999 expected fills a step on each side, and a refusal beyond: the mean of plain returns is the exact value."""
+    sizes = {"num_steps": 2, "horizon": 2.0, "inventory_limit": 2.0, "fill_decay": 0.3, "min_depth": -1.0,
+             "max_depth": 10.0}  # fmt: skip
+    rate, action = 9999.0 / math.exp(0.3), np.array([-1.0, -1.0], np.float32)
+    env = environment_of("mmgym/StochasticVolatility-v0", **sizes, fill_rate=rate)
+    found = baseline_of(env).evaluate(as_policy(constant(action), True))
+    assert found.fills > 2.0 * 0.79 * 2.0 * 9999.0  # a side is on in 4 of 5 inventories
+    assert found.error <= 1e-9
+    returns = plain_returns(env, action, 1000, 7)
+    z = abs(returns.mean() - found.value) / (returns.std(ddof=1) / math.sqrt(1000))
+    assert 2.0 * stats.norm.sf(z) > LEVEL, (found, returns.mean())
+    with pytest.raises(ValueError, match="must be at most 10000"):
+        environment_of("mmgym/StochasticVolatility-v0", **sizes, fill_rate=1.001 * rate)
+
+
+@pytest.mark.long
+def test_hawkes_flow_with_five_hundred_orders_a_step():
+    """Quotes of the book's best: the mean of plain returns is the solver's value."""
+    sizes = {"num_steps": 2, "horizon": 60.0, "inventory_limit": 2, "decision": "clock"}
+    rates = {"base_rate": 1000.0 / 240.0, "excitation": 1.5, "decay": 3.0}  # twice the base rate a side and minute
+    env = environment_of("mmgym/HawkesFlow-v0", **sizes, **rates)
+    baseline = baseline_of(env)
+    policy = baseline.policies()["join_best"]()
+    found = baseline.evaluate(policy)
+    envs, returns = env.make_batch(4000), np.zeros(4000)
+    observations, _ = envs.reset(seed=7)
+    for _ in range(2):
+        observations, rewards, *_ = envs.step(policy.predict(observations)[0])
+        returns += rewards
+    stderr = returns.std(ddof=1) / math.sqrt(len(returns))
+    z = max(abs(returns.mean() - found.value) - found.error, 0.0) / stderr
+    assert 2.0 * stats.norm.sf(z) > LEVEL, (found, returns.mean())
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e-3, 0.7, 30.0, 499.9, 500.1, 709.0, 745.0, 2400.0, 1e4, 1.5e5])

@@ -13,9 +13,9 @@ from mmgym.agents.exact_gradient import ExactGradient, network_of
 from mmgym.agents.model_files import ModelFileError
 from mmgym.agents.network import GaussNewton, NetworkPolicy
 from mmgym.agents.train import load_model, train
-from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.catalogue import environment_of, expansions_of, problem_of
 from mmgym.baselines.choices import FrozenChoices, component_sizes
-from mmgym.baselines.expansion import Expansion, expansions_of
+from mmgym.baselines.expansion import Expansion
 from mmgym.baselines.frozen import criterion_value, evaluate, tabulate
 
 AS = "mmgym/AvellanedaStoikov-v0"

@@ -6,10 +6,11 @@ import pytest
 import mmgym.baselines.expansion as module
 import mmgym.baselines.hawkes_flow.expansion as flow
 from mmgym.baselines import drawn_cells
-from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.catalogue import environment_of, expansions_of, problem_of
 from mmgym.baselines.drawn_cells import sampled
-from mmgym.baselines.expansion import Expansion, FrozenExpansions, expansions_of
+from mmgym.baselines.expansion import Expansion, FrozenExpansions
 from mmgym.baselines.frozen import criterion_value
+from mmgym.baselines.policy import Float64Policy
 
 SMALL = {"num_steps": 12, "inventory_limit": 4.0}
 FROZEN = [
@@ -19,10 +20,8 @@ FROZEN = [
 ]
 
 
-class Affine:
+class Affine(Float64Policy):
     """Actions that are an affine function of the observation."""
-
-    markov = True
 
     def __init__(self, actions, seed, size=0.2):
         self.weights = np.random.default_rng(seed).uniform(-size, size, (actions, 8))
@@ -30,9 +29,6 @@ class Affine:
     def actions(self, observations):
         seen = np.asarray(observations, dtype=np.float64)
         return seen @ self.weights[:, : seen.shape[1]].T + self.weights[:, -1]
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
-        return self.actions(observation).astype(np.float32), state
 
 
 @pytest.mark.parametrize(("env_id", "arguments"), FROZEN)

@@ -29,7 +29,7 @@ from mmgym.agents.config import config_names, load_config, shipped_folder
 from mmgym.agents.fictitious_play import load_game
 from mmgym.agents.model_files import ModelFileError
 from mmgym.agents.train import build_env, build_model, load_model, train
-from mmgym.baselines import frozen, solution_cache
+from mmgym.baselines import frozen, kept
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.constrained import read_problem
 from mmgym.baselines.tables import load_policy, read_table, write_table
@@ -679,14 +679,14 @@ class Kinds:
         solution = frozen.solve(problem)
         patch = pytest.MonkeyPatch()
         patch.setenv("MMGYM_CACHE_DIR", str(self.root / "cache"))
-        solution_cache.save_solution(problem, solution)
-        file = solution_cache.solution_file(problem)
+        kept.save_solution(problem, solution)
+        file = kept.solution_file(problem)
         patch.undo()
 
         def read():
             with pytest.MonkeyPatch.context() as again:
                 again.setenv("MMGYM_CACHE_DIR", str(self.root / "cache"))
-                found = solution_cache.load_solution(problem)
+                found = kept.load_solution(problem)
             assert found is None or np.array_equal(found.raw, solution.raw)
             assert found is None or np.array_equal(found.controls, solution.controls)
 

@@ -15,6 +15,7 @@ from mmgym.baselines.glft import (
     glft_asymptotic_depths,
     stationary_depths,
 )
+from mmgym.baselines.pnl_law import pnl_law
 from mmgym.models.glft import Params
 
 AS = "mmgym/AvellanedaStoikov-v0"
@@ -198,7 +199,7 @@ def test_first_and_second_moments_and_law_against_each_other():
     env, arguments = AS, {"fill_rate": [150.0, 120.0], "fill_decay": [1.5, 1.7], "drift": 0.5, "num_steps": 200}
     arguments |= {"terminal_penalty": 0.1}
     problem, best = problem_of(env, **arguments), baselines.optimal_policy(env, **arguments)
-    pnl = frozen.pnl_law(problem, best.controls)
+    pnl = pnl_law(problem, best.controls)
     x = np.linspace(pnl.low, pnl.high, 20_001)
     density = pnl.density(x)
     assert np.trapezoid(density, x) == pytest.approx(1.0, abs=1e-9)

@@ -22,6 +22,7 @@ from mmgym.baselines.glft.feedback import (
     feedback_pnl_law,
     feedback_problem,
 )
+from mmgym.baselines.pnl_law import pnl_law
 from mmgym.models.glft import Params
 
 Depths = NDArray[np.float64]
@@ -256,7 +257,7 @@ def test_constant_quote_has_the_certainty_equivalent_of_the_frozen_problem() -> 
 def test_constant_quote_has_the_law_of_the_frozen_problem() -> None:
     params = avellaneda_stoikov_market(20)
     quote = np.full((20, 2 * params.limit + 1, 2), 1.0 / 1.5)
-    law, frozen_law = feedback_pnl_law(params, quote[:5]), frozen.pnl_law(GLFTProblem(params), quote)
+    law, frozen_law = feedback_pnl_law(params, quote[:5]), pnl_law(GLFTProblem(params), quote)
     x = np.linspace(20.0, 110.0, 10)
     np.testing.assert_allclose(law.probability(x), frozen_law.probability(x), rtol=0, atol=1e-11)
 

@@ -20,6 +20,7 @@ from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.frozen import Functional, criterion_value
 from mmgym.baselines.glft import continuous_values
 from mmgym.baselines.glft.feedback import feedback_certainty_equivalent, feedback_pnl_law
+from mmgym.baselines.pnl_law import pnl_law
 from mmgym.checking import check_market
 from mmgym.envs.glft import GLFTEnv, GLFTVectorEnv
 
@@ -137,7 +138,7 @@ def test_feedback_evaluation_of_a_constant_quote_agrees():
         criterion_value(problem, quote), rel=1e-11
     )
     x = np.linspace(-3.0, 6.0, 7)
-    law, other = frozen.pnl_law(problem, quote), feedback_pnl_law(params, quote)
+    law, other = pnl_law(problem, quote), feedback_pnl_law(params, quote)
     np.testing.assert_allclose(law.probability(x), other.probability(x), rtol=0, atol=1e-10)
 
 
@@ -192,7 +193,7 @@ def test_law_of_the_gain(compensated):
         _, _, _, _, info = envs.step(action)
     problem = problem_of(GLFT, **arguments)
     table = np.broadcast_to(envs.to_quotes(action[0]), (2, problem.num_states, 2))
-    law = frozen.pnl_law(problem, table)
+    law = pnl_law(problem, table)
     result = stats.kstest(info["gain"], law.probability)
     assert result.pvalue > 0.5 * FALSE_ALARMS
 

@@ -15,7 +15,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.linalg import expm
 
 from mmgym import baselines
-from mmgym.baselines.catalogue import level_of, numerical_of, params_of
+from mmgym.baselines.catalogue import baseline_of, level_of, params_of
 from mmgym.baselines.frozen import Functional
 from mmgym.baselines.hawkes_flow import (
     COARSE,
@@ -560,7 +560,7 @@ def test_a_policy_that_the_grid_does_not_resolve_is_simulated():
             return np.where(wave > 0.0, -1.0, 1.0).astype(np.float32), state
 
     found = baselines.score(ID, Rough(), episodes=1_000, **SMALL)
-    assert numerical_of(ID, **SMALL).evaluate(Rough()).error > 0.05
+    assert baseline_of(ID, **SMALL).evaluate(Rough()).error > 0.05
     assert found.method == "simulated"
     assert found.stderr < 0.02
 

@@ -17,6 +17,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize_scalar
 
 from mmgym.baselines import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy, score
+from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow import HawkesFlowBaseline
 from mmgym.baselines.hawkes_power import (
     KINDS,
@@ -165,8 +166,8 @@ def test_fitted_quotes_are_nearly_mirror_images():
     spread, rates = sampled_states(p)
     left, inventory, _, _ = random_states(len(spread), limit=3)
     left = np.minimum(left, 2.0)
-    quotes = best.distances(left, inventory, spread, rates)
-    image = best.distances(left, -inventory, spread, rates[:, MIRROR])[:, ::-1]
+    quotes = best.depths(left, inventory, spread, rates)
+    image = best.depths(left, -inventory, spread, rates[:, MIRROR])[:, ::-1]
     assert np.sqrt(((quotes - image) ** 2).mean()) < 0.01
 
 
@@ -406,7 +407,7 @@ def test_control_variates_are_unbiased(decision):
     baseline, base = HawkesPowerBaseline(p), HawkesPowerVectorEnv(1, **arguments)
     policies = {"best": baseline.best_policy(), "tilted": Tilted(), "join_best": baseline.policies()["join_best"]()}
     for i, (name, policy) in enumerate(policies.items()):
-        found = baseline.play(base, policy, True, 1_200, 50 + i)
+        found = simulated_columns(base, policy, baseline.control_variate(policy), 1_200, 50 + i)
         difference = found["estimate"] - found["returns"]
         z = difference.mean() / (difference.std(ddof=1) / math.sqrt(1_200))
         assert abs(z) < stats.norm.isf(0.5e-3 / 9), (name, z)
@@ -450,7 +451,7 @@ def test_more_decisions_are_worth_more():
         arguments = {**SMALL, "num_steps": 6, "decision": decision}
         base = HawkesPowerVectorEnv(1, **arguments)
         baseline = HawkesPowerBaseline(base.params)
-        values[decision] = baseline.play(base, baseline.best_policy(), True, 1_000, 9)["estimate"].mean()
+        values[decision], _ = baseline.simulated(baseline.best_policy(), 1_000, 9)
     assert values["event"] > values["order"] + 0.05
     assert values["order"] > values["clock"]
 

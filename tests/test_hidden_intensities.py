@@ -17,9 +17,8 @@ import mmgym  # noqa: F401  # registers the ids
 from mmgym import baselines
 from mmgym.agents.cli import main
 from mmgym.agents.train import load_model
-from mmgym.baselines.catalogue import environment_of, level_of, numerical_of, reference_value
+from mmgym.baselines.catalogue import baseline_of, environment_of, expansions_of, level_of, reference_value
 from mmgym.baselines.checking import check_baseline
-from mmgym.baselines.expansion import expansions_of
 from mmgym.baselines.hawkes_flow import FilteredPolicy
 from mmgym.baselines.policy import CallablePolicy
 from mmgym.checking import check_market
@@ -340,7 +339,7 @@ def test_markets_without_derivatives_are_named():
         expansions_of(environment_of(POWER, **HIDDEN))
     with pytest.raises(TypeError, match="decision = 'event'"):
         expansions_of(environment_of(FLOW, decision="clock", **HIDDEN))
-    assert numerical_of(FLOW, decision="clock", **HIDDEN).evaluate(Tilted()) is None
+    assert baseline_of(FLOW, decision="clock", **HIDDEN).evaluate(Tilted()) is None
 
 
 # --- From the command line -------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Second methods: the rule of the levels written out here, scores on other seeds, 
 Statistical checks have fixed seeds; were they redrawn, each test function would fail with probability at most 1e-3.
 """
 
-import inspect
 import itertools
 import math
 import shutil
@@ -17,12 +16,19 @@ from scipy import stats
 
 from mmgym import baselines
 from mmgym.agents.cli import main
-from mmgym.baselines.catalogue import environment_of, level_of, numerical_of, policy_origins, reference_value
-from mmgym.baselines.clipping import clipped_share
-from mmgym.baselines.expansion import expansions_of
+from mmgym.baselines.baseline import Bounds, best_lower
+from mmgym.baselines.catalogue import (
+    baseline_of,
+    clipped_share,
+    environment_of,
+    expansions_of,
+    level_of,
+    policy_origins,
+    reference_value,
+)
 from mmgym.baselines.hawkes_flow import closed_forms
-from mmgym.baselines.numerical import Bounds, best_lower
-from mmgym.baselines.solution_cache import is_named, is_pair, kept, kept_file, save_arrays
+from mmgym.baselines.kept import is_named, is_pair, kept, kept_file, save_arrays
+from mmgym.parameters import argument_names
 from mmgym.registration import ENVIRONMENTS
 from mmgym.source_digest import source_digest
 
@@ -55,8 +61,8 @@ FOUR_ASSETS = {
 def cases():
     """Every id, with every combination of its arguments on which a level may depend."""
     for row in ENVIRONMENTS:
-        create = type(gymnasium.make(row.id).unwrapped).market.params_type.create
-        names = [name for name in CHANGING if name in inspect.signature(create).parameters]
+        known = argument_names(type(gymnasium.make(row.id).unwrapped).market.params_type)
+        names = [name for name in CHANGING if name in known]
         for values in itertools.product(*(CHANGING[name] for name in names)):
             arguments = dict(zip(names, values, strict=True))
             if row.market == "hawkes_flow" and arguments["decision"] == "order":
@@ -150,7 +156,7 @@ def test_no_listed_policy_has_a_better_lower_bound(env_id, arguments):
     own = baselines.score(env, best, episodes=2_000, seed=9)
     slack = 2.0 * own.value_error + 1e-9 * abs(own.value)
     assert best.bounds.lower <= own.value + 4.0 * own.stderr + slack
-    assert own.skill > 0.9 or best.name == numerical_of(env).reference  # whose skill is not defined then
+    assert own.skill > 0.9 or best.name == baseline_of(env).reference  # whose skill is not defined then
     bound = stats.norm.isf(1e-3 / len(policies))
     for name, policy in policies.items():
         found = baselines.score(env, policy, episodes=2_000, seed=9)
@@ -193,7 +199,7 @@ def test_every_listed_policy_is_a_paper_s_or_ours(row):
     env = gymnasium.make(row.id)
     origins = policy_origins(env)
     names = set(origins)
-    numerical = numerical_of(env)
+    numerical = baseline_of(env)
     listed = set(baselines.paper_policies(env)) if numerical is None else {*numerical.policies(), "random"}
     assert names == listed
     assert set(origins.values()) == {"paper", "ours"}
@@ -214,7 +220,7 @@ import sys
 sys.path.insert(0, FOLDER)
 import mmgym.baselines
 from mmgym.baselines.catalogue import environment_of, problem_of
-from mmgym.baselines.solution_cache import kept_file, solution_file
+from mmgym.baselines.kept import kept_file, solution_file
 from mmgym.models.mean_field_flow import flow_file
 from mmgym.models.mean_field_game import Game
 assert mmgym.__file__.startswith(FOLDER) and mmgym.baselines.__file__.startswith(FOLDER)

@@ -272,6 +272,53 @@ def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     assert calm.tolerance == 0.0
 
 
+@pytest.mark.parametrize(("num_steps", "most", "gap"), [(42, 5.3281, 300.0), (500, 1.92e-5, 1e-2)])
+def test_the_smallest_depths_of_the_paper_s_game(tmp_path, num_steps, most, gap):
+    """A crowd that buys 200 assets as fast as it can, in up to 294 fills a step: polynomials miss 5.3 of them at times
+    inside 42 steps and 2e-5 inside 500, but not at their ends, and the stated error covers what a taker's value misses.
+
+    All takers play the same, so that one's expected inventory is the crowd's, and the impact adds half its square.
+    """
+    arguments = {
+        "num_steps": num_steps, "inventory_limit": 100.0, "initial_law": [-100.0, 0], "signal_limit": 0,
+        "taker_risk_aversion": 0.0, "impact": 0.05,
+    }  # fmt: skip
+    game = Game.create(**arguments)
+
+    def rush(seen):
+        return np.tile([-1.0, 1.0], (len(seen), 1))
+
+    path = write_table(rush, TAKER, tmp_path / "rush.npz", population="constant", **arguments)
+    env = gymnasium.make(TAKER, population=str(path), **arguments)
+    flow, depths = env.unwrapped.params.flow, np.array([-1.5, 1.5])
+    rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * depths)
+    walk = np.diag(np.full(20, rates[0]), 1) + np.diag(np.full(20, rates[1]), -1)
+    walk -= np.diag(walk.sum(axis=1))
+    points, moved, law = np.linspace(0.0, 1.0, 401), np.empty((num_steps, 401)), game.initial[0]
+    part = expm(walk * game.step_length / 400.0)
+    means = [law @ game.inventory]
+    for n in range(num_steps):
+        for i in range(401):
+            moved[n, i] = law @ game.inventory - means[-1]
+            law = law if i == 400 else law @ part
+        means.append(law @ game.inventory)
+    missed = moved - flow.powers(points)
+    assert np.abs(missed).max() == pytest.approx(most, rel=1e-2)
+    assert np.abs(missed[:, -1]).max() < 1e-4  # what rounding leaves of the powers
+    assert np.abs(np.diff(missed, axis=1)).sum() <= flow.variation
+    earned = game.order_size * rates * depths  # while the side is on
+    system = np.zeros((22, 22))
+    system[:21, :21] = walk
+    system[:20, 21] += earned[0]
+    system[1:21, 21] += earned[1]
+    fills = expm(game.horizon * system)[:21, 21] @ game.initial[0]
+    exact = fills + 0.5 * game.impact * (means[-1] ** 2 - means[0] ** 2)
+    found = score(env, rush, markov=True)
+    assert found.level == "certified"
+    assert 0.0 < found.value_error < gap * game.impact * game.inventory_limit
+    assert abs(found.value - exact) <= found.value_error + 1e-9 * abs(exact)
+
+
 def test_pairs_of_the_same_depths_are_worked_out_together():
     """One at a time, or all at once: bit for bit, for means, moments and exponentials."""
     random = np.random.default_rng(1)

@@ -14,6 +14,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
+from mmgym.baselines.mean_field import population_exploitability
 from mmgym.models import mean_field_flow as flows
 from mmgym.models import mean_field_limit as limit
 from mmgym.models import mean_field_steps as steps
@@ -212,6 +213,29 @@ def test_a_fixed_point_that_is_not_there_is_never_returned():
     assert evaluations < 20
     assert x == pytest.approx(np.linalg.solve(np.eye(2) - rotation, [1.0, 0.0]))
     assert image == pytest.approx(x)
+
+
+@pytest.mark.parametrize("correct", [lambda r: r, lambda r: 0.2 * r, lambda r: r[::-1].copy()])
+def test_a_fixed_point_does_not_need_a_good_inverse(correct):
+    """Where a correction does not contract, it only preconditions: the answer is that of linear algebra."""
+    matrix = np.array([[0.0, 4.0, 0.1], [-4.0, 0.0, 0.0], [1.0, 0.0, -6.0]])
+    source = np.array([1.0, 0.0, 2.0])
+    x, image, residual, evaluations = limit.fixed_point(
+        lambda x: matrix @ x + source, np.zeros(3), np.ones(3), 1e-9, correct
+    )
+    assert residual < 1e-9
+    assert x == pytest.approx(np.linalg.solve(np.eye(3) - matrix, source))
+    assert image == pytest.approx(x)
+    calls = []
+
+    def counted(x):
+        calls.append(1)
+        return matrix @ x + source
+
+    most = evaluations - 1
+    with pytest.raises(limit.NotConverged, match=f"after {most} evaluations"):
+        limit.fixed_point(counted, np.zeros(3), np.ones(3), 1e-9, correct, most)
+    assert len(calls) == most
 
 
 # --- Rates, starts and orders -------------------------------------------------------------------------------------
@@ -484,15 +508,44 @@ def test_the_coupled_preset_tends_to_the_continuous_equilibrium():
     assert (found[0] - 6.0 * found[1] + 8.0 * found[2]) / 3.0 == pytest.approx(1692.4954379, abs=0.05 * losses[2])
 
 
-@pytest.mark.slow
-def test_the_strongest_impact_on_steps():
-    game = Game.create(impact=0.05, initial_law=[80.0, 2])
-    flow = flows.solve_equilibrium_flow(game)
+def is_an_equilibrium(game, flow):
+    """The crowd's own best answer gives the flow back, and no taker has a better one: by the search of the optima."""
     quotes, values = flows.best_response(game, flow)
     again, _ = flows.induced_flow(game, quotes)
     points = np.linspace(0.0, 1.0, 9)
     assert game.impact * np.abs(again.powers(points) - flow.powers(points)).max() < 1e-9
-    assert 0.0 < 1586.2195476 - (game.initial * values[0]).sum() < 15.0
+    gap = population_exploitability(game, quotes.reshape(game.num_steps, -1, 2))
+    assert abs(gap.exploitability) < 1e-8 * gap.value
+    assert gap.value == pytest.approx((game.initial * values[0]).sum(), rel=1e-8)
+    return gap.value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "continuous"), [({}, 1586.2195476), ({"signal_rate": 15.0}, 1317.24605)])
+def test_the_strongest_impact_on_steps(arguments, continuous):
+    game = Game.create(impact=0.05, initial_law=[80.0, 2], **arguments)
+    value = is_an_equilibrium(game, flows.solve_equilibrium_flow(game))
+    assert 0.0 < continuous - value < 30.0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arguments", [{"signal_rate": [3.0, 0.0]}, {"initial_law": [30.0, 1]}])
+def test_the_strongest_impact_on_few_steps(arguments):
+    """Up to 309 events a step: the price moves at once, and the continuous game's derivative is far from that here."""
+    game = Game.create(**{**SMALL, "impact": 0.05, **arguments})
+    is_an_equilibrium(game, flows.solve_equilibrium_flow(game))
+
+
+def test_an_equilibrium_on_steps_is_given_up_in_bounded_time(monkeypatch):
+    game = Game.create(**{**SMALL, "impact": 0.05, "initial_law": [30.0, 1]})
+    monkeypatch.setattr(flows, "MOST_EVALUATIONS", 3)
+    with pytest.raises(limit.NotConverged) as told:
+        flows.solve_equilibrium_flow(game)
+    for part in (
+        "on 8 decision steps", "after 3 evaluations the residuals are", "lower the impact", "raise num_steps",
+        "up to the impact 0 of 0.05", "3 evaluations in all, at most 3",
+    ):  # fmt: skip
+        assert part in str(told.value)
 
 
 def test_drawn_depths_make_the_mixture_s_flow():

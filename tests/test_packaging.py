@@ -1,45 +1,88 @@
-"""The wheel: builds, and works from another folder."""
+"""What is built and installed: everything, under one import name, beside other people's packages of common names."""
 
+import os
 import subprocess
 import sys
-import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
-import mmgym
+import numpy as np
+import pytest
 
-ROOT = Path(mmgym.__file__).resolve().parents[1]
+from mmgym.baselines import optimal_policy
+
+ROOT = Path(__file__).parents[1]
+OPTIMUM = ("mmgym/AvellanedaStoikov-v0", {"num_steps": 1, "inventory_limit": 1, "horizon": 0.01})
 
 
-def test_the_wheel_works_when_installed(tmp_path):
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
-    built = subprocess.run(build, capture_output=True, text=True, timeout=240)
-    assert built.returncode == 0, built.stdout + built.stderr
-    wheel = next((tmp_path / "dist").glob("mmgym-*.whl"))
-    venv.create(tmp_path / "empty", with_pip=True)
+def run(*command: object, **options: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from an sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    return next(folder.glob("mmgym-*.whl"))
+
+
+def somebody_elses(folder: Path) -> Path:
+    """A wheel with packages `agents` and `baselines`."""
+    path = folder / "somebody_elses-1.0-py3-none-any.whl"
+    files = {
+        "agents/__init__.py": "owner = 'somebody else'",
+        "baselines/__init__.py": "owner = 'somebody else'",
+        "somebody_elses-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: somebody_elses\nVersion: 1.0\n",
+        "somebody_elses-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "somebody_elses-1.0.dist-info/RECORD"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {**files, record: "".join(f"{name},,\n" for name in (*files, record))}.items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_the_wheel_has_every_file_and_one_import_name(wheel):
+    places = {"mmgym": "mmgym", "baselines": "mmgym/baselines", "agents": "mmgym/agents"}
+    expected = {
+        f"{place}/{file.relative_to(ROOT / folder).as_posix()}"
+        for folder, place in places.items()
+        for file in (ROOT / folder).rglob("*")  # which does not follow links
+        if file.is_file() and "__pycache__" not in file.parts
+    } | {f"mmgym/agents/configs/{file.name}" for file in (ROOT / "configs").glob("*.yml")}
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert packed == expected
+        metadata = {name: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
+    assert next(text for name, text in metadata.items() if name.endswith("top_level.txt")).split() == ["mmgym"]
+    lines = next(text for name, text in metadata.items() if name.endswith("METADATA")).splitlines()
+    assert "Requires-Python: >=3.11" in lines  # no upper end
+    assert not any(line.startswith("License") for line in lines)
+
+
+def test_installed_beside_packages_of_the_same_names(wheel, tmp_path):
+    venv.create(tmp_path / "empty")
     python = tmp_path / "empty" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)]
-    assert subprocess.run(install, timeout=240).returncode == 0
-    script = f"""
-import pathlib, gymnasium, mmgym.baselines, mmgym.agents.config
-assert pathlib.Path(mmgym.__file__).is_relative_to(pathlib.Path({str(tmp_path / "empty")!r})), mmgym.__file__
-print(mmgym.baselines.optimal_policy("mmgym/AvellanedaStoikov-v0", num_steps=10).optimum)
-print(mmgym.agents.config.load_config("ppo", "mmgym/AvellanedaStoikov-v0").algorithm)
-assert (pathlib.Path(mmgym.__file__).parent / "py.typed").exists()
-"""
+    pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check")
     # the dependencies come from this environment's folder; its own editable install is not seen through PYTHONPATH
-    environment = {"PYTHONPATH": sysconfig.get_paths()["purelib"], "PATH": "/usr/bin:/bin"}
-    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "numba")
-    run = [str(python), "-c", script]
-    found = subprocess.run(run, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=environment)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.startswith("65.3233049766")
-    assert found.stdout.split()[1] == "ppo"
-    helped = subprocess.run(
-        [str(tmp_path / "empty" / "bin" / "mmgym"), "list"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert "mmgym/GLFT-v0" in helped.stdout, helped.stderr
+    environment = os.environ | {"PYTHONPATH": str(Path(np.__file__).parents[1]), "NUMBA_DISABLE_JIT": "1"}
+    options = {"cwd": tmp_path, "env": environment}
+    run(*pip, "install", "--no-deps", "--no-index", "--no-compile", somebody_elses(tmp_path), wheel)
+    name, arguments = OPTIMUM
+    script = f"""
+import agents, baselines, gymnasium, mmgym.baselines
+from mmgym.agents.config import load_config
+assert agents.owner == baselines.owner == "somebody else"
+assert mmgym.__file__.startswith({str(tmp_path / "empty")!r}), mmgym.__file__
+gymnasium.make("mmgym/MeanFieldMaker-v0").reset(seed=0)
+print(load_config("ppo", {name!r}).algorithm, mmgym.baselines.optimal_policy({name!r}, **{arguments!r}).optimum)
+"""
+    assert run(python, "-c", script, **options).split() == ["ppo", repr(optimal_policy(name, **arguments).optimum)]
+    assert "mmgym/GLFT-v0" in run(tmp_path / "empty" / "bin" / "mmgym", "list", **options)
+    run(*pip, "uninstall", "--yes", "mmgym")
+    script = "import agents, baselines, importlib.util; print(agents.owner, importlib.util.find_spec('mmgym'))"
+    assert run(python, "-c", script, **options) == "somebody else None\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mmgym  # noqa: F401
-from mmgym.baselines.price_noise import price_noise
+from mmgym.baselines.baseline import baseline_of
 
 FLOW, POWER = "mmgym/HawkesFlow-v0", "mmgym/HawkesPower-v0"
 UNEVEN_FLOW = {
@@ -43,7 +43,7 @@ CASES = [
 def test_noise_has_mean_zero_at_every_step_and_much_of_the_variance(env_id, arguments):
     rows = 20_000
     envs = gymnasium.make_vec(env_id, num_envs=rows, autoreset_mode="Disabled", **arguments).unwrapped
-    noise_of = price_noise(envs.params)
+    noise_of = baseline_of(envs).price_noise()
     assert noise_of is not None
     envs.reset(seed=3)
     generator = np.random.default_rng(4)
@@ -64,6 +64,6 @@ def test_there_is_none_without_inventory_or_where_it_is_not_known():
     envs.reset(seed=0)
     before = envs.get_state()
     envs.step(np.zeros((50, 2), np.float32))
-    assert (price_noise(envs.params)(before, envs.get_state()) == 0.0).all()
+    assert (baseline_of(envs).price_noise()(before, envs.get_state()) == 0.0).all()
     for env_id, arguments in ((POWER, {"decision": "order"}), (POWER, {"decision": "clock"}), ("mmgym/GLFT-v0", {})):
-        assert price_noise(gymnasium.make(env_id, **arguments).unwrapped.params) is None
+        assert baseline_of(env_id, **arguments).price_noise() is None

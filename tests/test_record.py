@@ -17,7 +17,7 @@ from mmgym.agents.record import POLICIES, exact_score, play, record, recorded_po
 from mmgym.baselines.catalogue import problem_of, reference_value
 from mmgym.baselines.frozen import criterion_value
 from mmgym.baselines.perturbed import MixedPolicy, NoisyPolicy, perturbed_optimum
-from mmgym.baselines.tables import tabulated
+from mmgym.baselines.table_policy import tabulated
 
 minari = pytest.importorskip("minari", reason="needs the extra offline")
 

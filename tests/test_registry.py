@@ -5,7 +5,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,14 +13,15 @@ import pytest
 import yaml
 
 import mmgym
-from mmgym.arguments import integer, real
 from mmgym.baselines import catalogue
+from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.checking import check_market
 from mmgym.envs.glft import GLFTEnv, GLFTFace, GLFTVectorEnv
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.market import Market, scalar_kernel
+from mmgym.parameters import Choice, Integer, Real, create
 from mmgym.random_streams import uniform
 from mmgym.registration import ENVIRONMENTS, register_all
 
@@ -155,13 +156,13 @@ def test_conformance_of_the_baseline_at_full_length(row):
 
 
 class CoinParams(NamedTuple):
-    bias: float  # probability that a coin shows heads
-    num_steps: int
-    payoff: Literal["linear", "square"]
+    bias: Annotated[float, Real(0.5, 0.0, 1.0, text="probability that a coin shows heads")]
+    num_steps: Annotated[int, Integer(5, 1, 1000, text="coins")]
+    payoff: Annotated[Literal["linear", "square"], Choice("linear")]
 
     @classmethod
-    def create(cls, *, bias: float = 0.5, num_steps: int = 5, payoff: str = "linear") -> "CoinParams":
-        return cls(real("bias", bias, low=0.0, high=1.0), integer("num_steps", num_steps, low=1, high=1000), payoff)
+    def create(cls, **arguments):
+        return create(cls, arguments)
 
 
 COIN_STATE = np.dtype([("step", "i4"), ("heads", "i4"), ("stake", "i4")])
@@ -249,7 +250,8 @@ class CoinEnv(CoinFace, KernelEnv):
     ## Starting State
     ## Episode End
     ## Arguments
-    `bias`, `num_steps`, `payoff`, `info`, `render_mode`.
+    [parameters]
+    - `info`
     ## Version History
     ## References
     """
@@ -559,17 +561,14 @@ BROKEN_BASELINES = {
 def test_the_suite_finds_broken_baselines(name, monkeypatch, tmp_path):
     methods, message = BROKEN_BASELINES[name]
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))  # a broken solution that took long is kept on disk
-    caches = (catalogue._problem, catalogue._solution, catalogue._reference_value)
-    for cache in caches:
-        cache.cache_clear()
+    baseline_for.cache_clear()
     for attribute, function in methods.items():
         monkeypatch.setattr(GLFTProblem, attribute, function)
     try:
         with pytest.raises(AssertionError, match=message):
             check_baseline("mmgym/GLFT-v0", **SMALL)
     finally:
-        for cache in caches:
-            cache.cache_clear()
+        baseline_for.cache_clear()
 
 
 def test_check_baseline_is_repeatable():

@@ -15,6 +15,7 @@ import pytest
 
 from mmgym.baselines import frozen
 from mmgym.baselines.glft import continuous_depths, continuous_values, stationary_depths
+from mmgym.baselines.pnl_law import pnl_law
 from mmgym.baselines.reproduce import PAPERS, avellaneda_stoikov_2008, gueant_2013
 from mmgym.baselines.reproduce.artifacts import write_table
 from mmgym.models.glft import Params
@@ -100,7 +101,7 @@ def test_law_of_the_recipe_agrees_with_simulated_paths() -> None:
     problem = avellaneda_stoikov_2008.BernoulliProblem(avellaneda_stoikov_2008.market(200, 40))
     left = 1.0 - np.arange(200)[:, None] / 200
     depths = avellaneda_stoikov_2008.recipe_quotes(0.1, "inventory", "time-dependent", left, problem.inventory)
-    law = frozen.pnl_law(problem, depths)
+    law = pnl_law(problem, depths)
     assert (law.mean, law.std) == pytest.approx((64.893, 6.543), abs=0.51e-3)
     profit, _, _ = avellaneda_stoikov_2008.simulate(0.1, "inventory", "time-dependent", paths, seed=12)
     for level in (0.05, 0.25, 0.5, 0.95):

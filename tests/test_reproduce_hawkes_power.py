@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmgym.baselines.backtest_hawkes_power import ALPHAS, table_2
+from mmgym.baselines.hawkes_power.backtest import ALPHAS, table_2
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3
 from mmgym.baselines.reproduce import PAPERS, power_2017
 from mmgym.baselines.reproduce.power_2017 import known_parameters, markup_components

@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 from mmgym import baselines
 from mmgym.baselines import frozen, risk
 from mmgym.baselines.catalogue import TablePolicy, problem_of
+from mmgym.baselines.pnl_law import pnl_law
 
 GLFT = "mmgym/GLFT-v0"
 AS = "mmgym/AvellanedaStoikov-v0"
@@ -82,7 +83,7 @@ def test_few_fills_have_the_risk_of_dense_matrix_exponentials(name):
     """VaR of "hjb" at 99 %: 0.85923 (with the atom left in the series it was 0.86695); errors within what is stated."""
     problem = problem_of(GLFT, **FEW_FILLS)
     depths = frozen.tabulate(problem, baselines.paper_policies(GLFT, **FEW_FILLS)[name]).controls
-    law = frozen.pnl_law(problem, depths)
+    law = pnl_law(problem, depths)
     confidences = (0.95, 0.99)
     for confidence, truth in zip(confidences, dense_risk(FEW_FILLS, depths, confidences), strict=True):
         found = law.value_at_risk(confidence), law.expected_shortfall(confidence)
@@ -112,7 +113,7 @@ def test_random_markets_have_the_risk_of_dense_matrix_exponentials(seed):
         "num_steps": int(draw(1, 5)),
     }
     depths = draw(0.2, 1.2, (market["num_steps"], 5, 2))
-    law = frozen.pnl_law(problem_of(GLFT, **market), depths)
+    law = pnl_law(problem_of(GLFT, **market), depths)
     confidences = (0.9, 0.95, 0.99)
     for confidence, truth in zip(confidences, dense_risk(market, depths, confidences), strict=True):
         found = law.value_at_risk(confidence), law.expected_shortfall(confidence)
@@ -262,7 +263,7 @@ def test_a_law_that_returns_beyond_its_series_is_found_out():
     arguments = {"volatility": 0.2, "num_steps": 5, "fill_rate": 140.0, "inventory_limit": 4.0}
     problem = problem_of(AS, **arguments)
     table = frozen.tabulate(problem, baselines.paper_policies(AS, **arguments)["constant"])
-    law = frozen.pnl_law(problem, table)
+    law = pnl_law(problem, table)
     u = 2.0 * np.pi / float(table.controls[0, 0, 0])  # where the lattice of gains returns
     back = abs(frozen.characteristic_function(problem, table, frozen.PNL, np.array([u]))[0])
     cut = len(law.coefficients) * np.pi / (law.high - law.low)

@@ -10,6 +10,7 @@ from gymnasium import wrappers
 from gymnasium.wrappers import vector
 
 from mmgym import baselines
+from mmgym.baselines.baseline import FiniteBaseline, baseline_of
 from mmgym.baselines.wrappers import Wrapped
 
 AS = "mmgym/AvellanedaStoikov-v0"
@@ -148,9 +149,8 @@ def test_a_function_of_one_observation_is_told_the_shape(env_id, markov):
 def test_no_figure_of_a_score_is_infinite(monkeypatch):
     policy = baselines.paper_policies(AS, **SMALL)["constant"]
     for name in ("value", "fills", "std"):
-        broken = baselines.score(AS, policy, **SMALL)
-        object.__setattr__(broken, name, np.nan)
-        monkeypatch.setattr("mmgym.baselines.scoring._evaluate", lambda *_, broken=broken: broken)
+        broken = baseline_of(AS, **SMALL).evaluate(policy, True, None)._replace(**{name: np.nan})
+        monkeypatch.setattr(FiniteBaseline, "evaluate", lambda *_, broken=broken: broken)
         with pytest.raises(ArithmeticError, match=f"{name} = nan"):
             baselines.score(AS, policy, **SMALL)
         monkeypatch.undo()

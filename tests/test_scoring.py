@@ -9,6 +9,7 @@ from scipy import stats
 
 from mmgym import baselines
 from mmgym.baselines import frozen
+from mmgym.baselines.baseline import Bounds, FiniteBaseline, baseline_of
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.gaussian import clipped_gaussian_nodes
 
@@ -263,14 +264,8 @@ def test_refusals_name_what_is_allowed():
 
 def test_a_score_above_the_optimum_is_refused(monkeypatch):
     """The guard itself: an optimum that is too low must be noticed."""
-    honest = baselines.optimal_policy(AS)
-
-    def too_low(env):
-        policy = baselines.optimal_policy(env)
-        policy.optimum -= 0.01
-        return policy
-
-    monkeypatch.setattr("mmgym.baselines.scoring.optimal_policy", too_low)
+    honest, (optimum, _, _) = baselines.optimal_policy(AS), baseline_of(AS).bounds()
+    monkeypatch.setattr(FiniteBaseline, "bounds", lambda baseline: Bounds(optimum - 0.01, optimum - 0.01, 0.0))
     with pytest.raises(baselines.AboveOptimum, match="bug"):
         baselines.score(AS, honest)
 

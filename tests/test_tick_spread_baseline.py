@@ -14,9 +14,10 @@ from scipy import stats
 from scipy.linalg import expm
 
 from mmgym import baselines
-from mmgym.baselines import catalogue, frozen, solution_cache
+from mmgym.baselines import baseline, catalogue, frozen, kept
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.frozen import Functional
+from mmgym.baselines.tick_spread import tick_spread_baseline
 from mmgym.baselines.tick_spread.one_step import TickSpreadProblem, clock_profile
 from mmgym.models.tick_spread import Params
 
@@ -112,7 +113,7 @@ def test_doing_nothing_is_worth_nothing():
 
 
 class Dense:
-    """The frozen-control problem from its definition, on few states: one generator a quad, with an entry for gains."""
+    """The frozen-control problem from its definition, on few states: a generator for each posting, with gains."""
 
     def __init__(self, params, penalised=True):
         self.p = params
@@ -128,7 +129,7 @@ class Dense:
     def cost(self, j, shares):
         return abs(shares) * ((j + 1) * self.p.tick / 2 + self.p.fee) + self.p.fixed_fee * (shares != 0)
 
-    def generator(self, quad, clock, start_spread):
+    def generator(self, posting, clock, start_spread):
         p, one = self.p, self.m * len(self.lots)
         found = np.zeros((one + 1, one + 1))
         for j, y in itertools.product(range(self.m), self.lots):
@@ -137,12 +138,12 @@ class Dense:
                 found[here, self.index(k, y)] += clock * self.rho[j, k]
                 found[here, here] -= clock * self.rho[j, k]
             for side, sign in ((0, 1), (1, -1)):
-                improved = quad[side] and start_spread > 0 and j > 0
+                improved = posting[side] and start_spread > 0 and j > 0
                 rates = (
                     (p.best_bid_rates, p.best_ask_rates),
                     (p.improved_bid_rates, p.improved_ask_rates),
                 )[improved][side]
-                size = min(quad[2 + side], self.limit - sign * y)
+                size = min(posting[2 + side], self.limit - sign * y)
                 if size > 0:
                     edge = (j + 1) * p.tick / 2 - p.tick * improved + p.rebate
                     found[here, self.index(j, y + sign * size)] += rates[j]
@@ -151,13 +152,13 @@ class Dense:
             found[here, one] -= self.penalty * (y * p.lot) ** 2
         return found
 
-    def step(self, quad, n, start_spread):
-        key = (quad, n if self.p.num_pieces > 1 else 0, start_spread > 0)
+    def step(self, posting, n, start_spread):
+        key = (posting, n if self.p.num_pieces > 1 else 0, start_spread > 0)
         if key not in self.exponentials:
             h = self.p.horizon / self.p.num_steps
             found = np.eye(self.m * len(self.lots) + 1)
             for clock, length in clock_profile(self.p, n * h, (n + 1) * h):
-                found = found @ expm(self.generator(quad, clock, start_spread) * length)
+                found = found @ expm(self.generator(posting, clock, start_spread) * length)
             self.exponentials[key] = found
         return self.exponentials[key]
 
@@ -166,15 +167,15 @@ class Dense:
         return np.array([*cost, 1.0])
 
     def played(self, j, y, action):
-        """Order and quad of an action (bid quote, ask quote, bid lots, ask lots, order in lots) at a state."""
+        """Order and posting of an action (bid quote, ask quote, bid lots, ask lots, order in lots) at a state."""
         order = min(max(action[4], -self.limit - y), self.limit - y)
         bid = min(action[2], self.limit - y - order)
         ask = min(action[3], self.limit + y + order)
         return order, (action[0], action[1], bid, ask)
 
     def value_of(self, n, j, y, action, values):
-        order, quad = self.played(j, y, action)
-        after = self.step(quad, n, j)[self.index(j, y + order)] @ values
+        order, posting = self.played(j, y, action)
+        after = self.step(posting, n, j)[self.index(j, y + order)] @ values
         return after - self.cost(j, order * self.p.lot)
 
     def optimum(self):
@@ -231,8 +232,8 @@ def test_join_best_by_a_second_method():
     for cap, printed in ((1, 13.4852), (2, 5.9662)):
         rows = []
         for j, y in itertools.product(range(6), dense.lots):
-            quad = (0, 0, int(y + 1 <= cap), int(y - 1 >= -cap))
-            rows.append(dense.step(quad, 0, j)[dense.index(j, y)])
+            posting = (0, 0, int(y + 1 <= cap), int(y - 1 >= -cap))
+            rows.append(dense.step(posting, 0, j)[dense.index(j, y)])
         matrix = np.vstack([*rows, np.eye(1, 6 * 21 + 1, 6 * 21)])
         values = np.linalg.matrix_power(matrix, 1000) @ dense.terminal()
         expected = float(found.initial @ values[:-1])
@@ -242,7 +243,7 @@ def test_join_best_by_a_second_method():
 
 
 def test_the_filter_leaves_out_nothing(monkeypatch):
-    """Random markets: the filtered search finds what the search of all quads finds, in every state."""
+    """Random markets: the filtered search finds what the search of all postings finds, in every state."""
     random = np.random.default_rng(5)
     for case in range(12):
         spreads = int(random.integers(2, 5))
@@ -264,10 +265,10 @@ def test_the_filter_leaves_out_nothing(monkeypatch):
         values = found.terminal(found.criterion)
         values = values + random.normal(0.0, 0.2, values.shape)
         controls, best = found.improve(0, values)
-        quads = found.every_quad(both=True)
-        everything = found.quad_values(0, quads, values, found.criterion)[:, 0]
+        postings = found.every_posting(both=True)
+        everything = found.posting_values(0, postings, values, found.criterion)[:, 0]
         with monkeypatch.context() as patched:
-            patched.setattr(found, "every_quad", lambda both, quads=quads: quads)
+            patched.setattr(found, "every_posting", lambda both, postings=postings: postings)
             patched.setattr(found, "_promising", lambda n, values, singles: np.empty((0, 4), dtype=np.int64))
             _, expected = found.improve(0, values)
         assert everything.shape[0] == 121
@@ -455,7 +456,7 @@ def test_constant_strategy_without_a_bound():
     """A limit that is never reached: fills are 300 s at the stationary rate, the mean 25.290 (section 5)."""
     params = Params.create(lot=100.0, inventory_limit=None)
     found = TickSpreadProblem(params)
-    constant = catalogue.paper_tables(params).tables["constant"]()
+    constant = tick_spread_baseline(params).papers.tables["constant"]()
     rate = float(params.initial_spread_law @ params.best_bid_rates)
     fills, _ = frozen.evaluate(found, constant, Functional(fills=1.0))
     assert found.initial @ fills[0, :, 0] == pytest.approx(2.0 * 300.0 * rate, rel=1e-9)
@@ -472,36 +473,36 @@ def test_constant_strategy_without_a_bound():
 def test_solutions_are_kept_and_damaged_ones_solved_again(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     found = problem(4, lot=50.0)
-    assert solution_cache.load_solution(found) is None
+    assert kept.load_solution(found) is None
     solution = frozen.solve(found)
-    solution_cache.save_solution(found, solution)
-    path = solution_cache.solution_file(found)
+    kept.save_solution(found, solution)
+    path = kept.solution_file(found)
     assert path.parent == tmp_path / "solutions"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    again = solution_cache.load_solution(found)
+    again = kept.load_solution(found)
     for name in ("controls", "values", "raw", "log_scale"):
         np.testing.assert_array_equal(getattr(again, name), getattr(solution, name))
     other = problem(4, lot=50.0, fee=0.0013)
-    assert solution_cache.solution_file(other) != path
-    assert solution_cache.load_solution(other) is None
+    assert kept.solution_file(other) != path
+    assert kept.load_solution(other) is None
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"PK\x03\x04 nonsense"):
         path.write_bytes(damaged)
-        assert solution_cache.load_solution(found) is None
+        assert kept.load_solution(found) is None
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path / "file"))
     (tmp_path / "file").write_text("a file where the folder should be")
-    solution_cache.save_solution(found, solution)  # cannot be kept: no error
-    assert solution_cache.load_solution(found) is None
+    kept.save_solution(found, solution)  # cannot be kept: no error
+    assert kept.load_solution(found) is None
 
 
 def test_the_optimum_comes_from_disk_the_second_time(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(catalogue, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(baseline, "KEPT_SECONDS", 0.0)
     arguments = {"num_steps": 3, "lot": 50.0, "fee": 0.00137}
     first = baselines.optimal_policy(ID, **arguments)
-    catalogue._solution.cache_clear()
-    monkeypatch.setattr(catalogue, "solve", None)  # not called again
+    baseline.baseline_for.cache_clear()
+    monkeypatch.setattr(baseline, "solve", None)  # not called again
     second = baselines.optimal_policy(ID, **arguments)
     assert second.optimum == first.optimum
     np.testing.assert_array_equal(second.actions, first.actions)
-    catalogue._solution.cache_clear()
+    baseline.baseline_for.cache_clear()

@@ -28,7 +28,6 @@ from mmgym.baselines.tick_spread.feedback import (
     feedback_moments,
     feedback_pnl_law,
     feedback_problem,
-    feedback_statistics,
 )
 from mmgym.models.tick_spread import Params
 
@@ -358,15 +357,18 @@ def test_optimum_played_at_once_is_worth_the_continuous_value() -> None:
     params = Params.create(num_steps=1000)
     solution = continuous_solution(params)
     best, error = stationary(params, solution.values[0]), stationary(params, solution.errors[0])
-    found = feedback_statistics(params, solution.controls)
-    assert best - 5e-4 < found.value < best + error
+    value, _ = feedback_moments(params, solution.controls, CRITERION)
+    wealth, wealth_std = feedback_moments(params, solution.controls)
+    fills, _ = feedback_moments(params, solution.controls, Functional(fills=1.0))
+    orders, _ = feedback_moments(params, solution.controls, Functional(orders=1.0))
+    squares, _ = feedback_moments(params._replace(running_penalty=1.0), solution.controls, Functional(penalty=-1.0))
+    assert best - 5e-4 < value < best + error
     # Simulated by another program, 100,000 paths: 29.74 +- 0.04, 12.52, 19.7 fills a side, 13.16 market orders.
-    assert found.wealth == pytest.approx(29.74, abs=0.12)
-    assert found.wealth_std == pytest.approx(12.52, abs=0.09)
-    assert found.fills == pytest.approx(2 * 19.7, abs=0.2)
-    assert found.market_orders == pytest.approx(13.16, abs=0.05)
-    assert found.value == pytest.approx(found.wealth - 3e-6 * found.inventory_square, abs=1e-12)
-    assert found.value == pytest.approx(feedback_moments(params, solution.controls, CRITERION)[0], abs=1e-10)
+    assert wealth == pytest.approx(29.74, abs=0.12)
+    assert wealth_std == pytest.approx(12.52, abs=0.09)
+    assert fills == pytest.approx(2 * 19.7, abs=0.2)
+    assert orders == pytest.approx(13.16, abs=0.05)
+    assert value == pytest.approx(wealth - 3e-6 * squares, abs=1e-10)
 
 
 @pytest.mark.long

@@ -148,7 +148,7 @@ def test_bad_combinations(arguments, message):
 # --- The step law ----------------------------------------------------------------------------------------------------
 
 
-def one_step_law(params, quad, spread, length):
+def one_step_law(params, posting, spread, length):
     """Law of (bid fills, ask fills, final spread), fills up to 4 a side, by a dense matrix exponential."""
     p, fills = params, 5
     rho = np.array(p.spread_transitions)
@@ -159,7 +159,7 @@ def one_step_law(params, quad, spread, length):
     for b, a, j in itertools.product(range(fills), range(fills), range(m)):
         moves = [(index[b, a, k], p.clock_rates[0] * rho[j, k]) for k in range(m)]
         # an improved quote stays best for a step that starts at one tick, and is best while the spread is one tick
-        for side, (quote, size, count) in enumerate(((quad[0], quad[2], b), (quad[1], quad[3], a))):
+        for side, (quote, size, count) in enumerate(((posting[0], posting[2], b), (posting[1], posting[3], a))):
             improved = quote and spread > 0 and j > 0
             rate = rates[side][1 if improved else 0][j] if size else 0.0
             if count + 1 < fills:
@@ -171,10 +171,10 @@ def one_step_law(params, quad, spread, length):
 
 
 @pytest.mark.parametrize(
-    ("quad", "spread"),
+    ("posting", "spread"),
     [((0, 0, 3, 2), 1), ((1, 0, 2, 2), 2), ((1, 1, 1, 3), 3), ((1, 1, 2, 2), 1), ((0, 1, 0, 2), 2)],
 )
-def test_law_of_one_step(quad, spread):
+def test_law_of_one_step(posting, spread):
     """Chi-square of (fills, final spread) against the matrix exponential; false-alarm rate 1e-4 each."""
     arguments = {
         "spread_transitions": [[0.0, 0.7, 0.3], [0.5, 0.0, 0.5], [0.2, 0.8, 0.0]],
@@ -189,8 +189,8 @@ def test_law_of_one_step(quad, spread):
         "market_order_max": 0.0,
     }
     envs = batch(40_000, **arguments)
-    *_, info = play(envs, [*quad, 0], seed=11)
-    law = one_step_law(envs.params, quad, spread - 1, 1.2)
+    *_, info = play(envs, [*posting, 0], seed=11)
+    law = one_step_law(envs.params, posting, spread - 1, 1.2)
     found_spread = np.rint(info["spread"] / envs.params.tick).astype(int) - 1
     bids, asks = (np.minimum(info[name], 4) for name in ("bid_fills", "ask_fills"))
     counts = np.zeros(law.shape)
@@ -202,7 +202,7 @@ def test_law_of_one_step(quad, spread):
     if expected[~large].sum() > 0.0:
         found, wanted = np.append(found, counts[~large].sum()), np.append(wanted, expected[~large].sum())
     assert stats.chisquare(found, wanted * found.sum() / wanted.sum()).pvalue > FALSE_ALARM
-    assert (info["inventory"] == quad[2] * info["bid_fills"] - quad[3] * info["ask_fills"]).all()
+    assert (info["inventory"] == posting[2] * info["bid_fills"] - posting[3] * info["ask_fills"]).all()
 
 
 def test_an_improved_quote_is_best_while_the_spread_is_one_tick():

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym import declare
-from mmgym.baselines.catalogue import PaperPolicies, paper_tables
+from mmgym.baselines.baseline import FiniteBaseline, PaperPolicies, make_baseline
 from mmgym.baselines.declared.one_step import DeclaredProblem
-from mmgym.baselines.frozen import Table, frozen_problem
+from mmgym.baselines.frozen import Table
 
 __all__ = ["DeclaredProblem", "policy_tables", "register"]
 
@@ -57,6 +57,9 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
 
 
 def register(declared: declare.Market) -> None:
-    """Make the baselines of a declared market known."""
-    frozen_problem.register(declared.params, lambda params: DeclaredProblem(declared, params))
-    paper_tables.register(declared.params, lambda params: policy_tables(declared, params))
+    """Make the baseline of a declared market known."""
+
+    def baseline(params: Any) -> FiniteBaseline:
+        return FiniteBaseline(params, DeclaredProblem(declared, params), policy_tables(declared, params))
+
+    make_baseline.register(declared.params, baseline)

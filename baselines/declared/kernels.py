@@ -13,8 +13,9 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
-from mmgym.uniformisation import KERNEL, fill_poisson_weights, num_terms
+from mmgym.uniformisation import fill_poisson_weights, num_terms
 
 LEAST_EVENTS = 1e-3  # of the shift, in a step: slower chains are summed as fast as this one
 DIFFERENCE = 1e-4  # units of a control: of the first curvature

@@ -6,8 +6,8 @@ All take ``gamma sigma^2 = 2 phi`` under the mean criterion, where the base dept
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
+from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.glft.continuous import base_depths, effective_rates, inventory_cost
 from mmgym.models.glft import Params
 
@@ -81,18 +81,8 @@ def riccati_depths(params: Params) -> Array:
             + 2.0 * a * a * size * (second[0] - second[1]),
         ]
 
-    times = left[::-1, 0]
-    found = solve_ivp(
-        slopes,
-        (0.0, params.horizon),
-        [params.terminal_penalty, 0.0],
-        method="LSODA",
-        t_eval=times,
-        rtol=1e-11,
-        atol=1e-13,
-    )
-    if not found.success:
-        raise RuntimeError(f"the Riccati equation could not be integrated: {found.message}")
-    a, b = (row[::-1, None] for row in found.y)
+    start, times = np.array([params.terminal_penalty, 0.0]), left[::-1, 0]
+    path = solution_at(slopes, start, times, "the Riccati equation", 1e-11, method="LSODA", atol=1e-13)
+    a, b = (column[:, None] for column in path.T)
     bid, ask = base_depths(params)
     return np.stack([bid - b + a * (2.0 * q + size), ask + b - a * (2.0 * q - size)], axis=-1)

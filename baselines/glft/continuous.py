@@ -15,10 +15,10 @@ digits.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import root
 
+from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.glft.one_step import price_cumulant
 from mmgym.models.glft import Params
 
@@ -138,18 +138,7 @@ def _time_derivative(params: Params, values: Array) -> Array:
 
 def _integrate_nonlinear(params: Params, times: Array) -> Array:
     start = -params.terminal_penalty * _inventories(params) ** 2
-    found = solve_ivp(
-        lambda _, v: _time_derivative(params, v),
-        (0.0, float(times[-1])),
-        start,
-        method="DOP853",
-        t_eval=times,
-        rtol=1e-13,
-        atol=1e-13,
-    )
-    if not found.success:
-        raise RuntimeError(f"the continuous-time value could not be integrated: {found.message}")
-    return np.asarray(found.y.T[::-1])
+    return solution_at(lambda _, v: _time_derivative(params, v), start, times, "the continuous-time value", 1e-13)
 
 
 def continuous_depths(params: Params, values: Array) -> Array:
@@ -202,7 +191,7 @@ def stationary_depths(params: Params) -> Array:
 
     long = max(params.horizon, 10.0 / float(effective_rates(params).min()))
     relaxed = _integrate_nonlinear(params, np.array([0.0, long]))[0]
-    found = root(imbalance, np.diff(relaxed), method="hybr", tol=1e-13)
-    if np.abs(imbalance(found.x)).max() > 1e-8 * effective_rates(params).max():
-        raise RuntimeError(f"the stationary depths were not found: {found.message}")
-    return continuous_depths(params, np.concatenate([[0.0], np.cumsum(found.x)]))
+    zero = root(imbalance, np.diff(relaxed), method="hybr", tol=1e-13)
+    if np.abs(imbalance(zero.x)).max() > 1e-8 * effective_rates(params).max():
+        raise RuntimeError(f"the stationary depths were not found: {zero.message}")
+    return continuous_depths(params, np.concatenate([[0.0], np.cumsum(zero.x)]))

@@ -30,8 +30,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mmgym.baselines import frozen
-from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.one_step import GLFTProblem
+from mmgym.baselines.pnl_law import PnlLaw, pnl_law
+from mmgym.compiling import KERNEL
 from mmgym.models.glft import MAX_EVENTS, Params
 
 Array = NDArray[Any]
@@ -47,7 +49,7 @@ __all__ = [
 TAYLOR_TERMS = 20  # of an exponential of norm at most 1: the rest is below 1 / 21! = 2e-20
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(**KERNEL)
 def _integrate(
     length: float, stay: Array, up: Array, down: Array, coupling: Array, source: Array, values: Array
 ) -> Array:
@@ -105,9 +107,9 @@ def _integrate(
 class FeedbackProblem(GLFTProblem):
     """The GLFT market where depths follow the inventory inside a step too.
 
-    A `mmgym.baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments`, `pnl_law` and `state_laws` of
-    `mmgym.baselines.frozen` take tables of raw depths (N, S, 2). The best such quotes are those of
-    `mmgym.baselines.glft.continuous_depths`.
+    A `mmgym.baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments` and `state_laws` of
+    `mmgym.baselines.frozen`, and `mmgym.baselines.pnl_law`, take tables of raw depths (N, S, 2). The best such quotes
+    are those of `mmgym.baselines.glft.continuous_depths`.
     """
 
     def _active_rates(self, depths: Array) -> tuple[Array, Array]:
@@ -149,7 +151,8 @@ class FeedbackProblem(GLFTProblem):
             source = np.stack([drift + earned_bid + earned_ask, squares][: functional.moments], axis=1)
             if functional.moments == 2:
                 coupling = 2.0 * np.stack([drift, earned_bid, earned_ask], axis=1)
-        return _integrate(self.params.step_length, stay, up, down, coupling, source, np.ascontiguousarray(values))
+        start = np.ascontiguousarray(values)
+        return np.asarray(_integrate(self.params.step_length, stay, up, down, coupling, source, start))
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the inventory at the end of a cell from the law at its start and the depths (S, 2)."""
@@ -157,7 +160,8 @@ class FeedbackProblem(GLFTProblem):
         stay, from_above, from_below = -(bid + ask), np.roll(ask, -1), np.roll(bid, 1)
         coupling, source = np.empty((0, 3)), np.zeros((len(law), 1))
         columns = (stay[:, None], from_above[:, None], from_below[:, None])
-        return _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])[:, 0]
+        moved = _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])
+        return np.asarray(moved[:, 0])
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.
@@ -229,12 +233,8 @@ def feedback_certainty_equivalent(params: Params, depths: Array, risk_aversion: 
     ValueError
         If ``risk_aversion`` is not positive, or as `feedback_problem`.
     """
-    if not 0.0 < risk_aversion < math.inf:
-        raise ValueError(f"risk_aversion = {risk_aversion!r} is not allowed: it must be a finite number > 0")
     problem = feedback_problem(params._replace(running_penalty=0.0), depths)
-    functional = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=np.array([-risk_aversion]))
-    values, log_scale = frozen.evaluate(problem, depths, functional)
-    return -float(np.log(problem.initial @ values[0, :, 0]) + log_scale[0]) / risk_aversion
+    return frozen.certainty_equivalent(problem, depths, Functional(gain=1.0, price=1.0, penalty=1.0), risk_aversion)
 
 
 def feedback_pnl_law(params: Params, depths: Array) -> PnlLaw:
@@ -242,4 +242,4 @@ def feedback_pnl_law(params: Params, depths: Array) -> PnlLaw:
 
     Parameters and errors are those of `feedback_moments`.
     """
-    return frozen.pnl_law(feedback_problem(params, depths), depths)
+    return pnl_law(feedback_problem(params, depths), depths)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables, terminal_values
 from mmgym.baselines.glft import kernels
 from mmgym.baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes, rounding
 from mmgym.models import glft
@@ -100,7 +100,7 @@ class GLFTProblem:
         p, none = self.params, np.zeros(self.num_states)
         growth = p.volatility**2
         square = functional.price**2 * p.variance_rate * np.exp(growth * n * p.step_length)
-        found = np.empty(len(states))
+        added = np.empty(len(states))
         kernels.backward_means(
             p.step_length,
             -growth,
@@ -112,9 +112,9 @@ class GLFTProblem:
             none,
             self.inventory**2,
             none[:, None],
-            found,
+            added,
         )
-        second += found
+        second += added
 
     def growth(self, functional: Functional, exponents: Array) -> Array:
         """Logarithm of ``E[exp(z R)]`` per unit of time besides fills, for exponents (K,): (S, K)."""
@@ -122,11 +122,9 @@ class GLFTProblem:
         exposure = np.multiply.outer(functional.price * self.inventory, exponents)
         return np.asarray(np.multiply.outer(drift, exponents) + price_cumulant(self.params, exposure, functional.jumps))
 
-    def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
+    def terminal(self, functional: Functional) -> Array:
         reward = -functional.penalty * self.params.terminal_penalty * self.inventory**2
-        if functional.exponents is not None:
-            return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
-        return np.stack([reward**i for i in range(1, functional.moments + 1)], axis=1)
+        return terminal_values(reward, functional)
 
     def backward(
         self, n: int, states: NDArray[np.int64], controls: Array, values: Array, functional: Functional
@@ -246,6 +244,3 @@ class GLFTProblem:
     def binding(self, controls: Array) -> NDArray[np.bool_]:
         slack = 1e-9 * (self.high_controls - self.low_controls)
         return np.asarray((controls <= self.low_controls + slack) | (controls >= self.high_controls - slack))
-
-
-frozen_problem.register(glft.Params, GLFTProblem)

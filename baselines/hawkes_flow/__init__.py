@@ -11,8 +11,6 @@ from mmgym.baselines.hawkes_flow.closed_forms import (
 )
 from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy
 from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, Resolution, march
-from mmgym.baselines.numerical import numerical_baseline
-from mmgym.models.hawkes_flow import Params
 
 __all__ = [
     "COARSE",
@@ -31,5 +29,3 @@ __all__ = [
     "signal_poisson",
     "solve",
 ]
-
-numerical_baseline.register(Params, HawkesFlowBaseline)

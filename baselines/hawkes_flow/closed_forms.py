@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from scipy.interpolate import CubicHermiteSpline
 
+from mmgym.baselines.differential_equations import solution_at
 from mmgym.models import hawkes
 from mmgym.models.hawkes_flow import REACH, Params
 
@@ -121,19 +121,18 @@ class PoissonValues:
             step = np.diff(values)
             bid = np.clip(1.0 / decays[0] - step + sold, low[0], high[0])
             ask = np.clip(1.0 / decays[1] + step + bought, low[1], high[1])
-            found = -p.running_penalty * q**2
-            found[:-1] += sell * np.exp(-decays[0] * (bid - p.half_spread)) * (bid - sold + step)
-            found[1:] += buy * np.exp(-decays[1] * (ask - p.half_spread)) * (ask - bought - step)
-            return found
+            change = -p.running_penalty * q**2
+            change[:-1] += sell * np.exp(-decays[0] * (bid - p.half_spread)) * (bid - sold + step)
+            change[1:] += buy * np.exp(-decays[1] * (ask - p.half_spread)) * (ask - bought - step)
+            return change
 
         terminal = -p.half_spread * np.abs(q) - p.terminal_penalty * q**2
         fastest = max(buy + sell, p.decay_buy, p.decay_sell)
         times = np.linspace(0.0, p.horizon, int(np.clip(POINTS * p.horizon * fastest, 200, 20_000)) + 1)
-        found = solve_ivp(slope, (0.0, p.horizon), terminal, method="LSODA", t_eval=times, rtol=1e-11, atol=1e-12)
-        if not found.success:
-            raise RuntimeError(f"the Poisson values could not be integrated: {found.message}")
-        slopes = np.stack([slope(time, column) for time, column in zip(times, found.y.T, strict=True)])
-        self._values = CubicHermiteSpline(times, found.y.T, slopes)
+        what = "the Poisson values"
+        values = solution_at(slope, terminal, times, what, 1e-11, method="LSODA", atol=1e-12)[::-1]
+        slopes = np.stack([slope(time, column) for time, column in zip(times, values, strict=True)])
+        self._values = CubicHermiteSpline(times, values, slopes)
 
     def adverse_moves(self, time_left: Any) -> tuple[Array, Array]:
         """``A`` of a bid and of an ask (EUR / MWh)."""
@@ -167,9 +166,9 @@ def poisson(params: Params, values: PoissonValues) -> DepthFunction:
     """Depths that are optimal for Poisson order flow of the expected rates: blind to the intensities."""
 
     def depths(time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
-        found = _depths(params, values, time_left, inventory, *values.adverse_moves(time_left))
-        shape = np.broadcast_shapes(found.shape[:-1], np.shape(buy_rate), np.shape(sell_rate))
-        return np.broadcast_to(found, (*shape, 2))
+        depths = _depths(params, values, time_left, inventory, *values.adverse_moves(time_left))
+        shape = np.broadcast_shapes(depths.shape[:-1], np.shape(buy_rate), np.shape(sell_rate))
+        return np.broadcast_to(depths, (*shape, 2))
 
     return depths
 

@@ -97,11 +97,11 @@ class FlowExpansions:
         buy, sell = rate_grids(p, tables.largest, shape[0], shape[1])
         table = np.stack([tables.gains[0], tables.gains[1], tables.values], axis=-1).astype(np.float32)
         kink = int(np.argmin(np.abs(tables.times - tables.kink)))
-        found = np.empty((len(states), 3))
+        rows = np.empty((len(states), 3))
         kernels.look_up_rows(
-            table, tables.times, kink, states, buy.excess, buy.weights, sell.excess, sell.weights, found
+            table, tables.times, kink, states, buy.excess, buy.weights, sell.excess, sell.weights, rows
         )
-        return found
+        return rows
 
     def _start(self) -> Array:
         p = self.params

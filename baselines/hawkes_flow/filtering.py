@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
 from mmgym.baselines.hawkes_flow.solver import DepthFunction
+from mmgym.baselines.policy import RememberingPolicy
 from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[Any]
@@ -29,7 +30,7 @@ class _Memory(NamedTuple):
     depths: Array  # (..., 2): bid, ask
 
 
-class FilteredPolicy:
+class FilteredPolicy(RememberingPolicy):
     """Depths for the intensities that the orders so far make likely.
 
     Parameters
@@ -45,21 +46,12 @@ class FilteredPolicy:
         If decisions are taken by the clock: orders between two of them are not observed.
     """
 
-    markov = False
-
     def __init__(self, params: Params, depths: DepthFunction) -> None:
         if params.decision != "event":
             raise ValueError("decision = 'clock' is not allowed: orders are only observed with 'event'")
         self.params, self._depths = params, depths
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[Array, Any]:
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Array, Any]:
         """Action of one observation, or actions of a batch, and what is remembered."""
         p, (left, inventory, *_) = self.params, model.locate(self.params, observation)
         rates = np.broadcast_to([p.initial_rate_buy, p.initial_rate_sell], (*left.shape, 2))

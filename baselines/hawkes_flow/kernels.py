@@ -5,16 +5,13 @@ They are polynomials in both intensities, and the cubic through four levels in t
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
 from mmgym.baselines.hawkes_flow.rates import CHORD
+from mmgym.compiling import KERNEL, SCALAR
 from mmgym.models.hawkes_flow import next_order
-from mmgym.random_streams import SCALAR
-
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 
 PATH_X, PATH_W = np.polynomial.legendre.leggauss(6)  # nodes of an integral between two orders
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
+from mmgym.baselines.chebyshev import chebyshev_nodes, interpolation_rows
 from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[np.float64]
@@ -37,9 +38,7 @@ class RateGrid:
     def __init__(self, base_rate: float, excitation: float, decay: float, largest: float, nodes: int) -> None:
         self.base_rate, self.decay, self.largest = base_rate, decay, largest
         count = nodes if largest > 0.0 else 1
-        k = np.arange(count)
-        self.excess: Array = 0.5 * largest * (1.0 - np.cos(np.pi * k / max(count - 1, 1)))
-        self.weights: Array = np.where((k == 0) | (k == count - 1), 0.5, 1.0) * (-1.0) ** k  # barycentric
+        self.excess, self.weights = chebyshev_nodes(largest, count)
         self.rates: Array = base_rate + self.excess
         self.jump = self.matrix(self.excess + excitation)
 
@@ -47,18 +46,11 @@ class RateGrid:
         """Values at the nodes -> values at ``excess`` (m,), with the straight line beyond X: shape (m, nodes)."""
         if len(self.excess) == 1:
             return np.ones((len(excess), 1))
-        inside = self._interpolation(np.minimum(excess, self.largest))
+        inside = interpolation_rows(self.excess, self.weights, np.minimum(excess, self.largest))
         beyond = np.maximum(excess - self.largest, 0.0) / (CHORD * self.largest)
-        ends = self._interpolation(np.array([self.largest, (1.0 - CHORD) * self.largest]))
+        chord = np.array([self.largest, (1.0 - CHORD) * self.largest])
+        ends = interpolation_rows(self.excess, self.weights, chord)
         return np.asarray(inside + beyond[:, None] * (ends[0] - ends[1]))
-
-    def _interpolation(self, points: Array) -> Array:
-        distance = points[:, None] - self.excess
-        hit = distance == 0.0
-        terms = self.weights / np.where(hit, 1.0, distance)
-        found: Array = terms / terms.sum(axis=1, keepdims=True)
-        found[hit.any(axis=1)] = hit[hit.any(axis=1)]
-        return found
 
     def rates_after(self, time: float) -> Array:
         """Intensity after ``time`` minutes without an order, from each node (1 / minute)."""
@@ -105,9 +97,9 @@ def largest_excess(
     too_large.terminal = True  # type: ignore[attr-defined]
     best = math.inf
     for theta in np.geomspace(1e-4, 3.0, 60) / excitation:
-        found = solve_ivp(slope, (0.0, horizon), [theta, 0.0], method="LSODA", events=too_large, rtol=1e-6, atol=1e-9)
-        if found.status == 0:
-            log_moment = found.y[0, -1] * start + found.y[1, -1]
+        path = solve_ivp(slope, (0.0, horizon), [theta, 0.0], method="LSODA", events=too_large, rtol=1e-6, atol=1e-9)
+        if path.status == 0:
+            log_moment = path.y[0, -1] * start + path.y[1, -1]
             best = min(best, (log_moment - math.log(probability)) / theta)
     if not best < math.inf:
         best = 1e3 * excitation * math.exp(min((excitation - decay) * horizon, 20.0))

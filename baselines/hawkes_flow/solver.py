@@ -20,7 +20,7 @@ is the cubic in ``r`` through the last four levels. Far from the horizon that ha
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,8 +113,7 @@ class _Grid:
     def apply(self, buy: Array, fields: Array, sell: Array) -> Array:
         """Matrices on the intensities of fields (n+, any, n-)."""
         n, k, m = fields.shape
-        found = (buy @ fields.reshape(n, k * m)).reshape(n * k, m) @ sell.T
-        return found.reshape(n, k, m)
+        return ((buy @ fields.reshape(n, k * m)).reshape(n * k, m) @ sell.T).reshape(n, k, m)
 
     def jumped(self, values: Array) -> tuple[Array, Array]:
         """Values after a buy and after a sell order, at the same inventory."""
@@ -152,10 +151,10 @@ class _Grid:
         p, (bid, ask) = self.params, depths
         bids = np.exp(-p.fill_decay_sell * (bid - p.half_spread)) * (gain * bid * weights[0] + gains[0])
         asks = np.exp(-p.fill_decay_buy * (ask - p.half_spread)) * (gain * ask * weights[1] + gains[1])
-        found = np.zeros(self.shape)
-        found[:, :-1] += bids[:, :-1]
-        found[:, 1:] += asks[:, 1:]
-        return found
+        earned = np.zeros(self.shape)
+        earned[:, :-1] += bids[:, :-1]
+        earned[:, 1:] += asks[:, 1:]
+        return earned
 
     def order_probabilities(self, time: float) -> tuple[Array, Array]:
         """Probabilities that the next order comes within ``time`` and is a sell, or a buy: ``int S y_k du``."""
@@ -195,20 +194,20 @@ class _Stepper:
 
     def known(self, carried: Array, history: list[Array], shares: Array) -> Array:
         """The part that does not depend on the unknown level."""
-        found = self.grid.apply(self.whole[0], carried, self.whole[1])
+        known = self.grid.apply(self.whole[0], carried, self.whole[1])
         for (buy, sell), share in zip(self.paths, shares, strict=True):
             mixed = share[1] * history[0]
             for j in range(1, len(share) - 1):
                 mixed += share[j + 1] * history[j]
-            found += self.grid.apply(buy, mixed, sell)
-        return found
+            known += self.grid.apply(buy, mixed, sell)
+        return known
 
     def unknown(self, source: Array, shares: Array) -> Array:
         """The part of the unknown level."""
-        found = np.zeros_like(source)
+        unknown = np.zeros_like(source)
         for (buy, sell), share in zip(self.paths, shares, strict=True):
-            found += self.grid.apply(buy, share[0] * source, sell)
-        return found
+            unknown += self.grid.apply(buy, share[0] * source, sell)
+        return unknown
 
 
 class _March:
@@ -225,6 +224,9 @@ class _March:
         self.carried = np.concatenate([np.zeros(grid.shape)] * 3, axis=1) if held else self.terminal
         self.history = [self.source(self.values, 0.0)]
         self.window: list[Array] = [self.tail_start()] if held else []
+        if held:
+            self.whole_orders = grid.order_probabilities(held)
+            self.whole_window = grid.buy.relaxation(held), grid.sell.relaxation(held)
 
     def tail_start(self) -> Array:
         """What a window of frozen depths ends with: value without what is carried, and the carried gains."""
@@ -238,9 +240,9 @@ class _March:
         if self.depths is None:
             return grid.best_depths(*gains)
         if self.given is None or self.given[0] != time:
-            found = self.depths(time, grid.inventory, grid.buy_rate, grid.sell_rate)
-            found = np.broadcast_to(found, (*grid.shape, 2))
-            self.given = time, (found[..., 0], found[..., 1])
+            depths = self.depths(time, grid.inventory, grid.buy_rate, grid.sell_rate)
+            depths = np.broadcast_to(depths, (*grid.shape, 2))
+            self.given = time, (depths[..., 0], depths[..., 1])
         return self.given[1]
 
     def source(self, values: Array, time: float) -> Array:
@@ -277,6 +279,37 @@ class _March:
             source = self.source(values, time)
         self.time, self.carried, self.values = time, carried, values
         self.history = [np.asarray(source), *self.history[: ORDER - 1]]
+
+    def advance(self, stepper: _Stepper, level: int, wide: int) -> None:
+        """One step to the level ``level``, ``wide`` of which make a window (0: depths move at once)."""
+        grid, time = self.grid, level * stepper.length
+        tail = orders = None
+        if wide and level <= wide:
+            orders = grid.order_probabilities(time)
+            survival = grid.buy.survival(time)[:, None, None] * grid.sell.survival(time)
+            tail = np.zeros_like(self.carried)
+            tail[:, : grid.shape[1]] = survival * self.terminal
+        elif wide:
+            orders = self.whole_orders
+            tail = grid.apply(self.whole_window[0], self.window[-wide], self.whole_window[1])
+        self.step(stepper, time, tail, orders)
+        if wide:
+            self.window.append(self.tail_start())
+
+    def start(self, length: float, wide: int) -> Iterator[int]:
+        """Short steps to the first levels, which are told of, of this length; ``wide`` levels make a window."""
+        short = _Stepper(self.grid, length / STARTING)
+        history = [self.history[0]]
+        for i in range(1, (ORDER - 1) * STARTING + 1):
+            self.advance(short, i, wide * STARTING)
+            if i % STARTING == 0:
+                history.insert(0, self.history[0])
+                yield i // STARTING
+        self.history, self.window = history, self.window[::STARTING]
+
+    def level(self) -> tuple[float, Array, Array, Array]:
+        """Time left, values and continuation gains."""
+        return self.time, self.values, *self.gains
 
 
 def _step_counts(grid: _Grid, resolution: Resolution, held: bool) -> tuple[int, int]:
@@ -328,55 +361,30 @@ def march(
     steps, window = _step_counts(grid, resolution, held)
     length = params.horizon / steps
     relaxation = 1.0 / max(params.decay_buy, params.decay_sell) / length
+    _require_memory(grid, steps, window, relaxation)
+    march, kept = _March(grid, window * length, functional, depths), _kept_levels(steps, window, relaxation)
+    levels = [march.level()]
+    levels += [march.level() for level in march.start(length, window) if level in kept]
+    stepper = _Stepper(grid, length)
+    for level in range(ORDER, steps + 1):
+        march.advance(stepper, level, window)
+        del march.window[:-window]
+        if level in kept:
+            levels.append(march.level())
+        if progress is not None and level % 64 == 0:
+            progress(level / steps)
+    columns = [np.stack(column) for column in zip(*levels, strict=True)]
+    values, bid, ask = (np.ascontiguousarray(np.moveaxis(column, 2, 1)) for column in columns[1:])
+    return Tables(columns[0], window * length, values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest))
+
+
+def _require_memory(grid: _Grid, steps: int, window: int, relaxation: float) -> None:
     levels_held = 3.0 * window + 6.0 * min(steps, 10.0 * relaxation + steps / max(0.75 * relaxation, 1.0)) + 60.0
     check_memory(
         8.0 * levels_held * math.prod(grid.shape),
         f"a solution of {steps:,} times x {grid.shape[0] * grid.shape[2]} intensities x {grid.shape[1]:,} inventories",
         "inventory_limit, horizon, num_steps or the rates",
     )
-    march = _March(grid, window * length, functional, depths)
-    kept = _kept_levels(steps, window, relaxation)
-    levels = [(0.0, march.values, *march.gains)]
-
-    def advance(stepper: _Stepper, level: int, wide: int) -> None:
-        """One step to the level ``level``, ``wide`` of which make a window."""
-        tail = orders = None
-        time = level * stepper.length
-        if window and level <= wide:
-            orders = grid.order_probabilities(time)
-            survival = grid.buy.survival(time)[:, None, None] * grid.sell.survival(time)
-            tail = np.zeros_like(march.carried)
-            tail[:, : grid.shape[1]] = survival * march.terminal
-        elif window:
-            orders = whole_orders
-            tail = grid.apply(whole_window[0], march.window[-wide], whole_window[1])
-        march.step(stepper, time, tail, orders)
-        if window:
-            march.window.append(march.tail_start())
-
-    if window:
-        whole_orders = grid.order_probabilities(window * length)
-        whole_window = grid.buy.relaxation(window * length), grid.sell.relaxation(window * length)
-    short = _Stepper(grid, length / STARTING)
-    history = [march.history[0]]
-    for i in range(1, (ORDER - 1) * STARTING + 1):
-        advance(short, i, window * STARTING)
-        if i % STARTING == 0:
-            history.insert(0, march.history[0])
-            if i // STARTING in kept:
-                levels.append((march.time, march.values, *march.gains))
-    march.history, march.window = history, march.window[::STARTING]
-    stepper = _Stepper(grid, length)
-    for level in range(ORDER, steps + 1):
-        advance(stepper, level, window)
-        del march.window[:-window]
-        if level in kept:
-            levels.append((march.time, march.values, *march.gains))
-        if progress is not None and level % 64 == 0:
-            progress(level / steps)
-    columns = [np.stack(column) for column in zip(*levels, strict=True)]
-    values, bid, ask = (np.ascontiguousarray(np.moveaxis(column, 2, 1)) for column in columns[1:])
-    return Tables(columns[0], window * length, values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest))
 
 
 def _kept_levels(steps: int, window: int, relaxation: float) -> set[int]:

@@ -11,8 +11,6 @@ from mmgym.baselines.hawkes_power.book import effective_impacts, mean_impacts, m
 from mmgym.baselines.hawkes_power.bounds import Interval, PathBounds, path_bounds, solved
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
 from mmgym.baselines.hawkes_power.values import KINDS, ValueFunction, value_function
-from mmgym.baselines.numerical import numerical_baseline
-from mmgym.models.hawkes_power import Params
 
 __all__ = [
     "KINDS",
@@ -35,5 +33,3 @@ __all__ = [
     "spread_transitions",
     "value_function",
 ]
-
-numerical_baseline.register(Params, HawkesPowerBaseline)

@@ -1,20 +1,21 @@
-"""The intraday power market as a `mmgym.baselines.numerical.NumericalBaseline`."""
+"""The baseline of the intraday power market: the best policy known, the papers' and bounds of the optimum."""
 
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_power as model
+from mmgym.baselines.baseline import BestKnownPolicy, Bounds, PriceNoise, SimulatedBaseline, best_lower, make_baseline
+from mmgym.baselines.episodes import ControlVariate, Decision, Step
 from mmgym.baselines.hawkes_power import closed_forms, kernels
 from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
+from mmgym.baselines.hawkes_power.price_noise import price_noise
 from mmgym.baselines.hawkes_power.values import ValueFunction
-from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower
-from mmgym.baselines.policy import Policy, QuotingPolicy
-from mmgym.baselines.solution_cache import is_named, is_pair, kept
+from mmgym.baselines.kept import is_named, is_pair, kept
+from mmgym.baselines.policy import Policy, StatePolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -27,12 +28,12 @@ ROUGH = 200  # paths of all policies that may be the best one
 BATCH = 2_000  # rows played at once
 
 
-class DistancePolicy(QuotingPolicy):
+class DistancePolicy(StatePolicy):
     """A function of the state behind `predict`.
 
     Attributes
     ----------
-    distances : callable
+    depths : callable
         ``(time_left, inventory, spread, rates) -> (..., 2)`` distances [bid, ask] from the mid, EUR / MWh.
     control : str
         The value function (one of `mmgym.baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled
@@ -42,15 +43,13 @@ class DistancePolicy(QuotingPolicy):
     model = model
 
     def __init__(self, params: Params, distances: Callable[..., Array], control: str = "fitted") -> None:
-        self.params = params
-        self.distances = distances
+        super().__init__(params, distances)
         self.control = control
 
     def wanted(self, observation: Any) -> Array:
         """Offsets from the best prices of the book, of one observation or of each of a batch."""
-        found = model.locate(self.params, observation)
-        half_spread = self.params.half_tick * found[2][..., None]
-        return np.asarray(self.distances(*found) - half_spread)
+        state = model.locate(self.params, observation)
+        return np.asarray(self.depths(*state) - self.params.half_tick * state[2][..., None])
 
 
 class ValuePolicy(DistancePolicy):
@@ -74,8 +73,8 @@ class ValuePolicy(DistancePolicy):
     def _at(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
         shape = np.shape(rates)[:-1]
         left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
-        found = self.function.at(self.params, left, lots, ticks, np.reshape(rates, (-1, len(PROCESSES))))
-        return found.reshape(*shape, 3)
+        flat = self.function.at(self.params, left, lots, ticks, np.reshape(rates, (-1, len(PROCESSES))))
+        return flat.reshape(*shape, 3)
 
     def _best_distances(self, *state: Any) -> Array:
         p = self.params
@@ -115,21 +114,47 @@ class BestPowerPolicy(BestKnownPolicy):
         Its own value in the environment as built, and a bound of every policy's.
     """
 
+    _baseline: "HawkesPowerBaseline"
+
     @property
     def interval(self) -> Interval:
-        found: Interval = self._baseline.interval()
-        return found
+        return self._baseline.interval()
 
 
-class HawkesPowerBaseline:
+class Replay(ControlVariate):
+    """A value at the start plus what the generator makes of it under what is played, along the replayed step.
+
+    The estimate is unbiased for any policy and any value function; the better the function fits the policy, the less it
+    varies.
+    """
+
+    def __init__(self, params: Params, function: ValueFunction) -> None:
+        self.params, self.function, self.start = params, function, function.initial(params)
+        self.record = MARKET.record(params)
+
+    def before(self, decision: Decision) -> Array:
+        """What the step adds."""
+        half_spread = self.params.half_tick * np.asarray(decision.info["spread"])[:, None]
+        distances, gap = half_spread + decision.envs.to_quotes(decision.actions), np.zeros(len(decision.running))
+        self.rows = _rows(decision.envs)
+        kernels.replay_steps(self.record, self.rows, *self.function, distances, decision.running, gap)
+        return gap
+
+    def after(self, step: Step) -> float:
+        """Nothing; the replay is checked."""
+        for name in ("inventory", "spread"):
+            if not np.array_equal(self.rows[name][step.running], step.info[name][step.running]):
+                raise AssertionError(f"the replay of a step ended with another {name} than the environment")
+        return 0.0
+
+
+@make_baseline.register(Params)
+class HawkesPowerBaseline(SimulatedBaseline):
     """Best policy, paper policies and bounds of the intraday power market."""
 
     only_bounds = True
     reference = "join_best"
     ours = ("fitted", "first_order_expansion", "frozen_intensity", "join_best")
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
 
     def best_policy(self) -> BestPowerPolicy:
         """The policy with the best lower bound."""
@@ -151,8 +176,8 @@ class HawkesPowerBaseline:
             name, lower = best_lower(list(self.policies()), rough, fine)
             return {"name": name, "lower": lower}
 
-        found = kept(self.params, "best known", make, is_named(self.policies()))
-        return str(found["name"]), float(found["lower"])
+        best = kept(self.params, "best known", make, is_named(self.policies()))
+        return str(best["name"]), float(best["lower"])
 
     def interval(self) -> Interval:
         """The certified interval of the optimum, kept on disk."""
@@ -198,78 +223,41 @@ class HawkesPowerBaseline:
         """Value and standard error of a policy, kept on disk."""
 
         def make() -> Mapping[str, Any]:
-            base, player = HawkesPowerVectorEnv(1, **self.params.arguments()), self.policies()[name]()
             count = min(paths_for(self.params), most)
-            sizes = [min(BATCH, count - first) for first in range(0, count, BATCH)]
-            parts = [
-                self.play(base, player, True, size, (seed << 32) + BATCH * i)["estimate"]
-                for i, size in enumerate(sizes)
-            ]
-            sample = np.concatenate(parts)
-            return {"value": [sample.mean(), sample.std(ddof=1) / math.sqrt(count)]}
+            return {"value": self.simulated(self.policies()[name](), count, seed << 32, BATCH)}
 
         value, error = kept(self.params, (name, seed), make, is_pair("value"))["value"].tolist()
         return value, error
 
-    def evaluate(self, policy: Policy) -> Evaluation | None:
-        """None: expectations under a policy are sampled here."""
-        return None
+    def environment(self) -> HawkesPowerVectorEnv:
+        """As in `SimulatedBaseline`."""
+        return HawkesPowerVectorEnv(1, **self.params.arguments())
 
-    def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
-        """Episodes of ``count`` rows: a value at the start plus what the generator makes of it under what is played.
+    def control_variate(self, policy: Policy) -> ControlVariate:
+        """As in `Baseline`, by the value function that a policy names."""
+        inner = policy.policy if isinstance(policy, BestKnownPolicy) else policy
+        kind = inner.control if isinstance(inner, DistancePolicy) else "fitted"
+        return Replay(self.params, solved(self.params, kind))
 
-        The estimate is unbiased for any policy and any value function; the better the function fits the policy, the
-        less it varies.
-        """
-        function = solved(self.params, getattr(policy, "control", "fitted"))
-        envs = base.make_batch(count, info="full")
-        record = MARKET.record(self.params)
-        observations, info = envs.reset(seed=seed)
-        names = ("returns", "fills", "orders", "absolute_inventory", "pnl")
-        totals = {name: np.zeros(count) for name in names}
-        estimate, gap = np.full(count, function.initial(self.params)), np.zeros(count)
-        state, start, active = None, np.ones(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
-        while active.any():
-            actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
-            half_spread = self.params.half_tick * np.asarray(info["spread"])[:, None]
-            distances = half_spread + envs.to_quotes(actions)
-            rows = _rows(envs)
-            kernels.replay_steps(record, rows, *function, distances, active, gap)
-            observations, rewards, terminated, _, info = envs.step(actions)
-            for name in ("inventory", "spread"):
-                if not np.array_equal(rows[name][active], info[name][active]):
-                    raise AssertionError(f"the replay of a step ended with another {name} than the environment")
-            estimate[active] += gap[active]
-            totals["returns"][active] += rewards[active]
-            totals["fills"][active] += (info["bid_fills"] + info["ask_fills"])[active]
-            totals["absolute_inventory"][active] += (np.abs(info["inventory"]) * info["elapsed"])[
-                active
-            ]  # at step ends
-            totals["pnl"][active] = info["gain"][active]
-            active &= ~terminated
-            start = np.zeros(count, dtype=np.bool_)
-        return {**totals, "estimate": estimate}
+    def price_noise(self) -> PriceNoise | None:
+        """As in `Baseline`: see `mmgym.baselines.hawkes_power.price_noise`."""
+        return price_noise(self.params)
 
-    def examples(self) -> list[dict[str, float]]:
-        """Values and best distances from the mid at some times, inventories, spreads and intensities."""
+    def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
+        """Values and best offsets at some times, inventories, spreads and intensities."""
         p, best = self.params, FittedPolicy(self.params)
-        rates, found = np.array(p.initial_rates), []
+        rates, rows = np.array(p.initial_rates), []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():
                 for factor in (1.0, 2.0):
-                    state = (
-                        time_left,
-                        inventory,
-                        p.initial_spread,
-                        rates * np.where(np.arange(6) == model.BUY, factor, 1.0),
-                    )
-                    bid, ask = best.distances(*state).tolist()
+                    now = rates * np.where(np.arange(6) == model.BUY, factor, 1.0)
+                    state = (time_left, inventory, p.initial_spread, now)
+                    offsets = (best.depths(*state) - p.half_tick * p.initial_spread).tolist()
                     value = float(best.value(model.observe(p, *state)))
                     names = {"time_left": time_left, "inventory": inventory, "spread": p.initial_spread}
-                    found.append(
-                        {**names, "buy_rate": float(state[3][model.BUY]), "value": value, "bid": bid, "ask": ask}
-                    )
-        return found
+                    controls = dict(zip(control_names, offsets, strict=True))
+                    rows.append({**names, "buy_rate": float(now[model.BUY]), "value": value, **controls})
+        return rows
 
 
 def _rows(envs: Any) -> Array:

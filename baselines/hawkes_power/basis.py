@@ -70,8 +70,8 @@ def _basis(params: Params, degrees: NDArray[np.int64], table: Array, shapes: Arr
     most = max(int((~constant).sum(axis=1).max()), 1)
     active = np.full((len(degrees), most), -1, dtype=np.int64)
     for row, flags in enumerate(~constant):
-        found = np.flatnonzero(flags)
-        active[row, : len(found)] = found
+        nonzero = np.flatnonzero(flags)
+        active[row, : len(nonzero)] = nonzero
     moved = np.einsum("kij,jn->kin", book.spread_transitions(params), table)
     return Basis(
         np.ascontiguousarray(degrees),
@@ -161,8 +161,8 @@ def expansion_space(params: Params, order: int) -> Space:
 
 def features_at(params: Params, basis: Basis, spreads: NDArray[np.int64], rates: Array) -> Array:
     """Features (S, 4, B) of states; see `mmgym.baselines.hawkes_power.kernels`."""
-    found = np.empty((len(spreads), 4, len(basis.degrees)))
+    features = np.empty((len(spreads), 4, len(basis.degrees)))
     kernels.features_of(
-        MARKET.record(params), basis, np.ascontiguousarray(spreads), np.ascontiguousarray(rates, dtype=float), found
+        MARKET.record(params), basis, np.ascontiguousarray(spreads), np.ascontiguousarray(rates, dtype=float), features
     )
-    return found
+    return features

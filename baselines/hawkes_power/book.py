@@ -44,15 +44,15 @@ def move_law(params: Params, process: int) -> Array:
 def spread_transitions(params: Params) -> Array:
     """Transition matrices of the spread at the events of each process, (6, L, L): row ``j - 1`` from ``j`` ticks."""
     largest = params.largest_spread
-    found = np.zeros((len(PROCESSES), largest, largest))
+    laws = np.zeros((len(PROCESSES), largest, largest))
     rows = np.arange(largest)
     for process in range(len(PROCESSES)):
         law = move_law(params, process)
         for ticks in range(largest):
             to = rows + SPREAD_SIGN[process] * ticks
             inside = (to >= 0) & (to < largest)
-            found[process, rows[inside], to[inside]] += law[inside, ticks]
-    return found
+            laws[process, rows[inside], to[inside]] += law[inside, ticks]
+    return laws
 
 
 def mean_impacts(params: Params) -> Array:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.kernels import Basis
 from mmgym.baselines.hawkes_power.values import ValueFunction, value_function
-from mmgym.baselines.solution_cache import is_pair, kept
+from mmgym.baselines.kept import is_pair, kept
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
@@ -89,18 +89,18 @@ def path_bounds(params: Params, function: ValueFunction, paths: int, seed: int) 
     -------
     PathBounds
     """
-    found = np.empty((paths, 3))
+    values = np.empty((paths, 3))
     seeds = np.random.SeedSequence([seed, SEED]).generate_state(paths, np.uint64)
     record, rows = MARKET.record(params), np.zeros(1, MARKET.row_dtype)
     most = 64 + int(4.0 * _expected_events(params)[4:].sum())
-    kernels.bound_paths(record, rows, *function, seeds, most, found)
-    while (missing := np.flatnonzero(np.isnan(found[:, 0]))).size:
+    kernels.bound_paths(record, rows, *function, seeds, most, values)
+    while (missing := np.flatnonzero(np.isnan(values[:, 0]))).size:
         most *= 4
         again = np.empty((missing.size, 3))
         kernels.bound_paths(record, rows, *function, seeds[missing], most, again)
-        found[missing] = again
-    found += function.initial(params)
-    return PathBounds(*found.T)
+        values[missing] = again
+    values += function.initial(params)
+    return PathBounds(*values.T)
 
 
 def _expected_events(params: Params) -> Array:
@@ -131,13 +131,13 @@ def solved(params: Params, kind: str) -> ValueFunction:
         function = value_function(market, kind)
         return {**function.basis._asdict(), "borders": function.borders, "table": function.table}
 
-    def fits(found: dict[str, NDArray[Any]]) -> bool:
-        table, degrees = found["table"], found["degrees"]
+    def fits(arrays: dict[str, NDArray[Any]]) -> bool:
+        table, degrees = arrays["table"], arrays["degrees"]
         ranks = {"active": 2, "spread_table": 2, "moved_table": 3, "impacts": 2, "shapes": 2}
         return (
-            table.shape == (len(found["borders"]) - 1, len(degrees), 2 * params.inventory_limit + 1)
+            table.shape == (len(arrays["borders"]) - 1, len(degrees), 2 * params.inventory_limit + 1)
             and degrees.shape[1:] == (len(PROCESSES) + 1,)
-            and all(found[name].ndim == rank for name, rank in ranks.items())
+            and all(arrays[name].ndim == rank for name, rank in ranks.items())
         )
 
     arrays = kept(market, kind, make, fits)
@@ -149,8 +149,8 @@ def upper_bound(params: Params) -> tuple[float, float]:
     market = _continuous(params)
 
     def make() -> Mapping[str, Any]:
-        found = path_bounds(market, solved(market, "fitted"), paths_for(market), 0).upper
-        return {"bound": [found.mean(), found.std(ddof=1) / math.sqrt(len(found))]}
+        upper = path_bounds(market, solved(market, "fitted"), paths_for(market), 0).upper
+        return {"bound": [upper.mean(), upper.std(ddof=1) / math.sqrt(len(upper))]}
 
     value, error = kept(market, "upper", make, is_pair("bound"))["bound"].tolist()
     return value, error

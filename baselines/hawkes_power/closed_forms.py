@@ -81,5 +81,5 @@ def corollary_3(
     ask = 1.0 / p.fill_decay_buy + penalty * (1.0 - 2.0 * q) + np.where(q >= 1, bought[0] - half_spread, out)
     out = 2.0 * impacts[SELL] + half_spread - sold[0]
     bid = 1.0 / p.fill_decay_sell + penalty * (1.0 + 2.0 * q) + np.where(q <= -1, -sold[1] - half_spread, out)
-    found = np.stack([bid, ask], axis=-1)
-    return np.maximum(found, half_spread[..., None]) if floored else found
+    distances = np.stack([bid, ask], axis=-1)
+    return np.maximum(distances, half_spread[..., None]) if floored else distances

@@ -9,12 +9,13 @@ their expectations just after a buy and just after a sell, the order and its mov
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mmgym.compiling import KERNEL, SCALAR
 from mmgym.models.hawkes_power import (
     BUY,
     CLOCK,
@@ -29,9 +30,7 @@ from mmgym.models.hawkes_power import (
     reset_one,
     ticks_moved,
 )
-from mmgym.random_streams import SCALAR, exponential, start_stream, uniform
-
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+from mmgym.random_streams import exponential, start_stream, uniform
 
 PROCESSES = 6
 NODES = np.array([0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0)])  # Gauss-Legendre on [0, 1], weights 1/2
@@ -215,7 +214,7 @@ def _edges(p, basis, features, table, spread, bought, sold, asks, bids):
 
 
 @njit(**KERNEL)
-def _level(borders, time_left):
+def _slice_at(borders, time_left):
     """The slice of a time left."""
     return min(max(np.searchsorted(borders, time_left) - 1, 0), len(borders) - 2)
 
@@ -231,7 +230,7 @@ def look_up(record, basis, borders, table, times, lots, spreads, rates, out):
     for i in range(len(times)):
         spread, q = spreads[i], lots[i]
         state_features(p, basis, spread, rates[i], work, features)
-        level = _level(borders, times[i])
+        level = _slice_at(borders, times[i])
         out[i, 0], out[i, 1] = _lot_edges(p, basis, features, table[level], spread, q)
         middle = 0.5 * (borders[level] + borders[level + 1])
         other = level + 1 if (times[i] > middle and level + 2 < len(borders)) or level == 0 else level - 1
@@ -389,7 +388,7 @@ def replay_steps(record, rows, basis, borders, table, depths, active, gaps):
         last = s.time_left <= p.step_length * LAST
         length = s.time_left if last else p.step_length
         now, left = s.time_left, length
-        level = _level(borders, now)
+        level = _slice_at(borders, now)
         while True:
             wait, process, s0, s1 = next_event(p, s, left, s0, s1)
             end = 0.0 if last and process < 0 else max(now - wait, 0.0)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.basis import Space, expansion_space, features_at, fitted_space
 from mmgym.baselines.hawkes_power.kernels import Basis
@@ -52,7 +53,7 @@ class ValueFunction(NamedTuple):
 
     def at(self, params: Params, time_left: Array, inventory: Array, spread: Array, rates: Array) -> Array:
         """Edges of bid and ask, and the value, shape (S, 3), at states (S,) with rates (S, 6)."""
-        found = np.empty((len(time_left), 3))
+        result = np.empty((len(time_left), 3))
         kernels.look_up(
             MARKET.record(params),
             *self,
@@ -60,9 +61,9 @@ class ValueFunction(NamedTuple):
             np.ascontiguousarray(inventory, dtype=np.int64) + params.inventory_limit,
             np.ascontiguousarray(spread, dtype=np.int64),
             np.ascontiguousarray(rates, dtype=np.float64),
-            found,
+            result,
         )
-        return found
+        return result
 
     def initial(self, params: Params) -> float:
         """The last slice's value at the initial state, from which simulations with control variates count."""
@@ -106,15 +107,14 @@ class _RightHandSide:
         self.source[given] = np.outer(space.forcing, q)[given]
         self.total = np.empty((len(space.spreads), len(q)))
 
-    def __call__(self, table: Array) -> Array:
+    def __call__(self, table: Array, half_steps: int = 0) -> Array:
         p, steps = self.params, np.diff(table, axis=1)
         self.total[:] = 0.0
         asks = self.asks[:, None] - self.bought @ steps
         kernels.add_order_gains(self.buys, asks, p.fill_decay_buy, True, self.joined, self.total)
         bids = self.bids[:, None] + self.sold @ steps
         kernels.add_order_gains(self.sells, bids, p.fill_decay_sell, False, self.joined, self.total)
-        found: Array = self.generator @ table + self.source + self.projection @ self.total
-        return found
+        return np.asarray(self.generator @ table + self.source + self.projection @ self.total)
 
     def fastest(self) -> float:
         """The fastest rate: where every order fills, of values that alternate from one inventory to the next."""
@@ -139,17 +139,13 @@ def march(params: Params, space: Space, *, joined: bool = False) -> ValueFunctio
         width = half / steps
         for part in range(2):
             for _ in range(steps):
-                first = slope(table)
-                second = slope(table + 0.5 * width * first)
-                third = slope(table + 0.5 * width * second)
-                last = slope(table + width * third)
-                table = table + (width / 6.0) * (first + 2.0 * second + 2.0 * third + last)
+                table = runge_kutta_step(slope, table, width)
             if part == 0:
                 tables.append(table)
-    found = np.stack(tables)
-    if not np.isfinite(found).all():
+    coefficients = np.stack(tables)
+    if not np.isfinite(coefficients).all():
         raise ArithmeticError("the value function is not finite: intensities grow too fast for so long a horizon")
-    return ValueFunction(space.basis, borders, found)
+    return ValueFunction(space.basis, borders, coefficients)
 
 
 @functools.lru_cache(maxsize=8)

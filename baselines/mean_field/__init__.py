@@ -1,11 +1,6 @@
 """Baselines of the mean-field market: its frozen-control problems, exploitability and the paper's policies."""
 
-from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
-
-from mmgym.baselines.catalogue import PaperPolicies, paper_tables
+from mmgym.baselines.mean_field.baseline import mean_field_baseline
 from mmgym.baselines.mean_field.continuous import continuous_depths
 from mmgym.baselines.mean_field.exploitability import (
     Exploitability,
@@ -19,7 +14,6 @@ from mmgym.baselines.mean_field.exploitability import (
     taker_exploitability,
 )
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
-from mmgym.models.mean_field import Params
 
 __all__ = [
     "Exploitability",
@@ -31,19 +25,7 @@ __all__ = [
     "continuous_taker_exploitability",
     "flow_of_policy",
     "maker_exploitability",
+    "mean_field_baseline",
     "population_exploitability",
     "taker_exploitability",
 ]
-
-Array = NDArray[np.float64]
-
-
-@paper_tables.register
-def _(params: Params) -> PaperPolicies:
-    states = (2 * params.signal_levels + 1) * (2 * params.limit + 1)
-    shape = (params.num_steps, states, 2)
-    tables: dict[str, Callable[[], Array]] = {
-        "hjb": lambda: continuous_depths(params),
-        "constant": lambda: np.broadcast_to(1.0 / params.fill_decay, shape),
-    }
-    return PaperPolicies(tables, reference="constant", ours=("constant",))

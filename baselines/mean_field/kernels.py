@@ -11,8 +11,9 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import KERNEL
 from mmgym.models.mean_field_steps import MAX_TERMS, step_weights
-from mmgym.uniformisation import KERNEL, num_terms, poisson_weights
+from mmgym.uniformisation import num_terms, poisson_weights
 
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
 

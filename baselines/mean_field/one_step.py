@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables, terminal_values
 from mmgym.baselines.maximise import Region, best_controls, depth_region, in_box, inventory_slopes
 from mmgym.baselines.mean_field import kernels
 from mmgym.models import mean_field, mean_field_steps
@@ -113,17 +113,14 @@ class MeanFieldProblem:
 
     # Functionals
 
-    def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
-        nothing = np.zeros((self.num_states, functional.columns))
-        if functional.exponents is not None:
-            return np.asarray(nothing.astype(functional.exponents.dtype) + 1.0)
-        return nothing
+    def terminal(self, functional: Functional) -> Array:
+        return terminal_values(np.zeros(self.num_states), functional)
 
     def _reward(self, functional: Functional) -> Array:
         """Gain of the functional per unit of time, besides fills and drifts (Q,)."""
         q = self.inventory
-        found = functional.absolute_inventory * np.abs(q) - functional.penalty * self.params.running_penalty * q**2
-        return np.asarray(found, dtype=np.float64)
+        penalty = functional.penalty * self.params.running_penalty * q**2
+        return np.asarray(functional.absolute_inventory * np.abs(q) - penalty, dtype=np.float64)
 
     # The protocol
 
@@ -131,9 +128,9 @@ class MeanFieldProblem:
         states, depths = np.asarray(states), np.asarray(controls, dtype=np.float64)
         single = functional.exponents is None and functional.moments == 1
         order, groups = _groups(states // self.levels if single else None, depths)
-        found = np.empty((len(states), values.shape[1]), dtype=values.dtype)
-        found[order] = self._grouped(n, groups, states[order], depths[order], values, functional)
-        return found
+        result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+        result[order] = self._grouped(n, groups, states[order], depths[order], values, functional)
+        return result
 
     def _grouped(
         self, n: int, groups: Integers, states: Integers, depths: Array, values: Array, functional: Functional
@@ -288,18 +285,10 @@ def _reversed_speed(movement: Array) -> list[Array]:
     """For each step: coefficients of the movement's derivative in powers of the time left, ``1 - x``."""
     order = np.arange(1, movement.shape[1])
     speed = movement[:, 1:] * order
-    found = []
+    reversed_speed = []
     for row in speed:
         used = np.flatnonzero(row)
-        if not len(used):
-            found.append(np.zeros(0))
-            continue
-        degree = used[-1]
-        shifted = np.array(
-            [sum(row[k] * comb(int(k), j) for k in range(j, degree + 1)) * (-1) ** j for j in range(degree + 1)]
-        )
-        found.append(np.asarray(shifted, dtype=np.float64))
-    return found
-
-
-frozen_problem.register(mean_field.Params, MeanFieldProblem)
+        degree = used[-1] if len(used) else -1
+        shifted = [sum(row[k] * comb(int(k), j) for k in range(j, degree + 1)) * (-1) ** j for j in range(degree + 1)]
+        reversed_speed.append(np.array(shifted, dtype=np.float64))
+    return reversed_speed

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.frozen import solve, state_laws
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 from mmgym.envs.mean_field_players import MeanFieldPlayers
@@ -39,6 +40,36 @@ class Deviation(NamedTuple):
     shift: float  # of the value from that in the limit
 
 
+def _slope(game: Game, num_takers: int, drift: float, values: Array, depths: Array | None) -> Array:
+    """``-dW/dt`` under the drift of the limit, of given depths or of the best ones."""
+    q, z, decay = game.inventory, game.order_size, game.taker_fill_decay
+    push = game.impact * z * q / num_takers
+    others = (num_takers - 1) / num_takers
+    total = (game.signal[:, None] + others * drift) * q - game.taker_penalty * q**2 + game.signal_generator @ values
+    below, above = slice(None, -1), slice(1, None)
+    for side, here, there, sign in ((0, below, above, 1), (1, above, below, -1)):
+        gain = values[:, there] - values[:, here] + sign * push[here]
+        if depths is None:
+            depth = np.clip(1.0 / decay - gain / z, -game.max_depth, game.max_depth)
+        else:
+            depth = depths[:, here, side]
+        total[:, here] += game.taker_fill_rate * np.exp(-decay * depth) * (z * depth + gain)
+    return np.asarray(total)
+
+
+def _worth(game: Game, num_takers: int, flow: limit.ContinuousFlow, table: Array | None) -> float:
+    """What one taker earns with the depths of a table, or with the best ones."""
+    values = np.zeros(game.shape)
+    for n in range(len(flow.times) - 1, 0, -1):
+
+        def slope(values: Array, half_steps: int, end: int = 2 * n) -> Array:
+            k = end - half_steps
+            return _slope(game, num_takers, flow.drift[k], values, None if table is None else table[k])
+
+        values = runge_kutta_step(slope, values, flow.times[n] - flow.times[n - 1])
+    return float((game.initial * values).sum())
+
+
 def best_deviation(game: Game, num_takers: int, equilibrium: limit.Equilibrium | None = None) -> Deviation:
     """The best deviation of one taker, by Runge-Kutta steps of order 4 on the equilibrium's grid.
 
@@ -59,54 +90,16 @@ def best_deviation(game: Game, num_takers: int, equilibrium: limit.Equilibrium |
     """
     if num_takers < 1:
         raise ValueError(f"num_takers = {num_takers} is not allowed: it must be >= 1")
-    found = limit.solve_equilibrium(game) if equilibrium is None else equilibrium
-    times, drift, quotes = found.flow.times, found.flow.drift, found.taker_quotes
-    q, b, z, decay, rate = (
-        game.inventory,
-        game.signal[:, None],
-        game.order_size,
-        game.taker_fill_decay,
-        game.taker_fill_rate,
-    )
-    push = game.impact * z * q / num_takers
-    others = (num_takers - 1) / num_takers
-    generator = game.signal_generator
-
-    def slope(values: Array, k: int, chosen: Array | None) -> Array:
-        """``-dW/dt`` at the curve time ``k``, of given depths or of the best ones."""
-        total = (b + others * drift[k]) * q - game.taker_penalty * q**2 + generator @ values
-        for side, here, there, sign in (
-            (0, slice(None, -1), slice(1, None), 1),
-            (1, slice(1, None), slice(None, -1), -1),
-        ):
-            gain = values[:, there] - values[:, here] + sign * push[here]
-            depth = (
-                np.clip(1.0 / decay - gain / z, -game.max_depth, game.max_depth)
-                if chosen is None
-                else chosen[:, here, side]
-            )
-            total[:, here] += rate * np.exp(-decay * depth) * (z * depth + gain)
-        return np.asarray(total)
-
-    def march(table: Array | None) -> float:
-        values = np.zeros(game.shape)
-        for n in range(len(times) - 1, 0, -1):
-            h = times[n] - times[n - 1]
-            depths = (None, None, None) if table is None else (table[2 * n], table[2 * n - 1], table[2 * n - 2])
-            first = slope(values, 2 * n, depths[0])
-            second = slope(values + 0.5 * h * first, 2 * n - 1, depths[1])
-            third = slope(values + 0.5 * h * second, 2 * n - 1, depths[1])
-            fourth = slope(values + h * third, 2 * n - 2, depths[2])
-            values = values + h / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
-        return float((game.initial * values).sum())
-
+    equilibrium = limit.solve_equilibrium(game) if equilibrium is None else equilibrium
+    flow = equilibrium.flow
     with np.errstate(over="ignore", invalid="ignore"):
-        value, best = march(quotes), march(None)
+        value, best = (_worth(game, num_takers, flow, table) for table in (equilibrium.taker_quotes, None))
     if not (np.isfinite(value) and np.isfinite(best)):
         raise ArithmeticError(
-            f"with num_takers = {num_takers} a taker's own impact is too strong for the {len(times) - 1} time steps"
+            f"with num_takers = {num_takers} a taker's own impact is too strong for the {len(flow.times) - 1} time "
+            "steps"
         )
-    return Deviation(num_takers, best - value, value, best, value - found.taker_value)
+    return Deviation(num_takers, best - value, value, best, value - equilibrium.taker_value)
 
 
 def inventory_fluctuations(

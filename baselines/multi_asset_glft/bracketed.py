@@ -8,17 +8,17 @@ best, are simulated.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.baselines.baseline import SimulatedBaseline, best_lower
 from mmgym.baselines.catalogue import optimal_policy
-from mmgym.baselines.multi_asset_glft.continuous import riccati_depths, riccati_matrices
-from mmgym.baselines.multi_asset_glft.one_step import MAX_STATES
-from mmgym.baselines.numerical import BestKnownPolicy, Bounds, Evaluation, best_lower, numerical_baseline
-from mmgym.baselines.policy import Policy, QuotingPolicy
+from mmgym.baselines.episodes import ControlVariate, Step
+from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
+from mmgym.baselines.policy import Policy, StatePolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
@@ -31,24 +31,16 @@ __all__ = ["BracketedBaseline", "DepthPolicy", "RiccatiPolicy"]
 EPISODES, SEED = 4_000, 0x10C0  # of the values that are simulated once
 
 
-class DepthPolicy(QuotingPolicy):
+class DepthPolicy(StatePolicy):
     """A function of step and inventories behind `predict`.
 
-    Parameters
+    Attributes
     ----------
-    params : Params
     depths : callable
-        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks.
+        ``(step (...), lots (..., n)) -> (..., 2 n)`` depths, bids then asks, also at the end of the episode.
     """
 
     model = model
-
-    def __init__(self, params: Params, depths: Callable[[Array, Array], Array]) -> None:
-        self.params, self.depths = params, depths
-
-    def wanted(self, observation: Any) -> Array:
-        """Depths of one observation, or of each of a batch; a terminal observation has the last step's."""
-        return self.depths(*model.locate(self.params, observation))
 
 
 class RiccatiPolicy(DepthPolicy):
@@ -63,7 +55,7 @@ class RiccatiPolicy(DepthPolicy):
         return riccati_depths(self.params, (a[step], b[step]), lots)
 
 
-class _Alone:
+class SeparateMarket:
     """The exact optimum of one asset with the variance of the diagonal bound."""
 
     def __init__(self, params: Params, asset: int, variance: float) -> None:
@@ -89,29 +81,32 @@ class _Alone:
         self.limit = int(p.limits[i])
 
 
-class BracketedBaseline:
-    """Bounds and policies of several assets with too many states for the grid: a `NumericalBaseline`."""
+class WithoutPriceNoise(ControlVariate):
+    """Rewards without their price noise."""
+
+    def after(self, step: Step) -> Array:
+        """A reward, less the noise in it."""
+        if step.decision.envs.params.reward != "pnl":
+            return step.rewards
+        return np.asarray(step.rewards - (step.info["price_gain"] - step.decision.info["price_gain"]))
+
+
+class BracketedBaseline(SimulatedBaseline):
+    """Bounds and policies of several assets with too many states for the grid."""
 
     only_bounds = True
     reference = "constant"
     ours = ("constant",)
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
-
     @functools.cached_property
-    def alone(self) -> list[_Alone]:
+    def alone(self) -> list[SeparateMarket]:
         """Separate markets that together are worth at least the optimum."""
         matrix = self.params.matrix
         scale = np.sqrt(np.where(np.diag(matrix) > 0.0, np.diag(matrix), 1.0))
         correlation = matrix / np.outer(scale, scale)
         np.fill_diagonal(correlation, 1.0)
         least = max(float(np.linalg.eigvalsh(correlation)[0]) - 1e-12, 0.0)
-        return [_Alone(self.params, i, least * float(matrix[i, i])) for i in range(self.params.num_assets)]
-
-    def best_policy(self) -> BestKnownPolicy:
-        """The policy with the best lower bound."""
-        return BestKnownPolicy(self)
+        return [SeparateMarket(self.params, i, least * float(matrix[i, i])) for i in range(self.params.num_assets)]
 
     def value(self, observation: Any) -> Array:
         """What can still be reached from an observation, or from each of a batch: at most."""
@@ -129,52 +124,35 @@ class BracketedBaseline:
         return {"riccati": lambda: RiccatiPolicy(p), "constant": lambda: DepthPolicy(p, constant)}
 
     @functools.cache  # noqa: B019  # baselines are kept anyway
-    def _simulated(self, name: str) -> tuple[float, float]:
+    def simulated_policy(self, name: str) -> tuple[float, float]:
         """Value and four standard errors of a policy."""
-        base = MultiAssetGLFTVectorEnv(1, **self.params.arguments())
-        sample = self.play(base, self.policies()[name](), True, EPISODES, SEED)["estimate"]
-        return float(sample.mean()), float(4.0 * sample.std(ddof=1) / math.sqrt(EPISODES))
+        value, error = self.simulated(self.policies()[name](), EPISODES, SEED)
+        return value, 4.0 * error
+
+    def environment(self) -> MultiAssetGLFTVectorEnv:
+        """As in `SimulatedBaseline`."""
+        return MultiAssetGLFTVectorEnv(1, **self.params.arguments())
 
     def best_known(self) -> tuple[str, float]:
         """Name and lower bound of the policy with the best lower bound; four standard errors are in it."""
-        return best_lower(list(self.policies()), self._simulated)
+        return best_lower(list(self.policies()), self.simulated_policy)
 
     def upper(self) -> float:
         """The upper bound of the optimum: the separate markets' optima."""
         return float(sum(alone.optimum for alone in self.alone))
 
-    def bounds(self) -> Bounds:
-        """Bounds of the optimum."""
-        return Bounds(min(self.best_known()[1], self.upper()), self.upper(), 0.0)
-
     def reference_value(self) -> float:
         """The simulated value of the constant quote."""
-        return self._simulated(self.reference)[0]
+        return self.simulated_policy(self.reference)[0]
 
-    def evaluate(self, policy: Policy) -> Evaluation | None:
-        """None: expectations under a policy are sampled here."""
-        return None
+    def control_variate(self, policy: Policy) -> ControlVariate:
+        """As in `Baseline`: the estimate has no price noise."""
+        return WithoutPriceNoise()
 
-    def play(self, base: Any, policy: Policy, deterministic: bool, count: int, seed: int) -> Mapping[str, Array]:
-        """Episodes of ``count`` rows; the estimate has no price noise."""
-        envs = base.make_batch(count, info="full")
-        observations, info = envs.reset(seed=seed)
-        totals = {name: np.zeros(count) for name in ("returns", "fills", "orders", "absolute_inventory")}
-        state, start = None, np.ones(count, dtype=np.bool_)
-        for _ in range(self.params.num_steps):
-            actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
-            observations, rewards, _, _, info = envs.step(actions)
-            totals["returns"] += rewards
-            totals["fills"] += info["bid_fills"] + info["ask_fills"]
-            totals["absolute_inventory"] += self.params.step_length * np.abs(info["inventory"]).sum(axis=1)
-            start = np.zeros(count, dtype=np.bool_)
-        noise = info["price_gain"] if base.params.reward == "pnl" else 0.0
-        return {**totals, "pnl": info["gain"], "estimate": totals["returns"] - noise}
-
-    def examples(self) -> list[dict[str, float]]:
+    def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Depths and bounds of the value at some inventories of the first asset."""
         p, best = self.params, RiccatiPolicy(self.params)
-        found = []
+        rows = []
         for step in (0, p.num_steps // 2, p.num_steps - 1):
             for lots in range(-int(p.limits[0]), int(p.limits[0]) + 1, max(int(p.limits[0]) // 2, 1)):
                 state = np.zeros(p.num_assets, dtype=np.int64)
@@ -182,15 +160,5 @@ class BracketedBaseline:
                 depths = best.depths(np.asarray(step), state)
                 value = float(self.value(model.observe(p, step, state)))
                 row = {"step": step, "inventory_0": lots * p.order_size[0], "value at most": value}
-                found.append({**row, "bid_0": float(depths[0]), "ask_0": float(depths[p.num_assets])})
-        return found
-
-
-@functools.lru_cache(maxsize=8)
-def _baseline(params: Params) -> BracketedBaseline:
-    return BracketedBaseline(params)
-
-
-@numerical_baseline.register
-def _(params: Params) -> BracketedBaseline | None:
-    return _baseline(params) if np.prod(2.0 * params.limits + 1.0) > MAX_STATES else None
+                rows.append({**row, **{control_names[i]: float(depths[i]) for i in (0, p.num_assets)}})
+        return rows

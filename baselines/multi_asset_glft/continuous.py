@@ -1,26 +1,24 @@
-r"""The continuous-time optimum of several assets, and Bergault & Guéant's closed form.
+r"""The continuous-time optimum of several assets.
 
 With ``u = x + q' S + v(t, q)`` and quotes that move at once,
 
     v_t + mu' q - (gamma / 2) q' Sigma q + sum_j (A_j D_j / (k_j e)) exp((k_j / D_j) (v(q +- D_j e_j) - v)) = 0
 
 over all open sides ``j``, ``v(T) = -alpha |q|^2``. Where ``k_j / D_j`` is the same for all sides, ``omega = exp(k v /
-D)`` makes it linear. With the Hamiltonian to second order, ``v = -q' A q - B' q - C`` solves a Riccati equation
-(Bergault & Guéant 2021), ``A' = Sigma gamma / 2 - 4 A R A`` in the time left, ``R = diag(k_i D_i (A_i^bid + A_i^ask) /
-(2 e))``.
+D)`` makes it linear.
 """
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from mmgym.baselines.multi_asset_glft.one_step import grid, moves_of
+from mmgym.baselines.differential_equations import solution_at
+from mmgym.baselines.multi_asset_glft.one_step import depths_of_values, grid, moves_of
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["continuous_depths", "continuous_values", "depths_of_values", "riccati_depths", "riccati_matrices"]
+__all__ = ["continuous_depths", "continuous_values"]
 
 
 def _flow(params: Params) -> Array:
@@ -98,67 +96,10 @@ def _by_runge_kutta(params: Params, steps: int, units: Array, flow: Array, last:
             total[here] += weights[j] * np.exp(units[j] * (v[moves[j][here]] - v[here]))
         return total
 
-    times = np.linspace(0.0, params.horizon, steps + 1)  # time left
-    found = solve_ivp(slope, (0.0, params.horizon), last, method="DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
-    return np.asarray(found.y.T[::-1])
-
-
-def depths_of_values(params: Params, values: Array) -> Array:
-    """Best depths (..., S, 2 n) for values (..., S), cut to the depth box; a closed side takes its neighbour's."""
-    moves, n = moves_of(params), params.num_assets
-    sizes = np.tile(params.sizes, 2)
-    states = np.arange(values.shape[-1])
-    found = np.empty((*values.shape, 2 * n))
-    for j in range(2 * n):
-        here = np.where(moves[j] >= 0, states, moves[j + n if j < n else j - n])
-        found[..., j] = 1.0 / params.decays[j] - (values[..., moves[j][here]] - values[..., here]) / sizes[j]
-    return np.clip(found, params.min_depth, params.max_depth)
+    times = np.linspace(0.0, params.horizon, steps + 1)
+    return solution_at(slope, last, times, "the continuous-time value", 1e-12)
 
 
 def continuous_depths(params: Params) -> Array:
     """Depths (N, S, 2 n) of the continuous-time optimum at the environment's decision times."""
-    return depths_of_values(params, continuous_values(params)[:-1])
-
-
-def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Array, Array]:
-    """``A`` (N + 1, n, n) and ``B`` (N + 1, n) of the quadratic approximation at the times of so many equal steps.
-
-    With ``f = A D / e`` and ``s = f k`` of each side and their sum ``S``: ``B' = -mu - 2 A (S B - w)`` in the time
-    left, ``w_i = f_bid - f_ask - (s_bid - s_ask) D_i A_ii``; with equal sides and no drift it vanishes.
-    """
-    p, n = params, params.num_assets
-    steps = p.num_steps if num_steps is None else num_steps
-    bids, asks = p.rates[:n], p.rates[n:]
-    decay_bids, decay_asks = p.decays[:n], p.decays[n:]
-    first_bid, first_ask = bids * p.sizes / np.e, asks * p.sizes / np.e  # slopes of the Hamiltonians, times D
-    second_bid, second_ask = first_bid * decay_bids, first_ask * decay_asks
-
-    def slope(_: float, y: Array) -> Array:
-        a, b = y[: n * n].reshape(n, n), y[n * n :]
-        own = np.diag(a) * p.sizes  # a fill's own convexity: D A_ii
-        total = second_bid + second_ask
-        da = 0.5 * p.risk_aversion * p.matrix - 2.0 * (a * total) @ a
-        # bid: (v(q + D e) - v) / D = -2 (A q)_i - B_i - own_i;  ask: (v(q - D e) - v) / D = 2 (A q)_i + B_i - own_i
-        tilt = first_bid - first_ask - (second_bid - second_ask) * own
-        db = -p.drifts - 2.0 * a @ (total * b) + 2.0 * a @ tilt
-        return np.concatenate([da.ravel(), db])
-
-    start = np.concatenate([(p.terminal_penalty * np.eye(n)).ravel(), np.zeros(n)])
-    times = np.linspace(0.0, p.horizon, steps + 1)
-    found = solve_ivp(slope, (0.0, p.horizon), start, method="DOP853", t_eval=times, rtol=1e-11, atol=1e-13)
-    table = found.y.T[::-1]
-    return table[:, : n * n].reshape(-1, n, n), table[:, n * n :]
-
-
-def riccati_depths(params: Params, matrices: tuple[Array, Array], lots: Array) -> Array:
-    """Depths (..., 2 n) of the quadratic approximation for inventories (..., n) in orders, cut to the depth box.
-
-    ``matrices`` broadcast against the inventories: ``A`` (..., n, n) and ``B`` (..., n).
-    """
-    p, n = params, params.num_assets
-    a, b = matrices
-    lean = 2.0 * np.einsum("...ij,...j->...i", a, lots * p.sizes) + b
-    own = np.diagonal(a, axis1=-2, axis2=-1) * p.sizes
-    bids = 1.0 / p.decays[:n] + lean + own
-    asks = 1.0 / p.decays[n:] - lean + own
-    return np.asarray(np.clip(np.concatenate([bids, asks], axis=-1), p.min_depth, p.max_depth))
+    return depths_of_values(params, moves_of(params), continuous_values(params)[:-1])

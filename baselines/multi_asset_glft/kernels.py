@@ -10,8 +10,9 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
-from mmgym.uniformisation import KERNEL, num_terms
+from mmgym.uniformisation import num_terms
 
 __all__ = ["backward_exponential", "backward_gradient", "backward_moments", "forward_law", "improve"]
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables, terminal_values
 from mmgym.baselines.maximise import Region, best_controls, depth_region, rounding
 from mmgym.baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
 
 Array = NDArray[Any]
 
-__all__ = ["MAX_STATES", "MultiAssetProblem", "grid", "moves_of"]
+__all__ = ["MAX_STATES", "MultiAssetProblem", "depths_of_values", "grid", "moves_of"]
 
 MAX_STATES = 3_000  # beyond, a solution takes minutes to hours
 
@@ -33,6 +33,20 @@ def moves_of(params: model.Params) -> Array:
     bids = [np.where(lots[:, i] < limits[i], states + strides[i], -1) for i in range(params.num_assets)]
     asks = [np.where(lots[:, i] > -limits[i], states - strides[i], -1) for i in range(params.num_assets)]
     return np.ascontiguousarray(np.stack(bids + asks), dtype=np.int64)
+
+
+def depths_of_values(params: model.Params, moves: Array, values: Array) -> Array:
+    """Best depths (..., S, 2 n) of a short step before values (..., S), in the box; a closed side has its neighbour's.
+
+    ``moves`` are those of `moves_of`.
+    """
+    p, n, states = params, params.num_assets, np.arange(values.shape[-1])
+    sizes, depths = np.tile(p.sizes, 2), np.empty((*values.shape, 2 * n))
+    for j in range(2 * n):
+        back = moves[j + n if j < n else j - n]  # where a closed side reopens
+        here = np.where(moves[j] >= 0, states, back)
+        depths[..., j] = 1.0 / p.decays[j] - (values[..., moves[j][here]] - values[..., here]) / sizes[j]
+    return np.clip(depths, p.min_depth, p.max_depth)
 
 
 class MultiAssetProblem:
@@ -118,9 +132,7 @@ class MultiAssetProblem:
 
     def terminal(self, functional: Functional) -> Array:
         reward = -functional.penalty * self.params.terminal_penalty * (self.inventory**2).sum(axis=1)
-        if functional.exponents is not None:
-            return np.asarray(np.exp(np.multiply.outer(reward, functional.exponents)))
-        return np.stack([reward**i for i in range(1, functional.moments + 1)], axis=1)
+        return terminal_values(reward, functional)
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
         depths = np.ascontiguousarray(controls, dtype=np.float64)
@@ -150,16 +162,6 @@ class MultiAssetProblem:
         kernels.forward_law(self.params.step_length, rates, self.moves, np.ascontiguousarray(law), result)
         return result
 
-    def first_order_depths(self, values: Array) -> Array:
-        """Best depths (S, 2 n) of a short step before the values (S,); a closed side takes its neighbour's."""
-        p, n = self.params, self.params.num_assets
-        found = np.empty((self.num_states, 2 * n))
-        for j in range(2 * n):
-            back = self.moves[j + n if j < n else j - n]  # where a closed side reopens
-            here = np.where(self.moves[j] >= 0, np.arange(self.num_states), back)
-            found[:, j] = 1.0 / p.decays[j] - (values[self.moves[j][here]] - values[here]) / self.sizes[j]
-        return np.clip(found, p.min_depth, p.max_depth)
-
     def region(self, n: int, values: Array) -> Region:
         """As `mmgym.baselines.maximise.ContinuousProblem` has it."""
         p, sides = self.params, 2 * self.params.num_assets
@@ -182,7 +184,7 @@ class MultiAssetProblem:
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         p, column = self.params, np.ascontiguousarray(values[:, 0])
-        depths = np.ascontiguousarray(self.first_order_depths(column) if guess is None else guess)
+        depths = np.ascontiguousarray(depths_of_values(p, self.moves, column) if guess is None else guess)
         best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
         drift, _ = self._rates(self.criterion)
         kernels.improve(
@@ -207,6 +209,3 @@ class MultiAssetProblem:
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         raise TypeError("the criterion of this market has no exponent")
-
-
-frozen_problem.register(model.Params, MultiAssetProblem)

@@ -1,6 +1,8 @@
 """The papers' tables and figures, one file a paper.
 
-Each module has ``reproduce(folder, *, quick=False, progress=True) -> str``.
+Each module has ``reproduce(folder, *, quick=False, progress=True) -> str``: it writes tables and figures into a folder,
+which is made if it is missing, and returns the tables as text. ``quick`` does less; ``progress`` shows progress bars.
+Without matplotlib, the extra ``plot``, it raises an `ImportError`.
 """
 
 __all__ = ["PAPERS"]

@@ -1,29 +1,16 @@
 """What a reproduction leaves behind: tables (CSV), pictures (PNG) and text, each written completely or not at all."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["new_figure", "paragraph", "text_table", "write_figure", "write_table"]
+from mmgym.plain_files import replacing
+from mmgym.printing import write_table
 
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary file beside ``path`` and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, without its index; numbers keep 12 significant digits."""
-    _write(path, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.12g"))
+__all__ = ["new_figure", "paragraph", "text_table", "write_artifacts", "write_figure", "write_table"]
 
 
 def text_table(frame: pd.DataFrame, digits: int) -> str:
@@ -53,4 +40,13 @@ def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
 
 def write_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG, 150 dots an inch."""
-    _write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=150)
+
+
+def write_artifacts(folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Any]) -> None:
+    """Write tables and figures into a folder, each under its name."""
+    for name, frame in tables.items():
+        write_table(frame, folder / f"{name}.csv")
+    for name, figure in figures.items():
+        write_figure(figure, folder / f"{name}.png")

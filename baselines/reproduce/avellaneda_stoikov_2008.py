@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.baselines import frozen
-from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.feedback import feedback_moments, feedback_problem
 from mmgym.baselines.glft.one_step import GLFTProblem
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.pnl_law import PnlLaw, pnl_law
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
 from mmgym.models.glft import Params
 
 Array = NDArray[Any]
@@ -397,61 +398,8 @@ def _verdict(numbers: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return them as text.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if missing. It gets ``tables.csv``, ``printed_numbers.csv``, ``path.csv`` and four pictures.
-    quick : bool
-        Coarser time cells for the continuous-time rows, whose last decimal may change, and a narrower inventory grid
-        for the curves of the histograms.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
-    """
-    new_figure()  # fails early where matplotlib is missing
-    rows, profits = _printed_rows(), {}
-    path: dict[str, Array] = {}
-    cases = list(itertools.product(RISK_AVERSIONS, STRATEGIES, READINGS))
-    bar = tqdm(total=len(cases) + 2 * len(RISK_AVERSIONS), desc="avellaneda-stoikov-2008", disable=not progress)
-    with bar:
-        for seed, (risk_aversion, strategy, reading) in enumerate(cases):
-            profit, inventory, history = simulate(risk_aversion, strategy, reading, PATHS, seed)
-            if reading == "time-dependent":
-                profits[risk_aversion, strategy] = profit
-                path = path or history
-            _, depths = _recipe(risk_aversion, strategy, reading)
-            found = {
-                "exact": recipe_row(risk_aversion, strategy, reading),
-                "simulated": simulated_row(depths, profit, inventory),
-                "continuous": continuous_row(risk_aversion, strategy, reading, 50 if quick else 400),
-            }
-            case = {"gamma": risk_aversion, "strategy": strategy, "reading": reading}
-            rows += [{**case, "source": source, **row} for source, row in found.items()]
-            bar.update()
-        leading = ["gamma", "strategy", "source", "reading", "spread", "profit", "std_profit", "mean_inventory"]
-        table = pd.DataFrame(rows)
-        table = table[[*leading, "std_inventory", *table.filter(like="stderr")]]
-        numbers = compare(table)
-        write_table(table, folder / "tables.csv")
-        write_table(numbers, folder / "printed_numbers.csv")
-        write_table(pd.DataFrame(path), folder / "path.csv")
-        write_figure(_path_picture(path), folder / "figure_1_path.png")
-        for i, risk_aversion in enumerate(RISK_AVERSIONS):
-            laws = {}
-            for strategy in STRATEGIES:
-                recipe = _recipe(risk_aversion, strategy, "time-dependent", limit=40 if quick else NARROW)
-                laws[strategy] = frozen.pnl_law(*recipe)
-                bar.update()
-            sample = {strategy: profits[risk_aversion, strategy] for strategy in STRATEGIES}
-            name = f"figure_{i + 2}_profit_gamma_{risk_aversion:g}.png"
-            write_figure(_histogram(risk_aversion, sample, laws), folder / name)
+def _report(table: pd.DataFrame, numbers: pd.DataFrame) -> str:
+    """The tables as text."""
     parts = [
         "Avellaneda & Stoikov (2008), section 3.3: the inventory strategy against the symmetric one.",
         paragraph(
@@ -482,3 +430,51 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         ),
     ]
     return "\n\n".join(parts)
+
+
+def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing. It gets ``tables.csv``, ``printed_numbers.csv``, ``path.csv`` and four pictures.
+    quick : bool
+        Coarser time cells for the continuous-time rows, whose last decimal may change, and a narrower inventory grid
+        for the curves of the histograms.
+    """
+    new_figure()  # fails early where matplotlib is missing
+    rows, profits = _printed_rows(), {}
+    path: dict[str, Array] = {}
+    cases = list(itertools.product(RISK_AVERSIONS, STRATEGIES, READINGS))
+    figures = {}
+    with tqdm(total=len(cases) + 2 * len(RISK_AVERSIONS), desc="avellaneda-stoikov-2008", disable=not progress) as bar:
+        for seed, (risk_aversion, strategy, reading) in enumerate(cases):
+            profit, inventory, history = simulate(risk_aversion, strategy, reading, PATHS, seed)
+            if reading == "time-dependent":
+                profits[risk_aversion, strategy] = profit
+                path = path or history
+            _, depths = _recipe(risk_aversion, strategy, reading)
+            sources = {
+                "exact": recipe_row(risk_aversion, strategy, reading),
+                "simulated": simulated_row(depths, profit, inventory),
+                "continuous": continuous_row(risk_aversion, strategy, reading, 50 if quick else 400),
+            }
+            case = {"gamma": risk_aversion, "strategy": strategy, "reading": reading}
+            rows += [{**case, "source": source, **row} for source, row in sources.items()]
+            bar.update()
+        for i, risk_aversion in enumerate(RISK_AVERSIONS):
+            laws = {}
+            for strategy in STRATEGIES:
+                recipe = _recipe(risk_aversion, strategy, "time-dependent", limit=40 if quick else NARROW)
+                laws[strategy] = pnl_law(*recipe)
+                bar.update()
+            sample = {strategy: profits[risk_aversion, strategy] for strategy in STRATEGIES}
+            figures[f"figure_{i + 2}_profit_gamma_{risk_aversion:g}"] = _histogram(risk_aversion, sample, laws)
+    table = pd.DataFrame(rows)
+    leading = ["gamma", "strategy", "source", "reading", "spread", "profit", "std_profit", "mean_inventory"]
+    table = table[[*leading, "std_inventory", *table.filter(like="stderr")]]
+    numbers = compare(table)
+    tables = {"tables": table, "printed_numbers": numbers, "path": pd.DataFrame(path)}
+    write_artifacts(folder, tables, {"figure_1_path": _path_picture(path), **figures})
+    return _report(table, numbers)

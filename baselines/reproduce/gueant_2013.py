@@ -23,7 +23,7 @@ from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
 from mmgym.baselines.glft.continuous import base_depths, continuous_depths, continuous_values, stationary_depths
 from mmgym.baselines.glft.feedback import feedback_certainty_equivalent, feedback_moments
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]
@@ -309,50 +309,10 @@ def _disagreement(numbers: pd.DataFrame) -> str:
     )
 
 
-def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return the tables as text.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if missing. It gets ``depths.csv``, ``depths_over_time.csv``, ``values.csv``, ``comparative_statics.csv``,
-        ``policies.csv``, ``numbers.csv`` and four pictures.
-    quick : bool
-        Coarser time cells for what the policies lose (a few 1e-5 ticks) and fewer points of the comparative statics.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
-    """
-    new_figure()  # fails early where matplotlib is missing
-    params = market(600)
-    inventory, time = _inventories(params), np.linspace(0.0, HORIZON, params.num_steps + 1)
-    values = continuous_values(params)
-    depths, stationary = _gate(continuous_depths(params, values)), stationary_depths(params)
-
-    with tqdm(total=8, desc="gueant-2013", disable=not progress) as bar:
-        policies = policy_table(600 if quick else 2000, bar)
-        statics, changes = statics_table(9 if quick else 41), elasticities()
-        bar.update()
-    numbers, at_start = _numbers(params, values, depths, policies), _depth_table(params, depths)
-
-    over_time = {f"{side}_{q:+d}": depths[:, LIMIT + q, i] for i, side in enumerate(("bid", "ask")) for q in SHOWN}
-    write_table(at_start, folder / "depths.csv")
-    write_table(pd.DataFrame({"time": time, **over_time}), folder / "depths_over_time.csv")
-    of_values = pd.DataFrame(values, columns=[f"{q:+d}" for q in inventory])
-    of_values.insert(0, "time", time)
-    write_table(of_values, folder / "values.csv")
-    write_table(statics, folder / "comparative_statics.csv")
-    write_table(policies, folder / "policies.csv")
-    write_table(numbers, folder / "numbers.csv")
-    write_figure(_depths_picture(at_start), folder / "figure_1_depths.png")
-    write_figure(_time_picture(time, depths, stationary), folder / "figure_2_depths_over_time.png")
-    write_figure(_value_picture(time, values), folder / "figure_3_value.png")
-    write_figure(_statics_picture(statics), folder / "figure_4_comparative_statics.png")
-
+def _report(
+    at_start: pd.DataFrame, settled: float, policies: pd.DataFrame, changes: pd.DataFrame, numbers: pd.DataFrame
+) -> str:
+    """The tables as text; ``settled`` is the time left from which depths are nearly the stationary ones (s)."""
     shown_depths = at_start[at_start["inventory"].isin(SHOWN)].rename(columns=lambda name: name.replace("_", " "))
     shown_numbers = numbers[["quantity", "here_rounded", "reference", "agrees"]]
     parts = [
@@ -364,7 +324,7 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         "Depths at time 0 by inventory\n" + text_table(shown_depths, 4),
         paragraph(
             f"""Up to 20 assets the exact depths are within 0.01 tick of the stationary ones while at least
-            {_settled(time, depths, stationary):.0f} s are left. The closed form is straight in the inventory; the exact
+            {settled:.0f} s are left. The closed form is straight in the inventory; the exact
             depths bend away from it near the bounds."""
         ),
         "What quotes are worth that react to each fill at once (from inventory 0)\n" + text_table(policies, 4),
@@ -384,3 +344,48 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         ),
     ]
     return "\n\n".join(parts)
+
+
+def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing. It gets ``depths.csv``, ``depths_over_time.csv``, ``values.csv``, ``comparative_statics.csv``,
+        ``policies.csv``, ``numbers.csv`` and four pictures.
+    quick : bool
+        Coarser time cells for what the policies lose (a few 1e-5 ticks) and fewer points of the comparative statics.
+    """
+    new_figure()  # fails early where matplotlib is missing
+    params = market(600)
+    inventory, time = _inventories(params), np.linspace(0.0, HORIZON, params.num_steps + 1)
+    values = continuous_values(params)
+    depths, stationary = _gate(continuous_depths(params, values)), stationary_depths(params)
+
+    with tqdm(total=8, desc="gueant-2013", disable=not progress) as bar:
+        policies = policy_table(600 if quick else 2000, bar)
+        statics, changes = statics_table(9 if quick else 41), elasticities()
+        bar.update()
+    numbers, at_start = _numbers(params, values, depths, policies), _depth_table(params, depths)
+
+    over_time = {f"{side}_{q:+d}": depths[:, LIMIT + q, i] for i, side in enumerate(("bid", "ask")) for q in SHOWN}
+    of_values = pd.DataFrame(values, columns=[f"{q:+d}" for q in inventory])
+    of_values.insert(0, "time", time)
+    tables = {
+        "depths": at_start,
+        "depths_over_time": pd.DataFrame({"time": time, **over_time}),
+        "values": of_values,
+        "comparative_statics": statics,
+        "policies": policies,
+        "numbers": numbers,
+    }
+    figures = {
+        "figure_1_depths": _depths_picture(at_start),
+        "figure_2_depths_over_time": _time_picture(time, depths, stationary),
+        "figure_3_value": _value_picture(time, values),
+        "figure_4_comparative_statics": _statics_picture(statics),
+    }
+    write_artifacts(folder, tables, figures)
+    settled = _settled(time, depths, stationary)
+    return _report(at_start, settled, policies, changes, numbers)

@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
 from mmgym.baselines.tick_spread.continuous import scheme
 from mmgym.baselines.tick_spread.feedback import feedback_moments
 from mmgym.envs.tick_spread import TickSpreadVectorEnv
@@ -671,55 +671,8 @@ def _remarks(table: pd.DataFrame, rows: pd.DataFrame, constant: tuple[float, flo
     ]
 
 
-def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return the tables as text.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if missing. It gets ``table_1_transitions.csv`` to ``table_6_frontier.csv``, the data of the pictures
-        (``policy.csv``, ``wealth_histogram.csv``, ``count_histogram.csv``) and six pictures.
-    quick : bool
-        1,000 paths instead of 100,000, four penalties instead of fourteen, and controls that are constant for 3 s in
-        Table 6.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
-    """
-    new_figure()  # fails early where matplotlib is missing
-    paths = 1_000 if quick else 100_000
-    gammas = tuple(line[0] for line in PAPER_6)
-    gammas = (gammas[0], *gammas[5:7], gammas[-1]) if quick else gammas
-    with tqdm(total=6 * paths, desc="guilbaud-pham-2013: paths", disable=not progress) as bar:
-        samples = _samples(paths, bar)
-    with tqdm(total=len(gammas), desc="guilbaud-pham-2013: penalties", disable=not progress) as bar:
-        table = frontier(gammas, 100 if quick else 500, bar.update)
-    rows, free = strategy_table(samples), Params.create(**benchmark_arguments())
-    constant = feedback_moments(free, constant_quotes(free))
-    policy, intensities = _policy_table(10.0 if quick else 5.0), _intensity_table()
-    wealth, counts = _wealth_histogram(samples), _count_histogram(samples)
-
-    write_table(_transition_table(), folder / "table_1_transitions.csv")
-    write_table(pd.DataFrame({"time": CLOCK_TIMES, "rate": CLOCK_RATES}), folder / "table_2_clock.csv")
-    write_table(intensities, folder / "table_3_intensities.csv")
-    names = ["parameter", "symbol", "value", "unit", "source"]
-    write_table(pd.DataFrame(list(PARAMETERS), columns=names), folder / "table_4_parameters.csv")
-    write_table(rows, folder / "table_5_strategies.csv")
-    write_table(table, folder / "table_6_frontier.csv")
-    write_table(policy, folder / "policy.csv")
-    write_table(wealth, folder / "wealth_histogram.csv")
-    write_table(counts, folder / "count_histogram.csv")
-    write_figure(_clock_picture(), folder / "figure_1_clock.png")
-    write_figure(_intensity_picture(intensities), folder / "figure_2_intensities.png")
-    write_figure(_policy_picture(policy), folder / "figure_3_policy.png")
-    write_figure(_wealth_picture(wealth), folder / "figure_4_wealth.png")
-    write_figure(_count_picture(counts), folder / "figure_5_executions.png")
-    write_figure(_frontier_picture(table, constant), folder / "figure_6_frontier.png")
-
+def _report(paths: int, rows: pd.DataFrame, table: pd.DataFrame, constant: tuple[float, float]) -> str:
+    """The tables as text: strategies on so many paths, and the frontier beside constant quotes."""
     parts = [
         "Guilbaud & Pham (2013): limit and market orders in a spread of a few ticks.",
         paragraph(
@@ -738,3 +691,52 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         *_remarks(table, rows, constant),
     ]
     return "\n\n".join(parts)
+
+
+def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing. It gets ``table_1_transitions.csv`` to ``table_6_frontier.csv``, the data of the pictures
+        (``policy.csv``, ``wealth_histogram.csv``, ``count_histogram.csv``) and six pictures.
+    quick : bool
+        1,000 paths instead of 100,000, four penalties instead of fourteen, and controls that are constant for 3 s in
+        Table 6.
+    """
+    new_figure()  # fails early where matplotlib is missing
+    paths = 1_000 if quick else 100_000
+    gammas = tuple(line[0] for line in PAPER_6)
+    gammas = (gammas[0], *gammas[5:7], gammas[-1]) if quick else gammas
+    with tqdm(total=6 * paths, desc="guilbaud-pham-2013: paths", disable=not progress) as bar:
+        samples = _samples(paths, bar)
+    with tqdm(total=len(gammas), desc="guilbaud-pham-2013: penalties", disable=not progress) as bar:
+        table = frontier(gammas, 100 if quick else 500, bar.update)
+    rows, free = strategy_table(samples), Params.create(**benchmark_arguments())
+    constant = feedback_moments(free, constant_quotes(free))
+    policy, intensities = _policy_table(10.0 if quick else 5.0), _intensity_table()
+    wealth, counts = _wealth_histogram(samples), _count_histogram(samples)
+
+    names = ["parameter", "symbol", "value", "unit", "source"]
+    tables = {
+        "table_1_transitions": _transition_table(),
+        "table_2_clock": pd.DataFrame({"time": CLOCK_TIMES, "rate": CLOCK_RATES}),
+        "table_3_intensities": intensities,
+        "table_4_parameters": pd.DataFrame(list(PARAMETERS), columns=names),
+        "table_5_strategies": rows,
+        "table_6_frontier": table,
+        "policy": policy,
+        "wealth_histogram": wealth,
+        "count_histogram": counts,
+    }
+    figures = {
+        "figure_1_clock": _clock_picture(),
+        "figure_2_intensities": _intensity_picture(intensities),
+        "figure_3_policy": _policy_picture(policy),
+        "figure_4_wealth": _wealth_picture(wealth),
+        "figure_5_executions": _count_picture(counts),
+        "figure_6_frontier": _frontier_picture(table, constant),
+    }
+    write_artifacts(folder, tables, figures)
+    return _report(paths, rows, table, constant)

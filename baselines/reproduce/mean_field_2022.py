@@ -58,10 +58,10 @@ class Case(NamedTuple):
     @classmethod
     def solve(cls, game: Game) -> "Case":
         """The equilibrium of a game."""
-        found = solve_equilibrium(game)
+        solved = solve_equilibrium(game)
         return cls(
-            game, found.flow.laws[-1], found.taker_values[0], found.taker_quotes[0], found.maker_values[0],
-            found.maker_quotes[0], found,
+            game, solved.flow.laws[-1], solved.taker_values[0], solved.taker_quotes[0], solved.maker_values[0],
+            solved.maker_quotes[0], solved,
         )  # fmt: skip
 
     def at(self, field: Array, inventory: float, signal: int) -> float:
@@ -138,25 +138,22 @@ def _conditional(case: Case) -> tuple[Array, Array]:
 
 def _open(field: Array) -> Array:
     """Quotes (Q, 2) or (B, Q, 2) without those of closed sides: no bid at the upper limit, no ask at the lower one."""
-    found = field.copy()
-    found[..., -1, 0] = np.nan
-    found[..., 0, 1] = np.nan
-    return found
+    quotes = field.copy()
+    quotes[..., -1, 0] = np.nan
+    quotes[..., 0, 1] = np.nan
+    return quotes
 
 
-def _draw(case: Case, name: str, folder: Path) -> None:
-    """Eight figures and their data."""
-    speed, game = TITLES[name], case.game
-    given_inventory, given_signal = _conditional(case)
-    quotes, maker_quotes = _open(case.quotes), _open(case.maker_quotes)
-    maker = pd.DataFrame({"inventory": game.inventory, "value": case.maker_value})
-    maker["bid"], maker["ask"] = maker_quotes.T
-    both = {"bid depth (dollars)": quotes[..., 0], "ask depth (dollars)": quotes[..., 1]}
-    drawn: list[tuple[str, pd.DataFrame, Callable[[str], Any]]] = [
+Drawn = tuple[str, pd.DataFrame, Callable[[str], Any]]  # name and data of a figure, and its picture under a title
+
+
+def _law_figures(case: Case) -> list[Drawn]:
+    law, (given_inventory, given_signal) = case.law, _conditional(case)
+    return [
         (
             "joint_law",
-            _long(case, probability=case.law),
-            lambda title: _surfaces(case, {"probability": case.law}, f"{title}: law of the takers at the horizon"),
+            _long(case, probability=law),
+            lambda title: _surfaces(case, {"probability": law}, f"{title}: law of the takers at the horizon"),
         ),
         (
             "conditional_laws",
@@ -165,118 +162,128 @@ def _draw(case: Case, name: str, folder: Path) -> None:
                 case, given_inventory, given_signal, "probability", f"{title}: conditional laws at the horizon"
             ),
         ),
+    ]
+
+
+def _taker_figures(case: Case) -> list[Drawn]:
+    label, value, bid, ask = "value (dollars)", case.value, *np.moveaxis(_open(case.quotes), -1, 0)
+    both = {"bid depth (dollars)": bid, "ask depth (dollars)": ask}
+    return [
         (
             "taker_value",
-            _long(case, value=case.value),
-            lambda title: _surfaces(case, {"value (dollars)": case.value}, f"{title}: a taker's value at time 0"),
+            _long(case, value=value),
+            lambda title: _surfaces(case, {label: value}, f"{title}: a taker's value at time 0"),
         ),
         (
             "taker_value_cuts",
-            _long(case, value=case.value),
-            lambda title: _cuts(case, case.value, case.value, "value (dollars)", f"{title}: a taker's value at time 0"),
+            _long(case, value=value),
+            lambda title: _cuts(case, value, value, label, f"{title}: a taker's value at time 0"),
         ),
         (
             "taker_quotes",
-            _long(case, bid=quotes[..., 0], ask=quotes[..., 1]),
+            _long(case, bid=bid, ask=ask),
             lambda title: _surfaces(case, both, f"{title}: a taker's best quotes at time 0"),
         ),
         (
             "taker_bid_cuts",
-            _long(case, bid=quotes[..., 0]),
-            lambda title: _cuts(
-                case, quotes[..., 0], quotes[..., 0], "bid depth (dollars)", f"{title}: a taker's best bid at time 0"
-            ),
+            _long(case, bid=bid),
+            lambda title: _cuts(case, bid, bid, "bid depth (dollars)", f"{title}: a taker's best bid at time 0"),
         ),
+    ]
+
+
+def _maker_figures(case: Case) -> list[Drawn]:
+    inventory, (bid, ask) = case.game.inventory, _open(case.maker_quotes).T
+    maker = pd.DataFrame({"inventory": inventory, "value": case.maker_value, "bid": bid, "ask": ask})
+    value, quotes = {"value (dollars)": case.maker_value}, {"bid": bid, "ask": ask}
+    return [
         (
             "maker_value",
             maker[["inventory", "value"]],
-            lambda title: _lines(
-                game.inventory, {"value": case.maker_value}, "value (dollars)", f"{title}: the maker's value at time 0"
-            ),
+            lambda title: _lines(inventory, value, "value (dollars)", f"{title}: the maker's value at time 0"),
         ),
         (
             "maker_quotes",
             maker[["inventory", "bid", "ask"]],
-            lambda title: _lines(
-                game.inventory, {"bid": maker_quotes[:, 0], "ask": maker_quotes[:, 1]}, "depth (dollars)",
-                f"{title}: the maker's best quotes at time 0",
-            ),
+            lambda title: _lines(inventory, quotes, "depth (dollars)", f"{title}: the maker's best quotes at time 0"),
         ),
-    ]  # fmt: skip
+    ]
+
+
+def _draw(case: Case, name: str, folder: Path) -> None:
+    """Eight figures and their data."""
+    drawn = [*_law_figures(case), *_taker_figures(case), *_maker_figures(case)]
     for number, (what, table, picture) in zip(FIGURES[name], drawn, strict=True):
         stem = f"figure_{number:02d}_{what}"
         write_table(table, folder / f"{stem}.csv")
-        write_figure(picture(f"Figure {number} ({speed})"), folder / f"{stem}.png")
+        write_figure(picture(f"Figure {number} ({TITLES[name]})"), folder / f"{stem}.png")
 
 
 # What the paper says of them
 
 
-def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
-    """The paper's statements (section 5), what is found, and whether they hold; ``between`` has the rate `BETWEEN`."""
+Claim = tuple[str, str, bool | str]  # the paper's statement, what comes out here, and whether it holds
 
-    def zero_given_empty(case: Case) -> float:
-        return float(_conditional(case)[0][case.row(0), case.column(0)])
 
-    def lowest(case: Case, inventory: float) -> int:
-        """Signal at which a taker's value is lowest."""
-        return int(case.game.signal[np.argmin(case.value[:, case.column(inventory)])])
+def _zero_given_empty(case: Case) -> float:
+    """Probability of signal 0 given inventory 0."""
+    return float(_conditional(case)[0][case.row(0), case.column(0)])
 
-    def symmetric(field: Array) -> bool:
-        return bool(
-            np.abs(field - field[::-1]).max() < 1e-6 * np.abs(field).max() and np.argmax(field) == len(field) // 2
-        )
 
-    def mirrored(field: Array) -> float:
-        """Largest difference from the mirror image, relative."""
-        return float(np.abs(field - field[::-1]).max() / np.abs(field).max())
+def _peaks(case: Case) -> list[int]:
+    """Inventories at which the law given signal 0 has a peak."""
+    law = _conditional(case)[1][case.row(0)]
+    inside = np.flatnonzero((law[1:-1] > law[:-2]) & (law[1:-1] > law[2:])) + 1
+    return [round(x) for x in case.game.inventory[inside]]
 
-    def span(field: Array) -> float:
-        return float(np.nanmax(field) - np.nanmin(field))
 
-    def three(case: Case) -> bool:
-        """The three statements on fast signals that depend on how fast they are."""
-        chance = zero_given_empty(case)
-        return 0.25 <= chance < 0.35 and len(peaks(case)) == 2 and lowest(case, -80) == 1
+def _lowest(case: Case, inventory: float) -> int:
+    """Signal at which a taker's value is lowest."""
+    return int(case.game.signal[np.argmin(case.value[:, case.column(inventory)])])
 
-    def peaks(case: Case) -> list[int]:
-        law = _conditional(case)[1][case.row(0)]
-        inside = np.flatnonzero((law[1:-1] > law[:-2]) & (law[1:-1] > law[2:])) + 1
-        return [round(x) for x in case.game.inventory[inside]]
 
-    def first_crossing(case: Case, inventory: float) -> int:
-        """Lowest signal at which a taker bids above the mid."""
-        bids = case.quotes[:, case.column(inventory), 0]
-        return int(case.game.signal[np.flatnonzero(bids < 0.0)[0]])
+def _first_crossing(case: Case, inventory: float) -> int:
+    """Lowest signal at which a taker bids above the mid."""
+    bids = case.quotes[:, case.column(inventory), 0]
+    return int(case.game.signal[np.flatnonzero(bids < 0.0)[0]])
 
-    positive = float(_conditional(slow)[0][slow.row(1) :, slow.column(-80)].sum())
-    flat = slow.row(0)
-    tallest = float(np.nanmax(_open(slow.maker_quotes)))
-    takers = float(np.nanmax(_open(slow.quotes)))
+
+def _asymmetry(field: Array) -> float:
+    """Largest difference from the mirror image, relative."""
+    return float(np.abs(field - field[::-1]).max() / np.abs(field).max())
+
+
+def _symmetric_peak(field: Array) -> bool:
+    """Whether a field is its own mirror image, and highest in the middle."""
+    return bool(np.abs(field - field[::-1]).max() < 1e-6 * np.abs(field).max() and np.argmax(field) == len(field) // 2)
+
+
+def _span(field: Array) -> float:
+    return float(np.nanmax(field) - np.nanmin(field))
+
+
+def _law_claims(slow: Case, fast: Case) -> list[Claim]:
+    """Of the law of the takers at the horizon."""
     both = (slow, fast)
     given_empty = [_conditional(case)[0][:, case.column(0)] for case in both]
     given_flat = [_conditional(case)[1][case.row(0)] for case in both]
     short = float(_conditional(slow)[1][slow.row(-2), : slow.column(0)].sum())
-    best_at = [round(slow.game.inventory[np.argmax(slow.value[slow.row(signal)])]) for signal in (-2, 2)]
-    bids = [_open(case.quotes)[..., 0] for case in both]
-    change = (bids[1] - bids[0])[:, slow.column(0)]
-    middle, edge = (float(np.abs(change[[slow.row(-b), slow.row(b)]]).max()) for b in (1, slow.game.signal_limit))
-    traded = [_maker_fills(case) for case in both]
-    found = [
+    positive = float(_conditional(slow)[0][slow.row(1) :, slow.column(-80)].sum())
+    return [
         (
             "P(signal 0 | inventory 0) is 0.3 with fast signals (Figure 10a) and 0.5 with slow ones (Figure 2a)",
-            f"{zero_given_empty(fast):.3f} and {zero_given_empty(slow):.3f}",
+            f"{_zero_given_empty(fast):.3f} and {_zero_given_empty(slow):.3f}",
             "in order only",
         ),
         (
             "given inventory 0 the law of the signal is symmetric",
-            f"up to {max(map(mirrored, given_empty)):.0e}",
-            max(map(mirrored, given_empty)) < 1e-6,
+            f"up to {max(map(_asymmetry, given_empty)):.0e}",
+            max(map(_asymmetry, given_empty)) < 1e-6,
         ),
         (
             "given signal 0 the law of the inventory is symmetric, with slow and with fast signals",
-            f"up to {max(map(mirrored, given_flat)):.0e}",
-            max(map(mirrored, given_flat)) < 1e-6,
+            f"up to {max(map(_asymmetry, given_flat)):.0e}",
+            max(map(_asymmetry, given_flat)) < 1e-6,
         ),
         (
             "given signal -2 (or 2) all the weight is on negative (or positive) inventories (slow signals)",
@@ -286,18 +293,32 @@ def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
         ("at inventory -80 the signal is almost never positive", f"probability {positive:.4f}", positive < 0.05),
         (
             "given signal 0 the inventory has two bumps with fast signals, one with slow ones",
-            f"peaks at {peaks(fast)} and at {peaks(slow)}",
-            len(peaks(fast)) == 2 and len(peaks(slow)) == 1,
+            f"peaks at {_peaks(fast)} and at {_peaks(slow)}",
+            len(_peaks(fast)) == 2 and len(_peaks(slow)) == 1,
         ),
+    ]
+
+
+def _value_claims(slow: Case, fast: Case, between: Case) -> list[Claim]:
+    """Of a taker's value; ``between`` is the likely game of the figures with fast signals."""
+
+    def three(case: Case) -> bool:
+        """The three statements on fast signals that depend on how fast they are."""
+        chance = _zero_given_empty(case)
+        return 0.25 <= chance < 0.35 and len(_peaks(case)) == 2 and _lowest(case, -80) == 1
+
+    both, flat = (slow, fast), slow.row(0)
+    best_at = [round(slow.game.inventory[np.argmax(slow.value[slow.row(signal)])]) for signal in (-2, 2)]
+    return [
         (
             "at inventory 0 a taker's value is lowest at signal 0",
-            f"at {lowest(slow, 0)} and {lowest(fast, 0)}",
-            all(lowest(case, 0) == 0 for case in both),
+            f"at {_lowest(slow, 0)} and {_lowest(fast, 0)}",
+            all(_lowest(case, 0) == 0 for case in both),
         ),
         (
             "at inventory 0 a taker's value is symmetric in the signal",
-            f"up to {mirrored(slow.value[:, slow.column(0)]):.0e}",
-            mirrored(slow.value[:, slow.column(0)]) < 1e-6,
+            f"up to {_asymmetry(slow.value[:, slow.column(0)]):.0e}",
+            _asymmetry(slow.value[:, slow.column(0)]) < 1e-6,
         ),
         (
             "with a negative signal a taker's value is highest at a negative inventory, and conversely (slow signals)",
@@ -306,39 +327,49 @@ def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
         ),
         (
             "with slow signals also at inventories -80 and 80",
-            f"at {lowest(slow, -80)} and {lowest(slow, 80)}",
-            lowest(slow, -80) == lowest(slow, 80) == 0,
+            f"at {_lowest(slow, -80)} and {_lowest(slow, 80)}",
+            _lowest(slow, -80) == _lowest(slow, 80) == 0,
         ),
         (
             "with fast signals at inventory -80 it is lowest at signal 1",
-            f"at {lowest(fast, -80)}",
-            lowest(fast, -80) == 1,
+            f"at {_lowest(fast, -80)}",
+            _lowest(fast, -80) == 1,
         ),
         (
             f"(these three statements on fast signals hold together at {BETWEEN:g} jumps a day, about 3.3 times the "
             "slow rate and not 10 times: the figures were likely drawn there)",
-            f"probability {zero_given_empty(between):.3f}, peaks at {peaks(between)}, lowest at {lowest(between, -80)}",
+            f"probability {_zero_given_empty(between):.3f}, peaks at {_peaks(between)}, lowest at "
+            f"{_lowest(between, -80)}",
             three(between) and not three(fast),
         ),
         (
             "a taker's value differs less between its highest and its lowest level with fast signals (Figure 11)",
-            f"by {span(fast.value):.0f} instead of {span(slow.value):.0f}",
-            span(fast.value) < span(slow.value),
+            f"by {_span(fast.value):.0f} instead of {_span(slow.value):.0f}",
+            _span(fast.value) < _span(slow.value),
         ),
         (
             "at signal 0 the value is symmetric in the inventory, and highest at 0",
-            "yes" if all(symmetric(case.value[flat]) for case in both) else "no",
-            all(symmetric(case.value[flat]) for case in both),
+            "yes" if all(_symmetric_peak(case.value[flat]) for case in both) else "no",
+            all(_symmetric_peak(case.value[flat]) for case in both),
         ),
+    ]
+
+
+def _quote_claims(slow: Case, fast: Case) -> list[Claim]:
+    """Of a taker's quotes."""
+    bids = [_open(case.quotes)[..., 0] for case in (slow, fast)]
+    change = (bids[1] - bids[0])[:, slow.column(0)]
+    middle, edge = (float(np.abs(change[[slow.row(-b), slow.row(b)]]).max()) for b in (1, slow.game.signal_limit))
+    return [
         (
             "at inventory -80 a taker bids above the mid as soon as the signal is positive (slow signals)",
-            f"from signal {first_crossing(slow, -80)} (fast: {first_crossing(fast, -80)})",
-            first_crossing(slow, -80) == 1,
+            f"from signal {_first_crossing(slow, -80)} (fast: {_first_crossing(fast, -80)})",
+            _first_crossing(slow, -80) == 1,
         ),
         (
             "at inventory 0 a taker bids above the mid if the signal is positive enough",
-            f"from signal {first_crossing(slow, 0)} (fast: {first_crossing(fast, 0)})",
-            first_crossing(slow, 0) > 0,
+            f"from signal {_first_crossing(slow, 0)} (fast: {_first_crossing(fast, 0)})",
+            _first_crossing(slow, 0) > 0,
         ),
         (
             "with fast signals a taker's quotes are the same but at intermediate values (Figures 13, 14)",
@@ -350,6 +381,15 @@ def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
             f"at inventory 0 and signal 1 the bid is {change[slow.row(1)]:.3f} further from the mid",
             change[slow.row(1)] > 0.0,
         ),
+    ]
+
+
+def _maker_claims(slow: Case, fast: Case) -> list[Claim]:
+    both = (slow, fast)
+    tallest = float(np.nanmax(_open(slow.maker_quotes)))
+    takers = float(np.nanmax(_open(slow.quotes)))
+    traded = [_maker_fills(case) for case in both]
+    return [
         (
             "the maker's bid rises with her inventory, her ask falls",
             "yes" if all(_sorted_quotes(case) for case in both) else "no",
@@ -357,24 +397,30 @@ def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
         ),
         (
             "the maker's value is symmetric, and highest at 0",
-            "yes" if all(symmetric(case.maker_value) for case in both) else "no",
-            all(symmetric(case.maker_value) for case in both),
+            "yes" if all(_symmetric_peak(case.maker_value) for case in both) else "no",
+            all(_symmetric_peak(case.maker_value) for case in both),
         ),
         (
             "the maker's value is significantly lower with fast signals",
             f"{slow.equilibrium.maker_value:.2f}, then {fast.equilibrium.maker_value:.2f}",
             fast.equilibrium.maker_value < 0.98 * slow.equilibrium.maker_value,
         ),
-        (
-            "because the maker trades less",
-            f"{traded[0]:.2f} fills, then {traded[1]:.2f}",
-            traded[1] < traded[0],
-        ),
+        ("because the maker trades less", f"{traded[0]:.2f} fills, then {traded[1]:.2f}", traded[1] < traded[0]),
         (
             "the maker's quotes go higher than the takers'",
             f"{tallest:.3f} against {takers:.3f} (time 0)",
             tallest > takers,
         ),
+    ]
+
+
+def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
+    """The paper's statements (section 5), what is found, and whether they hold; ``between`` has the rate `BETWEEN`."""
+    rows = [
+        *_law_claims(slow, fast),
+        *_value_claims(slow, fast, between),
+        *_quote_claims(slow, fast),
+        *_maker_claims(slow, fast),
         (
             "takers' quotes are stationary",
             f"they change by {_drift(slow):.1e} dollars in the first day",
@@ -386,16 +432,16 @@ def claims(slow: Case, fast: Case, between: Case) -> pd.DataFrame:
             "says nothing",
         ),
     ]
-    held = [verdict if isinstance(verdict, str) else ("yes" if verdict else "NO") for _, _, verdict in found]
-    return pd.DataFrame({"statement": [row[0] for row in found], "found": [row[1] for row in found], "holds": held})
+    held = [verdict if isinstance(verdict, str) else ("yes" if verdict else "NO") for _, _, verdict in rows]
+    return pd.DataFrame({"statement": [row[0] for row in rows], "found": [row[1] for row in rows], "holds": held})
 
 
 def _maker_fills(case: Case) -> float:
     """Expected fills of the maker, who starts without inventory and plays her best quotes."""
-    game, found = case.game, case.equilibrium
-    times = found.flow.times
-    factors = limit.maker_factors(game, found.flow.mean_quotes, found.flow.quoting)
-    rates = (factors[:, None] * np.exp(-game.maker_fill_decay * found.maker_quotes))[:, None]
+    game, flow, quotes = case.game, case.equilibrium.flow, case.equilibrium.maker_quotes
+    times = flow.times
+    factors = limit.maker_factors(game, flow.mean_quotes, flow.quoting)
+    rates = (factors[:, None] * np.exp(-game.maker_fill_decay * quotes))[:, None]
     laws = np.empty((len(rates), 1, game.shape[1]))
     mean_field_ode.law(times, rates, np.zeros(2), np.eye(1, game.shape[1], game.limit), False, laws)
     speed = (laws * rates[..., 0])[..., :-1].sum(axis=(1, 2)) + (laws * rates[..., 1])[..., 1:].sum(axis=(1, 2))
@@ -457,21 +503,12 @@ def _players(quick: bool, folder: Path) -> str:
 
 
 def reproduce(folder: str | Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the figures, their data and the tables into a folder.
+    """The figures, their data and the tables, and the tables as text: see `mmgym.baselines.reproduce`.
 
     Parameters
     ----------
-    folder : path
-        Made if it is missing.
     quick : bool
         Deviations under a weaker impact, and fewer takers; the figures and the claims are the same.
-    progress : bool
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    str
-        What was found, as text.
     """
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)

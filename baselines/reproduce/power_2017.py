@@ -10,7 +10,7 @@ plausible numbers, not estimates), with the errors of the draft corrected:
 - Figures 4 and 5: components of the optimal markup (Corollary 3) over inventory, and what an arriving order does to the
   quotes.
 - Table 2 and the three pictures of section 5 that the draft announces: the backtest
-(`mmgym.baselines.backtest_hawkes_power`)
+(`mmgym.baselines.hawkes_power.backtest`)
   for terminal penalties 0, 0.01, 0.05 and 0.1; and what the draft's formula as printed, other quotes, and parameters
   that do not come from the tapes themselves do on the same tapes.
 """
@@ -27,21 +27,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines.backtest_hawkes_power import (
+from mmgym.baselines.hawkes_power.backtest import (
     ALPHAS,
     Backtest,
     QuoteRule,
     backtest,
     closed_form,
-    market_arguments,
     named_rule,
     table_2,
 )
 from mmgym.baselines.hawkes_power.book import effective_impacts
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
 from mmgym.calibration.hawkes import draw_residuals
-from mmgym.calibration.hawkes_power import Calibration, calibrate
+from mmgym.calibration.hawkes_power import Calibration, calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
     EVENT_TYPES,
     ILLUSTRATIVE_SETS,
@@ -591,26 +590,8 @@ def _paired(windows: pd.DataFrame, first: str, second: str) -> str:
     return f"{gap.mean():+.2f} EUR (standard error {gap.std(ddof=1) / np.sqrt(len(gap)):.2f})"
 
 
-def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
-    """Write the tables and figures into a folder and return the tables as text.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if missing. It gets nine tables and seven pictures; the simulated tapes are not kept.
-    quick : bool
-        4 days instead of 60, new quotes every two minutes instead of every 15 seconds, and without the quotes of the
-        reduced market.
-    progress : bool
-        Whether to show progress bars.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
-    """
-    new_figure()  # fails early where matplotlib is missing
-    days, interval = (4, 2.0) if quick else (60, 0.25)
+def _simulated(days: int, progress: bool) -> tuple[Tapes, Calibration]:
+    """Simulated tapes of all products and windows, and the parameters fitted to them."""
     tapes: Tapes = {}
     with tempfile.TemporaryDirectory() as temporary:
         paths = []
@@ -618,48 +599,29 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
             made = simulate_power_tapes(temporary, product=product, window=window, days=days, seed=SEED)
             tapes[product, window] = [read_power_tape(path) for path in made]
             paths += made
-        found = calibrate(paths)
-    windows, (tape, played) = _backtests(found, tapes, interval, quick, progress)
+        return tapes, calibrate(paths)
 
-    shown = known_parameters(illustrative(SHOWN, "Late"), terminal_penalty=SHOWN_ALPHA)
-    half_spread = shown.half_tick * shown.initial_spread
-    buy_orders, sell_orders, dispersion = _buy_orders(tapes), _sell_orders(tapes), _dispersion(tapes)
-    table_1, components, arrivals = _table_1(found), _components(shown, half_spread), _arrivals(shown)
-    claims, policies, drifts = _claims(shown, components, arrivals), _policy_table(windows), _drifts(found, tapes)
-    tables = {
+
+def _tables_2(windows: pd.DataFrame) -> tuple[dict[tuple[str, str], pd.DataFrame], pd.DataFrame]:
+    """Table 2 of some policies and windows, and all of them as one table."""
+    by_policy = {
         (policy, window): _table_2_of(windows, policy, window)
         for policy, window in (
             ("corollary_3", "Late"), ("corollary_3", "Mid"), ("corollary_3, known parameters", "Late"),
             ("corollary_3_as_printed", "Late"),
         )
     }  # fmt: skip
-    second = pd.concat(
-        [table.assign(policy=policy, window=window) for (policy, window), table in tables.items()], ignore_index=True
-    )
+    parts = [table.assign(policy=policy, window=window) for (policy, window), table in by_policy.items()]
+    return by_policy, pd.concat(parts, ignore_index=True)
 
-    write_table(buy_orders, folder / "figure_2_buy_orders.csv")
-    write_table(sell_orders, folder / "figure_3_sell_orders.csv")
-    write_table(dispersion, folder / "dispersion.csv")
-    write_table(table_1, folder / "table_1_parameters.csv")
-    write_table(components, folder / "figure_4_components.csv")
-    write_table(arrivals, folder / "figure_5_arrivals.csv")
-    write_table(second, folder / "table_2_backtest.csv")
-    write_table(policies, folder / "policies.csv")
-    write_table(windows, folder / "windows.csv")
-    sells = _both_windows(tapes, "MO_SELL")[0]
-    write_figure(_buy_picture(buy_orders), folder / "figure_2_buy_orders.png")
-    write_figure(_sell_picture(sell_orders, sells, tape.delivery_date), folder / "figure_3_sell_orders.png")
-    write_figure(_components_picture(components, half_spread), folder / "figure_4_components.png")
-    write_figure(_arrivals_picture(arrivals), folder / "figure_5_arrivals.png")
-    write_figure(_residual_picture(found), folder / "residuals.png")
-    write_figure(_path_picture(tape, played), folder / "backtest_path.png")
-    write_figure(_distribution_picture(windows), folder / "backtest_distributions.png")
 
+def _tape_report(
+    tapes: Tapes, interval: float, days: int, table_1: pd.DataFrame, dispersion: pd.DataFrame, claims: pd.DataFrame
+) -> list[str]:
+    """Paragraphs on the tapes, the estimates and what section 3.3 says."""
     z, of_impact = table_1["z"].abs(), table_1["parameter"] == "epsilon"
     smaller = 100 * (1 - (table_1["estimate"] / table_1["made_with"])[of_impact].mean())
-    count = days * sum(key[1] == "Late" for key in tapes)
-    parts = [
-        "von Luckner, Cartea, Jaimungal & Kiesel (2017): market making in the German intraday power market.",
+    return [
         paragraph(
             f"""MARK: no exchange could produce these simulated tapes. {100 * _impossible_share(tapes):.3g} % of their
             market orders trade at prices beyond the best price that is left standing after them: an order that gets so
@@ -682,9 +644,21 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         "Number of market orders in a window: mean, and variance over mean (1 for Poisson)\n"
         + text_table(dispersion, 2),
         f"What section 3.3 says, {SHOWN} Late, alpha = {SHOWN_ALPHA:g}\n" + claims.to_string(index=False),
+    ]
+
+
+def _backtest_report(
+    windows: pd.DataFrame,
+    policies: pd.DataFrame,
+    drifts: pd.DataFrame,
+    by_policy: dict[tuple[str, str], pd.DataFrame],
+    count: int,
+) -> list[str]:
+    """Paragraphs on the backtests; ``count`` Late windows were played."""
+    return [
         *(
             f"Table 2, {window}, {POLICIES[policy]} ({count} windows)\n" + text_table(table, 2)
-            for (policy, window), table in tables.items()
+            for (policy, window), table in by_policy.items()
         ),
         "All policies on the Late windows (EUR, MW)\n" + text_table(policies, 3),
         "Moves of bid and ask in a Late window (EUR/MWh): expected from mean intensities by known and by fitted\n"
@@ -711,5 +685,57 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
             corrected: {_paired(windows, "corollary_3_as_printed", "corollary_3")}. Corollary 3 is no optimum; `mmgym
             score` tells how much it leaves in the two Hawkes markets."""
         ),
+    ]
+
+
+def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> str:
+    """The tables and figures, and the tables as text: see `mmgym.baselines.reproduce`.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing. It gets nine tables and seven pictures; the simulated tapes are not kept.
+    quick : bool
+        4 days instead of 60, new quotes every two minutes instead of every 15 seconds, and without the quotes of the
+        reduced market.
+    """
+    new_figure()  # fails early where matplotlib is missing
+    days, interval = (4, 2.0) if quick else (60, 0.25)
+    tapes, found = _simulated(days, progress)
+    windows, (tape, played) = _backtests(found, tapes, interval, quick, progress)
+
+    shown = known_parameters(illustrative(SHOWN, "Late"), terminal_penalty=SHOWN_ALPHA)
+    half_spread = shown.half_tick * shown.initial_spread
+    buy_orders, sell_orders, dispersion = _buy_orders(tapes), _sell_orders(tapes), _dispersion(tapes)
+    table_1, components, arrivals = _table_1(found), _components(shown, half_spread), _arrivals(shown)
+    claims, policies, drifts = _claims(shown, components, arrivals), _policy_table(windows), _drifts(found, tapes)
+    by_policy, second = _tables_2(windows)
+    sells = _both_windows(tapes, "MO_SELL")[0]
+    tables = {
+        "figure_2_buy_orders": buy_orders,
+        "figure_3_sell_orders": sell_orders,
+        "dispersion": dispersion,
+        "table_1_parameters": table_1,
+        "figure_4_components": components,
+        "figure_5_arrivals": arrivals,
+        "table_2_backtest": second,
+        "policies": policies,
+        "windows": windows,
+    }
+    figures = {
+        "figure_2_buy_orders": _buy_picture(buy_orders),
+        "figure_3_sell_orders": _sell_picture(sell_orders, sells, tape.delivery_date),
+        "figure_4_components": _components_picture(components, half_spread),
+        "figure_5_arrivals": _arrivals_picture(arrivals),
+        "residuals": _residual_picture(found),
+        "backtest_path": _path_picture(tape, played),
+        "backtest_distributions": _distribution_picture(windows),
+    }
+    write_artifacts(folder, tables, figures)
+    late = days * sum(key[1] == "Late" for key in tapes)
+    parts = [
+        "von Luckner, Cartea, Jaimungal & Kiesel (2017): market making in the German intraday power market.",
+        *_tape_report(tapes, interval, days, table_1, dispersion, claims),
+        *_backtest_report(windows, policies, drifts, by_policy, late),
     ]
     return "\n\n".join(parts)

@@ -1,6 +1,5 @@
 """Baselines of the GLFT market under Heston's variance: the optimum, seen or hidden, and the variance-blind quotes."""
 
-from mmgym.baselines.numerical import numerical_baseline
 from mmgym.baselines.stochastic_volatility.baseline import (
     OptimalVariancePolicy,
     StochasticVolatilityBaseline,
@@ -9,7 +8,6 @@ from mmgym.baselines.stochastic_volatility.baseline import (
 from mmgym.baselines.stochastic_volatility.continuous import blind_values, continuous_value, continuous_values
 from mmgym.baselines.stochastic_volatility.one_step import VarianceProblem
 from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
-from mmgym.models.stochastic_volatility import Params
 
 __all__ = [
     "OptimalVariancePolicy",
@@ -21,5 +19,3 @@ __all__ = [
     "continuous_value",
     "continuous_values",
 ]
-
-numerical_baseline.register(Params, StochasticVolatilityBaseline)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
+from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.glft.continuous import continuous_depths, effective_rates
 from mmgym.baselines.stochastic_volatility.variance_grid import VarianceGrid
 from mmgym.models import glft
@@ -61,18 +61,7 @@ def _fills(plain: glft.Params) -> Any:
 
 
 def _integrate(derivative: Any, start: Array, times: Array) -> Array:
-    found = solve_ivp(
-        lambda left, y: derivative(left, y.reshape(start.shape)).ravel(),
-        (0.0, float(times[-1])),
-        start.ravel(),
-        method="DOP853",
-        t_eval=times,
-        rtol=1e-11,
-        atol=1e-11,
-    )
-    if not found.success:
-        raise RuntimeError(f"the continuous-time value could not be integrated: {found.message}")
-    return np.asarray(found.y.T.reshape(len(times), *start.shape)[::-1])
+    return solution_at(derivative, start, times, "the continuous-time value", 1e-11)
 
 
 def continuous_values(
@@ -118,17 +107,17 @@ def continuous_value(params: Params, utility: Literal["mean", "cara"] | None = N
     RuntimeError
         If the system could not be integrated.
     """
-    found = []
+    at_start = []
     for count in (nodes - 4, nodes):
         values, grid = continuous_values(params, utility, nodes=count)
         row = grid.interpolation(np.array([params.initial_variance]))[0]
-        found.append(float(values[0, params.limit + params.start] @ row))
-    if not abs(found[1] - found[0]) <= RESOLVED * max(1.0, abs(found[1])):
+        at_start.append(float(values[0, params.limit + params.start] @ row))
+    if not abs(at_start[1] - at_start[0]) <= RESOLVED * max(1.0, abs(at_start[1])):
         raise ArithmeticError(
-            f"the value is {found[0]!r} with {nodes - 4} nodes of the variance and {found[1]!r} with {nodes}: lower "
-            "risk_aversion, inventory_limit or variance_volatility, or change the number of nodes"
+            f"the value is {at_start[0]!r} with {nodes - 4} nodes of the variance and {at_start[1]!r} with {nodes}: "
+            "lower risk_aversion, inventory_limit or variance_volatility, or change the number of nodes"
         )
-    return found[1]
+    return at_start[1]
 
 
 def blind_values(params: Params, num_steps: int | None = None) -> Array:

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from mmgym.uniformisation import KERNEL
+from mmgym.compiling import KERNEL
 
 __all__ = ["tilted_step"]
 

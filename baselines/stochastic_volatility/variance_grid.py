@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.stats import ncx2
 
+from mmgym.baselines.chebyshev import chebyshev_nodes, interpolation_rows
 from mmgym.models.stochastic_volatility import Params
 
 Array = NDArray[np.float64]
@@ -38,10 +39,7 @@ class VarianceGrid:
 
     def __init__(self, params: Params, count: int) -> None:
         self.largest = largest_variance(params)
-        angles = np.pi * np.arange(count) / (count - 1)
-        self.nodes = 0.5 * self.largest * (1.0 - np.cos(angles))
-        self.weights = (-1.0) ** np.arange(count)
-        self.weights[[0, -1]] *= 0.5
+        self.nodes, self.weights = chebyshev_nodes(self.largest, count)
         gaps = self.nodes[:, None] - self.nodes[None, :] + np.eye(count)
         self.slope = self.weights[None, :] / self.weights[:, None] / gaps
         np.fill_diagonal(self.slope, 0.0)
@@ -52,11 +50,7 @@ class VarianceGrid:
 
     def interpolation(self, variance: Array) -> Array:
         """Rows (B, K) that take the values at the nodes to those at ``variance`` (B,), held at the largest node."""
-        gaps = np.clip(variance, 0.0, self.largest)[:, None] - self.nodes
-        hit = gaps == 0.0
-        rows = self.weights / np.where(hit, 1.0, gaps)
-        rows = np.where(hit.any(axis=1, keepdims=True), hit.astype(float), rows)
-        return np.asarray(rows / rows.sum(axis=1, keepdims=True))
+        return interpolation_rows(self.nodes, self.weights, np.clip(variance, 0.0, self.largest))
 
     def expectation(self, time: float) -> Array:
         """``E[f(nu_t) | nu_0 = node]`` as a matrix (K, K) on the values of ``f`` at the nodes."""

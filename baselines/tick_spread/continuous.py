@@ -128,8 +128,8 @@ class _Scheme:
         """Controls (m, Y, 5) in shares of the kernels' choices."""
         p, columns = self.params, np.arange(len(self.lots))
         order = np.clip(choices[..., 4] - columns, -p.order_max, p.order_max)
-        found = np.take_along_axis(choices[..., :4], (columns + order)[..., None], axis=1)
-        lots = np.concatenate([found, order[..., None]], axis=-1)
+        posting = np.take_along_axis(choices[..., :4], (columns + order)[..., None], axis=1)
+        lots = np.concatenate([posting, order[..., None]], axis=-1)
         return np.asarray(lots * np.array([1.0, 1.0, p.lot, p.lot, p.lot]))
 
 

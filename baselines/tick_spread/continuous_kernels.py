@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mmgym.uniformisation import KERNEL
+from mmgym.compiling import KERNEL
 
 Array = NDArray[Any]
 
@@ -94,15 +94,7 @@ def _sell_sweep(
 
 @njit(**KERNEL)
 def _after_orders(
-    block: int,
-    scale: Array,
-    shift: Array,
-    back: Array,
-    cost: Array,
-    w: Array,
-    floor: float,
-    best: Array,
-    land: Array,
+    block: int, scale: Array, shift: Array, back: Array, cost: Array, w: Array, floor: float, best: Array, land: Array
 ) -> None:
     """Best of any market orders sent at once, (Y,): sells, or buys, which are sells with the inventory mirrored."""
     count = w.shape[0]

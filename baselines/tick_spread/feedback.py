@@ -20,7 +20,6 @@ The exponential of each cell's system is summed as Taylor series over pieces of 
 Source: Guilbaud & Pham (2013), section 2; the equations are the Kolmogorov backward equations of its controlled chain.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -28,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines import frozen
-from mmgym.baselines.frozen import Functional, PnlLaw
+from mmgym.baselines.frozen import Functional
+from mmgym.baselines.pnl_law import PnlLaw, pnl_law
 from mmgym.baselines.tick_spread import continuous_kernels as kernels
 from mmgym.baselines.tick_spread.one_step import TickSpreadProblem
 from mmgym.models.tick_spread import Params
@@ -38,12 +38,10 @@ Integers = NDArray[np.int64]
 
 __all__ = [
     "FeedbackProblem",
-    "FeedbackStatistics",
     "feedback_certainty_equivalent",
     "feedback_moments",
     "feedback_pnl_law",
     "feedback_problem",
-    "feedback_statistics",
 ]
 
 
@@ -63,17 +61,17 @@ class _Chain:
 class FeedbackProblem(TickSpreadProblem):
     """The tick-spread market where quotes and market orders follow the state inside a step too.
 
-    A `mmgym.baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments`, `pnl_law` and `state_laws` of
-    `mmgym.baselines.frozen` take tables of controls (N, S, 5), sizes in shares. The best such controls are those of
-    `mmgym.baselines.tick_spread.continuous_controls`.
+    A `mmgym.baselines.frozen.FrozenProblem` for evaluation: `evaluate`, `moments` and `state_laws` of
+    `mmgym.baselines.frozen`, and `mmgym.baselines.pnl_law`, take tables of controls (N, S, 5), sizes in shares. The
+    best such controls are those of `mmgym.baselines.tick_spread.continuous_controls`.
     """
 
     def _chain(self, controls: Array) -> _Chain:
         p, states = self.params, np.arange(self.num_states)
-        quads, order, after = self.admitted(states, np.asarray(controls, dtype=np.float64))
-        quads[order != 0, 2:] = 0
-        sizes = np.ascontiguousarray(quads[:, 2:].T)
-        quotes = (quads[:, :2].T, self.spread)
+        postings, order, after = self.admitted(states, np.asarray(controls, dtype=np.float64))
+        postings[order != 0, 2:] = 0
+        sizes = np.ascontiguousarray(postings[:, 2:].T)
+        quotes = (postings[:, :2].T, self.spread)
         rates = np.stack([table[quotes[0][side], self.spread] for side, table in enumerate((p.bid_rates, p.ask_rates))])
         cost = self._order_costs(states, order)
         landing, total, orders = states, np.zeros(self.num_states), np.zeros(self.num_states, dtype=np.int64)
@@ -121,12 +119,12 @@ class FeedbackProblem(TickSpreadProblem):
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the state at the end of a cell from the law at its start and the controls (S, 5)."""
         chain = self._chain(controls)
-        found = np.bincount(chain.landing, weights=law, minlength=self.num_states)
+        after = np.bincount(chain.landing, weights=law, minlength=self.num_states)
         for clock, length in self.steps(n):
-            found = kernels.feedback_law(
-                length, clock, self.transitions, chain.rates, chain.targets, chain.landing, found
+            after = kernels.feedback_law(
+                length, clock, self.transitions, chain.rates, chain.targets, chain.landing, after
             )
-        return np.asarray(found)
+        return np.asarray(after)
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:
         """Not offered.
@@ -190,46 +188,6 @@ def feedback_moments(params: Params, controls: Array, functional: Functional = f
     return frozen.moments(feedback_problem(params, controls), controls, functional)
 
 
-@dataclass(frozen=True)
-class FeedbackStatistics:
-    """What controls that react at once achieve from the market's initial law.
-
-    Attributes
-    ----------
-    value : float
-        The mean criterion ``E[L_T - W_0 - c int Y^2 dt]`` (euro).
-    wealth, wealth_std : float
-        Mean and standard deviation of ``L_T - W_0``, with price noise (euro).
-    fills, market_orders : float
-        Expected numbers: limit orders filled on both sides; market orders, without the final liquidation.
-    inventory_square : float
-        ``E int Y^2 dt`` (share^2 s).
-    """
-
-    value: float
-    wealth: float
-    wealth_std: float
-    fills: float
-    market_orders: float
-    inventory_square: float
-
-
-def feedback_statistics(params: Params, controls: Array) -> FeedbackStatistics:
-    """Value, moments of wealth and activity; parameters and errors are those of `feedback_moments`."""
-    wealth, std = feedback_moments(params, controls)
-    fills, orders = (
-        _mean(params, controls, functional) for functional in (Functional(fills=1.0), Functional(orders=1.0))
-    )
-    square = -_mean(params._replace(running_penalty=1.0), controls, Functional(penalty=1.0))
-    return FeedbackStatistics(wealth - params.running_penalty * square, wealth, std, fills, orders, square)
-
-
-def _mean(params: Params, controls: Array, functional: Functional) -> float:
-    problem = feedback_problem(params, controls)
-    values, _ = frozen.evaluate(problem, controls, functional)
-    return float(problem.initial @ values[0, :, 0])
-
-
 def feedback_certainty_equivalent(params: Params, controls: Array, risk_aversion: float) -> float:
     """``-ln E[exp(-eta (L_T - W_0))] / eta`` under controls that react at once (euro).
 
@@ -247,12 +205,8 @@ def feedback_certainty_equivalent(params: Params, controls: Array, risk_aversion
     ValueError
         If ``risk_aversion`` is not positive, or as `feedback_moments`.
     """
-    if not 0.0 < risk_aversion < math.inf:
-        raise ValueError(f"risk_aversion = {risk_aversion!r} is not allowed: it must be a finite number > 0")
     problem = feedback_problem(params, controls)
-    functional = Functional(gain=1.0, price=1.0, exponents=np.array([-risk_aversion]))
-    values, log_scale = frozen.evaluate(problem, controls, functional)
-    return -float(np.log(problem.initial @ values[0, :, 0]) + log_scale[0]) / risk_aversion
+    return frozen.certainty_equivalent(problem, controls, Functional(gain=1.0, price=1.0), risk_aversion)
 
 
 def feedback_pnl_law(params: Params, controls: Array) -> PnlLaw:
@@ -260,4 +214,4 @@ def feedback_pnl_law(params: Params, controls: Array) -> PnlLaw:
 
     Parameters and errors are those of `feedback_moments`.
     """
-    return frozen.pnl_law(feedback_problem(params, controls), controls)
+    return pnl_law(feedback_problem(params, controls), controls)

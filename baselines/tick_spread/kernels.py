@@ -6,8 +6,8 @@ Y): spread by inventory from ``-limit`` to ``limit`` lots, so that all inner loo
 are padded by the larger size on both sides with the values at the bounds: an executed size ``min(size, room)`` is then
 a shift.
 
-A *quad* is [bid improved, ask improved, bid lots, ask lots]. `steps` is (pieces, 2): rate of the clock and length of
-each piece of the step, in order of time.
+A *posting* is the limit orders of a step: [bid improved, ask improved, bid lots, ask lots]. `steps` is (pieces, 2):
+rate of the clock and length of each piece of the step, in order of time.
 """
 
 import math
@@ -15,7 +15,8 @@ import math
 import numpy as np
 from numba import njit
 
-from mmgym.uniformisation import KERNEL, num_terms, poisson_weights
+from mmgym.compiling import KERNEL
+from mmgym.uniformisation import num_terms, poisson_weights
 
 TIE = 1e-12  # relative: controls that are better by less are not preferred
 MAX_ESTIMATES = 32_000_000  # numbers kept at once
@@ -36,9 +37,9 @@ def _mix(target, values, width, count, stay, clock, transitions, bid, ask, bid_s
 
     The slices are there for the compiler: it vectorises loops whose indices all start at 0.
     """
-    spreads = values.shape[0]
+    spreads, end = values.shape[0], width + count
     for j in range(spreads):
-        new, here = target[j, width : width + count], values[j, width : width + count]
+        new, here = target[j, width:end], values[j, width:end]
         above = values[j, width + bid_size : width + bid_size + count]
         below = values[j, width - ask_size : width - ask_size + count]
         keep, up, down = stay[j], bid[j], ask[j]
@@ -47,23 +48,38 @@ def _mix(target, values, width, count, stay, clock, transitions, bid, ask, bid_s
         for k in range(spreads):
             jump = clock * transitions[j, k]
             if jump != 0.0:
-                other = values[k, width : width + count]
+                other = values[k, width:end]
                 for y in range(count):
                     new[y] += jump * other[y]
 
 
 @njit(**KERNEL)
-def _add(target, weight, values, width, count):
-    """``target += weight * values``, without the padding."""
+def _add(target, weight, values, low, high):
+    """``target += weight * values`` in the columns from ``low`` to ``high``."""
     for j in range(values.shape[0]):
-        into, source = target[j, width : width + count], values[j, width : width + count]
-        for y in range(count):
+        into, source = target[j, low:high], values[j, low:high]
+        for y in range(high - low):
             into[y] += weight * source[y]
 
 
 @njit(**KERNEL)
-def moments_of_quads(
-    steps, transitions, bid_rates, ask_rates, edges, limit, fill_weight, drift, variance, quads, values, result
+def _largest_size(postings):
+    """The largest size (lots) of a side, or 1."""
+    largest = 1
+    for g in range(postings.shape[0]):
+        largest = max(largest, postings[g, 2], postings[g, 3])
+    return largest
+
+
+@njit(**KERNEL)
+def _fill_rates(rates, quote, size):
+    """Fill intensities (m,) of a side: 0 where its size is."""
+    return rates[quote] if size > 0 else np.zeros(rates.shape[1])
+
+
+@njit(**KERNEL)
+def moments_of_postings(
+    steps, transitions, bid_rates, ask_rates, edges, limit, fill_weight, drift, variance, postings, values, result
 ):
     """First (and second) moments of an additive functional over one step plus the rest of the episode.
 
@@ -81,36 +97,35 @@ def moments_of_quads(
         What a fill adds whatever its size.
     drift, variance : (Y,)
         What the functional gains per unit of time, and the variance of its Brownian part.
-    quads : (G, 4) int
+    postings : (G, 4) int
     values : (K, m, Y)
         ``K = 1``: expectation of the rest. ``K = 2``: and its second moment.
     result : (G, K, m, Y)
     """
     moments, spreads, count = values.shape
-    width = 1
-    for g in range(quads.shape[0]):
-        width = max(width, quads[g, 2], quads[g, 3])
+    width = _largest_size(postings)
+    end = width + count
     shape = (spreads, count + 2 * width)
     f, next_f, total_f = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     o, next_o, total_o = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     bid_gain, ask_gain = np.zeros((spreads, count)), np.zeros((spreads, count))
     source = np.zeros((spreads, count))
-    for g in range(quads.shape[0]):
-        bid_size, ask_size = quads[g, 2], quads[g, 3]
-        bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
-        ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
+    for g in range(postings.shape[0]):
+        bid_size, ask_size = postings[g, 2], postings[g, 3]
+        bid = _fill_rates(bid_rates, postings[g, 0], bid_size)
+        ask = _fill_rates(ask_rates, postings[g, 1], ask_size)
         fastest = 0.0
         for j in range(spreads):
             fastest = max(fastest, bid[j] + ask[j])
             for y in range(count):
                 bid_lots, ask_lots = min(bid_size, count - 1 - y), min(ask_size, y)
-                bid_gain[j, y] = edges[quads[g, 0], j] * bid_lots + (fill_weight if bid_lots > 0 else 0.0)
-                ask_gain[j, y] = edges[quads[g, 1], j] * ask_lots + (fill_weight if ask_lots > 0 else 0.0)
+                bid_gain[j, y] = edges[postings[g, 0], j] * bid_lots + (fill_weight if bid_lots > 0 else 0.0)
+                ask_gain[j, y] = edges[postings[g, 1], j] * ask_lots + (fill_weight if ask_lots > 0 else 0.0)
                 source[j, y] = bid[j] * bid_gain[j, y] + ask[j] * ask_gain[j, y] + drift[y]
         for j in range(spreads):
-            f[j, width : width + count] = values[0, j]
+            f[j, width:end] = values[0, j]
             if moments == 2:
-                o[j, width : width + count] = values[1, j]
+                o[j, width:end] = values[1, j]
         for piece in range(steps.shape[0] - 1, -1, -1):
             clock, length = steps[piece, 0], steps[piece, 1]
             rate = clock + fastest
@@ -122,10 +137,10 @@ def moments_of_quads(
             stay = 1.0 - (clock + bid + ask) * inverse
             up, down, jump = bid * inverse, ask * inverse, clock * inverse
             total_f[:] = 0.0
-            _add(total_f, weights[0], f, width, count)
+            _add(total_f, weights[0], f, width, end)
             if moments == 2:
                 total_o[:] = 0.0
-                _add(total_o, weights[0], o, width, count)
+                _add(total_o, weights[0], o, width, end)
             for term in range(1, terms):
                 _pad(f, width, count)
                 _mix(next_f, f, width, count, stay, jump, transitions, up, down, bid_size, ask_size)
@@ -140,20 +155,20 @@ def moments_of_quads(
                             next_o[j, i] += down[j] * a * (2.0 * f[j, i - ask_size] + a)
                             next_o[j, i] += inverse * (2.0 * drift[y] * f[j, i] + variance[y])
                 for j in range(spreads):
-                    into, gains = next_f[j, width : width + count], source[j]
+                    into, gains = next_f[j, width:end], source[j]
                     for y in range(count):
                         into[y] += inverse * gains[y]
-                _add(total_f, weights[term], next_f, width, count)
+                _add(total_f, weights[term], next_f, width, end)
                 f, next_f = next_f, f
                 if moments == 2:
-                    _add(total_o, weights[term], next_o, width, count)
+                    _add(total_o, weights[term], next_o, width, end)
                     o, next_o = next_o, o
             f, total_f = total_f, f
             o, total_o = total_o, o
         for j in range(spreads):
-            result[g, 0, j] = f[j, width : width + count]
+            result[g, 0, j] = f[j, width:end]
             if moments == 2:
-                result[g, 1, j] = o[j, width : width + count]
+                result[g, 1, j] = o[j, width:end]
 
 
 @njit(**KERNEL)
@@ -173,7 +188,7 @@ def _factors(rates, gains, fill_weight, size, room, exponent, real, imaginary):
 
 
 @njit(**KERNEL)
-def exponentials_of_quads(
+def exponentials_of_postings(
     steps,
     transitions,
     bid_rates,
@@ -183,22 +198,21 @@ def exponentials_of_quads(
     fill_weight,
     drift,
     variance,
-    quads,
+    postings,
     exponents,
     values,
     result,
 ):
     """``E[exp(z R)]`` of an additive functional ``R`` over one step plus the rest, for exponents ``z`` of shape (K,).
 
-    The other parameters are those of `moments_of_quads`. Exponents are complex; ``values`` (2, K, m, Y) and ``result``
-    (G, 2, K, m, Y) hold real and imaginary parts, apart because the compiler vectorises only real arithmetic. Where no
-    exponent has an imaginary part, imaginary parts of values are taken to be 0.
+    The other parameters are those of `moments_of_postings`. Exponents are complex; ``values`` (2, K, m, Y) and
+    ``result`` (G, 2, K, m, Y) hold real and imaginary parts, apart because the compiler vectorises only real
+    arithmetic. Where no exponent has an imaginary part, imaginary parts of values are taken to be 0.
     """
     _, columns, spreads, count = values.shape
     parts = 2 if (exponents.imag != 0.0).any() else 1
-    width = 1
-    for g in range(quads.shape[0]):
-        width = max(width, quads[g, 2], quads[g, 3])
+    width = _largest_size(postings)
+    end = width + count
     shape = (2, spreads, count + 2 * width)
     f, next_f, total = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     up, down = np.zeros((2, spreads, count)), np.zeros((2, spreads, count))
@@ -209,16 +223,16 @@ def exponentials_of_quads(
         z = exponents[column]
         growth = z * drift + 0.5 * z * z * variance
         slowest, grown = min(growth.real.min(), 0.0), np.abs(growth).max()
-        for g in range(quads.shape[0]):
-            bid_size, ask_size = quads[g, 2], quads[g, 3]
-            bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
-            ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
-            _factors(bid, edges[quads[g, 0]], fill_weight, bid_size, bid_room, z, up[0], up[1])
-            _factors(ask, edges[quads[g, 1]], fill_weight, ask_size, ask_room, z, down[0], down[1])
+        for g in range(postings.shape[0]):
+            bid_size, ask_size = postings[g, 2], postings[g, 3]
+            bid = _fill_rates(bid_rates, postings[g, 0], bid_size)
+            ask = _fill_rates(ask_rates, postings[g, 1], ask_size)
+            _factors(bid, edges[postings[g, 0]], fill_weight, bid_size, bid_room, z, up[0], up[1])
+            _factors(ask, edges[postings[g, 1]], fill_weight, ask_size, ask_room, z, down[0], down[1])
             fastest = (bid + ask).max()
             largest = (np.hypot(up[0], up[1]) + np.hypot(down[0], down[1])).max()
             for part in range(parts):
-                f[part, :, width : width + count] = values[part, column]
+                f[part, :, width:end] = values[part, column]
             for piece in range(steps.shape[0] - 1, -1, -1):
                 clock, length = steps[piece, 0], steps[piece, 1]
                 rate = clock + fastest - slowest
@@ -229,7 +243,7 @@ def exponentials_of_quads(
                 weights = poisson_weights(rate * length, terms)
                 total[:] = 0.0
                 for part in range(parts):
-                    _add(total[part], weights[0], f[part], width, count)
+                    _add(total[part], weights[0], f[part], width, end)
                 for term in range(1, terms):
                     for part in range(parts):
                         _pad(f[part], width, count)
@@ -237,12 +251,12 @@ def exponentials_of_quads(
                         keep[0] = (rate - clock - bid[j] - ask[j] + growth.real) * inverse
                         keep[1] = growth.imag * inverse
                         for part in range(parts):
-                            new = next_f[part, j, width : width + count]
+                            new = next_f[part, j, width:end]
                             for factor in range(parts):
                                 # real part: real * real - imaginary * imaginary; imaginary part: the cross products
                                 source = f[factor if part == 0 else 1 - factor, j]
                                 sign = -1.0 if part == 0 and factor == 1 else 1.0
-                                here = source[width : width + count]
+                                here = source[width:end]
                                 above = source[width + bid_size : width + bid_size + count]
                                 below = source[width - ask_size : width - ask_size + count]
                                 stay, raised, lowered = keep[factor], up[factor, j], down[factor, j]
@@ -258,36 +272,27 @@ def exponentials_of_quads(
                             for other in range(spreads):
                                 jump = clock * transitions[j, other] * inverse
                                 if jump != 0.0:
-                                    jumped = f[part, other, width : width + count]
+                                    jumped = f[part, other, width:end]
                                     for y in range(count):
                                         new[y] += jump * jumped[y]
                     for part in range(parts):
-                        _add(total[part], weights[term], next_f[part], width, count)
+                        _add(total[part], weights[term], next_f[part], width, end)
                     f, next_f = next_f, f
                 f, total = total, f
             for part in range(parts):
-                result[g, part, column] = f[part, :, width : width + count]
+                result[g, part, column] = f[part, :, width:end]
 
 
 @njit(**KERNEL)
-def _add_columns(target, weight, values, low, high):
-    """``target += weight * values`` in the columns from ``low`` to ``high``."""
-    for j in range(values.shape[0]):
-        into, source = target[j, low:high], values[j, low:high]
-        for y in range(high - low):
-            into[y] += weight * source[y]
-
-
-@njit(**KERNEL)
-def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
-    """Law after a step, (m, Y), from laws (G, m, Y) of the states that play each quad, after market orders."""
+def law_of_postings(steps, transitions, bid_rates, ask_rates, postings, laws, result):
+    """Law after a step, (m, Y), from laws (G, m, Y) of the states that play each posting, after market orders."""
     groups, spreads, count = laws.shape
     result[:] = 0.0
     p, next_p, total = np.zeros((spreads, count)), np.zeros((spreads, count)), np.zeros((spreads, count))
     for g in range(groups):
-        bid_size, ask_size = quads[g, 2], quads[g, 3]
-        bid = bid_rates[quads[g, 0]] if bid_size > 0 else np.zeros(spreads)
-        ask = ask_rates[quads[g, 1]] if ask_size > 0 else np.zeros(spreads)
+        bid_size, ask_size = postings[g, 2], postings[g, 3]
+        bid = _fill_rates(bid_rates, postings[g, 0], bid_size)
+        ask = _fill_rates(ask_rates, postings[g, 1], ask_size)
         fastest = (bid + ask).max()
         p[:] = laws[g]
         low, high = 0, count
@@ -303,7 +308,7 @@ def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
             terms = num_terms(rate * length)
             weights = poisson_weights(rate * length, terms)
             total[:] = 0.0
-            _add_columns(total, weights[0], p, low, high)
+            _add(total, weights[0], p, low, high)
             for term in range(1, terms):
                 new_low, new_high = low, high  # of the inventories that have any probability
                 if bid_size > 0:
@@ -340,12 +345,12 @@ def law_of_quads(steps, transitions, bid_rates, ask_rates, quads, laws, result):
                             lowered[y] += down * source[y]
                 low, high = new_low, new_high
                 p, next_p = next_p, p
-                _add_columns(total, weights[term], p, low, high)
+                _add(total, weights[term], p, low, high)
             p, total = total, p
         result += p
 
 
-# The filter: which quads with both sides can be best in some state ---------------------------------------------------
+# The filter: which postings with both sides can be best in some state ------------------------------------------------
 
 
 @njit(**KERNEL)
@@ -423,10 +428,10 @@ def _expected_values(law, values, reach, mixed):
 
 
 @njit(**KERNEL)
-def promising_quads(laws, products, penalty, slack, loss, values, bid_alone, ask_alone):
-    """Quads with both sides that may be the best of some state, shape (G, 4), for the mean criterion.
+def promising_postings(laws, products, penalty, slack, loss, values, bid_alone, ask_alone):
+    """Postings with both sides that may be the best of some state, shape (G, 4), for the mean criterion.
 
-    Such a quad is worth what its bid is worth alone, plus its ask alone, minus no quotes, plus what they are worth
+    Such a posting is worth what its bid is worth alone, plus its ask alone, minus no quotes, plus what they are worth
     together, on both sides' filling:
 
         sum over b, a >= 1 of E[v(y + b l_bid - a l_ask) - v(y + b l_bid) - v(y - a l_ask) + v(y); b, a fills]
@@ -499,18 +504,18 @@ def promising_quads(laws, products, penalty, slack, loss, values, bid_alone, ask
                                 base[y] -= unmoved[y]
                         for ask_size in range(1, sizes):
                             ask = ask_alone[ask_quote, ask_size, start, left:right]
-                            found = estimates[bid_quote, ask_quote, bid_size, ask_size]
+                            estimated = estimates[bid_quote, ask_quote, bid_size, ask_size]
                             constant = product * bid_size * ask_size
                             for y in range(width):
-                                found[y] = base[y] + ask[y] + constant
+                                estimated[y] = base[y] + ask[y] + constant
                             for a in range(1, fills):
                                 shift = reach - a * ask_size
                                 row = by_ask[a, shift + left : shift + right]
                                 for y in range(width):
-                                    found[y] += row[y]
+                                    estimated[y] += row[y]
                             low, high = max(left, ask_size), min(right, count - bid_size)
                             if low < high:
-                                estimate, record = found[low - left : high - left], best[low - left : high - left]
+                                estimate, record = estimated[low - left : high - left], best[low - left : high - left]
                                 above, below = error[bid_size, low:high], reflected[ask_size, low:high]
                                 for y in range(high - low):
                                     record[y] = max(record[y], estimate[y] - above[y] - below[y])
@@ -518,34 +523,34 @@ def promising_quads(laws, products, penalty, slack, loss, values, bid_alone, ask
                 for ask_quote in range(quotes):
                     for bid_size in range(1, sizes):
                         for ask_size in range(1, sizes):
-                            found = estimates[bid_quote, ask_quote, bid_size, ask_size]
+                            estimated = estimates[bid_quote, ask_quote, bid_size, ask_size]
                             for y in range(max(left, ask_size), min(right, count - bid_size)):
                                 if marked[bid_quote, ask_quote, bid_size, ask_size]:
                                     break
-                                high = found[y - left] + error[bid_size, y] + reflected[ask_size, y] + slack
+                                high = estimated[y - left] + error[bid_size, y] + reflected[ask_size, y] + slack
                                 marked[bid_quote, ask_quote, bid_size, ask_size] = high >= best[y - left]
     return np.argwhere(marked)
 
 
 @njit(**KERNEL)
-def best_quads(quads, found, sign, quad_of, best):
-    """Best quad of every state (m, Y) and its value, among those whose sizes fit the room and whose quotes exist.
+def best_postings(postings, values, sign, posting_of, best):
+    """Best posting of every state (m, Y) and its value, among those whose sizes fit the room and whose quotes exist.
 
-    ``found`` is (G, m, Y); ``sign`` 1 maximises and -1 minimises; ``quad_of`` (m, Y) gets indices.
+    ``values`` is (G, m, Y); ``sign`` 1 maximises and -1 minimises; ``posting_of`` (m, Y) gets indices.
     """
-    groups, spreads, count = found.shape
+    groups, spreads, count = values.shape
     best[:] = -sign * np.inf
-    quad_of[:] = -1
+    posting_of[:] = -1
     for g in range(groups):
-        bid_size, ask_size = quads[g, 2], quads[g, 3]
+        bid_size, ask_size = postings[g, 2], postings[g, 3]
         for j in range(spreads):
-            if j == 0 and quads[g, 0] + quads[g, 1] > 0:
+            if j == 0 and postings[g, 0] + postings[g, 1] > 0:
                 continue
             for y in range(ask_size, count - bid_size):
-                gap = sign * (found[g, j, y] - best[j, y])
-                if gap > TIE * abs(found[g, j, y]):
-                    best[j, y] = found[g, j, y]
-                    quad_of[j, y] = g
+                gap = sign * (values[g, j, y] - best[j, y])
+                if gap > TIE * abs(values[g, j, y]):
+                    best[j, y] = values[g, j, y]
+                    posting_of[j, y] = g
 
 
 @njit(**KERNEL)

@@ -6,26 +6,25 @@ can matter, leaves some dozens of the hundreds of combinations of quotes and siz
 states at once. Continuous-time counterpart: Guilbaud & Pham (2013), eqs. (3.8), (3.10).
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.stats import poisson
 
-from mmgym.baselines.frozen import Functional, check_tables, frozen_problem
+from mmgym.baselines.frozen import Functional, check_tables, terminal_values
 from mmgym.baselines.tick_spread import kernels
-from mmgym.baselines.tick_spread.action_values import FlatActionValues, FullActionValues
 from mmgym.models import tick_spread
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-__all__ = ["TickSpreadProblem", "clock_profile"]
+__all__ = ["ActionValues", "TickSpreadProblem", "clock_profile"]
 
 FILTERED = 1e-15  # probability of more fills in a step than the filter looks at
-MOST_FILLS = 64  # in a step that is filtered: beyond, its laws cost more than evaluating every quad
+MOST_FILLS = 64  # in a step that is filtered: beyond, its laws cost more than evaluating every posting
 
 
 def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array:
@@ -34,6 +33,22 @@ def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array
     low, high = np.maximum(edges[:-1], start), np.minimum(edges[1:], end)
     inside = high - low > 1e-12 * (end - start)
     return np.stack([np.array(params.clock_rates)[inside], (high - low)[inside]], axis=1)
+
+
+class ActionValues(NamedTuple):
+    """What every action is worth in every state at one step.
+
+    Attributes
+    ----------
+    last : (S, E)
+        Values of all entries of the last component of an action, each with the best of the others. An entry that is not
+        allowed has the value of the nearest one that is, which is what is played.
+    others : callable
+        From states (M,) and entries (M,) of the last component to the values (M, J) of all combinations of the others.
+    """
+
+    last: Array
+    others: Callable[[Integers, Integers], Array]
 
 
 class TickSpreadProblem:
@@ -46,7 +61,6 @@ class TickSpreadProblem:
     num_controls = 5
     tolerance = 0.0
     has_market_orders = True
-    solver_version = 1  # of solutions kept on disk
 
     def __init__(self, params: tick_spread.Params) -> None:
         p = self.params = params
@@ -82,8 +96,8 @@ class TickSpreadProblem:
         return step, spread * self.count + lots + self.params.limit
 
     def controls(self, actions: Array) -> Array:
-        p, found = self.params, np.asarray(actions)
-        return tick_spread.to_quotes(p, found if p.actions == "multi" else p.flat_actions[found])
+        p, entries = self.params, np.asarray(actions)
+        return tick_spread.to_quotes(p, entries if p.actions == "multi" else p.flat_actions[entries])
 
     def actions(self, controls: Array) -> Integers:
         full = tick_spread.from_quotes(self.params, controls)
@@ -93,27 +107,28 @@ class TickSpreadProblem:
         return np.zeros(np.shape(controls), dtype=np.bool_)  # they are discrete: there is nothing beyond the largest
 
     def admitted(self, states: Integers, controls: Array) -> tuple[Integers, Integers, Integers]:
-        """What is played of controls (M, 5): quads (M, 4), market orders (M,) and the states (M,) that these lead to.
+        """What is played of controls (M, 5): postings (M, 4), market orders (M,) and the states (M,) these lead to.
 
-        A quad is [bid improved, ask improved, bid lots, ask lots]; the quote of a size 0 is best.
+        A posting is the limit orders of a step, [bid improved, ask improved, bid lots, ask lots]; the quote of a size 0
+        is best.
         """
         p = self.params
         asked = np.rint(controls[:, 2:] / p.lot).astype(np.int64)
         lots, spread = self.lots[states], self.spread[states]
         order = np.clip(asked[:, 2], -p.limit - lots, p.limit - lots)
         after = lots + order
-        quads = np.empty((len(states), 4), dtype=np.int64)
-        quads[:, 2] = np.minimum(asked[:, 0], p.limit - after)
-        quads[:, 3] = np.minimum(asked[:, 1], p.limit + after)
-        quads[:, :2] = (controls[:, :2] > 0.5) & (spread > 0)[:, None] & (quads[:, 2:] > 0)
-        return quads, order, states + order
+        postings = np.empty((len(states), 4), dtype=np.int64)
+        postings[:, 2] = np.minimum(asked[:, 0], p.limit - after)
+        postings[:, 3] = np.minimum(asked[:, 1], p.limit + after)
+        postings[:, :2] = (controls[:, :2] > 0.5) & (spread > 0)[:, None] & (postings[:, 2:] > 0)
+        return postings, order, states + order
 
-    def _grouped(self, quads: Integers) -> tuple[Integers, Integers]:
-        """Different quads (G, 4), and the index of each row's."""
+    def _grouped(self, postings: Integers) -> tuple[Integers, Integers]:
+        """Different postings (G, 4), and the index of each row's."""
         sizes = self.params.size_max + 1
-        code = ((quads[:, 0] * 2 + quads[:, 1]) * sizes + quads[:, 2]) * sizes + quads[:, 3]
+        code = ((postings[:, 0] * 2 + postings[:, 1]) * sizes + postings[:, 2]) * sizes + postings[:, 3]
         _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-        return np.ascontiguousarray(quads[first]), inverse.ravel()
+        return np.ascontiguousarray(postings[first]), inverse.ravel()
 
     # Functionals
 
@@ -138,12 +153,8 @@ class TickSpreadProblem:
         return np.stack([first, values[:, 1] + constant * (2.0 * values[:, 0] + constant)], axis=1)
 
     def terminal(self, functional: Functional) -> NDArray[np.float64] | NDArray[np.complex128]:
-        states = np.arange(self.num_states)
-        cost = self._order_costs(states, -self.lots)
-        nothing = np.zeros((self.num_states, functional.columns))
-        if functional.exponents is not None:
-            nothing = nothing.astype(functional.exponents.dtype) + 1.0
-        return self._with_constant(-functional.gain * cost, nothing, functional)
+        cost = self._order_costs(np.arange(self.num_states), -self.lots)
+        return terminal_values(0.0 - functional.gain * cost, functional)
 
     def steps(self, n: int) -> Array:
         """Clock rates and lengths within step n: see `clock_profile`."""
@@ -155,10 +166,10 @@ class TickSpreadProblem:
     # The protocol
 
     def backward(self, n: int, states: Integers, controls: Array, values: Array, functional: Functional) -> Array:
-        quads, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
-        groups, which = self._grouped(quads)
-        found = self.quad_values(n, groups, values, functional)
-        after = np.ascontiguousarray(found.reshape(*found.shape[:2], -1)[which, :, landed])
+        postings, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
+        groups, which = self._grouped(postings)
+        of_groups = self.posting_values(n, groups, values, functional)
+        after = np.ascontiguousarray(of_groups.reshape(*of_groups.shape[:2], -1)[which, :, landed])
         return self.with_order(states, order, after, functional)
 
     def with_order(self, states: Integers, order: Integers, after: Array, functional: Functional) -> Array:
@@ -166,8 +177,8 @@ class TickSpreadProblem:
         constant = -functional.gain * self._order_costs(states, order) + functional.orders * (order != 0)
         return self._with_constant(constant, after, functional)
 
-    def quad_values(self, n: int, quads: Integers, values: Array, functional: Functional) -> Array:
-        """Values (G, K, m, Y) after the market order, for each quad and all states."""
+    def posting_values(self, n: int, postings: Integers, values: Array, functional: Functional) -> Array:
+        """Values (G, K, m, Y) after the market order, for each posting and all states."""
         columns = np.ascontiguousarray(values.T).reshape(values.shape[1], *self.shape)
         system = (
             self.steps(n),
@@ -178,24 +189,24 @@ class TickSpreadProblem:
             self.params.limit,
             functional.fills,
             *self._rates(functional),
-            quads,
+            postings,
         )
         if functional.exponents is None:
-            found = np.empty((len(quads), *columns.shape))
-            kernels.moments_of_quads(*system, columns, found)
-            return found
+            result = np.empty((len(postings), *columns.shape))
+            kernels.moments_of_postings(*system, columns, result)
+            return result
         parts = np.stack([columns.real, columns.imag])
-        split = np.empty((len(quads), *parts.shape))
-        kernels.exponentials_of_quads(*system, functional.exponents.astype(np.complex128), parts, split)
+        split = np.empty((len(postings), *parts.shape))
+        kernels.exponentials_of_postings(*system, functional.exponents.astype(np.complex128), parts, split)
         return np.asarray(split[:, 0] + 1j * split[:, 1] if np.iscomplexobj(values) else split[:, 0])
 
     def backward_without_inventory(
         self, n: int, states: Integers, controls: Array, values: Array, functional: Functional
     ) -> Array:
-        quads, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
+        postings, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
         result = np.zeros((len(states), values.shape[1]), dtype=values.dtype)
         flat = np.flatnonzero(landed % self.count == self.params.limit)
-        groups, which = self._grouped(quads[flat])
+        groups, which = self._grouped(postings[flat])
         at_zero = values.reshape(*self.shape, -1)[:, self.params.limit]
         stayed = np.empty((len(groups), *at_zero.shape), dtype=values.dtype)
         for g, (bid, ask, bid_size, ask_size) in enumerate(groups):
@@ -209,13 +220,13 @@ class TickSpreadProblem:
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         states = np.flatnonzero(law)
-        quads, _, landed = self.admitted(states, np.asarray(controls, dtype=np.float64)[states])
-        groups, which = self._grouped(quads)
-        by_quad = np.zeros((len(groups), self.num_states))
-        np.add.at(by_quad, (which, landed), law[states])
-        laws = by_quad.reshape(-1, *self.shape)
+        postings, _, landed = self.admitted(states, np.asarray(controls, dtype=np.float64)[states])
+        groups, which = self._grouped(postings)
+        by_posting = np.zeros((len(groups), self.num_states))
+        np.add.at(by_posting, (which, landed), law[states])
+        laws = by_posting.reshape(-1, *self.shape)
         result = np.empty(self.shape)
-        kernels.law_of_quads(self.steps(n), self.transitions, self.bid_rates, self.ask_rates, groups, laws, result)
+        kernels.law_of_postings(self.steps(n), self.transitions, self.bid_rates, self.ask_rates, groups, laws, result)
         return result.ravel()
 
     def gradient(self, n: int, states: Integers, controls: Array, values: Array) -> tuple[Array, Array]:
@@ -226,44 +237,93 @@ class TickSpreadProblem:
         if p.actions == "flat":
             return self._improve_flat(n, values)
         everything = bool(self.aversion) or self.filtered_fills > MOST_FILLS
-        quads = self.every_quad(both=everything)
-        found = self.quad_values(n, quads, values, self.criterion)[:, 0]
+        postings = self.every_posting(both=everything)
+        after = self.posting_values(n, postings, values, self.criterion)[:, 0]
         if not everything:
-            promising = self._promising(n, values[:, 0].reshape(self.shape), found)
-            quads = np.concatenate([quads, promising])
-            found = np.concatenate([found, self.quad_values(n, promising, values, self.criterion)[:, 0]])
-        quad_of, after = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
-        kernels.best_quads(quads, np.ascontiguousarray(found), -1.0 if self.aversion else 1.0, quad_of, after)
+            promising = self._promising(n, values[:, 0].reshape(self.shape), after)
+            postings = np.concatenate([postings, promising])
+            after = np.concatenate([after, self.posting_values(n, promising, values, self.criterion)[:, 0]])
+        posting_of, best_after = self._best_postings(postings, after)
         order, best = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
-        kernels.best_orders(p.crossing_costs, p.fixed_fee, p.order_max, self.aversion, after, order, best)
-        chosen = quads[quad_of.ravel()[np.arange(self.num_states) + order.ravel()]]
+        kernels.best_orders(p.crossing_costs, p.fixed_fee, p.order_max, self.aversion, best_after, order, best)
+        chosen = postings[posting_of.ravel()[np.arange(self.num_states) + order.ravel()]]
         controls = np.column_stack([chosen, order.ravel()]).astype(np.float64)
         controls[:, 2:] *= p.lot
         return controls, best.reshape(-1, 1)
 
-    def action_values(self, n: int, values: Array) -> FlatActionValues | FullActionValues:
+    def _best_postings(self, postings: Integers, after: Array) -> tuple[Integers, Array]:
+        """Index of the best posting of each state after the market order, and its value, both (m, Y)."""
+        posting_of, best = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
+        sign = -1.0 if self.aversion else 1.0
+        kernels.best_postings(postings, np.ascontiguousarray(after), sign, posting_of, best)
+        return posting_of, best
+
+    def action_values(self, n: int, values: Array) -> ActionValues:
         """What every action is worth in every state at step n, from the values (S, 1) of step n + 1."""
-        kind = FlatActionValues if self.params.actions == "flat" else FullActionValues
-        return kind(self, n, values)
+        if self.params.actions == "flat":
+            table = self._flat_values(n, values)
+            return ActionValues(table, lambda states, entries: table[states, entries][:, None])
+        return self._full_values(n, values)
+
+    def _flat_values(self, n: int, values: Array) -> Array:
+        """Values (S, F) of the actions of ``actions="flat"``."""
+        actions = tick_spread.to_quotes(self.params, self.params.flat_actions)
+        states = np.repeat(np.arange(self.num_states), len(actions))
+        controls = np.tile(actions, (self.num_states, 1))
+        return self.backward(n, states, controls, values, self.criterion).reshape(self.num_states, len(actions))
 
     def _improve_flat(self, n: int, values: Array) -> tuple[Array, Array]:
         actions = tick_spread.to_quotes(self.params, self.params.flat_actions)
-        table = FlatActionValues(self, n, values).last
+        table = self._flat_values(n, values)
         best = table.argmin(axis=1) if self.aversion else table.argmax(axis=1)
         return actions[best], np.take_along_axis(table, best[:, None], axis=1)
 
-    def every_quad(self, both: bool) -> Integers:
-        """Every quad whose quotes matter, or those with one side at most: none, bids, then asks, by quote and size."""
+    def _full_values(self, n: int, values: Array) -> ActionValues:
+        """Of ``actions="multi"``: the last component is the market order."""
+        p, sizes = self.params, self.params.size_max + 1
+        postings = self.every_posting(both=True)
+        after = self.posting_values(n, postings, values, self.criterion)[:, 0]
+        best_after = self._best_postings(postings, after)[1].ravel()
+        after = after.reshape(len(postings), -1)
+        index = np.zeros((2, 2, sizes, sizes), dtype=np.int64)
+        index[tuple(postings.T)] = np.arange(len(postings))
+
+        def admitted(states: Integers, entries: Integers) -> tuple[Integers, Integers]:
+            """Market orders (M,) that are played, and the states (M,) that they lead to."""
+            lots = self.lots[states]
+            order = np.clip(entries - p.order_max, -p.limit - lots, p.limit - lots)
+            return order, states + order
+
+        def others(states: Integers, entries: Integers) -> Array:
+            """By bid quote, ask quote, bid size and ask size."""
+            order, landed = admitted(states, entries)
+            room = np.stack([p.limit - self.lots[landed], p.limit + self.lots[landed]])[:, :, None]
+            bid, ask = np.minimum(np.arange(sizes), room)  # (M, sizes)
+            bid, ask = bid[:, None, None, :, None], ask[:, None, None, None, :]
+            improved = (self.spread[landed] > 0)[:, None, None, None, None] * np.arange(2)[:, None, None]
+            bid_quote, ask_quote = improved.swapaxes(1, 2) * (bid > 0), improved * (ask > 0)
+            which = index[bid_quote, ask_quote, bid, ask].reshape(len(landed), -1)
+            reached = after[which, landed[:, None]]
+            states, order = (np.repeat(column, reached.shape[1]) for column in (states, order))
+            return self.with_order(states, order, reached.reshape(-1, 1), self.criterion).reshape(reached.shape)
+
+        states = np.repeat(np.arange(self.num_states), 2 * p.order_max + 1)
+        order, landed = admitted(states, np.tile(np.arange(2 * p.order_max + 1), self.num_states))
+        last = self.with_order(states, order, best_after[landed][:, None], self.criterion)
+        return ActionValues(last.reshape(self.num_states, -1), others)
+
+    def every_posting(self, both: bool) -> Integers:
+        """All postings whose quotes matter, or those with one side at most: none, bids, then asks, by quote, size."""
         sizes = range(1, self.params.size_max + 1)
         sides = [(quote, size) for quote in (0, 1) for size in sizes]
-        quads = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
-        quads += [(0, quote, 0, size) for quote, size in sides]
+        postings = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
+        postings += [(0, quote, 0, size) for quote, size in sides]
         if both:
-            quads += [(b, a, k, size) for b, k in sides for a, size in sides]
-        return np.array(quads)
+            postings += [(b, a, k, size) for b, k in sides for a, size in sides]
+        return np.array(postings)
 
     def _promising(self, n: int, values: Array, singles: Array) -> Integers:
-        """Quads with both sides that may be the best of some state, given the values of those with one at most."""
+        """Postings with both sides that may be the best of some state, given the values of those with one at most."""
         p, steps = self.params, self.steps(n)
         key = steps.tobytes()
         if key not in self._counts:
@@ -280,7 +340,8 @@ class TickSpreadProblem:
             alone[:, 1:] = singles[first : first + 2 * p.size_max].reshape(2, p.size_max, *self.shape)
         centered = values - 0.5 * (values.max() + values.min())
         penalty = p.running_penalty * p.lot**2
-        return np.asarray(kernels.promising_quads(laws, products, penalty, slack, loss, centered, bid_alone, ask_alone))
+        singly = (bid_alone, ask_alone)
+        return np.asarray(kernels.promising_postings(laws, products, penalty, slack, loss, centered, *singly))
 
     @property
     def highest_means(self) -> Array:
@@ -319,6 +380,3 @@ class TickSpreadProblem:
         gamma = self.aversion
         variance = self.params.volatility**2 * info["inventory_square"]
         return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * variance)
-
-
-frozen_problem.register(tick_spread.Params, TickSpreadProblem)

@@ -37,6 +37,7 @@ Avellaneda, M. and Stoikov, S. (2008). High-frequency trading in a limit order b
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -47,6 +48,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit_and_show
 from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
 from mmgym.calibration.tape import (
@@ -65,6 +67,7 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     json_value,
     marked,
+    new_figure,
     recorded_volatility,
     require_finite,
     sampled_volatility,
@@ -210,14 +213,10 @@ class Calibration:
         ImportError
             If matplotlib is missing.
         """
-        try:
-            from matplotlib.figure import Figure
-            from matplotlib.ticker import LogLocator, NullFormatter
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-
         event = "fills" if self.kind == "quotes" else "market orders"
-        figure = Figure(figsize=(10, 4.5), layout="constrained")
+        figure = new_figure(10, 4.5)
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for panel, name, side in zip(panels, ("bid", "ask"), (self.bid, self.ask), strict=True):
             rates = side.rates[side.rates["fills"] > 0]
@@ -476,3 +475,21 @@ def _json_side(side: ExponentialFit) -> dict[str, Any]:
     values = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in values.items()}
     content: dict[str, Any] = json_value(values | {"rates": side.rates.to_dict(orient="records")})
     return content
+
+
+TITLE = "exponential fill rates and a Brownian mid"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mmgym calibrate glft``: those of `calibrate`."""
+    add_file_options(parser, "glft", "quotes or level-1 tape")
+    parser.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto")
+    parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=f"tape: {INTERVAL}")
+    parser.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit")
+    parser.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit")
+    parser.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=f"tape: {TIME_UNIT}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``mmgym calibrate glft``."""
+    fit_and_show(calibrate, "mmgym/GLFT-v0", options)

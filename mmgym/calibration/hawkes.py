@@ -58,6 +58,7 @@ from mmgym.calibration.tape_checks import (
     gap_finding,
     json_value,
     marked,
+    new_figure,
     raised,
     steps_of_a_kernel,
     widened,
@@ -200,12 +201,7 @@ def plot_residuals(
     ImportError
         If matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    figure = new_figure(10, 4.8)
     left, right = figure.subplots(1, 2)
     draw_residuals(left, right, samples)
     if title:

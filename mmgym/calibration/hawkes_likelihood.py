@@ -30,12 +30,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from mmgym.compiling import KERNEL
 from mmgym.models.hawkes import parameters
 from mmgym.vector_exp import fast_exp
 
@@ -43,7 +43,6 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 LARGEST_FACTOR = 1e100  # intensities are multiplied up to here before a logarithm is taken
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
 
 # Windows

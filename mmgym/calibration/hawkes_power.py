@@ -27,6 +27,8 @@ power market. Working paper, section 4 and Table 1.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -46,10 +48,12 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     find_window_gaps,
     gap_finding,
+    new_figure,
     require_finite,
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
+from mmgym.printing import table_text, write_result
 
 Array = NDArray[np.float64]
 
@@ -331,12 +335,7 @@ class Calibration:
         """
         if process not in EVENT_TYPES:
             raise ValueError(f"process = {process!r} is not allowed: it must be one of {', '.join(EVENT_TYPES)}")
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-
-        figure = Figure(figsize=(10, 4.2 * len(self.groups)), layout="constrained")
+        figure = new_figure(10, 4.2 * len(self.groups))
         panels = figure.subplots(len(self.groups), 2, squeeze=False)
         for (left, right), (key, fit) in zip(panels, self.groups.items(), strict=True):
             found = fit.processes[process]
@@ -490,3 +489,107 @@ def _ratio(numerators: Sequence[Any], denominators: Sequence[Any] | Array) -> Es
         spread = float(((top - value * bottom) ** 2).sum()) * days / (days - 1)
         stderr = math.sqrt(spread) / float(bottom.sum())
     return Estimate(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
+
+
+def market_arguments(fit: ProductFit, tapes: Sequence[PowerTape] = ()) -> dict[str, Any]:
+    """Arguments for ``gymnasium.make("mmgym/HawkesPower-v0", **arguments)`` from a calibration.
+
+    Parameters
+    ----------
+    fit : ProductFit
+    tapes : sequence of PowerTape
+        Whose widest spread the market must hold; at least 300 ticks and at most 1000 are taken.
+
+    Returns
+    -------
+    dict
+        Penalties and limits are left to the defaults. Where nothing was observed (no cancellation moved the bid, say)
+        the value that moves nothing more than it must stands in: one tick, or no improvement. The decay of a process
+        without excitation, which has no effect, is given as 1. Explosive estimates come with ``allow_explosive`` and
+        start at their base rates.
+    """
+    processes = [fit.processes[name] for name in EVENT_TYPES]
+    excitation = [process.excitation.value for process in processes]
+    decay = [process.decay.value if process.excitation.value > 0 else 1.0 for process in processes]
+    widest = max((int((tape.events["best_ask"] - tape.events["best_bid"]).max()) for tape in tapes), default=0)
+    largest = min(max(300, widest), 1000)
+
+    def known(value: float, otherwise: float) -> float:
+        return otherwise if math.isnan(value) else value
+
+    arguments: dict[str, Any] = {
+        "base_rate": [process.base_rate.value for process in processes],
+        "excitation": excitation,
+        "decay": decay,
+        "improvement": [known(fit.improvements[name].value, 0.0) for name in ("BID_UP", "ASK_DOWN")],
+        "mean_move": [
+            max(known(fit.mean_moves[name].value, 1.0), 1.0) if name in fit.mean_moves else 1.0 for name in EVENT_TYPES
+        ],
+        "first_level_share": [fit.first_level_shares[name].value for name in ("MO_BUY", "MO_SELL")],
+        "tick": fit.tick,
+        "largest_spread": largest,
+        "fill_decay": [fit.reaches[name].fill_decay.value for name in ("MO_BUY", "MO_SELL")],
+        "horizon": fit.horizon,
+        "initial_spread": min(max(round(2 * fit.half_spread.value / fit.tick), 1), largest),
+    }
+    if any(jump >= rate for jump, rate in zip(excitation, decay, strict=True)):
+        arguments |= {"allow_explosive": True, "initial_rates": arguments["base_rate"]}
+    return arguments
+
+
+TITLE = "six Hawkes processes, impacts and reach from event tapes"
+FILES = "event tapes of any days, products and windows, .csv or .csv.gz, each with its .json beside it"
+POWER, FLOW = "mmgym/HawkesPower-v0", "mmgym/HawkesFlow-v0"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mmgym calibrate hawkes_power``."""
+    text = f"{FILES} (see mmgym.calibration.hawkes_power_tape)"
+    parser.add_argument("file", nargs="+", metavar="TAPE", help=text)
+    text = "accept estimates with excitation >= decay"
+    parser.add_argument("--allow-explosive", action="store_true", help=text)
+    parser.add_argument("--plot", metavar="FILE.png", help="PP and QQ plots of residuals")
+    text = "event type of the plot (default MO_BUY)"
+    parser.add_argument("--process", default="MO_BUY", metavar="TYPE", help=text)
+    text = "also write all estimates as .csv, or everything as .json"
+    parser.add_argument("--output", metavar="FILE", help=text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit every product and window of the tapes; print the draft's Table 1, tests and constructor arguments.
+
+    Raises
+    ------
+    ValueError
+        If a tape breaks the format, or the data do not identify a parameter; the message says where.
+    ImportError
+        Without matplotlib, if a plot is asked for.
+    """
+    fits = calibrate(options.file, allow_explosive=options.allow_explosive)
+    tapes = [read_power_tape(path) for path in options.file]
+    print("Estimates (standard errors); K: bid events, L: ask events, 1/min and EUR/MWh\n")
+    print(table_text(fits.paper_table().reset_index(), missing=""))
+    tests = pd.concat({" ".join(key): fit.tests() for key, fit in fits.groups.items()}, names=["group"])
+    print("\nResidual tests (gaps and points: Kolmogorov-Smirnov; order: gaps independent)\n")
+    print(table_text(tests.reset_index(), missing=""))
+    if any(fit.findings for fit in fits.groups.values()):
+        print("\n! is warned of below, - is what the tapes do not tell")
+    print(f"\n{fits.summary()}")
+    arguments: dict[str, dict[str, Any]] = {}
+    for key, fit in fits.groups.items():
+        own = [tape for tape in tapes if (tape.product, tape.window) == key]
+        flow = fit.kwargs(allow_explosive=options.allow_explosive)
+        arguments[" ".join(key)] = {POWER: market_arguments(fit, own), FLOW: flow}
+    for group, of_group in arguments.items():
+        print(f"\n{group}")
+        for of_env in of_group.values():
+            require_finite(of_env)
+        for env, of_env in of_group.items():
+            print(f'gymnasium.make("{env}", **{json.dumps(of_env)})')
+    if options.plot:
+        fits.plot(options.plot, process=options.process)
+        print(f"\nwritten: {options.plot}")
+    if options.output:
+        write_result(
+            options.output, fits.table().reset_index(), {"calibration": fits.to_dict(), "arguments": arguments}
+        )

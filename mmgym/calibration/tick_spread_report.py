@@ -1,59 +1,382 @@
-"""What a calibration of the tick-spread market says in words and in a picture."""
+"""The result of a calibration of the tick-spread market: estimates, and what they say in words and in a picture."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
+from mmgym.calibration.exponential import BrownianFit
 from mmgym.calibration.own_quotes import QUOTES, SIDES
+from mmgym.calibration.score_intervals import Estimates, proportions, rates
 from mmgym.calibration.spread_chain import ENOUGH_VISITS, ModelTest
-from mmgym.calibration.tape_checks import described, draw_findings
+from mmgym.calibration.tape_checks import (
+    Finding,
+    described,
+    draw_findings,
+    json_value,
+    marked,
+    new_figure,
+    require_finite,
+)
+from mmgym.calibration.volume_proxy import proxy_limit, single_order_rate
+from mmgym.models.tick_spread import stationary_law
 
-if TYPE_CHECKING:
-    from mmgym.calibration.tick_spread import Calibration, Executions
+Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 LOGARITHMIC = 20.0  # ratio of rates from which their axis is logarithmic
 REJECTION = 0.01  # p-value below which a law is called rejected
 COLOURS = {"best": "tab:blue", "improved": "tab:orange"}
 
 
-def summarise(found: Calibration) -> str:
-    """The sentences of `Calibration.summary`."""
-    jumps, duration = int(found.clock_counts.sum()), found.end - found.start
-    left = found.transition_counts.sum(axis=1)
-    rare = int(left.argmin())
-    sentences = [
-        *described(found.findings),
-        f"{found.source}: {jumps} jumps of the spread in {duration:.6g} s (from {found.start:g} to {found.end:g}), "
-        f"{found.num_spreads} spreads of tick {found.tick:g}, the widest with all that are wider. The rarest spread, "
-        f"{rare + 1} tick{'s' * (rare > 0)}, was left {left[rare]} times"
-        + ("." if left[rare] >= ENOUGH_VISITS else f": few, {ENOUGH_VISITS} bound standard errors by 0.05."),
-        _clock_sentence(found),
-        _verdict(
-            "Holding times on the clock's time are exponential", found.tests["holding_times"], "needs 50 jumps or more"
-        ),
-        _one_clock_sentences(found),
-        _verdict(
-            "Given the spread, the next one does not depend on the one before (Markov)",
-            found.tests["markov"],
-            "needs three spreads and more jumps",
-        ),
-        *_proxy_sentences(found),
-    ]
-    if found.own_quotes is not None:
-        sentences += [_own_quotes_sentence(found.own_quotes, side) for side in range(2)]
-    if found.mid is None:
-        sentences.append("The sampled mid does not move: no volatility.")
-    else:
-        volatility, mid = found.mid.volatility, found.mid
-        sentences.append(
-            f"Volatility {volatility.value:.4g} +- {volatility.stderr:.2g} price/sqrt(s), the mid sampled every "
-            f"{found.volatility_interval:g} s; excess kurtosis of its changes {mid.excess_kurtosis:.2g} (0 under the "
-            "model)."
-        )
-    return "\n".join(sentences)
+@dataclass(frozen=True, eq=False)
+class Executions:
+    """Counts and time of one way to estimate the execution intensities, each of shape (2, 2, m).
+
+    The axes are side (bid, ask), quote (best, improved) and spread; seconds are 0 where nothing was seen. The
+    dispersion of each side is the measured variance of its counts over that of Poisson counts, 1 where chance explains
+    it.
+    """
+
+    counts: Counts
+    seconds: Array
+    dispersion: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def rates(self) -> Estimates:
+        """Intensities (1 / s), NaN where there is no time; the dispersion is in standard errors and intervals."""
+        dispersion = np.reshape(self.dispersion, (2, 1, 1))
+        return rates(self.counts / dispersion, self.seconds / dispersion)
+
+
+@dataclass(frozen=True)
+class OrderFlow:
+    """Market orders of one aggressor side, and the queue that they meet: what the bias of the proxy depends on."""
+
+    order_rate: float  # 1 / s
+    mean_order_size: float  # NaN where there is no order
+    mean_queue: float  # at the best price, at the jumps of the spread
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Parameters of the tick-spread market with standard errors, 95 % intervals and tests of the model.
+
+    Attributes
+    ----------
+    source : str
+        Name of the tape, without its folder.
+    tick : float
+        Unit of the spread, price.
+    start, end : float
+        The window of the tape, seconds.
+    transition_counts : array of int, shape (m, m)
+        Jumps of the spread.
+    seconds : array, shape (m,)
+        Time at each spread.
+    clock_edges : array, shape (K + 1,)
+        Where the pieces of the clock begin and end, seconds of the tape.
+    clock_counts : array of int, shape (K,)
+        Jumps in each piece.
+    clock_dispersion : float
+        Measured variance of the jumps in stretches of time over that of Poisson counts, 1 where chance explains it.
+    hidden_jumps : float
+        Share of the jumps that a coarse clock of the tape hides.
+    own_size : float
+        ``V_0`` of the proxy.
+    proxy : Executions
+        By the volume rule (2.13).
+    own_quotes : Executions or None
+        By (2.11) and (2.12), if a log was given.
+    flow : tuple of OrderFlow
+        Sell orders (they fill bids) and buy orders.
+    tests : dict of str to ModelTest
+        ``clock, holding_times, one_clock, markov``: see `mmgym.calibration.spread_chain`.
+    mid : BrownianFit or None
+        Volatility and drift; None where the sampled mid does not move.
+    volatility_interval : float
+        Seconds between the sampled mid prices.
+    initial_price : float
+        Mid at the start of the window.
+    findings : tuple of Finding
+        Warnings (see `mmgym.calibration.tape_checks`).
+
+    Where the tape has gaps, they are cut out of all times: these are observed time.
+    """
+
+    source: str
+    tick: float
+    start: float
+    end: float
+    transition_counts: Counts
+    seconds: Array
+    clock_edges: Array
+    clock_counts: Counts
+    own_size: float
+    proxy: Executions
+    own_quotes: Executions | None
+    flow: tuple[OrderFlow, OrderFlow]
+    tests: dict[str, ModelTest]
+    mid: BrownianFit | None
+    volatility_interval: float
+    initial_price: float
+    clock_dispersion: float = 1.0
+    hidden_jumps: float = 0.0
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def num_spreads(self) -> int:
+        """m."""
+        return len(self.seconds)
+
+    @property
+    def spread_transitions(self) -> Estimates:
+        """Transition matrix (2.8), each array of shape (m, m)."""
+        shares = proportions(self.transition_counts, self.transition_counts.sum(axis=1, keepdims=True))
+        if self.num_spreads == 2:  # nothing to estimate: the other spread follows
+            return shares._replace(lower=shares.value, upper=shares.value)
+        for bound in (shares.lower, shares.upper):
+            np.fill_diagonal(bound, 0.0)
+        return shares
+
+    @property
+    def model_shares(self) -> Array:
+        """Share of time at each spread under the model, shape (m,): the stationary law of the transition matrix."""
+        return np.asarray(stationary_law(self.spread_transitions.value), dtype=float)
+
+    @property
+    def clock_rates(self) -> Estimates:
+        """Clock (2.9) of each piece (1 / s), each array of shape (K,); dispersion and hidden jumps are in it."""
+        length, hidden = np.diff(self.clock_edges), self.hidden_jumps
+        value, stderr, lower, upper = rates(self.clock_counts / self.clock_dispersion, length / self.clock_dispersion)
+        shown = 1 - hidden
+        return Estimates(value / shown, np.hypot(stderr, hidden * value) / shown, lower, upper / shown * (1 + hidden))
+
+    def table(self) -> pd.DataFrame:
+        """One row per parameter: ``estimate, standard_error, lower, upper, unit, count, exposure`` (95 % interval).
+
+        Rows ``spread_transitions[i,j]``, ``clock_rate[from..to]`` (seconds of the tape), ``fill_rate_QUOTE_SIDE[i]``
+        from own quotes if a log was given, ``proxy_QUOTE_SIDE[i]``, and ``volatility``. Spreads are in ticks. The
+        exposure is a number of jumps or seconds; an intensity that was never exposed has no row. Where there are
+        findings, their names stand in a column ``warning``.
+        """
+        columns = ["estimate", "standard_error", "lower", "upper", "unit", "count", "exposure"]
+        rows = dict(self._rows())
+        table = pd.DataFrame(list(rows.values()), columns=columns, index=pd.Index(list(rows), name="parameter"))
+        return marked(table, self.findings)
+
+    def kwargs(
+        self, *, executions: Literal["auto", "own_quotes", "proxy"] = "auto", episode_start: float | None = None
+    ) -> dict[str, Any]:
+        """Arguments for ``gymnasium.make("mmgym/TickSpread-v0", **kwargs)``.
+
+        Parameters
+        ----------
+        executions : {"auto", "own_quotes", "proxy"}
+            Where the fill rates come from; ``"auto"``: own quotes if a log was given, else the proxy.
+        episode_start : float, optional
+            Time of the tape at which an episode begins, seconds; by default the start of the window. The clock is
+            shifted to it, and its last rate goes on after the end of the window.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range, or a quote never stood at some spread in the log.
+        """
+        if executions not in ("auto", "own_quotes", "proxy"):
+            raise ValueError(f"executions must be 'auto', 'own_quotes' or 'proxy', got {executions!r}")
+        if executions == "own_quotes" and self.own_quotes is None:
+            raise ValueError("executions = 'own_quotes' needs a log of own quotes, and none was given")
+        begin = self.start if episode_start is None else episode_start
+        if not self.start <= begin < self.end:
+            window = f"from {self.start:g} to below {self.end:g} s"
+            raise ValueError(f"episode_start must lie in the window of the tape ({window}), got {episode_start}")
+        source = self.proxy if executions == "proxy" or self.own_quotes is None else self.own_quotes
+        fill_rates = source.rates.value.copy()
+        fill_rates[:, 1, 0] = np.where(np.isnan(fill_rates[:, 1, 0]), fill_rates[:, 0, 0], fill_rates[:, 1, 0])
+        for side, quote, state in np.argwhere(np.isnan(fill_rates)):
+            raise ValueError(
+                f"the {SIDES[side]} never stood {QUOTES[quote]} at a spread of {state + 1} ticks in the log: quote "
+                "there, merge spreads (a smaller num_spreads), or take executions = 'proxy'"
+            )
+        pieces = [
+            [max(float(low) - begin, 0.0), float(rate)]
+            for low, high, rate in zip(self.clock_edges[:-1], self.clock_edges[1:], self.clock_rates.value, strict=True)
+            if high > begin
+        ]
+        arguments: dict[str, Any] = {
+            "tick": self.tick,
+            "spread_transitions": self.spread_transitions.value.tolist(),
+            "clock_rate": pieces if len(pieces) > 1 else pieces[0][1],
+            "fill_rate_best": fill_rates[:, 0].tolist(),
+            "fill_rate_improved": fill_rates[:, 1].tolist(),
+            "initial_price": self.initial_price,
+        }
+        if self.mid is not None:
+            arguments["volatility"] = self.mid.volatility.value
+        require_finite(arguments)
+        return arguments
+
+    def proxy_bias(self) -> pd.DataFrame:
+        """What the proxy tends to if market orders were Poisson with exponential sizes, beside what it stands for.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per ``side, quote``: ``proxy_limit``, ``single_order_rate`` (1 / s, see
+            `mmgym.calibration.volume_proxy`) and their ``ratio``, at the order flow, queue and jump rate of the tape.
+            A side without orders has no row.
+        """
+        clock = float(self.clock_counts.sum()) / (self.end - self.start)
+        rows = []
+        for side, flow in zip(SIDES, self.flow, strict=True):
+            if flow.order_rate == 0:
+                continue
+            for quote, queue in zip(QUOTES, (flow.mean_queue, 0.0), strict=True):
+                given = {
+                    "order_rate": flow.order_rate,
+                    "mean_order_size": flow.mean_order_size,
+                    "own_size": self.own_size,
+                    "mean_queue": queue,
+                }
+                limit, single = proxy_limit(clock_rate=clock, **given), single_order_rate(**given)
+                rows.append([side, quote, limit, single, limit / single if single > 0 else math.inf])
+        return pd.DataFrame(rows, columns=["side", "quote", "proxy_limit", "single_order_rate", "ratio"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types; NaN becomes None."""
+        return {
+            "source": self.source,
+            "tick": self.tick,
+            "start": self.start,
+            "end": self.end,
+            "transition_counts": self.transition_counts.tolist(),
+            "seconds": self.seconds.tolist(),
+            "clock_edges": self.clock_edges.tolist(),
+            "clock_counts": self.clock_counts.tolist(),
+            "clock_dispersion": self.clock_dispersion,
+            "hidden_jumps": self.hidden_jumps,
+            "own_size": self.own_size,
+            "proxy": _json_executions(self.proxy),
+            "own_quotes": None if self.own_quotes is None else _json_executions(self.own_quotes),
+            "flow": [json_value(asdict(flow)) for flow in self.flow],
+            "tests": {name: json_value(asdict(test) | {"p_value": test.p_value}) for name, test in self.tests.items()},
+            "mid": None if self.mid is None else json_value(asdict(self.mid)),
+            "volatility_interval": self.volatility_interval,
+            "initial_price": self.initial_price,
+            "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings],
+            "estimates": json_value(self.table().reset_index().to_dict(orient="records")),
+        }
+
+    def summary(self) -> str:
+        """A few sentences: warnings, what was seen, how well the model holds, and what the proxy is worth."""
+        jumps, duration = int(self.clock_counts.sum()), self.end - self.start
+        left = self.transition_counts.sum(axis=1)
+        rare = int(left.argmin())
+        sentences = [
+            *described(self.findings),
+            f"{self.source}: {jumps} jumps of the spread in {duration:.6g} s (from {self.start:g} to {self.end:g}), "
+            f"{self.num_spreads} spreads of tick {self.tick:g}, the widest with all that are wider. The rarest spread, "
+            f"{rare + 1} tick{'s' * (rare > 0)}, was left {left[rare]} times"
+            + ("." if left[rare] >= ENOUGH_VISITS else f": few, {ENOUGH_VISITS} bound standard errors by 0.05."),
+            _clock_sentence(self),
+            _verdict(
+                "Holding times on the clock's time are exponential",
+                self.tests["holding_times"],
+                "needs 50 jumps or more",
+            ),
+            _one_clock_sentences(self),
+            _verdict(
+                "Given the spread, the next one does not depend on the one before (Markov)",
+                self.tests["markov"],
+                "needs three spreads and more jumps",
+            ),
+            *_proxy_sentences(self),
+        ]
+        if self.own_quotes is not None:
+            sentences += [_own_quotes_sentence(self.own_quotes, side) for side in range(2)]
+        if self.mid is None:
+            sentences.append("The sampled mid does not move: no volatility.")
+        else:
+            volatility, mid = self.mid.volatility, self.mid
+            sentences.append(
+                f"Volatility {volatility.value:.4g} +- {volatility.stderr:.2g} price/sqrt(s), the mid sampled every "
+                f"{self.volatility_interval:g} s; excess kurtosis of its changes {mid.excess_kurtosis:.2g} (0 under "
+                "the model)."
+            )
+        return "\n".join(sentences)
+
+    def plot(self, path: str | Path) -> Path:
+        """Write a PNG: clock over time, transition matrix, and intensities over the spread, with 95 % intervals.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to write.
+
+        Returns
+        -------
+        Path
+            The file written.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        figure = new_figure(12, 9)
+        (clock, matrix), sides = figure.subplots(2, 2)
+        _draw_clock(self, clock)
+        _draw_matrix(self, matrix)
+        sides[1].sharey(sides[0])
+        for side, panel in enumerate(sides):
+            _draw_rates(self, side, panel)
+        _scale_rates(self, sides[0])
+        figure.suptitle(f"{self.source}: tick {self.tick:g}, {self.num_spreads} spreads")
+        draw_findings(figure, self.findings, width=190)
+        figure.savefig(path, format="png", dpi=120)
+        return Path(path)
+
+    def _rows(self) -> Iterator[tuple[str, list[Any]]]:
+        """Rows of the table, by name."""
+        rho, left = self.spread_transitions, self.transition_counts.sum(axis=1)
+        for i, j in np.argwhere(~np.eye(self.num_spreads, dtype=bool)):
+            numbers = [float(part[i, j]) for part in rho]
+            yield (
+                f"spread_transitions[{i + 1},{j + 1}]",
+                [*numbers, "1", int(self.transition_counts[i, j]), float(left[i])],
+            )
+        for k, count in enumerate(self.clock_counts):
+            low, high = self.clock_edges[k : k + 2]
+            numbers = [float(part[k]) for part in self.clock_rates]
+            yield f"clock_rate[{low:.10g}..{high:.10g}]", [*numbers, "1/s", int(count), float(high - low)]
+        for prefix, executions in (("fill_rate", self.own_quotes), ("proxy", self.proxy)):
+            if executions is None:
+                continue
+            for q, s, i in np.ndindex(2, 2, self.num_spreads):
+                if executions.seconds[s, q, i] > 0:
+                    numbers = [float(part[s, q, i]) for part in executions.rates]
+                    seen = [int(executions.counts[s, q, i]), float(executions.seconds[s, q, i])]
+                    yield f"{prefix}_{QUOTES[q]}_{SIDES[s]}[{i + 1}]", [*numbers, "1/s", *seen]
+        if self.mid is not None:
+            v = self.mid.volatility
+            numbers = [v.value, v.stderr, v.lower, v.upper]
+            yield "volatility", [*numbers, "price/sqrt(s)", self.mid.increments, self.mid.duration]
+
+
+def _json_executions(executions: Executions) -> dict[str, Any]:
+    return {
+        "counts": executions.counts.tolist(),
+        "seconds": executions.seconds.tolist(),
+        "dispersion": list(executions.dispersion),
+    }
 
 
 def _verdict(claim: str, test: ModelTest, lacking: str) -> str:
@@ -66,8 +389,8 @@ def _verdict(claim: str, test: ModelTest, lacking: str) -> str:
     )
 
 
-def _clock_sentence(found: Calibration) -> str:
-    clock, test = found.clock_rates.value, found.tests["clock"]
+def _clock_sentence(calibration: Calibration) -> str:
+    clock, test = calibration.clock_rates.value, calibration.tests["clock"]
     shown = f"{clock[0]:.4g} per s" if clock.size == 1 else f"{clock.min():.4g} to {clock.max():.4g} per s"
     text = f"Clock: {shown} on {clock.size} piece{'s' * (clock.size > 1)}. "
     verdict = _verdict("Jumps in stretches of time are Poisson", test, "needs ten jumps or more in a piece")
@@ -76,15 +399,15 @@ def _clock_sentence(found: Calibration) -> str:
     return text + verdict
 
 
-def _one_clock_sentences(found: Calibration) -> str:
-    observed, model = found.seconds / found.seconds.sum(), found.model_shares
-    stays = found.seconds / found.transition_counts.sum(axis=1)
+def _one_clock_sentences(calibration: Calibration) -> str:
+    observed, model = calibration.seconds / calibration.seconds.sum(), calibration.model_shares
+    stays = calibration.seconds / calibration.transition_counts.sum(axis=1)
     widest = int(np.abs(observed - model).argmax())
     return (
-        _verdict("All spreads are left at one rate (one clock)", found.tests["one_clock"], "needs two spreads")
-        + f" Shares of time at spreads 1 to {found.num_spreads}: {_shares(observed)} on the tape, {_shares(model)} in "
-        f"the model; they differ most, by {abs(observed - model)[widest]:.3f}, at {widest + 1}. Mean stays there: "
-        f"{' '.join(f'{stay:.3g}' for stay in stays)} s; the model has one for all."
+        _verdict("All spreads are left at one rate (one clock)", calibration.tests["one_clock"], "needs two spreads")
+        + f" Shares of time at spreads 1 to {calibration.num_spreads}: {_shares(observed)} on the tape, "
+        f"{_shares(model)} in the model; they differ most, by {abs(observed - model)[widest]:.3f}, at {widest + 1}. "
+        f"Mean stays there: {' '.join(f'{stay:.3g}' for stay in stays)} s; the model has one for all."
     )
 
 
@@ -92,10 +415,10 @@ def _shares(law: Any) -> str:
     return " ".join(f"{share:.3f}" for share in law)
 
 
-def _proxy_sentences(found: Calibration) -> list[str]:
-    counts = found.proxy.counts.sum(axis=2)
+def _proxy_sentences(calibration: Calibration) -> list[str]:
+    counts = calibration.proxy.counts.sum(axis=2)
     text = (
-        f"Proxy intensities (2.13), for orders of {found.own_size:g}: " + "; ".join(
+        f"Proxy intensities (2.13), for orders of {calibration.own_size:g}: " + "; ".join(
             f"{side} {quote} {counts[s, q]} counts" for s, side in enumerate(SIDES) for q, quote in enumerate(QUOTES)
         ) + "."
     )  # fmt: skip
@@ -103,7 +426,7 @@ def _proxy_sentences(found: Calibration) -> list[str]:
         text += " Some never count: is own_size in the unit of the tape's sizes?"
     ratios = "; ".join(
         f"{row.side} {row.quote} {row.proxy_limit:.3g} for {row.single_order_rate:.3g}"
-        for row in found.proxy_bias().itertuples()
+        for row in calibration.proxy_bias().itertuples()
     )
     bias = (
         "The proxy is biased: an interval counts once at most (low), and volumes add up (high). If orders were Poisson "
@@ -121,31 +444,10 @@ def _own_quotes_sentence(executions: Executions, side: int) -> str:
     return f"Own quotes, {SIDES[side]}: {parts}."
 
 
-def draw(found: Calibration, path: Path) -> Path:
-    """The picture of `Calibration.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    (clock, matrix), sides = figure.subplots(2, 2)
-    _draw_clock(found, clock)
-    _draw_matrix(found, matrix)
-    sides[1].sharey(sides[0])
-    for side, panel in enumerate(sides):
-        _draw_rates(found, side, panel)
-    _scale_rates(found, sides[0])
-    figure.suptitle(f"{found.source}: tick {found.tick:g}, {found.num_spreads} spreads")
-    draw_findings(figure, found.findings, width=190)
-    figure.savefig(path, format="png", dpi=120)
-    return path
-
-
-def _draw_clock(found: Calibration, panel: Any) -> None:
-    hours = found.end - found.start > 2 * 3600
-    edges = found.clock_edges / (3600 if hours else 1)
-    value, _, lower, upper = found.clock_rates
+def _draw_clock(calibration: Calibration, panel: Any) -> None:
+    hours = calibration.end - calibration.start > 2 * 3600
+    edges = calibration.clock_edges / (3600 if hours else 1)
+    value, _, lower, upper = calibration.clock_rates
     panel.stairs(value, edges, color="tab:blue", linewidth=1.5, baseline=None)
     panel.errorbar(
         (edges[:-1] + edges[1:]) / 2, value, [value - lower, upper - value], fmt="o", markersize=4, capsize=3,
@@ -159,8 +461,8 @@ def _draw_clock(found: Calibration, panel: Any) -> None:
     panel.legend()
 
 
-def _draw_matrix(found: Calibration, panel: Any) -> None:
-    rho, m = found.spread_transitions, found.num_spreads
+def _draw_matrix(calibration: Calibration, panel: Any) -> None:
+    rho, m = calibration.spread_transitions, calibration.num_spreads
     panel.imshow(rho.value, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if m <= 10:
         for i, j in np.argwhere(~np.eye(m, dtype=bool)):
@@ -168,7 +470,7 @@ def _draw_matrix(found: Calibration, panel: Any) -> None:
             text = f"{share:.3f}\n±{error:.3f}"
             panel.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if share > 0.5 else "black")
     labels = _spread_labels(m)
-    left = found.transition_counts.sum(axis=1)
+    left = calibration.transition_counts.sum(axis=1)
     panel.set_xticks(range(m), labels)
     panel.set_yticks(range(m), [f"{label}\n(n={n})" for label, n in zip(labels, left, strict=True)])
     panel.set_xlabel("to (ticks)")
@@ -176,11 +478,11 @@ def _draw_matrix(found: Calibration, panel: Any) -> None:
     panel.set_title("transition matrix (2.8), ± standard error")
 
 
-def _draw_rates(found: Calibration, side: int, panel: Any) -> None:
-    spreads = np.arange(1, found.num_spreads + 1)
-    drawn: list[tuple[str, Executions, str, str | None, str]] = [("proxy", found.proxy, "s", "none", ":")]
-    if found.own_quotes is not None:
-        drawn.append(("own quotes", found.own_quotes, "o", None, "-"))
+def _draw_rates(calibration: Calibration, side: int, panel: Any) -> None:
+    spreads = np.arange(1, calibration.num_spreads + 1)
+    drawn: list[tuple[str, Executions, str, str | None, str]] = [("proxy", calibration.proxy, "s", "none", ":")]
+    if calibration.own_quotes is not None:
+        drawn.append(("own quotes", calibration.own_quotes, "o", None, "-"))
     for k, (label, executions, marker, face, line) in enumerate(drawn):
         value, _, lower, upper = executions.rates
         for q, quote in enumerate(QUOTES):
@@ -193,22 +495,22 @@ def _draw_rates(found: Calibration, side: int, panel: Any) -> None:
                 spreads[seen] + 0.06 * (2 * k + q - len(drawn) + 0.5), y, errors, fmt=marker, linestyle=line,
                 markersize=5, capsize=3, markerfacecolor=face, color=COLOURS[quote], label=f"{quote}, {label}",
             )  # fmt: skip
-    shares = 100 * found.seconds / found.seconds.sum()
-    labels = [f"{n}\n{share:.3g} %" for n, share in zip(_spread_labels(found.num_spreads), shares, strict=True)]
+    shares = 100 * calibration.seconds / calibration.seconds.sum()
+    labels = [f"{n}\n{share:.3g} %" for n, share in zip(_spread_labels(calibration.num_spreads), shares, strict=True)]
     panel.set_xticks(spreads, labels)
-    panel.set_xlim(0.5, found.num_spreads + 0.5)
+    panel.set_xlim(0.5, calibration.num_spreads + 0.5)
     panel.set_xlabel("spread (ticks), share of the time")
     panel.set_ylabel("executions per second")
-    panel.set_title(f"{SIDES[side]} intensities, 95 % (proxy: orders of {found.own_size:g})")
+    panel.set_title(f"{SIDES[side]} intensities, 95 % (proxy: orders of {calibration.own_size:g})")
     panel.grid(alpha=0.3)
     panel.legend(loc="upper left", ncols=len(drawn), fontsize=9)
 
 
-def _scale_rates(found: Calibration, panel: Any) -> None:
+def _scale_rates(calibration: Calibration, panel: Any) -> None:
     """Room for the legend; a logarithmic axis where the rates differ by more than a factor of 20."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    shown = [part.rates for part in (found.proxy, found.own_quotes) if part is not None]
+    shown = [part.rates for part in (calibration.proxy, calibration.own_quotes) if part is not None]
     values = np.concatenate([part.value.ravel() for part in shown])
     positive = values[values > 0]
     highest = max(float(np.nanmax(part.upper)) for part in shown)

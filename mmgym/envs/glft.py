@@ -3,38 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
-import numpy as np
-from numpy.typing import NDArray
-
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import glft
 
 
 class GLFTFace(MarketFace):
-    """Spaces, public maps and info entries of the GLFT market."""
+    """Info entries of the GLFT market."""
 
     market = glft.MARKET
     step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
     control_names = ("bid_depth", "ask_depth")
     params: glft.Params
-
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        observations = gymnasium.spaces.Box(np.array([0, -1], np.float32), np.array([1, 1], np.float32))
-        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
-        """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
-        return glft.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
-
-    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
-        """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
-        return glft.from_quotes(self.params, quotes)
-
-    def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Step and inventory (in orders of ``order_size`` assets) of observations of shape ``(..., 2)``."""
-        return glft.locate(self.params, observations)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid (price), inventory (assets), fills of the last step; `full` adds the rest."""
@@ -119,33 +98,10 @@ class GLFTEnv(GLFTFace, KernelEnv):
     `terminated` after `num_steps` steps; never `truncated`.
 
     ## Arguments
-    - `price` ("arithmetic"): "arithmetic" or "geometric".
-    - `volatility` (0.3): price / sqrt(time), or 1 / sqrt(time) where the mid is geometric, >= 0.
-    - `fill_rate` (0.9), `fill_decay` (0.3): fills / time at depth 0 and 1 / price, > 0; a number or a `[bid, ask]`
-      pair.
-    - `drift` (0.0): of the mid, price / time.
-    - `order_size` (1.0): assets of an order, > 0.
-    - `inventory_limit` (30.0), `initial_inventory` (0.0): assets, multiples of `order_size`.
-    - `initial_price` (100.0).
-    - `horizon` (600.0), `num_steps` (600): time and number of decisions.
-    - `running_penalty` (None): price / (assets * time), >= 0; None is ``risk_aversion * volatility^2 / 2`` under
-      "mean" (the variance of jumps is not in it). Under "cara" it must be None or 0.
-    - `terminal_penalty` (0.0): price / assets, >= 0.
-    - `utility` ("mean"): "mean" or "cara".
-    - `risk_aversion` (0.01): 1 / currency, >= 0 (> 0 under "cara"). Under "mean" it only sets the default of
-      `running_penalty`.
-    - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay``
-      and ``3 / fill_decay`` of each side.
-    - `jump_rate` (0.0), `jump_mean` (0.0), `jump_volatility` (0.0): jumps / time >= 0, and price. Under "cara" their
-      exponential moment at the inventory limit must not leave the range of floating point.
-    - `compensated` (False): whether the jumps' trend is taken out of the drift.
-    - `reward` ("pnl"): "pnl" or "expected".
+    [parameters]
     - `info` (None): "full" adds the gain, its price noise `price_gain`, the integral of squared inventory, the
       `jump_exponent` (under "cara": ln E[exp(-risk_aversion * gain from compensated jumps)] given the inventories) and
       the depths to `info`, which always has cash, mid, inventory and the fills of the last step.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     The defaults are the parameter set of Guéant, Lehalle & Fernandez-Tapia (2013). `mmgym/AvellanedaStoikov-v0` has
     those of Avellaneda & Stoikov (2008): volatility 2, fill_rate 140, fill_decay 1.5, horizon 1, 200 steps,

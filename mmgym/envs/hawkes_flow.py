@@ -3,51 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
-import numpy as np
-from numpy.typing import NDArray
-
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import hawkes_flow
 
 
 class HawkesFlowFace(MarketFace):
-    """Spaces, public maps and info entries of the Hawkes market with a constant half-spread."""
+    """Info entries of the Hawkes market with a constant half-spread."""
 
     market = hawkes_flow.MARKET
     step_entries = ("elapsed", "bid_fills", "ask_fills", "buy_orders", "sell_orders", "bid_depth", "ask_depth")
     control_names = ("bid_depth", "ask_depth")
     counts_steps = False
     params: hawkes_flow.Params
-
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        size = 4 if self.params.observe_intensities else 2
-        low = np.array([0, -1, 0, 0], np.float32)[:size]
-        observations = gymnasium.spaces.Box(low, np.ones(size, np.float32))
-        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
-        """Depths ``[bid, ask]`` (EUR / MWh), shape ``(..., 2)``, that the environment plays for such actions."""
-        return hawkes_flow.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
-
-    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
-        """Actions whose depths are the nearest to ``quotes`` (EUR / MWh) in the box, to float32 rounding."""
-        return hawkes_flow.from_quotes(self.params, quotes)
-
-    def to_state(
-        self, observations: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Minutes left, inventory (lots), buy rate and sell rate (1 / minute) of observations of shape ``(..., 4)``.
-
-        The inventory is exact, with ``decision="clock"`` the time too; the rest is good to float32 rounding. Where the
-        intensities are hidden (``(..., 2)``), rates are those that are to be expected at that time.
-        """
-        return hawkes_flow.locate(self.params, observations)
-
-    def time_of(self, observation: Any) -> float:
-        """Minutes since the start of the episode at an observation."""
-        return self.params.horizon - float(self.to_state(observation)[0])
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid since the start, inventory (lots), rates, what the last step saw."""
@@ -128,27 +95,10 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     `num_steps` steps with ``decision="event"``; never `truncated`.
 
     ## Arguments
-    - `base_rate` (0.6), `excitation` (1.5), `decay` (3.0): 1 / minute, > 0, >= 0 and > 0; a number or a `[buy, sell]`
-      pair. Excitation must be below decay (each order then brings on ``excitation / decay`` < 1 further ones directly),
-      or see `allow_explosive`.
-    - `half_spread` (0.3): EUR / MWh, >= 0.
-    - `impact` (0.1): EUR / MWh that an order moves the mid by, >= 0; a number or a `[buy, sell]` pair.
-    - `fill_decay` (4.0): MWh / EUR, > 0; a number, or a pair for asks (filled by buys) and bids (filled by sells).
-    - `running_penalty` (0.001): EUR / MWh per lot and minute, >= 0.
-    - `terminal_penalty` (0.05): EUR / MWh per lot, >= 0.
-    - `inventory_limit` (10), `initial_inventory` (0): lots.
-    - `horizon` (60.0), `num_steps` (240): minutes, and number of decisions if nothing happens.
-    - `decision` ("event"): "event" or "clock".
-    - `initial_rates` ("stationary"): "stationary", or a pair `[buy, sell]` of intensities, each at least its base rate.
-    - `allow_explosive` (False): whether excitation >= decay is accepted. There is then no stationary rate and expected
-      intensities grow without bound as the horizon does; on a finite horizon all is well defined.
-    - `observe_intensities` (True): whether the intensities are observed; `info` has them either way.
+    [parameters]
     - `info` (None): "full" adds the gain, its part from price moves, the integral of squared inventory and the depths
       to `info`, which always has cash, mid, inventory, intensities, the time left, and of the last step its length
       `elapsed` (minutes), the market orders and the fills.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     The defaults are illustrative, not estimates (late window of an hourly product).
 

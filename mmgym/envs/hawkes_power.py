@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +13,7 @@ Array = NDArray[Any]
 
 
 class HawkesPowerFace(MarketFace):
-    """Spaces, public maps and info entries of the intraday power market."""
+    """Coordinates and info entries of the intraday power market."""
 
     market = hawkes_power.MARKET
     step_entries = (
@@ -25,20 +24,6 @@ class HawkesPowerFace(MarketFace):
     counts_steps = False
     params: hawkes_power.Params
 
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        size = 9 if self.params.observe_intensities else 3
-        low = np.array([0, -1, *[0] * 7], np.float32)[:size]
-        return gymnasium.spaces.Box(low, np.ones(size, np.float32)), gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
-        """Offsets ``[bid, ask]`` from the best quotes (EUR / MWh), shape ``(..., 2)``, of actions of that shape."""
-        return hawkes_power.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
-
-    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
-        """Actions whose offsets are the nearest to ``quotes`` (EUR / MWh) in the box, to float32 rounding."""
-        return hawkes_power.from_quotes(self.params, quotes)
-
     def to_state(self, observations: Any) -> tuple[Array, ...]:
         """Minutes left, inventory (lots), spread (ticks) and the six intensities (1 / minute), one array for each.
 
@@ -47,10 +32,6 @@ class HawkesPowerFace(MarketFace):
         """
         time_left, inventory, spread, rates = hawkes_power.locate(self.params, observations)
         return time_left, inventory, spread, *np.moveaxis(rates, -1, 0)
-
-    def time_of(self, observation: Any) -> float:
-        """Minutes since the start of the episode at an observation."""
-        return self.params.horizon - float(self.to_state(observation)[0])
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid since the start, inventory (lots), book, rates, what the last step saw."""
@@ -135,34 +116,10 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     Lists of six are in the order bid improvement, bid cancellation, ask cancellation, ask improvement, market order to
     buy, market order to sell.
 
-    - `base_rate` ([1.5, 1.35, 1.35, 1.5, 0.6, 0.6]), `excitation` ([1.2, 1.2, 1.2, 1.2, 1.5, 1.5]), `decay` (3.0):
-      1 / minute, > 0, >= 0 and > 0; a number or a list of six. Excitation must be below decay (each event then brings
-      on ``excitation / decay`` < 1 further ones directly), or see `allow_explosive`.
-    - `placement` ("binomial"): "binomial" or "geometric": the law of the ticks by which improvements narrow the spread.
-    - `improvement` (0.36): the binomial share of the room in the spread (all but one tick of it); in [0, 1], a number
-      or a `[bid, ask]` pair.
-    - `mean_move` ([36, 20, 20, 36, 40, 40]): ticks, >= 1; mean of the geometric moves (of improvements with
-      ``placement="geometric"`` only; of market orders where they move the book).
-    - `first_level_share` (0.8): share of the market orders that do not move the book; a number or a `[buy, sell]` pair.
-    - `tick` (0.01): EUR / MWh, > 0.
-    - `largest_spread` (300): ticks, 1 to 1000.
-    - `fill_decay` (4.0): MWh / EUR, > 0; a number, or a `[buy, sell]` pair for asks (filled by buys) and bids.
-    - `running_penalty` (0.001): EUR / MWh per lot and minute, >= 0.
-    - `terminal_penalty` (0.05): EUR / MWh per lot, >= 0.
-    - `inventory_limit` (10), `initial_inventory` (0): lots.
-    - `horizon` (60.0), `num_steps` (240): minutes, and number of decisions if nothing happens.
-    - `decision` ("event"): "event", "order" or "clock".
-    - `initial_spread` (60): ticks.
-    - `initial_rates` ("stationary"): "stationary", or six intensities, each at least its base rate.
-    - `allow_explosive` (False): whether excitation >= decay is accepted. There is then no stationary rate and expected
-      intensities grow without bound as the horizon does; on a finite horizon all is well defined.
-    - `observe_intensities` (True): whether the intensities are observed; `info` has them either way.
+    [parameters]
     - `info` (None): "full" adds the gain, its part from price moves, the integral of squared inventory and the quotes
       (offsets, and distances from the mid) to `info`, which always has cash, mid, inventory, book, intensities, the
       time left, and of the last step its length `elapsed` (minutes), the book events, market orders and fills.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     The defaults are illustrative, not estimates (late window of an hourly product).
 

@@ -1,9 +1,8 @@
 """`mmgym/MeanFieldTaker-v0` and `mmgym/MeanFieldMaker-v0`: one player against a crowd of strategic takers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,20 +11,22 @@ from mmgym.models import mean_field
 
 
 class MeanFieldFace(MarketFace):
-    """What both roles share: actions, public maps and info entries."""
+    """What both roles share: info entries."""
 
     step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
     control_names = ("bid_depth", "ask_depth")
     file_arguments = {"population": ("equilibrium", "constant")}  # noqa: RUF012
     params: mean_field.Params
 
-    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
-        """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
-        return mean_field.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
+    def measurements(self) -> dict[str, tuple[Callable[[], None], int]]:
+        """As in `MarketFace`: the game of N takers."""
+        from mmgym.envs.mean_field_players import measurement
 
-    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
-        """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
-        return mean_field.from_quotes(self.params, quotes)
+        game = {name: value for name, value in self.arguments.items() if name != "population"}
+        return {
+            "N-player game, 4 of 1,000 takers, player-steps": measurement(4, 1_000, **game),
+            "N-player game, 400 of 10 takers, player-steps": measurement(400, 10, **game),
+        }
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid since the reset (price), inventory (assets), fills; `full` adds the rest."""
@@ -50,30 +51,15 @@ class MeanFieldFace(MarketFace):
 
 
 class MeanFieldTakerFace(MeanFieldFace):
-    """Spaces and states of a taker."""
+    """A taker."""
 
     market = mean_field.TAKER
 
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        observations = gymnasium.spaces.Box(np.array([0, -1, -1], np.float32), np.array([1, 1, 1], np.float32))
-        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Step, inventory (in orders of ``order_size`` assets) and signal of observations of shape ``(..., 3)``."""
-        return mean_field.locate(self.params, observations)
-
 
 class MeanFieldMakerFace(MeanFieldFace):
-    """Spaces and states of the maker."""
+    """The maker."""
 
     market = mean_field.MAKER
-
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        high = np.ones(5, np.float32)
-        observations = gymnasium.spaces.Box(np.array([0, -1, -1, -1, -1], np.float32), high)
-        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Step and inventory (in orders of ``order_size`` assets) of observations of shape ``(..., 5)``."""
@@ -103,7 +89,10 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     fills may happen, the signal may jump, and the crowd goes on moving inside the step. With
     ``population="equilibrium"`` the crowd plays the equilibrium of this very game with frozen depths, so the best
     policy against it is the crowd's own. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment
-    as built, `mmgym.baselines.mean_field.population_exploitability` what a whole crowd leaves on the table.
+    as built, `mmgym.baselines.mean_field.population_exploitability` what a whole crowd leaves on the table. An
+    equilibrium that is not found, as with ``signal_rate=[3, 0]`` from an impact of 0.04 on, is a
+    `mmgym.models.mean_field_limit.NotConverged` after some minutes;
+    `mmgym.models.mean_field_flow.solve_equilibrium_flow` says which games were tested.
 
     Units: dollars, assets, days.
 
@@ -130,31 +119,9 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     ## Arguments
     The same for both roles and the solver.
 
-    - `volatility` (8.0): dollars / sqrt(day), >= 0.
-    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``. An equilibrium is played only if its
-      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised.
-    - `signal_rate` (1.5): jumps / day, or a pair ``[up, down]``.
-    - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
-    - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): fills / day at depth 0 and 1 / dollar, > 0.
-    - `maker_fill_rate` (100.0), `maker_fill_decay` (2.375): the maker's; not used here.
-    - `order_size` (10.0): assets of an order, > 0.
-    - `inventory_limit` (120.0): assets, a multiple of `order_size`, at most 50 orders.
-    - `taker_risk_aversion` (0.0001), `maker_risk_aversion` (0.0005): 1 / dollar, >= 0.
-    - `max_depth` (1.5): dollars, > 0; the box of depths is ``[-max_depth, max_depth]``.
-    - `horizon` (5.0), `num_steps` (500): days, and number of decisions, at most 5,000.
-    - `initial_law` ("origin"): of the takers' inventory and signal: "origin", a point ``[inventory, signal]``, or a
-      table of probabilities with a row per inventory and a column per signal, both ascending.
-    - `boundary_quotes` ("quoting"): which quotes enter the crowd's mean quotes, that the maker meets: of the takers
-      who quote on that side; or of all, where a taker at the inventory limit counts as 0 ("zero") or as ``1 /
-      taker_fill_decay`` ("risk_neutral").
-    - `population` ("equilibrium"): what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the
-      path of a table file by `mmgym.baselines.write_table`.
-    - `reward` ("pnl"): "pnl" or "expected".
+    [parameters]
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
       depths to `info`, which always has cash, mid, inventory, signal and the fills of the last step.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     The defaults are the paper's table, with orders of 10 assets. `mmgym/MeanFieldTakerFastSignals-v0` has signals ten
     times faster (signal_rate 15), `mmgym/MeanFieldTakerCoupled-v0` a strong impact (0.02) and a crowd that starts with
@@ -181,7 +148,8 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
 
     A step freezes both depths and the crowd's mean quotes for ``horizon / num_steps`` and simulates the rest exactly,
     in continuous time. With ``population="equilibrium"`` the crowd plays the equilibrium of the game with frozen
-    depths. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
+    depths, or `mmgym.models.mean_field_limit.NotConverged` is raised, as `MeanFieldTakerEnv` says.
+    `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
 
     Units: dollars, assets, days.
 
@@ -209,31 +177,9 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
     ## Arguments
     The same for both roles and the solver.
 
-    - `volatility` (8.0): dollars / sqrt(day), >= 0.
-    - `impact` (5e-05): dollars per asset, from 0 to ``0.5 / order_size``. An equilibrium is played only if its
-      residual is small; where the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised.
-    - `signal_rate` (1.5): of the takers' signals, jumps / day, or a pair ``[up, down]``.
-    - `signal_limit` (4): dollars / day, a whole number from 0 to 10.
-    - `taker_fill_rate` (70.0), `taker_fill_decay` (2.375): the takers', fills / day at depth 0 and 1 / dollar, > 0.
-    - `maker_fill_rate` (100.0), `maker_fill_decay` (2.375): hers, where the takers' mean quote is 0.
-    - `order_size` (10.0): assets of an order, > 0.
-    - `inventory_limit` (120.0): assets, of her and of each taker, a multiple of `order_size`, at most 50 orders.
-    - `taker_risk_aversion` (0.0001), `maker_risk_aversion` (0.0005): 1 / dollar, >= 0.
-    - `max_depth` (1.5): dollars, > 0; the box of depths is ``[-max_depth, max_depth]``.
-    - `horizon` (5.0), `num_steps` (500): days, and number of decisions, at most 5,000.
-    - `initial_law` ("origin"): of the takers' inventory and signal: "origin", a point ``[inventory, signal]``, or a
-      table of probabilities with a row per inventory and a column per signal, both ascending.
-    - `boundary_quotes` ("quoting"): which quotes enter the mean quotes: of the takers who quote on that side (if nobody
-      does, she is not filled); or of all, where a taker at the inventory limit counts as 0 ("zero") or as ``1 /
-      taker_fill_decay`` ("risk_neutral").
-    - `population` ("equilibrium"): what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the
-      path of a table file by `mmgym.baselines.write_table`.
-    - `reward` ("pnl"): "pnl" or "expected".
+    [parameters]
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory and the
       depths to `info`, which always has cash, mid, inventory and the fills of the last step.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     The defaults are the paper's table, with orders of 10 assets. `mmgym/MeanFieldMakerFastSignals-v0` has signals ten
     times faster (signal_rate 15), `mmgym/MeanFieldMakerCoupled-v0` a strong impact (0.02) and a crowd that starts with

@@ -3,6 +3,7 @@
 `mmgym.adapters.pettingzoo` serves one game as a PettingZoo `ParallelEnv`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmgym.models import mean_field
 from mmgym.models import mean_field_players as model
 from mmgym.random_streams import split_mix
 
-__all__ = ["MeanFieldPlayers", "PlayersStep"]
+__all__ = ["MeanFieldPlayers", "PlayersStep", "measurement"]
 
 Array = NDArray[Any]
 
@@ -185,3 +186,18 @@ class MeanFieldPlayers:
         return PlayersStep(
             *self._observe(), taker_rewards, maker_rewards, self.step_number >= self.params.game.num_steps
         )
+
+
+def measurement(games: int, takers: int, **arguments: Any) -> tuple[Callable[[], None], int]:
+    """Some steps of a batch of games in which everybody quotes the constant depth, as a function, and their number."""
+    batch = MeanFieldPlayers(games, num_takers=takers, **arguments)
+    quote = 1.0 / batch.params.game.taker_fill_decay / batch.params.game.max_depth
+    actions, maker = np.full((games, takers, 2), quote, np.float32), np.full((games, 2), quote, np.float32)
+    count = min(100, batch.params.game.num_steps)
+
+    def run() -> None:
+        batch.reset(0)
+        for _ in range(count):
+            batch.step(actions, maker)
+
+    return run, count * games * (takers + 1)

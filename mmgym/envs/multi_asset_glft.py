@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +11,7 @@ from mmgym.models import multi_asset_glft as model
 
 
 class MultiAssetGLFTFace(MarketFace):
-    """Spaces, public maps and info entries of the market of several assets."""
+    """Coordinates and info entries of the market of several assets."""
 
     market = model.MARKET
     step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
@@ -22,20 +21,6 @@ class MultiAssetGLFTFace(MarketFace):
     def control_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the depths: bids of all assets, then asks."""
         return tuple(f"{side}_depth_{i}" for side in ("bid", "ask") for i in range(self.params.num_assets))
-
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        n = self.params.num_assets
-        observations = gymnasium.spaces.Box(np.array([0, *[-1] * n], np.float32), np.ones(1 + n, np.float32))
-        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2 * n,), np.float32)
-
-    def to_quotes(self, actions: Any) -> NDArray[np.float64]:
-        """Depths (price), bids then asks, shape ``(..., 2 n)``, that the environment plays for such actions."""
-        return model.to_quotes(self.params, np.clip(actions, -1.0, 1.0).astype(np.float32))
-
-    def from_quotes(self, quotes: Any) -> NDArray[np.float32]:
-        """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
-        return model.from_quotes(self.params, quotes)
 
     def to_state(self, observations: Any) -> tuple[NDArray[np.int64], ...]:
         """Step and inventory of each asset (in orders) of observations of shape ``(..., 1 + n)``."""
@@ -109,23 +94,9 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     ## Arguments
     Lists have an entry for each asset; one number stands for all of them.
 
-    - `covariance` ([[4, 1.5], [1.5, 2.25]]): price^2 / time; two to four rows, symmetric, positive semi-definite (may
-      be singular). It says how many assets there are.
-    - `fill_rate` ([140, 100]; 100 with another covariance), `fill_decay` (1.5): 1 / time and 1 / price, > 0; an entry
-      may be a pair [bid, ask].
-    - `drift` (0.0): price / time.
-    - `order_size` (1.0), `inventory_limit` (4.0), `initial_inventory` (0.0): assets; whole numbers of orders.
-    - `initial_price` (100.0): price.
-    - `horizon` (1.0), `num_steps` (100): time, and number of decisions.
-    - `risk_aversion` (0.1): 1 / (price * assets), >= 0.
-    - `terminal_penalty` (0.0): price / assets, >= 0.
-    - `min_depth` (-1 over `fill_decay`), `max_depth` (3 over it): price; entries like those of `fill_rate`.
-    - `reward` ("pnl"): "pnl" or "expected".
+    [parameters]
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral `risk` of ``q' covariance q``
       and the depths to `info`, which always has cash, mids, inventories and the fills of the last step.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     ## Version History
     - v0: first version.

@@ -3,31 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
-import numpy as np
-
-from mmgym.envs.glft import GLFTFace
-from mmgym.kernel_env import KernelEnv, KernelVectorEnv
+from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import stochastic_volatility
 
 
-class StochasticVolatilityFace(GLFTFace):
-    """Spaces, public maps and info entries; actions are those of the GLFT market."""
+class StochasticVolatilityFace(MarketFace):
+    """Info entries of the market with Heston's variance."""
 
     market = stochastic_volatility.MARKET
+    step_entries = ("bid_fills", "ask_fills", "bid_depth", "ask_depth")
+    control_names = ("bid_depth", "ask_depth")
     real_coordinates = 1
-    params: Any  # mmgym.models.stochastic_volatility.Params
-
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-        """Observation and action box of one environment."""
-        size = 3 if self.params.observe_variance else 2
-        low = np.array([0, -1, 0], np.float32)[:size]
-        observations = gymnasium.spaces.Box(low, np.ones(size, np.float32))
-        return observations, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def to_state(self, observations: Any) -> Any:
-        """Step, inventory (in orders of ``order_size`` assets) and variance (its expectation where it is hidden)."""
-        return stochastic_volatility.locate(self.params, observations)
+    params: stochastic_volatility.Params
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid (price), inventory (assets), variance, last fills; `full` adds more."""
@@ -106,30 +93,10 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     `terminated` after `num_steps` steps; never `truncated`.
 
     ## Arguments
-    - `variance_reversion` (3.0): 1 / time, > 0. `variance_mean` (4.0): price^2 / time, > 0.
-    - `variance_volatility` (1.5): price / time, >= 0. `initial_variance` (4.0): price^2 / time, >= 0.
-    - `correlation` (-0.5): of price and variance, from -1 to 1.
-    - `observe_variance` (True): whether the variance is observed.
-    - `fill_rate` (140.0), `fill_decay` (1.5): fills / time at depth 0 and 1 / price, > 0; a number or a `[bid, ask]`
-      pair.
-    - `drift` (0.0): of the mid, price / time.
-    - `order_size` (1.0): assets of an order, > 0.
-    - `inventory_limit` (5.0), `initial_inventory` (0.0): assets, multiples of `order_size`.
-    - `initial_price` (100.0).
-    - `horizon` (1.0), `num_steps` (200): time and number of decisions.
-    - `terminal_penalty` (0.0): price / assets, >= 0.
-    - `utility` ("mean"): "mean" or "cara".
-    - `risk_aversion` (0.1): 1 / currency, >= 0 (> 0 under "cara", and so low that the expected utility is finite at the
-      inventory limit).
-    - `min_depth` (None), `max_depth` (None): price, a number or a `[bid, ask]` pair; None is ``-1 / fill_decay``
-      and ``3 / fill_decay`` of each side.
-    - `reward` ("pnl"): "pnl" or "expected".
+    [parameters]
     - `info` (None): "full" adds the gain, its price noise `price_gain`, the part `variance_gain` of it that follows
       from the variance's path, the integral `weighted_square` of variance times squared inventory and the depths to
       `info`, which always has cash, mid, inventory, variance and the fills of the last step.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     ## Version History
     - v0: first version.

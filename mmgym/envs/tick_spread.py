@@ -26,9 +26,9 @@ class TickSpreadFace(MarketFace):
         size = self.params.limit_order_max
         return np.asarray(self.from_quotes(np.array([0.0, 0.0, size, size, 0.0])))
 
-    def single_spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]:
+    def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation box and action space of one environment."""
-        observations = gymnasium.spaces.Box(np.array([0, -1, 0], np.float32), np.array([1, 1, 1], np.float32))
+        observations, _ = super().single_spaces()
         if self.params.actions == "flat":
             return observations, gymnasium.spaces.Discrete(len(self.params.flat_actions))
         return observations, gymnasium.spaces.MultiDiscrete(self.params.action_sizes)
@@ -61,10 +61,6 @@ class TickSpreadFace(MarketFace):
         """Actions whose controls (see `to_quotes`) are nearest to ``quotes``; flat ones by the distance in lots."""
         full = tick_spread.from_quotes(self.params, quotes)
         return full if self.params.actions == "multi" else tick_spread.nearest_flat(self.params, full)
-
-    def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., 3)``."""
-        return tick_spread.locate(self.params, observations)
 
     def masks(self, observations: Any) -> NDArray[np.bool_]:
         """Which action entries are allowed at observations ``(..., 3)``, flat over the components: ``(..., entries)``.
@@ -176,42 +172,10 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
     liquidated.
 
     ## Arguments
-    - `tick` (0.005): euro, > 0.
-    - `spread_transitions` (None): transition matrix of the spread at the ticks of the clock, rows of m numbers that
-      sum to 1, m from 2 to 32. At a tick on the diagonal nothing moves: so a spread can last longer than others.
-      None is Table 1 of the paper, its rows normalised (m = 6).
-    - `clock_rate` (1.0): ticks of the clock per second, >= 0; or a list of ``[start, rate]`` pairs, starts in seconds
-      since the reset rising from 0.
-    - `fill_rate_best` (None), `fill_rate_improved` (None): fills per second of a quote at, and one tick inside, the
-      best price, >= 0: a number, a list with one per spread, or a pair ``[bid, ask]`` of such lists. An improved
-      quote at a spread of one tick counts as best: that entry is not used. None is Table 3, bid and ask averaged.
-    - `rebate` (0.0008), `fee` (0.0012): euro per share, of limit orders filled and of market orders.
-    - `fixed_fee` (1e-06): euro per market order, and for the liquidation.
-    - `running_penalty` (None): **euro per share squared per second**: holding 100 shares for one second costs
-      ``running_penalty * 10^4`` euro. It is not the bare gamma of the paper, whose unit is unstated and whose value
-      cannot be read in shares or lots; ``gamma = 5`` corresponds to 3e-6. None is 3e-6 under "mean"; under "cara"
-      it must be None or 0.
-    - `lot` (10.0): shares; sizes and inventories are whole lots.
-    - `limit_order_max` (100.0), `market_order_max` (100.0): largest sizes in shares, at most 127 lots; without market
-      orders: 0.
-    - `inventory_limit` (1000.0): shares; None is further from `initial_inventory` than the fills of a side reach in an
-      episode, but with probability 1e-12 (market orders are still cut to it).
-    - `initial_inventory` (0.0): shares.
-    - `initial_price` (45.0): euro.
-    - `volatility` (0.008): of the mid, euro / sqrt(s), >= 0.
-    - `horizon` (300.0), `num_steps` (300): seconds and number of decisions (the paper's backtest steps by 0.3 s).
-    - `initial_spread` ("stationary"): ticks, from 1 to m, or "stationary".
-    - `utility` ("mean"): "mean" or "cara".
-    - `risk_aversion` (0.09375): 1 / euro, > 0 under "cara" (the default charges price risk like the running penalty
-      3e-6 does); not used under "mean".
-    - `reward` ("pnl"): "pnl" or "expected".
-    - `actions` ("multi"): "multi" or "flat".
+    [parameters]
     - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral of squared inventory, and the
       depths (NaN without a quote), sizes and market order that were played to `info`, which always has cash, mid,
       inventory, spread, fills and market orders of the last step, and `masked_actions` since the reset.
-    - `render_mode` (None): "ansi" or "rgb_array".
-    - vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is
-      empty there unless "full".
 
     ## Version History
     - v0: first version.

@@ -31,14 +31,16 @@ Criteria: "mean" maximises ``E[W_T - W_0 - phi int q^2 dt - alpha q_T^2]``; "car
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, choice, integer, multiple, pair, real, together
+from mmgym.arguments import TINY, together
 from mmgym.market import Market, scalar_kernel
-from mmgym.models.wealth import CARA, criterion_arguments, price_noise, step_reward
+from mmgym.models.wealth import CARA, checked_penalty, price_noise, step_reward
+from mmgym.parameters import Choice, Integer, Multiple, OtherSide, Pair, Real, check_within, create
 from mmgym.random_streams import exponential, normal, uniform
 
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
@@ -51,146 +53,131 @@ MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under C
 
 
 class Params(NamedTuple):
-    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
+    """Parameters of the market. Build them with `Params.create`, which checks them."""
 
-    price: Literal["arithmetic", "geometric"]
-    volatility: float  # sigma, price / sqrt(time); geometric: 1 / sqrt(time)
-    drift: float  # mu, price / time
-    fill_rate_bid: float  # A_bid, 1 / time
-    fill_rate_ask: float  # A_ask, 1 / time
-    fill_decay_bid: float  # k_bid, 1 / price
-    fill_decay_ask: float  # k_ask, 1 / price
-    order_size: float  # D, assets
-    inventory_limit: float  # Q, assets
-    initial_inventory: float  # q_0, assets
-    initial_price: float  # S_0, price
-    horizon: float  # T, time
-    num_steps: int  # N, decisions
-    running_penalty: float  # phi, price / (assets * time)
-    terminal_penalty: float  # alpha, price / assets
-    utility: Literal["mean", "cara"]
-    risk_aversion: float  # gamma, 1 / (price * assets)
-    min_depth_bid: float  # price
-    min_depth_ask: float  # price
-    max_depth_bid: float  # price
-    max_depth_ask: float  # price
-    jump_rate: float  # lambda_J, 1 / time
-    jump_mean: float  # m, price
-    jump_volatility: float  # s, price
-    compensated: bool  # whether the jumps' trend is taken out
-    reward: Literal["pnl", "expected"]
+    price: Annotated[Literal["arithmetic", "geometric"], Choice("arithmetic"), "of the mid"]
+    volatility: Annotated[
+        float, Real(0.3, 0.0, 1e9, "price / sqrt(time), or 1 / sqrt(time) where the mid is geometric", "sigma")
+    ]
+    drift: Annotated[float, Real(0.0, -1e9, 1e9, "price / time", "mu"), "of the mid"]
+    fill_rate_bid: Annotated[float, Pair(0.9, TINY, 1e12, "fills / time", "A"), "at depth 0"]
+    fill_rate_ask: OtherSide
+    fill_decay_bid: Annotated[float, Pair(0.3, 1e-9, 1e9, "1 / price", "k")]
+    fill_decay_ask: OtherSide
+    order_size: Annotated[float, Real(1.0, TINY, 1e9, "assets", "D")]
+    inventory_limit: Annotated[float, Multiple(30.0, 1, 1e6, "assets", "Q", of="order_size")]
+    initial_inventory: Annotated[
+        float, Multiple(0.0, unit="assets", symbol="q_0", of="order_size"), "within `inventory_limit`"
+    ]
+    initial_price: Annotated[float, Real(100.0, -1e12, 1e12, "price", "S_0")]
+    horizon: Annotated[float, Real(600.0, TINY, 1e9, "time", "T")]
+    num_steps: Annotated[int, Integer(600, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
+    running_penalty: Annotated[
+        float,
+        Real(None, 0.0, MAX_PENALTY, "price / (assets * time)", "phi", none=True),
+        'None is ``risk_aversion * volatility^2 / 2`` under "mean" (the variance of jumps is not in it); under "cara" '
+        "it must be None or 0",
+    ]
+    terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
+    utility: Annotated[Literal["mean", "cara"], Choice("mean")]
+    risk_aversion: Annotated[
+        float,
+        Real(0.01, 0.0, 1e6, "1 / (price * assets)", "gamma"),
+        '> 0 under "cara"; under "mean" it only sets the default of `running_penalty`',
+    ]
+    min_depth_bid: Annotated[
+        float, Pair(None, -1e12, 1e12, "price", none=True), "None is ``-1 / fill_decay`` of each side"
+    ]
+    min_depth_ask: OtherSide
+    max_depth_bid: Annotated[
+        float, Pair(None, -1e12, 1e12, "price", none=True), "None is ``3 / fill_decay`` of each side"
+    ]
+    max_depth_ask: OtherSide
+    jump_rate: Annotated[float, Real(0.0, 0.0, 1e12, "1 / time", "lambda_J"), "of jumps of the mid"]
+    jump_mean: Annotated[float, Real(0.0, -1e9, 1e9, "price", "m")]
+    jump_volatility: Annotated[
+        float, Real(0.0, 0.0, 1e9, "price", "s"), 'under "cara" limited together with the inventory limit'
+    ]
+    compensated: Annotated[bool, Choice(False), "whether the jumps' trend is taken out of the drift"]
+    reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        price: str = "arithmetic",
-        volatility: float = 0.3,
-        fill_rate: float | list[float] = 0.9,
-        fill_decay: float | list[float] = 0.3,
-        drift: float = 0.0,
-        order_size: float = 1.0,
-        inventory_limit: float = 30.0,
-        initial_inventory: float = 0.0,
-        initial_price: float = 100.0,
-        horizon: float = 600.0,
-        num_steps: int = 600,
-        running_penalty: float | None = None,
-        terminal_penalty: float = 0.0,
-        utility: str = "mean",
-        risk_aversion: float = 0.01,
-        min_depth: float | list[float] | None = None,
-        max_depth: float | list[float] | None = None,
-        jump_rate: float = 0.0,
-        jump_mean: float = 0.0,
-        jump_volatility: float = 0.0,
-        compensated: bool = False,
-        reward: str = "pnl",
-    ) -> "Params":
-        """Checked parameters; the arguments are those of `mmgym.envs.glft.GLFTEnv`.
+    def create(cls, **arguments: Any) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.glft.GLFTEnv`, errors those of `create`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        choice("price", price, ("arithmetic", "geometric"))
-        volatility = real("volatility", volatility, low=0.0, high=1e9)
-        rate_bid, rate_ask = pair("fill_rate", fill_rate, low=TINY, high=1e12)
-        decay_bid, decay_ask = pair("fill_decay", fill_decay, low=1e-9, high=1e9)
-        drift = real("drift", drift, low=-1e9, high=1e9)
-        order_size = real("order_size", order_size, low=TINY, high=1e9)
-        inventory_limit = multiple("inventory_limit", inventory_limit, "order_size", order_size, low=1, high=1e6)
-        initial_inventory = multiple("initial_inventory", initial_inventory, "order_size", order_size)
-        if abs(initial_inventory) > inventory_limit:
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with the defaults that depend on others, checked against each other."""
+        check_within(self, "initial_inventory", "inventory_limit")
+        geometric = self.price == "geometric"
+        scale = self.initial_price if geometric else 1.0
+        penalty = 0.5 * self.risk_aversion * (self.volatility * scale) ** 2
+        if self.utility != "cara" and given["running_penalty"] is None and not penalty <= MAX_PENALTY:
+            priced = {"initial_price": self.initial_price} if geometric else {}
             raise together(
-                {"initial_inventory": initial_inventory, "inventory_limit": inventory_limit},
-                "initial_inventory must be from -inventory_limit to inventory_limit",
-            )
-        initial_price = real("initial_price", initial_price, low=-1e12, high=1e12)
-        horizon = real("horizon", horizon, low=TINY, high=1e9)
-        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
-        risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
-        choice("utility", utility, ("mean", "cara"))
-        scale = initial_price if price == "geometric" else 1.0
-        default = 0.5 * risk_aversion * (volatility * scale) ** 2
-        if utility != "cara" and running_penalty is None and not default <= MAX_PENALTY:
-            priced = {"initial_price": initial_price} if price == "geometric" else {}
-            raise together(
-                {"volatility": volatility, **priced, "risk_aversion": risk_aversion},
+                {"volatility": self.volatility, **priced, "risk_aversion": self.risk_aversion},
                 f"running_penalty, by default risk_aversion times half the mid's variance per unit of time, would be "
-                f"{default:g} and must be at most {MAX_PENALTY:g}; give it, or lower one of them",
+                f"{penalty:g} and must be at most {MAX_PENALTY:g}; give it, or lower one of them",
             )
-        risk_aversion, running_penalty = criterion_arguments(utility, risk_aversion, running_penalty, default=default)
-        depths = {}
-        for name, given, default in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0)):
-            chosen = [default / decay_bid, default / decay_ask] if given is None else given
-            depths[name] = pair(name, chosen, low=-1e12, high=1e12)
-        for side, decay, rate, low, high in zip(
-            ("bid", "ask"), (decay_bid, decay_ask), (rate_bid, rate_ask), *depths.values(), strict=True
+        depths: dict[str, Any] = {
+            f"{name}_{side}": factor / decay
+            for name, factor in (("min_depth", -1.0), ("max_depth", 3.0))
+            for side, decay in (("bid", self.fill_decay_bid), ("ask", self.fill_decay_ask))
+            if given[name] is None
+        }
+        p = self._replace(running_penalty=checked_penalty(self, given["running_penalty"], penalty), **depths)
+        for side, rate, decay, low, high in (
+            ("bid", p.fill_rate_bid, p.fill_decay_bid, p.min_depth_bid, p.max_depth_bid),
+            ("ask", p.fill_rate_ask, p.fill_decay_ask, p.min_depth_ask, p.max_depth_ask),
         ):
-            check_depths(f"on the {side} side", rate, decay, low, high, horizon, num_steps)
-        jump_rate = real("jump_rate", jump_rate, low=0.0, high=1e12)
-        if jump_rate * horizon / num_steps > MAX_EVENTS:
+            check_depths(f"on the {side} side", rate, decay, low, high, p.horizon, p.num_steps)
+        if p.jump_rate * p.horizon / p.num_steps > MAX_EVENTS:
             raise together(
-                {"jump_rate": jump_rate, "horizon": horizon, "num_steps": num_steps},
+                {"jump_rate": p.jump_rate, "horizon": p.horizon, "num_steps": p.num_steps},
                 f"the expected jumps a step, jump_rate * horizon / num_steps, must be at most {MAX_EVENTS:g}",
             )
-        jump_mean = real("jump_mean", jump_mean, low=-1e9, high=1e9)
-        jump_volatility = real("jump_volatility", jump_volatility, low=0.0, high=1e9)
-        if price == "geometric":
-            _check_geometric(volatility, initial_price, horizon, drift, jump_rate, utility)
-        if jump_rate > 0.0 and utility == "cara":
-            _check_jump_exponent(jump_rate, jump_mean, jump_volatility, risk_aversion, inventory_limit, horizon)
-        return cls(
-            price="geometric" if price == "geometric" else "arithmetic",
-            volatility=volatility,
-            drift=drift,
-            fill_rate_bid=rate_bid,
-            fill_rate_ask=rate_ask,
-            fill_decay_bid=decay_bid,
-            fill_decay_ask=decay_ask,
-            order_size=order_size,
-            inventory_limit=inventory_limit,
-            initial_inventory=initial_inventory,
-            initial_price=initial_price,
-            horizon=horizon,
-            num_steps=num_steps,
-            running_penalty=running_penalty,
-            terminal_penalty=terminal_penalty,
-            utility=choice("utility", utility, ("mean", "cara")),
-            risk_aversion=risk_aversion,
-            min_depth_bid=depths["min_depth"][0],
-            min_depth_ask=depths["min_depth"][1],
-            max_depth_bid=depths["max_depth"][0],
-            max_depth_ask=depths["max_depth"][1],
-            jump_rate=jump_rate,
-            jump_mean=jump_mean,
-            jump_volatility=jump_volatility,
-            compensated=choice("compensated", compensated, (False, True)),
-            reward=choice("reward", reward, ("pnl", "expected")),
-        )
+        if geometric:
+            p._check_geometric()
+        if p.jump_rate > 0.0 and p.utility == "cara":
+            p._check_jump_exponent()
+        return p
+
+    def _check_jump_exponent(self) -> None:
+        """Refuse jumps whose exponential moments at the largest inventory leave the range of floating point."""
+        exposure = self.risk_aversion * self.inventory_limit
+        exponent = abs(exposure * self.jump_mean) + 0.5 * (exposure * self.jump_volatility) ** 2
+        if exponent > MAX_EXPONENT or self.jump_rate * math.expm1(exponent) * self.horizon > MAX_JUMP_EXPONENT:
+            names = ("jump_rate", "jump_mean", "jump_volatility", "risk_aversion", "inventory_limit", "horizon")
+            raise together(
+                {name: getattr(self, name) for name in names},
+                "with utility='cara' the expected utility of the jumps leaves the range of floating point at the "
+                "inventory limit: jump_rate * horizon * E[exp(risk_aversion * inventory_limit * |J|)] must be at most "
+                f"{MAX_JUMP_EXPONENT:g}; lower one of them",
+            )
+
+    def _check_geometric(self) -> None:
+        """Refuse what a geometric mid does not go with."""
+        observed = "or the best policy would depend on the price, which is not observed"
+        for name, value, allowed in (
+            ("drift", self.drift, 0.0),
+            ("jump_rate", self.jump_rate, 0.0),
+            ("utility", self.utility, "mean"),
+        ):
+            if value != allowed:
+                only = f"{allowed:g}" if isinstance(allowed, float) else f"{allowed!r}"
+                raise ValueError(
+                    f"{name} = {value!r} is not allowed with price='geometric': it must be {only}, {observed}"
+                )
+        if self.initial_price <= 0.0:
+            raise ValueError(
+                f"initial_price = {self.initial_price!r} is not allowed with price='geometric': it must be > 0"
+            )
+        if self.volatility**2 * self.horizon > MAX_LOG_VARIANCE:
+            raise ValueError(
+                f"volatility = {self.volatility!r} and horizon = {self.horizon!r} are not allowed together with "
+                "price='geometric', where volatility is relative to the price: volatility^2 * horizon must be at most "
+                f"{MAX_LOG_VARIANCE:g}"
+            )
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -281,53 +268,6 @@ def check_depths(
             {"fill_rate": rate, "fill_decay": decay, "min_depth": low, "horizon": horizon, "num_steps": num_steps},
             f"the expected fills a step at min_depth {where}, fill_rate * exp(-fill_decay * min_depth) * horizon / "
             f"num_steps = {events:g}, must be at most {MAX_EVENTS:g}; raise min_depth or num_steps",
-        )
-
-
-def _check_jump_exponent(
-    rate: float, mean: float, volatility: float, risk_aversion: float, inventory_limit: float, horizon: float
-) -> None:
-    """Refuse jumps whose exponential moments at the largest inventory leave the range of floating point."""
-    exposure = risk_aversion * inventory_limit
-    exponent = abs(exposure * mean) + 0.5 * (exposure * volatility) ** 2
-    if exponent > MAX_EXPONENT or rate * math.expm1(exponent) * horizon > MAX_JUMP_EXPONENT:
-        raise together(
-            {
-                "jump_rate": rate,
-                "jump_mean": mean,
-                "jump_volatility": volatility,
-                "risk_aversion": risk_aversion,
-                "inventory_limit": inventory_limit,
-                "horizon": horizon,
-            },
-            "with utility='cara' the expected utility of the jumps leaves the range of floating point at the inventory "
-            "limit: jump_rate * horizon * E[exp(risk_aversion * inventory_limit * |J|)] must be at most "
-            f"{MAX_JUMP_EXPONENT:g}; lower one of them",
-        )
-
-
-def _check_geometric(
-    volatility: float, initial_price: float, horizon: float, drift: float, jump_rate: float, utility: str
-) -> None:
-    """Refuse what a geometric mid does not go with."""
-    for name, value in (("drift", drift), ("jump_rate", jump_rate)):
-        if value != 0.0:
-            raise ValueError(
-                f"{name} = {value!r} is not allowed with price='geometric': it must be 0, or the best policy would "
-                "depend on the price, which is not observed"
-            )
-    if utility != "mean":
-        raise ValueError(
-            f"utility = {utility!r} is not allowed with price='geometric': it must be 'mean', or the best policy would "
-            "depend on the price, which is not observed"
-        )
-    if initial_price <= 0.0:
-        raise ValueError(f"initial_price = {initial_price!r} is not allowed with price='geometric': it must be > 0")
-    if volatility**2 * horizon > MAX_LOG_VARIANCE:
-        raise ValueError(
-            f"volatility = {volatility!r} and horizon = {horizon!r} are not allowed together with price='geometric', "
-            "where volatility is relative to the price: volatility^2 * horizon must be at most "
-            f"{MAX_LOG_VARIANCE:g}"
         )
 
 
@@ -493,6 +433,32 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
+def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
+    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+    return params.depth_center + params.depth_reach * clipped
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
+    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, step: Any, inventory: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 2)``, of steps and inventories (in orders): bit for bit those of the environment."""
+    step, inventory = np.broadcast_arrays(step, inventory)
+    return np.stack([step / params.num_steps, inventory / params.limit], axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Step and inventory (in orders of ``order_size`` assets) of observations of shape ``(..., 2)``."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
+    return np.clip(step, 0, params.num_steps), np.clip(inventory, -params.limit, params.limit)
+
+
 MARKET = Market(
     name="glft",
     modules=("mmgym.models.wealth",),
@@ -517,30 +483,8 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
+    observation_low=lambda params: (0, -1),
+    to_quotes=to_quotes,
+    from_quotes=from_quotes,
+    locate=locate,
 )
-
-
-def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
-    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
-    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
-    return params.depth_center + params.depth_reach * clipped
-
-
-def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions, shape ``(..., 2)`` in [-1, 1], whose depths are the nearest to ``quotes`` (price) in the depth box."""
-    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
-    return np.clip(actions, -1.0, 1.0).astype(np.float32)
-
-
-def observe(params: Params, step: Any, inventory: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 2)``, of steps and inventories (in orders): bit for bit those of the environment."""
-    step, inventory = np.broadcast_arrays(step, inventory)
-    return np.stack([step / params.num_steps, inventory / params.limit], axis=-1).astype(np.float32)
-
-
-def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Step and inventory (in orders) of observations of shape ``(..., 2)``: the inverse of `observe`."""
-    observations = np.asarray(observations, dtype=np.float64)
-    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
-    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
-    return np.clip(step, 0, params.num_steps), np.clip(inventory, -params.limit, params.limit)

@@ -53,7 +53,9 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import expm
 
+from mmgym.compiling import KERNEL
 from mmgym.market import scalar_kernel
+from mmgym.parameters import Choice
 from mmgym.random_streams import exponential, start_stream, uniform
 from mmgym.vector_exp import fast_exp
 
@@ -153,7 +155,7 @@ class Events(NamedTuple):
         return [self.times[window][self.processes[window] == process] for window in windows]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**KERNEL)
 def _simulate_windows(base_rate, excitation, decay, initial_excess, durations, seeds, max_events):
     """Events of every window, each from a stream of its own; fails by an offset of -1."""
     number, processes = durations.size, base_rate.size
@@ -321,6 +323,13 @@ def parameters(
 def most_excess(initial_rate: float, excitation: float) -> float:
     """An excess intensity that no state has: that of a million orders at once above a million a minute."""
     return initial_rate + 1e6 * (1.0 + excitation)
+
+
+ALLOW_EXPLOSIVE = Choice(
+    False,
+    text="whether excitation >= decay is accepted: there is then no stationary rate, and expected intensities grow "
+    "without bound as the horizon does; on a finite horizon all is well defined",
+)
 
 
 def explosive(excitation: ArrayLike, decay: ArrayLike) -> str:

@@ -20,15 +20,16 @@ Criterion: ``E[W_T - W_0 - |q_T| h - alpha q_T^2 - phi int q^2 dt]``: the liquid
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, choice, integer, real, refusal, together
+from mmgym.arguments import TINY, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import hawkes
+from mmgym.parameters import Choice, Integer, OtherSide, Pair, Real, arguments_of, check_within, create
 from mmgym.random_streams import exponential, uniform
 
 EVENT, CLOCK = 0, 1  # codes of `decision` in kernels, in the order of the Literal below
@@ -41,149 +42,107 @@ REACH = 4.0  # width of the depth box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
 
-class Params(NamedTuple):
-    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
+class InitialRates(Pair):
+    """Intensities at the start, or "stationary", which is None until the others are known."""
 
-    base_rate_buy: float  # mu+, 1 / minute
-    base_rate_sell: float  # mu-, 1 / minute
-    excitation_buy: float  # zeta+, 1 / minute
-    excitation_sell: float  # zeta-, 1 / minute
-    decay_buy: float  # rho+, 1 / minute
-    decay_sell: float  # rho-, 1 / minute
-    half_spread: float  # h, EUR / MWh
-    impact_buy: float  # eps+, EUR / MWh
-    impact_sell: float  # eps-, EUR / MWh
-    fill_decay_buy: float  # kappa+, MWh / EUR: of asks
-    fill_decay_sell: float  # kappa-, MWh / EUR: of bids
-    running_penalty: float  # phi, EUR / MWh / (lot minute)
-    terminal_penalty: float  # alpha, EUR / MWh / lot
-    inventory_limit: int  # Q, lots
-    horizon: float  # T, minutes
-    num_steps: int  # N
-    decision: Literal["event", "clock"]
-    initial_inventory: int  # q_0, lots
-    initial_rate_buy: float  # lambda+ at 0, 1 / minute
-    initial_rate_sell: float  # lambda- at 0, 1 / minute
-    observe_intensities: bool
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Two floats, or None."""
+        if not isinstance(value, str):
+            return super().check(name, value, values)
+        if value != "stationary":
+            raise refusal(name, value, "'stationary' or a pair [buy, sell]")
+        return None
+
+
+FLOWS = ("buy", "sell")
+
+
+class Params(NamedTuple):
+    """Parameters of the market. Build them with `Params.create`, which checks them."""
+
+    base_rate_buy: Annotated[float, Pair(0.6, TINY, MAX_RATE, "1 / minute", "mu", sides=FLOWS)]
+    base_rate_sell: OtherSide
+    excitation_buy: Annotated[
+        float,
+        Pair(1.5, 0.0, MAX_RATE, "1 / minute", "zeta", sides=FLOWS),
+        "below decay (each order then brings on ``excitation / decay`` < 1 further ones directly), or see "
+        "`allow_explosive`",
+    ]
+    excitation_sell: OtherSide
+    decay_buy: Annotated[float, Pair(3.0, TINY, MAX_RATE, "1 / minute", "rho", sides=FLOWS)]
+    decay_sell: OtherSide
+    half_spread: Annotated[float, Real(0.3, 0.0, 1e9, "EUR / MWh", "h")]
+    impact_buy: Annotated[float, Pair(0.1, 0.0, 1e9, "EUR / MWh", "eps", sides=FLOWS), "that an order moves the mid by"]
+    impact_sell: OtherSide
+    fill_decay_buy: Annotated[
+        float,
+        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", sides=FLOWS),
+        "of asks (filled by buys) and bids (filled by sells)",
+    ]
+    fill_decay_sell: OtherSide
+    running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
+    terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
+    inventory_limit: Annotated[int, Integer(10, 1, 1_000_000, "lots", "Q")]
+    horizon: Annotated[float, Real(60.0, TINY, 1e9, "minutes", "T")]
+    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N"), "decisions if nothing happens"]
+    decision: Annotated[Literal["event", "clock"], Choice("event")]
+    initial_inventory: Annotated[int, Integer(0, -1_000_000, 1_000_000, "lots", "q_0"), "within `inventory_limit`"]
+    initial_rate_buy: Annotated[
+        float,
+        InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "lambda", argument="initial_rates", sides=FLOWS),
+        'or "stationary"; each at least its base rate',
+    ]
+    initial_rate_sell: OtherSide
+    observe_intensities: Annotated[
+        bool, Choice(True), "whether the intensities are observed; `info` has them either way"
+    ]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        base_rate: float | list[float] = 0.6,
-        excitation: float | list[float] = 1.5,
-        decay: float | list[float] = 3.0,
-        half_spread: float = 0.3,
-        impact: float | list[float] = 0.1,
-        fill_decay: float | list[float] = 4.0,
-        running_penalty: float = 0.001,
-        terminal_penalty: float = 0.05,
-        inventory_limit: int = 10,
-        horizon: float = 60.0,
-        num_steps: int = 240,
-        decision: str = "event",
-        initial_inventory: int = 0,
-        initial_rates: str | list[float] = "stationary",
-        allow_explosive: bool = False,
-        observe_intensities: bool = True,
-    ) -> "Params":
-        """Checked parameters; the arguments are those of `mmgym.envs.hawkes_flow.HawkesFlowEnv`.
+    def create(cls, **arguments: Any) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.hawkes_flow.HawkesFlowEnv`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        base = _sides("base_rate", base_rate, low=TINY, high=MAX_RATE)
-        jumps = _sides("excitation", excitation, low=0.0, high=MAX_RATE)
-        decays = _sides("decay", decay, low=TINY, high=MAX_RATE)
-        half_spread = real("half_spread", half_spread, low=0.0, high=1e9)
-        impacts = _sides("impact", impact, low=0.0, high=1e9)
-        fill_decays = _sides("fill_decay", fill_decay, low=1e-9, high=1e9)
-        running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
-        terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
-        inventory_limit = integer("inventory_limit", inventory_limit, low=1, high=1_000_000)
-        horizon = real("horizon", horizon, low=TINY, high=1e9)
-        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        initial_inventory = integer("initial_inventory", initial_inventory, low=-1_000_000, high=1_000_000)
-        if abs(initial_inventory) > inventory_limit:
-            raise together(
-                {"initial_inventory": initial_inventory, "inventory_limit": inventory_limit},
-                "initial_inventory must be from -inventory_limit to inventory_limit",
-            )
-        choice("allow_explosive", allow_explosive, (False, True))
-        unstable = any(jump >= decay for jump, decay in zip(jumps, decays, strict=True))
-        if unstable and not allow_explosive:
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `create` that make these parameters."""
+        return arguments_of(self)
+
+    @property
+    def allow_explosive(self) -> Annotated[bool, hawkes.ALLOW_EXPLOSIVE]:
+        """Whether an excitation is not below its decay."""
+        return self.excitation_buy >= self.decay_buy or self.excitation_sell >= self.decay_sell
+
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with the defaults that depend on others, checked against each other."""
+        check_within(self, "initial_inventory", "inventory_limit")
+        base = self.base_rate_buy, self.base_rate_sell
+        jumps = self.excitation_buy, self.excitation_sell
+        decays = self.decay_buy, self.decay_sell
+        start = self.initial_rate_buy, self.initial_rate_sell
+        if self.allow_explosive and not given["allow_explosive"]:
             raise ValueError(hawkes.explosive(jumps, decays))
-        if isinstance(initial_rates, str) and initial_rates == "stationary":
-            if unstable:
+        if isinstance(given["initial_rates"], str):
+            if self.allow_explosive:
                 raise ValueError(
                     "initial_rates = 'stationary' is not allowed with excitation >= decay, which has no stationary "
                     "rate: give a pair [buy, sell] of rates per minute"
                 )
-            start = (
-                base[0] / (1.0 - jumps[0] / decays[0]),
-                base[1] / (1.0 - jumps[1] / decays[1]),
-            )
-        else:
-            if isinstance(initial_rates, str):
-                raise refusal("initial_rates", initial_rates, "'stationary' or a pair [buy, sell]")
-            start = _sides("initial_rates", initial_rates, low=0.0, high=MAX_RATE)
-            for name, rate, least in zip(("buy", "sell"), start, base, strict=True):
-                if rate < least:
-                    raise together(
-                        {"initial_rates": initial_rates, "base_rate": base_rate},
-                        f"the {name} rate must be at least its base_rate {least:g}",
-                    )
+            start = base[0] / (1.0 - jumps[0] / decays[0]), base[1] / (1.0 - jumps[1] / decays[1])
+        for name, rate, least in zip(FLOWS, start, base, strict=True):
+            if rate < least:
+                raise together(
+                    {name: given[name] for name in ("initial_rates", "base_rate")},
+                    f"the {name} rate must be at least its base_rate {least:g}",
+                )
         with np.errstate(over="ignore"):
-            orders = float(
-                sum(hawkes.expected_count(*side, horizon) for side in zip(base, jumps, decays, start, strict=True))
-            )
+            flows = zip(base, jumps, decays, start, strict=True)
+            orders = float(sum(hawkes.expected_count(*flow, self.horizon) for flow in flows))
         if not orders <= MAX_ORDERS:
+            names = ("base_rate", "excitation", "decay", "initial_rates")
             raise together(
-                {
-                    "base_rate": base_rate,
-                    "excitation": excitation,
-                    "decay": decay,
-                    "initial_rates": initial_rates,
-                    "horizon": horizon,
-                },
+                {name: given[name] for name in names} | {"horizon": self.horizon},
                 f"{orders:.3g} market orders would be expected in an episode, and at most {MAX_ORDERS:g} are allowed",
             )
-        return cls(
-            base_rate_buy=base[0],
-            base_rate_sell=base[1],
-            excitation_buy=jumps[0],
-            excitation_sell=jumps[1],
-            decay_buy=decays[0],
-            decay_sell=decays[1],
-            half_spread=half_spread,
-            impact_buy=impacts[0],
-            impact_sell=impacts[1],
-            fill_decay_buy=fill_decays[0],
-            fill_decay_sell=fill_decays[1],
-            running_penalty=running_penalty,
-            terminal_penalty=terminal_penalty,
-            inventory_limit=inventory_limit,
-            horizon=horizon,
-            num_steps=num_steps,
-            decision=choice("decision", decision, ("event", "clock")),
-            initial_inventory=initial_inventory,
-            initial_rate_buy=start[0],
-            initial_rate_sell=start[1],
-            observe_intensities=choice("observe_intensities", observe_intensities, (False, True)),
-        )
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `create` that make these parameters."""
-        names = ("base_rate", "excitation", "decay", "impact", "fill_decay")
-        found: dict[str, Any] = {name: [getattr(self, f"{name}_buy"), getattr(self, f"{name}_sell")] for name in names}
-        found["initial_rates"] = [self.initial_rate_buy, self.initial_rate_sell]
-        found["allow_explosive"] = self.excitation_buy >= self.decay_buy or self.excitation_sell >= self.decay_sell
-        plain = ("half_spread", "running_penalty", "terminal_penalty", "inventory_limit", "horizon", "num_steps")
-        found |= {name: getattr(self, name) for name in (*plain, "decision", "initial_inventory")}
-        found["observe_intensities"] = self.observe_intensities
-        return found
+        return self._replace(initial_rate_buy=start[0], initial_rate_sell=start[1])
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -241,16 +200,6 @@ class Params(NamedTuple):
             np.array([self.initial_rate_buy, self.initial_rate_sell]),
             np.asarray(time)[..., None],
         )
-
-
-def _sides(name: str, value: Any, **bounds: float) -> tuple[float, float]:
-    """A number for both processes, or a ``[buy, sell]`` pair of numbers."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise refusal(name, value, "a number, or a pair [buy, sell] of numbers")
-        return real(f"{name}[0] (buy)", value[0], **bounds), real(f"{name}[1] (sell)", value[1], **bounds)
-    number = real(name, value, **bounds)
-    return number, number
 
 
 def _scale(base: float, jump: float, decay: float) -> float:
@@ -445,29 +394,6 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
-MARKET = Market(
-    name="hawkes_flow",
-    params_type=Params,
-    state=STATE,
-    derived=(
-        "step_length",
-        "relaxation_buy",
-        "relaxation_sell",
-        "rate_scale_buy",
-        "rate_scale_sell",
-        "reach_bid",
-        "reach_ask",
-    ),
-    num_controls=2,
-    num_intensities=2,
-    reset_one=reset_one,
-    controls_one=controls_one,
-    step_one=step_one,
-    observe_one=observe_one,
-    ranges=state_ranges,
-)
-
-
 def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
     """Depths ``[bid, ask]`` (EUR / MWh), shape ``(..., 2)``, that the environment plays for actions of that shape."""
     clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
@@ -475,7 +401,7 @@ def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
 
 
 def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions, shape ``(..., 2)`` in [-1, 1], whose depths are the nearest to ``quotes`` (EUR / MWh) in the box."""
+    """Actions whose depths are the nearest to ``quotes`` (EUR / MWh) in the box, to float32 rounding."""
     actions = (np.asarray(quotes, dtype=np.float64) - params.half_spread) / params.depth_reach - 1.0
     return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
@@ -513,3 +439,30 @@ def locate(
     rates = shares / (1.0 - shares) * [params.rate_scale_buy, params.rate_scale_sell]
     rates = np.maximum(rates, [params.base_rate_buy, params.base_rate_sell])
     return time_left, inventory, rates[..., 0], rates[..., 1]
+
+
+MARKET = Market(
+    name="hawkes_flow",
+    params_type=Params,
+    state=STATE,
+    derived=(
+        "step_length",
+        "relaxation_buy",
+        "relaxation_sell",
+        "rate_scale_buy",
+        "rate_scale_sell",
+        "reach_bid",
+        "reach_ask",
+    ),
+    num_controls=2,
+    num_intensities=2,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+    ranges=state_ranges,
+    observation_low=lambda params: (0, -1, 0, 0) if params.observe_intensities else (0, -1),
+    to_quotes=to_quotes,
+    from_quotes=from_quotes,
+    locate=locate,
+)

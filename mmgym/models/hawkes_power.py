@@ -38,16 +38,17 @@ Criterion: ``E[W_T - W_0 - |q_T| H_T - alpha q_T^2 - phi int q^2 dt]``: the liqu
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, choice, integer, real, refusal, together
+from mmgym.arguments import TINY, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import hawkes
 from mmgym.models.hawkes import excess_wait
+from mmgym.parameters import Choice, Integer, OtherSide, Pair, Real, Row, arguments_of, create
 from mmgym.random_streams import exponential, uniform
 from mmgym.vector_exp import fast_exp
 
@@ -71,147 +72,157 @@ Array = NDArray[Any]
 Six = tuple[float, float, float, float, float, float]
 
 
+# An illustrative late window of an hourly product (H11 Late), not estimates
+DEFAULT_BASE_RATE = [1.5, 1.35, 1.35, 1.5, 0.6, 0.6]
+DEFAULT_EXCITATION = [1.2, 1.2, 1.2, 1.2, 1.5, 1.5]
+DEFAULT_MEAN_MOVE = [36.0, 20.0, 20.0, 36.0, 40.0, 40.0]
+
+FLOWS = ("buy", "sell")
+
+
+class EachProcess(Row):
+    """A number for all processes, or six numbers."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Six floats."""
+        given = self.default if value is None and isinstance(self.default, list) else value
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            return (real(name, given, low=self.low, high=self.high),) * len(PROCESSES)
+        if len(given) != len(PROCESSES):
+            raise refusal(name, given, f"a number, or six numbers [{', '.join(PROCESSES)}]")
+        names = [f"{name}[{k}] ({process})" for k, process in enumerate(PROCESSES)]
+        return tuple(real(*entry, low=self.low, high=self.high) for entry in zip(names, given, strict=True))
+
+    def allowed(self) -> str:
+        """The range."""
+        return f"{super().allowed()}, a number or six"
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """Six numbers."""
+        return list(values[0])
+
+
+class InitialRates(EachProcess):
+    """Intensities at the start, or "stationary", which is None until the others are known."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Six floats, or None."""
+        if not isinstance(value, str):
+            return super().check(name, value, values)
+        if value != "stationary":
+            raise refusal(name, value, "'stationary' or six rates")
+        return None
+
+
 class Params(NamedTuple):
-    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them.
+    """Parameters of the market. Build them with `Params.create`, which checks them.
 
     Tuples of six are in the order of `PROCESSES`.
     """
 
-    base_rate: Six  # mu, 1 / minute
-    excitation: Six  # zeta, 1 / minute
-    decay: Six  # rho, 1 / minute
-    placement: Literal["binomial", "geometric"]
-    improvement_bid: float  # p of K+
-    improvement_ask: float  # p of L-
-    mean_move: Six  # E G, ticks; of improvements only with "geometric"; of market orders given that they move the book
-    first_level_share_buy: float  # p_0 of M+
-    first_level_share_sell: float  # p_0 of M-
-    tick: float  # EUR / MWh
-    largest_spread: int  # ticks
-    fill_decay_buy: float  # kappa+, MWh / EUR: of asks
-    fill_decay_sell: float  # kappa-, MWh / EUR: of bids
-    running_penalty: float  # phi, EUR / MWh / (lot minute)
-    terminal_penalty: float  # alpha, EUR / MWh / lot
-    inventory_limit: int  # Q, lots
-    horizon: float  # T, minutes
-    num_steps: int  # N
-    decision: Literal["event", "order", "clock"]
-    initial_inventory: int  # q_0, lots
-    initial_spread: int  # ticks
-    initial_rates: Six  # y at 0, 1 / minute
-    observe_intensities: bool
+    base_rate: Annotated[Six, EachProcess(DEFAULT_BASE_RATE, TINY, MAX_RATE, "1 / minute", "mu")]
+    excitation: Annotated[
+        Six,
+        EachProcess(DEFAULT_EXCITATION, 0.0, MAX_RATE, "1 / minute", "zeta"),
+        "below decay (each event then brings on ``excitation / decay`` < 1 further ones directly), or see "
+        "`allow_explosive`",
+    ]
+    decay: Annotated[Six, EachProcess(3.0, TINY, MAX_RATE, "1 / minute", "rho")]
+    placement: Annotated[
+        Literal["binomial", "geometric"],
+        Choice("binomial"),
+        "the law of the ticks by which improvements narrow the spread",
+    ]
+    improvement_bid: Annotated[
+        float, Pair(0.36, 0.0, 1.0, symbol="p"), "the binomial share of the room in the spread (all but one tick of it)"
+    ]
+    improvement_ask: OtherSide
+    mean_move: Annotated[
+        Six,
+        EachProcess(DEFAULT_MEAN_MOVE, 1.0, 1e6, "ticks", "E G"),
+        'mean of the geometric moves (of improvements with ``placement="geometric"`` only; of market orders where '
+        "they move the book)",
+    ]
+    first_level_share_buy: Annotated[
+        float, Pair(0.8, 0.0, 1.0, symbol="p_0", sides=FLOWS), "of the market orders: it does not move the book"
+    ]
+    first_level_share_sell: OtherSide
+    tick: Annotated[float, Real(0.01, TINY, 1e9, "EUR / MWh")]
+    largest_spread: Annotated[int, Integer(300, 1, MAX_SPREAD, "ticks")]
+    fill_decay_buy: Annotated[
+        float,
+        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", sides=FLOWS),
+        "of asks (filled by buys) and bids (filled by sells)",
+    ]
+    fill_decay_sell: OtherSide
+    running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
+    terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
+    inventory_limit: Annotated[int, Integer(10, 1, 100, "lots", "Q")]
+    horizon: Annotated[float, Real(60.0, TINY, 1e9, "minutes", "T")]
+    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N"), "decisions if nothing happens"]
+    decision: Annotated[Literal["event", "order", "clock"], Choice("event")]
+    initial_inventory: Annotated[int, Integer(0, -100, 100, "lots", "q_0"), "within `inventory_limit`"]
+    initial_spread: Annotated[int, Integer(60, 1, MAX_SPREAD, "ticks"), "within `largest_spread`"]
+    initial_rates: Annotated[
+        Six,
+        InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "y"),
+        'or "stationary"; each at least its base rate',
+    ]
+    observe_intensities: Annotated[
+        bool, Choice(True), "whether the intensities are observed; `info` has them either way"
+    ]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        base_rate: float | list[float] | None = None,
-        excitation: float | list[float] | None = None,
-        decay: float | list[float] = 3.0,
-        placement: str = "binomial",
-        improvement: float | list[float] = 0.36,
-        mean_move: float | list[float] | None = None,
-        first_level_share: float | list[float] = 0.8,
-        tick: float = 0.01,
-        largest_spread: int = 300,
-        fill_decay: float | list[float] = 4.0,
-        running_penalty: float = 0.001,
-        terminal_penalty: float = 0.05,
-        inventory_limit: int = 10,
-        horizon: float = 60.0,
-        num_steps: int = 240,
-        decision: str = "event",
-        initial_inventory: int = 0,
-        initial_spread: int = 60,
-        initial_rates: str | list[float] = "stationary",
-        allow_explosive: bool = False,
-        observe_intensities: bool = True,
-    ) -> "Params":
-        """Checked parameters; the arguments are those of `mmgym.envs.hawkes_power.HawkesPowerEnv`.
+    def create(cls, **arguments: Any) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.hawkes_power.HawkesPowerEnv`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        base = _six("base_rate", DEFAULT_BASE_RATE if base_rate is None else base_rate, low=TINY, high=MAX_RATE)
-        jumps = _six("excitation", DEFAULT_EXCITATION if excitation is None else excitation, low=0.0, high=MAX_RATE)
-        decays = _six("decay", decay, low=TINY, high=MAX_RATE)
-        improvements = _sides("improvement", improvement, ("bid", "ask"), low=0.0, high=1.0)
-        moves = _six("mean_move", DEFAULT_MEAN_MOVE if mean_move is None else mean_move, low=1.0, high=1e6)
-        shares = _sides("first_level_share", first_level_share, ("buy", "sell"), low=0.0, high=1.0)
-        tick = real("tick", tick, low=TINY, high=1e9)
-        largest_spread = integer("largest_spread", largest_spread, low=1, high=MAX_SPREAD)
-        fill_decays = _sides("fill_decay", fill_decay, ("buy", "sell"), low=1e-9, high=1e9)
-        running_penalty = real("running_penalty", running_penalty, low=0.0, high=1e9)
-        terminal_penalty = real("terminal_penalty", terminal_penalty, low=0.0, high=1e9)
-        inventory_limit = integer("inventory_limit", inventory_limit, low=1, high=100)
-        horizon = real("horizon", horizon, low=TINY, high=1e9)
-        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        initial_inventory = integer("initial_inventory", initial_inventory, low=-100, high=100)
-        initial_spread = integer("initial_spread", initial_spread, low=1, high=MAX_SPREAD)
-        for start_name, at_start, limit_name, limit in (
-            ("initial_inventory", initial_inventory, "inventory_limit", inventory_limit),
-            ("initial_spread", initial_spread, "largest_spread", largest_spread),
-        ):
-            if abs(at_start) > limit:
-                raise together({start_name: at_start, limit_name: limit}, f"{start_name} must be within {limit_name}")
-        choice("allow_explosive", allow_explosive, (False, True))
-        start = _start(initial_rates, base, jumps, decays, allow_explosive)
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `create` that make these parameters."""
+        return arguments_of(self)
+
+    @property
+    def allow_explosive(self) -> Annotated[bool, hawkes.ALLOW_EXPLOSIVE]:
+        """Whether an excitation is not below its decay."""
+        return any(jump >= decay for jump, decay in zip(self.excitation, self.decay, strict=True))
+
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with the defaults that depend on others, checked against each other."""
+        base, jumps, decays, start = self.base_rate, self.excitation, self.decay, self.initial_rates
+        for name, limit in (("initial_inventory", "inventory_limit"), ("initial_spread", "largest_spread")):
+            value, bound = getattr(self, name), getattr(self, limit)
+            if abs(value) > bound:
+                raise together({name: value, limit: bound}, f"{name} must be within {limit}")
+        if self.allow_explosive and not given["allow_explosive"]:
+            raise ValueError(hawkes.explosive(jumps, decays))
+        if isinstance(given["initial_rates"], str):
+            if self.allow_explosive:
+                raise ValueError(
+                    "initial_rates = 'stationary' is not allowed with excitation >= decay, which has no stationary "
+                    "rate: give six rates per minute"
+                )
+            rates: Any = (mu / (1.0 - zeta / rho) for mu, zeta, rho in zip(base, jumps, decays, strict=True))
+            start = tuple(rates)
+        for name, rate, least in zip(PROCESSES, start, base, strict=True):
+            if rate < least:
+                raise together(
+                    {"initial_rates": given["initial_rates"], "base_rate": list(base)},
+                    f"the rate of {name} must be at least its base_rate {least:g}",
+                )
         with np.errstate(over="ignore"):
-            events = float(np.sum(hawkes.expected_count(base, jumps, decays, start, horizon)))
+            events = float(np.sum(hawkes.expected_count(base, jumps, decays, start, self.horizon)))
         if not events <= MAX_EVENTS:
             raise together(
                 {
                     "base_rate": list(base),
                     "excitation": list(jumps),
-                    "decay": decay,
-                    "initial_rates": initial_rates,
-                    "horizon": horizon,
+                    "decay": given["decay"],
+                    "initial_rates": given["initial_rates"],
+                    "horizon": self.horizon,
                 },
                 f"{events:.3g} events would be expected in an episode, and at most {MAX_EVENTS:g} are allowed",
             )
-        return cls(
-            base_rate=base,
-            excitation=jumps,
-            decay=decays,
-            placement=choice("placement", placement, ("binomial", "geometric")),
-            improvement_bid=improvements[0],
-            improvement_ask=improvements[1],
-            mean_move=moves,
-            first_level_share_buy=shares[0],
-            first_level_share_sell=shares[1],
-            tick=tick,
-            largest_spread=largest_spread,
-            fill_decay_buy=fill_decays[0],
-            fill_decay_sell=fill_decays[1],
-            running_penalty=running_penalty,
-            terminal_penalty=terminal_penalty,
-            inventory_limit=inventory_limit,
-            horizon=horizon,
-            num_steps=num_steps,
-            decision=choice("decision", decision, ("event", "order", "clock")),
-            initial_inventory=initial_inventory,
-            initial_spread=initial_spread,
-            initial_rates=start,
-            observe_intensities=choice("observe_intensities", observe_intensities, (False, True)),
-        )
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `create` that make these parameters."""
-        found: dict[str, Any] = {
-            name: list(getattr(self, name)) for name in ("base_rate", "excitation", "decay", "mean_move")
-        }
-        found["improvement"] = [self.improvement_bid, self.improvement_ask]
-        for name in ("first_level_share", "fill_decay"):
-            found[name] = [getattr(self, f"{name}_buy"), getattr(self, f"{name}_sell")]
-        found["initial_rates"] = list(self.initial_rates)
-        found["allow_explosive"] = any(x >= y for x, y in zip(self.excitation, self.decay, strict=True))
-        for name in ("placement", "tick", "largest_spread", "running_penalty", "terminal_penalty", "inventory_limit"):
-            found[name] = getattr(self, name)
-        for name in ("horizon", "num_steps", "decision", "initial_inventory", "initial_spread", "observe_intensities"):
-            found[name] = getattr(self, name)
-        return found
+        return self._replace(initial_rates=start)
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -287,59 +298,6 @@ class Params(NamedTuple):
         """Expected intensities, shape ``(..., 6)``, at times ``(...)`` since the start (1 / minute)."""
         start = np.array(self.initial_rates)
         return hawkes.mean_rate(self.base_rates, self.excitations, self.decays, start, np.asarray(time)[..., None])
-
-
-# An illustrative late window of an hourly product (H11 Late), not estimates
-DEFAULT_BASE_RATE = [1.5, 1.35, 1.35, 1.5, 0.6, 0.6]
-DEFAULT_EXCITATION = [1.2, 1.2, 1.2, 1.2, 1.5, 1.5]
-DEFAULT_MEAN_MOVE = [36.0, 20.0, 20.0, 36.0, 40.0, 40.0]
-
-
-def _six(name: str, value: Any, **bounds: float) -> Six:
-    """A number for all processes, or six numbers."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != len(PROCESSES):
-            raise refusal(name, value, f"a number, or six numbers [{', '.join(PROCESSES)}]")
-        found = [real(f"{name}[{k}] ({PROCESSES[k]})", entry, **bounds) for k, entry in enumerate(value)]
-    else:
-        found = [real(name, value, **bounds)] * len(PROCESSES)
-    return found[0], found[1], found[2], found[3], found[4], found[5]
-
-
-def _sides(name: str, value: Any, sides: tuple[str, str], **bounds: float) -> tuple[float, float]:
-    """A number for both sides, or a pair of numbers."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise refusal(name, value, f"a number, or a pair [{', '.join(sides)}] of numbers")
-        found = [real(f"{name}[{k}] ({sides[k]})", entry, **bounds) for k, entry in enumerate(value)]
-        return found[0], found[1]
-    number = real(name, value, **bounds)
-    return number, number
-
-
-def _start(initial_rates: Any, base: Six, jumps: Six, decays: Six, allow_explosive: bool) -> Six:
-    """Checked intensities at the start."""
-    unstable = any(jump >= decay for jump, decay in zip(jumps, decays, strict=True))
-    if unstable and not allow_explosive:
-        raise ValueError(hawkes.explosive(jumps, decays))
-    if isinstance(initial_rates, str) and initial_rates == "stationary":
-        if unstable:
-            raise ValueError(
-                "initial_rates = 'stationary' is not allowed with excitation >= decay, which has no stationary rate: "
-                "give six rates per minute"
-            )
-        rates = [mu / (1.0 - zeta / rho) for mu, zeta, rho in zip(base, jumps, decays, strict=True)]
-        return rates[0], rates[1], rates[2], rates[3], rates[4], rates[5]
-    if isinstance(initial_rates, str):
-        raise refusal("initial_rates", initial_rates, "'stationary' or six rates")
-    start = _six("initial_rates", initial_rates, low=0.0, high=MAX_RATE)
-    for name, rate, least in zip(PROCESSES, start, base, strict=True):
-        if rate < least:
-            raise together(
-                {"initial_rates": initial_rates, "base_rate": list(base)},
-                f"the rate of {name} must be at least its base_rate {least:g}",
-            )
-    return start
 
 
 # One row of state. Amounts of money are sums since the reset, in EUR / MWh times lots; excesses are y - mu, 1 / minute.
@@ -610,39 +568,14 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
-MARKET = Market(
-    name="hawkes_power",
-    params_type=Params,
-    state=STATE,
-    derived=("step_length", "half_tick", "total_base_rate", "reach_bid", "reach_ask"),
-    arrays={
-        "base_rates": (6,),
-        "cumulative_base_rates": (6,),
-        "excitations": (6,),
-        "decays": (6,),
-        "initial_excess": (6,),
-        "geometric_scales": (6,),
-        "rate_scales": (6,),
-    },
-    modules=("mmgym.models.hawkes",),
-    num_controls=4,
-    num_intensities=0,
-    reset_one=reset_one,
-    controls_one=controls_one,
-    step_one=step_one,
-    observe_one=observe_one,
-    ranges=state_ranges,
-)
-
-
 def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
-    """Offsets ``[bid, ask]`` (EUR / MWh), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+    """Offsets ``[bid, ask]`` from the best quotes (EUR / MWh), shape ``(..., 2)``, of actions of that shape."""
     clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
     return params.offset_reach * (1.0 + clipped)
 
 
 def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions, shape ``(..., 2)`` in [-1, 1], whose offsets are the nearest to ``quotes`` (EUR / MWh) in the box."""
+    """Actions whose offsets are the nearest to ``quotes`` (EUR / MWh) in the box, to float32 rounding."""
     actions = np.asarray(quotes, dtype=np.float64) / params.offset_reach - 1.0
     return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
@@ -681,3 +614,32 @@ def locate(params: Params, observations: Any) -> tuple[Array, Array, Array, Arra
     shares = np.clip(seen[..., 3:], 0.0, 1.0 - 2.0**-24)
     rates = np.maximum(shares / (1.0 - shares) * params.rate_scales, params.base_rates)
     return time_left, inventory, spread, rates
+
+
+MARKET = Market(
+    name="hawkes_power",
+    params_type=Params,
+    state=STATE,
+    derived=("step_length", "half_tick", "total_base_rate", "reach_bid", "reach_ask"),
+    arrays={
+        "base_rates": (6,),
+        "cumulative_base_rates": (6,),
+        "excitations": (6,),
+        "decays": (6,),
+        "initial_excess": (6,),
+        "geometric_scales": (6,),
+        "rate_scales": (6,),
+    },
+    modules=("mmgym.models.hawkes",),
+    num_controls=4,
+    num_intensities=0,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+    ranges=state_ranges,
+    observation_low=lambda params: (0, -1, *[0] * (7 if params.observe_intensities else 1)),
+    to_quotes=to_quotes,
+    from_quotes=from_quotes,
+    locate=locate,
+)

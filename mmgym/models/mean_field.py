@@ -21,17 +21,19 @@ Given the inventory path, ``(int q dW, W_h)`` is Gaussian with covariance ``[[in
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import choice, together
+from mmgym.arguments import together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models.mean_field_flow import DEGREE, Flow
 from mmgym.models.mean_field_game import MAX_EVENTS, MAX_LEVELS, MAX_SIGNAL, MAX_STEPS, Game
 from mmgym.models.mean_field_limit import maker_factors
 from mmgym.models.mean_field_population import flow_of, population_of
+from mmgym.parameters import Choice, OtherSide, Row, create, row_of
 from mmgym.random_streams import exponential, normal, uniform
 
 PNL, EXPECTED = 0, 1  # codes of `reward`
@@ -40,84 +42,57 @@ PNL, EXPECTED = 0, 1  # codes of `reward`
 BID_FACTOR, ASK_FACTOR, SEEN_BID, SEEN_ASK, SEEN_IMPACT, STEP_IMPACT, TERMS, FIRST_TERM = range(8)
 
 
+of_game = functools.partial(row_of, Game)
+
+
+class Population(Row):
+    """What the crowd plays; the fields are completed when the game is known."""
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """The name or path, without the hash."""
+        return values[0][0]
+
+
 class Params(NamedTuple):
     """Parameters of a role in the game: those of `Game`, the role, the crowd and the reward."""
 
-    volatility: float  # sigma, price / sqrt(time)
-    impact: float  # kappa, price / asset
-    signal_rate_up: float  # lambda+, 1 / time
-    signal_rate_down: float  # lambda-, 1 / time
-    signal_limit: int  # b limit, price / time
-    taker_fill_rate: float  # A^m, 1 / time
-    taker_fill_decay: float  # k^m / sigma, 1 / price
-    maker_fill_rate: float  # A, 1 / time
-    maker_fill_decay: float  # k / sigma, 1 / price
-    order_size: float  # z, assets
-    inventory_limit: float  # assets
-    taker_risk_aversion: float  # gamma, 1 / price
-    maker_risk_aversion: float  # phi, 1 / price
-    max_depth: float  # d_inf, price
-    horizon: float  # T, time
-    num_steps: int  # N, decisions
-    initial_law: tuple[tuple[float, ...], ...]  # of the takers: (inventory in orders, signal, probability) with mass
-    boundary_quotes: Literal["quoting", "zero", "risk_neutral"]
-    population: tuple[str, str]  # "equilibrium", "constant" or a path; and a hash of the file
-    reward: Literal["pnl", "expected"]
+    volatility: Annotated[float, of_game("volatility")]
+    impact: Annotated[float, of_game("impact")]
+    signal_rate_up: Annotated[float, of_game("signal_rate")]
+    signal_rate_down: OtherSide
+    signal_limit: Annotated[int, of_game("signal_limit")]
+    taker_fill_rate: Annotated[float, of_game("taker_fill_rate")]
+    taker_fill_decay: Annotated[float, of_game("taker_fill_decay")]
+    maker_fill_rate: Annotated[float, of_game("maker_fill_rate")]
+    maker_fill_decay: Annotated[float, of_game("maker_fill_decay")]
+    order_size: Annotated[float, of_game("order_size")]
+    inventory_limit: Annotated[float, of_game("inventory_limit")]
+    taker_risk_aversion: Annotated[float, of_game("taker_risk_aversion")]
+    maker_risk_aversion: Annotated[float, of_game("maker_risk_aversion")]
+    max_depth: Annotated[float, of_game("max_depth")]
+    horizon: Annotated[float, of_game("horizon")]
+    num_steps: Annotated[int, of_game("num_steps")]
+    initial_law: Annotated[tuple[tuple[float, ...], ...], of_game("initial_law")]
+    boundary_quotes: Annotated[Literal["quoting", "zero", "risk_neutral"], of_game("boundary_quotes")]
+    population: Annotated[
+        tuple[str, str],
+        Population("equilibrium"),
+        'what the crowd plays: "equilibrium", "constant" (``1 / taker_fill_decay``), or the path of a table '
+        "file by `mmgym.baselines.write_table`",
+    ]
+    reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
     role: Literal["taker", "maker"]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        volatility: float = 8.0,
-        impact: float = 5e-5,
-        signal_rate: float | list[float] = 1.5,
-        signal_limit: int = 4,
-        taker_fill_rate: float = 70.0,
-        taker_fill_decay: float = 2.375,
-        maker_fill_rate: float = 100.0,
-        maker_fill_decay: float = 2.375,
-        order_size: float = 10.0,
-        inventory_limit: float = 120.0,
-        taker_risk_aversion: float = 1e-4,
-        maker_risk_aversion: float = 5e-4,
-        max_depth: float = 1.5,
-        horizon: float = 5.0,
-        num_steps: int = 500,
-        initial_law: str | list[Any] = "origin",
-        boundary_quotes: str = "quoting",
-        population: str = "equilibrium",
-        reward: str = "pnl",
-    ) -> "Params":
-        """Checked parameters; the arguments are those of `mmgym.envs.mean_field.MeanFieldTakerEnv`.
+    def create(cls, **arguments: Any) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.mean_field.MeanFieldTakerEnv`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        game = Game.create(
-            volatility=volatility,
-            impact=impact,
-            signal_rate=signal_rate,
-            signal_limit=signal_limit,
-            taker_fill_rate=taker_fill_rate,
-            taker_fill_decay=taker_fill_decay,
-            maker_fill_rate=maker_fill_rate,
-            maker_fill_decay=maker_fill_decay,
-            order_size=order_size,
-            inventory_limit=inventory_limit,
-            taker_risk_aversion=taker_risk_aversion,
-            maker_risk_aversion=maker_risk_aversion,
-            max_depth=max_depth,
-            horizon=horizon,
-            num_steps=num_steps,
-            initial_law=initial_law,
-            boundary_quotes=boundary_quotes,
-        )
-        role: Literal["taker", "maker"] = "maker" if issubclass(cls, MakerParams) else "taker"
-        crowd = population_of(game, population)
-        return cls(*game, population=crowd, reward=choice("reward", reward, ("pnl", "expected")), role=role)
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with role and crowd, checked against each other."""
+        role: Literal["taker", "maker"] = "maker" if isinstance(self, MakerParams) else "taker"
+        game = self.game.completed(given)
+        return self._replace(population=population_of(game, given["population"]), role=role)
 
     @property
     def game(self) -> Game:
@@ -436,7 +411,47 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
-def _market(params_type: Any, observe_one: Any) -> Market:
+def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
+    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
+    return np.asarray(params.max_depth * np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0))
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
+    actions = np.asarray(quotes, dtype=np.float64) / params.max_depth
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, step: Any, inventory: Any, signal: Any) -> NDArray[np.float32]:
+    """Observations of steps, inventories (orders) and, for a taker, signals: bit for bit those of the environment.
+
+    Shape ``(..., 3)`` for a taker, ``(..., 5)`` for the maker.
+    """
+    step, inventory, signal = np.broadcast_arrays(step, inventory, signal)
+    columns = [step / params.num_steps, inventory / params.limit]
+    if params.role == "taker":
+        columns.append(signal / max(params.signal_levels, 1))
+    else:
+        rows = _flow_rows(params)[step]
+        columns += [rows[..., SEEN_BID], rows[..., SEEN_ASK], rows[..., SEEN_IMPACT]]
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Step, inventory (in orders of ``order_size`` assets) and signal (0 for the maker) of observations."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
+    levels = params.signal_levels
+    signal = np.rint(observations[..., 2] * levels).astype(np.int64) if levels else np.zeros_like(step)
+    return (
+        np.clip(step, 0, params.num_steps),
+        np.clip(inventory, -params.limit, params.limit),
+        np.clip(signal, -levels, levels),
+    )
+
+
+def _market(params_type: Any, observe_one: Any, low: tuple[int, ...]) -> Market:
     return Market(
         name="mean_field",
         params_type=params_type,
@@ -464,48 +479,12 @@ def _market(params_type: Any, observe_one: Any) -> Market:
         step_one=step_one,
         observe_one=observe_one,
         ranges=state_ranges,
+        observation_low=lambda params: low,
+        to_quotes=to_quotes,
+        from_quotes=from_quotes,
+        locate=locate,
     )
 
 
-TAKER = _market(TakerParams, observe_taker)
-MAKER = _market(MakerParams, observe_maker)
-
-
-def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
-    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``, that the environment plays for actions of that shape."""
-    return np.asarray(params.max_depth * np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0))
-
-
-def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions, shape ``(..., 2)`` in [-1, 1], whose depths are the nearest to ``quotes`` (price) in the depth box."""
-    actions = np.asarray(quotes, dtype=np.float64) / params.max_depth
-    return np.clip(actions, -1.0, 1.0).astype(np.float32)
-
-
-def observe(params: Params, step: Any, inventory: Any, signal: Any) -> NDArray[np.float32]:
-    """Observations of steps, inventories (orders) and, for a taker, signals: bit for bit those of the environment.
-
-    Shape ``(..., 3)`` for a taker, ``(..., 5)`` for the maker.
-    """
-    step, inventory, signal = np.broadcast_arrays(step, inventory, signal)
-    columns = [step / params.num_steps, inventory / params.limit]
-    if params.role == "taker":
-        columns.append(signal / max(params.signal_levels, 1))
-    else:
-        rows = _flow_rows(params)[step]
-        columns += [rows[..., SEEN_BID], rows[..., SEEN_ASK], rows[..., SEEN_IMPACT]]
-    return np.stack(columns, axis=-1).astype(np.float32)
-
-
-def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Step, inventory (orders) and signal (0 for the maker) of observations: the inverse of `observe`."""
-    observations = np.asarray(observations, dtype=np.float64)
-    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
-    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
-    levels = params.signal_levels
-    signal = np.rint(observations[..., 2] * levels).astype(np.int64) if levels else np.zeros_like(step)
-    return (
-        np.clip(step, 0, params.num_steps),
-        np.clip(inventory, -params.limit, params.limit),
-        np.clip(signal, -levels, levels),
-    )
+TAKER = _market(TakerParams, observe_taker, (0, -1, -1))
+MAKER = _market(MakerParams, observe_maker, (0, -1, -1, -1, -1))

@@ -31,10 +31,11 @@ from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.linalg import expm
+from tqdm.auto import tqdm
 
 from mmgym.models import mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import PRESETS, Game
-from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays
+from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, replacing
 from mmgym.source_digest import source_digest
 
 __all__ = [
@@ -54,6 +55,7 @@ Array = NDArray[np.float64]
 DEGREE = 16  # of the movement's polynomial
 UNCLIMBED = 1e6  # of a best depth: what a further move promises, in units of the values' rounding error
 WEAKEST = 8.0  # the smallest step towards an impact is its share of 1 / 8
+MOST_EVALUATIONS = 200  # of the frozen map, after which an equilibrium is given up: minutes in the registered sizes
 LIMIT_TOLERANCE = 1e-6  # of the equilibrium in continuous time that a solution starts from
 FIELDS = (  # of the game, that the crowd depends on
     "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
@@ -167,7 +169,8 @@ def step_system(game: Game) -> StepSystem:
 def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[Array, Array]:
     """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q).
 
-    They are local maxima; `mmgym.baselines.frozen.solve` also looks for others where a step has many fills.
+    Where a step has many fills, the best of the local maxima that the corners of the box and the steps after lead to;
+    `mmgym.baselines.frozen.solve` looks for others on a grid.
 
     Raises
     ------
@@ -285,58 +288,75 @@ def solve_equilibrium_flow(
     ValueError
         If the tolerance is not between 1e-13 and 1.
     mmgym.models.mean_field_limit.NotConverged
-        If it is not found: no flow is returned.
+        If it is not found in 200 evaluations of the frozen map: no flow is returned. The message says how far it came.
+
+    Notes
+    -----
+    Found and tested at the strongest impact that is allowed, 0.05 with orders of 10 assets: the default game with
+    ``initial_law=[80, 2]``, with ``signal_rate`` 1.5 and 15 (some 40 evaluations); and 8 steps in half a day with
+    ``inventory_limit=40`` and ``signal_limit=1``, from ``initial_law=[30, 1]`` or with ``signal_rate=[3, 0]``.
+
+    Not found: the default game with ``signal_rate=[3, 0]`` at impacts 0.04 and 0.05; at 0.035 it was. All takers start
+    in one state there and buy at once, so that in the first step their best answer jumps between two maxima. (In
+    continuous time it is found: `mmgym.models.mean_field_limit.solve_equilibrium`.)
     """
     if not 1e-13 <= tolerance < 1.0:
         raise ValueError(f"tolerance = {tolerance!r} is not allowed: it must be from 1e-13 to below 1")
     shape = (game.num_steps, DEGREE + 1)
     moved = np.zeros(shape)
-    image, flow, quotes, values = _frozen_map(game, moved, None)
+    image, _, quotes, values = _frozen_map(game, moved, None)
     scale = game.impact * game.inventory_limit / DEGREE
     size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
-    weights = np.full(shape[0] * DEGREE, scale)
     residual, iterations = float(scale * np.abs(image).sum()), 1
     if not residual <= tolerance * size:
-        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes[-1], weights)
+        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes[-1])
         iterations += evaluations
     flow, _ = induced_flow(game, quotes)
     return replace(flow, residual=residual, iterations=iterations)
 
 
 def _coupled(
-    game: Game, tolerance: float, start: mean_field_limit.Equilibrium | None, guess: Array, weights: Array
+    game: Game, tolerance: float, start: mean_field_limit.Equilibrium | None, guess: Array
 ) -> tuple[Array, float, int]:
     """The equilibrium's quotes, residual and evaluations: from the continuous one, else from weaker impacts."""
-    zeros, iterations = np.zeros((game.num_steps, 1)), 0
+    zeros, evaluations = np.zeros((game.num_steps, 1)), 0
+    reached, step, beyond = 0.0, game.impact, np.zeros(game.num_steps * DEGREE)
 
-    def solved(part: Game, inside: Array | None, limit: _NearTheLimit) -> tuple[Array, float, int]:
-        def apply(moved: Array) -> Array:
-            full = np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1)
-            return _frozen_map(part, full, guess)[0][:, 1:].ravel()
+    def frozen(part: Game, moved: Array) -> tuple[Array, Flow, Array, Array]:
+        nonlocal evaluations
+        evaluations += 1
+        bar.update(1)
+        return _frozen_map(part, np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1), guess)
 
-        first = limit.start.ravel() if inside is None else inside
-        scaled = weights * (part.impact / game.impact)
-        found, _, residual, count = mean_field_limit.fixed_point(apply, first, scaled, tolerance, limit.correct)
-        return found, residual, count
+    with tqdm(desc="equilibrium", unit="evaluation", delay=2.0, disable=None) as bar:
+        while True:
+            impact = min(reached + step, game.impact)
+            part = game._replace(impact=impact)
+            weights = np.full(len(beyond), impact * game.inventory_limit / DEGREE)
+            bar.set_postfix(impact=f"{impact:.3g}")
 
-    reached, step = 0.0, game.impact
-    inside: Array | None = None
-    while True:
-        impact = min(reached + step, game.impact)
-        part = game._replace(impact=impact)
-        try:
-            start = mean_field_limit.solve_equilibrium(part, LIMIT_TOLERANCE, start)
-            found, residual, count = solved(part, inside, _NearTheLimit(part, start))
-        except mean_field_limit.NotConverged:
-            step *= 0.5
-            if step < game.impact / WEAKEST:
-                raise
-            continue
-        iterations += count
-        if impact == game.impact:
-            full = np.concatenate([zeros, found.reshape(-1, DEGREE)], axis=1)
-            return _frozen_map(game, full, guess)[2], residual, iterations + 1
-        inside, reached = found, impact
+            def apply(moved: Array, part: Game = part) -> Array:
+                return frozen(part, moved)[0][:, 1:].ravel()
+
+            try:
+                start = mean_field_limit.solve_equilibrium(part, LIMIT_TOLERANCE, start)
+                limit = _NearTheLimit(part, start)
+                first, left = limit.start.ravel(), MOST_EVALUATIONS - evaluations
+                found, _, residual, _ = mean_field_limit.fixed_point(
+                    apply, first + beyond, weights, tolerance, limit.correct, left
+                )
+            except mean_field_limit.NotConverged as error:
+                step *= 0.5
+                if step < game.impact / WEAKEST or evaluations >= MOST_EVALUATIONS:
+                    raise mean_field_limit.NotConverged(
+                        f"on {game.num_steps} decision steps {error}; or raise num_steps, with which the game nears "
+                        f"that in continuous time. Equilibria were found up to the impact {reached:.3g} of "
+                        f"{game.impact:.3g}, with {evaluations} evaluations in all, at most {MOST_EVALUATIONS}"
+                    ) from error
+                continue
+            if impact == game.impact:
+                return frozen(game, found)[2], residual, evaluations
+            beyond, reached = found - first, impact
 
 
 class _NearTheLimit:
@@ -442,13 +462,6 @@ def equilibrium_flow(game: Game) -> Flow:
         if found is not None:
             return found
     flow = solve_equilibrium_flow(game)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            save_flow(flow, game, stream)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with contextlib.suppress(OSError), replacing(path) as part, part.open("wb") as stream:
+        save_flow(flow, game, stream)
     return flow

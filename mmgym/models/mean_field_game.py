@@ -6,13 +6,14 @@ in days, inventory in assets, traded in orders of ``order_size`` assets; a depth
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, choice, integer, multiple, pair, real, refusal, shown, together
+from mmgym.arguments import TINY, integer, multiple, normalised, real, refusal, shown, together
+from mmgym.parameters import Choice, Integer, Multiple, OtherSide, Pair, Real, Row, create
 
 __all__ = ["BOUNDARY_QUOTES", "MAX_LEVELS", "MAX_SIGNAL", "MAX_STEPS", "PRESETS", "Game"]
 
@@ -33,132 +34,152 @@ BOUNDARY_QUOTES = ("quoting", "zero", "risk_neutral")
 Array = NDArray[np.float64]
 
 
-class Game(NamedTuple):
-    """Parameters of the game (paper symbol, unit). Build them with `Game.create`, which checks them."""
+def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tuple[tuple[float, ...], ...]:
+    """The law's cells with mass, as (inventory in orders, signal, probability)."""
+    allowed = (
+        f"'origin', a point [inventory, signal], or a table of {2 * limit + 1} rows (inventories up to "
+        f"inventory_limit, ascending) of {2 * signal_limit + 1} probabilities (signals up to signal_limit, ascending)"
+    )
+    if isinstance(given, str) and given == "origin":
+        return ((0.0, 0.0, 1.0),)
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise refusal("initial_law", given, allowed)
+    nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in given]
+    if not any(nested):
+        if len(given) != 2:
+            raise refusal("initial_law", given, allowed)
+        inventory = multiple("initial_law[0] (inventory)", given[0], "order_size", size)
+        signal = integer("initial_law[1] (signal)", given[1], low=-MAX_SIGNAL, high=MAX_SIGNAL)
+        for name, value, bound, most in (
+            ("initial_law[0] (inventory)", inventory, "inventory_limit", limit * size),
+            ("initial_law[1] (signal)", signal, "signal_limit", signal_limit),
+        ):
+            if abs(value) > most * (1.0 + 1e-9):
+                raise together({name: value, bound: most}, f"the {name} must be from -{bound} to {bound}")
+        return ((float(round(inventory / size)), float(signal), 1.0),)
+    if not all(nested) or len(given) != 2 * limit + 1 or any(len(row) != 2 * signal_limit + 1 for row in given):
+        raise refusal("initial_law", given, allowed)
+    cells = []
+    for i, row in enumerate(given):
+        for j, value in enumerate(row):
+            probability = real(f"initial_law[{i}][{j}]", value, low=0.0, high=1.0)
+            if probability > 0.0:
+                cells.append((float(i - limit), float(j - signal_limit), probability))
+    total = math.fsum(cell[2] for cell in cells)
+    if abs(total - 1.0) > 1e-9:
+        raise ValueError(
+            f"initial_law = {shown(given)} is not allowed: its probabilities must sum to 1, but sum to {total!r}"
+        )
+    law = normalised([cell[2] for cell in cells])
+    return tuple((inventory, signal, share) for (inventory, signal, _), share in zip(cells, law, strict=True))
 
-    volatility: float  # sigma, price / sqrt(time)
-    impact: float  # kappa, price / asset
-    signal_rate_up: float  # lambda+, 1 / time
-    signal_rate_down: float  # lambda-, 1 / time
-    signal_limit: int  # b limit, price / time, in steps of 1
-    taker_fill_rate: float  # A^m, 1 / time
-    taker_fill_decay: float  # k^m / sigma, 1 / price
-    maker_fill_rate: float  # A, 1 / time
-    maker_fill_decay: float  # k / sigma, 1 / price
-    order_size: float  # z, assets
-    inventory_limit: float  # assets
-    taker_risk_aversion: float  # gamma, 1 / price
-    maker_risk_aversion: float  # phi, 1 / price
-    max_depth: float  # d_inf, price
-    horizon: float  # T, time
-    num_steps: int  # N, decisions
-    initial_law: tuple[tuple[float, ...], ...]  # of the takers: (inventory in orders, signal, probability) with mass
-    boundary_quotes: Literal["quoting", "zero", "risk_neutral"]
+
+class InitialLaw(Row):
+    """The word "origin", a point [inventory, signal], or a table of probabilities."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """The cells with mass, as (inventory in orders, signal, probability)."""
+        limit = round(values["inventory_limit"] / values["order_size"])
+        return _initial_law(value, values["order_size"], limit, values["signal_limit"])
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A point or a table."""
+        cells, limit, levels = values[0], round(params.inventory_limit / params.order_size), params.signal_limit
+        if len(cells) == 1:
+            return [cells[0][0] * params.order_size, round(cells[0][1])]
+        table = np.zeros((2 * limit + 1, 2 * levels + 1))
+        for inventory, signal, probability in cells:
+            table[round(inventory) + limit, round(signal) + levels] = probability
+        return table.tolist()
+
+
+class Game(NamedTuple):
+    """Parameters of the game. Build them with `Game.create`, which checks them."""
+
+    volatility: Annotated[float, Real(8.0, 0.0, 1e9, "dollars / sqrt(day)", "sigma")]
+    impact: Annotated[
+        float,
+        Real(5e-5, 0.0, 1e12, "dollars / asset", "kappa"),
+        f"at most ``{MAX_PRESSURE:g} / order_size``. An equilibrium is played only if its residual is small; where "
+        "the solver does not find it, `mmgym.models.mean_field_limit.NotConverged` is raised, after some minutes: with "
+        "``signal_rate=[3, 0]`` from an impact of 0.04 on. `mmgym.models.mean_field_flow.solve_equilibrium_flow` says "
+        "which games were tested",
+    ]
+    signal_rate_up: Annotated[
+        float, Pair(1.5, 0.0, 1e6, "1 / day", "lambda", sides=("up", "down")), "jumps of the takers' signals"
+    ]
+    signal_rate_down: OtherSide
+    signal_limit: Annotated[int, Integer(4, 0, MAX_SIGNAL, "dollars / day", "b")]
+    taker_fill_rate: Annotated[float, Real(70.0, TINY, 1e9, "fills / day", "A^m"), "the takers', at depth 0"]
+    taker_fill_decay: Annotated[float, Real(2.375, 1e-9, 1e9, "1 / dollar", "k^m / sigma")]
+    maker_fill_rate: Annotated[
+        float, Real(100.0, TINY, 1e9, "fills / day", "A"), "the maker's, where the takers' mean quote is 0"
+    ]
+    maker_fill_decay: Annotated[float, Real(2.375, 1e-9, 1e9, "1 / dollar", "k / sigma")]
+    order_size: Annotated[float, Real(10.0, TINY, 1e9, "assets", "z")]
+    inventory_limit: Annotated[
+        float, Multiple(120.0, 1, MAX_LEVELS, "assets", of="order_size"), "of the maker and of each taker"
+    ]
+    taker_risk_aversion: Annotated[float, Real(1e-4, 0.0, 1e6, "1 / dollar", "gamma")]
+    maker_risk_aversion: Annotated[float, Real(5e-4, 0.0, 1e6, "1 / dollar", "phi")]
+    max_depth: Annotated[
+        float, Real(1.5, TINY, 1e12, "dollars", "d_inf"), "the box of depths is ``[-max_depth, max_depth]``"
+    ]
+    horizon: Annotated[float, Real(5.0, TINY, 1e9, "days", "T")]
+    num_steps: Annotated[int, Integer(500, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
+    initial_law: Annotated[
+        tuple[tuple[float, ...], ...],
+        InitialLaw("origin"),
+        'of the takers\' inventory and signal: "origin", a point ``[inventory, signal]``, or a table of '
+        "probabilities with a row per inventory and a column per signal, both ascending",
+    ]
+    boundary_quotes: Annotated[
+        Literal["quoting", "zero", "risk_neutral"],
+        Choice("quoting"),
+        "which quotes enter the takers' mean quotes, that the maker meets: of the takers who quote on that "
+        "side (if nobody does, the maker is not filled); or of all, where a taker at the inventory limit counts as "
+        '0 ("zero") or as ``1 / taker_fill_decay`` ("risk_neutral")',
+    ]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        volatility: float = 8.0,
-        impact: float = 5e-5,
-        signal_rate: float | list[float] = 1.5,
-        signal_limit: int = 4,
-        taker_fill_rate: float = 70.0,
-        taker_fill_decay: float = 2.375,
-        maker_fill_rate: float = 100.0,
-        maker_fill_decay: float = 2.375,
-        order_size: float = 10.0,
-        inventory_limit: float = 120.0,
-        taker_risk_aversion: float = 1e-4,
-        maker_risk_aversion: float = 5e-4,
-        max_depth: float = 1.5,
-        horizon: float = 5.0,
-        num_steps: int = 500,
-        initial_law: str | list[Any] = "origin",
-        boundary_quotes: str = "quoting",
-    ) -> "Game":
-        """Checked parameters; the arguments are those of `mmgym.envs.mean_field.MeanFieldTakerEnv`.
+    def create(cls, **arguments: Any) -> "Game":
+        """Checked parameters; the arguments are those of `mmgym.envs.mean_field.MeanFieldTakerEnv`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        up, down = pair("signal_rate", signal_rate, low=0.0, high=1e6)
-        signal_limit = integer("signal_limit", signal_limit, low=0, high=MAX_SIGNAL)
-        rates = [
-            real(name, value, low=TINY, high=1e9)
-            for name, value in (("taker_fill_rate", taker_fill_rate), ("maker_fill_rate", maker_fill_rate))
-        ]
-        decays = [
-            real(name, value, low=1e-9, high=1e9)
-            for name, value in (("taker_fill_decay", taker_fill_decay), ("maker_fill_decay", maker_fill_decay))
-        ]
-        order_size = real("order_size", order_size, low=TINY, high=1e9)
-        inventory_limit = multiple("inventory_limit", inventory_limit, "order_size", order_size, low=1, high=MAX_LEVELS)
-        impact = real("impact", impact, low=0.0, high=1e12)
-        if impact * order_size > MAX_PRESSURE * (1.0 + 1e-12):
+    def completed(self, given: Mapping[str, Any]) -> "Game":
+        """These parameters, checked against each other."""
+        impact, size, depth, steps = self.impact, self.order_size, self.max_depth, self.num_steps
+        if impact * size > MAX_PRESSURE * (1.0 + 1e-12):
             raise together(
-                {"impact": impact, "order_size": order_size},
+                {"impact": impact, "order_size": size},
                 f"the solver of the equilibrium is tested up to impact * order_size = {MAX_PRESSURE:g} only, which is "
-                f"impact = {MAX_PRESSURE / order_size:g} here",
+                f"impact = {MAX_PRESSURE / size:g} here",
             )
-        max_depth = real("max_depth", max_depth, low=TINY, high=1e12)
-        if max_depth * max(decays) > MAX_EXPONENT * (1.0 + 1e-12):
+        decay = max(self.taker_fill_decay, self.maker_fill_decay)
+        if depth * decay > MAX_EXPONENT * (1.0 + 1e-12):
             raise together(
-                {"max_depth": max_depth, "taker_fill_decay": decays[0], "maker_fill_decay": decays[1]},
-                f"max_depth must be at most {MAX_EXPONENT / max(decays):g}, {MAX_EXPONENT:g} over the larger decay",
+                {name: getattr(self, name) for name in ("max_depth", "taker_fill_decay", "maker_fill_decay")},
+                f"max_depth must be at most {MAX_EXPONENT / decay:g}, {MAX_EXPONENT:g} over the larger decay",
             )
-        horizon = real("horizon", horizon, low=TINY, high=1e9)
-        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        levels = 2 * round(inventory_limit / order_size) + 1
-        work = num_steps * (2 * signal_limit + 1) * levels**2
+        work = steps * self.shape[0] * self.shape[1] ** 2
         if work > MAX_WORK:
             raise together(
-                {
-                    "num_steps": num_steps,
-                    "signal_limit": signal_limit,
-                    "inventory_limit": inventory_limit,
-                    "order_size": order_size,
-                },
+                {name: getattr(self, name) for name in ("num_steps", "signal_limit", "inventory_limit", "order_size")},
                 "a best response to the crowd would take minutes, and the equilibrium many of them: num_steps * "
                 f"(2 signal_limit + 1) * (2 inventory_limit / order_size + 1)^2 = {work:g} must be at most "
                 f"{MAX_WORK:g}",
             )
-        fastest = 2.0 * rates[0] * math.exp(decays[0] * max_depth) + up + down
-        if fastest * horizon / num_steps > MAX_EVENTS:
+        fastest = 2.0 * self.taker_fill_rate * math.exp(self.taker_fill_decay * depth)
+        events = (fastest + self.signal_rate_up + self.signal_rate_down) * self.horizon / steps
+        if events > MAX_EVENTS:
+            names = ("num_steps", "taker_fill_rate", "taker_fill_decay", "max_depth")
             raise together(
-                {
-                    "num_steps": num_steps,
-                    "taker_fill_rate": rates[0],
-                    "taker_fill_decay": decays[0],
-                    "max_depth": max_depth,
-                    "signal_rate": signal_rate,
-                    "horizon": horizon,
-                },
-                f"a taker's expected events a step at the depth -max_depth, {fastest * horizon / num_steps:g}, must be "
-                f"at most {MAX_EVENTS:g}; raise num_steps or lower max_depth",
+                {name: getattr(self, name) for name in names}
+                | {"signal_rate": given["signal_rate"], "horizon": self.horizon},
+                f"a taker's expected events a step at the depth -max_depth, {events:g}, must be at most "
+                f"{MAX_EVENTS:g}; raise num_steps or lower max_depth",
             )
-        return cls(
-            volatility=real("volatility", volatility, low=0.0, high=1e9),
-            impact=impact,
-            signal_rate_up=up,
-            signal_rate_down=down,
-            signal_limit=signal_limit,
-            taker_fill_rate=rates[0],
-            taker_fill_decay=decays[0],
-            maker_fill_rate=rates[1],
-            maker_fill_decay=decays[1],
-            order_size=order_size,
-            inventory_limit=inventory_limit,
-            taker_risk_aversion=real("taker_risk_aversion", taker_risk_aversion, low=0.0, high=1e6),
-            maker_risk_aversion=real("maker_risk_aversion", maker_risk_aversion, low=0.0, high=1e6),
-            max_depth=max_depth,
-            horizon=horizon,
-            num_steps=num_steps,
-            initial_law=_initial_law(initial_law, order_size, round(inventory_limit / order_size), signal_limit),
-            boundary_quotes=choice("boundary_quotes", boundary_quotes, BOUNDARY_QUOTES),
-        )
+        return self
 
     @property
     def step_length(self) -> float:
@@ -215,42 +236,3 @@ class Game(NamedTuple):
     def maker_penalty(self) -> float:
         """``phi sigma^2`` (price / (assets^2 time))."""
         return self.maker_risk_aversion * self.volatility**2
-
-
-def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tuple[tuple[float, ...], ...]:
-    """The law's cells with mass, as (inventory in orders, signal, probability)."""
-    allowed = (
-        f"'origin', a point [inventory, signal], or a table of {2 * limit + 1} rows (inventories up to "
-        f"inventory_limit, ascending) of {2 * signal_limit + 1} probabilities (signals up to signal_limit, ascending)"
-    )
-    if isinstance(given, str) and given == "origin":
-        return ((0.0, 0.0, 1.0),)
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise refusal("initial_law", given, allowed)
-    nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in given]
-    if not any(nested):
-        if len(given) != 2:
-            raise refusal("initial_law", given, allowed)
-        inventory = multiple("initial_law[0] (inventory)", given[0], "order_size", size)
-        signal = integer("initial_law[1] (signal)", given[1], low=-MAX_SIGNAL, high=MAX_SIGNAL)
-        for name, value, bound, most in (
-            ("initial_law[0] (inventory)", inventory, "inventory_limit", limit * size),
-            ("initial_law[1] (signal)", signal, "signal_limit", signal_limit),
-        ):
-            if abs(value) > most * (1.0 + 1e-9):
-                raise together({name: value, bound: most}, f"the {name} must be from -{bound} to {bound}")
-        return ((float(round(inventory / size)), float(signal), 1.0),)
-    if not all(nested) or len(given) != 2 * limit + 1 or any(len(row) != 2 * signal_limit + 1 for row in given):
-        raise refusal("initial_law", given, allowed)
-    cells = []
-    for i, row in enumerate(given):
-        for j, value in enumerate(row):
-            probability = real(f"initial_law[{i}][{j}]", value, low=0.0, high=1.0)
-            if probability > 0.0:
-                cells.append((float(i - limit), float(j - signal_limit), probability))
-    total = math.fsum(cell[2] for cell in cells)
-    if abs(total - 1.0) > 1e-9:
-        raise ValueError(
-            f"initial_law = {shown(given)} is not allowed: its probabilities must sum to 1, but sum to {total!r}"
-        )
-    return tuple((inventory, signal, probability / total) for inventory, signal, probability in cells)

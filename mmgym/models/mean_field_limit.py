@@ -58,6 +58,7 @@ RUSH = 0.15  # density of the grid that goes to the first moments
 STABLE = 2.0  # expected events a time step: Runge-Kutta steps of order 4 explode from 2.79 on
 WEAKEST = 64.0  # the smallest step towards an impact is its share of 1 / 64
 NEWTON_STEPS = 30
+KRYLOV, FORCING = 12, 0.03  # evaluations of a Newton step that has an approximate inverse, and its relative error
 
 
 class NotConverged(RuntimeError):  # noqa: N818  # the public name
@@ -276,8 +277,9 @@ def fixed_point(
     weights: Array,
     tolerance: float,
     correct: Callable[[Array], Array] | None = None,
+    most: int = 100_000,
 ) -> tuple[Array, Array, float, int]:
-    """A fixed point ``x = Phi(x)``: Picard while it contracts well, then Newton-Krylov.
+    """A fixed point ``x = Phi(x)``: Picard while it contracts well, corrections while they do, then Newton-Krylov.
 
     Parameters
     ----------
@@ -288,7 +290,10 @@ def fixed_point(
     tolerance : float
         Norm of the residual at which to stop.
     correct : function, optional
-        An approximate ``(1 - DPhi)^-1``; by default GMRES with differences of ``Phi`` finds it.
+        An approximate ``(1 - DPhi)^-1``. It is applied to the residuals, and where that contracts no more it
+        preconditions the GMRES with differences of ``Phi`` that Newton's directions come from.
+    most : int
+        Evaluations of ``Phi`` after which to give up.
 
     Returns
     -------
@@ -302,67 +307,71 @@ def fixed_point(
     """
     evaluations = 0
     root = np.sqrt(weights)
+    history: list[float] = []
+
+    def missed() -> NotConverged:
+        return NotConverged(
+            f"no equilibrium found: after {evaluations} evaluations the residuals are "
+            f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; lower the impact, "
+            "raise the tolerance, or start from the equilibrium of a game like this one"
+        )
 
     def phi(x: Array) -> Array:
         nonlocal evaluations
+        if evaluations >= most:
+            raise missed()
         evaluations += 1
         return apply(x)
 
     def norm(x: Array) -> float:
         return float(weights @ np.abs(x))
 
-    def newton_direction(x: Array, image: Array, residual: Array, forcing: float) -> Array:
-        size = float(np.sqrt(weights @ x**2)) + 1e-3 * float(np.sqrt(weights.sum()))
+    def newton_direction(x: Array, image: Array, residual: Array, size: float) -> Array:
+        length = float(np.sqrt(weights @ x**2)) + 1e-3 * float(np.sqrt(weights.sum()))
 
         def product(scaled: Array) -> Array:
-            direction = scaled / root
-            step = 1e-6 * size / max(float(np.linalg.norm(scaled)), 1e-300)
-            return np.asarray(scaled - root * (phi(x + step * direction) - image) / step)
+            direction = scaled / root if correct is None else correct(scaled / root)
+            step = 1e-6 * length / max(float(np.linalg.norm(root * direction)), 1e-300)
+            return np.asarray(root * (direction - (phi(x + step * direction) - image) / step))
 
         operator: Any = LinearOperator((len(x), len(x)), matvec=product, dtype=np.float64)
-        found, _ = gmres(operator, root * residual, rtol=forcing, restart=40, maxiter=1)
-        return np.asarray(found / root)
+        forcing = min(0.1, max(1e-4, 0.1 * tolerance / size)) if correct is None else FORCING
+        found, _ = gmres(operator, root * residual, rtol=forcing, restart=40 if correct is None else KRYLOV, maxiter=1)
+        return np.asarray(found / root if correct is None else correct(found / root))
 
     x = start
     image = phi(x)
     residual = image - x
     size = norm(residual)
-    picard, history = True, [size]
+    history.append(size)
+    ways = ["image", "correction", "newton"] if correct is not None else ["image", "newton"]
     for _ in range(NEWTON_STEPS):
         if size <= tolerance:
             return x, image, size, evaluations
         if not np.isfinite(size):
             break
-        if picard:
-            trial = image
-        elif correct is not None:
-            trial = x + correct(residual)
+        if ways[0] == "image":
+            step = residual
+        elif ways[0] == "correction" and correct is not None:
+            step = correct(residual)
         else:
-            trial = x + newton_direction(x, image, residual, min(0.1, max(1e-4, 0.1 * tolerance / size)))
-        step, accepted = trial - x, False
-        for _ in range(5):
+            step = newton_direction(x, image, residual, size)
+        for _ in range(1 if len(ways) > 1 else 5):
             trial_image = phi(x + step)
             trial_size = norm(trial_image - x - step)
-            if trial_size < (0.3 if picard else 0.95) * size:
-                accepted = True
-                break
-            if picard:
+            if trial_size < (0.3 if len(ways) > 1 else 0.95) * size:
                 break
             step = 0.5 * step
-        if not accepted:
-            if picard:
-                picard = False
-                continue
-            break
+        else:
+            if len(ways) == 1:
+                break
+            ways.pop(0)
+            continue
         x = x + step
         image, size = trial_image, trial_size
         residual = image - x
         history.append(size)
-    raise NotConverged(
-        f"no equilibrium found: after {evaluations} evaluations the residuals are "
-        f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; lower the impact, "
-        "raise the tolerance, or start from the equilibrium of a game like this one"
-    )
+    raise missed()
 
 
 def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> float:

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
-from mmgym.uniformisation import KERNEL
+from mmgym.compiling import KERNEL
 
 
 @njit(**KERNEL)

@@ -24,6 +24,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer
+from mmgym.compiling import KERNEL
 from mmgym.models.mean_field import MakerParams
 from mmgym.models.mean_field_game import Game
 from mmgym.models.mean_field_population import population_of
@@ -32,7 +33,6 @@ from mmgym.random_streams import exponential, normal, start_stream, uniform
 __all__ = ["MAX_TAKERS", "Params", "reset_games", "seed_games", "step_games"]
 
 MAX_TAKERS = 10_000
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 BROWNIAN_STREAM = np.uint64(0x5851F42D4C957F2D)  # added to a game's seed for its second stream
 FEW = 40  # events that are sorted by insertion
 

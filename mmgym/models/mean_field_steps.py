@@ -16,9 +16,11 @@ import math
 import numpy as np
 from numba import njit
 
+from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search, rounding
-from mmgym.uniformisation import KERNEL, fill_poisson_weights, num_terms
+from mmgym.uniformisation import fill_poisson_weights, num_terms
 
+CROWDED = 20.0  # expected fills, times what one changes of the next one's best depth: there may be several maxima
 MAX_TERMS = 4096  # of a step of 2400 expected events, the most that a player can have, there are 2876
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
 
@@ -224,6 +226,27 @@ def improve(
 
 
 @njit(**KERNEL)
+def is_crowded(step, factors, decay, size, max_depth, reward, drifts, values, inventory):
+    """Whether the best depths of a step may have several maxima, from a bound on its fills and on how they differ.
+
+    ``drifts`` (B,) are means over the step; `mmgym.baselines.maximise.depth_region` has the reasons.
+    """
+    for b in range(values.shape[0]):
+        after, least, most, bends = values[b], np.inf, -np.inf, 0.0
+        for ahead in (after, after + step * (reward + drifts[b] * inventory)):
+            slopes = np.diff(ahead) / size
+            least, most = min(least, slopes.min()), max(most, slopes.max())
+            bends = max(bends, np.abs(np.diff(slopes)).max())
+        events = 0.0
+        for side in range(2):
+            nearest = 1.0 / decay - max(most if side == 0 else -least, 0.0)
+            events += step * factors[side] * math.exp(-decay * min(max(nearest, -max_depth), max_depth))
+        if events * max(bends * decay, 1.0) > CROWDED:
+            return True
+    return False
+
+
+@njit(**KERNEL)
 def best_response(
     step,
     factors,
@@ -241,6 +264,8 @@ def best_response(
     values,
 ):
     """Best frozen depths of all steps, backwards from 0 at the horizon, each guessed from the two steps after.
+
+    Where a step may have several maxima, the corners of the box are guesses as well.
 
     Parameters
     ----------
@@ -261,6 +286,7 @@ def best_response(
     """
     count, worst = quotes.shape[0], 0.0
     shortfalls = np.empty(values.shape[1:])
+    others, reached, missing = np.empty(quotes.shape[1:]), np.empty(values.shape[1:]), np.empty(values.shape[1:])
     values[count] = 0.0
     drift = np.empty(beliefs.shape)
     for n in range(count - 1, -1, -1):
@@ -276,6 +302,19 @@ def best_response(
             values[n], shortfalls,
         )  # fmt: skip
         noise = rounding(after, size / decay + step_reward(step, reward, drift, inventory))
+        if is_crowded(step, factors[n], decay, size, max_depth, reward, drift @ node_weights, after, inventory):
+            for corner in range(4):
+                others[:, :, 0] = max_depth if corner % 2 else -max_depth
+                others[:, :, 1] = max_depth if corner < 2 else -max_depth
+                improve(
+                    step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory,
+                    others, reached, missing,
+                )  # fmt: skip
+                for b in range(after.shape[0]):
+                    for q in range(after.shape[1]):
+                        if reached[b, q] > values[n, b, q] + noise:
+                            quotes[n, b, q] = others[b, q]
+                            values[n, b, q], shortfalls[b, q] = reached[b, q], missing[b, q]
         worst = max(worst, shortfalls.max() / noise)
     return worst
 

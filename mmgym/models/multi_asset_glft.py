@@ -15,16 +15,17 @@ of all sides. Given the inventory path, ``(int q' dB, B_h)`` is Gaussian with co
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, choice, integer, multiple, pair, real, refusal, together
+from mmgym.arguments import TINY, multiple, pair, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models.glft import MAX_STEPS, check_depths
 from mmgym.models.wealth import PNL
+from mmgym.parameters import Choice, Integer, Real, Row, arguments_of, create
 from mmgym.random_streams import exponential, normal, uniform
 
 MAX_ASSETS = 4
@@ -35,66 +36,147 @@ Vector = tuple[float, ...]
 SINGULAR = 1e-12  # an eigenvalue below this part of the largest one counts as 0
 
 
+DEFAULT_COVARIANCE = [[4.0, 1.5], [1.5, 2.25]]  # volatilities 2 and 1.5, correlation 0.5
+DEFAULT_FILL_RATE = (140.0, 100.0)
+OTHER_FILL_RATE = 100.0  # with a covariance that is not the default
+
+
+def _is_list(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _covariance(given: Any) -> tuple[Vector, ...]:
+    """A checked covariance matrix, symmetric to the last bit."""
+    wanted = f"a list of 2 to {MAX_ASSETS} rows of as many finite numbers, symmetric and positive semi-definite"
+    if not _is_list(given) or not 2 <= len(given) <= MAX_ASSETS:
+        raise refusal("covariance", given, wanted)
+    n = len(given)
+    if any(not _is_list(row) or len(row) != n for row in given):
+        raise refusal("covariance", given, wanted)
+    rows = [
+        [real(f"covariance[{i}][{j}]", value, low=-1e18, high=1e18) for j, value in enumerate(row)]
+        for i, row in enumerate(given)
+    ]
+    matrix = np.array(rows)
+    scale = float(np.abs(matrix).max())
+    if np.abs(matrix - matrix.T).max() > 1e-12 * scale:
+        i, j = np.unravel_index(np.argmax(np.abs(matrix - matrix.T)), matrix.shape)
+        raise ValueError(
+            f"covariance is not allowed: it must be symmetric, but covariance[{i}][{j}] = {matrix[i, j]:g} and "
+            f"covariance[{j}][{i}] = {matrix[j, i]:g}"
+        )
+    matrix = 0.5 * (matrix + matrix.T)
+    lowest = float(np.linalg.eigvalsh(matrix)[0])
+    if lowest < -SINGULAR * scale:
+        raise ValueError(
+            f"covariance is not allowed: it must be positive semi-definite, but has the eigenvalue {lowest:g}"
+        )
+    return tuple(tuple(float(value) for value in row) for row in matrix)
+
+
+class Covariance(Row):
+    """Rows of a covariance matrix."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A tuple of rows."""
+        return _covariance(DEFAULT_COVARIANCE if value is None else value)
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list of rows."""
+        return [list(row) for row in values[0]]
+
+
+class EachAsset(Row):
+    """A number for all assets, or one for each."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A float for each asset."""
+        n, bounds = len(values["covariance"]), {"low": self.low, "high": self.high}
+        if not _is_list(value):
+            return (real(name, value, **bounds),) * n
+        if len(value) != n:
+            raise refusal(name, value, f"a number, or a list of {n} numbers")
+        return tuple(real(f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(value))
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list with a number for each asset."""
+        return list(values[0])
+
+
+class EachSide(Row):
+    """A number for all sides, or a number or a [bid, ask] pair for each asset."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A float for each side: all bids, then all asks."""
+        n = len(values["covariance"])
+        entries = list(value) if _is_list(value) else [value] * n
+        if len(entries) != n:
+            raise refusal(name, value, f"a number, or a list of {n} numbers or [bid, ask] pairs")
+        names = [f"{name}[{i}]" if _is_list(value) else name for i in range(n)]
+        pairs = [pair(*named, low=self.low, high=self.high) for named in zip(names, entries, strict=True)]
+        return (*(bid for bid, _ in pairs), *(ask for _, ask in pairs))
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list with a pair for each asset."""
+        n = params.num_assets
+        return [[values[0][i], values[0][n + i]] for i in range(n)]
+
+
 class Params(NamedTuple):
-    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them.
+    """Parameters of the market. Build them with `Params.create`, which checks them.
 
     Tuples have an entry for each asset, those of sides first all bids, then all asks.
     """
 
     num_assets: int  # n
-    covariance: tuple[Vector, ...]  # Sigma, price^2 / time
-    drift: Vector  # mu, price / time
-    fill_rate: Vector  # A, 1 / time, 2 n
-    fill_decay: Vector  # k, 1 / price, 2 n
-    order_size: Vector  # D, assets
-    inventory_limit: Vector  # Q, assets
-    initial_inventory: Vector  # q_0, assets
-    initial_price: Vector  # S_0, price
-    horizon: float  # T, time
-    num_steps: int  # N, decisions
-    risk_aversion: float  # gamma, 1 / (price * assets)
-    terminal_penalty: float  # alpha, price / assets
-    min_depth: Vector  # price, 2 n
-    max_depth: Vector  # price, 2 n
-    reward: Literal["pnl", "expected"]
+    covariance: Annotated[
+        tuple[Vector, ...],
+        Covariance(None, unit="price^2 / time", symbol="Sigma"),
+        "two to four rows, symmetric, positive semi-definite (may be singular): it says how many assets there "
+        f"are; None is {DEFAULT_COVARIANCE}",
+    ]
+    drift: Annotated[Vector, EachAsset(0.0, -1e9, 1e9, "price / time", "mu")]
+    fill_rate: Annotated[
+        Vector,
+        EachSide(None, TINY, 1e12, "1 / time", "A", none=True),
+        f"an entry may be a pair [bid, ask]; None is {list(DEFAULT_FILL_RATE)}, or {OTHER_FILL_RATE:g} where the "
+        "covariance is given",
+    ]
+    fill_decay: Annotated[Vector, EachSide(1.5, 1e-9, 1e9, "1 / price", "k"), "an entry may be a pair [bid, ask]"]
+    order_size: Annotated[Vector, EachAsset(1.0, TINY, 1e9, "assets", "D")]
+    inventory_limit: Annotated[Vector, EachAsset(4.0, TINY, 1e12, "assets", "Q"), "1 to 1,000 orders of the asset"]
+    initial_inventory: Annotated[Vector, EachAsset(0.0, -1e12, 1e12, "assets", "q_0"), "whole numbers of orders"]
+    initial_price: Annotated[Vector, EachAsset(100.0, -1e12, 1e12, "price", "S_0")]
+    horizon: Annotated[float, Real(1.0, TINY, 1e9, "time", "T")]
+    num_steps: Annotated[int, Integer(100, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
+    risk_aversion: Annotated[float, Real(0.1, 0.0, 1e6, "1 / (price * assets)", "gamma")]
+    terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
+    min_depth: Annotated[
+        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is -1 over the `fill_decay` of each side"
+    ]
+    max_depth: Annotated[
+        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is 3 over the `fill_decay` of each side"
+    ]
+    reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        covariance: list[list[float]] | None = None,
-        fill_rate: list[Any] | float | None = None,
-        fill_decay: list[Any] | float = 1.5,
-        drift: list[float] | float = 0.0,
-        order_size: list[float] | float = 1.0,
-        inventory_limit: list[float] | float = 4.0,
-        initial_inventory: list[float] | float = 0.0,
-        initial_price: list[float] | float = 100.0,
-        horizon: float = 1.0,
-        num_steps: int = 100,
-        risk_aversion: float = 0.1,
-        terminal_penalty: float = 0.0,
-        min_depth: list[Any] | float | None = None,
-        max_depth: list[Any] | float | None = None,
-        reward: str = "pnl",
-    ) -> "Params":
-        """Checked parameters; the arguments are those of `mmgym.envs.multi_asset_glft.MultiAssetGLFTEnv`.
+    def create(cls, **arguments: Any) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.multi_asset_glft.MultiAssetGLFTEnv`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        matrix = _covariance(DEFAULT_COVARIANCE if covariance is None else covariance)
-        n = len(matrix)
-        if fill_rate is None:
-            fill_rate = DEFAULT_FILL_RATE if covariance is None else 100.0
-        rates = _sides("fill_rate", fill_rate, n, low=TINY, high=1e12)
-        decays = _sides("fill_decay", fill_decay, n, low=1e-9, high=1e9)
-        sizes = _vector("order_size", order_size, n, low=TINY, high=1e9)
-        limits = _vector("inventory_limit", inventory_limit, n, low=TINY, high=1e12)
-        starts = _vector("initial_inventory", initial_inventory, n, low=-1e12, high=1e12)
-        for i, (size, limit, start) in enumerate(zip(sizes, limits, starts, strict=True)):
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `create` that make these parameters."""
+        return arguments_of(self)
+
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with the defaults that depend on others, checked against each other."""
+        n = len(self.covariance)
+        changes: dict[str, Any] = {"num_assets": n}
+        for i, (size, limit, start) in enumerate(
+            zip(self.order_size, self.inventory_limit, self.initial_inventory, strict=True)
+        ):
             multiple(f"inventory_limit[{i}]", limit, f"order_size[{i}]", size, low=1, high=1e3)
             multiple(f"initial_inventory[{i}]", start, f"order_size[{i}]", size)
             if abs(start) > limit:
@@ -102,45 +184,18 @@ class Params(NamedTuple):
                     {f"initial_inventory[{i}]": start, f"inventory_limit[{i}]": limit},
                     "initial_inventory must be from -inventory_limit to inventory_limit",
                 )
-        horizon = real("horizon", horizon, low=TINY, high=1e9)
-        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        lows, highs = (
-            tuple(factor / decay for decay in decays) if given is None else _sides(name, given, n, low=-1e12, high=1e12)
-            for name, given, factor in (("min_depth", min_depth, -1.0), ("max_depth", max_depth, 3.0))
-        )
-        for j, (rate, decay, low, high) in enumerate(zip(rates, decays, lows, highs, strict=True)):
+        if given["fill_rate"] is None:
+            rates = DEFAULT_FILL_RATE if given["covariance"] is None else (OTHER_FILL_RATE,) * n
+            changes["fill_rate"] = 2 * rates
+        for name, factor in (("min_depth", -1.0), ("max_depth", 3.0)):
+            if given[name] is None:
+                changes[name] = tuple(factor / decay for decay in self.fill_decay)
+        p = self._replace(**changes)
+        sides = zip(p.fill_rate, p.fill_decay, p.min_depth, p.max_depth, strict=True)
+        for j, (rate, decay, low, high) in enumerate(sides):
             where = f"of asset {j % n} on the {'bid' if j < n else 'ask'} side"
-            check_depths(where, rate, decay, low, high, horizon, num_steps)
-        return cls(
-            num_assets=n,
-            covariance=matrix,
-            drift=_vector("drift", drift, n, low=-1e9, high=1e9),
-            fill_rate=rates,
-            fill_decay=decays,
-            order_size=sizes,
-            inventory_limit=limits,
-            initial_inventory=starts,
-            initial_price=_vector("initial_price", initial_price, n, low=-1e12, high=1e12),
-            horizon=horizon,
-            num_steps=num_steps,
-            risk_aversion=real("risk_aversion", risk_aversion, low=0.0, high=1e6),
-            terminal_penalty=real("terminal_penalty", terminal_penalty, low=0.0, high=1e9),
-            min_depth=lows,
-            max_depth=highs,
-            reward=choice("reward", reward, ("pnl", "expected")),
-        )
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `create` that make these parameters."""
-        n = self.num_assets
-        found: dict[str, Any] = {"covariance": [list(row) for row in self.covariance]}
-        for name in ("fill_rate", "fill_decay", "min_depth", "max_depth"):
-            sides = getattr(self, name)
-            found[name] = [[sides[i], sides[n + i]] for i in range(n)]
-        for name in ("drift", "order_size", "inventory_limit", "initial_inventory", "initial_price"):
-            found[name] = list(getattr(self, name))
-        plain = ("horizon", "num_steps", "risk_aversion", "terminal_penalty", "reward")
-        return found | {name: getattr(self, name) for name in plain}
+            check_depths(where, rate, decay, low, high, p.horizon, p.num_steps)
+        return p
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -204,64 +259,6 @@ class Params(NamedTuple):
     def depth_reach(self) -> Array:
         """Half widths of the depth boxes (price), shape (2 n,)."""
         return np.asarray(0.5 * (np.array(self.max_depth) - np.array(self.min_depth)))
-
-
-DEFAULT_COVARIANCE = [[4.0, 1.5], [1.5, 2.25]]  # volatilities 2 and 1.5, correlation 0.5
-DEFAULT_FILL_RATE = [140.0, 100.0]
-
-
-def _is_list(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.ndim > 0
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _covariance(given: Any) -> tuple[Vector, ...]:
-    """A checked covariance matrix, symmetric to the last bit."""
-    wanted = f"a list of 2 to {MAX_ASSETS} rows of as many finite numbers, symmetric and positive semi-definite"
-    if not _is_list(given) or not 2 <= len(given) <= MAX_ASSETS:
-        raise refusal("covariance", given, wanted)
-    n = len(given)
-    if any(not _is_list(row) or len(row) != n for row in given):
-        raise refusal("covariance", given, wanted)
-    rows = [
-        [real(f"covariance[{i}][{j}]", value, low=-1e18, high=1e18) for j, value in enumerate(row)]
-        for i, row in enumerate(given)
-    ]
-    matrix = np.array(rows)
-    scale = float(np.abs(matrix).max())
-    if np.abs(matrix - matrix.T).max() > 1e-12 * scale:
-        i, j = np.unravel_index(np.argmax(np.abs(matrix - matrix.T)), matrix.shape)
-        raise ValueError(
-            f"covariance is not allowed: it must be symmetric, but covariance[{i}][{j}] = {matrix[i, j]:g} and "
-            f"covariance[{j}][{i}] = {matrix[j, i]:g}"
-        )
-    matrix = 0.5 * (matrix + matrix.T)
-    lowest = float(np.linalg.eigvalsh(matrix)[0])
-    if lowest < -SINGULAR * scale:
-        raise ValueError(
-            f"covariance is not allowed: it must be positive semi-definite, but has the eigenvalue {lowest:g}"
-        )
-    return tuple(tuple(float(value) for value in row) for row in matrix)
-
-
-def _vector(name: str, value: Any, n: int, **bounds: float) -> Vector:
-    """A number for all assets, or one for each."""
-    if not _is_list(value):
-        return (real(name, value, **bounds),) * n
-    if len(value) != n:
-        raise refusal(name, value, f"a number, or a list of {n} numbers")
-    return tuple(real(f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(value))
-
-
-def _sides(name: str, value: Any, n: int, **bounds: float) -> Vector:
-    """A number for all sides, or a number or a [bid, ask] pair for each asset: all bids, then all asks."""
-    entries = list(value) if _is_list(value) else [value] * n
-    if len(entries) != n:
-        raise refusal(name, value, f"a number, or a list of {n} numbers or [bid, ask] pairs")
-    label = name if not _is_list(value) else None
-    pairs = [pair(label or f"{name}[{i}]", entry, **bounds) for i, entry in enumerate(entries)]
-    return (*(bid for bid, _ in pairs), *(ask for _, ask in pairs))
 
 
 # One row of state. Inventories are counted in orders; amounts of money are sums since the reset, price * assets.
@@ -430,6 +427,34 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
+def to_quotes(params: Params, actions: Any) -> Array:
+    """Depths (price), bids then asks, shape ``(..., 2 n)``, that the environment plays for actions of that shape."""
+    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+    return params.depth_center + params.depth_reach * clipped
+
+
+def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
+    """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
+    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def observe(params: Params, step: Any, inventories: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 1 + n)``, of steps (...) and inventories (..., n) in orders."""
+    lots = np.asarray(inventories, dtype=np.float64)
+    elapsed = np.broadcast_to(np.asarray(step) / params.num_steps, lots.shape[:-1])
+    return np.concatenate([elapsed[..., None], lots / params.limits], axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Step (...) and inventories (..., n) in orders of observations ``(..., 1 + n)``: the inverse of `observe`."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
+    limits = params.limits.astype(np.int64)
+    lots = np.rint(observations[..., 1:] * params.limits).astype(np.int64)
+    return np.clip(step, 0, params.num_steps), np.clip(lots, -limits, limits)
+
+
 MARKET = Market(
     name="multi_asset_glft",
     modules=("mmgym.models.wealth",),
@@ -456,32 +481,8 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
+    observation_low=lambda params: (0, *[-1] * params.num_assets),
+    to_quotes=to_quotes,
+    from_quotes=from_quotes,
+    locate=locate,
 )
-
-
-def to_quotes(params: Params, actions: Any) -> Array:
-    """Depths (price), bids then asks, shape ``(..., 2 n)``, that the environment plays for actions of that shape."""
-    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
-    return params.depth_center + params.depth_reach * clipped
-
-
-def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions, shape ``(..., 2 n)`` in [-1, 1], whose depths are the nearest to ``quotes`` (price) in the depth box."""
-    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
-    return np.clip(actions, -1.0, 1.0).astype(np.float32)
-
-
-def observe(params: Params, step: Any, inventories: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 1 + n)``, of steps (...) and inventories (..., n) in orders."""
-    lots = np.asarray(inventories, dtype=np.float64)
-    elapsed = np.broadcast_to(np.asarray(step) / params.num_steps, lots.shape[:-1])
-    return np.concatenate([elapsed[..., None], lots / params.limits], axis=-1).astype(np.float32)
-
-
-def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Step (...) and inventories (..., n) in orders of observations ``(..., 1 + n)``: the inverse of `observe`."""
-    observations = np.asarray(observations, dtype=np.float64)
-    step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
-    limits = params.limits.astype(np.int64)
-    lots = np.rint(observations[..., 1:] * params.limits).astype(np.int64)
-    return np.clip(step, 0, params.num_steps), np.clip(lots, -limits, limits)

@@ -15,14 +15,15 @@ import math
 
 from numba import njit
 
-from mmgym.random_streams import RARE, exponential, normal, uniform
+from mmgym.compiling import KERNEL
+from mmgym.random_streams import exponential, normal, uniform
 
 __all__ = ["next_variance"]
 
 LARGE = 1e8  # a mean or a shape from which on the law is that of a function of one normal number, to 1e-8
 
 
-@njit(**RARE)
+@njit(**KERNEL)
 def gamma_number(shape, s0, s1):
     """A gamma number of unit scale (Marsaglia & Tsang 2000)."""
     boost = 1.0
@@ -44,7 +45,7 @@ def gamma_number(shape, s0, s1):
                 return boost * d * v, s0, s1
 
 
-@njit(**RARE)
+@njit(**KERNEL)
 def poisson_number(mean, s0, s1):
     """A Poisson number: counted arrivals below mean 10, transformed rejection (Hoermann 1993, PTRS) above.
 
@@ -82,7 +83,7 @@ def poisson_number(mean, s0, s1):
             return k, s0, s1
 
 
-@njit(**RARE)
+@njit(**KERNEL)
 def next_variance(variance, reversion, mean, volatility, length, s0, s1):
     """``(nu(t), s0, s1)`` after a time ``length`` from ``nu(0) = variance``, from its exact law."""
     decay = math.exp(-reversion * length)

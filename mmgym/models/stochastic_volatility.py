@@ -26,18 +26,21 @@ by `Params.cara_bias` at most, even with the inventory at its limit all the time
 ``E[exp(z (S_T - S_0))]`` explodes in finite time (Andersen & Piterbarg 2007, proposition 3.1), which is refused.
 """
 
+import functools
 import math
 import warnings
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, choice, real, refusal, together
+from mmgym.arguments import TINY, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import glft
 from mmgym.models.square_root import next_variance
 from mmgym.models.wealth import CARA, step_reward
+from mmgym.parameters import Choice, OtherSide, Real, argument_names, create, row_of
 from mmgym.random_streams import exponential, normal, uniform
 
 CARA_BIAS = 1e-6  # of the certainty equivalent, relative to what an unhurried maker earns
@@ -63,130 +66,87 @@ def explosion_time(reversion: float, volatility: float, correlation: float, expo
     return 2.0 / root * (math.pi / 2.0 - math.atan(pull / root))
 
 
-class Params(NamedTuple):
-    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
+as_glft = functools.partial(row_of, glft.Params)
 
-    variance_reversion: float  # kappa, 1 / time
-    variance_mean: float  # theta, price^2 / time
-    variance_volatility: float  # xi, price / time
-    initial_variance: float  # nu_0, price^2 / time
-    correlation: float  # rho
-    observe_variance: bool
-    drift: float  # mu, price / time
-    fill_rate_bid: float  # A_bid, 1 / time
-    fill_rate_ask: float  # A_ask, 1 / time
-    fill_decay_bid: float  # k_bid, 1 / price
-    fill_decay_ask: float  # k_ask, 1 / price
-    order_size: float  # D, assets
-    inventory_limit: float  # Q, assets
-    initial_inventory: float  # q_0, assets
-    initial_price: float  # S_0, price
-    horizon: float  # T, time
-    num_steps: int  # N, decisions
-    terminal_penalty: float  # alpha, price / assets
-    utility: Literal["mean", "cara"]
-    risk_aversion: float  # gamma, 1 / (price * assets)
-    min_depth_bid: float  # price
-    min_depth_ask: float  # price
-    max_depth_bid: float  # price
-    max_depth_ask: float  # price
-    reward: Literal["pnl", "expected"]
+
+class Params(NamedTuple):
+    """Parameters of the market. Build them with `Params.create`, which checks them."""
+
+    variance_reversion: Annotated[float, Real(3.0, TINY, 1e6, "1 / time", "kappa")]
+    variance_mean: Annotated[float, Real(4.0, TINY, 1e12, "price^2 / time", "theta")]
+    variance_volatility: Annotated[float, Real(1.5, 0.0, 1e9, "price / time", "xi")]
+    initial_variance: Annotated[float, Real(4.0, 0.0, 1e12, "price^2 / time", "nu_0")]
+    correlation: Annotated[float, Real(-0.5, -1.0, 1.0, symbol="rho"), "of price and variance"]
+    observe_variance: Annotated[bool, Choice(True), "whether the variance is observed"]
+    drift: Annotated[float, as_glft("drift")]
+    fill_rate_bid: Annotated[float, as_glft("fill_rate", default=140.0)]
+    fill_rate_ask: OtherSide
+    fill_decay_bid: Annotated[float, as_glft("fill_decay", default=1.5)]
+    fill_decay_ask: OtherSide
+    order_size: Annotated[float, as_glft("order_size")]
+    inventory_limit: Annotated[float, as_glft("inventory_limit", default=5.0)]
+    initial_inventory: Annotated[float, as_glft("initial_inventory")]
+    initial_price: Annotated[float, as_glft("initial_price")]
+    horizon: Annotated[float, as_glft("horizon", default=1.0)]
+    num_steps: Annotated[int, as_glft("num_steps", default=200)]
+    terminal_penalty: Annotated[float, as_glft("terminal_penalty")]
+    utility: Annotated[Literal["mean", "cara"], as_glft("utility")]
+    risk_aversion: Annotated[
+        float, as_glft("risk_aversion", default=0.1), '> 0 under "cara", and so low that the expected utility is finite'
+    ]
+    min_depth_bid: Annotated[float, as_glft("min_depth")]
+    min_depth_ask: OtherSide
+    max_depth_bid: Annotated[float, as_glft("max_depth")]
+    max_depth_ask: OtherSide
+    reward: Annotated[Literal["pnl", "expected"], as_glft("reward")]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        variance_reversion: float = 3.0,
-        variance_mean: float = 4.0,
-        variance_volatility: float = 1.5,
-        initial_variance: float = 4.0,
-        correlation: float = -0.5,
-        observe_variance: bool = True,
-        fill_rate: float | list[float] = 140.0,
-        fill_decay: float | list[float] = 1.5,
-        drift: float = 0.0,
-        order_size: float = 1.0,
-        inventory_limit: float = 5.0,
-        initial_inventory: float = 0.0,
-        initial_price: float = 100.0,
-        horizon: float = 1.0,
-        num_steps: int = 200,
-        terminal_penalty: float = 0.0,
-        utility: str = "mean",
-        risk_aversion: float = 0.1,
-        min_depth: float | list[float] | None = None,
-        max_depth: float | list[float] | None = None,
-        reward: str = "pnl",
-    ) -> "Params":
+    def create(cls, **arguments: Any) -> "Params":
         """Checked parameters; the arguments are those of `mmgym.envs.stochastic_volatility.StochasticVolatilityEnv`.
-
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
 
         Warns
         -----
         UserWarning
             If Feller's condition is violated: the variance then touches 0, which is simulated and solved all the same.
         """
-        reversion = real("variance_reversion", variance_reversion, low=TINY, high=1e6)
-        mean = real("variance_mean", variance_mean, low=TINY, high=1e12)
-        volatility = real("variance_volatility", variance_volatility, low=0.0, high=1e9)
+        return create(cls, arguments)
+
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with the defaults that depend on others, checked against each other."""
+        reversion, mean, volatility = self.variance_reversion, self.variance_mean, self.variance_volatility
         if 0.0 < volatility < TINY:
-            raise refusal("variance_volatility", variance_volatility, f"0, or a finite number >= {TINY:g} and <= 1e+09")
+            wanted = f"0, or a finite number >= {TINY:g} and <= 1e+09"
+            raise refusal("variance_volatility", given["variance_volatility"], wanted)
         if 2.0 * reversion * mean < volatility**2:
             warnings.warn(
                 f"Feller's condition is violated: 2 * variance_reversion * variance_mean = {2.0 * reversion * mean:g} "
                 f"is below variance_volatility^2 = {volatility**2:g}, and the variance touches 0",
-                stacklevel=2,
+                stacklevel=4,
             )
         plain = glft.Params.create(
             volatility=math.sqrt(mean),
-            fill_rate=fill_rate,
-            fill_decay=fill_decay,
-            drift=drift,
-            order_size=order_size,
-            inventory_limit=inventory_limit,
-            initial_inventory=initial_inventory,
-            initial_price=initial_price,
-            horizon=horizon,
-            num_steps=num_steps,
             running_penalty=0.0,  # the criterion's own, of the variance as it is, is not this one
-            terminal_penalty=terminal_penalty,
-            utility=utility,
-            risk_aversion=risk_aversion,
-            min_depth=min_depth,
-            max_depth=max_depth,
-            reward=reward,
+            **{name: given[name] for name in argument_names(glft.Params) if name in given},
         )
-        correlation = real("correlation", correlation, low=-1.0, high=1.0)
-        if utility == "cara":  # no inventory path is worse than one that stays at the limit
-            exposure = math.copysign(plain.risk_aversion * plain.inventory_limit, correlation)
-            lasts = explosion_time(reversion, volatility, correlation, exposure)
-            if not lasts > NEAR_EXPLOSION * plain.horizon:
+        p = self._replace(**{name: value for name, value in plain._asdict().items() if name in self._fields})
+        if p.utility == "cara":  # no inventory path is worse than one that stays at the limit
+            exposure = math.copysign(p.risk_aversion * p.inventory_limit, p.correlation)
+            lasts = explosion_time(reversion, volatility, p.correlation, exposure)
+            if not lasts > NEAR_EXPLOSION * p.horizon:
                 raise together(
                     {
                         "variance_volatility": volatility,
                         "variance_reversion": reversion,
-                        "correlation": correlation,
-                        "risk_aversion": plain.risk_aversion,
-                        "inventory_limit": plain.inventory_limit,
-                        "horizon": plain.horizon,
+                        "correlation": p.correlation,
+                        "risk_aversion": p.risk_aversion,
+                        "inventory_limit": p.inventory_limit,
+                        "horizon": p.horizon,
                     },
                     "with utility='cara' and the inventory at its limit the expected utility is infinite after a time "
                     f"of {lasts:.6g}, which must be above {NEAR_EXPLOSION:g} * horizon; lower risk_aversion, "
                     "inventory_limit, variance_volatility or horizon",
                 )
-        return cls(
-            variance_reversion=reversion,
-            variance_mean=mean,
-            variance_volatility=volatility,
-            initial_variance=real("initial_variance", initial_variance, low=0.0, high=1e12),
-            correlation=correlation,
-            observe_variance=choice("observe_variance", observe_variance, (False, True)),
-            **{name: value for name, value in plain._asdict().items() if name in cls._fields},
-        )
+        return p
 
     # Derived constants: those of the GLFT market.
     step_length = glft.Params.step_length
@@ -390,6 +350,32 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
+def observe(params: Params, step: Any, inventory: Any, variance: Any) -> NDArray[np.float32]:
+    """Observations, shape ``(..., 3)``, or ``(..., 2)`` where the variance is hidden."""
+    step, inventory, variance = np.broadcast_arrays(step, inventory, variance)
+    columns = [step / params.num_steps, inventory / params.limit]
+    if params.observe_variance:
+        columns.append(variance / (variance + params.variance_mean))
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Step, inventory (in orders of ``order_size`` assets) and variance (its expectation where it is hidden)."""
+    observations = np.asarray(observations, dtype=np.float64)
+    step = np.clip(np.rint(observations[..., 0] * params.num_steps).astype(np.int64), 0, params.num_steps)
+    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
+    inventory = np.clip(inventory, -params.limit, params.limit)
+    if not params.observe_variance:
+        return step, inventory, params.expected_variance(step * params.step_length)
+    share = np.clip(observations[..., 2], 0.0, 1.0 - 2.0**-24)
+    return step, inventory, np.asarray(share / (1.0 - share) * params.variance_mean)
+
+
+# The depth box has the same names there.
+to_quotes: Callable[[Any, Any], NDArray[np.float64]] = glft.to_quotes
+from_quotes: Callable[[Any, Any], NDArray[np.float32]] = glft.from_quotes
+
+
 MARKET = Market(
     name="stochastic_volatility",
     modules=("mmgym.models.wealth", "mmgym.models.glft", "mmgym.models.square_root"),
@@ -406,35 +392,8 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
+    observation_low=lambda params: (0, -1, 0) if params.observe_variance else (0, -1),
+    to_quotes=to_quotes,
+    from_quotes=from_quotes,
+    locate=locate,
 )
-
-
-def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
-    """Depths ``[bid, ask]`` (price), shape ``(..., 2)``: those of `mmgym.models.glft`."""
-    return glft.to_quotes(cast(glft.Params, params), actions)
-
-
-def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions, shape ``(..., 2)``, whose depths are the nearest to ``quotes``: those of `mmgym.models.glft`."""
-    return glft.from_quotes(cast(glft.Params, params), quotes)
-
-
-def observe(params: Params, step: Any, inventory: Any, variance: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 3)``, or ``(..., 2)`` where the variance is hidden."""
-    step, inventory, variance = np.broadcast_arrays(step, inventory, variance)
-    columns = [step / params.num_steps, inventory / params.limit]
-    if params.observe_variance:
-        columns.append(variance / (variance + params.variance_mean))
-    return np.stack(columns, axis=-1).astype(np.float32)
-
-
-def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Step and inventory (in orders), exactly, and variance, to float32 rounding; if hidden, its expectation."""
-    observations = np.asarray(observations, dtype=np.float64)
-    step = np.clip(np.rint(observations[..., 0] * params.num_steps).astype(np.int64), 0, params.num_steps)
-    inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
-    inventory = np.clip(inventory, -params.limit, params.limit)
-    if not params.observe_variance:
-        return step, inventory, params.expected_variance(step * params.step_length)
-    share = np.clip(observations[..., 2], 0.0, 1.0 - 2.0**-24)
-    return step, inventory, np.asarray(share / (1.0 - share) * params.variance_mean)

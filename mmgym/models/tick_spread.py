@@ -30,17 +30,19 @@ Given the inventory path, ``(int Y dW, W_h)`` is Gaussian with covariance ``[[in
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from mmgym.arguments import TINY, choice, integer, multiple, real, refusal, shown, together
+from mmgym.arguments import TINY, choice, integer, normalised, real, refusal, shown, together
 from mmgym.market import Market, scalar_kernel
-from mmgym.models.wealth import criterion_arguments, price_noise, step_reward
+from mmgym.models.wealth import checked_penalty, price_noise, step_reward
+from mmgym.parameters import SAME_ROW, Choice, Integer, Multiple, Real, Row, create
 from mmgym.random_streams import exponential, uniform
 
 MAX_STEPS = 1_000_000  # a float32 observation tells so many steps apart
@@ -65,157 +67,270 @@ TABLE_3_IMPROVED = (0.16240, 0.10615, 0.08805, 0.08760, 0.09695, 0.12285)
 Array = NDArray[Any]
 
 
-class Params(NamedTuple):
-    """Parameters of the market (paper symbol, unit). Build them with `Params.create`, which checks them."""
+def _rows(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise refusal(name, value, "a list")
+    return list(value)
 
-    tick: float  # delta, euro
-    spread_transitions: tuple[tuple[float, ...], ...]  # rho, rows sum to 1; a tick on the diagonal moves nothing
-    clock_starts: tuple[float, ...]  # s, the first is 0
-    clock_rates: tuple[float, ...]  # lambda from each start on, 1 / s
-    best_bid_rates: tuple[float, ...]  # lambda_i(Bb), 1 / s
-    best_ask_rates: tuple[float, ...]  # lambda_i(Ba), 1 / s
-    improved_bid_rates: tuple[float, ...]  # lambda_i(Bb+), 1 / s; that of a spread of one tick is not used
-    improved_ask_rates: tuple[float, ...]  # lambda_i(Ba-), 1 / s; the same
-    rebate: float  # rho of remark 2.1, euro / share
-    fee: float  # epsilon, euro / share
-    fixed_fee: float  # epsilon_0, euro
-    running_penalty: float  # c, euro / (share^2 s)
-    lot: float  # shares
-    limit_order_max: float  # l_bar, shares
-    market_order_max: float  # e_bar, shares
-    inventory_limit: float  # shares
-    initial_inventory: float  # shares
-    initial_price: float  # P_0, euro
-    volatility: float  # sigma, euro / sqrt(s)
-    horizon: float  # T, s
-    num_steps: int  # decisions
-    initial_spread: int  # ticks; 0: drawn from the stationary law of rho
-    utility: Literal["mean", "cara"]
-    risk_aversion: float  # eta, 1 / euro
-    reward: Literal["pnl", "expected"]
-    actions: Literal["multi", "flat"]
+
+def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
+    """A checked transition matrix; Table 1, its rows normalised, by default."""
+    if given is None:
+        return tuple(tuple(value / math.fsum(row) for value in row) for row in TABLE_1)
+    rows = [_rows(f"spread_transitions[{i}]", row) for i, row in enumerate(_rows("spread_transitions", given))]
+    if not 2 <= len(rows) <= MAX_SPREADS or any(len(row) != len(rows) for row in rows):
+        raise ValueError(
+            f"spread_transitions = {shown(given)} of {len(rows)} rows of {shown([len(row) for row in rows])} entries "
+            f"is not allowed: it must be a square matrix of 2 to {MAX_SPREADS} rows"
+        )
+    checked = []
+    for i, row in enumerate(rows):
+        values = [real(f"spread_transitions[{i}][{j}]", value, low=0.0, high=1.0) for j, value in enumerate(row)]
+        total = math.fsum(values)
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(
+                f"spread_transitions[{i}] = {shown(row)} is not allowed: the row must sum to 1, its sum is {total:.9g} "
+                "(divide it by that to normalise it)"
+            )
+        checked.append(normalised(values))
+    return tuple(checked)
+
+
+def _clock(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Starts and rates of the clock's pieces from a number, or from a list of [start, rate] pairs."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return (0.0,), (real("clock_rate", given, low=0.0, high=1e12),)
+    pairs = [_rows(f"clock_rate[{k}]", pair) for k, pair in enumerate(given)]
+    if not 1 <= len(pairs) <= MAX_PIECES or any(len(pair) != 2 for pair in pairs):
+        allowed = f"a number, or a list of 1 to {MAX_PIECES} pairs [start in seconds, rate]"
+        raise refusal("clock_rate", given, allowed)
+    starts = [real(f"clock_rate[{k}][0] (start)", start, low=0.0, high=1e9) for k, (start, _) in enumerate(pairs)]
+    rates = [real(f"clock_rate[{k}][1] (rate)", rate, low=0.0, high=1e12) for k, (_, rate) in enumerate(pairs)]
+    if starts[0] != 0.0 or any(b <= a for a, b in pairwise(starts)):
+        raise refusal("clock_rate", given, "a list whose starts rise from 0")
+    return tuple(starts), tuple(rates)
+
+
+class Transitions(Row):
+    """Rows of a transition matrix; None is Table 1, its rows normalised."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A tuple of rows."""
+        return _transitions(value)
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list of rows."""
+        return [list(row) for row in values[0]]
+
+
+class Clock(Row):
+    """A rate, or a list of [start, rate] pairs."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Starts and rates of the clock's pieces."""
+        return _clock(value)
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list of pairs."""
+        return [list(piece) for piece in zip(*values, strict=True)]
+
+
+@dataclass(frozen=True)
+class SideRates(Row):
+    """Bid and ask rates per spread: a number, one list for both sides, or a pair of lists; None is a table."""
+
+    _: KW_ONLY
+    table: tuple[float, ...]
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Tuples of a float for each spread: bid and ask."""
+        return _side_rates(name, value, self.table, len(values["spread_transitions"]))
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A pair of lists."""
+        return [list(side) for side in values]
+
+
+def _side_rates(
+    name: str, given: Any, default: tuple[float, ...], spreads: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if given is None:
+        if spreads != len(default):
+            raise ValueError(
+                f"{name} = None is not allowed with {spreads} spreads, as spread_transitions has: its default is for "
+                f"the {len(default)} spreads of the paper; give a rate per spread"
+            )
+        given = default
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        given = [given] * spreads
+    nested = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
+    sides = list(given) if nested and all(nested) else [given, given]
+    if len(sides) != 2 or any(len(side) != spreads for side in sides):
+        raise refusal(
+            name,
+            given,
+            f"a number, a list of {spreads} numbers (one for each row of spread_transitions), or a pair [bid, ask] of "
+            "such lists",
+        )
+    bid, ask = (
+        tuple(real(f"{name}[{i}] ({label})", value, low=0.0, high=1e12) for i, value in enumerate(side))
+        for label, side in zip(("bid", "ask"), sides, strict=True)
+    )
+    return bid, ask
+
+
+class InitialSpread(Row):
+    """A number of ticks, or "stationary", which is 0 as a field."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """An int."""
+        if not isinstance(value, str):
+            return integer(name, value, low=1, high=len(values["spread_transitions"]))
+        choice(name, value, ("stationary",))
+        stationary_law(values["spread_transitions"])
+        return 0
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """The number, or "stationary"."""
+        return values[0] or "stationary"
+
+
+class Params(NamedTuple):
+    """Parameters of the market. Build them with `Params.create`, which checks them."""
+
+    tick: Annotated[float, Real(0.005, TINY, 1e9, "euro", "delta")]
+    spread_transitions: Annotated[
+        tuple[tuple[float, ...], ...],
+        Transitions(None, symbol="rho"),
+        f"transition matrix of the spread at the ticks of the clock, 2 to {MAX_SPREADS} rows of as many "
+        "numbers that sum to 1; at a tick on the diagonal nothing moves, so a spread can last longer than others; "
+        "None is Table 1 of the paper, its rows normalised (6 spreads)",
+    ]
+    clock_starts: Annotated[
+        tuple[float, ...],
+        Clock(1.0, 0.0, 1e12, "1 / s", "lambda", argument="clock_rate"),
+        f"ticks of the clock; or a list of up to {MAX_PIECES} pairs [start, rate], starts in seconds since the "
+        "reset rising from 0",
+    ]
+    clock_rates: Annotated[tuple[float, ...], SAME_ROW]
+    best_bid_rates: Annotated[
+        tuple[float, ...],
+        SideRates(
+            None, 0.0, 1e12, "1 / s", "lambda_i(Bb), lambda_i(Ba)", argument="fill_rate_best", table=TABLE_3_BEST
+        ),
+        "fills of a quote at the best price: a number, a list with one for each spread, or a pair [bid, ask] of "
+        "such lists; None is Table 3, bid and ask averaged",
+    ]
+    best_ask_rates: Annotated[tuple[float, ...], SAME_ROW]
+    improved_bid_rates: Annotated[
+        tuple[float, ...],
+        SideRates(
+            None,
+            0.0,
+            1e12,
+            "1 / s",
+            "lambda_i(Bb+), lambda_i(Ba-)",
+            argument="fill_rate_improved",
+            table=TABLE_3_IMPROVED,
+        ),
+        "of a quote one tick inside it, the same; it counts as best at a spread of one tick, whose entry is not "
+        "used; None is Table 3, bid and ask averaged",
+    ]
+    improved_ask_rates: Annotated[tuple[float, ...], SAME_ROW]
+    rebate: Annotated[float, Real(0.0008, -1e9, 1e9, "euro / share", "rho of remark 2.1"), "of limit orders filled"]
+    fee: Annotated[float, Real(0.0012, -1e9, 1e9, "euro / share", "epsilon"), "of market orders, >= -tick / 2"]
+    fixed_fee: Annotated[
+        float, Real(1e-6, 0.0, 1e9, "euro", "epsilon_0"), "of each market order, and of the liquidation"
+    ]
+    running_penalty: Annotated[
+        float,
+        Real(None, 0.0, 1e9, "**euro per share squared per second**", "c", none=True),
+        "holding 100 shares for one second costs ``running_penalty * 10^4`` euro. It is not the bare gamma of the "
+        "paper, whose unit is unstated and whose value cannot be read in shares or lots; ``gamma = 5`` corresponds "
+        'to 3e-6. None is 3e-6 under "mean"; under "cara" it must be None or 0',
+    ]
+    lot: Annotated[float, Real(10.0, TINY, 1e9, "shares"), "sizes and inventories are whole lots"]
+    limit_order_max: Annotated[float, Multiple(100.0, 1, MAX_LOTS, "shares", "l_bar", of="lot"), "largest size"]
+    market_order_max: Annotated[
+        float, Multiple(100.0, 0, MAX_LOTS, "shares", "e_bar", of="lot"), "largest size; without market orders: 0"
+    ]
+    inventory_limit: Annotated[
+        float,
+        Multiple(1000.0, 1, MAX_INVENTORY, "shares", of="lot", none=True),
+        "None is further from `initial_inventory` than the fills of a side reach in an episode, but with probability "
+        "1e-12 (market orders are still cut to it)",
+    ]
+    initial_inventory: Annotated[float, Multiple(0.0, unit="shares", of="lot"), "within `inventory_limit`"]
+    initial_price: Annotated[float, Real(45.0, -1e12, 1e12, "euro", "P_0")]
+    volatility: Annotated[float, Real(0.008, 0.0, 1e9, "euro / sqrt(s)", "sigma"), "of the mid"]
+    horizon: Annotated[float, Real(300.0, TINY, 1e9, "s", "T")]
+    num_steps: Annotated[
+        int, Integer(300, 1, MAX_STEPS), "decisions of an episode (the paper's backtest steps by 0.3 s)"
+    ]
+    initial_spread: Annotated[
+        int, InitialSpread("stationary", unit="ticks"), 'from 1 to m, or "stationary": drawn from that law'
+    ]
+    utility: Annotated[Literal["mean", "cara"], Choice("mean")]
+    risk_aversion: Annotated[
+        float,
+        Real(0.09375, 0.0, 1e6, "1 / euro", "eta"),
+        '> 0 under "cara" (the default charges price risk like the running penalty 3e-6 does); not used under "mean"',
+    ]
+    reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
+    actions: Annotated[Literal["multi", "flat"], Choice("multi")]
 
     @classmethod
-    def create(
-        cls,
-        *,
-        tick: float = 0.005,
-        spread_transitions: list[list[float]] | None = None,
-        clock_rate: float | list[list[float]] = 1.0,
-        fill_rate_best: float | list[float] | list[list[float]] | None = None,
-        fill_rate_improved: float | list[float] | list[list[float]] | None = None,
-        rebate: float = 0.0008,
-        fee: float = 0.0012,
-        fixed_fee: float = 1e-6,
-        running_penalty: float | None = None,
-        lot: float = 10.0,
-        limit_order_max: float = 100.0,
-        market_order_max: float = 100.0,
-        inventory_limit: float | None = 1000.0,
-        initial_inventory: float = 0.0,
-        initial_price: float = 45.0,
-        volatility: float = 0.008,
-        horizon: float = 300.0,
-        num_steps: int = 300,
-        initial_spread: int | str = "stationary",
-        utility: str = "mean",
-        risk_aversion: float = 0.09375,
-        reward: str = "pnl",
-        actions: str = "multi",
-    ) -> "Params":
-        """Checked parameters; the arguments are those of `mmgym.envs.tick_spread.TickSpreadEnv`.
+    def create(cls, **arguments: Any) -> "Params":
+        """Checked parameters; the arguments are those of `mmgym.envs.tick_spread.TickSpreadEnv`."""
+        return create(cls, arguments)
 
-        Raises
-        ------
-        ValueError
-            If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
-        """
-        tick = real("tick", tick, low=TINY, high=1e9)
-        transitions = _transitions(spread_transitions)
-        spreads = len(transitions)
-        best = _side_rates("fill_rate_best", fill_rate_best, TABLE_3_BEST, spreads)
-        improved = _side_rates("fill_rate_improved", fill_rate_improved, TABLE_3_IMPROVED, spreads)
-        horizon = real("horizon", horizon, low=TINY, high=1e9)
-        num_steps = integer("num_steps", num_steps, low=1, high=MAX_STEPS)
-        starts, rates = _clock(clock_rate)
-        rebate = real("rebate", rebate, low=-1e9, high=1e9)
-        fee = real("fee", fee, low=-1e9, high=1e9)
-        fixed_fee = real("fixed_fee", fixed_fee, low=0.0, high=1e9)
-        if fee < -0.5 * tick:
+    def completed(self, given: Mapping[str, Any]) -> "Params":
+        """These parameters with the defaults that depend on others, checked against each other."""
+        lot, start = self.lot, self.initial_inventory
+        if self.fee < -0.5 * self.tick:
             raise together(
-                {"fee": fee, "tick": tick},
-                f"fee must be >= {-0.5 * tick:g} (minus half a tick), or market orders would earn money",
+                {"fee": self.fee, "tick": self.tick},
+                f"fee must be >= {-0.5 * self.tick:g} (minus half a tick), or market orders would earn money",
             )
-        lot = real("lot", lot, low=TINY, high=1e9)
-        sizes = {}
-        for name, value, low in (("limit_order_max", limit_order_max, 1), ("market_order_max", market_order_max, 0)):
-            sizes[name] = round(multiple(name, value, "lot", lot, low=low, high=MAX_LOTS) / lot)
-        fastest = max(max(rates_of_side) for rates_of_side in (*best, *improved))
-        events = (max(rates) + 2.0 * fastest) * horizon / num_steps
-        rates_given = {"fill_rate_best": fill_rate_best, "fill_rate_improved": fill_rate_improved, "horizon": horizon}
+        fastest = max(map(max, self[4:8]))
+        events = (max(self.clock_rates) + 2.0 * fastest) * self.horizon / self.num_steps
+        rates_given = {name: given[name] for name in ("fill_rate_best", "fill_rate_improved")}
+        rates_given["horizon"] = self.horizon
         if events > MAX_EVENTS:
             raise together(
-                {"clock_rate": clock_rate, **rates_given, "num_steps": num_steps},
+                {"clock_rate": given["clock_rate"], **rates_given, "num_steps": self.num_steps},
                 f"{events:g} expected events a step must be at most {MAX_EVENTS:g}; raise num_steps",
             )
-        if inventory_limit is None:  # more fills than a side ever gets
-            fills = 1 + round(poisson.isf(1e-12, fastest * horizon))
-            start_lots = math.ceil(abs(real("initial_inventory", initial_inventory)) / lot)
-            if fills * sizes["limit_order_max"] + start_lots > MAX_INVENTORY:
+        limit = self.inventory_limit
+        if given["inventory_limit"] is None:  # more fills than a side ever gets
+            fills = 1 + round(poisson.isf(1e-12, fastest * self.horizon))
+            lots = fills * self.size_max + math.ceil(abs(start) / lot)
+            if lots > MAX_INVENTORY:
                 raise together(
                     {
                         "inventory_limit": None,
                         **rates_given,
-                        "limit_order_max": limit_order_max,
+                        "limit_order_max": given["limit_order_max"],
                         "lot": lot,
-                        "initial_inventory": initial_inventory,
+                        "initial_inventory": given["initial_inventory"],
                     },
                     f"{fills} fills of the largest size are more than the {MAX_INVENTORY} lots that an inventory can "
                     "have; give an inventory_limit",
                 )
-            inventory_limit = lot * (fills * sizes["limit_order_max"] + start_lots)
-        limit = round(multiple("inventory_limit", inventory_limit, "lot", lot, low=1, high=MAX_INVENTORY) / lot)
-        start = round(multiple("initial_inventory", initial_inventory, "lot", lot) / lot)
-        if abs(start) > limit:
+            limit = lot * lots
+        p = self._replace(
+            running_penalty=checked_penalty(self, given["running_penalty"], 3e-6),
+            limit_order_max=lot * self.size_max,
+            market_order_max=lot * self.order_max,
+            inventory_limit=lot * round(limit / lot),
+            initial_inventory=lot * self.start,
+        )
+        if abs(p.start) > p.limit:
             raise together(
-                {"initial_inventory": initial_inventory, "inventory_limit": lot * limit},
+                {"initial_inventory": given["initial_inventory"], "inventory_limit": p.inventory_limit},
                 "initial_inventory must be from -inventory_limit to inventory_limit",
             )
-        risk_aversion, running_penalty = criterion_arguments(utility, risk_aversion, running_penalty, default=3e-6)
-        if isinstance(initial_spread, str):
-            choice("initial_spread", initial_spread, ("stationary",))
-            spread_at_start = 0
-            stationary_law(transitions)
-        else:
-            spread_at_start = integer("initial_spread", initial_spread, low=1, high=spreads)
-        return cls(
-            tick=tick,
-            spread_transitions=transitions,
-            clock_starts=starts,
-            clock_rates=rates,
-            best_bid_rates=best[0],
-            best_ask_rates=best[1],
-            improved_bid_rates=improved[0],
-            improved_ask_rates=improved[1],
-            rebate=rebate,
-            fee=fee,
-            fixed_fee=fixed_fee,
-            running_penalty=running_penalty,
-            lot=lot,
-            limit_order_max=lot * sizes["limit_order_max"],
-            market_order_max=lot * sizes["market_order_max"],
-            inventory_limit=lot * limit,
-            initial_inventory=lot * start,
-            initial_price=real("initial_price", initial_price, low=-1e12, high=1e12),
-            volatility=real("volatility", volatility, low=0.0, high=1e9),
-            horizon=horizon,
-            num_steps=num_steps,
-            initial_spread=spread_at_start,
-            utility=choice("utility", utility, ("mean", "cara")),
-            risk_aversion=risk_aversion,
-            reward=choice("reward", reward, ("pnl", "expected")),
-            actions=choice("actions", actions, ("multi", "flat")),
-        )
+        return p
 
     # Derived constants. Those that kernels read are listed in MARKET below; money is per lot there.
 
@@ -333,79 +448,6 @@ class Params(NamedTuple):
             actions += [(bid, 0, b, 0, none + block) for bid, b in sides]
             actions += [(0, ask, 0, a, none - block) for ask, a in sides]
         return np.array(actions)
-
-
-def _rows(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise refusal(name, value, "a list")
-    return list(value)
-
-
-def _transitions(given: Any) -> tuple[tuple[float, ...], ...]:
-    """A checked transition matrix; Table 1, its rows normalised, by default."""
-    if given is None:
-        return tuple(tuple(value / math.fsum(row) for value in row) for row in TABLE_1)
-    rows = [_rows(f"spread_transitions[{i}]", row) for i, row in enumerate(_rows("spread_transitions", given))]
-    if not 2 <= len(rows) <= MAX_SPREADS or any(len(row) != len(rows) for row in rows):
-        raise ValueError(
-            f"spread_transitions = {shown(given)} of {len(rows)} rows of {shown([len(row) for row in rows])} entries "
-            f"is not allowed: it must be a square matrix of 2 to {MAX_SPREADS} rows"
-        )
-    checked = []
-    for i, row in enumerate(rows):
-        values = [real(f"spread_transitions[{i}][{j}]", value, low=0.0, high=1.0) for j, value in enumerate(row)]
-        total = math.fsum(values)
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(
-                f"spread_transitions[{i}] = {shown(row)} is not allowed: the row must sum to 1, its sum is {total:.9g} "
-                "(divide it by that to normalise it)"
-            )
-        checked.append(tuple(value / total for value in values))
-    return tuple(checked)
-
-
-def _side_rates(
-    name: str, given: Any, default: tuple[float, ...], spreads: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Bid and ask rates per spread from a number, one list for both sides, a pair of lists, or None for the default."""
-    if given is None:
-        if spreads != len(default):
-            raise ValueError(
-                f"{name} = None is not allowed with {spreads} spreads, as spread_transitions has: its default is for "
-                f"the {len(default)} spreads of the paper; give a rate per spread"
-            )
-        given = default
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        given = [given] * spreads
-    nested = [isinstance(value, Sequence) and not isinstance(value, str) for value in given]
-    sides = list(given) if nested and all(nested) else [given, given]
-    if len(sides) != 2 or any(len(side) != spreads for side in sides):
-        raise refusal(
-            name,
-            given,
-            f"a number, a list of {spreads} numbers (one for each row of spread_transitions), or a pair [bid, ask] of "
-            "such lists",
-        )
-    bid, ask = (
-        tuple(real(f"{name}[{i}] ({label})", value, low=0.0, high=1e12) for i, value in enumerate(side))
-        for label, side in zip(("bid", "ask"), sides, strict=True)
-    )
-    return bid, ask
-
-
-def _clock(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Starts and rates of the clock's pieces from a number, or from a list of [start, rate] pairs."""
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        return (0.0,), (real("clock_rate", given, low=0.0, high=1e12),)
-    pairs = [_rows(f"clock_rate[{k}]", pair) for k, pair in enumerate(given)]
-    if not 1 <= len(pairs) <= MAX_PIECES or any(len(pair) != 2 for pair in pairs):
-        allowed = f"a number, or a list of 1 to {MAX_PIECES} pairs [start in seconds, rate]"
-        raise refusal("clock_rate", given, allowed)
-    starts = [real(f"clock_rate[{k}][0] (start)", start, low=0.0, high=1e9) for k, (start, _) in enumerate(pairs)]
-    rates = [real(f"clock_rate[{k}][1] (rate)", rate, low=0.0, high=1e12) for k, (_, rate) in enumerate(pairs)]
-    if starts[0] != 0.0 or any(b <= a for a, b in pairwise(starts)):
-        raise refusal("clock_rate", given, "a list whose starts rise from 0")
-    return tuple(starts), tuple(rates)
 
 
 def _effective(best: Any, improved: Any) -> NDArray[np.float64]:
@@ -640,43 +682,6 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
-MARKET = Market(
-    name="tick_spread",
-    modules=("mmgym.models.wealth",),
-    params_type=Params,
-    state=STATE,
-    derived=(
-        "step_length",
-        "inverse_step",
-        "root_step",
-        "num_spreads",
-        "num_pieces",
-        "limit",
-        "start",
-        "size_max",
-        "order_max",
-    ),
-    arrays={
-        "bid_rates": (2, MAX_SPREADS),
-        "ask_rates": (2, MAX_SPREADS),
-        "edges": (2, MAX_SPREADS),
-        "crossing_costs": (MAX_SPREADS,),
-        "cumulative_transitions": (MAX_SPREADS, MAX_SPREADS),
-        "cumulative_initial_law": (MAX_SPREADS,),
-        "piece_starts": (MAX_PIECES + 1,),
-        "piece_rates": (MAX_PIECES,),
-        "action_sizes": (5,),
-    },
-    num_controls=6,  # the last is the spread in ticks that the step started with
-    num_intensities=0,
-    reset_one=reset_one,
-    controls_one=controls_one,
-    step_one=step_one,
-    observe_one=observe_one,
-    ranges=state_ranges,
-)
-
-
 def to_quotes(params: Params, actions: Any) -> NDArray[np.float64]:
     """Controls ``[bid improved, ask improved, bid size, ask size, market order]`` of full actions, sizes in shares."""
     controls = np.array(actions, dtype=np.float64)
@@ -711,7 +716,7 @@ def observe(params: Params, step: Any, inventory: Any, spread: Any) -> NDArray[n
 
 
 def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., 3)``: the inverse of `observe`."""
+    """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., 3)``."""
     observations = np.asarray(observations, dtype=np.float64)
     step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
     inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
@@ -747,3 +752,44 @@ def flat_masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]
     allowed = masks(params, inventory, spread)
     offsets = np.concatenate([[0], np.cumsum(params.action_sizes)[:-1]])
     return np.asarray(allowed[..., params.flat_actions + offsets].all(axis=-1))
+
+
+MARKET = Market(
+    name="tick_spread",
+    modules=("mmgym.models.wealth",),
+    params_type=Params,
+    state=STATE,
+    derived=(
+        "step_length",
+        "inverse_step",
+        "root_step",
+        "num_spreads",
+        "num_pieces",
+        "limit",
+        "start",
+        "size_max",
+        "order_max",
+    ),
+    arrays={
+        "bid_rates": (2, MAX_SPREADS),
+        "ask_rates": (2, MAX_SPREADS),
+        "edges": (2, MAX_SPREADS),
+        "crossing_costs": (MAX_SPREADS,),
+        "cumulative_transitions": (MAX_SPREADS, MAX_SPREADS),
+        "cumulative_initial_law": (MAX_SPREADS,),
+        "piece_starts": (MAX_PIECES + 1,),
+        "piece_rates": (MAX_PIECES,),
+        "action_sizes": (5,),
+    },
+    num_controls=6,  # the last is the spread in ticks that the step started with
+    num_intensities=0,
+    reset_one=reset_one,
+    controls_one=controls_one,
+    step_one=step_one,
+    observe_one=observe_one,
+    ranges=state_ranges,
+    observation_low=lambda params: (0, -1, 0),
+    to_quotes=to_quotes,
+    from_quotes=from_quotes,
+    locate=locate,
+)

@@ -6,7 +6,6 @@ Given the inventory path ``q``, ``(int q dW, W_h)`` is Gaussian with covariance 
 import math
 from typing import Any
 
-from mmgym.arguments import choice, real
 from mmgym.market import scalar_kernel
 from mmgym.random_streams import normal
 
@@ -14,31 +13,27 @@ MEAN, CARA = 0, 1  # codes of `utility` in kernels: Literal["mean", "cara"]
 PNL, EXPECTED = 0, 1  # codes of `reward`: Literal["pnl", "expected"]
 MAX_EXPONENT = 700.0  # of a CARA reward
 
-__all__ = ["CARA", "EXPECTED", "MEAN", "PNL", "criterion_arguments", "price_noise", "step_reward"]
+__all__ = ["CARA", "EXPECTED", "MEAN", "PNL", "checked_penalty", "price_noise", "step_reward"]
 
 
-def criterion_arguments(utility: Any, risk_aversion: Any, running_penalty: Any, default: float) -> tuple[float, float]:
-    """Checked ``risk_aversion`` and ``running_penalty``; None is ``default`` under "mean" and 0 under "cara".
+def checked_penalty(params: Any, given: Any, default: float) -> float:
+    """The running penalty of parameters: None is ``default`` under "mean" and 0 under "cara".
 
     Raises
     ------
     ValueError
-        If an argument is of the wrong type or out of range, or the two do not go with the utility.
+        If risk aversion and running penalty, which was ``given`` so, do not go with the utility.
     """
-    choice("utility", utility, ("mean", "cara"))
-    risk_aversion = real("risk_aversion", risk_aversion, low=0.0, high=1e6)
-    if utility == "cara":
-        if risk_aversion == 0.0:
+    if params.utility == "cara":
+        if params.risk_aversion == 0.0:
             raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
-        if running_penalty is not None and running_penalty != 0.0:
+        if params.running_penalty:
             raise ValueError(
-                f"running_penalty = {running_penalty!r} is not allowed with utility='cara', whose criterion has "
-                "none: it must be 0 or None"
+                f"running_penalty = {given!r} is not allowed with utility='cara', whose criterion has none: it must be "
+                "0 or None"
             )
-        running_penalty = 0.0
-    elif running_penalty is None:
-        running_penalty = default
-    return risk_aversion, real("running_penalty", running_penalty, low=0.0, high=1e9)
+        return 0.0
+    return default if params.running_penalty is None else float(params.running_penalty)
 
 
 @scalar_kernel

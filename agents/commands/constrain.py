@@ -11,13 +11,17 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["add_constrain_arguments", "constrain_command"]
+from mmgym.agents.commands.command import Command
+from mmgym.plain_files import write_json
+from mmgym.printing import table_text
+from mmgym.provenance import provenance
+
+__all__ = ["CONSTRAIN"]
 
 EPISODES = 100_000  # of the probabilities in the environment
 
 
-def add_constrain_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `constrain_command`."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     text = "a problem: the path of a .yml file, or the name of a shipped one (constrain_3_2_2, ...)"
     parser.add_argument("config", metavar="CONFIG", help=text)
     text = (
@@ -28,19 +32,13 @@ def add_constrain_arguments(parser: argparse.ArgumentParser) -> None:
     text = "also train the penalised agent (policy gradient with dual variables; extra `agents`)"
     parser.add_argument("--agent", action="store_true", help=text)
     parser.add_argument("--folder", help="where to write (default results/CONFIG)")
-    parser.set_defaults(run=constrain_command)
 
 
-def constrain_command(options: argparse.Namespace) -> None:
+def _constrain(options: argparse.Namespace) -> None:
     """Solve a risk-constrained problem; print what each policy is worth and risks, and write it.
 
     The folder gets ``solution.json`` (problem, values, bounds, gap, schedule, versions and commit) and, if the problem
     names an environment, ``schedule.npz``, ``randomised.npz`` and ``agent.npz``: tables that ``mmgym score`` plays.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        As `add_constrain_arguments` has them.
 
     Raises
     ------
@@ -50,7 +48,6 @@ def constrain_command(options: argparse.Namespace) -> None:
         Without OR-Tools (extra ``constraints``), or torch (extra ``agents``) where the agent is asked for.
     """
     from mmgym.agents.config import read_yaml
-    from mmgym.agents.runs import provenance, write_json
     from mmgym.arguments import integer, real
     from mmgym.baselines.constrained import constrain, read_problem
     from mmgym.registration import check_foreign_environment
@@ -62,62 +59,71 @@ def constrain_command(options: argparse.Namespace) -> None:
     limit = problem.time_limit if options.time_limit is None else real("--time-limit", options.time_limit, above=0.0)
     workers = problem.workers if options.workers is None else integer("--workers", options.workers, low=1, high=1024)
     folder = Path(options.folder or Path("results") / Path(source).stem)
-    chain, market = problem.chain, problem.chain.market
-    ticks = " ".join(map(str, market.fill_probabilities))
-    print(
-        f"{Path(source).stem}: {market.num_steps} steps, ticks {ticks}, |inventory| <= {chain.inventory_limit}, "
-        f"{sum(map(len, chain.layers))} states, masses in parts of {chain.denominator}^{market.num_steps}"
-    )
-    print(f"limits: {'; '.join(_limits(chain)) or 'none'}\n")
+    _print_problem(problem, Path(source).stem)
     started = time.perf_counter()
-    found = constrain(problem, time_limit=limit, workers=workers, progress=_progress())
+    solution = constrain(problem, time_limit=limit, workers=workers, progress=_progress())
     seconds = time.perf_counter() - started
-    others, run = {}, None
-    if options.agent and found.infeasibility is None:
-        run = _train(problem)
-        if run["evaluation"] is not None:
-            others["penalised agent, drawn"] = run["evaluation"]
-    _show(found.comparison(others))
-    if found.infeasibility is not None:
-        print(f"\n{found.infeasibility.text()}")
-    if run is not None and run["evaluation"] is None:
-        print("\nthe penalised agent found no policy that keeps to the limits: try other agent settings")
+    agent: dict[str, Any] = {"schedule": None, "evaluation": None, "record": None}
+    if options.agent and solution.infeasibility is None:
+        agent = _train(problem)
+    schedules = _print_solution(solution, agent, limit, seconds)
     result: dict[str, Any] = {
         "problem": content,
         "source": source,
-        **found.to_dict(),
+        **solution.to_dict(),
         "seconds": seconds,
         "settings": {"time_limit": limit, "workers": workers},
-        "agent": None if run is None else run["record"],
+        "agent": agent["record"],
         **provenance(),
     }
-    schedules: dict[str, Any] = {}
-    if found.schedule is not None and found.schedule.schedule is not None and found.schedule.evaluation is not None:
-        status = found.schedule.status
-        exact = found.schedule.evaluation.value
-        print(f"\nschedule ({status}, worth {exact}, gap {float(found.gap or 0):.6g}, {seconds:.1f} s):\n")
-        _show(found.schedule_table())
-        whole = {cell: {pair: Fraction(1)} for cell, pair in found.schedule.schedule.items()}
-        schedules["schedule"] = ("CP-SAT schedule", whole)
-    elif found.schedule is not None and found.schedule.status == "unknown":
-        most = float(found.bound or 0)
-        print(f"\nno schedule within the limits was found in {limit:g} s; none is worth more than {most:.8g}")
-    if found.randomised is not None:
-        schedules["randomised"] = ("linear program's quotes, drawn", found.randomised.schedule)
-    if run is not None and run["schedule"] is not None:
-        schedules["agent"] = ("penalised agent, drawn", run["schedule"])
     if problem.environment is not None and schedules:
         result["environment"] = _play(problem, schedules, folder)
     write_json(folder / "solution.json", result)
     print(f"\nwritten: {folder}")
 
 
+def _print_problem(problem: Any, name: str) -> None:
+    chain, market = problem.chain, problem.chain.market
+    ticks = " ".join(map(str, market.fill_probabilities))
+    print(
+        f"{name}: {market.num_steps} steps, ticks {ticks}, |inventory| <= {chain.inventory_limit}, "
+        f"{sum(map(len, chain.layers))} states, masses in parts of {chain.denominator}^{market.num_steps}"
+    )
+    print(f"limits: {'; '.join(_limits(chain)) or 'none'}\n")
+
+
+def _print_solution(solution: Any, agent: Mapping[str, Any], limit: float, seconds: float) -> dict[str, Any]:
+    """Print what was solved and trained; the schedules that can be played: name -> (label, schedule)."""
+    others = {} if agent["evaluation"] is None else {"penalised agent, drawn": agent["evaluation"]}
+    _show(solution.comparison(others))
+    if solution.infeasibility is not None:
+        print(f"\n{solution.infeasibility.text()}")
+    if agent["record"] is not None and agent["evaluation"] is None:
+        print("\nthe penalised agent found no policy that keeps to the limits: try other agent settings")
+    schedules: dict[str, Any] = {}
+    best = solution.schedule
+    if best is not None and best.schedule is not None and best.evaluation is not None:
+        gap = float(solution.gap or 0)
+        print(f"\nschedule ({best.status}, worth {best.evaluation.value}, gap {gap:.6g}, {seconds:.1f} s):\n")
+        _show(solution.schedule_table())
+        whole = {cell: {pair: Fraction(1)} for cell, pair in best.schedule.items()}
+        schedules["schedule"] = ("CP-SAT schedule", whole)
+    elif best is not None and best.status == "unknown":
+        most = float(solution.bound or 0)
+        print(f"\nno schedule within the limits was found in {limit:g} s; none is worth more than {most:.8g}")
+    if solution.randomised is not None:
+        schedules["randomised"] = ("linear program's quotes, drawn", solution.randomised.schedule)
+    if agent["schedule"] is not None:
+        schedules["agent"] = ("penalised agent, drawn", agent["schedule"])
+    return schedules
+
+
 def _limits(chain: Any) -> list[str]:
     texts = {"loss": "P(final loss >= {}) <= {}", "drawdown": "P(drawdown > {}) <= {}"}
-    found = [texts[name].format(limit.amount, limit.probability) for name, limit in chain.risk_limits.items()]
+    limits = [texts[name].format(limit.amount, limit.probability) for name, limit in chain.risk_limits.items()]
     if chain.limits.spread is not None:
-        found.append("{} <= spread <= {}".format(*chain.limits.spread))
-    return found
+        limits.append("{} <= spread <= {}".format(*chain.limits.spread))
+    return limits
 
 
 def _progress() -> Any:
@@ -133,8 +139,7 @@ def _progress() -> Any:
 
 
 def _show(table: pd.DataFrame) -> None:
-    with pd.option_context("display.width", 200, "display.max_columns", 30, "display.max_rows", 400):
-        print(table.to_string(index=False, float_format=lambda x: f"{x:.8g}"))
+    print(table_text(table, digits=8))
 
 
 def _train(problem: Any) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) 
         env, policy = schedule_policy(schedule, problem.environment, problem.chain)
         folder.mkdir(parents=True, exist_ok=True)
         write_table(policy, env, folder / f"{name}.npz", deterministic=not hasattr(policy, "distribution"))
-        found = score(env, policy)
+        exact = score(env, policy)
         gains, drawdowns = path_risks(env, policy, EPISODES)
         risks = {}
         for limit_name, limit in problem.chain.risk_limits.items():
@@ -182,13 +187,13 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) 
         rows.append(
             {
                 "policy": label,
-                "value": found.value,
-                "skill": round(found.skill, 4),
+                "value": exact.value,
+                "skill": round(exact.skill, 4),
                 **{risk: str(estimate) for risk, estimate in risks.items()},
             }
         )
-        record[name] = {**found.to_dict(), **{risk: estimate._asdict() for risk, estimate in risks.items()}}
-        optimum = found.optimum_upper
+        record[name] = {**exact.to_dict(), **{risk: estimate._asdict() for risk, estimate in risks.items()}}
+        optimum = exact.optimum_upper
     print(
         f"\nplayed in {problem.environment.id}, where time is continuous and several orders may fill in a step, so that"
     )
@@ -196,3 +201,6 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) 
     _show(pd.DataFrame(rows))
     print(f"\nvalues are exact; probabilities from {EPISODES} episodes, with 95 % intervals")
     return {"id": problem.environment.id, "arguments": problem.environment.arguments, "optimum": optimum, **record}
+
+
+CONSTRAIN = Command("constrain", "find the best quotes under limits on loss and drawdown", _add_options, _constrain)

@@ -24,6 +24,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -31,18 +32,17 @@ import pandas as pd
 from numba import njit
 from numpy.typing import NDArray
 
+from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
-from mmgym.baselines.numerical import numerical_baseline
 from mmgym.baselines.policy import Policy
-from mmgym.calibration.hawkes_power import ProductFit
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, PowerTape
+from mmgym.compiling import KERNEL
 from mmgym.models import hawkes_flow, hawkes_power
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-__all__ = ["Backtest", "QuoteRule", "backtest", "closed_form", "market_arguments", "measures", "named_rule", "observed"]
-__all__ += ["table_2"]
+__all__ = ["Backtest", "QuoteRule", "backtest", "closed_form", "measures", "named_rule", "observed", "table_2"]
 
 CLOSED_FORMS: dict[str, Callable[..., Array]] = {
     "corollary_3": corollary_3,
@@ -216,62 +216,14 @@ def named_rule(name: str, params: Any, *, tick: float = 0.01) -> QuoteRule:
     """
     if isinstance(params, hawkes_power.Params) and name in CLOSED_FORMS:
         return closed_form(params, CLOSED_FORMS[name])
-    import mmgym.baselines.hawkes_flow
-    import mmgym.baselines.hawkes_power  # noqa: F401  # they register themselves
-
-    baseline = numerical_baseline(params)
-    if baseline is None:
+    if not isinstance(params, hawkes_power.Params | hawkes_flow.Params):
         raise TypeError(f"parameters of type {type(params).__name__} are not those of HawkesPower or HawkesFlow")
+    import_module(f"mmgym.baselines.{type(params).__module__.rpartition('.')[2]}")  # registers itself
+    baseline = baseline_for(params)
     policies: dict[str, Callable[[], Policy]] = {"best": baseline.best_policy, **baseline.policies()}
     if name not in policies:
         raise ValueError(f"policy {name!r} is not one of: {', '.join(sorted(policies))}")
     return observed(policies[name](), params, tick=tick)
-
-
-def market_arguments(fit: ProductFit, tapes: Sequence[PowerTape] = ()) -> dict[str, Any]:
-    """Arguments for ``gymnasium.make("mmgym/HawkesPower-v0", **arguments)`` from a calibration.
-
-    Parameters
-    ----------
-    fit : ProductFit
-    tapes : sequence of PowerTape
-        Whose widest spread the market must hold; at least 300 ticks and at most 1000 are taken.
-
-    Returns
-    -------
-    dict
-        Penalties and limits are left to the defaults. Where nothing was observed (no cancellation moved the bid, say)
-        the value that moves nothing more than it must stands in: one tick, or no improvement. The decay of a process
-        without excitation, which has no effect, is given as 1. Explosive estimates come with ``allow_explosive`` and
-        start at their base rates.
-    """
-    processes = [fit.processes[name] for name in EVENT_TYPES]
-    excitation = [process.excitation.value for process in processes]
-    decay = [process.decay.value if process.excitation.value > 0 else 1.0 for process in processes]
-    widest = max((int((tape.events["best_ask"] - tape.events["best_bid"]).max()) for tape in tapes), default=0)
-    largest = min(max(300, widest), 1000)
-
-    def known(value: float, otherwise: float) -> float:
-        return otherwise if math.isnan(value) else value
-
-    arguments: dict[str, Any] = {
-        "base_rate": [process.base_rate.value for process in processes],
-        "excitation": excitation,
-        "decay": decay,
-        "improvement": [known(fit.improvements[name].value, 0.0) for name in ("BID_UP", "ASK_DOWN")],
-        "mean_move": [
-            max(known(fit.mean_moves[name].value, 1.0), 1.0) if name in fit.mean_moves else 1.0 for name in EVENT_TYPES
-        ],
-        "first_level_share": [fit.first_level_shares[name].value for name in ("MO_BUY", "MO_SELL")],
-        "tick": fit.tick,
-        "largest_spread": largest,
-        "fill_decay": [fit.reaches[name].fill_decay.value for name in ("MO_BUY", "MO_SELL")],
-        "horizon": fit.horizon,
-        "initial_spread": min(max(round(2 * fit.half_spread.value / fit.tick), 1), largest),
-    }
-    if any(jump >= rate for jump, rate in zip(excitation, decay, strict=True)):
-        arguments |= {"allow_explosive": True, "initial_rates": arguments["base_rate"]}
-    return arguments
 
 
 # Replay
@@ -298,7 +250,7 @@ class Backtest:
     decisions: pd.DataFrame
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**KERNEL)
 def _advance(
     times: Array,
     kinds: Integers,

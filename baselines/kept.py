@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import mmgym
 from mmgym.baselines import frozen
-from mmgym.plain_files import UnreadableFile, numbers, read_arrays
+from mmgym.plain_files import UnreadableFile, numbers, read_arrays, replacing
 from mmgym.source_digest import source_digest
 
 __all__ = [
@@ -71,15 +71,8 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
 
 def save_arrays(path: Path, arrays: Mapping[str, Any], write: Callable[..., None] = np.savez) -> None:
     """Keep arrays; where the folder cannot be written, nothing is kept."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            write(stream, **arrays)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with contextlib.suppress(OSError), replacing(path) as part, part.open("wb") as stream:
+        write(stream, **arrays)
 
 
 def kept(params: Any, name: Any, make: Callable[[], Mapping[str, Any]], fits: Fits) -> dict[str, NDArray[Any]]:

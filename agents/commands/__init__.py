@@ -1,0 +1,1 @@
+"""The commands of the command line, one file for each group of them: `mmgym.agents.cli` puts them together."""

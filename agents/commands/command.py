@@ -1,0 +1,105 @@
+"""What a command is, and the words that several take: environments, policies, files."""
+
+import argparse
+import ast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Command",
+    "UsageError",
+    "add_environment",
+    "add_output",
+    "check_endings",
+    "environment_arguments",
+    "load_policy",
+    "named_policies",
+]
+
+
+class Command(NamedTuple):
+    """A command: its name, what it does in one line, its options, and the function that runs it."""
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[argparse.Namespace], None] | None = None  # None: the options that are chosen set it
+
+
+class UsageError(Exception):
+    """Something in the command line cannot be used; the message says what is allowed."""
+
+
+def add_environment(parser: argparse.ArgumentParser) -> None:
+    """An environment and its arguments."""
+    parser.add_argument("--env", required=True, metavar="ID", help="environment id, see `mmgym list`")
+    text = "constructor argument of the environment (may be repeated)"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """A file for the table that is printed."""
+    parser.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
+
+
+ENDINGS = {"output": (".csv", ".json"), "plot": (".png", ".pdf", ".svg", ".jpg")}  # of the files that options name
+
+
+def check_endings(options: argparse.Namespace) -> None:
+    """Refuse a file whose kind cannot be written before anything is computed."""
+    for option, endings in ENDINGS.items():
+        file = getattr(options, option, None)
+        if file is not None and Path(file).suffix not in endings:
+            raise UsageError(f"--{option} {file}: the name must end in {' or '.join(endings)}")
+
+
+def environment_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Constructor arguments from ``name=value`` words; values are Python literals, true or false; others are text."""
+    arguments = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--set {pair!r}: must be name=value, for example --set fill_decay=1.2")
+        try:
+            arguments[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            arguments[name] = {"true": True, "false": False}.get(text, text)
+    return arguments
+
+
+def load_policy(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The policy of a run's or a model's folder, and its ``model.json``."""
+    from mmgym.agents.train import load_model
+
+    return load_model(folder / "model" if (folder / "model" / "model.json").exists() else folder)
+
+
+def named_policies(names: Sequence[str], env: Any) -> dict[str, Any]:
+    """Policies by name: "optimal" ("best" in a bracketed market), a paper policy, "all", a table (.npz), a folder."""
+    from mmgym.baselines import best_known_policy, paper_policies
+    from mmgym.baselines import load_policy as load_table
+    from mmgym.baselines.catalogue import level_of
+
+    first = "best" if level_of(env) == "bracketed" else "optimal"
+    papers: dict[str, Any] = {}
+    policies: dict[str, Any] = {}
+    for name in names:
+        if name == first:
+            policies[name] = best_known_policy(env)
+        elif Path(name).suffix == ".npz" and Path(name).is_file():
+            policies[name] = load_table(name, env)
+        elif Path(name).exists():
+            policies[name], _ = load_policy(Path(name))
+        else:
+            papers = papers or paper_policies(env)
+            if name == "all":
+                policies |= {first: best_known_policy(env), **papers}
+            elif name in papers:
+                policies[name] = papers[name]
+            else:
+                known = ", ".join(papers)
+                raise UsageError(
+                    f"policy {name!r} is neither a folder, a table (.npz) nor one of: all, {first}, {known}"
+                )
+    return policies

@@ -1,0 +1,113 @@
+"""``mmgym list``, ``solve`` and ``score``: what there is, what is best, and how good something is."""
+
+import argparse
+import sys
+import time
+
+import gymnasium
+import pandas as pd
+
+from mmgym.agents.commands.command import Command, add_environment, add_output, environment_arguments, named_policies
+from mmgym.printing import show, write_output
+
+__all__ = ["LIST", "SCORE", "SOLVE"]
+
+
+def _list(options: argparse.Namespace) -> None:
+    from mmgym.registration import ENVIRONMENTS
+
+    rows = [{"id": row.id, "market": row.market, "optimum": row.level, "source": row.title} for row in ENVIRONMENTS]
+    show(pd.DataFrame(rows), options.output)
+
+
+def _add_solve_options(parser: argparse.ArgumentParser) -> None:
+    add_environment(parser)
+    add_output(parser)
+
+
+def _solve(options: argparse.Namespace) -> None:
+    from mmgym.baselines.baseline import BestKnownPolicy, baseline_of, environment_of
+
+    env = environment_of(options.env, **environment_arguments(options.set))
+    started = time.perf_counter()
+    baseline = baseline_of(env)
+    best, (lower, upper, error) = baseline.best_policy(), baseline.bounds()
+    seconds, problem = time.perf_counter() - started, baseline.problem
+    digits = 6 if problem is None else 10
+    known = f"{upper:.{digits}f}" if lower == upper else f"between {lower:.{digits}f} and {upper:.{digits}f}"
+    if isinstance(best, BestKnownPolicy):
+        known += f", best known policy {best.name}"
+    level = best.level if problem is not None else f"{best.level}, error {error:.2g}"
+    print(f"{options.env}: optimum {known} ({level}), reference policy {baseline.reference_value():.{digits}f}")
+    size = "" if problem is None else f"{problem.num_steps} steps x {problem.num_states} states, "
+    print(f"{size}solved or read from disk in {seconds:.2f} s (compilation included)")
+    if problem is not None and isinstance(env.action_space, gymnasium.spaces.Box):  # discrete ones have no bounds
+        binding = best.binding.any(axis=-1)
+        print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
+    print()
+    show(pd.DataFrame(baseline.examples(env.control_names)), options.output)
+
+
+def _add_score_options(parser: argparse.ArgumentParser) -> None:
+    add_environment(parser)
+    text = "optimal (best, where it is bracketed), a policy of a paper or ours by name, all, a table (.npz), or the "
+    parser.add_argument("policy", nargs="+", help=f"{text}folder of a run or model")
+    parser.add_argument("--simulated", action="store_true", help="simulate with the advantage-sum control variate")
+    text = "score a stochastic policy as it acts, not at its mode"
+    parser.add_argument("--as-it-acts", action="store_true", help=text)
+    parser.add_argument("--episodes", type=int, default=2000, help="simulated episodes (default 2000)")
+    parser.add_argument("--stderr", type=float, help="standard error at which a simulation stops")
+    parser.add_argument("--seed", type=int, default=0, help="seed of a simulation (default 0)")
+    text = "add VaR and CVaR of the final P&L and the drawdown, with 95 %% intervals of what is simulated"
+    parser.add_argument("--risk", action="store_true", help=text)
+    text = (
+        "of VaR and CVaR, with --risk: by the exact law of the P&L where it takes seconds (auto, default), or always "
+    )
+    text += "(exact), or simulated"
+    parser.add_argument("--risk-method", choices=["auto", "exact", "simulated"], default="auto", help=text)
+    add_output(parser)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from mmgym.baselines import risk_table, score, score_table
+    from mmgym.baselines.catalogue import environment_of, policy_origins
+
+    env = environment_of(options.env, **environment_arguments(options.set))
+    scores = {
+        name: score(
+            env,
+            policy,
+            method="simulated" if options.simulated else "auto",
+            episodes=options.episodes,
+            stderr=options.stderr,
+            seed=options.seed,
+            deterministic=not options.as_it_acts,
+            progress=sys.stderr.isatty(),
+            risk=options.risk and (options.risk_method if options.risk_method != "auto" else True),
+        )
+        for name, policy in named_policies(options.policy, env).items()
+    }
+    table = score_table(scores)
+    origins = policy_origins(env)
+    table["from"] = [origins.get(name, "") for name in table.index]  # of a paper, or ours
+    lower, upper = (getattr(next(iter(scores.values())), f"optimum_{side}") for side in ("lower", "upper"))
+    known = f"{upper:.10f}" if lower == upper else f"between {lower:.6f} and {upper:.6f}"
+    print(f"{options.env}: optimum {known}\n")
+    if not options.risk:
+        show(table, options.output, index=True)
+        return
+    measures = risk_table(scores)
+    show(table.drop(columns=[name for name in table.columns if name in measures.columns]), index=True)
+    print()
+    show(measures, index=True)
+    print(
+        "\nVaR and CVaR: losses of the final P&L (negative: a profit). drawdown: the largest at step ends, its mean "
+        f"and quantiles.\nBrackets: 95 % intervals of what is simulated, from {max(options.episodes, 10_000)} episodes."
+    )
+    if options.output:
+        write_output(options.output, table, index=True)
+
+
+LIST = Command("list", "list the environments and how exactly their optimum is known", add_output, _list)
+SOLVE = Command("solve", "solve an environment exactly and print its optimum", _add_solve_options, _solve)
+SCORE = Command("score", "score policies or trained models against the optimum", _add_score_options, _score)

@@ -1,0 +1,139 @@
+"""``mmgym train``, ``benchmark``, ``demo`` and ``fictitious_play``: agents that learn."""
+
+import argparse
+from pathlib import Path
+
+from mmgym.agents.commands.command import Command, add_environment, environment_arguments
+from mmgym.printing import show
+
+__all__ = ["BENCHMARK", "DEMO", "FICTITIOUS_PLAY", "TRAIN"]
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
+
+
+def _add_timesteps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
+
+
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    from mmgym.agents.config import config_names
+
+    add_environment(parser)
+    text = f"path of a configuration, or the name of a shipped one: {', '.join(config_names())}"
+    parser.add_argument("config", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default 0)")
+    parser.add_argument("--folder", help="of the run (default runs/ENVIRONMENT/ALGORITHM-SEED)")
+    parser.add_argument("--reward", choices=["expected", "pnl"], default="expected", help="rewards to train on")
+    _add_timesteps(parser)
+    _add_threads(parser)
+    text = "steps between checkpoints (default 1e6)"
+    parser.add_argument("--checkpoint-steps", type=int, default=1_000_000, help=text)
+    text = "steps between two exact scores (default a twentieth of the run)"
+    parser.add_argument("--score-steps", type=int, help=text)
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mmgym.agents.train import train
+
+    folder, score = train(
+        options.config,
+        options.env,
+        seed=options.seed,
+        folder=options.folder,
+        arguments=environment_arguments(options.set),
+        reward=options.reward,
+        timesteps=options.timesteps,
+        threads=options.threads,
+        checkpoint_steps=options.checkpoint_steps,
+        score_steps=options.score_steps,
+        resume=options.resume,
+    )
+    print(f"skill {score.skill:.4f}, regret {score.regret}, optimum {score.optimum_upper:.6f}; saved in {folder}")
+
+
+def _add_benchmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="path of a benchmark file, or the name of a shipped one (benchmark_quick)")
+    text = "of the benchmark (default results/benchmark-TITLE); what it has is not run again"
+    parser.add_argument("--folder", help=text)
+    text = "ray: cluster at RAY_ADDRESS"
+    parser.add_argument("--engine", choices=["processes", "ray"], default="processes", help=text)
+    parser.add_argument("--workers", type=int, help="worker processes (default one for each core)")
+    parser.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from mmgym.agents.benchmark import load_benchmark, run_benchmark
+    from mmgym.agents.benchmark_report import markdown_table, write_report
+
+    benchmark = load_benchmark(options.config)
+    folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
+    results = run_benchmark(
+        benchmark,
+        folder,
+        engine=options.engine,
+        workers=options.workers,
+        retry_failed=options.retry_failed,
+        imports=options.imports,
+    )
+    summaries = write_report(benchmark, results, folder)
+    print(markdown_table(summaries))
+    failures = [result for result in results if result["status"] == "failed"]
+    for result in failures:
+        print(f"failed: {result['cell']['key']}: {result['error']}")
+    print(f"\nwritten: {folder}/report.html, results.csv, summary.csv, benchmark.json")
+    if failures:
+        raise SystemExit(1)
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", default="runs/demo")
+    parser.add_argument("--seed", type=int, default=0)
+    _add_timesteps(parser)
+    _add_threads(parser)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from mmgym.agents.demo import demo
+
+    demo(Path(options.folder), seed=options.seed, timesteps=options.timesteps, threads=options.threads)
+
+
+def _add_game_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="configuration: a path, or the name of a shipped one (fictitious_play)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="of the results (default runs/<config>)")
+
+
+def _fictitious_play(options: argparse.Namespace) -> None:
+    from mmgym.agents.fictitious_play import load_game, play_game
+
+    settings, source = load_game(options.config)
+    folder = options.folder or Path("runs") / Path(source).stem
+    result = play_game(settings, folder, seed=options.seed)
+    print(f"{settings.environment}: the constant quote's population has the exploitability {result.constant:.8g}\n")
+    show(result.curve)
+    print(f"\nwritten: {folder}")
+
+
+TRAIN = Command("train", "train an agent and score it exactly", _add_train_options, _train)
+BENCHMARK = Command(
+    "benchmark",
+    "train and score algorithms in many markets, and compare them with the papers and the optimum",
+    _add_benchmark_options,
+    _benchmark,
+)
+DEMO = Command(
+    "demo",
+    "train PPO in the Avellaneda-Stoikov market and compare it with the optimum",
+    _add_demo_options,
+    _demo,
+)
+FICTITIOUS_PLAY = Command(
+    "fictitious_play",
+    "takers of the mean field learn against their own population",
+    _add_game_options,
+    _fictitious_play,
+)

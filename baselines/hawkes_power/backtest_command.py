@@ -1,0 +1,151 @@
+"""``mmgym backtest hawkes_power``: the draft's Table 2 from tapes of one's own.
+
+The command line reads ``TITLE``, ``add_options`` and ``run``.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mmgym.baselines.catalogue import environment_of
+from mmgym.baselines.hawkes_power.backtest import ALPHAS, backtest, named_rule, observed, table_2
+from mmgym.calibration.hawkes import json_value
+from mmgym.calibration.hawkes_power import FILES, FLOW, POWER, calibrate, market_arguments
+from mmgym.calibration.hawkes_power_tape import read_power_tape
+from mmgym.models import hawkes_flow, hawkes_power
+from mmgym.printing import table_text, write_result
+
+__all__ = ["TITLE", "add_options", "run"]
+
+TITLE = "replay event tapes against policies"
+Loader = Callable[[Path], tuple[Any, Mapping[str, Any]]]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `run`."""
+    text = f"{FILES} (see mmgym.calibration.hawkes_power_tape)"
+    parser.add_argument("file", nargs="+", metavar="TAPE", help=text)
+    text = "corollary_3 (default), corollary_3_as_printed, join_best, another policy of the environment, best, or the "
+    text += "folder of a run or model"
+    parser.add_argument("--policy", nargs="+", default=["corollary_3"], metavar="POLICY", help=text)
+    text = f"environment of the named policies, its arguments fitted to tapes (default {POWER})"
+    parser.add_argument("--env", default=POWER, choices=[POWER, FLOW], help=text)
+    text = "terminal penalties, EUR/MWh per lot (default 0 0.01 0.05 0.1); a model has its own"
+    parser.add_argument("--alpha", nargs="+", type=float, default=list(ALPHAS), help=text)
+    text = "minutes between quotes (default 0.25); after an own fill there are new ones at once"
+    parser.add_argument("--interval", type=float, default=0.25, metavar="MINUTES", help=text)
+    text = "fit the parameters of the policies to these tapes (default: to those of the backtest)"
+    parser.add_argument("--fit-on", nargs="+", metavar="TAPE", help=text)
+    text = "constructor argument of the environment (may be repeated), instead of the fitted one"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+    parser.add_argument("--allow-explosive", action="store_true", help="accept estimates with excitation >= decay")
+    text = "also write the tables as .csv, or everything (each tape's result too) as .json"
+    parser.add_argument("--output", metavar="FILE", help=text)
+    parser.add_argument("--windows", metavar="FILE.csv", help="also write each tape's result")
+
+
+def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loader) -> None:
+    """Replay the tapes against policies; print the draft's Table 2 for each policy and window ("Mid", "Late").
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        As `add_options` has them.
+    changes : mapping
+        Constructor arguments of the environment, instead of the fitted ones.
+    load_model : callable
+        Folder of a run or model -> its policy, and what it was trained in (``env`` and ``arguments``).
+
+    Raises
+    ------
+    ValueError
+        If a tape breaks the format, a tape has no fitted parameters, a policy is not known, an argument is out of
+        range, or the name of the windows' file has another ending.
+    TypeError
+        If a model was trained in another market.
+    """
+    if options.windows and Path(options.windows).suffix != ".csv":
+        raise ValueError(f"--windows {options.windows}: the name must end in .csv")
+    tapes = [read_power_tape(path) for path in options.file]
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for tape in tapes:
+        groups.setdefault((tape.product, tape.window), []).append(tape)
+    rows = []
+    replays = _replays(options, groups, changes, load_model)
+    for policy, alpha, own, make_rule in tqdm(replays, desc="backtest", disable=not sys.stderr.isatty()):
+        frame = backtest(own, make_rule(), interval=options.interval).windows
+        frame.insert(0, "policy", policy)
+        frame.insert(1, "alpha", alpha)
+        rows.append(frame)
+    windows = pd.concat(rows, ignore_index=True)
+
+    source = "the same tapes (in sample)" if not options.fit_on else f"{len(options.fit_on)} other tapes"
+    source = f"parameters of named policies fitted to {source}"
+    print(f"{len(tapes)} tapes: " + ", ".join(f"{' '.join(key)} ({len(own)})" for key, own in groups.items()))
+    print(f"new quotes every {options.interval:g} min and after own fills; {source}\n")
+    tables = _print_tables(windows)
+    if options.output:
+        records = {
+            name: json_value(t.to_dict(orient="records")) for name, t in (("tables", tables), ("windows", windows))
+        }
+        write_result(options.output, tables, {"interval": options.interval, "parameters": source, **records})
+    if options.windows:
+        write_result(options.windows, windows, {})
+
+
+def _print_tables(windows: pd.DataFrame) -> pd.DataFrame:
+    """Print Table 2 of each policy and window; all of them as one table."""
+    tables = []
+    for (policy, window), own in windows.groupby(["policy", "window"], sort=False):
+        columns = {f"alpha = {alpha:g}": frame for alpha, frame in own.groupby("alpha", sort=False)}
+        table = table_2(columns)
+        counts = sorted({len(frame) for frame in columns.values()})
+        print(f"{policy}, {window} ({' or '.join(map(str, counts))} windows, one observation each)\n")
+        print(table_text(table, missing="") + "\n")
+        tables.append(table.assign(policy=str(policy), window=str(window)))
+    whole = pd.concat(tables, ignore_index=True)
+    first = ["policy", "window"]
+    return whole[[*first, *(name for name in whole.columns if name not in first)]]
+
+
+def _replays(
+    options: argparse.Namespace,
+    groups: Mapping[tuple[str, str], list[Any]],
+    changes: Mapping[str, Any],
+    load_model: Loader,
+) -> list[tuple[Any, ...]]:
+    """What to play: (policy, terminal penalty, tapes, function that makes the rule)."""
+    replays: list[tuple[Any, ...]] = []
+    fits = None
+    if not all(Path(name).is_dir() for name in options.policy):
+        fits = calibrate(options.fit_on or options.file, allow_explosive=options.allow_explosive)
+    for name in options.policy:
+        if Path(name).is_dir():
+            policy, about = load_model(Path(name))
+            params = environment_of(about["env"], **about["arguments"]).params
+            if not isinstance(params, hawkes_power.Params | hawkes_flow.Params):
+                raise TypeError(f"{name}: a model of {about['env']} cannot see these tapes; {POWER} and {FLOW} can")
+            replays += [
+                (name, params.terminal_penalty, tapes, functools.partial(observed, policy, params, tick=tapes[0].tick))
+                for tapes in groups.values()
+            ]
+            continue
+        assert fits is not None
+        for alpha in options.alpha:
+            for (product, window), tapes in groups.items():
+                fit = fits.group(product, window)
+                if options.env == POWER:
+                    arguments = market_arguments(fit, tapes) | {"terminal_penalty": alpha, **changes}
+                    params = hawkes_power.Params.create(**arguments)
+                else:
+                    arguments = fit.kwargs(allow_explosive=options.allow_explosive)
+                    params = hawkes_flow.Params.create(**(arguments | {"terminal_penalty": alpha, **changes}))
+                rule = functools.partial(named_rule, name, params, tick=tapes[0].tick)
+                replays.append((name, params.terminal_penalty, tapes, rule))
+    return replays

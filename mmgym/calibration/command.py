@@ -1,0 +1,48 @@
+"""What ``mmgym calibrate MARKET`` asks and prints where a market is fitted to one file.
+
+A market declares its command in ``mmgym.calibration.<market>``: ``TITLE`` says what is fitted, ``add_options(parser)``
+adds the options, and ``run(options)`` fits, prints and writes.
+"""
+
+import argparse
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+from mmgym.printing import show
+
+__all__ = ["INTERVAL", "TIME_UNIT", "add_file_options", "fit_and_show"]
+
+INTERVAL = "between mids (default 1, or more where bid-ask noise asks for it)"
+TIME_UNIT = "of time_s (default s; what looks like another one is refused)"
+
+
+def add_file_options(parser: argparse.ArgumentParser, market: str, kind: str) -> None:
+    """The file, of this kind, the picture and the output."""
+    parser.add_argument("file", help=f"{kind}, .csv or .csv.gz (columns: see mmgym.calibration.{market})")
+    parser.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
+    parser.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
+
+
+def fit_and_show(calibrate: Callable[..., Any], env_id: str, options: argparse.Namespace) -> None:
+    """Fit a file, with the options that are keyword arguments of ``calibrate``, and print what `gymnasium.make` takes.
+
+    Raises
+    ------
+    ValueError
+        As ``calibrate``.
+    """
+    parameters = inspect.signature(calibrate).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    fit = calibrate(options.file, **{name: getattr(options, name) for name in names})
+    show(fit.table(), options.output, index=True)
+    print()
+    print(fit.summary())
+    if options.plot:
+        fit.plot(options.plot)
+        print(f"\nwritten: {options.plot}")
+    arguments = json.dumps(fit.kwargs(), allow_nan=False)
+    if fit.findings:
+        print(f"\nwith warnings (above): {', '.join(dict.fromkeys(item.name for item in fit.findings))}")
+    print(f'\ngymnasium.make("{env_id}", **{arguments})')
