@@ -73,8 +73,8 @@ def plot_regret(path: Path, env: Any, policies: Mapping[str, Any], best: Optimal
         axis.set_xlabel("time")
     axes[0].locator_params(axis="y", nbins=5, integer=True)
     axes[0].set_ylabel("inventory (assets)")
-    figure.colorbar(image, ax=axes, label="regret of a step and inventory (currency)", extend="min")
-    figure.suptitle("Where value is lost, exactly", fontsize=11)
+    figure.colorbar(image, ax=axes, label="regret of a cell (currency)", extend="min")
+    figure.suptitle("Where value is lost, by step and inventory", fontsize=11)
     write_figure(figure, path)
 
 
