@@ -28,6 +28,7 @@ from mmgym.baselines.pnl_law import PnlLaw, pnl_law
 from mmgym.baselines.policy import Policy, RandomPolicy
 from mmgym.baselines.table_policy import TablePolicy, table_policy, tabulated
 from mmgym.baselines.wrappers import unwrapped
+from mmgym.market import Market
 
 __all__ = [
     "Baseline",
@@ -178,7 +179,7 @@ def make_baseline(params: Any) -> Baseline:
     raise TypeError(f"no baseline is known for parameters of type {type(params).__name__}")
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=32, typed=True)  # parameters of two markets may be equal as tuples
 def baseline_for(params: Any) -> Baseline:
     """The baseline of parameters, kept in memory; ``cache_clear()`` forgets all of them."""
     return make_baseline(params)
@@ -207,10 +208,18 @@ def environment_of(env: Any, **arguments: Any) -> Any:
     return base
 
 
+def _load(market: Market) -> None:
+    """Import the package of a market's baseline, which registers itself; a declared market's is derived."""
+    if market.declaration is None:
+        import_module(f"mmgym.baselines.{market.name}")
+    else:
+        import_module("mmgym.baselines.declared").register(market.declaration)
+
+
 def baseline_of(env: Any, **arguments: Any) -> Baseline:
     """The baseline of an environment, a vector environment, or an id with constructor arguments."""
     base = environment_of(env, **arguments)
-    import_module(f"mmgym.baselines.{base.market.name}")  # registers itself
+    _load(base.market)
     return baseline_for(base.params)
 
 

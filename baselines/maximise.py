@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from mmgym import trust_region
 from mmgym.baselines.frozen import FrozenProblem
@@ -193,7 +193,7 @@ def climb(
 
 
 def _starts(
-    problem: ContinuousProblem, states: Integers, region: Region, controls: Array, glance: Glance
+    problem: ContinuousProblem, states: Integers, region: Region, controls: Array, glance: Glance, survey: Glance | None
 ) -> tuple[Integers, Array]:
     """Pairs of state and controls to climb from, off a coarse grid and away from the candidates (S, C)."""
     sign, count = -1.0 if problem.aversion else 1.0, len(region.low)
@@ -207,8 +207,8 @@ def _starts(
     spacing = np.array([axis[1] - axis[0] for axis in axes])
     kept_states, kept = [], []
     for part in np.array_split(states, int(np.ceil(len(states) * len(grid) / CHUNK))):
-        height = sign * glance(np.repeat(part, len(grid)), np.tile(grid, (len(part), 1)))
-        height = height.reshape(len(part), *map(len, axes))
+        pairs = (np.repeat(part, len(grid)), np.tile(grid, (len(part), 1)))
+        height = sign * (glance(*pairs) if survey is None else survey(part, grid)).reshape(len(part), *map(len, axes))
         # Between grid points the criterion rises above them by less than it falls around them.
         highest = 2.0 * height - minimum_filter(height, size=(1, *[3] * count), mode="nearest")
         known = sign * glance(part, controls[part])
@@ -216,6 +216,9 @@ def _starts(
         for axis in range(1, count + 1):  # maxima lie on ridges: the best point at each value of each control
             others = tuple(i for i in range(1, count + 1) if i != axis)
             promising |= height >= height.max(axis=others, keepdims=True)
+        if survey is not None:  # cells that are not crowded: where the grid itself has another hill
+            peaks = height == maximum_filter(height, size=(1, *[3] * count), mode="nearest")
+            promising &= peaks | region.crowded[part].reshape(-1, *[1] * count)
         promising &= highest >= known.reshape(-1, *[1] * count)
         row, place = np.nonzero(promising.reshape(len(part), -1))
         starts = grid[place]
@@ -233,6 +236,7 @@ def best_controls(
     best: Array,
     shortfalls: Array,
     glance: Glance | None = None,
+    survey: Glance | None = None,
 ) -> tuple[Array, Array]:
     """Best controls of every state and their values, from what the market's own search gave.
 
@@ -248,6 +252,9 @@ def best_controls(
     glance : callable, optional
         One-step values (M,) of states (M,) and controls (M, C), good enough to see where maxima may lie; the exact ones
         by default.
+    survey : callable, optional
+        The same of states (M,) under each of the controls (G, C), shape (M, G), where a market has a cheaper way: then
+        all cells are looked over, those that are not crowded for other hills of the grid.
 
     Returns
     -------
@@ -268,9 +275,10 @@ def best_controls(
         return problem.backward(n, states, controls, values, problem.criterion)[:, 0]
 
     missed = np.flatnonzero(~(shortfalls <= tolerance))
-    doubtful = np.union1d(np.flatnonzero(region.crowded), missed)
+    everywhere = survey is not None
+    doubtful = np.arange(problem.num_states) if everywhere else np.union1d(np.flatnonzero(region.crowded), missed)
     if len(doubtful):
-        states, starts = _starts(problem, doubtful, region, controls, glance or one_step)
+        states, starts = _starts(problem, doubtful, region, controls, glance or one_step, survey)
         states, starts = np.concatenate([states, missed]), np.concatenate([starts, controls[missed]])
         known = np.where(shortfalls <= tolerance, sign * best, -np.inf)
         peaks, reached, left = climb(problem, n, states, starts, values, known)

@@ -16,7 +16,17 @@ from mmgym import random_streams
 from mmgym.compiling import COMPILED, KERNEL
 from mmgym.vector_exp import fast_exp
 
-__all__ = ["advance_rows", "markets", "prepare_rows", "register", "reset_rows", "start_rows", "step_row", "step_rows"]
+__all__ = [
+    "advance_rows",
+    "market_function",
+    "markets",
+    "prepare_rows",
+    "register",
+    "reset_rows",
+    "start_rows",
+    "step_row",
+    "step_rows",
+]
 
 _markets: dict[Any, Any] = {}  # numba type of the parameter record -> market
 
@@ -31,18 +41,18 @@ def markets() -> list[Any]:
     return list(reversed(_markets.values()))
 
 
-def _market_function(name: str) -> Callable[..., Any]:
-    """What the loops call as the function of that name of the market to which a parameter record belongs."""
+def market_function(name: str, part: Callable[[Any], Any] = lambda market: market) -> Callable[..., Any]:
+    """What kernels call as the function of that name of the market, or a part of it, to which a record belongs."""
 
     def play(p, *rest):  # without a compiler
-        return getattr(_markets[from_dtype(p.dtype)], name)(p, *rest)
+        return getattr(part(_markets[from_dtype(p.dtype)]), name)(p, *rest)
 
     @overload(play, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
     def compiled(p, *rest):
         market = _markets.get(p)
         if market is None:
             return None
-        function = getattr(market, name)
+        function = getattr(part(market), name)
         return lambda p, *rest: function(p, *rest)
 
     return play
@@ -53,10 +63,10 @@ def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(**KERNEL)(function) if COMPILED else np.errstate(all="ignore")(function)
 
 
-reset_one = _market_function("reset_one")
-controls_one = _market_function("controls_one")
-step_one = _market_function("step_one")
-observe_one = _market_function("observe_one")
+reset_one = market_function("reset_one")
+controls_one = market_function("controls_one")
+step_one = market_function("step_one")
+observe_one = market_function("observe_one")
 
 
 @_loop

@@ -70,8 +70,13 @@ class Market:
         Quotes in model units (float64) of actions (float32, in their box), and back.
     locate : function ``(params, observations) -> tuple of arrays``
         Coordinates of observations: step (or time left) first, integer ones recovered exactly.
+    functions : dict of str to function ``(params) -> float or array``
+        What kernels read like fields and is no property of the parameters; arrays are named in ``arrays`` too.
+    declaration : mmgym.declare.Market or None
+        What the market was derived from.
 
-    An environment whose market leaves one of the last four out defines the method that would call it.
+    An environment whose market leaves out one of the four from ``observation_low`` on defines the method that would
+    call it.
     """
 
     name: str
@@ -91,6 +96,8 @@ class Market:
     to_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
     from_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
     locate: Callable[[Any, Any], tuple[NDArray[Any], ...]] | None = None
+    functions: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    declaration: Any = None
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
     row_dtype: np.dtype[Any] = field(init=False)
@@ -100,6 +107,7 @@ class Market:
         fields: list[Any] = [(name, _kernel_type(hints[name])) for name in self._plain_fields()]
         getters = {name: getattr(self.params_type, name).fget for name in self.derived}
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
+        fields += [(name, "f8") for name in self.functions if name not in self.arrays]
         fields += [(name, "f8", shape) for name, shape in self.arrays.items()]
         fields.append((f"{self.name}_{self._source_hash()}", "u1"))
         object.__setattr__(self, "record_dtype", np.dtype(fields))
@@ -125,6 +133,8 @@ class Market:
             digest.update(getattr(function, "py_func", function).__code__.co_code)
         for source in sources:
             digest.update(Path(source).read_bytes())
+        if self.declaration is not None:
+            digest.update(self.declaration.fingerprint)
         return digest.hexdigest()[:16]
 
     def record(self, params: NamedTuple) -> np.ndarray[Any, Any]:
@@ -135,8 +145,12 @@ class Market:
             record[name] = _kernel_value(hints[name], getattr(params, name))
         for name in self.derived:
             record[name] = getattr(params, name)
+        for name, function in self.functions.items():
+            if name not in self.arrays:
+                record[name] = function(params)
         for name in self.arrays:
-            values = np.asarray(getattr(params, name), dtype=np.float64)
+            found = self.functions[name](params) if name in self.functions else getattr(params, name)
+            values = np.asarray(found, dtype=np.float64)
             corner: Any = tuple(slice(length) for length in values.shape)
             record[name][0][corner] = values
         return record

@@ -103,18 +103,18 @@ def test_file_names():
             assert path.stem not in forbidden, path
 
 
-OWN = {
+WORDS = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
+OWN = {  # "": all markets
     "agents/fictitious_play.py": "mean_field",
     "agents/commands/fictitious_play.py": "mean_field",
     "mmgym/registration.py": "",
-}  # "": all markets
+}
 
 
 def test_generic_code_names_no_market():
-    """Docstrings may name an id as an example; what computes may not."""
+    """Ids may stand in examples; what computes asks the market."""
     generic = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
     generic += [*sources("agents/commands"), *sources("mmgym/adapters")]
-    words = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
     for path in generic:
         name = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -127,12 +127,9 @@ def test_generic_code_names_no_market():
                 and isinstance(body[0].value, ast.Constant)
             ):
                 body[0].value.value = ""  # a docstring
-        text = ast.unparse(tree)
-        if name == "agents/demo.py" or name.startswith("agents/commands/"):  # the id taken by default, examples of help
-            text = re.sub(r"mmgym/\w+-v0", "", text)
-        named = set(re.findall(rf"(?<![a-z_])(?:{words})(?![a-z_])", text))
-        if OWN.get(name) != "":
-            assert named <= {OWN.get(name)}, f"{path} names {named}"
+        code = re.sub(r"mmgym/[\w-]+", "", ast.unparse(tree))  # ids: examples, and what a command takes by default
+        named = set(re.findall(rf"(?<![a-z_])(?:{WORDS})(?![a-z_])", code))
+        assert OWN.get(name) == "" or named <= {OWN.get(name)}, f"{path} names {named}"
 
 
 def test_a_score_asks_for_the_baseline_once(monkeypatch):

@@ -1,0 +1,643 @@
+"""Numba kernels of the one-step law of declared markets: uniformisation over the states that a step can reach.
+
+Under frozen controls the coordinates are a Markov chain with constant rates, so every expectation over the step solves
+``y' = K y + source``, summed as ``exp(h K) = sum_j Poisson(j; c h) (1 + K / c)^j`` with a shift ``c`` that makes the
+terms of a plain expectation positive. Where one state of the result is wanted, after ``j`` terms the sum needs the
+states within ``terms - j`` events of it only: a `Window` has them by distance, found by following events from the
+state. Where all states face the same controls, one sweep over all of them gives everything.
+"""
+
+import math
+from collections import namedtuple
+
+import numpy as np
+from numba import njit
+
+from mmgym.compiling import KERNEL
+from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
+from mmgym.uniformisation import fill_poisson_weights, num_terms
+
+LEAST_EVENTS = 1e-3  # of the shift, in a step: slower chains are summed as fast as this one
+DIFFERENCE = 1e-4  # units of a control: of the first curvature
+
+# A market under parameters: its `mmgym.declared_kernels.rates_function`, the record's bytes, the length of a step.
+Chain = namedtuple("Chain", ["rates", "raw", "length"])
+
+# States by distance: `order` (S,) their indices, `place` (S,) where a state is in it or -1, `ends` how many are within
+# a distance, `next` (E, S) where in it an event leads to, itself where the event is not open. Then, by place: what
+# happens there. `numbers` are how many states and distances there are, whether these are all that can be reached, from
+# where on, and how far was asked for.
+Window = namedtuple(
+    "Window",
+    ["order", "place", "ends", "next", "rate", "pay", "flow", "noise", "stay", "source", "extra", "jump", "numbers"],
+)
+SIZE, LEVELS, WHOLE, AT, ASKED = range(5)
+
+
+@njit(**KERNEL)
+def new_window(events, states):
+    """Memory for a window."""
+    pairs, single = np.zeros((4, events, states)), np.zeros((4, states))
+    window = Window(
+        np.zeros(states, np.int64), np.full(states, -1), np.zeros(states + 1, np.int64),
+        np.zeros((events, states), np.int64), pairs[0], pairs[1], single[0], single[1], single[2], single[3], pairs[2],
+        pairs[3], np.zeros(5, np.int64),
+    )  # fmt: skip
+    window.numbers[AT], window.numbers[ASKED] = -1, 8
+    return window
+
+
+@njit(**KERNEL)
+def everything(following, window):
+    """Make a window of all states, all at distance 0."""
+    events, states = following.shape
+    for i in range(states):
+        window.order[i] = i
+        for k in range(events):
+            window.next[k, i] = following[k, i] if following[k, i] >= 0 else i
+    window.numbers[SIZE], window.numbers[LEVELS], window.numbers[WHOLE] = states, 1, 1
+    window.ends[0] = states
+
+
+@njit(**KERNEL)
+def explore(following, state, levels, window):
+    """Make a window of the states within ``levels`` events of a state."""
+    events = following.shape[0]
+    order, place, nexts = window.order, window.place, window.next
+    for i in range(window.numbers[SIZE]):
+        place[order[i]] = -1
+    order[0], place[state], size, begun = state, 0, 1, 0
+    window.ends[0], level = 1, 0
+    while level < levels:
+        end = size
+        for i in range(begun, end):
+            for k in range(events):
+                found = following[k, order[i]]
+                if found >= 0 and place[found] < 0:
+                    place[found] = size
+                    order[size] = found
+                    size += 1
+        begun = end
+        if size == end:
+            break
+        level += 1
+        window.ends[level] = size
+    for i in range(size):
+        for k in range(events):
+            found = following[k, order[i]]
+            nexts[k, i] = place[found] if found >= 0 and place[found] >= 0 else i
+    window.numbers[SIZE], window.numbers[LEVELS] = size, level + 1
+    window.numbers[WHOLE], window.numbers[AT], window.numbers[ASKED] = size == begun, state, levels
+
+
+@njit(**KERNEL)
+def within(window, distance):
+    """How many states of a window are within a distance."""
+    return window.ends[min(distance, window.numbers[LEVELS] - 1)]
+
+
+@njit(**KERNEL)
+def happen(market, step, rows, controls, weights, window, buffer):
+    """Fill in what happens in the states of a window; the highest total intensity, or -1 if an intensity is wrong."""
+    return market.rates(
+        market.raw, step, rows, window.order, window.numbers[SIZE], controls, weights, window.rate, window.pay,
+        window.flow, window.noise, buffer,
+    )  # fmt: skip
+
+
+@njit(**KERNEL)
+def moment_terms(length, window, highest, second):
+    """Fill in the terms of a sum of moments from what happens; the shift."""
+    shift = max(highest, LEAST_EVENTS / length)
+    inverse = 1.0 / shift
+    events = window.rate.shape[0]
+    for i in range(window.numbers[SIZE]):
+        stay, source, square = 1.0, window.flow[i], window.noise[i]
+        for k in range(events):
+            rate, pay = window.rate[k, i], window.pay[k, i]
+            stay -= rate * inverse
+            source += rate * pay
+            square += rate * pay * pay
+            window.jump[k, i] = rate * inverse
+            if second:
+                window.extra[k, i] = 2.0 * rate * pay * inverse
+        window.stay[i], window.source[i] = stay, source * inverse
+        if second:
+            window.noise[i] = square * inverse
+            window.flow[i] *= 2.0 * inverse
+    return shift
+
+
+@njit(**KERNEL)
+def next_moments(window, size, f, g, m, o):
+    """The next terms (S,) of the first moment, and of the second where there is one, in the first ``size`` places."""
+    events = window.rate.shape[0]
+    for i in range(size):
+        g[i] = window.stay[i] * f[i] + window.source[i]
+    for k in range(events):
+        jump, following = window.jump[k], window.next[k]
+        for i in range(size):
+            g[i] += jump[i] * f[following[i]]
+    if len(m) == 0:
+        return
+    for i in range(size):
+        o[i] = window.stay[i] * m[i] + window.flow[i] * f[i] + window.noise[i]
+    for k in range(events):
+        jump, extra, following = window.jump[k], window.extra[k], window.next[k]
+        for i in range(size):
+            o[i] += jump[i] * m[following[i]] + extra[i] * f[following[i]]
+
+
+@njit(**KERNEL)
+def look(following, state, levels, window):
+    """Make a window of the states within ``levels`` events of a state, unless it is one already."""
+    if window.numbers[AT] != state or (levels > window.numbers[ASKED] and not window.numbers[WHOLE]):
+        explore(following, state, max(levels, window.numbers[ASKED]), window)
+
+
+@njit(**KERNEL)
+def suffices(window, terms):
+    """Whether a window has all states that a sum of so many terms needs."""
+    return window.numbers[WHOLE] or terms <= window.numbers[ASKED]
+
+
+@njit(**KERNEL)
+def pair_moments(market, step, rows, following, states, controls, weights, values, result):
+    """First (and second) moments of a functional over one step and the rest, of pairs of state and controls.
+
+    Parameters
+    ----------
+    market : Chain
+    step : int
+    rows, following : (S, C), (E, S) int
+        Coordinates, and the states that events lead to.
+    states, controls : (M,) int, (M, controls)
+    weights : (6,)
+        Of the functional.
+    values : (S, K)
+        ``K = 1``: expectation of the rest. ``K = 2``: and its second moment.
+    result : (M, K)
+        Out.
+
+    Returns
+    -------
+    int
+        The first pair with a wrong intensity, or -1.
+    """
+    count, moments = values.shape
+    events = following.shape[0]
+    window, buffer = new_window(events, count), np.zeros((2, events))
+    f, g = np.empty(count), np.empty(count)
+    m, o = (np.empty(count), np.empty(count)) if moments == 2 else (np.empty(0), np.empty(0))
+    poisson = np.empty(0)
+    for row in range(len(states)):
+        terms, mean = 0, 0.0
+        while True:
+            look(following, states[row], terms + 2, window)
+            highest = happen(market, step, rows, controls[row], weights, window, buffer)
+            if highest < 0.0:
+                return row
+            mean = moment_terms(market.length, window, highest, moments == 2) * market.length
+            terms = num_terms(mean)
+            if suffices(window, terms):
+                break
+        if len(poisson) < terms:
+            poisson = np.empty(terms)
+        fill_poisson_weights(mean, poisson[:terms])
+        for i in range(within(window, terms)):
+            f[i] = values[window.order[i], 0]
+            if moments == 2:
+                m[i] = values[window.order[i], 1]
+        first = poisson[0] * f[0]
+        second = poisson[0] * m[0] if moments == 2 else 0.0
+        for j in range(1, terms):
+            next_moments(window, within(window, terms - j), f, g, m, o)
+            f, g = g, f
+            m, o = o, m
+            first += poisson[j] * f[0]
+            if moments == 2:
+                second += poisson[j] * m[0]
+        result[row, 0] = first
+        if moments == 2:
+            result[row, 1] = second
+    return -1
+
+
+@njit(**KERNEL)
+def sweep_moments(market, step, rows, following, controls, weights, values, result):
+    """As `pair_moments`, of all states under each of the controls (G, C): result (G, S, K); the first wrong G, or -1."""
+    count, moments = values.shape
+    events = following.shape[0]
+    window, buffer = new_window(events, count), np.zeros((2, events))
+    everything(following, window)
+    f, g = np.empty(count), np.empty(count)
+    m, o = (np.empty(count), np.empty(count)) if moments == 2 else (np.empty(0), np.empty(0))
+    for row in range(len(controls)):
+        highest = happen(market, step, rows, controls[row], weights, window, buffer)
+        if highest < 0.0:
+            return row
+        mean = moment_terms(market.length, window, highest, moments == 2) * market.length
+        poisson = np.empty(num_terms(mean))
+        fill_poisson_weights(mean, poisson)
+        f[:] = values[:, 0]
+        if moments == 2:
+            m[:] = values[:, 1]
+        for i in range(count):
+            result[row, i, 0] = poisson[0] * f[i]
+            if moments == 2:
+                result[row, i, 1] = poisson[0] * m[i]
+        for j in range(1, len(poisson)):
+            next_moments(window, count, f, g, m, o)
+            f, g = g, f
+            m, o = o, m
+            for i in range(count):
+                result[row, i, 0] += poisson[j] * f[i]
+            if moments == 2:
+                for i in range(count):
+                    result[row, i, 1] += poisson[j] * m[i]
+    return -1
+
+
+@njit(**KERNEL)
+def exponential_terms(length, window, exponents, highest, flat, stay, jump):
+    """Fill in the terms of a sum of exponentials, stay (S, K) and jump (E, S, K); the shift and the number of terms.
+
+    ``flat`` (S,) are 1, or 0 of states that paths must not enter.
+    """
+    events, columns = window.rate.shape[0], len(exponents)
+    slowest, fastest, largest = 0.0, 0.0, 0.0
+    for i in range(window.numbers[SIZE]):
+        rate = 0.0
+        for k in range(events):
+            rate += window.rate[k, i]
+        for c in range(columns):
+            z = exponents[c]
+            growth = z * window.flow[i] + 0.5 * z * z * window.noise[i]
+            slowest, fastest = min(slowest, growth.real), max(fastest, abs(growth))
+            stay[i, c] = growth - rate
+            into = 0.0
+            for k in range(events):
+                jump[k, i, c] = window.rate[k, i] * np.exp(z * window.pay[k, i])
+                into += abs(jump[k, i, c])
+            largest = max(largest, into)
+    shift = max(highest - slowest, LEAST_EVENTS / length)
+    inverse = 1.0 / shift
+    for i in range(window.numbers[SIZE]):
+        here = flat[window.order[i]] * inverse
+        for c in range(columns):
+            stay[i, c] = (shift + stay[i, c]) * here
+            for k in range(events):
+                jump[k, i, c] *= here
+    return shift, num_terms((math.hypot(shift, fastest) + largest) * length)
+
+
+@njit(**KERNEL)
+def next_exponentials(window, size, stay, jump, y, z):
+    """The next terms (S, K) in the first ``size`` places."""
+    events, columns = window.rate.shape[0], y.shape[1]
+    for i in range(size):
+        for c in range(columns):
+            z[i, c] = stay[i, c] * y[i, c]
+    for k in range(events):
+        following = window.next[k]
+        for i in range(size):
+            for c in range(columns):
+                z[i, c] += jump[k, i, c] * y[following[i], c]
+
+
+@njit(**KERNEL)
+def pair_exponentials(market, step, rows, following, states, controls, weights, exponents, flat, values, result):
+    """``E[exp(z R)]`` over one step and the rest, for exponents (K,); otherwise as `pair_moments`.
+
+    Only of paths through states where ``flat`` (S,) is 1.
+    """
+    count, columns = values.shape
+    events = following.shape[0]
+    window, buffer = new_window(events, count), np.zeros((2, events))
+    stay, jump = np.empty_like(values), np.empty((events, count, columns), values.dtype)
+    y, z = np.empty_like(values), np.empty_like(values)
+    for row in range(len(states)):
+        terms, shift = 0, 0.0
+        while True:
+            look(following, states[row], terms + 2, window)
+            highest = happen(market, step, rows, controls[row], weights, window, buffer)
+            if highest < 0.0:
+                return row
+            shift, terms = exponential_terms(market.length, window, exponents, highest, flat, stay, jump)
+            if suffices(window, terms):
+                break
+        for i in range(within(window, terms)):
+            for c in range(columns):
+                y[i, c] = values[window.order[i], c] * flat[window.order[i]]
+        log_weight = -shift * market.length
+        weight = math.exp(log_weight)
+        for c in range(columns):
+            result[row, c] = weight * y[0, c]
+        for j in range(1, terms):
+            next_exponentials(window, within(window, terms - j), stay, jump, y, z)
+            y, z = z, y
+            log_weight += math.log(shift * market.length / j)
+            weight = math.exp(log_weight)
+            for c in range(columns):
+                result[row, c] += weight * y[0, c]
+    return -1
+
+
+@njit(**KERNEL)
+def sweep_exponentials(market, step, rows, following, controls, weights, exponents, flat, values, result):
+    """As `pair_exponentials`, of all states under each of the controls (G, C): result (G, S, K)."""
+    count, columns = values.shape
+    events = following.shape[0]
+    window, buffer = new_window(events, count), np.zeros((2, events))
+    everything(following, window)
+    stay, jump = np.empty_like(values), np.empty((events, count, columns), values.dtype)
+    y, z = np.empty_like(values), np.empty_like(values)
+    for row in range(len(controls)):
+        highest = happen(market, step, rows, controls[row], weights, window, buffer)
+        if highest < 0.0:
+            return row
+        shift, terms = exponential_terms(market.length, window, exponents, highest, flat, stay, jump)
+        log_weight = -shift * market.length
+        weight = math.exp(log_weight)
+        for i in range(count):
+            for c in range(columns):
+                y[i, c] = values[i, c] * flat[i]
+                result[row, i, c] = weight * y[i, c]
+        for j in range(1, terms):
+            next_exponentials(window, count, stay, jump, y, z)
+            y, z = z, y
+            log_weight += math.log(shift * market.length / j)
+            weight = math.exp(log_weight)
+            for i in range(count):
+                for c in range(columns):
+                    result[row, i, c] += weight * y[i, c]
+    return -1
+
+
+@njit(**KERNEL)
+def push(window, size, reached, f, g):
+    """The next terms of a law (S,), which has ``size`` places now and will have ``reached`` ones."""
+    for i in range(reached):
+        g[i] = 0.0
+    for i in range(size):
+        if f[i] != 0.0:
+            g[i] += window.stay[i] * f[i]
+            for k in range(window.rate.shape[0]):
+                g[window.next[k, i]] += window.jump[k, i] * f[i]
+
+
+@njit(**KERNEL)
+def pair_laws(market, step, rows, following, states, controls, masses, result):
+    """Add the law (S,) after a step from masses (M,) in states (M,) under controls (M, C); the first wrong M, or -1."""
+    events, count = following.shape
+    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
+    f, g = np.empty(count), np.empty(count)
+    for row in range(len(states)):
+        terms, mean = 0, 0.0
+        while True:
+            look(following, states[row], terms + 2, window)
+            highest = happen(market, step, rows, controls[row], none, window, buffer)
+            if highest < 0.0:
+                return row
+            mean = moment_terms(market.length, window, highest, False) * market.length
+            terms = num_terms(mean)
+            if suffices(window, terms):
+                break
+        poisson = np.empty(terms)
+        fill_poisson_weights(mean, poisson)
+        f[: within(window, terms)] = 0.0
+        f[0] = masses[row]
+        for j in range(terms):
+            if j > 0:
+                push(window, within(window, j - 1), within(window, j), f, g)
+                f, g = g, f
+            for i in range(within(window, j)):
+                result[window.order[i]] += poisson[j] * f[i]
+    return -1
+
+
+@njit(**KERNEL)
+def sweep_laws(market, step, rows, following, controls, masses, result):
+    """Add the law (S,) after a step from masses (G, S) under each of the controls (G, C); the first wrong G, or -1."""
+    events, count = following.shape
+    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
+    everything(following, window)
+    f, g = np.empty(count), np.empty(count)
+    for row in range(len(controls)):
+        highest = happen(market, step, rows, controls[row], none, window, buffer)
+        if highest < 0.0:
+            return row
+        mean = moment_terms(market.length, window, highest, False) * market.length
+        poisson = np.empty(num_terms(mean))
+        fill_poisson_weights(mean, poisson)
+        f[:] = masses[row]
+        for j in range(len(poisson)):
+            if j > 0:
+                push(window, count, count, f, g)
+                f, g = g, f
+            for i in range(count):
+                result[i] += poisson[j] * f[i]
+    return -1
+
+
+# The criterion and its derivatives in continuous controls
+
+# By control (C, ..): slopes of the coefficients of a window; y and its slopes (1 + C, S), this term and the next.
+Slopes = namedtuple("Slopes", ["stay", "source", "jump", "y", "z", "out", "rate", "pay", "flow"])
+
+
+@njit(**KERNEL)
+def new_slopes(controls, events, states):
+    """Memory for the slopes of a window."""
+    return Slopes(
+        np.zeros((controls, states)), np.zeros((controls, states)), np.zeros((controls, events, states)),
+        np.zeros((controls + 1, states)), np.zeros((controls + 1, states)), np.zeros(controls + 1),
+        np.zeros((events, states)), np.zeros((events, states)), np.zeros(states),
+    )  # fmt: skip
+
+
+@njit(**KERNEL)
+def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer):
+    """Fill in the terms of the criterion and of its slopes in the controls ``row`` (C,); the shift and their number."""
+    events, controls, size = window.rate.shape[0], len(row), window.numbers[SIZE]
+    slowest, fastest, largest = 0.0, 0.0, 0.0
+    for i in range(size):
+        rate, into, source = 0.0, 0.0, window.flow[i]
+        for k in range(events):
+            found, pay = window.rate[k, i], window.pay[k, i]
+            rate += found
+            if aversion == 0.0:
+                window.jump[k, i] = found
+                source += found * pay
+            else:
+                window.extra[k, i] = math.exp(-aversion * pay)
+                window.jump[k, i] = found * window.extra[k, i]
+            into += window.jump[k, i]
+        growth = 0.0
+        if aversion != 0.0:
+            growth = -aversion * window.flow[i] + 0.5 * aversion * aversion * window.noise[i]
+            source = 0.0
+        slowest, fastest, largest = min(slowest, growth), max(fastest, growth), max(largest, into)
+        window.stay[i], window.source[i] = growth - rate, source
+    shift = max(highest - slowest, LEAST_EVENTS / market.length)
+    inverse = 1.0 / shift
+    for i in range(size):
+        window.stay[i] = (shift + window.stay[i]) * inverse
+        window.source[i] *= inverse
+    for k in range(events):
+        for i in range(size):
+            window.jump[k, i] *= inverse
+    for j in range(controls):
+        derive(
+            market.raw, step, rows, window.order, size, row, j, slopes.rate, slopes.pay, slopes.flow, buffer
+        )  # fmt: skip
+        for i in range(size):
+            flow = slopes.flow[i]
+            stay = 0.0
+            for k in range(events):
+                rate, pay = slopes.rate[k, i], slopes.pay[k, i]
+                stay -= rate
+                if aversion == 0.0:
+                    flow += rate * window.pay[k, i] + window.rate[k, i] * pay
+                    slopes.jump[j, k, i] = rate * inverse
+                else:
+                    slopes.jump[j, k, i] = (rate - aversion * window.rate[k, i] * pay) * window.extra[k, i] * inverse
+            if aversion == 0.0:
+                slopes.stay[j, i], slopes.source[j, i] = stay * inverse, flow * inverse
+            else:
+                slopes.stay[j, i], slopes.source[j, i] = (stay - aversion * flow) * inverse, 0.0
+    return shift, num_terms((shift + fastest + max(largest - highest, 0.0)) * market.length) + 1
+
+
+@njit(**KERNEL)
+def value_and_slopes(
+    market, derive, step, rows, following, state, row, weights, aversion, values, window, slopes, buffer, poisson
+):
+    """One-step criterion of a state and controls, and its slopes, into ``slopes.out``; False if an intensity is wrong."""
+    terms, shift = 0, 0.0
+    while True:
+        look(following, state, terms + 2, window)
+        highest = happen(market, step, rows, row, weights, window, buffer)
+        if highest < 0.0:
+            return False
+        shift, terms = slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer)
+        if suffices(window, terms):
+            break
+    mean, controls, events = shift * market.length, len(row), window.rate.shape[0]
+    chances = poisson[:terms] if terms <= len(poisson) else np.empty(terms)
+    fill_poisson_weights(mean, chances)
+    y, z = slopes.y, slopes.z
+    for i in range(within(window, terms)):
+        y[0, i] = values[window.order[i]]
+        for j in range(controls):
+            y[j + 1, i] = 0.0
+    for j in range(controls + 1):
+        slopes.out[j] = chances[0] * y[j, 0]
+    for term in range(1, terms):
+        size = within(window, terms - term)
+        for j in range(controls + 1):
+            here, there = y[j], z[j]
+            for i in range(size):
+                there[i] = window.stay[i] * here[i]
+            for k in range(events):
+                jump, nexts = window.jump[k], window.next[k]
+                for i in range(size):
+                    there[i] += jump[i] * here[nexts[i]]
+        first = y[0]
+        for i in range(size):
+            z[0, i] += window.source[i]
+        for j in range(controls):
+            there, stay, source = z[j + 1], slopes.stay[j], slopes.source[j]
+            for i in range(size):
+                there[i] += stay[i] * first[i] + source[i]
+            for k in range(events):
+                jump, nexts = slopes.jump[j, k], window.next[k]
+                for i in range(size):
+                    there[i] += jump[i] * first[nexts[i]]
+        y, z = z, y
+        for j in range(controls + 1):
+            slopes.out[j] += chances[term] * y[j, 0]
+    return True
+
+
+@njit(**KERNEL)
+def pair_slopes(market, derive, step, rows, following, states, controls, weights, aversion, values, result, gradient):
+    """One-step criterion (M,) of pairs and its derivatives (M, C) in the controls; the first wrong pair, or -1.
+
+    ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of ``E[exp(-aversion R)]``; ``values`` (S,).
+    """
+    events, count = following.shape
+    window, slopes = new_window(events, count), new_slopes(controls.shape[1], events, count)
+    buffer, poisson = np.zeros((2, events)), np.empty(256)
+    for i in range(len(states)):
+        if not value_and_slopes(
+            market, derive, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes, buffer,
+            poisson,
+        ):  # fmt: skip
+            return i
+        result[i] = slopes.out[0]
+        gradient[i] = slopes.out[1:]
+    return -1
+
+
+@njit(**KERNEL)
+def improve(
+    market, derive, step, rows, following, weights, aversion, values, low, high, units, noise, controls, best, shortfalls
+):
+    """Best controls of every state near a guess, by `mmgym.trust_region`; the first state of a wrong intensity, or -1.
+
+    Parameters
+    ----------
+    low, high, units : (C,)
+        Bounds of the controls, and lengths on which the criterion bends.
+    noise : (S,)
+        Rounding error of the values.
+    controls : (S, C)
+        In: guess. Out: best controls.
+    best, shortfalls : (S,)
+        Out: best values, and what a further move promises.
+    """
+    events, count = following.shape
+    number = controls.shape[1]
+    window, slopes = new_window(events, count), new_slopes(number, events, count)
+    buffer, poisson = np.zeros((2, events)), np.empty(256)
+    search, unknown = new_search(number), np.empty((0, 0))
+    moved, base, slope = np.empty(number), np.empty(number), np.empty(number)
+    sign = 1.0 if aversion == 0.0 else -1.0
+    for i in range(count):
+        begin(search, controls[i])
+        first = True
+        while True:
+            if not value_and_slopes(
+                market, derive, step, rows, following, i, search.trial, weights, aversion, values, window, slopes, buffer,
+                poisson,
+            ):  # fmt: skip
+                return i
+            value = sign * slopes.out[0]
+            slope[:] = sign * slopes.out[1:]
+            if first:
+                first = False
+                base[:] = slope
+                for j in range(number):
+                    way = DIFFERENCE * units[j]
+                    if controls[i, j] + way > high[j]:
+                        way = -way
+                    moved[:] = controls[i]
+                    moved[j] += way
+                    if not value_and_slopes(
+                        market, derive, step, rows, following, i, moved, weights, aversion, values, window, slopes, buffer,
+                        poisson,
+                    ):  # fmt: skip
+                        return i
+                    for k in range(number):
+                        search.curvature[j, k] = (sign * slopes.out[k + 1] - base[k]) / way
+                for j in range(number):
+                    for k in range(j):
+                        mean = 0.5 * (search.curvature[j, k] + search.curvature[k, j])
+                        search.curvature[j, k] = search.curvature[k, j] = mean
+            if advance(search, value, slope, unknown, low, high, units, noise[i]):
+                break
+        controls[i] = search.point
+        best[i] = sign * search.numbers[VALUE]
+        shortfalls[i] = search.numbers[SHORTFALL]
+    return -1
