@@ -161,10 +161,10 @@ def test_steps_are_cut_only_where_the_bias_asks_for_it():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("steps", [4, 40])
-def test_simulated_utilities_are_those_of_the_solver(steps):
+@pytest.mark.parametrize(("steps", "horizon"), [(2, 0.25), (40, 1.0)])  # in several pieces a step, and in one
+def test_simulated_utilities_are_those_of_the_solver(steps, horizon):
     """Four standard errors, two-sided: a false alarm of 6e-5 each."""
-    arguments = SMALL | {"num_steps": steps, "correlation": 0.8}
+    arguments = SMALL | {"num_steps": steps, "horizon": horizon, "correlation": 0.8}
     env = gymnasium.make(ID, **arguments)
     constant = paper_policies(env)["constant"]
     exact = score(env, constant, method="exact", episodes=2)
@@ -214,7 +214,7 @@ def test_a_hidden_variance_brackets_the_optimum():
 @pytest.mark.long
 @pytest.mark.parametrize("hidden", [False, True])
 def test_market_and_baseline_conform(hidden):
-    arguments = {**SMALL, "num_steps": 8, "risk_aversion": 0.03, "observe_variance": not hidden}
+    arguments = {**SMALL, "num_steps": 4, "horizon": 0.5, "risk_aversion": 0.03, "observe_variance": not hidden}
     check_market(ID, **arguments)
     figures = check_baseline(ID, episodes=400, **arguments)
     assert figures["best suboptimal table"] <= figures["optimum"]
