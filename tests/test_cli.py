@@ -121,7 +121,7 @@ def test_score_papers_and_risk(capsys, tmp_path):
         "--env",
         AS,
         "--set",
-        "num_steps=50",
+        "num_steps=10",
         "optimal",
         "hjb",
         "constant",
@@ -156,7 +156,7 @@ def test_train_score_and_resume(capsys, tmp_path):
 
 
 def test_demo_writes_its_pictures_and_table(capsys, tmp_path):
-    status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "51200", "--threads", "1")
+    status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "12800", "--threads", "1")
     assert status == 0
     for name in ("optimal", "PPO", "avellaneda_stoikov", "constant"):
         assert name in out
