@@ -247,6 +247,7 @@ def test_extreme_parameters_solve():
         {"running_penalty": 1e4, "terminal_penalty": 1e4},
         {"drift": 50.0},
     ):
+        arguments = {"num_steps": 50, **arguments}  # four times the fills a step of the default
         best = baselines.optimal_policy(AS, **arguments)
         value = criterion_value(problem_of(AS, **arguments), best.solution.controls)
         assert value == pytest.approx(best.optimum, rel=1e-9, abs=1e-9), arguments
