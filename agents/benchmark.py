@@ -103,7 +103,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
     ValueError
         If it is not YAML, has an unknown key, or a value out of range.
     """
-    content, source = read_yaml(path, ("benchmark",), "benchmark")
+    content, source = read_yaml(path, ("benchmark",), "benchmark", any_ending=True)
     if not isinstance(content, dict):
         raise ValueError(f"{source} must be a mapping with the keys {', '.join(KEYS)}")
     _refuse_unknown(source, "", content, KEYS)

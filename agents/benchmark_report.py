@@ -245,9 +245,8 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
     }
     benchmark_file = {**about, "benchmark": benchmark._asdict(), "failures": failures}
     write_json(folder / "benchmark.json", benchmark_file)
-    part = folder / "README.md.part"
-    part.write_text(results_page(folder), encoding="utf-8")
-    part.replace(folder / "README.md")
+    with replacing(folder / "README.md") as part:
+        part.write_text(results_page(folder), encoding="utf-8")
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     pairwise = pairwise_table(tidy)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from mmgym.agents.commands import calibrate, constrain, record, reproduce, score, train
+from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, score, train
 from mmgym.agents.commands.command import UsageError, check_endings
 
 __all__ = ["COMMANDS", "main", "make_parser"]
@@ -25,7 +25,7 @@ COMMANDS = {
         record.RECORD,
         train.DEMO,
         calibrate.CALIBRATE,
-        train.FICTITIOUS_PLAY,
+        fictitious_play.FICTITIOUS_PLAY,
         constrain.CONSTRAIN,
         calibrate.BACKTEST,
         reproduce.REPRODUCE,
@@ -43,7 +43,13 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="of an error, show where it comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS.values():
-        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help,
+            epilog=command.example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(run=command.run)
         if command.name in words:
             command.add_options(sub)

@@ -291,7 +291,9 @@ def _count(value: Any, left: list[int]) -> None:
         _count(part, left)
 
 
-def read_yaml(name_or_path: str | Path, beginnings: Iterable[str], kind: str = "configuration") -> tuple[Any, str]:
+def read_yaml(
+    name_or_path: str | Path, beginnings: Iterable[str], kind: str = "configuration", *, any_ending: bool = False
+) -> tuple[Any, str]:
     """Content and file name of a YAML file: a path, or the name of a shipped one (see `config_names`).
 
     Parameters
@@ -301,6 +303,8 @@ def read_yaml(name_or_path: str | Path, beginnings: Iterable[str], kind: str = "
         What the names of the shipped ones begin with, of which an error tells.
     kind : str
         What an error calls the file.
+    any_ending : bool
+        Whether the file may have another ending than .yml or .yaml: not where its name comes from a file.
 
     Raises
     ------
@@ -312,7 +316,7 @@ def read_yaml(name_or_path: str | Path, beginnings: Iterable[str], kind: str = "
     """
     path = Path(name_or_path)
     shipped = shipped_folder() / f"{path.stem}.yml"
-    given = path.is_file() and (path.suffix in (".yml", ".yaml") or not shipped.is_file())
+    given = path.is_file() and (any_ending or path.suffix in (".yml", ".yaml"))
     if not given and (path.parent not in (Path(), Path("configs")) or not shipped.is_file()):
         known = ", ".join(config_names(beginnings))
         raise FileNotFoundError(f"no {kind} {str(name_or_path)!r}: give the path of a .yml file, or one of {known}")

@@ -69,10 +69,12 @@ def plot_regret(path: Path, env: Any, policies: Mapping[str, Any], best: Optimal
     ends = (0.0, params.horizon, -params.inventory_limit - half, params.inventory_limit + half)
     for axis, (name, regret) in zip(axes, maps.items(), strict=True):
         image = axis.imshow(regret.T, origin="lower", aspect="auto", extent=ends, interpolation="nearest", **shades)
-        axis.set_title(f"{name}: regret {regret.sum():.4f}", fontsize=10)
+        axis.set_title(f"{name.replace('_', ' ')}: regret {regret.sum():.4f}", fontsize=10)
         axis.set_xlabel("time")
+    axes[0].locator_params(axis="y", nbins=5, integer=True)
     axes[0].set_ylabel("inventory (assets)")
-    figure.colorbar(image, ax=axes, label="regret (currency)")
+    figure.colorbar(image, ax=axes, label="regret of a cell (currency)", extend="min")
+    figure.suptitle("Where value is lost, by step and inventory", fontsize=11)
     write_figure(figure, path)
 
 

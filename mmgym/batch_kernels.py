@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import config, from_dtype, njit
+from numba import from_dtype, njit
 from numba.extending import overload
 
 from mmgym import random_streams
-from mmgym.compiling import KERNEL
+from mmgym.compiling import COMPILED, KERNEL
 from mmgym.vector_exp import fast_exp
 
 __all__ = [
@@ -60,9 +60,7 @@ def market_function(name: str, part: Callable[[Any], Any] = lambda market: marke
 
 def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled loop; without a compiler, a loop whose numbers overflow and divide by zero in silence as well."""
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return np.errstate(all="ignore")(function)
-    return njit(**KERNEL)(function)  # type: ignore[no-any-return]
+    return njit(**KERNEL)(function) if COMPILED else np.errstate(all="ignore")(function)
 
 
 reset_one = market_function("reset_one")

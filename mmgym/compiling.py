@@ -11,7 +11,9 @@ import numpy as np
 from numba import config, njit
 from numpy.typing import NDArray
 
-__all__ = ["KERNEL", "SCALAR", "kernel_rows"]
+__all__ = ["COMPILED", "KERNEL", "SCALAR", "kernel_rows"]
+
+COMPILED: bool = not vars(config)["DISABLE_JIT"]  # False with NUMBA_DISABLE_JIT=1: kernels are then plain Python
 
 
 def _is_kept_on_disk() -> bool:
@@ -38,4 +40,4 @@ SCALAR: dict[str, Any] = {
 
 def kernel_rows(rows: NDArray[Any]) -> NDArray[Any]:
     """A structured array as loops take it: without a compiler, one whose rows have their columns as attributes."""
-    return rows.view(np.recarray) if config.DISABLE_JIT else rows  # type: ignore[attr-defined]
+    return rows if COMPILED else rows.view(np.recarray)

@@ -338,7 +338,7 @@ def test_waits_have_their_law():
         s0, s1 = start_stream(np.uint64(7))
         single, several, marks = np.empty(n), np.empty(n), np.empty(n, dtype=np.int64)
         for i in range(n):
-            single[i], s0, s1 = hawkes.event_wait(base_rate[0], excess[0], decay[0], s0, s1)
+            single[i], _, s0, s1 = hawkes.next_event(base_rate[:1], excess[:1], decay[:1], np.inf, s0, s1)
             several[i], marks[i], s0, s1 = hawkes.next_event(base_rate, excess, decay, left, s0, s1)
         return single, several, marks
 

@@ -103,15 +103,18 @@ def test_file_names():
             assert path.stem not in forbidden, path
 
 
-EXAMPLES = {"agents/demo.py", "agents/commands/reproduce.py"}  # the id that a command takes by default
-OWN = {"agents/fictitious_play.py": "mean_field", "mmgym/registration.py": ""}  # "": all markets
+WORDS = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
+OWN = {  # "": all markets
+    "agents/fictitious_play.py": "mean_field",
+    "agents/commands/fictitious_play.py": "mean_field",
+    "mmgym/registration.py": "",
+}
 
 
 def test_generic_code_names_no_market():
-    """Docstrings may name an id as an example; what computes may not."""
+    """Ids may stand in examples; what computes asks the market."""
     generic = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
     generic += [*sources("agents/commands"), *sources("mmgym/adapters")]
-    words = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
     for path in generic:
         name = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -124,11 +127,9 @@ def test_generic_code_names_no_market():
                 and isinstance(body[0].value, ast.Constant)
             ):
                 body[0].value.value = ""  # a docstring
-        named = set(re.findall(rf"(?<![a-z_])(?:{words})(?![a-z_])", ast.unparse(tree)))
-        if name in EXAMPLES:
-            assert {*named} <= {"AvellanedaStoikov"}, f"{path} names {named}"
-        elif OWN.get(name) != "":
-            assert named <= {OWN.get(name)}, f"{path} names {named}"
+        code = re.sub(r"mmgym/[\w-]+", "", ast.unparse(tree))  # ids: examples, and what a command takes by default
+        named = set(re.findall(rf"(?<![a-z_])(?:{WORDS})(?![a-z_])", code))
+        assert OWN.get(name) == "" or named <= {OWN.get(name)}, f"{path} names {named}"
 
 
 def test_a_score_asks_for_the_baseline_once(monkeypatch):
@@ -149,6 +150,14 @@ def test_one_word_names_a_market_on_every_floor(market):
     assert not missing
     tests = [path.name for path in (ROOT / "tests").glob("test_*.py") if market in path.name]
     assert len(tests) >= 2, f"{market} needs two test files"
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_the_same_role_has_the_same_file_name_in_every_market(market):
+    files = {path.name: path.read_text(encoding="utf-8") for path in sources(f"baselines/{market}")}
+    parts = ast.parse(files["__init__.py"]).body
+    assert all(isinstance(part, ast.Expr | ast.ImportFrom | ast.Assign) for part in parts), "__init__ has names only"
+    assert [name for name, text in files.items() if "@make_baseline.register" in text] == ["baseline.py"]
 
 
 @pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)

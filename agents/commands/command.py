@@ -19,12 +19,13 @@ __all__ = [
 
 
 class Command(NamedTuple):
-    """A command: its name, what it does in one line, its options, and the function that runs it."""
+    """A command: its name, what it does in one line, its options, the function that runs it, an example."""
 
     name: str
     help: str
     add_options: Callable[[argparse.ArgumentParser], object]
     run: Callable[[argparse.Namespace], None] | None = None  # None: the options that are chosen set it
+    example: str = ""  # what its help ends with
 
 
 class UsageError(Exception):

@@ -203,4 +203,52 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) 
     return {"id": problem.environment.id, "arguments": problem.environment.arguments, "optimum": optimum, **record}
 
 
-CONSTRAIN = Command("constrain", "find the best quotes under limits on loss and drawdown", _add_options, _constrain)
+EXAMPLE = """\
+Hard limits - inventory, spread, probability of a final loss, probability of a drawdown - in a finite market: whole
+ticks, rational fill probabilities, at most one fill a step. The linear program over occupancy measures (HiGHS) is exact
+over randomised policies that see wealth and drawdown: an upper bound. OR-Tools CP-SAT (extra `constraints`) searches
+schedules of quotes by step and inventory in whole numbers: its optimum is a certified rational; a time limit returns
+the best schedule and its gap, and limits that cannot be kept are explained. The penalised agent draws its quotes, so it
+may lie between the best schedule and the bound.
+
+$ mmgym constrain constrain_3_2_2 --agent
+constrain_3_2_2: 3 steps, ticks 1 2 3, |inventory| <= 2, 322 states, masses in parts of 16^3
+limits: P(final loss >= 2) <= 1/50; P(drawdown > 2) <= 1/20; 2 <= spread <= 6
+
+                                 policy     value   exact     P(loss)  P(drawdown) keeps limits                how
+                         without limits  1.828125  117/64 0.063476562  0.068359375           no              exact
+linear program: may see wealth and draw 1.7387118                0.02         0.05          yes        upper bound
+its quotes by step and inventory, drawn 1.7387118         0.022316126         0.05           no              exact
+                 penalised agent, drawn 1.7278401         0.019999986  0.044357122          yes              exact
+                        CP-SAT schedule 1.7265625 221/128 0.019775391  0.043945312          yes optimum, certified
+
+schedule (optimal, worth 221/128, gap 0, 1.1 s):
+
+ step  inventory bid ask
+    0          0   2   3
+    1         -1   1   3
+    1          0   3   3
+    1          1   3   1
+    2         -2   1
+    2         -1   1   3
+    2          0   3   3
+    2          1   3   1
+    2          2       1
+
+played in mmgym/GLFT-v0, where time is continuous and several orders may fill in a step, so that
+values and risks are others (optimum there, without limits: 2.0623283):
+
+                        policy     value  skill                    P(loss)                P(drawdown)
+               CP-SAT schedule  1.955476 0.7627 0.01545 [0.01469, 0.01623] 0.08376 [0.08205, 0.08549]
+linear program's quotes, drawn 1.9354584 0.7182 0.01841 [0.01759, 0.01926] 0.09006 [0.08829, 0.09185]
+        penalised agent, drawn 1.9453248 0.7401 0.01623 [0.01546, 0.01703] 0.08376 [0.08205, 0.08549]
+
+values are exact; probabilities from 100000 episodes, with 95 % intervals
+
+The finite market is not an environment, so the schedule is also played in one, and written as a table that can be
+scored: `mmgym score --env mmgym/GLFT-v0 --set num_steps=3 ... results/constrain_3_2_2/schedule.npz`.
+"""
+
+CONSTRAIN = Command(
+    "constrain", "find the best quotes under limits on loss and drawdown", _add_options, _constrain, EXAMPLE
+)

@@ -43,9 +43,5 @@ def _throughput(options: argparse.Namespace) -> None:
 
 
 REPRODUCE = Command("reproduce", "recompute a paper's tables and figures", _add_reproduce_options, _reproduce)
-THROUGHPUT = Command(
-    "throughput",
-    "measure environment and training speed on this machine",
-    _add_throughput_options,
-    _throughput,
-)
+TEXT = "measure environment and training speed on this machine"
+THROUGHPUT = Command("throughput", TEXT, _add_throughput_options, _throughput)

@@ -108,6 +108,26 @@ def _score(options: argparse.Namespace) -> None:
         write_output(options.output, table, index=True)
 
 
+RISK = """\
+VaR and CVaR are "exact" where the law of the P&L is known to 1e-8 (of a probability, and of a standard deviation), else
+"numerical", with the estimated error beside them: so where fills are few, since then the law has kinks. A law with next
+to no price noise is simulated. `--risk-method exact` insists on the law (many minutes on mmgym/TickSpread-v0).
+
+$ mmgym score --env mmgym/AvellanedaStoikov-v0 optimal constant --risk
+mmgym/AvellanedaStoikov-v0: optimum 66.2438786910
+
+          skill       regret   value  stderr  P&L std   fills  market orders  mean |inventory| method  from
+optimal       1 -5.68434e-14 66.2439       0  8.48657 100.936              0           2.00789  exact
+constant      0      5.20544 61.0384       0  12.6574 99.8254              0           4.29844  exact  ours
+
+          VaR 95%  CVaR 95%   VaR 99%  CVaR 99%              drawdown          drawdown 95%          drawdown 99% VaR by
+optimal  -53.8797  -50.4342  -48.2788  -45.4095   2.213 [2.19, 2.236]  4.386 [4.308, 4.511]     6.45 [6.236, 6.7]  exact
+constant -45.2455  -38.3258  -33.9815  -27.8801  5.432 [5.368, 5.495]  11.71 [11.51, 11.93]  16.18 [15.65, 16.76]  exact
+
+VaR and CVaR: losses of the final P&L (negative: a profit). drawdown: the largest at step ends, its mean and quantiles.
+Brackets: 95 % intervals of what is simulated, from 10000 episodes.
+"""
+
 LIST = Command("list", "list the environments and how exactly their optimum is known", add_output, _list)
 SOLVE = Command("solve", "solve an environment exactly and print its optimum", _add_solve_options, _solve)
-SCORE = Command("score", "score policies or trained models against the optimum", _add_score_options, _score)
+SCORE = Command("score", "score policies or trained models against the optimum", _add_score_options, _score, RISK)

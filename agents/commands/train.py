@@ -1,20 +1,16 @@
-"""``mmgym train``, ``benchmark``, ``demo`` and ``fictitious_play``: agents that learn."""
+"""``mmgym train``, ``benchmark`` and ``demo``: agents that learn."""
 
 import argparse
 from pathlib import Path
 
 from mmgym.agents.commands.command import Command, add_environment, environment_arguments
-from mmgym.printing import show
 
-__all__ = ["BENCHMARK", "DEMO", "FICTITIOUS_PLAY", "TRAIN"]
-
-
-def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
+__all__ = ["BENCHMARK", "DEMO", "TRAIN"]
 
 
-def _add_timesteps(parser: argparse.ArgumentParser) -> None:
+def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timesteps", type=int, help="environment steps, instead of the configuration's")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default 1: reproducible bit for bit)")
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +22,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default 0)")
     parser.add_argument("--folder", help="of the run (default runs/ENVIRONMENT/ALGORITHM-SEED)")
     parser.add_argument("--reward", choices=["expected", "pnl"], default="expected", help="rewards to train on")
-    _add_timesteps(parser)
-    _add_threads(parser)
+    _add_size(parser)
     text = "steps between checkpoints (default 1e6)"
     parser.add_argument("--checkpoint-steps", type=int, default=1_000_000, help=text)
     text = "steps between two exact scores (default a twentieth of the run)"
@@ -83,7 +78,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     failures = [result for result in results if result["status"] == "failed"]
     for result in failures:
         print(f"failed: {result['cell']['key']}: {result['error']}")
-    print(f"\nwritten: {folder}/report.html, results.csv, summary.csv, benchmark.json")
+    print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")
     if failures:
         raise SystemExit(1)
 
@@ -91,31 +86,13 @@ def _benchmark(options: argparse.Namespace) -> None:
 def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", default="runs/demo")
     parser.add_argument("--seed", type=int, default=0)
-    _add_timesteps(parser)
-    _add_threads(parser)
+    _add_size(parser)
 
 
 def _demo(options: argparse.Namespace) -> None:
     from mmgym.agents.demo import demo
 
     demo(Path(options.folder), seed=options.seed, timesteps=options.timesteps, threads=options.threads)
-
-
-def _add_game_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="configuration: a path, or the name of a shipped one (fictitious_play)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="of the results (default runs/<config>)")
-
-
-def _fictitious_play(options: argparse.Namespace) -> None:
-    from mmgym.agents.fictitious_play import load_game, play_game
-
-    settings, source = load_game(options.config)
-    folder = options.folder or Path("runs") / Path(source).stem
-    result = play_game(settings, folder, seed=options.seed)
-    print(f"{settings.environment}: the constant quote's population has the exploitability {result.constant:.8g}\n")
-    show(result.curve)
-    print(f"\nwritten: {folder}")
 
 
 TRAIN = Command("train", "train an agent and score it exactly", _add_train_options, _train)
@@ -130,10 +107,4 @@ DEMO = Command(
     "train PPO in the Avellaneda-Stoikov market and compare it with the optimum",
     _add_demo_options,
     _demo,
-)
-FICTITIOUS_PLAY = Command(
-    "fictitious_play",
-    "takers of the mean field learn against their own population",
-    _add_game_options,
-    _fictitious_play,
 )

@@ -22,18 +22,16 @@ Sources: Guéant, Lehalle & Fernandez-Tapia (2013), eqs. (2.1)-(2.3), for the ma
 backward equations of its controlled chain.
 """
 
-import math
 from typing import Any, NoReturn
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from mmgym.baselines import frozen
 from mmgym.baselines.frozen import Functional
+from mmgym.baselines.glft import kernels
 from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.baselines.pnl_law import PnlLaw, pnl_law
-from mmgym.compiling import KERNEL
 from mmgym.models.glft import MAX_EVENTS, Params
 
 Array = NDArray[Any]
@@ -45,63 +43,6 @@ __all__ = [
     "feedback_pnl_law",
     "feedback_problem",
 ]
-
-TAYLOR_TERMS = 20  # of an exponential of norm at most 1: the rest is below 1 / 21! = 2e-20
-
-
-@njit(**KERNEL)
-def _integrate(
-    length: float, stay: Array, up: Array, down: Array, coupling: Array, source: Array, values: Array
-) -> Array:
-    """Values (S, K) after the time ``length`` of a linear system that is tridiagonal in the inventory.
-
-    Parameters
-    ----------
-    stay, up, down : (S, K), or (S, 1) for all columns alike
-        Weights of the inventory itself, the next higher and the next lower one (1 / time).
-    coupling : (S, 3) or (0, 3)
-        Weights ``stay, up, down`` of the first column in the derivative of the second.
-    source : (S, K)
-        Constant part of the derivative.
-    values : (S, K)
-        At the start.
-    """
-    count, columns = values.shape
-    own = 1 if stay.shape[1] > 1 else 0  # whether columns have weights of their own
-    norm = 0.0
-    for q in range(count):
-        for k in range(stay.shape[1]):
-            norm = max(norm, abs(stay[q, k]) + abs(up[q, k]) + abs(down[q, k]))
-    pieces = max(1, math.ceil(length * norm))
-    total, term, next_term = values.copy(), np.empty_like(values), np.empty_like(values)
-    for _ in range(pieces):
-        for q in range(count):
-            for k in range(columns):
-                term[q, k] = total[q, k]
-        for j in range(1, TAYLOR_TERMS + 1):
-            step = length / (pieces * j)
-            for q in range(count):
-                for k in range(columns):
-                    change = stay[q, own * k] * term[q, k]
-                    if q < count - 1:
-                        change += up[q, own * k] * term[q + 1, k]
-                    if q > 0:
-                        change += down[q, own * k] * term[q - 1, k]
-                    if j == 1:
-                        change += source[q, k]
-                    next_term[q, k] = step * change
-                if len(coupling) > 0:
-                    change = coupling[q, 0] * term[q, 0]
-                    if q < count - 1:
-                        change += coupling[q, 1] * term[q + 1, 0]
-                    if q > 0:
-                        change += coupling[q, 2] * term[q - 1, 0]
-                    next_term[q, 1] += step * change
-            term, next_term = next_term, term
-            for q in range(count):
-                for k in range(columns):
-                    total[q, k] += term[q, k]
-    return total
 
 
 class FeedbackProblem(GLFTProblem):
@@ -152,7 +93,7 @@ class FeedbackProblem(GLFTProblem):
             if functional.moments == 2:
                 coupling = 2.0 * np.stack([drift, earned_bid, earned_ask], axis=1)
         start = np.ascontiguousarray(values)
-        return np.asarray(_integrate(self.params.step_length, stay, up, down, coupling, source, start))
+        return np.asarray(kernels.integrate(self.params.step_length, stay, up, down, coupling, source, start))
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """Law (S,) of the inventory at the end of a cell from the law at its start and the depths (S, 2)."""
@@ -160,7 +101,7 @@ class FeedbackProblem(GLFTProblem):
         stay, from_above, from_below = -(bid + ask), np.roll(ask, -1), np.roll(bid, 1)
         coupling, source = np.empty((0, 3)), np.zeros((len(law), 1))
         columns = (stay[:, None], from_above[:, None], from_below[:, None])
-        moved = _integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])
+        moved = kernels.integrate(self.params.step_length, *columns, coupling, source, np.array(law)[:, None])
         return np.asarray(moved[:, 0])
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> NoReturn:

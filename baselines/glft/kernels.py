@@ -1,4 +1,4 @@
-"""Numba kernels of the frozen-quote step of the GLFT market.
+"""Numba kernels of the frozen-quote step of the GLFT market, and of quotes that react at once.
 
 Inside a step the depths are constant, so every expectation over the step solves a linear system ``y' = K y`` that is
 tridiagonal in the inventory. It is summed by uniformisation, ``exp(h K) = sum_j Poisson(j; c h) (1 + K / c)^j``, with a
@@ -16,6 +16,7 @@ from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import num_terms, poisson_weights
 
 ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
+TAYLOR_TERMS = 20  # of an exponential of norm at most 1: the rest is below 1 / 21! = 2e-20
 
 
 @njit(**KERNEL)
@@ -418,3 +419,56 @@ def backward_means(step, fade, lots, columns, excess, rates, gains, flow, fading
                 total += mass * (at_end[j] * values[s, column] + steady[j] * reward + fades[j] * excess[i] * fading[s])
             law, new = new, law
         result[i] = total
+
+
+@njit(**KERNEL)
+def integrate(length, stay, up, down, coupling, source, values):
+    """Values (S, K) after the time ``length`` of a linear system that is tridiagonal in the inventory.
+
+    Parameters
+    ----------
+    stay, up, down : (S, K), or (S, 1) for all columns alike
+        Weights of the inventory itself, the next higher and the next lower one (1 / time).
+    coupling : (S, 3) or (0, 3)
+        Weights ``stay, up, down`` of the first column in the derivative of the second.
+    source : (S, K)
+        Constant part of the derivative.
+    values : (S, K)
+        At the start.
+    """
+    count, columns = values.shape
+    own = 1 if stay.shape[1] > 1 else 0  # whether columns have weights of their own
+    norm = 0.0
+    for q in range(count):
+        for k in range(stay.shape[1]):
+            norm = max(norm, abs(stay[q, k]) + abs(up[q, k]) + abs(down[q, k]))
+    pieces = max(1, math.ceil(length * norm))
+    total, term, next_term = values.copy(), np.empty_like(values), np.empty_like(values)
+    for _ in range(pieces):
+        for q in range(count):
+            for k in range(columns):
+                term[q, k] = total[q, k]
+        for j in range(1, TAYLOR_TERMS + 1):
+            step = length / (pieces * j)
+            for q in range(count):
+                for k in range(columns):
+                    change = stay[q, own * k] * term[q, k]
+                    if q < count - 1:
+                        change += up[q, own * k] * term[q + 1, k]
+                    if q > 0:
+                        change += down[q, own * k] * term[q - 1, k]
+                    if j == 1:
+                        change += source[q, k]
+                    next_term[q, k] = step * change
+                if len(coupling) > 0:
+                    change = coupling[q, 0] * term[q, 0]
+                    if q < count - 1:
+                        change += coupling[q, 1] * term[q + 1, 0]
+                    if q > 0:
+                        change += coupling[q, 2] * term[q - 1, 0]
+                    next_term[q, 1] += step * change
+            term, next_term = next_term, term
+            for q in range(count):
+                for k in range(columns):
+                    total[q, k] += term[q, k]
+    return total

@@ -64,11 +64,8 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
 
     Raises
     ------
-    ValueError
-        If a tape breaks the format, a tape has no fitted parameters, a policy is not known, an argument is out of
-        range, or the name of the windows' file has another ending.
-    TypeError
-        If a model was trained in another market.
+    ValueError, TypeError
+        If a tape, a policy, an argument, or the name of the windows' file cannot be used.
     """
     if options.windows and Path(options.windows).suffix != ".csv":
         raise ValueError(f"--windows {options.windows}: the name must end in .csv")

@@ -37,9 +37,9 @@ def _mix(target, values, width, count, stay, clock, transitions, bid, ask, bid_s
 
     The slices are there for the compiler: it vectorises loops whose indices all start at 0.
     """
-    spreads, end = values.shape[0], width + count
+    spreads = values.shape[0]
     for j in range(spreads):
-        new, here = target[j, width:end], values[j, width:end]
+        new, here = target[j, width : width + count], values[j, width : width + count]
         above = values[j, width + bid_size : width + bid_size + count]
         below = values[j, width - ask_size : width - ask_size + count]
         keep, up, down = stay[j], bid[j], ask[j]
@@ -48,17 +48,17 @@ def _mix(target, values, width, count, stay, clock, transitions, bid, ask, bid_s
         for k in range(spreads):
             jump = clock * transitions[j, k]
             if jump != 0.0:
-                other = values[k, width:end]
+                other = values[k, width : width + count]
                 for y in range(count):
                     new[y] += jump * other[y]
 
 
 @njit(**KERNEL)
-def _add(target, weight, values, low, high):
-    """``target += weight * values`` in the columns from ``low`` to ``high``."""
+def _add(target, weight, values, start, count):
+    """``target += weight * values`` in ``count`` columns from ``start`` on."""
     for j in range(values.shape[0]):
-        into, source = target[j, low:high], values[j, low:high]
-        for y in range(high - low):
+        into, source = target[j, start : start + count], values[j, start : start + count]
+        for y in range(count):
             into[y] += weight * source[y]
 
 
@@ -104,7 +104,6 @@ def moments_of_postings(
     """
     moments, spreads, count = values.shape
     width = _largest_size(postings)
-    end = width + count
     shape = (spreads, count + 2 * width)
     f, next_f, total_f = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     o, next_o, total_o = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -123,9 +122,9 @@ def moments_of_postings(
                 ask_gain[j, y] = edges[postings[g, 1], j] * ask_lots + (fill_weight if ask_lots > 0 else 0.0)
                 source[j, y] = bid[j] * bid_gain[j, y] + ask[j] * ask_gain[j, y] + drift[y]
         for j in range(spreads):
-            f[j, width:end] = values[0, j]
+            f[j, width : width + count] = values[0, j]
             if moments == 2:
-                o[j, width:end] = values[1, j]
+                o[j, width : width + count] = values[1, j]
         for piece in range(steps.shape[0] - 1, -1, -1):
             clock, length = steps[piece, 0], steps[piece, 1]
             rate = clock + fastest
@@ -137,10 +136,10 @@ def moments_of_postings(
             stay = 1.0 - (clock + bid + ask) * inverse
             up, down, jump = bid * inverse, ask * inverse, clock * inverse
             total_f[:] = 0.0
-            _add(total_f, weights[0], f, width, end)
+            _add(total_f, weights[0], f, width, count)
             if moments == 2:
                 total_o[:] = 0.0
-                _add(total_o, weights[0], o, width, end)
+                _add(total_o, weights[0], o, width, count)
             for term in range(1, terms):
                 _pad(f, width, count)
                 _mix(next_f, f, width, count, stay, jump, transitions, up, down, bid_size, ask_size)
@@ -155,20 +154,20 @@ def moments_of_postings(
                             next_o[j, i] += down[j] * a * (2.0 * f[j, i - ask_size] + a)
                             next_o[j, i] += inverse * (2.0 * drift[y] * f[j, i] + variance[y])
                 for j in range(spreads):
-                    into, gains = next_f[j, width:end], source[j]
+                    into, gains = next_f[j, width : width + count], source[j]
                     for y in range(count):
                         into[y] += inverse * gains[y]
-                _add(total_f, weights[term], next_f, width, end)
+                _add(total_f, weights[term], next_f, width, count)
                 f, next_f = next_f, f
                 if moments == 2:
-                    _add(total_o, weights[term], next_o, width, end)
+                    _add(total_o, weights[term], next_o, width, count)
                     o, next_o = next_o, o
             f, total_f = total_f, f
             o, total_o = total_o, o
         for j in range(spreads):
-            result[g, 0, j] = f[j, width:end]
+            result[g, 0, j] = f[j, width : width + count]
             if moments == 2:
-                result[g, 1, j] = o[j, width:end]
+                result[g, 1, j] = o[j, width : width + count]
 
 
 @njit(**KERNEL)
@@ -212,7 +211,6 @@ def exponentials_of_postings(
     _, columns, spreads, count = values.shape
     parts = 2 if (exponents.imag != 0.0).any() else 1
     width = _largest_size(postings)
-    end = width + count
     shape = (2, spreads, count + 2 * width)
     f, next_f, total = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     up, down = np.zeros((2, spreads, count)), np.zeros((2, spreads, count))
@@ -232,7 +230,7 @@ def exponentials_of_postings(
             fastest = (bid + ask).max()
             largest = (np.hypot(up[0], up[1]) + np.hypot(down[0], down[1])).max()
             for part in range(parts):
-                f[part, :, width:end] = values[part, column]
+                f[part, :, width : width + count] = values[part, column]
             for piece in range(steps.shape[0] - 1, -1, -1):
                 clock, length = steps[piece, 0], steps[piece, 1]
                 rate = clock + fastest - slowest
@@ -243,7 +241,7 @@ def exponentials_of_postings(
                 weights = poisson_weights(rate * length, terms)
                 total[:] = 0.0
                 for part in range(parts):
-                    _add(total[part], weights[0], f[part], width, end)
+                    _add(total[part], weights[0], f[part], width, count)
                 for term in range(1, terms):
                     for part in range(parts):
                         _pad(f[part], width, count)
@@ -251,12 +249,12 @@ def exponentials_of_postings(
                         keep[0] = (rate - clock - bid[j] - ask[j] + growth.real) * inverse
                         keep[1] = growth.imag * inverse
                         for part in range(parts):
-                            new = next_f[part, j, width:end]
+                            new = next_f[part, j, width : width + count]
                             for factor in range(parts):
                                 # real part: real * real - imaginary * imaginary; imaginary part: the cross products
                                 source = f[factor if part == 0 else 1 - factor, j]
                                 sign = -1.0 if part == 0 and factor == 1 else 1.0
-                                here = source[width:end]
+                                here = source[width : width + count]
                                 above = source[width + bid_size : width + bid_size + count]
                                 below = source[width - ask_size : width - ask_size + count]
                                 stay, raised, lowered = keep[factor], up[factor, j], down[factor, j]
@@ -272,15 +270,15 @@ def exponentials_of_postings(
                             for other in range(spreads):
                                 jump = clock * transitions[j, other] * inverse
                                 if jump != 0.0:
-                                    jumped = f[part, other, width:end]
+                                    jumped = f[part, other, width : width + count]
                                     for y in range(count):
                                         new[y] += jump * jumped[y]
                     for part in range(parts):
-                        _add(total[part], weights[term], next_f[part], width, end)
+                        _add(total[part], weights[term], next_f[part], width, count)
                     f, next_f = next_f, f
                 f, total = total, f
             for part in range(parts):
-                result[g, part, column] = f[part, :, width:end]
+                result[g, part, column] = f[part, :, width : width + count]
 
 
 @njit(**KERNEL)
@@ -308,7 +306,7 @@ def law_of_postings(steps, transitions, bid_rates, ask_rates, postings, laws, re
             terms = num_terms(rate * length)
             weights = poisson_weights(rate * length, terms)
             total[:] = 0.0
-            _add(total, weights[0], p, low, high)
+            _add(total, weights[0], p, low, high - low)
             for term in range(1, terms):
                 new_low, new_high = low, high  # of the inventories that have any probability
                 if bid_size > 0:
@@ -345,7 +343,7 @@ def law_of_postings(steps, transitions, bid_rates, ask_rates, postings, laws, re
                             lowered[y] += down * source[y]
                 low, high = new_low, new_high
                 p, next_p = next_p, p
-                _add(total, weights[term], p, low, high)
+                _add(total, weights[term], p, low, high - low)
             p, total = total, p
         result += p
 

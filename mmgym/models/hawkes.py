@@ -77,15 +77,6 @@ def excess_wait(excess, decay, s0, s1):
 
 
 @scalar_kernel
-def event_wait(base_rate, excess, decay, s0, s1):
-    """Wait for the next event of one process, none in between: (wait, s0, s1)."""
-    clock, s0, s1 = exponential(s0, s1)
-    wait = clock / base_rate if base_rate > 0.0 else math.inf
-    burst, s0, s1 = excess_wait(excess, decay, s0, s1)
-    return min(wait, burst), s0, s1
-
-
-@scalar_kernel
 def next_event(base_rate, excess, decay, left, s0, s1):
     """Wait for the next event of several processes: (wait, process, s0, s1).
 

@@ -23,6 +23,21 @@ def _row(curve, k):
 
 
 @njit(**KERNEL)
+def _start_stage(stage, start, h, slopes, state):
+    """Put the state at which a stage of a step wants the slope: at the start, twice in the middle, at the end."""
+    if stage == 0:
+        state[:] = start
+    else:
+        state[:] = start + (h if stage == 3 else 0.5 * h) * slopes[stage - 1]
+
+
+@njit(**KERNEL)
+def _end_step(start, h, slopes, end):
+    """Put the state after a step from the slopes of its four stages."""
+    end[:] = start + h / 6.0 * (slopes[0] + 2.0 * slopes[1] + 2.0 * slopes[2] + slopes[3])
+
+
+@njit(**KERNEL)
 def _hjb_slope(w, drift, factors, jumps, signal, inventory, size, decay, penalty, max_depth, slope):
     """``-dW/dt``: running reward, signal jumps and the Hamiltonians of both sides."""
     count_b, count_q = w.shape
@@ -65,28 +80,32 @@ def hjb(times, drift, factors, jumps, signal, inventory, size, decay, penalty, m
     values, slopes : (n + 1, B, Q)
         Out: ``W`` and ``-dW/dt`` at the nodes.
     """
-    shape = values.shape[1:]
-    k1, k2, k3, k4, stage = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    stages, state = np.empty((4, *values.shape[1:])), np.empty(values.shape[1:])
     last = len(times) - 1
     values[last] = 0.0
     for i in range(last - 1, -1, -1):
         h = times[i + 1] - times[i]
-        end, middle, start = 2 * i + 2, 2 * i + 1, 2 * i
-        w = values[i + 1]
-        _hjb_slope(w, drift[end], _row(factors, end), jumps, signal, inventory, size, decay, penalty, max_depth, k1)
-        slopes[i + 1] = k1
+        for stage in range(1 if euler else 4):
+            k = 2 * i + 2 - (stage + 1) // 2
+            _start_stage(stage, values[i + 1], h, stages, state)
+            _hjb_slope(
+                state,
+                drift[k],
+                _row(factors, k),
+                jumps,
+                signal,
+                inventory,
+                size,
+                decay,
+                penalty,
+                max_depth,
+                stages[stage],
+            )
+        slopes[i + 1] = stages[0]
         if euler:
-            values[i] = w + h * k1
-            continue
-        factor = _row(factors, middle)
-        stage[:] = w + 0.5 * h * k1
-        _hjb_slope(stage, drift[middle], factor, jumps, signal, inventory, size, decay, penalty, max_depth, k2)
-        stage[:] = w + 0.5 * h * k2
-        _hjb_slope(stage, drift[middle], factor, jumps, signal, inventory, size, decay, penalty, max_depth, k3)
-        stage[:] = w + h * k3
-        factor = _row(factors, start)
-        _hjb_slope(stage, drift[start], factor, jumps, signal, inventory, size, decay, penalty, max_depth, k4)
-        values[i] = w + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+            values[i] = values[i + 1] + h * stages[0]
+        else:
+            _end_step(values[i + 1], h, stages, values[i])
     _hjb_slope(
         values[0], drift[0], _row(factors, 0), jumps, signal, inventory, size, decay, penalty, max_depth, slopes[0]
     )
@@ -135,29 +154,25 @@ def _law_slope(p, rates, jumps, slope):
 @njit(**KERNEL)
 def law(times, rates, jumps, initial, euler, laws):
     """Law of the state at all times, shape (2 n + 1, B, Q), from fill rates (2 n + 1 or 1, B, Q, 2)."""
-    shape = initial.shape
-    k1, k2, k3, k4, stage = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    stages, state = np.empty((4, *initial.shape)), np.empty(initial.shape)
     laws[0] = initial
-    _law_slope(laws[0], _row(rates, 0), jumps, k1)
+    _law_slope(laws[0], _row(rates, 0), jumps, stages[0])
     for i in range(len(times) - 1):
         h = times[i + 1] - times[i]
         p, end, middle = laws[2 * i], 2 * i + 2, 2 * i + 1
         if euler:
-            laws[end] = p + h * k1
-            laws[middle] = p + 0.5 * h * k1
-            _law_slope(laws[end], _row(rates, end), jumps, k1)
+            laws[end] = p + h * stages[0]
+            laws[middle] = p + 0.5 * h * stages[0]
+            _law_slope(laws[end], _row(rates, end), jumps, stages[0])
             continue
-        stage[:] = p + 0.5 * h * k1
-        _law_slope(stage, _row(rates, middle), jumps, k2)
-        stage[:] = p + 0.5 * h * k2
-        _law_slope(stage, _row(rates, middle), jumps, k3)
-        stage[:] = p + h * k3
-        _law_slope(stage, _row(rates, end), jumps, k4)
-        laws[end] = p + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
-        _law_slope(laws[end], _row(rates, end), jumps, k2)
-        laws[middle] = np.maximum(0.5 * (p + laws[end]) + 0.125 * h * (k1 - k2), 0.0)
+        for stage in range(1, 4):
+            _start_stage(stage, p, h, stages, state)
+            _law_slope(state, _row(rates, 2 * i + (stage + 1) // 2), jumps, stages[stage])
+        _end_step(p, h, stages, laws[end])
+        _law_slope(laws[end], _row(rates, end), jumps, stages[1])
+        laws[middle] = np.maximum(0.5 * (p + laws[end]) + 0.125 * h * (stages[0] - stages[1]), 0.0)
         laws[middle] *= p.sum() / laws[middle].sum()  # Hermite interpolation misses 0 by 1e-12 in cells just reached
-        k1[:] = k2
+        stages[0] = stages[1]
 
 
 @njit(**KERNEL)
@@ -201,21 +216,14 @@ def evaluate(times, drift, rates, earned, factors, jumps, signal, inventory, siz
     ``rates`` are its mean fill probabilities ``E[exp(-decay d)]`` and ``earned`` its ``E[d exp(-decay d)]``, shape
     (2 n + 1 or 1, B, Q, 2); ``factors`` multiply both.
     """
-    shape = values.shape[1:]
-    k1, k2, k3, k4, stage = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    stages, state = np.empty((4, *values.shape[1:])), np.empty(values.shape[1:])
     last = len(times) - 1
     values[last] = 0.0
     for i in range(last - 1, -1, -1):
         h = times[i + 1] - times[i]
-        v, end, middle, start = values[i + 1], 2 * i + 2, 2 * i + 1, 2 * i
-        r, e, f = _row(rates, end), _row(earned, end), _row(factors, end)
-        _linear_slope(v, drift[end], r, e, f, jumps, signal, inventory, size, penalty, k1)
-        r, e, f = _row(rates, middle), _row(earned, middle), _row(factors, middle)
-        stage[:] = v + 0.5 * h * k1
-        _linear_slope(stage, drift[middle], r, e, f, jumps, signal, inventory, size, penalty, k2)
-        stage[:] = v + 0.5 * h * k2
-        _linear_slope(stage, drift[middle], r, e, f, jumps, signal, inventory, size, penalty, k3)
-        r, e, f = _row(rates, start), _row(earned, start), _row(factors, start)
-        stage[:] = v + h * k3
-        _linear_slope(stage, drift[start], r, e, f, jumps, signal, inventory, size, penalty, k4)
-        values[i] = v + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+        for stage in range(4):
+            k = 2 * i + 2 - (stage + 1) // 2
+            r, e, f = _row(rates, k), _row(earned, k), _row(factors, k)
+            _start_stage(stage, values[i + 1], h, stages, state)
+            _linear_slope(state, drift[k], r, e, f, jumps, signal, inventory, size, penalty, stages[stage])
+        _end_step(values[i + 1], h, stages, values[i])
