@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from mmgym.agents.commands import calibrate, constrain, record, reproduce, score, train
+from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, score, train
 from mmgym.agents.commands.command import UsageError, check_endings
 
 __all__ = ["COMMANDS", "main", "make_parser"]
@@ -25,7 +25,7 @@ COMMANDS = {
         record.RECORD,
         train.DEMO,
         calibrate.CALIBRATE,
-        train.FICTITIOUS_PLAY,
+        fictitious_play.FICTITIOUS_PLAY,
         constrain.CONSTRAIN,
         calibrate.BACKTEST,
         reproduce.REPRODUCE,

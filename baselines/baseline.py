@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, singledispatch
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -209,11 +210,16 @@ def environment_of(env: Any, **arguments: Any) -> Any:
 
 
 def _load(market: Market) -> None:
-    """Import the package of a market's baseline, which registers itself; a declared market's is derived."""
-    if market.declaration is None:
-        import_module(f"mmgym.baselines.{market.name}")
-    else:
+    """Have the baseline of a market registered: by its package of `mmgym.baselines`, or derived from a declaration.
+
+    A market of somebody else registers its own with `make_baseline`.
+    """
+    if market.declaration is not None:
         import_module("mmgym.baselines.declared").register(market.declaration)
+    elif make_baseline.dispatch(market.params_type) is make_baseline.dispatch(object):
+        package = f"mmgym.baselines.{market.name}"
+        if find_spec(package) is not None:
+            import_module(package)
 
 
 def baseline_of(env: Any, **arguments: Any) -> Baseline:

@@ -107,7 +107,7 @@ def test_file_names():
 WORDS = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
 OWN = {  # "": all markets
     "agents/fictitious_play.py": "mean_field",
-    "agents/commands/train.py": "mean_field",  # the command of the same name
+    "agents/commands/fictitious_play.py": "mean_field",
     "mmgym/registration.py": "",
 }
 
