@@ -639,12 +639,12 @@ class FiniteBaseline:
 
 
 def _some_states(coordinates: Mapping[str, Array]) -> list[int]:
-    """Some states to print: about seven inventories, at each value of the other coordinates (three at most)."""
-    inventory = coordinates["inventory"]
-    levels = np.unique(inventory)
-    chosen = np.isin(inventory, levels[:: max((len(levels) - 1) // 6, 1)])
+    """Some states to print: about seven inventories (or of the first coordinate), at three values of the others."""
+    shown = "inventory" if "inventory" in coordinates else next(iter(coordinates))
+    levels = np.unique(coordinates[shown])
+    chosen = np.isin(coordinates[shown], levels[:: max((len(levels) - 1) // 6, 1)])
     for name, values in coordinates.items():
-        if name != "inventory":
+        if name != shown:
             others = np.unique(values)
             chosen &= np.isin(values, others[np.unique(np.linspace(0, len(others) - 1, 3).astype(int))])
     return [int(s) for s in np.flatnonzero(chosen)]
