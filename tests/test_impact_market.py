@@ -63,9 +63,7 @@ def test_optimum_with_a_drift_that_follows(utility, check_optimum):
 def test_shift_of_the_quotes_in_continuous_time():
     """At flat inventory: by xi / 2 far from the end, and by xi just before it."""
     arguments = {"horizon": 4.0, "num_steps": 4000, "inventory_limit": 6.0, "pressure_limit": 0, "risk_aversion": 0.02}
-    depths = [
-        quoting.continuous_depths(impact.MARKET, params_of(ID, impact=xi, **arguments)) for xi in (0.0, 0.05)
-    ]
+    depths = [quoting.continuous_depths(impact.MARKET, params_of(ID, impact=xi, **arguments)) for xi in (0.0, 0.05)]
     shift = (depths[1] - depths[0])[:, 6]  # flat
     assert np.abs(shift[-1] - 0.05).max() < 0.003  # a step of 1e-3, 0.05 fills, is left
     assert np.abs(shift[0] - 0.025).max() < 0.003

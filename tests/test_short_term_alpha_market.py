@@ -9,7 +9,14 @@ from mmgym.baselines.glft.continuous import continuous_depths, continuous_values
 
 ID, GLFT = "mmgym/ShortTermAlpha-v0", "mmgym/GLFT-v0"
 FEW = {"num_steps": 6, "horizon": 0.1, "inventory_limit": 4.0, "order_size": 2.0, "initial_inventory": 2.0}
-WIDE = {"min_depth": -6.0, "max_depth": 9.0, "fill_decay": 1.2, "fill_rate": 10.0, "volatility": 0.5}
+WIDE = {
+    "risk_aversion": 0.1,
+    "min_depth": -6.0,
+    "max_depth": 9.0,
+    "fill_decay": 1.2,
+    "fill_rate": 10.0,
+    "volatility": 0.5,
+}
 
 
 @pytest.fixture(params=["mean", "cara"])
@@ -45,9 +52,7 @@ def test_optimum(number, utility, check_optimum):
     flow = alpha * m * q - 0.5 * 0.2 * 1.1**2 * q**2 * (utility == "mean")
     arguments = {"num_steps": 2, "horizon": 0.3, "inventory_limit": 2.0, "fill_rate": rate, "alpha": alpha}
     arguments |= {"switching_rate": eta, "utility": utility, "risk_aversion": 0.2, "volatility": 1.1}
-    check_optimum(
-        ID, moves, flow, 1.1**2 * q**2, -penalty * q**2, [0, 6], terminal_penalty=penalty, **arguments
-    )
+    check_optimum(ID, moves, flow, 1.1**2 * q**2, -penalty * q**2, [0, 6], terminal_penalty=penalty, **arguments)
     best = baselines.optimal_policy(ID, terminal_penalty=penalty, **arguments)
     value = best.solution.values[0, 6:9]  # from the stationary law of the drift, at flat inventory
     law = np.array([0.25, 0.5, 0.25])

@@ -71,7 +71,10 @@ MARKET = declare.Market(
     name="impact",
     title="Market making with impact of fills on the mid (inventory in assets, traded in orders of `order_size`)",
     params=Params,
-    coordinates=[quoting.inventory(), declare.Coordinate("pressure", lambda p: -p.pressure_limit, lambda p: p.pressure_limit)],
+    coordinates=[
+        quoting.inventory(),
+        declare.Coordinate("pressure", lambda p: -p.pressure_limit, lambda p: p.pressure_limit),
+    ],
     controls=[quoting.depth_box("bid_depth"), quoting.depth_box("ask_depth")],
     events=[
         fills("bid", 1, 0),

@@ -50,7 +50,9 @@ MAX_EXPONENT = 300.0  # |fill_decay * depth|
 FIELDS: dict[str, Any] = {
     "volatility": Annotated[float, Real(2.0, 0.0, 1e3, "price / sqrt(time)", "sigma"), "of the mid"],
     "fill_rate": Annotated[float, Real(140.0, TINY, 1e9, "fills / time", "A"), "of each side at depth 0"],
-    "fill_decay": Annotated[float, Real(1.5, 1e-6, 1e6, "1 / price", "k"), "relative slope of the intensity at depth 0"],
+    "fill_decay": Annotated[
+        float, Real(1.5, 1e-6, 1e6, "1 / price", "k"), "relative slope of the intensity at depth 0"
+    ],
     "fill_curve": Annotated[Curve, Choice("exponential"), "how the intensity falls with the depth"],
     "fill_power": Annotated[float, Real(3.0, 1.01, 100.0, "1", "n"), 'of `fill_curve` "power"'],
     "order_size": Annotated[float, Real(1.0, TINY, 1e6, "assets", "D")],
