@@ -359,9 +359,17 @@ class SimulatedBaseline:
         """As in `Baseline`."""
         return RandomPolicy(action_space, seed)
 
+    def value_of_reference(self) -> float:
+        """The criterion of the reference policy, found anew: by simulation, if the market has no better way."""
+        return self.simulated(self.policies()[self.reference](), 10_000, 0)[0]
+
+    @cached_property
+    def _reference_value(self) -> float:
+        return self.value_of_reference()
+
     def reference_value(self) -> float:
         """As in `Baseline`."""
-        return self.simulated(self.policies()[self.reference](), 10_000, 0)[0]
+        return self._reference_value
 
     def criterion_value(self, policy: Policy) -> float | None:
         """None: not quick to find."""
@@ -639,12 +647,12 @@ class FiniteBaseline:
 
 
 def _some_states(coordinates: Mapping[str, Array]) -> list[int]:
-    """Some states to print: about seven inventories, at each value of the other coordinates (three at most)."""
-    inventory = coordinates["inventory"]
-    levels = np.unique(inventory)
-    chosen = np.isin(inventory, levels[:: max((len(levels) - 1) // 6, 1)])
+    """Some states to print: about seven inventories (or of the first coordinate), at three values of the others."""
+    shown = "inventory" if "inventory" in coordinates else next(iter(coordinates))
+    levels = np.unique(coordinates[shown])
+    chosen = np.isin(coordinates[shown], levels[:: max((len(levels) - 1) // 6, 1)])
     for name, values in coordinates.items():
-        if name != "inventory":
+        if name != shown:
             others = np.unique(values)
             chosen &= np.isin(values, others[np.unique(np.linspace(0, len(others) - 1, 3).astype(int))])
     return [int(s) for s in np.flatnonzero(chosen)]

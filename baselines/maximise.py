@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.ndimage import maximum_filter1d, minimum_filter
 
 from mmgym import trust_region
 from mmgym.baselines.frozen import FrozenProblem
@@ -193,7 +193,13 @@ def climb(
 
 
 def _starts(
-    problem: ContinuousProblem, states: Integers, region: Region, controls: Array, glance: Glance, survey: Glance | None
+    problem: ContinuousProblem,
+    states: Integers,
+    region: Region,
+    controls: Array,
+    glance: Glance,
+    survey: Glance | None,
+    best: Array | None,
 ) -> tuple[Integers, Array]:
     """Pairs of state and controls to climb from, off a coarse grid and away from the candidates (S, C)."""
     sign, count = -1.0 if problem.aversion else 1.0, len(region.low)
@@ -211,14 +217,15 @@ def _starts(
         height = sign * (glance(*pairs) if survey is None else survey(part, grid)).reshape(len(part), *map(len, axes))
         # Between grid points the criterion rises above them by less than it falls around them.
         highest = 2.0 * height - minimum_filter(height, size=(1, *[3] * count), mode="nearest")
-        known = sign * glance(part, controls[part])
+        known = sign * (glance(part, controls[part]) if best is None else best[part])
         promising = np.zeros(height.shape, dtype=np.bool_)
+        crowded = survey is None or region.crowded[part].reshape(-1, *[1] * count)
         for axis in range(1, count + 1):  # maxima lie on ridges: the best point at each value of each control
-            others = tuple(i for i in range(1, count + 1) if i != axis)
-            promising |= height >= height.max(axis=others, keepdims=True)
-        if survey is not None:  # cells that are not crowded: where the grid itself has another hill
-            peaks = height == maximum_filter(height, size=(1, *[3] * count), mode="nearest")
-            promising &= peaks | region.crowded[part].reshape(-1, *[1] * count)
+            ridge = height.max(axis=tuple(i for i in range(1, count + 1) if i != axis), keepdims=True)
+            peaks = ridge == maximum_filter1d(ridge, 3, axis=axis, mode="nearest")
+            ends = np.isin(np.arange(height.shape[axis]), (0, height.shape[axis] - 1))
+            peaks |= ends.reshape([-1 if i == axis else 1 for i in range(count + 1)])
+            promising |= (height >= ridge) & (peaks | crowded)
         promising &= highest >= known.reshape(-1, *[1] * count)
         row, place = np.nonzero(promising.reshape(len(part), -1))
         starts = grid[place]
@@ -254,7 +261,7 @@ def best_controls(
         by default.
     survey : callable, optional
         The same of states (M,) under each of the controls (G, C), shape (M, G), where a market has a cheaper way: then
-        all cells are looked over, those that are not crowded for other hills of the grid.
+        all cells are looked over, those that are not crowded for other peaks and the ends of the ridges only.
 
     Returns
     -------
@@ -278,7 +285,15 @@ def best_controls(
     everywhere = survey is not None
     doubtful = np.arange(problem.num_states) if everywhere else np.union1d(np.flatnonzero(region.crowded), missed)
     if len(doubtful):
-        states, starts = _starts(problem, doubtful, region, controls, glance or one_step, survey)
+        states, starts = _starts(
+            problem,
+            doubtful,
+            region,
+            controls,
+            glance or one_step,
+            survey,
+            None if len(missed) or survey is None else best,
+        )
         states, starts = np.concatenate([states, missed]), np.concatenate([starts, controls[missed]])
         known = np.where(shortfalls <= tolerance, sign * best, -np.inf)
         peaks, reached, left = climb(problem, n, states, starts, values, known)

@@ -20,20 +20,19 @@ module, `math` and ``min``, ``max``, ``abs`` are all right.
 import functools
 import hashlib
 import inspect
-import itertools
 import linecache
 import math
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, get_type_hints
 
 import gymnasium
 import numpy as np
 from numba import njit
-from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
 from mmgym import declared_kernels, market
@@ -297,7 +296,9 @@ class Market:
         low, high = (np.array([_of(params, getattr(c, end)) for c in self.controls], float) for end in ("low", "high"))
         for control, a, b in zip(self.controls, low, high, strict=True):
             if not (math.isfinite(a) and math.isfinite(b)) or not (a < b if self.continuous else a <= b):
-                raise ValueError(f"{self.name}: the control {control.name} from {a:g} to {b:g} is not allowed: no range")
+                raise ValueError(
+                    f"{self.name}: the control {control.name} from {a:g} to {b:g} is not allowed: no range"
+                )
         units = [(b - a) / 8.0 for a, b in zip(low, high, strict=True)]
         for j, control in enumerate(self.controls):
             if isinstance(control, Box) and control.unit is not None:
@@ -509,10 +510,13 @@ class _Source:
             f"def impulse_payoff(p, x, u): return {self.number(impulse.payoff if impulse else None)}",
             f"def impulse_effect(p, x, u): return {landed}",
         ]
-        for name in ("income", "running_penalty"):
-            blocks.append(f"def {name}(p, x, u): return {self.number(getattr(d, name))}")
-        for name in ("position", "variance", "drift", "liquidation", "terminal_penalty"):
-            blocks.append(f"def {name}(p, x): return {self.number(getattr(d, name), ('p', 'x'))}")
+        blocks += [
+            f"def {name}(p, x, u): return {self.number(getattr(d, name))}" for name in ("income", "running_penalty")
+        ]
+        blocks += [
+            f"def {name}(p, x): return {self.number(getattr(d, name), ('p', 'x'))}"
+            for name in ("position", "variance", "drift", "liquidation", "terminal_penalty")
+        ]
         self.functions["X"] = namedtuple("X", ["step", *names])
         self.functions["U"] = namedtuple("U", controls)
         return "\n\n\n".join(blocks) + "\n", self.functions
@@ -555,8 +559,7 @@ def _fingerprint(source: str, functions: Mapping[str, Any]) -> bytes:
         home = inspect.getmodule(getattr(function, "py_func", function))
         path = getattr(home, "__file__", None)
         if path:
-            with open(path, "rb") as stream:
-                digest.update(stream.read())
+            digest.update(Path(path).read_bytes())
     return digest.digest()
 
 
@@ -638,14 +641,15 @@ def sampled_controls(declared: Market, params: Any, most: int) -> Array:
     ]
     count = math.prod(len(axis) for axis in axes)
     chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
-    return np.stack([axis[i] for axis, i in zip(axes, np.unravel_index(chosen, [len(a) for a in axes]), strict=True)], 1)
+    return np.stack(
+        [axis[i] for axis, i in zip(axes, np.unravel_index(chosen, [len(a) for a in axes]), strict=True)], 1
+    )
 
 
 @functools.lru_cache(maxsize=16)
 def _transitions(declared: Market, params: Any) -> Array:
     d, record = declared, declared.engine.record(params)
-    rows, ranges = d.states(params), d.ranges(params)
-    count = len(d.events)
+    rows, count = d.states(params), len(d.events)
     found, reached = np.empty((count, len(rows)), dtype=np.bool_), np.empty((count, *rows.shape), dtype=np.int64)
     declared_kernels.find_transitions(record, rows, found, reached)
 
@@ -704,8 +708,8 @@ def rates_of(declared: Market, params: Any, step: int, controls: Array) -> tuple
     rate, pay, flow, noise = np.empty((count, states)), np.empty((count, states)), np.empty(states), np.empty(states)
     weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     declared_kernels.find_rates(
-        declared.rates, record.view(np.uint8), step, rows, np.arange(states), np.ascontiguousarray(controls, np.float64),
-        weights, rate, pay, flow, noise,
+        declared.rates, record.view(np.uint8), step, rows, np.arange(states),
+        np.ascontiguousarray(controls, np.float64), weights, rate, pay, flow, noise,
     )  # fmt: skip
     return rate, pay, flow, noise
 
@@ -723,7 +727,7 @@ def _require_inside(declared: Market, params: Any, function: Any, places: Array)
         after = ", ".join(f"{c.name} {v}" for c, v in zip(declared.coordinates, places[state], strict=True))
         raise ValueError(
             f"{declared.name}: {function_name(function)} leads from {declared.describe_state(params, state)} to "
-            f"{after}, out of the ranges {[(int(a), int(b)) for a, b in ranges]}: let the event happen within them only (when=)"
+            f"{after}, out of the ranges {[(int(a), int(b)) for a, b in ranges]}: let it happen within them only"
         )
 
 
@@ -787,7 +791,7 @@ class DeclaredFace(MarketFace):
             entries |= {"gain": gain, "price_gain": state.price_gain, "penalty": state.penalty}
             entries["price_square"] = state.price_square
             nothing = np.full(np.shape(gain), np.nan)[()]
-            entries |= {name: nothing for name in ("bid_depth", "ask_depth")}
+            entries |= dict.fromkeys(("bid_depth", "ask_depth"), nothing)
             entries |= dict(zip(self.control_names, controls, strict=True))
         return entries
 
@@ -902,7 +906,9 @@ def _docstring(declared: Market) -> str:
     """The docstring of the environment, in Gymnasium's sections."""
     d = declared
     controls = ", ".join(f"`{control.name}`" for control in d.controls)
-    space = f"`Box(-1, 1, ({len(d.controls)},), float32)`, scaled to the bounds of" if d.continuous else "`MultiDiscrete`:"
+    space = (
+        f"`Box(-1, 1, ({len(d.controls)},), float32)`, scaled to the bounds of" if d.continuous else "`MultiDiscrete`:"
+    )
     events = ", ".join(f"`{event.name}`" for event in d.events)
     sections = {
         "Description": f"{d.description or d.title}\n\nA declared market (`mmgym.declare`) with the events {events}.",
@@ -913,7 +919,7 @@ def _docstring(declared: Market) -> str:
         "Rewards": "The gain less penalties, undiscounted; under CARA all of it on the last step.",
         "Starting State": "Step 0 and the declared law of the coordinates.",
         "Episode End": "`terminated` after `num_steps` steps; never `truncated`.",
-        "Arguments": "[parameters]\n- `info` (None): \"full\" adds gain, penalty and controls.",
+        "Arguments": '[parameters]\n- `info` (None): "full" adds gain, penalty and controls.',
         "Version History": "- v0: first version.",
         "References": d.references,
     }

@@ -5,6 +5,7 @@ Those that `mmgym.declare` makes of a declaration are found by the type of the p
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import cfunc, njit, types
@@ -129,7 +130,7 @@ def reset_one(p, s):
 @scalar_kernel
 def controls_one(p, action, controls, log_intensities):
     """Controls of an action, boxes clipped to their bounds; False if it is not finite, or no choice."""
-    acceptable = True
+    acceptable: Any = True
     for j in range(controls.shape[0]):
         if continuous(p):
             entry = np.float64(action[j])
@@ -339,7 +340,7 @@ _SLOPES = types.float64(
 )  # fmt: skip
 
 
-def rates_function(dtype):
+def rates_function(dtype: Any) -> Any:
     """The function of a market, by the type of its record, that fills in what happens.
 
     It takes the record's bytes, the step, coordinates (S, C), states (M,) and how many of them count, controls and
@@ -348,7 +349,7 @@ def rates_function(dtype):
     an intensity is negative or not finite.
     """
 
-    @cfunc(_RATES, cache=True)
+    @cfunc(_RATES, cache=KERNEL["cache"])
     def take_rates(raw, step, rows, order, size, controls, weights, rate, pay, flow, noise, buffer):
         p = raw.view(dtype)[0]
         u = to_controls(p, controls)
@@ -368,7 +369,7 @@ def rates_function(dtype):
                 paid = weights[GAIN] * buffer[1, k]
                 if kind == ORDER:
                     paid += weights[ORDERS]
-                elif kind == BID or kind == ASK:
+                elif kind in (BID, ASK):
                     paid += weights[FILLS]
                 rate[k, i], pay[k, i] = found, paid
             highest = max(highest, leaving)
@@ -381,13 +382,13 @@ def rates_function(dtype):
     return take_rates
 
 
-def slopes_function(dtype):
+def slopes_function(dtype: Any) -> Any:
     """The function of a market that fills in the slopes of what happens in the ``j``-th control.
 
     Of intensities (E, M), payoffs (E, M), and of income less running penalty (M,); otherwise as `rates_function`.
     """
 
-    @cfunc(_SLOPES, cache=True)
+    @cfunc(_SLOPES, cache=KERNEL["cache"])
     def take_slopes(raw, step, rows, order, size, controls, j, rate, pay, flow, buffer):
         p = raw.view(dtype)[0]
         u = to_duals(p, controls, j)

@@ -1,8 +1,8 @@
 """Dual numbers in kernels: a scalar function, called with them, gives its derivative along with its value, exactly.
 
-A dual number is ``value + slope e`` with ``e^2 = 0``. Arithmetic, comparisons (of values), ``min``, ``max``, ``abs`` and
-the functions of `math` and their namesakes in `numpy` take it; where a function bends, the slope is that of the branch
-that its value is on. (Griewank & Walther 2008, Evaluating Derivatives, chapter 3.)
+A dual number is ``value + slope e`` with ``e^2 = 0``. Arithmetic, comparisons (of values), ``min``, ``max``, ``abs``
+and the functions of `math` and their namesakes in `numpy` take it; where a function bends, the slope is that of the
+branch that its value is on. (Griewank & Walther 2008, Evaluating Derivatives, chapter 3.)
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import types
 from numba.core import cgutils
-from numba.core.typeconv import Conversion
+from numba.core.typeconv.castgraph import Conversion
 from numba.extending import intrinsic, lower_cast, make_attribute_wrapper, models, overload, register_model
 
 __all__ = ["DualType", "dual", "overload_dual", "slope_of", "value_of"]

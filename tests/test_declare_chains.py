@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from mmgym import declare
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.declared import DeclaredProblem
-from mmgym.baselines.frozen import Functional, policy_gradient, solve, state_laws
+from mmgym.baselines.frozen import Functional, solve, state_laws, visits
 from mmgym.baselines.pnl_law import pnl_law
 from mmgym.checking import check_market
 from mmgym.parameters import Choice, Integer, Real, create
@@ -262,6 +262,14 @@ def choices(seed, **arguments):
     return DeclaredProblem(CHOICES, params), Dense(params)
 
 
+def policy_gradient(problem, table):
+    """The criterion of a table and its derivatives in every control."""
+    value, raw, weights = visits(problem, table)
+    states = np.arange(problem.num_states)
+    slopes = [problem.gradient(n, states, table[n], raw[n + 1][:, None])[1] for n in range(problem.num_steps)]
+    return value, weights[..., None] * np.array(slopes)
+
+
 @pytest.mark.parametrize("name", FUNCTIONALS)
 @pytest.mark.parametrize("seed", range(3))
 def test_one_step_law_of_boxes(seed, name):
@@ -289,9 +297,7 @@ def test_laws_and_gradients_of_boxes(seed):
         random = np.random.default_rng(seed)
         controls = random.uniform(problem.low_controls, problem.high_controls, (problem.num_states, 2))
         law = random.dirichlet(np.ones(problem.num_states))
-        expected = sum(
-            law[s] * expm(dense.h * dense.generator(1, u))[s] for s, u in enumerate(controls)
-        )
+        expected = sum(law[s] * expm(dense.h * dense.generator(1, u))[s] for s, u in enumerate(controls))
         assert np.abs(problem.forward(1, controls, law) - expected).max() < 1e-13
         shared = np.broadcast_to(controls[0], controls.shape)
         expected = law @ expm(dense.h * dense.generator(1, controls[0]))
@@ -304,10 +310,7 @@ def test_laws_and_gradients_of_boxes(seed):
             for times in (-2, -1, 1, 2):  # a difference of fourth order: exact to about 1e-12
                 moved = controls + times * step * np.eye(2)[j]
                 ends.append(
-                    [
-                        dense.backward(2, u, values, problem.criterion, KINDS["boxes"])[s, 0]
-                        for s, u in enumerate(moved)
-                    ]
+                    [dense.backward(2, u, values, problem.criterion, KINDS["boxes"])[s, 0] for s, u in enumerate(moved)]
                 )
             a, b, c, d = map(np.array, ends)
             assert np.abs(slopes[:, j] - (a - 8.0 * b + 8.0 * c - d) / (12.0 * step)).max() < 2e-10
@@ -316,9 +319,7 @@ def test_laws_and_gradients_of_boxes(seed):
 def test_policy_gradient_of_boxes():
     problem, _ = boxes(1, utility="cara")
     random = np.random.default_rng(5)
-    table_ = random.uniform(
-        problem.low_controls + 0.1, problem.high_controls - 0.1, (STEPS, problem.num_states, 2)
-    )
+    table_ = random.uniform(problem.low_controls + 0.1, problem.high_controls - 0.1, (STEPS, problem.num_states, 2))
     way = random.normal(size=table_.shape)
     _, slopes = policy_gradient(problem, table_)
     up, down = (policy_gradient(problem, table_ + sign * 1e-5 * way)[0] for sign in (1, -1))

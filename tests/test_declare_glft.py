@@ -7,7 +7,7 @@ import pytest
 
 from mmgym import declare
 from mmgym.baselines.declared import DeclaredProblem
-from mmgym.baselines.frozen import Functional, PNL, evaluate, policy_gradient, solve, state_laws
+from mmgym.baselines.frozen import PNL, Functional, evaluate, solve, state_laws, visits
 from mmgym.baselines.glft import GLFTProblem
 from mmgym.models import glft
 
@@ -56,6 +56,14 @@ def ask_payoff(p, u):
     return p.order_size * u.ask_depth
 
 
+def unit_bid(p):
+    return 1.0 / p.fill_decay_bid
+
+
+def unit_ask(p):
+    return 1.0 / p.fill_decay_ask
+
+
 class Params(glft.Params):
     """Those of the hand-written market, of another type."""
 
@@ -66,8 +74,12 @@ def restated():
         params=Params,
         coordinates=[declare.Coordinate("inventory", lambda p: -p.limit, lambda p: p.limit)],
         controls=[
-            declare.Box("bid_depth", lambda p: p.min_depth_bid, lambda p: p.max_depth_bid, lambda p: 1 / p.fill_decay_bid),
-            declare.Box("ask_depth", lambda p: p.min_depth_ask, lambda p: p.max_depth_ask, lambda p: 1 / p.fill_decay_ask),
+            declare.Box(
+                "bid_depth", lambda p: p.min_depth_bid, lambda p: p.max_depth_bid, lambda p: 1 / p.fill_decay_bid
+            ),
+            declare.Box(
+                "ask_depth", lambda p: p.min_depth_ask, lambda p: p.max_depth_ask, lambda p: 1 / p.fill_decay_ask
+            ),
         ],
         events=[side("bid", 1), side("ask", -1)],
         position=lambda p, x: p.order_size * x.inventory,
@@ -81,8 +93,6 @@ def restated():
 
 
 MARKET = restated()
-
-CONTROLS = "bid_depth", "ask_depth"
 
 
 def drawn(number):
@@ -113,6 +123,14 @@ def drawn(number):
 def problems(number):
     arguments = drawn(number)
     return GLFTProblem(glft.Params.create(**arguments)), DeclaredProblem(MARKET, Params.create(**arguments)), number
+
+
+def policy_gradient(problem, table):
+    """The criterion of a table and its derivatives in every control."""
+    value, raw, weights = visits(problem, table)
+    states = np.arange(problem.num_states)
+    slopes = [problem.gradient(n, states, table[n], raw[n + 1][:, None])[1] for n in range(problem.num_steps)]
+    return value, weights[..., None] * np.array(slopes)
 
 
 FUNCTIONALS = {
@@ -172,7 +190,10 @@ def test_maps():
     hand, stated, _ = problems(3)
     for n in (0, 1, hand.num_steps):
         assert np.array_equal(hand.observations(n), stated.observations(n))
-        assert all(np.array_equal(a, b) for a, b in zip(hand.locate(hand.observations(n)), stated.locate(stated.observations(n)), strict=True))
+        for expected, found in zip(
+            hand.locate(hand.observations(n)), stated.locate(stated.observations(n)), strict=True
+        ):
+            assert np.array_equal(expected, found)
     actions = np.random.default_rng(0).uniform(-1.1, 1.1, (100, 2)).astype(np.float32)
     assert np.array_equal(hand.controls(actions), stated.controls(actions))
     assert np.array_equal(hand.actions(hand.controls(actions)), stated.actions(stated.controls(actions)))

@@ -1,5 +1,6 @@
 """Baselines of declared markets (`mmgym.declare`): the frozen-control problem and the author's policies."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,8 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
         found = np.empty((params.num_steps, *shape))
         for n in range(params.num_steps):
             controls = policy(params, coordinates, n)
-            columns = [np.broadcast_to(column, len(rows)) for column in np.moveaxis(np.asarray(controls), -1, 0)] \
-                if isinstance(controls, np.ndarray) else [np.broadcast_to(column, len(rows)) for column in controls]
+            given = np.moveaxis(controls, -1, 0) if isinstance(controls, np.ndarray) else controls
+            columns = [np.broadcast_to(column, len(rows)) for column in given]
             if len(columns) != shape[1]:
                 raise ValueError(
                     f"{declared.name}: the policy {declare.function_name(policy)} gives {len(columns)} controls of "
@@ -48,7 +49,7 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
         return Table(np.broadcast_to(choices, (params.num_steps, len(rows), *choices.shape)), weights)
 
     tables: dict[str, Callable[[], Any]] = {
-        name: lambda policy=policy: table(policy) for name, policy in declared.policies.items()
+        name: functools.partial(table, policy) for name, policy in declared.policies.items()
     }
     if not declared.continuous:
         tables["random"] = uniform

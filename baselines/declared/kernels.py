@@ -40,7 +40,7 @@ def new_window(events, states):
     pairs, single = np.zeros((4, events, states)), np.zeros((4, states))
     window = Window(
         np.zeros(states, np.int64), np.full(states, -1), np.zeros(states + 1, np.int64),
-        np.zeros((events, states), np.int64), pairs[0], pairs[1], single[0], single[1], single[2], single[3], pairs[2],
+        np.zeros((events, states), np.uint32), pairs[0], pairs[1], single[0], single[1], single[2], single[3], pairs[2],
         pairs[3], np.zeros(5, np.int64),
     )  # fmt: skip
     window.numbers[AT], window.numbers[ASKED] = -1, 8
@@ -225,7 +225,7 @@ def pair_moments(market, step, rows, following, states, controls, weights, value
 
 @njit(**KERNEL)
 def sweep_moments(market, step, rows, following, controls, weights, values, result):
-    """As `pair_moments`, of all states under each of the controls (G, C): result (G, S, K); the first wrong G, or -1."""
+    """As `pair_moments`, of all states under each of controls (G, C): result (G, S, K); the first wrong G, or -1."""
     count, moments = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
@@ -513,7 +513,7 @@ def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highe
 def value_and_slopes(
     market, derive, step, rows, following, state, row, weights, aversion, values, window, slopes, buffer, poisson
 ):
-    """One-step criterion of a state and controls, and its slopes, into ``slopes.out``; False if an intensity is wrong."""
+    """One-step criterion of a state and controls, and slopes, into ``slopes.out``; False if an intensity is wrong."""
     terms, shift = 0, 0.0
     while True:
         look(following, state, terms + 2, window)
@@ -564,15 +564,16 @@ def value_and_slopes(
 def pair_slopes(market, derive, step, rows, following, states, controls, weights, aversion, values, result, gradient):
     """One-step criterion (M,) of pairs and its derivatives (M, C) in the controls; the first wrong pair, or -1.
 
-    ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of ``E[exp(-aversion R)]``; ``values`` (S,).
+    ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of
+    ``E[exp(-aversion R)]``; ``values`` (S,).
     """
     events, count = following.shape
     window, slopes = new_window(events, count), new_slopes(controls.shape[1], events, count)
     buffer, poisson = np.zeros((2, events)), np.empty(256)
     for i in range(len(states)):
         if not value_and_slopes(
-            market, derive, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes, buffer,
-            poisson,
+            market, derive, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes,
+            buffer, poisson,
         ):  # fmt: skip
             return i
         result[i] = slopes.out[0]
@@ -582,7 +583,21 @@ def pair_slopes(market, derive, step, rows, following, states, controls, weights
 
 @njit(**KERNEL)
 def improve(
-    market, derive, step, rows, following, weights, aversion, values, low, high, units, noise, controls, best, shortfalls
+    market,
+    derive,
+    step,
+    rows,
+    following,
+    weights,
+    aversion,
+    values,
+    low,
+    high,
+    units,
+    noise,
+    controls,
+    best,
+    shortfalls,
 ):
     """Best controls of every state near a guess, by `mmgym.trust_region`; the first state of a wrong intensity, or -1.
 
@@ -609,8 +624,8 @@ def improve(
         first = True
         while True:
             if not value_and_slopes(
-                market, derive, step, rows, following, i, search.trial, weights, aversion, values, window, slopes, buffer,
-                poisson,
+                market, derive, step, rows, following, i, search.trial, weights, aversion, values, window, slopes,
+                buffer, poisson,
             ):  # fmt: skip
                 return i
             value = sign * slopes.out[0]
@@ -625,8 +640,8 @@ def improve(
                     moved[:] = controls[i]
                     moved[j] += way
                     if not value_and_slopes(
-                        market, derive, step, rows, following, i, moved, weights, aversion, values, window, slopes, buffer,
-                        poisson,
+                        market, derive, step, rows, following, i, moved, weights, aversion, values, window, slopes,
+                        buffer, poisson,
                     ):  # fmt: skip
                         return i
                     for k in range(number):
@@ -641,3 +656,61 @@ def improve(
         best[i] = sign * search.numbers[VALUE]
         shortfalls[i] = search.numbers[SHORTFALL]
     return -1
+
+
+# The criterion as a polynomial in one or two controls, of all states at once
+
+
+@njit(**KERNEL)
+def chebyshev(x, values, slopes, bends):
+    """Fill in the Chebyshev polynomials at ``x`` in [-1, 1], and their first two derivatives."""
+    values[0], slopes[0], bends[0] = 1.0, 0.0, 0.0
+    if len(values) > 1:
+        values[1], slopes[1], bends[1] = x, 1.0, 0.0
+    for k in range(2, len(values)):
+        values[k] = 2.0 * x * values[k - 1] - values[k - 2]
+        slopes[k] = 2.0 * values[k - 1] + 2.0 * x * slopes[k - 1] - slopes[k - 2]
+        bends[k] = 4.0 * slopes[k - 1] + 2.0 * x * bends[k - 1] - bends[k - 2]
+
+
+@njit(**KERNEL)
+def improve_polynomials(coefficients, aversion, low, high, units, noise, controls, best, shortfalls):
+    """Best controls (S, C) of every state near a guess, of polynomials (S, K, L); otherwise as `improve`.
+
+    ``C`` is 1, with ``L`` 1, or 2.
+    """
+    states, first, second = coefficients.shape
+    number = len(low)
+    t, u = np.zeros((3, first)), np.zeros((3, second))
+    search = new_search(number)
+    slope, curvature = np.empty(number), np.empty((number, number))
+    sign = 1.0 if aversion == 0.0 else -1.0
+    scale = 2.0 / (high - low)
+    for i in range(states):
+        begin(search, controls[i])
+        table = coefficients[i]
+        while True:
+            chebyshev((search.trial[0] - low[0]) * scale[0] - 1.0, t[0], t[1], t[2])
+            chebyshev((search.trial[-1] - low[-1]) * scale[-1] - 1.0 if number == 2 else 0.0, u[0], u[1], u[2])
+            value = d = e = dd = de = ee = 0.0
+            for k in range(first):
+                plain = once = twice = 0.0
+                for j in range(second):
+                    plain += table[k, j] * u[0, j]
+                    once += table[k, j] * u[1, j]
+                    twice += table[k, j] * u[2, j]
+                value += t[0, k] * plain
+                d += t[1, k] * plain
+                dd += t[2, k] * plain
+                e += t[0, k] * once
+                de += t[1, k] * once
+                ee += t[0, k] * twice
+            slope[0], curvature[0, 0] = sign * d * scale[0], sign * dd * scale[0] * scale[0]
+            if number == 2:
+                slope[1], curvature[1, 1] = sign * e * scale[1], sign * ee * scale[1] * scale[1]
+                curvature[0, 1] = curvature[1, 0] = sign * de * scale[0] * scale[1]
+            if advance(search, sign * value, slope, curvature, low, high, units, noise[i]):
+                break
+        controls[i] = search.point
+        best[i] = sign * search.numbers[VALUE]
+        shortfalls[i] = search.numbers[SHORTFALL]

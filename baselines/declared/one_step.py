@@ -20,6 +20,20 @@ __all__ = ["DeclaredProblem"]
 
 MOST_ACTIONS = 100_000  # combinations of choices
 SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
+DEGREES = (8, 12, 16, 20, 24, 28, 32)  # of polynomials in a control
+MOST_SWEEPS = 4  # times the states, for polynomials: beyond, pairs are cheaper
+ACCURATE = 50.0  # rounding errors of values: the largest error of polynomials
+OFF_NODES = np.random.default_rng(0).random((4, 2))  # shares of the box: where polynomials are held against sweeps
+
+
+@functools.cache
+def chebyshev_transform(degree: int) -> Array:
+    """From values at the Chebyshev points ``cos(pi j / degree)`` to coefficients: (degree + 1, degree + 1)."""
+    place = np.arange(degree + 1)
+    found = 2.0 / degree * np.cos(np.pi * np.outer(place, place) / degree)
+    found[:, [0, -1]] *= 0.5
+    found[[0, -1]] *= 0.5
+    return found
 
 
 class DeclaredProblem:
@@ -55,6 +69,7 @@ class DeclaredProblem:
         self._state_rates = self._state_numbers(self.num_steps, self.low_controls)
         self.flat = (self._state_rates[2] ** 2 * self._state_rates[3] == 0.0).astype(np.float64)
         self._set_scales()
+        self._degree = DEGREES[0]
 
     def _state_numbers(self, step: int, controls: Array) -> Array:
         found = np.empty((7, self.num_states))
@@ -260,8 +275,8 @@ class DeclaredProblem:
         played = np.ascontiguousarray(controls, dtype=np.float64)
         result, slopes = np.empty(len(states)), np.empty(played.shape)
         wrong = kernels.pair_slopes(
-            self._market, self.declared.slopes, n, *self._chain, np.asarray(states), played, self._weights(self.criterion), self.aversion,
-            np.ascontiguousarray(values[:, 0]), result, slopes,
+            self._market, self.declared.slopes, n, *self._chain, np.asarray(states), played,
+            self._weights(self.criterion), self.aversion, np.ascontiguousarray(values[:, 0]), result, slopes,
         )  # fmt: skip
         self._require_rates(n, wrong, played)
         return result[:, None], slopes
@@ -283,34 +298,79 @@ class DeclaredProblem:
     def _survey(self, n: int, values: Array) -> Callable[[Array, Array], Array]:
         """One-step values (M, G) of states (M,) under each of the controls (G, C)."""
         kept: dict[int, Array] = {}
-        flat = np.ones(self.num_states)
 
         def look(states: Array, grid: Array) -> Array:
             if len(grid) * self.num_states > SURVEYED:
                 pairs = (np.repeat(states, len(grid)), np.tile(grid, (len(states), 1)))
-                return self._run("pair", n, pairs, self.criterion, values, flat).reshape(len(states), len(grid))
+                found = self._run("pair", n, pairs, self.criterion, values, np.ones(self.num_states))
+                return found.reshape(len(states), len(grid))
             if len(grid) not in kept:
-                kept[len(grid)] = self._run("sweep", n, (grid,), self.criterion, values, flat)[..., 0].T
+                kept[len(grid)] = self._sweeps(n, grid, values)
             return kept[len(grid)][states]
 
         return look
 
+    def _sweeps(self, n: int, grid: Array, values: Array) -> Array:
+        """One-step values (S, G) of the criterion in all states under each of the controls (G, C)."""
+        return self._run("sweep", n, (grid,), self.criterion, values, np.ones(self.num_states))[..., 0].T
+
+    def _polynomials(self, n: int, values: Array, noise: Array) -> Array | None:
+        """The criterion of all states as polynomials in the controls, (S, K, L) Chebyshev coefficients of the box.
+
+        None where another way is cheaper, or where no degree up to the last of `DEGREES` gives it to rounding, seen in
+        every state at points off the nodes: an intensity with a kink, say.
+        """
+        count, low, high = self.num_controls, self.low_controls, self.high_controls
+        degrees = [degree for degree in DEGREES if degree >= self._degree]
+        for degree in degrees:
+            if count > 2 or (degree + 1) ** count > MOST_SWEEPS * self.num_states:
+                return None
+            nodes = np.cos(np.pi * np.arange(degree + 1) / degree)
+            transform = chebyshev_transform(degree)
+            axes = [0.5 * (a + b) + 0.5 * (b - a) * nodes for a, b in zip(low, high, strict=True)]
+            grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
+            heights = self._sweeps(n, grid, values).reshape(self.num_states, degree + 1, -1)
+            found = np.einsum("kj,sjl->skl", transform, heights)
+            if count == 2:
+                found = found @ transform.T
+            points = low + (high - low) * OFF_NODES[:, :count]
+            error = np.abs(self._at(found, points) - self._sweeps(n, points, values)).max(axis=1)
+            if (error <= ACCURATE * noise).all():
+                return np.ascontiguousarray(found)
+            self._degree = degree + 1
+        return None
+
+    def _at(self, polynomials: Array, points: Array) -> Array:
+        """Values (S, G) of polynomials (S, K, L) at controls (G, C)."""
+        scaled = 2.0 * (points - self.low_controls) / (self.high_controls - self.low_controls) - 1.0
+        first = np.polynomial.chebyshev.chebvander(scaled[:, 0], polynomials.shape[1] - 1)
+        if self.num_controls == 1:
+            return np.asarray(polynomials[..., 0] @ first.T)
+        second = np.polynomial.chebyshev.chebvander(scaled[:, 1], polynomials.shape[2] - 1)
+        return np.asarray(np.einsum("skl,gk,gl->sg", polynomials, first, second, optimize=True))
+
     def _improve_boxes(self, n: int, values: Array, guess: Array | None) -> tuple[Array, Array]:
         column = np.ascontiguousarray(values[:, 0])
+        noise = rounding(self, column)
+        survey, polynomials = self._survey(n, values), self._polynomials(n, values, noise)
+        if polynomials is not None:
+            survey = lambda states, grid: self._at(polynomials[states], grid)  # noqa: E731
         if guess is None:
             grid = declare.sampled_controls(self.declared, self.params, 1024)
-            heights = self._survey(n, values)(np.arange(self.num_states), grid)
+            heights = survey(np.arange(self.num_states), grid)
             guess = grid[heights.argmin(axis=1) if self.aversion else heights.argmax(axis=1)]
         controls = np.clip(guess, self.low_controls, self.high_controls)
         best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
-        wrong = kernels.improve(
-            self._market, self.declared.slopes, n, *self._chain, self._weights(self.criterion), self.aversion, column, self.low_controls,
-            self.high_controls, self.control_units, rounding(self, column), controls, best, shortfalls,
-        )  # fmt: skip
-        self._require_rates(n, wrong, controls)
-        return best_controls(
-            self, n, values, in_box(self, controls), best, shortfalls, survey=self._survey(n, values)
-        )
+        box = (self.low_controls, self.high_controls, self.control_units)
+        if polynomials is not None:
+            kernels.improve_polynomials(polynomials, self.aversion, *box, noise, controls, best, shortfalls)
+        else:
+            wrong = kernels.improve(
+                self._market, self.declared.slopes, n, *self._chain, self._weights(self.criterion), self.aversion,
+                column, *box, noise, controls, best, shortfalls,
+            )  # fmt: skip
+            self._require_rates(n, wrong, controls)
+        return best_controls(self, n, values, in_box(self, controls), best, shortfalls, survey=survey)
 
     def action_table(self, n: int, values: Array) -> Array:
         """One-step values (A, S) of every combination of choices in every state, NaN where it is masked."""

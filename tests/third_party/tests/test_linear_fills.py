@@ -1,11 +1,11 @@
 """What a market of one's own is tested by: the two conformance suites, and a number known by other means."""
 
 import numpy as np
+from mylab import linear_fills
 
 from mmgym.baselines import optimal_policy, score
 from mmgym.baselines.checking import check_baseline
 from mmgym.checking import check_market
-from mylab import linear_fills
 
 ID = "mylab/LinearFills-v0"
 

@@ -1,0 +1,165 @@
+"""What a declaration refuses, by the names of function and state; and the third-party package, played and solved."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pytest
+
+from mmgym import declare
+from mmgym.baselines.declared import DeclaredProblem
+from mmgym.parameters import Integer, Real, create
+
+PACKAGE = Path(__file__).parent / "third_party"
+
+
+class Params(NamedTuple):
+    """Of a small market."""
+
+    slope: Annotated[float, Real(1.0, -10.0, 10.0)]
+    limit: Annotated[int, Integer(2, 0, 10**7)]
+    horizon: Annotated[float, Real(1.0, 0.1, 10.0)]
+    num_steps: Annotated[int, Integer(3, 1, 10)]
+
+
+def intensity(p, u):
+    return 1.0 - p.slope * u.depth
+
+
+def steep(p, x, u):
+    return 1.0 / (1.0 - x.held) if x.held != 1 else np.inf
+
+
+def further(x):
+    return x.held + 1
+
+
+def room(p, x):
+    return x.held < p.limit
+
+
+def pays(x, u):
+    return np.log(x.held + 1.5) if x.held != -2 else np.nan
+
+
+def never(x, entry):
+    return x.held != 1
+
+
+def jump(x, u):
+    return x.held + u.order
+
+
+def small(**changes):
+    """A declaration with changes of it."""
+    parts = {
+        "name": "small",
+        "params": Params,
+        "coordinates": [declare.Coordinate("held", lambda p: -p.limit, lambda p: p.limit)],
+        "controls": [declare.Box("depth", 0.0, 1.0)],
+        "events": [declare.Event("fill", intensity, further, when=room)],
+        "policies": {"still": lambda p, x, n: (0.5,)},
+    }
+    return declare.Market(**{**parts, **changes})
+
+
+CHOICE = {
+    "controls": [declare.Choice("order", -1, 1)],
+    "events": [declare.Event("fill", lambda p: p.slope, further, when=room)],
+}
+
+# what is wrong: changes of the declaration, arguments, and words of the error
+WITH_PARAMETERS = {
+    "an effect that leaves the ranges": (
+        {"events": [declare.Event("fill", intensity, further)]}, {}, "further.*held 2 to held 3"
+    ),
+    "a negative intensity": ({}, {"slope": 2.0}, "intensity at held -2 with depth 0.75 is -0.5"),
+    "an infinite intensity": (
+        {"events": [declare.Event("fill", steep, further, when=room)]}, {}, "steep at held 1.*inf"
+    ),
+    "a payoff that is not a number": (
+        {"events": [declare.Event("fill", intensity, further, pays, room)]}, {}, "pays at held -2.*nan"
+    ),
+    "a mask without an action": (
+        {**CHOICE, "controls": [declare.Choice("order", -1, 1, allowed=never)]}, {},
+        "never at held 1 allows no entry of order"
+    ),
+    "an impulse out of the ranges": (
+        {**CHOICE, "impulse": declare.Impulse(jump, lambda u: 0.0)}, {}, "jump leads from held -2 to held -3"
+    ),
+    "an impulse that pays NaN": (
+        {**CHOICE, "impulse": declare.Impulse(lambda x: x.held, pays)}, {}, "pays at held -2 with order -1 is nan"
+    ),
+    "a start outside": ({"start": lambda p: (5,)}, {}, "start = .*within the ranges"),
+    "probabilities": ({"start": lambda p: [((0,), 0.5)]}, {}, "sum to 1"),
+    "bounds": ({"controls": [declare.Box("depth", 1.0, 0.0)]}, {}, "depth from 1 to 0"),
+    "a variance": ({"variance": lambda x: -1.0}, {}, "variance|lambda.*>= 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+def test_refused_with_parameters(name):
+    changes, arguments, words = WITH_PARAMETERS[name]
+    environment = small(**changes).environment
+    with pytest.raises(ValueError, match=words):
+        environment(**arguments)
+
+
+def test_refused_as_stated():
+    two = [declare.Coordinate("held", 0, 1)] * 2
+    for changes, words in (
+        ({"name": "two words"}, "one word"),
+        ({"coordinates": two}, "held"),
+        ({"coordinates": [declare.Coordinate("mid", 0, 1)]}, "mid"),
+        ({"controls": []}, "controls are missing"),
+        ({"controls": [declare.Box("depth", 0.0, 1.0), declare.Choice("order", 0, 1)]}, "all be Box or all be Choice"),
+        ({"impulse": declare.Impulse(jump, pays)}, "Choice"),
+        ({"events": [declare.Event("fill", lambda p, q: 1.0, further)]}, r"\(p, q\).*p, x, u"),
+        ({"events": [declare.Event("fill", intensity, further, counts="both")]}, "counts = 'both'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            small(**changes)
+
+
+def test_too_many_states_and_choices():
+    with pytest.raises(MemoryError, match="held, other have 4,001 x 4,001 = 16,008,001 states, allowed are 5,000,000"):
+        small(coordinates=[
+            declare.Coordinate("held", 0, 4000), declare.Coordinate("other", 0, 4000)
+        ]).states(create(Params, {}))  # fmt: skip
+    wide = small(**{**CHOICE, "controls": [declare.Choice("order", 0, 10**6)]})
+    with pytest.raises(MemoryError, match="order have 1,000,001 combinations, allowed are 100,000"):
+        _ = DeclaredProblem(wide, create(Params, {})).choices
+
+
+def test_a_wrong_intensity_between_the_checked_points():
+    narrow = small(events=[declare.Event("fill", lambda u: abs(u.depth - 0.3) - 0.01, further, when=room)])
+    problem = DeclaredProblem(narrow, create(Params, {}))
+    with pytest.raises(ValueError, match=r"held -2 with the controls \[0.3\] is -0.01"):
+        problem.backward(0, np.arange(5), np.full((5, 1), 0.3), np.zeros((5, 1)), problem.criterion)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("solve",),
+        ("score", "constant", "random"),
+    ],
+)
+def test_third_party_package_from_the_command_line(command, tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "mmgym.agents.cli", *command, "--env", "mylab.linear_fills:mylab/LinearFills-v0"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "16.3464" in found.stdout
+
+
+def test_third_party_package_tests_itself():
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PACKAGE / "tests")],
+        cwd=PACKAGE, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout
