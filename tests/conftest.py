@@ -62,7 +62,7 @@ def run_script(tmp_path):
 
 
 def chain_values(moves, flow, noise, length, end, gamma):
-    """Values (S,) of ``moves`` (from, to, rate, payoff) over a time, with a ``flow`` and, under CARA, a ``noise`` (S,)."""
+    """Values (S,) of ``moves`` (from, to, rate, payoff) over a time, with ``flow`` and, under CARA, ``noise`` (S,)."""
     size = len(end)
     matrix = np.zeros((size + 1, size + 1))  # the last column is the constant 1
     for here, there, rate, payoff in moves:
@@ -81,7 +81,7 @@ def check_optimum():
     """Check the optimum of a small declared market by dense matrix exponentials and searches over the controls."""
 
     def check(env_id, moves, flow, noise, end, searched, **arguments):
-        """``moves`` (controls) -> moves of `chain_values`, ``searched``: states from which better controls are sought."""
+        """``moves`` (controls) -> moves of `chain_values`, ``searched``: states where better controls are sought."""
         import gymnasium
 
         from mmgym.baselines import optimal_policy

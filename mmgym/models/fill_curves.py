@@ -1,17 +1,17 @@
 r"""General fill intensities: Guéant (2017), with a fee or a rebate on what is traded.
 
-The mid is a Brownian motion, ``dS = sigma dW``. A quote at the depth ``d`` is filled at the intensity ``A f(k d)``, with
-a curve ``f`` that falls as an exponential, a line, a logistic function or a power (`mmgym.models.quoting`); a fill trades
-``D`` assets and pays the fee ``c`` on each of them, a rebate where ``c < 0``:
+The mid is a Brownian motion, ``dS = sigma dW``. A quote at the depth ``d`` is filled at the intensity ``A f(k d)``,
+with a curve ``f`` that falls as an exponential, a line, a logistic function or a power (`mmgym.models.quoting`); a
+fill trades ``D`` assets and pays the fee ``c`` on each of them, a rebate where ``c < 0``:
 
     dq = D (dN_bid - dN_ask),    dW = D (d_bid - c) dN_bid + D (d_ask - c) dN_ask + q dS,
 
 a side is inactive where the inventory would leave ``[-Q, Q]``. "mean" maximises ``E[W_T - W_0 - phi int q^2 dt -
-alpha q_T^2]``, "cara" ``E[-exp(-gamma (W_T - W_0 - alpha q_T^2))]``. The exponential curve without a fee is the market of
-Guéant, Lehalle & Fernandez-Tapia (2013), `mmgym/GLFT-v0`.
+alpha q_T^2]``, "cara" ``E[-exp(-gamma (W_T - W_0 - alpha q_T^2))]``. The exponential curve without a fee is the
+market of Guéant, Lehalle & Fernandez-Tapia (2013), `mmgym/GLFT-v0`.
 
-Policies: "hjb", the continuous-time optimum; "asymptotic", the closed form of Guéant (2017): with the Hamiltonian ``H``
-replaced by its second-order polynomial at the fee the value is ``-a q^2`` far from the end,
+Policies: "hjb", the continuous-time optimum; "asymptotic", the closed form of Guéant (2017): with the Hamiltonian
+``H`` replaced by its second-order polynomial at the fee the value is ``-a q^2`` far from the end,
 
     4 D H''(c) a^2 = phi  (cara: gamma sigma^2 / 2),    d = delta(c + a (D +- 2 q)),
 
@@ -59,9 +59,9 @@ def asymptotic(p, x, n):
     return best_depths(p, p.fee + a * np.array([p.order_size + skew, p.order_size - skew]), aversion).T
 
 
-MARKET = declare.Market(
+MARKET: declare.Market = declare.Market(
     name="fill_curves",
-    title="Market making with general fill intensities and fees (inventory in assets, traded in orders of `order_size`)",
+    title="Market making with general fill curves and fees (inventory in assets, traded in orders of `order_size`)",
     params=Params,
     coordinates=[quoting.inventory()],
     controls=[quoting.depth_box("bid_depth"), quoting.depth_box("ask_depth")],

@@ -1,25 +1,29 @@
 r"""Impact of fills: the mid moves against the market maker, at once and by a drift that follows (adverse selection).
 
-With ``lambda = A f(k d)`` (`mmgym.models.quoting`; exponential by default), after a fill of the ask the mid is higher by
-``xi``, after one of the bid lower, as after every market order in Cartea, Jaimungal & Ricci (2014) and Cartea, Jaimungal &
-Penalva (2015, section 10.4); here only orders that hit the maker's quotes move it:
+With ``lambda = A f(k d)`` (`mmgym.models.quoting`; exponential by default), after a fill of the ask the mid is higher
+by ``xi``, after one of the bid lower, as after every market order in Cartea, Jaimungal & Ricci (2014) and Cartea,
+Jaimungal & Penalva (2015, section 10.4); here only orders that hit the maker's quotes move it:
 
     dS = beta m dt + sigma dW + xi (dN_ask - dN_bid).
 
-The pressure ``m`` is their short-lived drift on a finite chain: an ask fill moves it up by one, a bid fill down, within
-``[-M, M]``, and each of its ``|m|`` units decays at the rate ``kappa``. The fill is paid at the depth from the mid before
-it, and the whole inventory after it is marked to the mid that it moved, so that with orders of ``D`` assets
+The pressure ``m`` is their short-lived drift on a finite chain: an ask fill moves it up by one, a bid fill down,
+within ``[-M, M]``, and each of its ``|m|`` units decays at the rate ``kappa``. The fill is paid at the depth from the
+mid before it, and the whole inventory after it is marked to the mid that it moved, so that with orders of ``D``
+assets
 
     dW = (D d_bid - xi (q + D)) dN_bid + (D d_ask + xi (q - D)) dN_ask + q (beta m dt + sigma dW),
 
-``q`` before the fill. Criteria and penalties are those of `mmgym.models.fill_curves`; ``xi = beta = 0`` is that market
-without a fee. As ``xi q^2 / (2 D)`` changes by ``xi q + xi D / 2`` at a bid and ``-xi q + xi D / 2`` at an ask, the value
-for ``beta = 0`` is
+``q`` before the fill. Criteria and penalties are those of `mmgym.models.fill_curves`; ``xi = beta = 0`` is that
+market without a fee. As ``xi q^2 / (2 D)`` changes by ``xi q + xi D / 2`` at a bid and ``-xi q + xi D / 2`` at an
+ask, the value for ``beta = 0`` is
 
     v = xi q^2 / (2 D) + w,    w the value with a fee of xi / 2 and alpha + xi / (2 D) in place of the impact:
 
-far from the end both quotes are wider by ``xi / 2``, and an instant before it (``alpha = 0``, flat) by ``xi``: there the
-one fill that is left costs all of its own impact, and "constant" is the best depth of one such fill.
+far from the end both quotes are wider by ``xi / 2``, and an instant before it (``alpha = 0``, flat) by ``xi``: there
+the one fill that is left costs all of its own impact, and "constant" is the best depth of one such fill.
+
+In `info` the mid is without the impact of the maker's own fills, and cash is the wealth less the inventory at that
+mid.
 
 Policies: "hjb", the continuous-time optimum; "impact_blind", that of the market without impact; "constant".
 
@@ -67,7 +71,7 @@ def blind(p):
     return p._replace(impact=0.0, pressure_drift=0.0)
 
 
-MARKET = declare.Market(
+MARKET: declare.Market = declare.Market(
     name="impact",
     title="Market making with impact of fills on the mid (inventory in assets, traded in orders of `order_size`)",
     params=Params,
@@ -96,7 +100,7 @@ MARKET = declare.Market(
     },
     papers=("hjb",),
     description=__doc__,
-    references="- Cartea, Á., Jaimungal, S. & Ricci, J. (2014). Buy low, sell high: a high frequency trading perspective. "
-    "SIAM Journal on Financial Mathematics 5(1).\n- Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and "
-    "High-Frequency Trading, section 10.4.",
+    references="- Cartea, Á., Jaimungal, S. & Ricci, J. (2014). Buy low, sell high: a high frequency trading "
+    "perspective. SIAM Journal on Financial Mathematics 5(1).\n"
+    "- Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and High-Frequency Trading, 10.4.",
 )

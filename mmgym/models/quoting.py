@@ -127,17 +127,20 @@ class _Quotes:
     @property
     def limit(self: Any) -> int:
         """Inventory bound in orders."""
-        return round(self.inventory_limit / self.order_size)
+        count: int = round(self.inventory_limit / self.order_size)
+        return count
 
     @property
     def start(self: Any) -> int:
         """Initial inventory in orders."""
-        return round(self.initial_inventory / self.order_size)
+        count: int = round(self.initial_inventory / self.order_size)
+        return count
 
 
 def parameters(**fields: Any) -> Any:
     """The base class of a market's parameters: those that all have, and ``fields`` of its own (annotations)."""
-    return type("Fields", (_Quotes, NamedTuple("Fields", [*FIELDS.items(), *fields.items()])), {})
+    table: Any = NamedTuple("Fields", [*FIELDS.items(), *fields.items()])
+    return type("Fields", (_Quotes, table), {})
 
 
 def depth_box(name: str) -> Box:
@@ -219,7 +222,7 @@ def _excess(kind, y, z, power, theta):
 
 @njit(**KERNEL)
 def _best(kind, reservations, power, thetas, low, high):
-    """Best ``k d`` (E, S) from ``low`` to ``high`` at ``k p`` (E, S), ``theta = gamma D / k`` (E,), by Newton's method."""
+    """Best ``k d`` (E, S) from ``low`` to ``high`` at ``k p`` (E, S), with ``gamma D / k`` (E,), by Newton's method."""
     result = np.empty_like(reservations)
     for e in range(result.shape[0]):
         for i in range(result.shape[1]):

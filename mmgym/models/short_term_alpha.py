@@ -2,19 +2,19 @@ r"""A short-term alpha: the mid has a drift that follows a finite Markov chain, 
 
     dS = a m dt + sigma dW,    m in {-1, 0, 1},
 
-``m`` leaves its level at the rate ``eta``: from ``-1`` and ``1`` to ``0``, and from ``0`` to either with equal probability,
-so that its stationary law, that of the start, is (1/4, 1/2, 1/4) and its autocorrelation ``exp(-eta t)``. It is a chain in
-the place of the mean-reverting ``alpha`` of Cartea, Jaimungal & Penalva (2015, section 10.4.2); with one level a time unit
-of ``m = 1`` is expected to last ``1 / eta``. Quotes at the depth ``d`` are filled at the intensity ``A f(k d)``
-(`mmgym.models.quoting`; exponential by default):
+``m`` leaves its level at the rate ``eta``: from ``-1`` and ``1`` to ``0``, and from ``0`` to either with equal
+probability, so that its stationary law, that of the start, is (1/4, 1/2, 1/4) and its autocorrelation ``exp(-eta
+t)``. It is a chain in the place of the mean-reverting ``alpha`` of Cartea, Jaimungal & Penalva (2015, section
+10.4.2). Quotes at the depth ``d`` are filled at the intensity ``A f(k d)`` (`mmgym.models.quoting`; exponential by
+default):
 
     dq = D (dN_bid - dN_ask),    dW = D d_bid dN_bid + D d_ask dN_ask + q dS,
 
 a side is inactive where the inventory would leave ``[-Q, Q]``. "mean" maximises ``E[W_T - W_0 - phi int q^2 dt -
 alpha q_T^2]``, "cara" ``E[-exp(-gamma (W_T - W_0 - alpha q_T^2))]``; ``a = 0`` is `mmgym/GLFT-v0`.
 
-Policies: "hjb", the continuous-time optimum; "alpha_blind", that of the market without alpha, which is what a maker plays
-who does not see ``m`` move; "constant", ``1 / k`` with the exponential curve.
+Policies: "hjb", the continuous-time optimum; "alpha_blind", that of the market without alpha, which is what a maker
+plays who does not see ``m`` move; "constant", ``1 / k`` with the exponential curve.
 
 Units: prices in the currency, inventory in assets, time in the unit of the horizon.
 """
@@ -60,7 +60,7 @@ def switch(name, sign):
     )
 
 
-MARKET = declare.Market(
+MARKET: declare.Market = declare.Market(
     name="short_term_alpha",
     title="Market making with a short-term alpha (inventory in assets, traded in orders of `order_size`)",
     params=Params,
@@ -77,5 +77,5 @@ MARKET = declare.Market(
     },
     papers=("hjb", "alpha_blind"),
     description=__doc__,
-    references="- Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and High-Frequency Trading, section 10.4.2.",
+    references="- Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and High-Frequency Trading, 10.4.",
 )
