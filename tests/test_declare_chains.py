@@ -387,6 +387,7 @@ def test_optimum_and_values_of_choices(seed, utility):
         values = best[:, None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_exact_gradient_of_choices_comes_near_the_optimum(utility):
     env = CHOICES.environment(utility=utility)
