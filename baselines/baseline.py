@@ -359,9 +359,17 @@ class SimulatedBaseline:
         """As in `Baseline`."""
         return RandomPolicy(action_space, seed)
 
+    def value_of_reference(self) -> float:
+        """The criterion of the reference policy, found anew: by simulation, if the market has no better way."""
+        return self.simulated(self.policies()[self.reference](), 10_000, 0)[0]
+
+    @cached_property
+    def _reference_value(self) -> float:
+        return self.value_of_reference()
+
     def reference_value(self) -> float:
         """As in `Baseline`."""
-        return self.simulated(self.policies()[self.reference](), 10_000, 0)[0]
+        return self._reference_value
 
     def criterion_value(self, policy: Policy) -> float | None:
         """None: not quick to find."""

@@ -15,7 +15,7 @@ __all__ = ["ENVIRONMENTS", "Registered", "check_foreign_environment", "register_
 
 
 class Registered(NamedTuple):
-    """One id: the market's word, its environment classes in ``mmgym.envs.<market>`` and its preset arguments."""
+    """One id: the market's word, its environment classes in ``module`` and its preset arguments."""
 
     id: str
     market: str
@@ -24,6 +24,12 @@ class Registered(NamedTuple):
     arguments: dict[str, Any]
     level: str  # of exactness of the optimum: "exact", "certified" or "bracketed"
     title: str
+    declared: bool = False  # a declaration (`mmgym.declare`), which makes the environment's classes
+
+    @property
+    def module(self) -> str:
+        """Where the environment's classes are."""
+        return f"mmgym.{'models' if self.declared else 'envs'}.{self.market}"
 
 
 _AVELLANEDA_STOIKOV = {
@@ -111,6 +117,15 @@ ENVIRONMENTS = (
             ("coupled", "Coupled", ", strong impact"),
         )
     ),
+    *(
+        Registered(f"mmgym/{word}-v0", market, f"{word}Env", f"{word}VectorEnv", {}, "exact", title, declared=True)
+        for word, market, title in (
+            ("FillCurves", "fill_curves", "Guéant (2017), fill curves and fees"),
+            ("Impact", "impact", "Cartea-Jaimungal-Ricci (2014), impact of fills"),
+            ("ShortTermAlpha", "short_term_alpha", "Cartea-Jaimungal-Penalva (2015), drift on a chain"),
+            ("Dealer", "dealer", "Bergault-Guéant (2021), requests of several sizes"),
+        )
+    ),
 )
 
 
@@ -120,8 +135,8 @@ def register_all() -> None:
         if row.id not in gymnasium.registry:
             gymnasium.register(
                 id=row.id,
-                entry_point=f"mmgym.envs.{row.market}:{row.env}",
-                vector_entry_point=f"mmgym.envs.{row.market}:{row.vector_env}",
+                entry_point=f"{row.module}:{row.env}",
+                vector_entry_point=f"{row.module}:{row.vector_env}",
                 kwargs=dict(row.arguments),
             )
 

@@ -11,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.linalg import expm
+from scipy.optimize import minimize
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -56,3 +59,50 @@ def run_script(tmp_path):
         return output
 
     return run
+
+
+def chain_values(moves, flow, noise, length, end, gamma):
+    """Values (S,) of ``moves`` (from, to, rate, payoff) over a time, with a ``flow`` and, under CARA, a ``noise`` (S,)."""
+    size = len(end)
+    matrix = np.zeros((size + 1, size + 1))  # the last column is the constant 1
+    for here, there, rate, payoff in moves:
+        matrix[here, there] += rate * np.exp(-gamma * payoff)
+        matrix[here, here] -= rate
+        matrix[here, size] += rate * payoff
+    if gamma == 0.0:
+        matrix[:size, size] += flow
+        return (expm(matrix * length) @ np.append(end, 1.0))[:size]
+    exponents = matrix[:size, :size] + np.diag(-gamma * flow + 0.5 * gamma**2 * noise)
+    return -np.log(expm(exponents * length) @ np.exp(-gamma * end)) / gamma
+
+
+@pytest.fixture
+def check_optimum():
+    """Check the optimum of a small declared market by dense matrix exponentials and searches over the controls."""
+
+    def check(env_id, moves, flow, noise, end, searched, **arguments):
+        """``moves`` (controls) -> moves of `chain_values`, ``searched``: states from which better controls are sought."""
+        import gymnasium
+
+        from mmgym.baselines import optimal_policy
+
+        env = gymnasium.make(env_id, **arguments).unwrapped
+        p, best = env.params, optimal_policy(env)
+        gamma = p.risk_aversion if p.utility == "cara" else 0.0
+        values, controls = best.solution.values, best.solution.controls
+        for n in reversed(range(p.num_steps)):
+            ahead = end if n == p.num_steps - 1 else values[n + 1]
+
+            def found(state, played, ahead=ahead):
+                return chain_values(moves(played), flow, noise, p.horizon / p.num_steps, ahead, gamma)[state]
+
+            expected = [found(state, played) for state, played in enumerate(controls[n])]
+            assert np.allclose(values[n], expected, rtol=1e-10, atol=1e-11)
+        box, random = [(p.min_depth, p.max_depth)] * controls.shape[2], np.random.default_rng(1)
+        for state in searched:  # at step 0
+            for start in (controls[0, state], random.uniform(*np.transpose(box))):
+                search = minimize(lambda played: -found(state, played), start, bounds=box)  # noqa: B023
+                assert -search.fun <= values[0, state] + 1e-10
+            assert -search.fun == pytest.approx(values[0, state], abs=1e-6)
+
+    return check

@@ -33,6 +33,7 @@ SMALL = {  # arguments that make a market of few states and steps, so that it is
         "signal_limit": 1,
         "population": "constant",
     },
+    **{row.market: {"num_steps": 4, "horizon": 0.04, "inventory_limit": 4.0} for row in ENVIRONMENTS if row.declared},
 }
 NUMBERS = [
     0, 0.0, -0.0, 1, 2, 3, 7, -1, 0.5, 1.5, -0.5, 1e-3, 10.0, 100.0, 1e3, 1e6, 1_000_000, 1e9, 1e12, 1e15, 1e18, 1e100,

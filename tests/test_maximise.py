@@ -86,8 +86,9 @@ def test_a_moving_variance_has_the_plain_optimum_in_a_corner_too(observed: bool)
     assert policy.optimum == pytest.approx(plain, abs=1e-6)
 
 
-def test_the_message_about_the_variance_is_not_given_for_a_variance_that_stands_still():
-    corner = {"inventory_limit": 10.0, "num_steps": 5, "terminal_penalty": 1.0}
+@pytest.mark.parametrize("limit", [3.0, pytest.param(10.0, marks=pytest.mark.long)])
+def test_the_message_about_the_variance_is_not_given_for_a_variance_that_stands_still(limit: float):
+    corner = {"inventory_limit": limit, "num_steps": 5, "terminal_penalty": 1.0}
     plain = baselines.optimal_policy(AVELLANEDA_STOIKOV, **corner).optimum
     found = baselines.optimal_policy(VARIANCE, **corner, variance_volatility=0.0)
     assert found.optimum == pytest.approx(plain, abs=1e-6)

@@ -95,7 +95,7 @@ def test_drawn_depths_in_continuous_time():
 @pytest.mark.parametrize(
     ("num_steps", "rate", "taker", "maker"),
     [
-        (100, 1.5, 1535.93655, 462.960),
+        pytest.param(100, 1.5, 1535.93655, 462.960, marks=pytest.mark.long),
         (100, 15.0, 1474.20554, 465.794),
         pytest.param(1000, 1.5, 1554.7136, 469.8571, marks=pytest.mark.slow),
         pytest.param(1000, 15.0, 1519.5370, 472.4570, marks=pytest.mark.slow),
@@ -118,13 +118,13 @@ def test_a_constant_quote_does_not_depend_on_the_steps():
 
 
 def test_levels_and_skills():
-    found = score(MAKER, optimal_policy(MAKER, num_steps=100), num_steps=100)
+    found = score(MAKER, optimal_policy(MAKER, num_steps=200), num_steps=200)
     assert found.level == "exact"
     assert found.skill == pytest.approx(1.0)
     assert abs(found.regret) < 1e-9 * found.value
-    hjb = score(MAKER, paper_policies(MAKER, num_steps=100)["hjb"], num_steps=100)
+    hjb = score(MAKER, paper_policies(MAKER, num_steps=200)["hjb"], num_steps=200)
     assert 0.99 < hjb.skill < 1.0
-    assert score(MAKER, reference_policy(MAKER, num_steps=100), num_steps=100).skill == pytest.approx(0.0, abs=1e-12)
+    assert score(MAKER, reference_policy(MAKER, num_steps=200), num_steps=200).skill == pytest.approx(0.0, abs=1e-12)
 
 
 # --- Exploitability on decision steps ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Reference values are those of other code (DOP853, 10,000 steps), or come from a 
 scipy's integrator).
 """
 
+import functools
 import time
 from itertools import pairwise
 
@@ -370,29 +371,41 @@ def test_the_strongest_impact_in_continuous_time(arguments):
 # --- Decision steps ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@functools.cache
+def answer_to_a_still_crowd(num_steps, rate):
+    game = Game.create(num_steps=num_steps, signal_rate=rate)
+    flow = flows.constant_flow(game)
+    assert not flow.movement.any()  # symmetric: nobody moves the price
+    return game, *flows.best_response(game, flow)
+
+
 @pytest.mark.parametrize(
     ("num_steps", "rate", "value"),
     [
-        (100, 1.5, 1535.93655),
+        pytest.param(100, 1.5, 1535.93655, marks=pytest.mark.long),
         (100, 15.0, 1474.20554),
         (1000, 1.5, 1554.7136),
         pytest.param(1000, 15.0, 1519.5370, marks=pytest.mark.slow),
     ],
 )
 def test_frozen_values_of_the_paper_s_games(num_steps, rate, value):
-    game = Game.create(num_steps=num_steps, signal_rate=rate)
-    flow = flows.constant_flow(game)
-    assert not flow.movement.any()  # symmetric: nobody moves the price
-    _, values = flows.best_response(game, flow)
+    game, _, values = answer_to_a_still_crowd(num_steps, rate)
     assert at(values[0], game, 0, 0) == pytest.approx(value, abs=6e-5)
 
 
+@pytest.mark.long
 def test_frozen_quotes_are_more_cautious():
-    game = Game.create(num_steps=100)
-    quotes, _ = flows.best_response(game, flows.constant_flow(game))
+    game, quotes, _ = answer_to_a_still_crowd(100, 1.5)
     assert at(quotes[0, ..., 0], game, -80, 2) == pytest.approx(-0.150, abs=2e-3)
     assert at(quotes[50, ..., 0], game, 120, 0) == pytest.approx(0.788, abs=1e-3)  # blocked until a sale in the step
+
+
+@pytest.mark.parametrize("num_steps", [200, 1000])
+def test_frozen_quotes_are_more_cautious_by_the_length_of_a_step(num_steps, base):
+    """By 0.0698 on 100 steps (the model's notes: from -0.2198 to -0.150), and to first order in the step on more."""
+    game, quotes, _ = answer_to_a_still_crowd(num_steps, 1.5)
+    caution = at(quotes[0, ..., 0], game, -80, 2) - at(base.taker_quotes[0, ..., 0], game, -80, 2)
+    assert caution == pytest.approx(0.0698 * 100 / num_steps, rel=0.15)
 
 
 def joint_generator(game, rates):

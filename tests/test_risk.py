@@ -131,7 +131,8 @@ def test_simulated_measures_agree_with_the_exact_law():
 
 
 def test_score_carries_the_measures():
-    found = baselines.score(AS, baselines.paper_policies(AS)["constant"], risk=True)
+    policy = baselines.paper_policies(AS, num_steps=20)["constant"]
+    found = baselines.score(AS, policy, risk=True, num_steps=20)
     measures = found.risk
     # the constant quote's law does not depend on the number of steps (reference mathematics, section 6)
     assert measures.value_at_risk[0.95].value == pytest.approx(-45.245508, abs=2e-5)
@@ -142,12 +143,12 @@ def test_score_carries_the_measures():
     assert table.loc["constant", "CVaR 95%"] == measures.expected_shortfall[0.95].value
     assert table.loc["constant", "drawdown"] == measures.drawdown.value
     assert "[" in baselines.risk_table({"constant": found}).loc["constant", "drawdown 99%"]
-    assert baselines.score(AS, baselines.paper_policies(AS)["constant"]).risk is None
+    assert baselines.score(AS, policy, num_steps=20).risk is None
 
 
 def test_exact_law_is_left_where_it_is_slow_or_there_is_none(monkeypatch):
-    best = baselines.optimal_policy(AS, num_steps=20)
-    few = {"episodes": 1000, "num_steps": 20}
+    best = baselines.optimal_policy(AS, num_steps=10)
+    few = {"episodes": 1000, "num_steps": 10}
     assert baselines.risk_measures(AS, best, **few).method == "exact"
     monkeypatch.setattr(risk, "EXACT_CELLS", 100)
     assert baselines.risk_measures(AS, best, **few).method == "simulated"

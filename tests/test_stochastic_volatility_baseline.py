@@ -181,13 +181,16 @@ def test_conformance_hidden_and_with_feller_violated(arguments):
 @pytest.mark.filterwarnings("ignore:Feller")
 def test_an_optimum_that_is_not_resolved_is_refused():
     with pytest.raises(ArithmeticError, match="variance spreads too far"):
-        optimal_policy(ID, num_steps=20, variance_volatility=300.0)
+        optimal_policy(ID, num_steps=20, variance_volatility=300.0, fill_rate=5.0)
 
 
 @pytest.mark.filterwarnings("ignore:Feller")
-@pytest.mark.parametrize("volatility", [1.5, 8.0])
-def test_the_stated_error_covers_a_finer_grid(volatility):
-    env = gymnasium.make(ID, num_steps=20, variance_volatility=volatility)
+@pytest.mark.parametrize(
+    ("volatility", "limit", "nodes"),
+    [(1.5, 5.0, 19), (8.0, 2.0, 17), pytest.param(8.0, 5.0, 19, marks=pytest.mark.long)],
+)
+def test_the_stated_error_covers_a_finer_grid(volatility, limit, nodes):
+    env = gymnasium.make(ID, num_steps=20, variance_volatility=volatility, inventory_limit=limit)
     found = optimal_policy(env).bounds
-    problem = VarianceProblem(env.unwrapped.params, 19)
+    problem = VarianceProblem(env.unwrapped.params, nodes)
     assert abs(float(problem.initial @ solve(problem).values[0]) - found.upper) <= found.error

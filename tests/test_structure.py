@@ -19,6 +19,7 @@ from mmgym.registration import ENVIRONMENTS
 ROOT = Path(mmgym.__file__).resolve().parents[1]
 PACKAGES = ("mmgym", "baselines", "agents")
 MARKETS = sorted({row.market for row in ENVIRONMENTS})
+DECLARED = {row.market for row in ENVIRONMENTS if row.declared}
 SECTIONS = (
     "Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End", "Arguments",
     "Version History", "References",
@@ -145,14 +146,16 @@ def test_a_score_asks_for_the_baseline_once(monkeypatch):
 
 @pytest.mark.parametrize("market", MARKETS)
 def test_one_word_names_a_market_on_every_floor(market):
-    wanted = [f"mmgym.models.{market}", f"mmgym.envs.{market}", f"mmgym.baselines.{market}"]
+    wanted = [f"mmgym.models.{market}"]
+    if market not in DECLARED:
+        wanted += [f"mmgym.envs.{market}", f"mmgym.baselines.{market}"]
     missing = [name for name in wanted if find_spec(name) is None]
     assert not missing
     tests = [path.name for path in (ROOT / "tests").glob("test_*.py") if market in path.name]
-    assert len(tests) >= 2, f"{market} needs two test files"
+    assert len(tests) >= 2 - (market in DECLARED), f"{market} needs more test files"
 
 
-@pytest.mark.parametrize("market", MARKETS)
+@pytest.mark.parametrize("market", sorted(set(MARKETS) - DECLARED))
 def test_the_same_role_has_the_same_file_name_in_every_market(market):
     files = {path.name: path.read_text(encoding="utf-8") for path in sources(f"baselines/{market}")}
     parts = ast.parse(files["__init__.py"]).body
@@ -168,7 +171,7 @@ def test_every_id_has_what_it_needs(row):
     assert type(envs.unwrapped).__name__ == row.vector_env
     assert env.spec.max_episode_steps is None
     doc = type(env.unwrapped).__doc__
-    found = re.findall(r"^ +## (.+)$", doc, flags=re.M)
+    found = re.findall(r"^ *## (.+)$", doc, flags=re.M)
     assert found == list(SECTIONS)
     assert "inventory" in doc.splitlines()[0]  # the unit of inventory stands in the first line
     arguments = re.findall(r"`(\w+)` \(", doc)

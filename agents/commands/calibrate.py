@@ -21,7 +21,7 @@ def _declared(parser: argparse.ArgumentParser, place: str) -> Iterator[tuple[arg
     from mmgym.registration import ENVIRONMENTS
 
     markets = parser.add_subparsers(dest="market", required=True, metavar="MARKET")
-    for market in dict.fromkeys(row.market for row in ENVIRONMENTS):
+    for market in dict.fromkeys(row.market for row in ENVIRONMENTS if not row.declared):
         name = place.format(market=market)
         if find_spec(name) is not None:
             module = import_module(name)

@@ -364,7 +364,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
             "join_best": of(closed_forms.join_best),
         }
 
-    def reference_value(self) -> float:
+    def value_of_reference(self) -> float:
         """What joining the best quotes is worth, however often it is decided."""
         depths = functools.partial(closed_forms.join_best, self.params)
         return self._expectation(EVALUATION, depths, solver.CRITERION)

@@ -213,7 +213,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
             "join_best": of(closed_forms.join_best, control="join_best"),
         }
 
-    def reference_value(self) -> float:
+    def value_of_reference(self) -> float:
         """What joining the best quotes is worth: simulated with the control variate of its own value function."""
         if not self.params.observe_intensities:  # it does not look at them
             return HawkesPowerBaseline(self.params._replace(observe_intensities=True)).reference_value()

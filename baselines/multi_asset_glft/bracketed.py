@@ -141,7 +141,7 @@ class BracketedBaseline(SimulatedBaseline):
         """The upper bound of the optimum: the separate markets' optima."""
         return float(sum(alone.optimum for alone in self.alone))
 
-    def reference_value(self) -> float:
+    def value_of_reference(self) -> float:
         """The simulated value of the constant quote."""
         return self.simulated_policy(self.reference)[0]
 

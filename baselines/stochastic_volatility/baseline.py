@@ -240,7 +240,7 @@ class StochasticVolatilityBaseline(SimulatedBaseline):
             "constant": blind(constant),
         }
 
-    def reference_value(self) -> float:
+    def value_of_reference(self) -> float:
         """What constant depths of ``1 / fill_decay`` are worth."""
         return self._evaluated(self.policies()[self.reference]()).value
 
