@@ -13,7 +13,6 @@ import yaml
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
 from mmgym.baselines.baseline import environment_of
 from mmgym.plain_files import shortened
-from mmgym.registration import ENVIRONMENTS
 
 __all__ = [
     "Config",
@@ -410,8 +409,8 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
 def load_config(name_or_path: str, env_id: str) -> Config:
     """Settings for an environment id from a configuration file.
 
-    The algorithm is the file's key ``algorithm``, or else its name begins with it. An id that is none of this suite's
-    and has no entry takes the entry ``default_box`` or ``default_discrete``, as its actions are, and the log says so.
+    The algorithm is the file's key ``algorithm``, or else its name begins with it. An id without an
+    entry takes the entry ``default_box`` or ``default_discrete``, as its actions are, and the log says so.
 
     Parameters
     ----------
@@ -438,7 +437,7 @@ def load_config(name_or_path: str, env_id: str) -> Config:
             f"name one, not {shortened(algorithm)}"
         )
     entry = key = env_id.rpartition(":")[2]
-    if isinstance(content, dict) and key not in content and key not in {row.id for row in ENVIRONMENTS}:
+    if isinstance(content, dict) and key not in content:
         entry = _default_entry(content, env_id)
     if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
         known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"
