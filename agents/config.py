@@ -1,14 +1,17 @@
-"""Training configurations: ``configs/<algorithm>.yml``, keyed by environment id."""
+"""Training configurations, keyed by environment id: ``<algorithm>.yml``, or a file with the key ``algorithm``."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import yaml
 
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
+from mmgym.baselines.baseline import environment_of
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -20,6 +23,9 @@ __all__ = [
     "read_yaml",
     "shipped_folder",
 ]
+
+_LOG = logging.getLogger(__name__)
+DEFAULTS = ("default_box", "default_discrete")  # entries for ids without one, by their actions
 
 # Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
@@ -403,24 +409,47 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
 def load_config(name_or_path: str, env_id: str) -> Config:
     """Settings for an environment id from a configuration file.
 
+    The algorithm is the file's key ``algorithm``, or else its name begins with it. An id without an
+    entry takes the entry ``default_box`` or ``default_discrete``, as its actions are, and the log says so.
+
     Parameters
     ----------
     name_or_path : str
-        Path of a ``<algorithm>.yml``, or the name of a shipped one ("ppo").
+        Path of a configuration, or the name of a shipped one ("ppo").
     env_id : str
+        With or without its module in front (``module:id``); entries are without.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not YAML, has no settings for the id, an unknown key, a wrong value, or a discount other than 1.
+        If the file is not YAML, names no algorithm, has no settings for the id, an unknown key, a wrong value, or a
+        discount other than 1.
     """
     content, source = read_yaml(name_or_path, ALGORITHMS)
     algorithm = Path(source).stem.split("-")[0]
+    if isinstance(content, dict):
+        algorithm = content.get("algorithm", algorithm)
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"{source}: the file name must start with an algorithm: {', '.join(ALGORITHMS)}")
-    if not isinstance(content, dict) or not isinstance(content.get(env_id), dict):
+        raise ValueError(
+            f"{source}: the file name must start with an algorithm: {', '.join(ALGORITHMS)}; or the key algorithm must "
+            f"name one, not {shortened(algorithm)}"
+        )
+    entry = key = env_id.rpartition(":")[2]
+    if isinstance(content, dict) and key not in content:
+        entry = _default_entry(content, env_id)
+    if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
         known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"
-        raise ValueError(f"{source} has no settings for {env_id!r}: it has them for {known}")
-    return check_settings(algorithm, content[env_id], source, env_id)
+        raise ValueError(f"{source} has no settings for {key!r}: it has them for {known}")
+    if entry != key:
+        _LOG.warning("%s has no entry %s: training takes its entry %s, which is not tuned for it", source, key, entry)
+    return check_settings(algorithm, content[entry], source, key)
+
+
+def _default_entry(content: Mapping[Any, Any], env_id: str) -> str:
+    """The entry of an id without one of its own: by its actions, if there is such an entry at all."""
+    if not any(name in content for name in DEFAULTS):
+        return env_id
+    space = environment_of(env_id).single_spaces()[1]
+    return DEFAULTS[not isinstance(space, gymnasium.spaces.Box)]

@@ -263,6 +263,7 @@ def record(
         raise ValueError(f"episodes = {episodes} must be >= 1 and seed = {seed} must be >= 0")
     root, arguments = Path(folder).resolve(), dict(arguments or {})  # Minari takes whole paths only
     env = gymnasium.make(env_id, **arguments)
+    env_id = env_id.rpartition(":")[2]  # datasets name no module
     wanted: dict[str, Any] = dict(policies) if isinstance(policies, Mapping) else {name: name for name in policies}
     for name in wanted:
         if not name.replace("-", "").replace("_", "").isalnum():

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 import mmgym  # noqa: F401  # registers the ids
-from mmgym.agents.config import configurations_for
 from mmgym.baselines.baseline import environment_of
 
 __all__ = ["throughput"]
@@ -103,7 +102,7 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
     -------
     DataFrame
         One row per measurement. Those that need Stable-Baselines3 are left out without it. Training is that of
-        PPO, for ids that it has settings for.
+        PPO.
     """
     if not seconds > 0.0:
         raise ValueError(f"seconds = {seconds} is not allowed: it must be > 0")
@@ -121,10 +120,9 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
         rates[label] = _rate(run, steps, seconds)
     try:
         rates["SB3 adapter, batch of 4,096"] = _adapter(env_id, 4096, seconds, **arguments)
-        if "ppo" in configurations_for(env_id):
-            for threads in (1, 2):
-                label = f"training with ppo end to end, {threads} thread{'s' * (threads > 1)}"
-                rates[label] = _training(env_id, threads, **arguments)
+        for threads in (1, 2):
+            label = f"training with ppo end to end, {threads} thread{'s' * (threads > 1)}"
+            rates[label] = _training(env_id, threads, **arguments)
     except ImportError as error:
         print(f"SB3 is left out: {error}")
     rows = [{"what": what, "best steps/s": best, "median steps/s": median} for what, (best, median) in rates.items()]

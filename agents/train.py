@@ -90,7 +90,13 @@ def _action_noise(kind: str, std: float, actions: int) -> Any:
 
 
 def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None) -> Any:
-    """A fresh model on a vector environment."""
+    """A fresh model on a vector environment.
+
+    Raises
+    ------
+    ValueError
+        If the algorithm cannot send the market's actions.
+    """
     settings = copy.deepcopy(config.hyperparameters)  # A2C writes into it
     for name in ("learning_rate", "clip_range"):
         if name in settings:
@@ -102,9 +108,11 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
         settings["action_noise"] = _action_noise(kind, std, math.prod(venv.action_space.shape or ()))
     policy = settings.pop("policy", "MlpLstmPolicy" if config.algorithm in RECURRENT else "MlpPolicy")
     settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
-    return algorithm_class(config.algorithm)(
-        policy, venv, seed=seed, device="cpu", tensorboard_log=tensorboard, verbose=0, **settings
-    )
+    options = {"seed": seed, "device": "cpu", "tensorboard_log": tensorboard, "verbose": 0, **settings}
+    try:
+        return algorithm_class(config.algorithm)(policy, venv, **options)
+    except AssertionError as error:  # of its action spaces
+        raise ValueError(f"{config.algorithm} does not suit this market: {error}") from error
 
 
 class ExpectedPriceMoves(SB3VecEnv):
@@ -375,6 +383,7 @@ def train(
     config_name : str
         A shipped configuration ("ppo") or the path of one.
     env_id : str
+        ``module:id`` imports the module first, which registers it.
     seed : int
         Of the run, from 0 to 2^32 - 1. Environments get 64-bit seeds derived from it.
     folder : path, optional
@@ -424,7 +433,7 @@ def train(
         arguments.setdefault("reward", reward)
     if config.algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
         arguments.setdefault("actions", "flat")
-    run_name = f"{env_id.replace('/', '-')}/{config.algorithm}-{seed}"
+    run_name = f"{env_id.rpartition(':')[2].replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)
     recover_folder(home / "checkpoint")
     resumed = resume and (home / "checkpoint").exists()

@@ -45,7 +45,7 @@ class FrozenChoices:
     Parameters
     ----------
     problem : FrozenProblem
-        With ``action_values``.
+        With `FrozenProblem.action_values`.
     sizes : tuple of int
         Numbers of entries of the components of an action.
 
@@ -58,7 +58,7 @@ class FrozenChoices:
     """
 
     def __init__(self, problem: FrozenProblem, sizes: tuple[int, ...]) -> None:
-        if not hasattr(problem, "action_values"):
+        if problem.action_values is None:
             raise TypeError("exact_gradient needs a box of actions, or a market that tells the values of all actions")
         combinations = math.prod(sizes[:-1])
         if combinations > MOST_COMBINATIONS:
@@ -68,6 +68,7 @@ class FrozenChoices:
                 "lot"
             )
         self.problem, self.sizes, self.combinations = problem, sizes, combinations
+        self.action_values = problem.action_values
         self.observations = np.concatenate([problem.observations(n) for n in range(problem.num_steps)])
 
     def value(self, policy: Policy) -> float:
@@ -76,7 +77,7 @@ class FrozenChoices:
 
     def around(self, policy: Policy, random: np.random.Generator) -> Choices:
         """The choices around a policy, at its mode."""
-        problem: Any = self.problem
+        problem = self.problem
         value, raw, weights = visits(problem, tabulate(problem, policy).controls)
         steps, lengths = time_slices(problem.num_steps, random)
         seen = self.observations.reshape(problem.num_steps, problem.num_states, -1)
@@ -89,7 +90,7 @@ class FrozenChoices:
         last, others = np.empty((len(drawn), self.sizes[-1])), np.empty((len(drawn), columns))
         for i in np.unique(slices):
             here, n = np.flatnonzero(slices == i), int(steps[i])
-            found = problem.action_values(n, raw[n + 1][:, None])
+            found = self.action_values(n, raw[n + 1][:, None])
             last[here] = problem.to_value(found.last[states[here]], 0.0)
             others[here] = problem.to_value(found.others(states[here], last[here].argmax(axis=1)), 0.0)
         highest = last.max(axis=1, keepdims=True)

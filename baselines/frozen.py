@@ -21,6 +21,7 @@ from mmgym.baselines.policy import Policy, checked_actions
 
 __all__ = [
     "PNL",
+    "ActionValues",
     "FrozenProblem",
     "Functional",
     "Solution",
@@ -71,6 +72,22 @@ class Functional(NamedTuple):
     def columns(self) -> int:
         """Number of columns of the values."""
         return self.moments if self.exponents is None else len(self.exponents)
+
+
+class ActionValues(NamedTuple):
+    """What every action is worth in every state at one step.
+
+    Attributes
+    ----------
+    last : (S, E)
+        Values of all entries of the last component of an action, each with the best of the others. An entry that is not
+        allowed has the value of the nearest one that is, which is what is played.
+    others : callable
+        From states (M,) and entries (M,) of the last component to the values (M, J) of all combinations of the others.
+    """
+
+    last: Array
+    others: Callable[[Array, Array], Array]
 
 
 class FrozenProblem(Protocol):
@@ -130,6 +147,13 @@ class FrozenProblem(Protocol):
         ------
         TypeError
             If the controls are not continuous.
+        """
+
+    @property
+    def action_values(self) -> Callable[[int, Array], ActionValues] | None:
+        """What every action is worth in every state at a step, from the values (S, 1) of the next one.
+
+        None where actions are not discrete.
         """
 
     def to_value(self, values: Array, log_scale: Any) -> Array:

@@ -173,10 +173,11 @@ def check_foreign_environment(env_id: Any, arguments: Any, source: str, *, files
     creator = load_env_creator(spec.entry_point) if spec is not None and isinstance(spec.entry_point, str) else None
     face = spec.entry_point if spec is not None and creator is None else creator
     if not inspect.isclass(face) or not issubclass(face, MarketFace):
+        module = shortened(env_id.partition(":")[0])[1:-1] if isinstance(env_id, str) and ":" in env_id else "MODULE"
         raise ValueError(
             f"{source}: the environment {shortened(env_id)} is not allowed: it must be the id of a registered mmgym "
             "market (see `mmgym list`), without module: in front; import the module of a market of your own first "
-            "(mmgym --import MODULE ...)"
+            f"(mmgym --import {module} ...)"
         )
     if not isinstance(arguments, dict):
         raise ValueError(

@@ -354,7 +354,9 @@ def test_bad_configurations_are_named(tmp_path, change, message):
 def test_missing_configurations_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="one of a2c, behaviour_cloning, dqn, exact_gradient"):
         load_config("nothing", AS)
-    with pytest.raises(ValueError, match="has no settings for 'CartPole-v1'"):
+    with pytest.raises(ValueError, match="has no settings for 'mmgym/GLFT-v0'"):
+        load_config("maskable_ppo", "mmgym/GLFT-v0")
+    with pytest.raises(TypeError, match="CartPoleEnv is not an mmgym environment"):
         load_config("ppo", "CartPole-v1")
     (tmp_path / "dreamer.yml").write_text(TINY)
     with pytest.raises(ValueError, match="must start with an algorithm: a2c, behaviour_cloning, dqn"):

@@ -14,7 +14,7 @@ import mmgym.agents.train as module
 from mmgym import baselines
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, algorithm_class
-from mmgym.agents.config import WRAPPER, config_names, load_config, shipped_folder
+from mmgym.agents.config import DEFAULTS, WRAPPER, config_names, load_config, shipped_folder
 from mmgym.agents.policies import as_policy
 from mmgym.agents.train import build_env, load_model, train
 from mmgym.registration import ENVIRONMENTS
@@ -216,6 +216,7 @@ ZOO = [
     for name in config_names()
     if not name.startswith((*EXACT_LEARNERS, "maskable_ppo"))
     for env_id in yaml.safe_load((shipped_folder() / f"{name}.yml").read_text(encoding="utf-8"))
+    if env_id not in DEFAULTS
 ]
 
 

@@ -8,8 +8,11 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 
 from mmgym import declare
+from mmgym.agents.benchmark import load_benchmark, plan
+from mmgym.agents.cli import main
 from mmgym.baselines.declared import DeclaredProblem
 from mmgym.parameters import Integer, Real, create
 
@@ -141,20 +144,54 @@ def test_a_wrong_intensity_between_the_checked_points():
         problem.backward(0, np.arange(5), np.full((5, 1), 0.3), np.zeros((5, 1)), problem.criterion)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("solve",),
-        ("score", "constant", "random"),
-    ],
-)
-def test_third_party_package_from_the_command_line(command, tmp_path):
-    found = subprocess.run(
-        [sys.executable, "-m", "mmgym.agents.cli", *command, "--env", "mylab.linear_fills:mylab/LinearFills-v0"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert "16.3464" in found.stdout
+TINY = {"n_envs": 4, "n_timesteps": 32, "n_steps": 8, "batch_size": 16, "gamma": 1.0}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys, caplog):
+    """Runs ``mmgym``: what it prints, and its log; an error is among what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(PACKAGE)
+
+    def run(line, status=0):
+        caplog.clear()
+        assert main(line.split()) == status
+        return "".join(capsys.readouterr()) + caplog.text
+
+    return run
+
+
+def test_every_command_takes_a_market_of_somebody_else(command):
+    module, plain = "mylab.linear_fills", "mylab/LinearFills-v0"
+    env = f"--env {module}:{plain} --set num_steps=4 --set horizon=1.0 --set limit=2"
+    Path("mine.yml").write_text(yaml.safe_dump({"algorithm": "ppo", "default_box": TINY}))
+    assert "mine.yml has no entry mylab/LinearFills-v0: training takes its entry default_box" in command(
+        f"train mine.yml {env}"
+    )
+    Path("mine.yml").write_text(yaml.safe_dump({"algorithm": "ppo", plain: TINY}))
+    assert "default" not in command(f"train mine.yml {env} --folder other")
+    assert "takes its entry default_box" in command(f"train exact_gradient {env} --timesteps 2")
+    assert "no settings for 'mylab/LinearFills-v0'" in command(f"train dqn {env}", 2)
+    runs = f"runs/mylab-LinearFills-v0/ppo-0 runs/mylab-LinearFills-v0/exact_gradient-0 {env}"
+    assert "exact_gradient-0" in command(f"score optimal constant {runs}")
+    assert "optimum" in command(f"solve {env}")
+    assert "mylab/LinearFills-v0/optimal-v0" in command(f"record optimal --episodes 2 --folder data {env}")
+    market = {"arguments": {"num_steps": 4, "limit": 2}, "algorithms": ["mine.yml"], "policies": []}
+    for name in (plain, f"{module}:{plain}"):
+        Path(f"{len(name)}.yml").write_text(yaml.safe_dump({"seeds": [0], "environments": {name: market}}))
+    refused = command(f"benchmark {len(module) + 1 + len(plain)}.yml", 2)
+    assert f"mmgym --import {module} ..." in refused
+    assert len(plan(load_benchmark(f"{len(plain)}.yml"))) == 2
+
+
+@pytest.mark.long
+def test_throughput_and_benchmark_of_a_market_of_somebody_else(command, monkeypatch):
+    assert "end to end" in command("throughput --env mylab.linear_fills:mylab/LinearFills-v0 --seconds 0.01")
+    market = {"arguments": {"num_steps": 4, "limit": 2}, "algorithms": ["mine.yml"], "policies": []}
+    Path("mine.yml").write_text(yaml.safe_dump({"algorithm": "ppo", "default_box": TINY}))
+    Path("b.yml").write_text(yaml.safe_dump({"seeds": [0], "environments": {"mylab/LinearFills-v0": market}}))
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
+    assert "mine" in command("--import mylab.linear_fills benchmark b.yml --folder found --workers 1")
 
 
 def test_third_party_package_tests_itself():

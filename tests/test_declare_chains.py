@@ -14,6 +14,9 @@ from scipy.linalg import expm
 from scipy.optimize import minimize
 
 from mmgym import declare
+from mmgym.agents.exact_gradient import ExactGradient, network_of
+from mmgym.baselines import score
+from mmgym.baselines.catalogue import expansions_of
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.declared import DeclaredProblem
 from mmgym.baselines.frozen import Functional, solve, state_laws, visits
@@ -359,24 +362,41 @@ def test_optimum_of_boxes(seed, utility):
 
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 @pytest.mark.parametrize("seed", range(3))
-def test_optimum_of_choices(seed, utility):
+def test_optimum_and_values_of_choices(seed, utility):
     problem, dense = choices(seed, utility=utility)
     found = solve(problem)
     values = problem.terminal(problem.criterion)
     gamma, number = dense.gamma, {state: i for i, state in enumerate(dense.states)}
+    actions = list(itertools.product((0, 1, 2), (-1, 0, 1), (-1, 0, 1)))
     for n in reversed(range(STEPS)):
-        best = np.full(problem.num_states, np.inf if gamma else -np.inf)
-        for bid, ask, order in itertools.product((0, 1, 2), (-1, 0, 1), (-1, 0, 1)):
+        worth = np.empty((problem.num_states, len(actions)))
+        for a, (bid, ask, asked) in enumerate(actions):
             after = dense.backward(n, (bid, ask), values, problem.criterion, KINDS["choices"])[:, 0]
             for s, (level, held) in enumerate(dense.states):
-                if abs(held + order) > LIMIT:
-                    continue
+                order = asked if abs(held + asked) <= LIMIT else 0
                 paid = -0.05 * abs(order) * (1.0 + level)
                 reached = after[number[level, held + order]]
-                value = reached * np.exp(-gamma * paid) if gamma else reached + paid
-                best[s] = min(best[s], value) if gamma else max(best[s], value)
+                worth[s, a] = reached * np.exp(-gamma * paid) if gamma else reached + paid
+        best = worth.min(axis=1) if gamma else worth.max(axis=1)
         assert np.abs(found.raw[n] * np.exp(found.log_scale[n]) - best).max() < 1e-12
+        last, others = problem.action_values(n, values)
+        states, worth = np.arange(problem.num_states), worth.reshape(-1, 9, 3)
+        assert np.abs(last - (worth.min(axis=1) if gamma else worth.max(axis=1))).max() < 1e-12
+        for entry in range(3):
+            assert np.abs(others(states, np.full(len(states), entry)) - worth[:, :, entry]).max() < 1e-12
         values = best[:, None]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_exact_gradient_of_choices_comes_near_the_optimum(utility):
+    env = CHOICES.environment(utility=utility)
+    policy = network_of(env, [32, 32], seed=1)
+    learner = ExactGradient(expansions_of(env), policy, inner_steps=100, seed=0)
+    for _ in range(8):
+        learner.iterate()
+    learner.finish()
+    assert score(env, policy).skill > 0.95
 
 
 @pytest.mark.parametrize("arguments", [{}, {"utility": "cara", "reward": "expected"}])

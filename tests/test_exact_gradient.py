@@ -206,8 +206,8 @@ def test_what_is_masked_is_never_played():
 
 
 def test_what_cannot_be_trained_is_named(tmp_path):
-    with pytest.raises(ValueError, match="has no settings for 'mmgym/HawkesPower-v0'"):
-        load_config("exact_gradient", "mmgym/HawkesPower-v0")
+    with pytest.raises(TypeError, match="no exact derivatives in the market hawkes_power"):
+        train("exact_gradient", "mmgym/HawkesPower-v0", folder=tmp_path / "none", progress=False)
     path = tmp_path / "exact_gradient.yml"
     path.write_text(CONFIG.replace("[8]", "[0]"))
     with pytest.raises(ValueError, match=r"net_arch = .* must be a list of whole numbers >= 1"):

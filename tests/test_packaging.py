@@ -1,11 +1,13 @@
 """What is built and installed: everything, under one import name, beside other people's packages of common names."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,14 +66,33 @@ def test_the_wheel_has_every_file_and_one_import_name(wheel):
     assert not any(line.startswith("License") for line in lines)
 
 
+def installed(folder: Path, *wheels: Path) -> tuple[Path, tuple[object, ...], dict[str, Any]]:
+    """An empty environment with wheels in it: its commands, pip, and options of `run`.
+
+    The dependencies come from this environment's folder; its own editable install is not seen through PYTHONPATH.
+    """
+    venv.create(folder / "empty")
+    commands = folder / "empty" / "bin"
+    pip = (sys.executable, "-m", "pip", "--python", commands / "python", "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", "--no-deps", "--no-index", "--no-compile", *wheels)
+    return commands, pip, {"cwd": folder, "env": os.environ | {"PYTHONPATH": str(Path(np.__file__).parents[1])}}
+
+
+@pytest.mark.long
+def test_a_project_of_somebody_else_installed_beside_it(wheel, tmp_path):
+    """The template in an empty environment, from the command line; its optimum is that of its own tests."""
+    project = shutil.copytree(ROOT / "tests" / "third_party", tmp_path / "project")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, project)
+    commands, _, options = installed(tmp_path, wheel, next(tmp_path.glob("mylab-*.whl")))
+    env = ("--env", "mylab.linear_fills:mylab/LinearFills-v0")
+    limits = ("--set", "running_penalty=0.0", "--set", "limit=200", "--set", "horizon=1.0", "--set", "num_steps=4")
+    for words in (("solve",), ("score", "optimal", "constant")):
+        assert "optimum 0.9025000000" in run(commands / "mmgym", words[0], *env, *limits, *words[1:], **options)
+
+
 def test_installed_beside_packages_of_the_same_names(wheel, tmp_path):
-    venv.create(tmp_path / "empty")
-    python = tmp_path / "empty" / "bin" / "python"
-    pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check")
-    # the dependencies come from this environment's folder; its own editable install is not seen through PYTHONPATH
-    environment = os.environ | {"PYTHONPATH": str(Path(np.__file__).parents[1]), "NUMBA_DISABLE_JIT": "1"}
-    options = {"cwd": tmp_path, "env": environment}
-    run(*pip, "install", "--no-deps", "--no-index", "--no-compile", somebody_elses(tmp_path), wheel)
+    commands, pip, options = installed(tmp_path, somebody_elses(tmp_path), wheel)
+    python, options["env"] = commands / "python", options["env"] | {"NUMBA_DISABLE_JIT": "1"}
     name, arguments = OPTIMUM
     script = f"""
 import agents, baselines, gymnasium, mmgym.baselines
@@ -82,7 +103,7 @@ gymnasium.make("mmgym/MeanFieldMaker-v0").reset(seed=0)
 print(load_config("ppo", {name!r}).algorithm, mmgym.baselines.optimal_policy({name!r}, **{arguments!r}).optimum)
 """
     assert run(python, "-c", script, **options).split() == ["ppo", repr(optimal_policy(name, **arguments).optimum)]
-    assert "mmgym/GLFT-v0" in run(tmp_path / "empty" / "bin" / "mmgym", "list", **options)
+    assert "mmgym/GLFT-v0" in run(commands / "mmgym", "list", **options)
     run(*pip, "uninstall", "--yes", "mmgym")
     script = "import agents, baselines, importlib.util; print(agents.owner, importlib.util.find_spec('mmgym'))"
     assert run(python, "-c", script, **options) == "somebody else None\n"

@@ -45,7 +45,7 @@ def shown(lower, upper, text):
 
 
 def run_snippet(snippet, capsys):
-    exec(compile(snippet, "README", "exec"), {"__name__": "snippet"})
+    exec(compile(snippet, "README", "exec"), {"__name__": "__main__"})
     out = capsys.readouterr().out
     assert "Error" not in out
     return out
@@ -211,12 +211,9 @@ def test_linked_files_are_there_and_pictures_small():
 
 @pytest.mark.parametrize("market", ["multi_asset_glft", "stochastic_volatility"])
 def test_places_of_a_market(market):
-    """The list of "Your own market" against markets that are there: every file that names one is in the list."""
-    section = TEXT.split("## Your own market")[1].split("\n## ")[0]
-    items = re.findall(r"^- `([^`]+)`(?:.*; this `?(README))?", section, flags=re.M)
-    places = [place for item in items for place in item if place]
-    places = [place.replace("MARKET", market).replace("README", "README.md") for place in places]
-    places += re.findall(r"a line in `([^`]+)`", section)
+    """The places in "Your own market" against markets that are there: every file that names one is in the list."""
+    listed_places = TEXT.split("A market inside this repository")[1].split("\n\n")[0]
+    places = [place.replace("MARKET", market) for place in re.findall(r"`([^`]+(?:/|\.\w+))`", listed_places)]
     assert len(places) >= 8
     row = next(row for row in ENVIRONMENTS if row.market == market)
     names = re.compile(f"{market}|{row.id.split('/')[1].removesuffix('-v0')}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmgym import declare, declared_kernels
 from mmgym.baselines.declared import kernels
-from mmgym.baselines.frozen import Functional, check_tables
+from mmgym.baselines.frozen import ActionValues, Functional, check_tables
 from mmgym.baselines.maximise import CROWDED, Region, best_controls, in_box, rounding
 
 Array = NDArray[Any]
@@ -387,6 +387,19 @@ class DeclaredProblem:
             constant = self._constant(self.criterion, states, landed, paid)
             table[a, open_] = self._with_constant(constant, found[landed], self.criterion)[open_, 0]
         return table
+
+    @property
+    def action_values(self) -> Callable[[int, Array], ActionValues] | None:
+        return None if self.declared.continuous else self._action_values
+
+    def _action_values(self, n: int, values: Array) -> ActionValues:
+        table, sizes = self.action_table(n, values), (self.high_controls - self.low_controls + 1).astype(np.int64)
+        states, actions = np.divmod(np.arange(table.size), len(self.choices))
+        played = (self._admitted(n, states, self.choices[actions]) - self.low_controls).astype(np.int64)
+        played = np.ravel_multi_index(tuple(played.T), tuple(sizes))
+        found = table[played, states].reshape(self.num_states, -1, sizes[-1])
+        best = found.min(axis=1) if self.aversion else found.max(axis=1)
+        return ActionValues(best, lambda states, entries: found[states, :, entries])
 
     def _improve_choices(self, n: int, values: Array) -> tuple[Array, Array]:
         table = self.action_table(n, values)

@@ -43,6 +43,7 @@ class GLFTProblem:
     num_controls = 2
     tolerance = 0.0
     search_tolerance = 1e-12
+    action_values = None
     has_market_orders = False
 
     def __init__(self, params: glft.Params) -> None:

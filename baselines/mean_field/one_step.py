@@ -46,6 +46,7 @@ class MeanFieldProblem:
     num_controls = 2
     aversion = 0.0
     search_tolerance = 1e-12
+    action_values = None
     has_market_orders = False
 
     def __init__(self, params: mean_field.Params, flow: Flow | None = None) -> None:

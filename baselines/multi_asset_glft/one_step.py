@@ -61,6 +61,7 @@ class MultiAssetProblem:
     aversion = 0.0
     tolerance = 0.0
     search_tolerance = 1e-12
+    action_values = None
     has_market_orders = False
 
     def __init__(self, params: model.Params) -> None:

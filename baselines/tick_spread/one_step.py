@@ -6,22 +6,22 @@ can matter, leaves some dozens of the hundreds of combinations of quotes and siz
 states at once. Continuous-time counterpart: Guilbaud & Pham (2013), eqs. (3.8), (3.10).
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.stats import poisson
 
-from mmgym.baselines.frozen import Functional, check_tables, terminal_values
+from mmgym.baselines.frozen import ActionValues, Functional, check_tables, terminal_values
 from mmgym.baselines.tick_spread import kernels
 from mmgym.models import tick_spread
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-__all__ = ["ActionValues", "TickSpreadProblem", "clock_profile"]
+__all__ = ["TickSpreadProblem", "clock_profile"]
 
 FILTERED = 1e-15  # probability of more fills in a step than the filter looks at
 MOST_FILLS = 64  # in a step that is filtered: beyond, its laws cost more than evaluating every posting
@@ -33,22 +33,6 @@ def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array
     low, high = np.maximum(edges[:-1], start), np.minimum(edges[1:], end)
     inside = high - low > 1e-12 * (end - start)
     return np.stack([np.array(params.clock_rates)[inside], (high - low)[inside]], axis=1)
-
-
-class ActionValues(NamedTuple):
-    """What every action is worth in every state at one step.
-
-    Attributes
-    ----------
-    last : (S, E)
-        Values of all entries of the last component of an action, each with the best of the others. An entry that is not
-        allowed has the value of the nearest one that is, which is what is played.
-    others : callable
-        From states (M,) and entries (M,) of the last component to the values (M, J) of all combinations of the others.
-    """
-
-    last: Array
-    others: Callable[[Integers, Integers], Array]
 
 
 class TickSpreadProblem:
