@@ -43,8 +43,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MMGYM_CACHE_DIR") or platformdirs.user_cache_dir("mmgym")) / "solutions"
 
 
-def kept_file(params: Any, name: Any = "", *types: type) -> Path:
-    """The file of what is kept of a market's parameters.
+def kept_file(params: Any, name: Any = "", *types: type) -> Path | None:
+    """The file of what is kept of a market's parameters; None, and nothing is kept, where a type has no source file.
 
     Parameters
     ----------
@@ -54,23 +54,28 @@ def kept_file(params: Any, name: Any = "", *types: type) -> Path:
     types : type
         Others than that of ``params`` that it depends on: their folders count too where they are not in these packages.
     """
-    homes = {Path(inspect.getfile(kind)).resolve().parent for kind in (type(params), *types)}
+    try:
+        homes = {Path(inspect.getfile(kind)).resolve().parent for kind in (type(params), *types)}
+    except (OSError, TypeError):  # typed into a notebook or an interpreter: whatever is edited there has no hash
+        return None
     others = sorted(home for home in homes if not any(home.is_relative_to(package) for package in PACKAGES))
     digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
     market = type(params).__module__.rpartition(".")[2]
     return cache_folder() / f"{market}-{digest}-{source_digest(*PACKAGES, *others)}.npz"
 
 
-def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+def load_arrays(path: Path | None) -> dict[str, NDArray[Any]] | None:
     """What is kept in a file, or None where it cannot be read."""
     try:
-        return read_arrays(path)
+        return None if path is None else read_arrays(path)
     except UnreadableFile:
         return None
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Any], write: Callable[..., None] = np.savez) -> None:
+def save_arrays(path: Path | None, arrays: Mapping[str, Any], write: Callable[..., None] = np.savez) -> None:
     """Keep arrays; where the folder cannot be written, nothing is kept."""
+    if path is None:
+        return
     with contextlib.suppress(OSError), replacing(path) as part, part.open("wb") as stream:
         write(stream, **arrays)
 
@@ -103,7 +108,7 @@ def is_named(names: Collection[str]) -> Fits:
     )
 
 
-def solution_file(problem: Any) -> Path:
+def solution_file(problem: Any) -> Path | None:
     """The file of a problem's solution."""
     return kept_file(problem.params, "", type(problem))
 

@@ -200,3 +200,18 @@ def test_third_party_package_tests_itself():
         cwd=PACKAGE, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout
+
+
+INTERACTIVE = """
+import sys
+source = open(PAGE).read().replace("mylab/LinearFills-v0", "typed/LinearFills-v0")
+del sys.modules["__main__"].__file__  # as in a notebook
+exec(source)
+from mmgym.baselines import optimal_policy
+print(optimal_policy("typed/LinearFills-v0", limit=2, num_steps=3).optimum)
+"""
+
+
+def test_a_market_that_is_typed_in_is_solved_and_not_kept(run_script):
+    page = PACKAGE / "mylab" / "linear_fills.py"
+    assert float(run_script(f"PAGE = {str(page)!r}\n{INTERACTIVE}", timeout=180.0)) > 0.0
