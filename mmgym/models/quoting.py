@@ -83,6 +83,9 @@ FIELDS: dict[str, Any] = {
 }
 
 
+EVENT_ARGUMENTS = ("fill_curve", "fill_rate", "fill_decay", "fill_power", "min_depth", "horizon", "num_steps")
+
+
 class _Quotes:
     """What parameters of these markets can do."""
 
@@ -118,7 +121,7 @@ class _Quotes:
         events = p.fill_rate * curve(CURVES.index(p.fill_curve), low, p.fill_power) * p.horizon / p.num_steps
         if events > MAX_EVENTS:
             raise together(
-                {"fill_rate": p.fill_rate, "min_depth": p.min_depth, "num_steps": p.num_steps},
+                {name: getattr(p, name) for name in EVENT_ARGUMENTS},
                 f"the expected fills of a quote at min_depth in a step, {events:g}, must be at most {MAX_EVENTS:g}; "
                 "raise min_depth or num_steps",
             )
