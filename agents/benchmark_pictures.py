@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmgym.baselines.reproduce.artifacts import new_figure
+from mmgym.plot import new_figure
 
 __all__ = ["AGENT", "PAPER", "picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill", "plain"]
 

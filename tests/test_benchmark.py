@@ -23,7 +23,7 @@ from mmgym.agents.benchmark_report import markdown_table, results_page, write_re
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
 from mmgym.agents.cli import main
 from mmgym.agents.config import config_names, configurations_for
-from mmgym.baselines.reproduce.artifacts import new_figure
+from mmgym.plot import new_figure
 from mmgym.registration import ENVIRONMENTS
 
 AS = "mmgym/AvellanedaStoikov-v0"

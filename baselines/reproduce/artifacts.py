@@ -10,7 +10,7 @@ import pandas as pd
 from mmgym.plain_files import replacing
 from mmgym.printing import write_table
 
-__all__ = ["new_figure", "paragraph", "text_table", "write_artifacts", "write_figure", "write_table"]
+__all__ = ["paragraph", "text_table", "write_artifacts", "write_figure", "write_table"]
 
 
 def text_table(frame: pd.DataFrame, digits: int) -> str:
@@ -21,21 +21,6 @@ def text_table(frame: pd.DataFrame, digits: int) -> str:
 def paragraph(text: str) -> str:
     """Text in lines of at most 110 characters."""
     return textwrap.fill(" ".join(text.split()), 110)
-
-
-def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
-    """An empty matplotlib figure of that size (inches) that lays itself out.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'mmgym[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_figure(figure: Any, path: Path) -> None:

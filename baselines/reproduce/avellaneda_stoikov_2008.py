@@ -30,8 +30,9 @@ from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.feedback import feedback_moments, feedback_problem
 from mmgym.baselines.glft.one_step import GLFTProblem
 from mmgym.baselines.pnl_law import PnlLaw, pnl_law
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
+from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_artifacts
 from mmgym.models.glft import Params
+from mmgym.plot import new_figure
 
 Array = NDArray[Any]
 

@@ -23,8 +23,9 @@ from mmgym.baselines.frozen import Functional
 from mmgym.baselines.glft.closed_forms import avellaneda_stoikov_depths, glft_asymptotic_depths, riccati_depths
 from mmgym.baselines.glft.continuous import base_depths, continuous_depths, continuous_values, stationary_depths
 from mmgym.baselines.glft.feedback import feedback_certainty_equivalent, feedback_moments
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
+from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_artifacts
 from mmgym.models.glft import Params
+from mmgym.plot import new_figure
 
 Array = NDArray[np.float64]
 

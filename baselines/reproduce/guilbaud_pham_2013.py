@@ -25,12 +25,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
+from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_artifacts
 from mmgym.baselines.tick_spread.continuous import scheme
 from mmgym.baselines.tick_spread.feedback import feedback_moments
 from mmgym.envs.tick_spread import TickSpreadVectorEnv
 from mmgym.models import tick_spread
 from mmgym.models.tick_spread import Params
+from mmgym.plot import new_figure
 
 Array = NDArray[Any]
 

@@ -38,7 +38,7 @@ from mmgym.baselines.hawkes_power.backtest import (
 )
 from mmgym.baselines.hawkes_power.book import effective_impacts
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3
-from mmgym.baselines.reproduce.artifacts import new_figure, paragraph, text_table, write_artifacts
+from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_artifacts
 from mmgym.calibration.hawkes import draw_residuals
 from mmgym.calibration.hawkes_power import Calibration, calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
@@ -52,6 +52,7 @@ from mmgym.calibration.hawkes_power_tape import (
 )
 from mmgym.models import hawkes, hawkes_flow
 from mmgym.models.hawkes_power import BUY, SELL, Params
+from mmgym.plot import new_figure
 
 Array = NDArray[np.float64]
 Tapes = dict[tuple[str, str], list[PowerTape]]

@@ -67,13 +67,13 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     json_value,
     marked,
-    new_figure,
     recorded_volatility,
     require_finite,
     sampled_volatility,
     unhidden_rate,
     widened_rate,
 )
+from mmgym.plot import new_figure
 
 UNITS = {
     "fill_rate": "1/s",

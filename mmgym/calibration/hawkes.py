@@ -58,13 +58,13 @@ from mmgym.calibration.tape_checks import (
     gap_finding,
     json_value,
     marked,
-    new_figure,
     raised,
     steps_of_a_kernel,
     widened,
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
+from mmgym.plot import new_figure
 
 __all__ = [
     "HawkesFit",

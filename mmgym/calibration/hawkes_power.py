@@ -48,11 +48,11 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     find_window_gaps,
     gap_finding,
-    new_figure,
     require_finite,
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
+from mmgym.plot import new_figure
 from mmgym.printing import table_text, write_result
 
 Array = NDArray[np.float64]

@@ -132,21 +132,6 @@ def described(findings: Iterable[Finding]) -> list[str]:
     return [f"WARNING ({item.name}): {item.text}" for item in findings]
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure of that size (inches) that lays itself out.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib, the extra ``plot``.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def draw_findings(figure: Any, findings: Sequence[Finding], width: int = 150) -> None:
     """Write the findings below a matplotlib figure of constrained layout."""
     if findings:

@@ -22,11 +22,11 @@ from mmgym.calibration.tape_checks import (
     draw_findings,
     json_value,
     marked,
-    new_figure,
     require_finite,
 )
 from mmgym.calibration.volume_proxy import proxy_limit, single_order_rate
 from mmgym.models.tick_spread import stationary_law
+from mmgym.plot import new_figure
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

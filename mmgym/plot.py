@@ -1,0 +1,20 @@
+"""Figures of matplotlib, the extra ``plot``."""
+
+from typing import Any
+
+__all__ = ["new_figure"]
+
+
+def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
+    """An empty matplotlib figure of that size (inches) that lays itself out.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib, the extra ``plot``.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
