@@ -426,7 +426,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["agent", "policies"])
-@pytest.mark.parametrize("share", [0.02, pytest.param(0.25, marks=pytest.mark.long)])
+@pytest.mark.parametrize("share", [0.02, pytest.param(0.5, marks=pytest.mark.long)])
 def test_no_field_of_a_benchmark_result_is_imported_opened_or_unpickled(kind, share, results, trap, tmp_path):
     """What is not refused makes tables."""
     source, cell = results[kind]
