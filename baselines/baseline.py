@@ -120,6 +120,10 @@ class Baseline(Protocol):
     def solution(self) -> Solution | None:
         """The optimum of the problem; None where there is none."""
 
+    @property
+    def evaluation_steps(self) -> int | None:
+        """Steps of which `evaluate` tells its ``progress``; None where it tells of none."""
+
     def bounds(self) -> Bounds:
         """Bounds of the optimum: below, what the best policy known is worth."""
 
@@ -323,6 +327,7 @@ class SimulatedBaseline:
     expected_utility = False
     problem: FrozenProblem | None = None
     solution: Solution | None = None
+    evaluation_steps: int | None = None
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -504,6 +509,7 @@ class FiniteBaseline:
         self.reference, self.ours = papers.reference, papers.ours
         self._problem = problem
         self.expected_utility = problem.criterion.exponents is not None
+        self.evaluation_steps = (4 + problem.has_market_orders + self.expected_utility) * problem.num_steps
 
     @property
     def problem(self) -> FrozenProblem | None:

@@ -215,7 +215,8 @@ def _evaluated(base: Any, baseline: Baseline, player: Any, deterministic: bool, 
     """The evaluation of a policy that says it is a function of the observation, which is looked at if it has a mode."""
     if getattr(player, "has_mode", True):
         _require_function(base, player)
-    with tqdm(desc="score", unit="step", delay=2.0, disable=not progress) as bar:
+    steps = baseline.evaluation_steps
+    with tqdm(total=steps, desc="score", unit="step", delay=2.0, disable=not progress) as bar:
         return baseline.evaluate(player, deterministic, bar.update)
 
 

@@ -209,17 +209,19 @@ class Market:
     description: str = ""
     references: str = "- None given."
     kernels: Any = field(init=False)
-    fingerprint: bytes = field(init=False)
     engine: market.Market = field(init=False)
 
     def __post_init__(self) -> None:
         _check(self)
         if not hasattr(self.params, "step_length"):
             self.params.step_length = property(_step_length)
-        source, names = _Source(self).text()
-        object.__setattr__(self, "kernels", _compiled(self.name, source, names))
-        object.__setattr__(self, "fingerprint", _fingerprint(source, names))
+        object.__setattr__(self, "kernels", _compiled(self.name, *_Source(self).text()))
         object.__setattr__(self, "engine", _engine(self))
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """A hash of what the declaration computes with, the files of its functions included."""
+        return _fingerprint(*_Source(self).text())
 
     # What follows from parameters
 
