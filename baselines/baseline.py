@@ -227,10 +227,24 @@ def _load(market: Market) -> None:
 
 
 def baseline_of(env: Any, **arguments: Any) -> Baseline:
-    """The baseline of an environment, a vector environment, or an id with constructor arguments."""
+    """The baseline of an environment, a vector environment, or an id with constructor arguments.
+
+    Raises
+    ------
+    TypeError
+        If it is a batch whose rows have parameters of their own.
+    """
     base = environment_of(env, **arguments)
     _load(base.market)
-    return baseline_for(base.params)
+    if base.variation is None:
+        return baseline_for(base.params)
+    if not base.variation.laws:
+        raise TypeError(
+            "rows with parameters of their own have no one optimum: make an environment of one of them, "
+            "gymnasium.make(id, **envs.unwrapped.arguments_of_row(i)), or give the law of parameters as randomise"
+        )
+    import_module("mmgym.baselines.randomised")
+    return baseline_for(base.variation)
 
 
 def optimal_controls(params: Any) -> Array:

@@ -111,8 +111,11 @@ def simulated_columns(
     envs = base.make_batch(count, info="full")
     names = ("returns", "pnl", "fills", "orders", "absolute_inventory")
     columns = {name: np.zeros(count) for name in names} | {"estimate": np.full(count, variate.start)}
+    length: Any = None
     for step in episodes(envs, policy, seed, deterministic=deterministic, note=variate.before):
-        info, length = step.info, step.info.get("elapsed", base.params.step_length)
+        info = step.info
+        if "elapsed" in info or length is None:
+            length = info["elapsed"] if "elapsed" in info else envs.params.step_length
         gained = {
             "estimate": step.noted + variate.after(step),
             "returns": step.rewards,

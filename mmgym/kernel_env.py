@@ -97,10 +97,13 @@ class MarketFace:
             self.params = create(self.market.params_type, arguments)
             self.check_parameters()
             return
-        laws = () if randomise is None else laws_of(randomise)
-        self.variation = variation = Variation(self.market.params_type, arguments, laws, rows or (), observed)
         self.arguments |= {"observe_parameters": True} if observed else {}
         self.arguments |= {} if randomise is None else {"randomise": randomise}
+        laws = () if randomise is None else laws_of(randomise)
+        batch = getattr(self, "vector_class", type(self))
+        self.variation = variation = Variation(
+            self.market.params_type, arguments, laws, rows or (), observed, functools.partial(batch, **self.arguments)
+        )
         self.params = variation.params(variation.middle())
         self._require_alike(variation)
 

@@ -17,7 +17,7 @@ parameters is the outermost of what it would be at the corners of the laws' rang
 import bisect
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real as RealNumber
 from statistics import NormalDist
@@ -242,6 +242,8 @@ class Variation:
         The other arguments, with the action box that is the same for all.
     width : int
         Entries that the values take in an observation; 0 where they are not observed.
+    environment : callable
+        Makes a batch of one environment whose parameters differ so.
 
     Raises
     ------
@@ -256,7 +258,9 @@ class Variation:
         laws: tuple[Law, ...] = (),
         rows: Sequence[Values] = (),
         observed: bool = False,
+        environment: Callable[[], Any] | None = None,
     ) -> None:
+        self.environment = environment
         self.params_type, self.laws, self.rows, self.observed = params_type, laws, list(rows), observed
         self.names = tuple(name for law in laws for name in law.names) if laws else tuple(self.rows[0])
         for name in self.names:
@@ -265,6 +269,15 @@ class Variation:
         self.fixed |= box_ends(params_type, self.fixed, [self.fixed | values for values in self.corners()])
         self._low, self._high, self._logarithmic = self._ranges()
         self.width = len(self._low) if observed else 0
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.params_type, repr(self.fixed), repr(self.laws), repr(self.rows), self.observed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Variation) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     def _require_real(self, name: str) -> None:
         kind = "randomise" if self.laws else "parameters"
