@@ -114,8 +114,10 @@ def simulated_columns(
     length: Any = None
     for step in episodes(envs, policy, seed, deterministic=deterministic, note=variate.before):
         info = step.info
-        if "elapsed" in info or length is None:
-            length = info["elapsed"] if "elapsed" in info else envs.params.step_length
+        if "elapsed" in info:
+            length = info["elapsed"]
+        elif length is None:  # later, rows that have ended may have other parameters
+            length = envs.params.step_length
         gained = {
             "estimate": step.noted + variate.after(step),
             "returns": step.rewards,

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +36,7 @@ from mmgym.baselines.policy import Policy
 from mmgym.baselines.table_policy import tabulated
 from mmgym.variation import Law, Variation
 
-__all__ = ["MOST_NODES", "NODES", "Quadrature", "quadrature"]
+__all__ = ["MOST_NODES", "NODES", "Quadrature", "SeesValues", "quadrature"]
 
 Array = NDArray[Any]
 
@@ -296,14 +295,12 @@ class RandomisedBaseline(FiniteBaseline):
         return float(self.mixture.to_value(np.array(-mean), 0.0)), stderr / (float(exponents[0]) * mean)
 
 
-class _AtNode:
+class SeesValues:
     """A policy whose observations end in certain values (as it sees them at a node), or that does without their end."""
 
-    markov = True
-
-    def __init__(self, policy: Any, shown: Array, dropped: int) -> None:
+    def __init__(self, policy: Any, shown: Array, dropped: int = 0) -> None:
         self._policy, self._shown, self._dropped = policy, shown, dropped
-        self.has_mode = getattr(policy, "has_mode", True)
+        self.markov, self.has_mode = getattr(policy, "markov", False), getattr(policy, "has_mode", True)
         if hasattr(policy, "distribution"):
             self.distribution = lambda observations: policy.distribution(self._seen(observations))
 
@@ -335,7 +332,7 @@ class SimulatedRandomised(SimulatedBaseline):
         width, nothing = self.variation.width, np.zeros(0, np.float32)
 
         def blind(make: Callable[[], Policy]) -> Callable[[], Policy]:
-            return lambda: _AtNode(make(), nothing, width) if width else make()
+            return lambda: SeesValues(make(), nothing, width) if width else make()
 
         policies = {name: blind(make) for name, make in self.shared.average.policies().items()}
         return policies | {"average_best": blind(self.shared.average.best_policy)}
@@ -379,7 +376,7 @@ class SimulatedRandomised(SimulatedBaseline):
         """Means of the markets' own evaluations, where all have one."""
         parts = []
         for values, market in zip(self.shared.nodes.values, self.shared.markets, strict=True):
-            part = market.evaluate(_AtNode(policy, self._shown(values), 0), deterministic, None)
+            part = market.evaluate(SeesValues(policy, self._shown(values)), deterministic, None)
             if part is None:
                 return None
             parts.append(part)

@@ -34,7 +34,7 @@ from mmgym.arguments import choice, integer, multiple, pair, real, together
 
 __all__ = [
     "SAME_ROW", "Choice", "Integer", "Multiple", "OtherSide", "Pair", "Real", "Row", "argument_names", "arguments_of",
-    "arguments_section", "box_ends", "check_within", "create", "row_of",
+    "arguments_section", "box_ends", "check_within", "create", "pinned_box", "row_of",
 ]  # fmt: skip
 
 WIDTH = 116  # of the lines of a docstring, without its indentation
@@ -243,14 +243,17 @@ def arguments_of(params: Any) -> dict[str, Any]:
 
 def box_ends(params_type: Any, arguments: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Ends of the action box that hold the boxes of all variants of arguments: those that ``arguments`` leave out."""
-    ends = [
-        name for name, (row, _) in _table(params_type).items() if row.end and arguments.get(name, row.default) is None
-    ]
+    rows = {name: row for name, (row, _) in _table(params_type).items()}
+    ends = [name for name, row in rows.items() if row.end and arguments.get(name, row.default) is None]
     boxes = [arguments_of(create(params_type, variant)) for variant in variants] if ends else []
     outermost = {"low": np.min, "high": np.max}
-    return {
-        name: outermost[row_of(params_type, name).end]([box[name] for box in boxes], axis=0).tolist() for name in ends
-    }
+    return {name: outermost[rows[name].end]([box[name] for box in boxes], axis=0).tolist() for name in ends}
+
+
+def pinned_box(params: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with the ends of the action box as parameters have them."""
+    known = arguments_of(params)
+    return {**arguments, **{name: known[name] for name, (row, _) in _table(type(params)).items() if row.end}}
 
 
 def arguments_section(params_type: Any) -> list[str]:
