@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines import frozen
 from mmgym.baselines.choices import FrozenChoices, component_sizes
-from mmgym.baselines.episodes import ControlVariate, Decision, episodes, simulated_columns
+from mmgym.baselines.episodes import ControlVariate, Decision, Rewards, episodes, simulated_columns
 from mmgym.baselines.expansion import Expansions, FrozenExpansions
 from mmgym.baselines.frozen import FrozenProblem, Functional, Solution, Table, criterion_value, solve
 from mmgym.baselines.kept import load_solution, save_solution
@@ -400,7 +400,7 @@ class SimulatedBaseline:
 
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`: the rewards themselves."""
-        return ControlVariate()
+        return Rewards()
 
     def converted(self, mean: float, stderr: float) -> tuple[float, float]:
         """As in `Baseline`: an expectation."""

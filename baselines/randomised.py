@@ -29,7 +29,7 @@ from mmgym.baselines.baseline import (
     baseline_for,
     make_baseline,
 )
-from mmgym.baselines.episodes import ControlVariate
+from mmgym.baselines.episodes import ControlVariate, Rewards
 from mmgym.baselines.frozen import Solution, Table, evaluate
 from mmgym.baselines.mixture import MixtureProblem, best_fixed_table, union_solution
 from mmgym.baselines.policy import Policy
@@ -285,7 +285,7 @@ class RandomisedBaseline(FiniteBaseline):
 
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`: the rewards themselves, as rows do not tell their parameters."""
-        return ControlVariate()
+        return Rewards()
 
     def converted(self, mean: float, stderr: float) -> tuple[float, float]:
         """As in `Baseline`, of the mean of rewards."""

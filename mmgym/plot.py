@@ -63,13 +63,12 @@ def robustness(table: pd.DataFrame, parameters: Sequence[str], file: str | Path 
         figure = new_figure(1.0 + 4.5 * len(groups), 4.2)
         axes = figure.subplots(1, len(groups), squeeze=False)[0]
         across, up = parameters
+        low = min(0.0, float(table["skill"].min()))
         for axis, (policy, part) in zip(axes, groups, strict=True):
             grid = part.pivot_table(index=up, columns=across, values="skill")
-            mesh = axis.pcolormesh(
-                grid.columns, grid.index, grid, shading="nearest", vmin=min(0.0, part["skill"].min())
-            )
-            figure.colorbar(mesh, ax=axis, label="skill")
+            mesh = axis.pcolormesh(grid.columns, grid.index, grid, shading="nearest", vmin=low, vmax=1.0)
             axis.set(xlabel=across, ylabel=up, title=policy)
+        figure.colorbar(mesh, ax=axes, label="skill")
     if file is not None:
         with replacing(Path(file)) as temporary:
             figure.savefig(temporary, dpi=120)

@@ -88,7 +88,7 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     Units: minutes, EUR / MWh, lots.
 
     ## Action Space
-    `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, 4 / fill_decay]``.
+    `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, max_offset]``.
     Action -1 joins the best quote, 0 is filled with probability ``exp(-2)`` by an order. Finite values outside the box
     are clipped to it. `to_quotes` and `from_quotes` convert.
 

@@ -65,7 +65,7 @@ MAX_EVENTS = 1_000_000.0  # expected events in an episode
 MAX_RATE = 1e6  # per minute
 MOST_DECISIONS = 2**31 - 2  # that a state counts
 MAX_SPREAD = 1000  # ticks
-REACH = 4.0  # width of the offset box, in units of 1 / fill_decay
+REACH = 4.0  # width of the default offset box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
 Array = NDArray[Any]
@@ -155,6 +155,12 @@ class Params(NamedTuple):
         "of asks (filled by buys) and bids (filled by sells)",
     ]
     fill_decay_sell: OtherSide
+    max_offset_bid: Annotated[
+        float,
+        Pair(None, TINY, 1e9, "EUR / MWh", none=True, end="high"),
+        "beyond the best quotes, at least ``4 / fill_decay`` of each side, which None stands for",
+    ]
+    max_offset_ask: OtherSide
     running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
     terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
     inventory_limit: Annotated[int, Integer(10, 1, 100, "lots", "Q")]
@@ -222,7 +228,15 @@ class Params(NamedTuple):
                 },
                 f"{events:.3g} events would be expected in an episode, and at most {MAX_EVENTS:g} are allowed",
             )
-        return self._replace(initial_rates=start)
+        least = REACH / self.fill_decay_sell, REACH / self.fill_decay_buy
+        widths = least if given["max_offset"] is None else (self.max_offset_bid, self.max_offset_ask)
+        if any(width < low for width, low in zip(widths, least, strict=True)):
+            raise together(
+                {name: given[name] for name in ("max_offset", "fill_decay")},
+                f"max_offset must be at least {list(least)}, {REACH:g} / fill_decay: the bounds of the optimum are "
+                "those of boxes that wide",
+            )
+        return self._replace(initial_rates=start, max_offset_bid=widths[0], max_offset_ask=widths[1])
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -282,7 +296,7 @@ class Params(NamedTuple):
     @property
     def offset_reach(self) -> Array:
         """Half widths ``[bid, ask]`` of the offset box (EUR / MWh)."""
-        return np.array([0.5 * REACH / self.fill_decay_sell, 0.5 * REACH / self.fill_decay_buy])
+        return 0.5 * np.array([self.max_offset_bid, self.max_offset_ask])
 
     @property
     def reach_bid(self) -> float:
