@@ -280,6 +280,25 @@ def best_lower(
     return best, bounds[best]
 
 
+class Bracketed(Protocol):
+    """What `BestKnownPolicy` asks for: a baseline of which only bounds are known."""
+
+    def best_known(self) -> tuple[str, float]:
+        """Name and lower bound of the policy with the best lower bound."""
+
+    def policies(self) -> Mapping[str, Callable[[], Policy]]:
+        """As in `Baseline`."""
+
+    def bounds(self) -> Bounds:
+        """As in `Baseline`."""
+
+    def upper(self) -> float:
+        """The optimum, or its upper bound."""
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch (at most, where it is bracketed)."""
+
+
 class BestKnownPolicy:
     """The policy with the best lower bound of all that a bracketed market knows: it acts as that one does.
 
@@ -296,7 +315,7 @@ class BestKnownPolicy:
         The upper bound of the optimum.
     """
 
-    def __init__(self, baseline: "SimulatedBaseline") -> None:
+    def __init__(self, baseline: "Bracketed") -> None:
         self._baseline = baseline
 
     @property

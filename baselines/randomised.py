@@ -1,8 +1,8 @@
 """The baseline of an environment whose parameters are drawn at every reset: means over their law.
 
 A law of finitely many values is summed over exactly. A continuous one is integrated by the Clenshaw-Curtis rule of
-`NODES` nodes in each argument, on the law's own scale, and its error is estimated by the nested rule of about half as
-many: the value of every market at a node is as exact as that market's, the mean over the law is an estimate.
+`NODES` nodes in each argument, on the law's own scale, and its error is estimated by the nested rule of half as many:
+the value of every market at a node is as exact as that market's, the mean over the law is an estimate.
 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
@@ -40,7 +40,7 @@ __all__ = ["MOST_NODES", "NODES", "Quadrature", "SeesValues", "quadrature"]
 
 Array = NDArray[Any]
 
-NODES = 9  # of a continuous law; the nested rule has 5
+NODES = {"uniform": 9, "loguniform": 9, "normal": 17}  # of a continuous law; the nested rule has 5, or 9
 MOST_NODES = 1024  # of all laws together: a market is solved at each
 FINE = 400  # nodes of the Gauss-Legendre rule that integrates the interpolating polynomials against a density
 
@@ -51,6 +51,11 @@ class Quadrature(NamedTuple):
     values: list[dict[str, Any]]
     weights: Array  # (K,)
     coarse: Array  # (K,), the same where laws have finitely many values
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether laws have finitely many values, so that a mean is a sum."""
+        return bool((self.weights == self.coarse).all())
 
     def mean(self, of_nodes: Any) -> tuple[float, float]:
         """The mean of numbers at the nodes, and its error as the nested rule tells it (0 where the sum is exact)."""
@@ -64,7 +69,8 @@ def _rule(law: Law) -> tuple[list[dict[str, Any]], Array, Array]:
         choices = law.choices()
         weights = np.array([weight for _, weight in choices])
         return [values for values, _ in choices], weights, weights
-    places = -np.cos(np.pi * np.arange(NODES) / (NODES - 1))
+    count = NODES[law.kind]
+    places = -np.cos(np.pi * np.arange(count) / (count - 1))
     fine, masses = np.polynomial.legendre.leggauss(FINE)
     masses = masses * law.density(fine)
     masses /= masses.sum()
@@ -75,7 +81,7 @@ def _rule(law: Law) -> tuple[list[dict[str, Any]], Array, Array]:
         moments = masses @ np.polynomial.chebyshev.chebvander(fine, len(nodes) - 1)
         return np.linalg.solve(basis.T, moments)
 
-    coarse = np.zeros(NODES)
+    coarse = np.zeros(count)
     coarse[::2] = weights_of(places[::2])
     return [{law.names[0]: law.value(float(x))} for x in places], weights_of(places), coarse
 
@@ -86,17 +92,19 @@ def _quadrature(variation: Variation) -> Quadrature:
     count = math.prod(len(rule[0]) for rule in rules)
     if count > MOST_NODES:
         raise ValueError(
-            f"the mean over randomise needs {count:,} markets, at most {MOST_NODES:,} are allowed: {NODES} of each "
-            "continuous law and one of each value of a choice, times each other; give fewer laws or values"
+            f"the mean over randomise needs {count:,} markets, at most {MOST_NODES:,} are allowed: 9 of each "
+            "uniform law, 17 of each normal one and one of each value of a choice, times each other; give fewer"
         )
     values = [
         {name: value for part in parts for name, value in part.items()}
         for parts in itertools.product(*(rule[0] for rule in rules))
     ]
-    weights, coarse = (
-        functools.reduce(lambda a, b: np.multiply.outer(a, b).ravel(), [rule[i] for rule in rules]) for i in (1, 2)
-    )
-    return Quadrature(values, weights, coarse)
+    return Quadrature(values, _product([rule[1] for rule in rules]), _product([rule[2] for rule in rules]))
+
+
+def _product(weights: Sequence[Array]) -> Array:
+    """Weights of all combinations of nodes."""
+    return functools.reduce(lambda a, b: np.multiply.outer(a, b).ravel(), weights)
 
 
 def quadrature(variation: Variation) -> Quadrature:
@@ -181,13 +189,10 @@ class RandomisedBaseline(FiniteBaseline):
         }
         if seen is None:
             tables["average_optimum"] = self._average_optimum
-            if shared.average.problem is not None and self._is_continuous():
+            if nodes.is_exact and self.mixture.action_values is None:
                 tables["fixed_optimum"] = self._fixed_optimum
         ours = (*shared.average.ours, *(name for name in ("average_optimum", "fixed_optimum") if name in tables))
         super().__init__(shared.average_params, self.mixture, PaperPolicies(tables, shared.average.reference, ours))
-
-    def _is_continuous(self) -> bool:
-        return self.mixture.parts[0].action_values is None
 
     def _tiled(self, table: Array | Table) -> Array | Table:
         """A table of the average market for the states of all."""
@@ -228,7 +233,7 @@ class RandomisedBaseline(FiniteBaseline):
     def _bounds(self) -> Bounds:
         upper, error = self.shared.mixed([market.bounds().upper for market in self.shared.markets])
         error += self.mixture.tolerance
-        if self.mixture.seen is not None and not np.any(self.nodes.weights != self.nodes.coarse):
+        if self.mixture.seen is not None and self.nodes.is_exact:
             return Bounds(upper, upper, error)
         lower = max(self.criterion_value(self.policies()[name]()) for name in self._candidates())
         return Bounds(min(lower, upper), upper, error)
@@ -279,9 +284,10 @@ class RandomisedBaseline(FiniteBaseline):
     ) -> Evaluation | None:
         """As in `Baseline`; the value with the error of its quadrature."""
         evaluation = super().evaluate(policy, deterministic, progress)
+        if evaluation is None or self.nodes.is_exact:
+            return evaluation
         value, error = self._criterion(policy, deterministic)
-        method = evaluation.method.replace("exact", "quadrature") if error else evaluation.method
-        return evaluation._replace(value=value, error=error, method=method)
+        return evaluation._replace(value=value, error=error, method=evaluation.method.replace("exact", "quadrature"))
 
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`: the rewards themselves, as rows do not tell their parameters."""
@@ -302,12 +308,15 @@ class SeesValues:
         self._policy, self._shown, self._dropped = policy, shown, dropped
         self.markov, self.has_mode = getattr(policy, "markov", False), getattr(policy, "has_mode", True)
         if hasattr(policy, "distribution"):
-            self.distribution = lambda observations: policy.distribution(self._seen(observations))
+            self.distribution = self._distribution
 
     def _seen(self, observations: Any) -> Array:
         given = np.asarray(observations)
         kept = given[..., : given.shape[-1] - self._dropped]
         return np.concatenate([kept, np.broadcast_to(self._shown, (*kept.shape[:-1], len(self._shown)))], axis=-1)
+
+    def _distribution(self, observations: Any) -> Any:
+        return self._policy.distribution(self._seen(observations))
 
     def predict(self, observation: Any, *rest: Any, **keywords: Any) -> tuple[Any, Any]:
         """What the policy does."""
@@ -368,7 +377,9 @@ class SimulatedRandomised(SimulatedBaseline):
 
     def environment(self) -> Any:
         """An environment with these laws."""
-        return self.variation.environment()
+        make = self.variation.environment
+        assert make is not None  # it is an environment's
+        return make()
 
     def evaluate(
         self, policy: Policy, deterministic: bool, progress: Callable[[int], object] | None

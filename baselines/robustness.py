@@ -104,7 +104,7 @@ def robustness(
     if law is not None:
         random = kind(1, **fixed, randomise=law, observe_parameters=variation is not None and variation.observed)
         mean = score(random, player, deterministic=deterministic, markov=markov, progress=progress)
-    return Robustness(table, table.loc[table["regret"].idxmax()], mean)
+    return Robustness(table, table.iloc[int(np.argmax(table["regret"]))], mean)
 
 
 def _points(over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ class Rows:
         assert self.variation is not None
         quantiles = np.zeros((len(mask), len(self.variation.laws)))
         draw_rows(self.state, mask, quantiles)
-        for row in np.flatnonzero(mask):
+        for row in np.flatnonzero(mask).tolist():
             self.give(row, self.variation.drawn(quantiles[row]) | (given[row] if given else {}))
 
     def seed(self, seeds: Sequence[int | None], mask: Array) -> None:

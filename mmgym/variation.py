@@ -174,7 +174,7 @@ def _choice(names: tuple[str, ...], where: str, values: Any, probabilities: Any 
     if len(names) > 1 and not all(isinstance(row, list) and len(row) == len(names) for row in rows):
         raise refusal(where, values, f"a choice among rows of {len(names)} values, for {', '.join(names)}")
     weights = [1.0] * len(rows) if probabilities is None else _plain(probabilities)
-    positive = isinstance(weights, list) and all(isinstance(w, RealNumber) and 0.0 <= w < math.inf for w in weights)
+    positive = isinstance(weights, list) and all(isinstance(w, int | float) and 0.0 <= w < math.inf for w in weights)
     if not positive or len(weights) != len(rows) or not sum(weights) > 0.0:
         raise refusal(f"{where}: probabilities", probabilities, f"{len(rows)} numbers >= 0, not all of them 0")
     kept = [(row, float(weight)) for row, weight in zip(rows, weights, strict=True) if weight > 0.0]
@@ -381,7 +381,7 @@ class Variation:
             return None
         rows: list[Values] = [{} for _ in range(count)]
         for name, entry, size in zip(self.names, entries, self._sizes, strict=True):
-            if np.shape(state.get(entry)) != (count, size):
+            if entry not in state or np.shape(state[entry]) != (count, size):
                 raise ValueError(f"state entry {entry!r} must have the shape {(count, size)}, for {count} rows")
             for row, value in zip(rows, np.asarray(state[entry]).tolist(), strict=True):
                 row[name] = value[0] if size == 1 else value

@@ -5,7 +5,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
 
 import mmgym  # noqa: F401
 from mmgym.baselines import (
@@ -118,13 +118,13 @@ def test_a_policy_that_sees_the_parameters_can_be_optimal() -> None:
 
 
 def test_simulated_episodes_have_the_exact_mean() -> None:
-    """False-alarm rate 1e-3 for the two."""
+    """False-alarm rate 2e-3 for the four."""
     for arguments in ({}, {"horizon": 0.2, "num_steps": 5}):
         env = gymnasium.make(AS, randomise=CHOICE, reward="expected", **{**TINY, **arguments})
         exact = score(env, linear(2))
         sampled = score(env, linear(2), method="simulated", episodes=20_000, seed=4)
         assert abs(sampled.value - exact.value) < 3.5 * sampled.stderr
-        assert sampled.mean_absolute_inventory == pytest.approx(exact.mean_absolute_inventory, rel=0.15)
+        assert abs(sampled.pnl - exact.pnl) < 3.5 * sampled.pnl_std / np.sqrt(20_000)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,12 @@ def test_quadrature_against_a_sum_of_many_markets(law: list[object], density: ob
     env = gymnasium.make(AS, randomise={"fill_decay": law}, **TINY)
     found = score(env, linear(5))
     variation = env.unwrapped.variation
-    places = (np.arange(400) + 0.5) / 400
-    values = density.ppf(places)  # type: ignore[attr-defined]
-    total = 0.0
-    for value in values:
-        base = baseline_for(variation.params({"fill_decay": float(value)}))
-        total += base.criterion_value(linear(5)) / 400
-    slack = 1e-4 * abs(total)  # of the midpoint rule in the quantiles
-    assert abs(found.value - total) < slack + found.value_error
+    values = np.linspace(*density.support(), 401)  # type: ignore[attr-defined]
+    worth = [
+        baseline_for(variation.params({"fill_decay": float(value)})).criterion_value(linear(5)) for value in values
+    ]
+    total = integrate.simpson(density.pdf(values) * worth, x=values)  # type: ignore[attr-defined]
+    assert abs(found.value - total) < 1e-6 * abs(total) + found.value_error
     assert found.method == "quadrature" and 0.0 < found.value_error < 1e-2 * abs(total)
 
 
@@ -218,6 +216,7 @@ def test_what_cannot_be_scored_is_named() -> None:
         score(cara, linear(0))
 
 
+@pytest.mark.long
 def test_discrete_actions_over_a_law() -> None:
     arguments = {"num_steps": 4, "lot": 100.0, "inventory_limit": 300.0}
     env = gymnasium.make("mmgym/TickSpread-v0", randomise={"running_penalty": ["choice", [1e-6, 1e-5]]}, **arguments)
@@ -228,7 +227,7 @@ def test_discrete_actions_over_a_law() -> None:
     assert found.optimum_lower <= found.optimum_upper
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_continuous_coordinates_over_a_law() -> None:
     env = gymnasium.make("mmgym/HawkesFlow-v0", randomise={"running_penalty": ["choice", [0.001, 0.01]]}, horizon=10.0)
     best = best_known_policy(env)

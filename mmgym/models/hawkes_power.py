@@ -228,12 +228,12 @@ class Params(NamedTuple):
                 },
                 f"{events:.3g} events would be expected in an episode, and at most {MAX_EVENTS:g} are allowed",
             )
-        least = REACH / self.fill_decay_sell, REACH / self.fill_decay_buy
-        widths = least if given["max_offset"] is None else (self.max_offset_bid, self.max_offset_ask)
-        if any(width < low for width, low in zip(widths, least, strict=True)):
+        default = [REACH / self.fill_decay_sell, REACH / self.fill_decay_buy]
+        widths = default if given["max_offset"] is None else [self.max_offset_bid, self.max_offset_ask]
+        if any(width < low for width, low in zip(widths, default, strict=True)):
             raise together(
                 {name: given[name] for name in ("max_offset", "fill_decay")},
-                f"max_offset must be at least {list(least)}, {REACH:g} / fill_decay: the bounds of the optimum are "
+                f"max_offset must be at least {default}, {REACH:g} / fill_decay: the bounds of the optimum are "
                 "those of boxes that wide",
             )
         return self._replace(initial_rates=start, max_offset_bid=widths[0], max_offset_ask=widths[1])
