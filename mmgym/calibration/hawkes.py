@@ -36,7 +36,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from mmgym.calibration.exponential import QUANTILE, SMALLEST_EXPECTED_COUNT, WINDOWS, Estimate
+from mmgym.calibration.exponential import QUANTILE, SMALLEST_EXPECTED_COUNT, UNKNOWN, WINDOWS, Estimate
 from mmgym.calibration.hawkes_likelihood import (
     Windows,
     compensators,
@@ -46,18 +46,17 @@ from mmgym.calibration.hawkes_likelihood import (
     start_rates,
     three_parameters,
 )
+from mmgym.calibration.report import estimate_table, json_warnings, save_figure, shown_p_value, verdict
 from mmgym.calibration.tape import read_tape
 from mmgym.calibration.tape_checks import (
     FALSE_ALARM,
     Finding,
     check_level1,
     described,
-    draw_findings,
     excessive,
     find_window_gaps,
     gap_finding,
     json_value,
-    marked,
     raised,
     steps_of_a_kernel,
     widened,
@@ -90,7 +89,6 @@ START_RATIO = 0.5
 NO_EXCITATION = 1e-9  # branching ratio below which the maximum lies on the boundary
 NEWTON_STEPS = 20
 PLOT_POINTS = 4000
-REJECTION = 0.01  # p-value below which a summary calls a law rejected
 
 
 # Residuals
@@ -206,9 +204,7 @@ def plot_residuals(
     draw_residuals(left, right, samples)
     if title:
         figure.suptitle(title)
-    draw_findings(figure, findings)
-    figure.savefig(path, format="png", dpi=150)
-    return Path(path)
+    return save_figure(figure, path, findings, dpi=150)
 
 
 def draw_residuals(left: Any, right: Any, samples: Mapping[str, Residuals]) -> None:
@@ -222,7 +218,7 @@ def draw_residuals(left: Any, right: Any, samples: Mapping[str, Residuals]) -> N
             shown = np.concatenate([np.linspace(0, gaps.size - half, half), gaps.size - half + np.arange(half)])
             gaps, share = gaps[shown.astype(int)], share[shown.astype(int)]
         statistic, p_value = sample.test_gaps()
-        label = f"{name}: KS {statistic:.3g}, p {f'= {p_value:.2g}' if p_value >= 1e-12 else '< 1e-12'}"
+        label = f"{name}: KS {statistic:.3g}, p {shown_p_value(p_value)}"
         left.plot(share, -np.expm1(-gaps), ".", markersize=3, label=label)
         right.plot(-np.log1p(-share), gaps, ".", markersize=3, label=name)
         largest = max(largest, float(-np.log1p(-share[-1])))
@@ -320,9 +316,8 @@ class HawkesFit:
 
         Where there are findings, their names stand in a column ``warning``.
         """
-        rows = {name: [e.value, e.stderr, e.lower, e.upper] for name, e in self.estimates().items()}
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "standard_error", "lower", "upper"])
-        return marked(table.rename_axis("parameter"), self.findings)
+        units = {name: (estimate, "") for name, estimate in self.estimates().items()}
+        return estimate_table(units, self.findings).drop(columns="unit")
 
     def tests(self) -> pd.DataFrame:
         """How well the fit holds, one row for each of Hawkes and Poisson: log-likelihood, AIC and residual tests."""
@@ -341,7 +336,7 @@ class HawkesFit:
         content = {name: asdict(estimate) for name, estimate in self.estimates().items()}
         tests = self.tests().to_dict(orient="index")
         everything = content | {"covariance": self.covariance.tolist()} | numbers | {"tests": tests}
-        everything["warnings"] = [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings]
+        everything["warnings"] = json_warnings(self.findings)
         return {name: json_value(value) for name, value in everything.items()}
 
     def summary(self, name: str, unit: str) -> str:
@@ -368,9 +363,7 @@ class HawkesFit:
         text += f", AIC {self.aic:.6g} against {self.poisson.aic:.6g}. "
         for law, test in (("unit exponential gaps", "gaps"), ("uniform points", "points"), ("independence", "order")):
             statistic, p_value = getattr(self.residuals, f"test_{test}")()
-            verdict = "rejected" if p_value < REJECTION else "not rejected"
-            shown = f"= {p_value:.2g}" if p_value >= 1e-12 else "< 1e-12"
-            text += f"Residuals: {law} {verdict} ({statistic:.3g}, p {shown}). "
+            text += f"Residuals: {law} {verdict(p_value)} ({statistic:.3g}, p {shown_p_value(p_value)}). "
         return text.rstrip()
 
     def plot(self, path: str | Path, title: str = "") -> Path:
@@ -594,7 +587,7 @@ def _result(
 ) -> HawkesFit:
     mu, zeta, rho = point
     ratio = zeta / rho
-    stationary = Estimate(math.nan, math.nan, math.nan, math.nan)
+    stationary = UNKNOWN
     if ratio < 1.0:
         slope = mu / (rho * (1.0 - ratio) ** 2)  # of the stationary rate in zeta
         weights = np.array([1.0 / (1.0 - ratio), slope, -ratio * slope])
@@ -619,7 +612,6 @@ def _result(
 
 def _no_excitation(data: Windows, rates: Array) -> HawkesFit:
     """The maximum on the boundary: a Poisson process."""
-    unknown = Estimate(math.nan, math.nan, math.nan, math.nan)
     none = Estimate(0.0, math.nan, 0.0, math.nan)
     poisson = _fit_poisson(data)
     covariance = np.full((3, 3), np.nan)
@@ -627,7 +619,7 @@ def _no_excitation(data: Windows, rates: Array) -> HawkesFit:
     return HawkesFit(
         base_rate=poisson.rate,
         excitation=none,
-        decay=unknown,
+        decay=UNKNOWN,
         branching_ratio=none,
         stationary_rate=poisson.rate,
         covariance=covariance,

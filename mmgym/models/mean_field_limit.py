@@ -271,6 +271,56 @@ def evaluate_maker(game: Game, flow: ContinuousFlow, feedback: Feedback) -> Arra
     return values[:, 0]
 
 
+class _Equation:
+    """The equation ``x = Phi(x)``, and what its solution has taken so far."""
+
+    def __init__(
+        self,
+        apply: Callable[[Array], Array],
+        weights: Array,
+        tolerance: float,
+        correct: Callable[[Array], Array] | None,
+        most: int,
+    ) -> None:
+        self.apply, self.weights, self.tolerance, self.correct, self.most = apply, weights, tolerance, correct, most
+        self.evaluations = 0
+        self.history: list[float] = []  # norms of the residuals
+
+    def missed(self) -> NotConverged:
+        """What is raised where the residual does not get there."""
+        return NotConverged(
+            f"no equilibrium found: after {self.evaluations} evaluations the residuals are "
+            f"{', '.join(f'{value:.3g}' for value in self.history[-4:])}, not below {self.tolerance:.3g}; lower the "
+            "impact, raise the tolerance, or start from the equilibrium of a game like this one"
+        )
+
+    def phi(self, x: Array) -> Array:
+        """One more evaluation of ``Phi``."""
+        if self.evaluations >= self.most:
+            raise self.missed()
+        self.evaluations += 1
+        return self.apply(x)
+
+    def norm(self, x: Array) -> float:
+        return float(self.weights @ np.abs(x))
+
+    def newton_direction(self, x: Array, image: Array, residual: Array, size: float) -> Array:
+        """Newton's direction by GMRES, with differences of ``Phi``."""
+        correct, root = self.correct, np.sqrt(self.weights)
+        length = float(np.sqrt(self.weights @ x**2)) + 1e-3 * float(np.sqrt(self.weights.sum()))
+
+        def product(scaled: Array) -> Array:
+            direction = scaled / root if correct is None else correct(scaled / root)
+            step = 1e-6 * length / max(float(np.linalg.norm(root * direction)), 1e-300)
+            return np.asarray(root * (direction - (self.phi(x + step * direction) - image) / step))
+
+        operator: Any = LinearOperator((len(x), len(x)), matvec=product, dtype=np.float64)
+        forcing = min(0.1, max(1e-4, 0.1 * self.tolerance / size)) if correct is None else FORCING
+        restart = 40 if correct is None else KRYLOV
+        solution, _ = gmres(operator, root * residual, rtol=forcing, restart=restart, maxiter=1)
+        return np.asarray(solution / root if correct is None else correct(solution / root))
+
+
 def fixed_point(
     apply: Callable[[Array], Array],
     start: Array,
@@ -305,49 +355,16 @@ def fixed_point(
     NotConverged
         If the residual does not get there.
     """
-    evaluations = 0
-    root = np.sqrt(weights)
-    history: list[float] = []
-
-    def missed() -> NotConverged:
-        return NotConverged(
-            f"no equilibrium found: after {evaluations} evaluations the residuals are "
-            f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; lower the impact, "
-            "raise the tolerance, or start from the equilibrium of a game like this one"
-        )
-
-    def phi(x: Array) -> Array:
-        nonlocal evaluations
-        if evaluations >= most:
-            raise missed()
-        evaluations += 1
-        return apply(x)
-
-    def norm(x: Array) -> float:
-        return float(weights @ np.abs(x))
-
-    def newton_direction(x: Array, image: Array, residual: Array, size: float) -> Array:
-        length = float(np.sqrt(weights @ x**2)) + 1e-3 * float(np.sqrt(weights.sum()))
-
-        def product(scaled: Array) -> Array:
-            direction = scaled / root if correct is None else correct(scaled / root)
-            step = 1e-6 * length / max(float(np.linalg.norm(root * direction)), 1e-300)
-            return np.asarray(root * (direction - (phi(x + step * direction) - image) / step))
-
-        operator: Any = LinearOperator((len(x), len(x)), matvec=product, dtype=np.float64)
-        forcing = min(0.1, max(1e-4, 0.1 * tolerance / size)) if correct is None else FORCING
-        found, _ = gmres(operator, root * residual, rtol=forcing, restart=40 if correct is None else KRYLOV, maxiter=1)
-        return np.asarray(found / root if correct is None else correct(found / root))
-
+    equation = _Equation(apply, weights, tolerance, correct, most)
     x = start
-    image = phi(x)
+    image = equation.phi(x)
     residual = image - x
-    size = norm(residual)
-    history.append(size)
+    size = equation.norm(residual)
+    equation.history.append(size)
     ways = ["image", "correction", "newton"] if correct is not None else ["image", "newton"]
     for _ in range(NEWTON_STEPS):
         if size <= tolerance:
-            return x, image, size, evaluations
+            return x, image, size, equation.evaluations
         if not np.isfinite(size):
             break
         if ways[0] == "image":
@@ -355,10 +372,10 @@ def fixed_point(
         elif ways[0] == "correction" and correct is not None:
             step = correct(residual)
         else:
-            step = newton_direction(x, image, residual, size)
+            step = equation.newton_direction(x, image, residual, size)
         for _ in range(1 if len(ways) > 1 else 5):
-            trial_image = phi(x + step)
-            trial_size = norm(trial_image - x - step)
+            trial_image = equation.phi(x + step)
+            trial_size = equation.norm(trial_image - x - step)
             if trial_size < (0.3 if len(ways) > 1 else 0.95) * size:
                 break
             step = 0.5 * step
@@ -370,8 +387,8 @@ def fixed_point(
         x = x + step
         image, size = trial_image, trial_size
         residual = image - x
-        history.append(size)
-    raise missed()
+        equation.history.append(size)
+    raise equation.missed()
 
 
 def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> float:
