@@ -24,11 +24,10 @@ from mmgym.arguments import integer
 from mmgym.baselines.catalogue import environment_of, params_of, problem_of, table_policy
 from mmgym.baselines.frozen import FrozenProblem, Table, state_laws, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
-from mmgym.baselines.reproduce.artifacts import write_figure
 from mmgym.baselines.tables import write_table
 from mmgym.models.mean_field import MakerParams, TakerParams
 from mmgym.plain_files import replacing, shortened, write_json
-from mmgym.plot import new_figure
+from mmgym.plot import new_figure, write_figure
 from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 

@@ -1,8 +1,11 @@
 """Figures of matplotlib, the extra ``plot``."""
 
+from pathlib import Path
 from typing import Any
 
-__all__ = ["new_figure"]
+from mmgym.plain_files import replacing
+
+__all__ = ["new_figure", "write_figure"]
 
 
 def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
@@ -18,3 +21,9 @@ def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
     except ImportError as error:
         raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def write_figure(figure: Any, path: Path, *, dpi: int = 150) -> None:
+    """Write a figure as PNG, so many dots an inch."""
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=dpi)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mmgym.calibration.exponential import Estimate, ExponentialFit
 from mmgym.calibration.tape_checks import Finding, draw_findings, json_value, marked
+from mmgym.plot import write_figure
 
 REJECTION = 0.01  # p-value below which a summary calls a law rejected
 
@@ -54,7 +55,7 @@ def save_figure(
 ) -> Path:
     """Write a figure with its warnings below (lines of ``width`` letters) as PNG; the file."""
     draw_findings(figure, findings, width)
-    figure.savefig(path, format="png", dpi=dpi)
+    write_figure(figure, Path(path), dpi=dpi)
     return Path(path)
 
 

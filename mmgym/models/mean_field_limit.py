@@ -47,6 +47,7 @@ __all__ = [
     "maker_factors",
     "maker_optimum",
     "solve_equilibrium",
+    "stepping_error",
     "taker_optimum",
     "time_grid",
 ]
@@ -469,7 +470,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
         known = curve, found.flow.drift
         coarse = Linearised(game, times, found.flow.drift) if coarse is None else coarse
         history.append((found.taker_value, found.maker_value))
-        error = max(_stepping_error([pair[role] for pair in history]) for role in (0, 1))
+        error = max(stepping_error([pair[role] for pair in history]) for role in (0, 1))
         if error <= tolerance:
             return replace(found, iterations=iterations, error=error)
         cause = (
@@ -480,7 +481,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
     raise NotConverged(cause)
 
 
-def _stepping_error(values: list[float]) -> float:
+def stepping_error(values: list[float]) -> float:
     """Relative error of the last of values on grids of doubled fineness, with the order of convergence they show.
 
     Two values show no order: the error is then their whole difference, as with order 1.
