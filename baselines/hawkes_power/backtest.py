@@ -472,7 +472,7 @@ def table_2(samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     DataFrame
         ``indicator``, ``measure``, ``unit`` and the columns; 18 rows.
     """
-    found = {
+    summaries = {
         (head, name): measures(windows[name].to_numpy()) for head, windows in samples.items() for name in INDICATORS
     }
     rows = []
@@ -480,5 +480,5 @@ def table_2(samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for measure in ("mean", "std", "Q5", "Q95", "skewness", "kurtosis"):
             row: dict[str, Any] = {"indicator": indicator, "measure": measure}
             row["unit"] = "n/a" if measure in WITHOUT_UNIT else unit
-            rows.append(row | {head: found[head, name][measure] for head in samples})
+            rows.append(row | {head: summaries[head, name][measure] for head in samples})
     return pd.DataFrame(rows)

@@ -138,15 +138,15 @@ class Residuals:
         gaps = self.gaps
         if gaps.size < 3 or np.ptp(gaps[:-1]) == 0 or np.ptp(gaps[1:]) == 0:  # no ranks to compare
             return math.nan, math.nan
-        found = stats.spearmanr(gaps[:-1], gaps[1:])
-        return float(found.statistic), float(found.pvalue)
+        correlation = stats.spearmanr(gaps[:-1], gaps[1:])
+        return float(correlation.statistic), float(correlation.pvalue)
 
 
 def _kolmogorov_smirnov(values: Array) -> tuple[float, float]:
     if values.size == 0:
         return math.nan, math.nan
-    found = stats.kstest(values, "uniform")
-    return float(found.statistic), float(found.pvalue)
+    test = stats.kstest(values, "uniform")
+    return float(test.statistic), float(test.pvalue)
 
 
 def residuals(
@@ -323,8 +323,8 @@ class HawkesFit:
         """How well the fit holds, one row for each of Hawkes and Poisson: log-likelihood, AIC and residual tests."""
         rows = {}
         for name, fit in (("hawkes", self), ("poisson", self.poisson)):
-            found = fit.residuals
-            gaps, points, order = found.test_gaps(), found.test_points(), found.test_order()
+            sample = fit.residuals
+            gaps, points, order = sample.test_gaps(), sample.test_points(), sample.test_order()
             rows[name] = [fit.log_likelihood, fit.aic, *gaps, *points, *order]
         columns = ["log_likelihood", "aic", "gap_statistic", "gap_p_value", "point_statistic", "point_p_value"]
         columns += ["order_correlation", "order_p_value"]
@@ -422,15 +422,15 @@ def fit_hawkes(
     data = _with_events(Windows.gather(windows, duration))
     rates = start_rates(initial_rate, data)
     gaps = find_window_gaps(data)
-    found = []
+    findings = []
     if len(gaps):
         data, rates = without_gaps(data, rates, gaps)
-        found.append(gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], data.exposure, unit))
+        findings.append(gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], data.exposure, unit))
     fit = _maximum(data, rates, allow_explosive)
     apart = np.diff(data.times)
     same = np.repeat(np.arange(data.durations.size), np.diff(data.offsets))
     apart = apart[same[1:] == same[:-1]]
-    fit = _with_findings(fit, data, found)
+    fit = _with_findings(fit, data, findings)
     share, text = steps_of_a_kernel(fit.decay, apart, float(data.durations.max()), unit)
     if share == 0:
         return fit
@@ -445,7 +445,7 @@ def fit_hawkes(
     )
 
 
-def _with_findings(fit: HawkesFit, data: Windows, found: list[Finding]) -> HawkesFit:
+def _with_findings(fit: HawkesFit, data: Windows, findings: list[Finding]) -> HawkesFit:
     """The fit with its warnings: what was found before, overdispersion, and what the data leave open."""
     dispersion, freedom = fit.residuals.dispersion()
     if excessive(dispersion, freedom):
@@ -464,23 +464,26 @@ def _with_findings(fit: HawkesFit, data: Windows, found: list[Finding]) -> Hawke
             f"events in {freedom + 1} stretches of residual time vary {dispersion:.3g} times as much as in the fit: "
             f"standard errors and intervals are {factor:.3g} times as wide."
         )
-        found = [*found, Finding("overdispersed", text)]
+        findings = [*findings, Finding("overdispersed", text)]
     empty = data.durations[np.diff(data.offsets) == 0]
     if empty.size and fit.base_rate.value * empty.sum() > -math.log(FALSE_ALARM):
         text = (
             f"{empty.size} of {data.durations.size} windows hold no event, where the fit has "
             f"{fit.base_rate.value * empty.sum():.3g} or more: they count as observed; leave out what was not."
         )
-        found = [*found, Finding("gaps", text)]
+        findings = [*findings, Finding("gaps", text)]
     if fit.excitation.value == 0:
         text = "no excitation: the events are a Poisson process to this fit, and a decay cannot be told."
-        found = [*found, Finding("not_identified", text, ("excitation", "decay", "branching_ratio"))]
+        findings = [*findings, Finding("not_identified", text, ("excitation", "decay", "branching_ratio"))]
     elif not np.isfinite(fit.covariance).all():
         text = "the likelihood is flat or bent at its maximum: no standard errors."
-        found = [*found, Finding("not_identified", text)]
+        findings = [*findings, Finding("not_identified", text)]
     elif not math.isfinite(fit.stationary_rate.value):
-        found = [*found, Finding("not_identified", "explosive: there is no stationary rate.", ("stationary_rate",))]
-    return replace(fit, findings=tuple(found))
+        findings = [
+            *findings,
+            Finding("not_identified", "explosive: there is no stationary rate.", ("stationary_rate",)),
+        ]
+    return replace(fit, findings=tuple(findings))
 
 
 def _maximum(data: Windows, rates: Array, allow_explosive: bool) -> HawkesFit:
@@ -499,7 +502,7 @@ def _maximum(data: Windows, rates: Array, allow_explosive: bool) -> HawkesFit:
         _search(head, head_rates, np.array([math.log(1.0 - START_RATIO), START_RATIO, start]), bounds)
         for start in starts
     ]
-    best = min(tried, key=lambda found: found[1])[0]
+    best = min(tried, key=lambda candidate: candidate[1])[0]
     if head is not scaled:
         best = _search(scaled, scaled_rates, best, bounds)[0]
     best = _newton(scaled, scaled_rates, best)
@@ -538,7 +541,7 @@ def _objective(point: Array, data: Windows, rates: Array) -> tuple[float, Array]
 
 
 def _search(data: Windows, rates: Array, start: Array, bounds: tuple[float, float]) -> tuple[Array, float]:
-    found = optimize.minimize(
+    result = optimize.minimize(
         _objective,
         start,
         args=(data, rates),
@@ -547,7 +550,7 @@ def _search(data: Windows, rates: Array, start: Array, bounds: tuple[float, floa
         bounds=[(-30.0, 30.0), (0.0, 1e3), bounds],
         options={"maxiter": 200, "ftol": 1e-12, "gtol": 1e-7},
     )
-    return np.asarray(found.x, dtype=float), float(found.fun)
+    return np.asarray(result.x, dtype=float), float(result.fun)
 
 
 def _newton(data: Windows, rates: Array, point: Array) -> Array:
@@ -636,8 +639,8 @@ def _no_excitation(data: Windows, rates: Array) -> HawkesFit:
 def _fit_poisson(data: Windows) -> PoissonFit:
     rate = data.count / data.exposure
     value = data.count * (math.log(rate) - 1.0)
-    found = _residuals(data, np.full(data.durations.size, np.nan), rate, 0.0, 1.0)
-    return PoissonFit(_positive(rate, rate / math.sqrt(data.count)), value, 2.0 - 2.0 * value, found)
+    sample = _residuals(data, np.full(data.durations.size, np.nan), rate, 0.0, 1.0)
+    return PoissonFit(_positive(rate, rate / math.sqrt(data.count)), value, 2.0 - 2.0 * value, sample)
 
 
 def _positive(value: float, stderr: float) -> Estimate:

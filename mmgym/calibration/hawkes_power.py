@@ -120,17 +120,17 @@ class ProductFit:
 
     def estimates(self) -> dict[str, tuple[Estimate, str]]:
         """All estimates with their units; the names end in the event type."""
-        found: dict[str, tuple[Estimate, str]] = {}
+        named: dict[str, tuple[Estimate, str]] = {}
         for name in EVENT_TYPES:
             for parameter, estimate in self.processes[name].estimates().items():
-                found[f"{parameter}_{name}"] = (estimate, "1" if parameter == "branching_ratio" else RATE)
-        found |= {f"impact_{name}": (estimate, PRICE) for name, estimate in self.impacts.items()}
-        found["half_spread"] = (self.half_spread, PRICE)
-        found |= {f"fill_decay_{name}": (fit.fill_decay, f"1/({PRICE})") for name, fit in self.reaches.items()}
-        found |= {f"first_level_share_{name}": (share, "1") for name, share in self.first_level_shares.items()}
-        found |= {f"mean_move_{name}": (move, "ticks") for name, move in self.mean_moves.items()}
-        found |= {f"improvement_{name}": (share, "1") for name, share in self.improvements.items()}
-        return found
+                named[f"{parameter}_{name}"] = (estimate, "1" if parameter == "branching_ratio" else RATE)
+        named |= {f"impact_{name}": (estimate, PRICE) for name, estimate in self.impacts.items()}
+        named["half_spread"] = (self.half_spread, PRICE)
+        named |= {f"fill_decay_{name}": (fit.fill_decay, f"1/({PRICE})") for name, fit in self.reaches.items()}
+        named |= {f"first_level_share_{name}": (share, "1") for name, share in self.first_level_shares.items()}
+        named |= {f"mean_move_{name}": (move, "ticks") for name, move in self.mean_moves.items()}
+        named |= {f"improvement_{name}": (share, "1") for name, share in self.improvements.items()}
+        return named
 
     def kwargs(self, *, allow_explosive: bool = False) -> dict[str, Any]:
         """Arguments for ``gymnasium.make("mmgym/HawkesFlow-v0", **kwargs)``; pairs are ``[buy, sell]``.
@@ -212,16 +212,16 @@ class Calibration:
         ValueError
             If there is no such fit, or more than one.
         """
-        found = [
+        fits = [
             fit
             for (own_product, own_window), fit in self.groups.items()
             if product in (None, own_product) and window in (None, own_window)
         ]
-        if len(found) != 1:
+        if len(fits) != 1:
             known = ", ".join(" ".join(key) for key in self.groups)
-            problem = "is not calibrated" if not found else "does not tell which one is meant"
+            problem = "is not calibrated" if not fits else "does not tell which one is meant"
             raise ValueError(f"product {product!r} and window {window!r}: this {problem}; there are {known}")
-        return found[0]
+        return fits[0]
 
     def kwargs(
         self, product: str | None = None, window: str | None = None, *, allow_explosive: bool = False
@@ -324,8 +324,8 @@ class Calibration:
         figure = new_figure(10, 4.2 * len(self.groups))
         panels = figure.subplots(len(self.groups), 2, squeeze=False)
         for (left, right), (key, fit) in zip(panels, self.groups.items(), strict=True):
-            found = fit.processes[process]
-            draw_residuals(left, right, {"Hawkes": found.residuals, "Poisson": found.poisson.residuals})
+            chosen = fit.processes[process]
+            draw_residuals(left, right, {"Hawkes": chosen.residuals, "Poisson": chosen.poisson.residuals})
             left.set_title(f"{' '.join(key)}: {process}, PP")
             right.set_title(f"{' '.join(key)}: {process}, QQ")
         every = [item for fit in self.groups.values() for item in fit.findings]

@@ -142,9 +142,9 @@ def time_grid(game: Game, intervals: int) -> Array:
 
 def curve_times(times: Array) -> Array:
     """Nodes and middles of the intervals, shape (2 n + 1,)."""
-    found = np.empty(2 * len(times) - 1)
-    found[::2], found[1::2] = times, 0.5 * (times[1:] + times[:-1])
-    return found
+    curve = np.empty(2 * len(times) - 1)
+    curve[::2], curve[1::2] = times, 0.5 * (times[1:] + times[:-1])
+    return curve
 
 
 def curve_weights(times: Array) -> Array:
@@ -186,12 +186,12 @@ def boundary_means(game: Game, law: Array, quotes: Array) -> tuple[Array, Array]
     means, masses = [], []
     for side, inside in ((0, slice(None, -1)), (1, slice(1, None))):
         mass = law[..., inside].sum(axis=(-2, -1)) / total
-        found = (law[..., inside] * quotes[..., inside, side]).sum(axis=(-2, -1)) / total
+        mean = (law[..., inside] * quotes[..., inside, side]).sum(axis=(-2, -1)) / total
         if game.boundary_quotes == "quoting":
-            found = np.divide(found, mass, out=np.zeros_like(mass), where=mass > 0.0)
+            mean = np.divide(mean, mass, out=np.zeros_like(mass), where=mass > 0.0)
         elif game.boundary_quotes == "risk_neutral":
-            found = found + (1.0 - mass) / game.taker_fill_decay
-        means.append(found)
+            mean = mean + (1.0 - mass) / game.taker_fill_decay
+        means.append(mean)
         masses.append(mass)
     return np.stack(means, axis=-1), np.stack(masses, axis=-1)
 
@@ -410,8 +410,8 @@ def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> 
         total[:, :-1] += jumps[0]
         total[:, 1:] += jumps[1]
     fastest = total.max(axis=(1, 2))
-    found = np.diff(times) * np.maximum(np.maximum(fastest[:-1:2], fastest[1::2]), fastest[2::2])
-    return float(found.max()) if np.isfinite(found).all() else np.inf
+    events = np.diff(times) * np.maximum(np.maximum(fastest[:-1:2], fastest[1::2]), fastest[2::2])
+    return float(events.max()) if np.isfinite(events).all() else np.inf
 
 
 class _TooCoarse(Exception):  # noqa: N818  # leads to a finer grid
@@ -457,7 +457,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
         curve = curve_times(times)
         drift = np.zeros(len(curve)) if known is None else np.interp(curve, *known)
         try:
-            found = _solve_on(game, times, drift, 0.01 * tolerance, coarse)
+            equilibrium = _solve_on(game, times, drift, 0.01 * tolerance, coarse)
         except _TooCoarse as problem:
             cause = (
                 f"the {problem.role}s' fills and signal jumps are too fast for {intervals} time steps over the horizon "
@@ -466,13 +466,13 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
             )
             intervals, history, coarse = 2 * intervals, [], None
             continue
-        iterations += found.iterations
-        known = curve, found.flow.drift
-        coarse = Linearised(game, times, found.flow.drift) if coarse is None else coarse
-        history.append((found.taker_value, found.maker_value))
+        iterations += equilibrium.iterations
+        known = curve, equilibrium.flow.drift
+        coarse = Linearised(game, times, equilibrium.flow.drift) if coarse is None else coarse
+        history.append((equilibrium.taker_value, equilibrium.maker_value))
         error = max(stepping_error([pair[role] for pair in history]) for role in (0, 1))
         if error <= tolerance:
-            return replace(found, iterations=iterations, error=error)
+            return replace(equilibrium, iterations=iterations, error=error)
         cause = (
             f"the values have a relative error of about {error:.3g} on the finest grid of {intervals} time steps, not "
             f"{tolerance:.3g}; raise the tolerance"
@@ -512,7 +512,7 @@ def _solve_on(
     while True:
         impact = min(reached + step, game.impact)
         try:
-            found = _solve_from(game._replace(impact=impact), times, drift, tolerance, coarse, euler)
+            equilibrium = _solve_from(game._replace(impact=impact), times, drift, tolerance, coarse, euler)
         except NotConverged:
             step *= 0.5
             if euler or step < game.impact / WEAKEST:
@@ -521,9 +521,9 @@ def _solve_on(
                 drift, coarse = np.zeros_like(start), None
             continue
         if impact == game.impact:
-            return found
+            return equilibrium
         reached = impact
-        drift = found.flow.drift * min(reached + step, game.impact) / reached
+        drift = equilibrium.flow.drift * min(reached + step, game.impact) / reached
 
 
 def _solve_from(
@@ -600,8 +600,8 @@ class Linearised:
             return np.asarray(scaled - self._root * derivative)
 
         operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
-        found, _ = gmres(operator, self._root * source, rtol=1e-3, restart=60, maxiter=1)
-        return np.asarray(found / self._root - source)
+        solution, _ = gmres(operator, self._root * source, rtol=1e-3, restart=60, maxiter=1)
+        return np.asarray(solution / self._root - source)
 
     def on(self, curve: Array) -> Callable[[Array], Array]:
         """About ``(1 - DPhi)^-1`` for drifts on other times."""
