@@ -8,7 +8,7 @@ import pandas as pd
 
 from mmgym.plain_files import replacing
 
-__all__ = ["new_figure", "robustness"]
+__all__ = ["new_figure", "robustness", "write_figure"]
 
 
 def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
@@ -24,6 +24,12 @@ def new_figure(width: float = 7.0, height: float = 4.5) -> Any:
     except ImportError as error:
         raise ImportError("plotting needs matplotlib: pip install 'mmgym[plot]'") from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def write_figure(figure: Any, path: Path, *, dpi: int = 150) -> None:
+    """Write a figure as its name says (.png, .pdf, .svg, .jpg), so many dots an inch."""
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=dpi)
 
 
 def robustness(table: pd.DataFrame, parameters: Sequence[str], file: str | Path | None = None) -> Any:
@@ -70,6 +76,5 @@ def robustness(table: pd.DataFrame, parameters: Sequence[str], file: str | Path 
             axis.set(xlabel=across, ylabel=up, title=policy)
         figure.colorbar(mesh, ax=axes, label="skill")
     if file is not None:
-        with replacing(Path(file)) as temporary:
-            figure.savefig(temporary, dpi=120)
+        write_figure(figure, Path(file), dpi=120)
     return figure
