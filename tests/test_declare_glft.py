@@ -165,7 +165,7 @@ def test_one_step_law(number, name):
         assert np.abs(found - expected).max() < 1e-12 * scale
 
 
-@pytest.mark.parametrize("number", range(50))
+@pytest.mark.parametrize("number", [*range(12), *(pytest.param(k, marks=pytest.mark.long) for k in range(12, 50))])
 def test_optimum(number):
     hand, stated, _ = problems(number)
     expected, found = solve(hand), solve(stated)

@@ -167,13 +167,14 @@ def without(content, path):
 
 
 def variants(content, trap, share, seed=0):
-    """Copies of a content with one field replaced by a hostile value or left out: a share of all, at random."""
+    """Copies of a content with one field replaced by a hostile value, a share of all, or left out, more of them."""
     random = np.random.default_rng(seed)
     for path in places(content):
         for value in hostile_values(trap):
             if random.random() < share:
                 yield path, replaced(content, path, value)
-        yield path, without(content, path)
+        if random.random() < 10.0 * share:
+            yield path, without(content, path)
 
 
 def refused_or(read, errors, named, what):
