@@ -48,6 +48,7 @@ def kernels_of(item) -> str:
     return name if longest is None else declared if longest.declared else longest.market
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """In parallel runs one process has all tests of a market, so that its kernels are compiled once; those go first."""
     if not hasattr(config, "workerinput"):

@@ -1,5 +1,6 @@
 """The Guéant-Lehalle-Fernandez-Tapia market restated as a declaration, against its hand-written one-step law."""
 
+import functools
 import math
 
 import numpy as np
@@ -120,6 +121,7 @@ def drawn(number):
     }
 
 
+@functools.cache
 def problems(number):
     arguments = drawn(number)
     return GLFTProblem(glft.Params.create(**arguments)), DeclaredProblem(MARKET, Params.create(**arguments)), number

@@ -372,7 +372,7 @@ def walk_checkpoint(algorithm, source, trap, tmp_path, share):
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_no_field_of_a_checkpoint_is_imported_opened_or_unpickled(algorithm, runs, trap, tmp_path):
     count, refused = walk_checkpoint(algorithm, runs[f"{algorithm}-checkpoint"], trap, tmp_path, 0.01)
-    assert refused > 0.7 * count > 150
+    assert refused > 0.7 * count > 60
 
 
 @pytest.mark.long
@@ -442,7 +442,7 @@ def test_no_field_of_a_benchmark_result_is_imported_opened_or_unpickled(kind, sh
                 summary_table(tidy_table([found]), cell["market"])
         untouched(trap, WATCH.events)
         count, refused = count + 1, refused + (found is None)
-    assert refused > 0.3 * count > 30
+    assert refused > 0.3 * count > 15
 
 
 # --- Configurations --------------------------------------------------------------------------------------------------
@@ -478,8 +478,8 @@ def walk_configurations(names, trap, tmp_path, share, *, build):
 
 
 def test_hostile_values_of_shipped_configurations_are_refused_by_key(trap, tmp_path):
-    count, refused = walk_configurations(config_names(), trap, tmp_path, 0.015, build=False)
-    assert refused > 0.7 * count > 200
+    count, refused = walk_configurations(config_names(), trap, tmp_path, 0.006, build=False)
+    assert refused > 0.7 * count > 80
 
 
 @pytest.mark.long
