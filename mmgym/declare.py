@@ -673,7 +673,7 @@ def _transitions(declared: Market, params: Any) -> Array:
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty")
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         for controls in sample:
-            values = rates_of(d, params, step, controls)
+            values = _rates(d, record, rows, step, controls)
             for k, event in enumerate(d.events):
                 wrong = np.flatnonzero(~((values[0][k] >= 0.0) & np.isfinite(values[0][k])))
                 if len(wrong):
@@ -705,7 +705,12 @@ def _transitions(declared: Market, params: Any) -> Array:
 
 def rates_of(declared: Market, params: Any, step: int, controls: Array) -> tuple[Array, Array, Array, Array]:
     """Intensities and payoffs (E, S), flow of the criterion and variance of its noise (S,), under controls (C,)."""
-    record, rows = declared.engine.record(params), declared.states(params)
+    return _rates(declared, declared.engine.record(params), declared.states(params), step, controls)
+
+
+def _rates(
+    declared: Market, record: Array, rows: Array, step: int, controls: Array
+) -> tuple[Array, Array, Array, Array]:
     count, states = len(declared.events), len(rows)
     rate, pay, flow, noise = np.empty((count, states)), np.empty((count, states)), np.empty(states), np.empty(states)
     weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
