@@ -442,7 +442,7 @@ def sweep_laws(market, step, rows, following, controls, masses, result):
 
 # The criterion and its derivatives in continuous controls
 
-# By control (C, ..): slopes of the coefficients of a window; y and its slopes (1 + C, S), this term and the next.
+# By control (B, ..) of those that are continuous: slopes of the coefficients of a window; y and its slopes (1 + B, S), this term and the next.
 Slopes = namedtuple("Slopes", ["stay", "source", "jump", "y", "z", "out", "rate", "pay", "flow"])
 
 
@@ -457,9 +457,9 @@ def new_slopes(controls, events, states):
 
 
 @njit(**KERNEL)
-def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer):
-    """Fill in the terms of the criterion and of its slopes in the controls ``row`` (C,); the shift and their number."""
-    events, controls, size = window.rate.shape[0], len(row), window.numbers[SIZE]
+def slope_terms(market, derive, step, rows, row, free, aversion, window, slopes, highest, buffer):
+    """Fill in the terms of the criterion and of its slopes in the controls ``row[free]``; the shift and their number."""
+    events, controls, size = window.rate.shape[0], len(free), window.numbers[SIZE]
     slowest, fastest, largest = 0.0, 0.0, 0.0
     for i in range(size):
         rate, into, source = 0.0, 0.0, window.flow[i]
@@ -489,7 +489,7 @@ def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highe
             window.jump[k, i] *= inverse
     for j in range(controls):
         derive(
-            market.raw, step, rows, window.order, size, row, j, slopes.rate, slopes.pay, slopes.flow, buffer
+            market.raw, step, rows, window.order, size, row, free[j], slopes.rate, slopes.pay, slopes.flow, buffer
         )  # fmt: skip
         for i in range(size):
             flow = slopes.flow[i]
@@ -511,19 +511,22 @@ def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highe
 
 @njit(**KERNEL)
 def value_and_slopes(
-    market, derive, step, rows, following, state, row, weights, aversion, values, window, slopes, buffer, poisson
+    market, derive, step, rows, following, state, row, free, weights, aversion, values, window, slopes, buffer, poisson
 ):
-    """One-step criterion of a state and controls, and slopes, into ``slopes.out``; False if an intensity is wrong."""
+    """One-step criterion of a state and controls, and its slopes in the controls ``free``, into ``slopes.out``.
+
+    False if an intensity is wrong.
+    """
     terms, shift = 0, 0.0
     while True:
         look(following, state, terms + 2, window)
         highest = happen(market, step, rows, row, weights, window, buffer)
         if highest < 0.0:
             return False
-        shift, terms = slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer)
+        shift, terms = slope_terms(market, derive, step, rows, row, free, aversion, window, slopes, highest, buffer)
         if suffices(window, terms):
             break
-    mean, controls, events = shift * market.length, len(row), window.rate.shape[0]
+    mean, controls, events = shift * market.length, len(free), window.rate.shape[0]
     chances = poisson[:terms] if terms <= len(poisson) else np.empty(terms)
     fill_poisson_weights(mean, chances)
     y, z = slopes.y, slopes.z
@@ -561,19 +564,21 @@ def value_and_slopes(
 
 
 @njit(**KERNEL)
-def pair_slopes(market, derive, step, rows, following, states, controls, weights, aversion, values, result, gradient):
-    """One-step criterion (M,) of pairs and its derivatives (M, C) in the controls; the first wrong pair, or -1.
+def pair_slopes(
+    market, derive, step, rows, following, states, controls, free, weights, aversion, values, result, gradient
+):
+    """One-step criterion (M,) of pairs and its derivatives (M, B) in controls ``free`` (B,); the first wrong pair, or -1.
 
     ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of
     ``E[exp(-aversion R)]``; ``values`` (S,).
     """
     events, count = following.shape
-    window, slopes = new_window(events, count), new_slopes(controls.shape[1], events, count)
+    window, slopes = new_window(events, count), new_slopes(len(free), events, count)
     buffer, poisson = np.zeros((2, events)), np.empty(256)
     for i in range(len(states)):
         if not value_and_slopes(
-            market, derive, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes,
-            buffer, poisson,
+            market, derive, step, rows, following, states[i], controls[i], free, weights, aversion, values, window,
+            slopes, buffer, poisson,
         ):  # fmt: skip
             return i
         result[i] = slopes.out[0]
@@ -588,6 +593,8 @@ def improve(
     step,
     rows,
     following,
+    row,
+    free,
     weights,
     aversion,
     values,
@@ -603,11 +610,13 @@ def improve(
 
     Parameters
     ----------
-    low, high, units : (C,)
-        Bounds of the controls, and lengths on which the criterion bends.
+    row, free : (C,), (B,) int
+        Controls, and which of them are looked for.
+    low, high, units : (B,)
+        Their bounds, and lengths on which the criterion bends.
     noise : (S,)
         Rounding error of the values.
-    controls : (S, C)
+    controls : (S, B)
         In: guess. Out: best controls.
     best, shortfalls : (S,)
         Out: best values, and what a further move promises.
@@ -617,14 +626,15 @@ def improve(
     window, slopes = new_window(events, count), new_slopes(number, events, count)
     buffer, poisson = np.zeros((2, events)), np.empty(256)
     search, unknown = new_search(number), np.empty((0, 0))
-    moved, base, slope = np.empty(number), np.empty(number), np.empty(number)
+    moved, base, slope = row.copy(), np.empty(number), np.empty(number)
     sign = 1.0 if aversion == 0.0 else -1.0
     for i in range(count):
         begin(search, controls[i])
         first = True
         while True:
+            moved[free] = search.trial
             if not value_and_slopes(
-                market, derive, step, rows, following, i, search.trial, weights, aversion, values, window, slopes,
+                market, derive, step, rows, following, i, moved, free, weights, aversion, values, window, slopes,
                 buffer, poisson,
             ):  # fmt: skip
                 return i
@@ -637,11 +647,11 @@ def improve(
                     way = DIFFERENCE * units[j]
                     if controls[i, j] + way > high[j]:
                         way = -way
-                    moved[:] = controls[i]
-                    moved[j] += way
+                    moved[free] = controls[i]
+                    moved[free[j]] += way
                     if not value_and_slopes(
-                        market, derive, step, rows, following, i, moved, weights, aversion, values, window, slopes,
-                        buffer, poisson,
+                        market, derive, step, rows, following, i, moved, free, weights, aversion, values, window,
+                        slopes, buffer, poisson,
                     ):  # fmt: skip
                         return i
                     for k in range(number):
