@@ -546,7 +546,8 @@ class _Source:
             + lines("values[{0}] = {1} if {2} else 0.0", rates, opened),
             f"def fill_rate_slopes(p, x, u, fixed, slopes):\n{needed}"
             + lines("slopes[{0}] = slope_of({1}) if {2} else 0.0", rates, opened),
-            "def fill_chances(p, x, values):\n" + lines("values[{0}] = {1}", self.of_moves("chance", "1.0", ("p", "x"))),
+            "def fill_chances(p, x, values):\n"
+            + lines("values[{0}] = {1}", self.of_moves("chance", "1.0", ("p", "x"))),
             choose("payoff", "p, x, u", pays, "0.0"),
             "def fill_payoffs(p, x, u, values):\n" + lines("values[{0}] = {1} if {2} else 0.0", pays, opened),
             "def fill_payoff_slopes(p, x, u, slopes):\n"
@@ -801,8 +802,9 @@ def _require_inside(declared: Market, params: Any, function: Any, places: Array,
         state = int(wrong[0])
         after = ", ".join(f"{c.name} {v}" for c, v in zip(declared.coordinates, places[state], strict=True))
         raise ValueError(
-            f"{declared.name}: {function_name(function)} leads from {declared.describe_state(params, state)} "
-            f"{'' if mark is None else f'with mark {mark} '}to {after}, out of the ranges {[(int(a), int(b)) for a, b in ranges]}: let it happen within them only"
+            f"{declared.name}: {function_name(function)} leads from {declared.describe_state(params, state)}"
+            f"{'' if mark is None else f' with mark {mark}'} to {after}, out of the ranges "
+            f"{[(int(a), int(b)) for a, b in ranges]}: let it happen within them only"
         )
 
 
@@ -893,7 +895,7 @@ def to_quotes(declared: Market, params: Any, actions: Any) -> NDArray[np.float64
         return np.asarray(low + np.asarray(actions), dtype=np.float64)
     clipped = np.clip(np.asarray(actions), -1.0, 1.0).astype(np.float32).astype(np.float64)
     entry = np.minimum(np.floor((0.5 * clipped + 0.5) * (high - low + 1.0)), high - low)
-    return np.where(declared.boxed, 0.5 * (low + high) + 0.5 * (high - low) * clipped, low + entry)
+    return np.asarray(np.where(declared.boxed, 0.5 * (low + high) + 0.5 * (high - low) * clipped, low + entry))
 
 
 def from_quotes(declared: Market, params: Any, quotes: Any) -> Array:

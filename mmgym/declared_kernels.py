@@ -138,7 +138,7 @@ def controls_one(p, action, controls, log_intensities):
             acceptable &= 0 <= action[j] < p.control_count[j]
             controls[j] = p.control_low[j] + action[j]
             continue
-        entry = np.float64(action[j])
+        entry: Any = np.float64(action[j])
         acceptable &= abs(entry) < np.inf
         entry = min(max(entry, -1.0), 1.0)
         if is_box(p, j):

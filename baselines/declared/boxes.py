@@ -50,7 +50,7 @@ class Boxes:
     def cell(self, state: int) -> str:
         """A state in words, with the choices."""
         d = self.law.declared
-        chosen = [f"{d.controls[j].name} {self._row[j]:g}" for j in np.flatnonzero(~self.law.boxed)]
+        chosen = [f"{d.controls[j].name} {self._row[j]:g}" for j in np.flatnonzero(~self.law.boxed).tolist()]
         return ", ".join([d.describe_state(self.law.params, state), *chosen])
 
     def placed(self, controls: Array) -> Array:
@@ -133,7 +133,7 @@ class Boxes:
     def improve(self, n: int, values: Array, guess: Array | None) -> tuple[Array, Array]:
         """Best controls (S, B) and their values (S, 1), from the values (S, 1) of the step after."""
         column = np.ascontiguousarray(values[:, 0])
-        noise = rounding(self, column)
+        noise = rounding(self, column)  # type: ignore[arg-type]  # of a problem it needs what searches need only
         survey, polynomials = self._survey(n, values), self._polynomials(n, values, noise)
         if polynomials is not None:
             grid, found = polynomials

@@ -76,8 +76,8 @@ class Interpolation:
         found, grid = np.zeros(len(self.sizes)), heights.reshape(*self.sizes, -1)
         for j, degree in enumerate(self.degrees):
             if degree > 0:
-                rows = chebyshev_transform(int(degree))[-LAST:]
-                found[j] = (np.abs(np.tensordot(rows, grid, (1, j))).reshape(-1, grid.shape[-1]) / tolerance.ravel()).max()
+                last = np.tensordot(chebyshev_transform(int(degree))[-LAST:], grid, (1, j))
+                found[j] = (np.abs(last).reshape(-1, grid.shape[-1]) / tolerance.ravel()).max()
         return found
 
     def better(self, excesses: Array) -> Array | None:

@@ -442,7 +442,8 @@ def sweep_laws(market, step, rows, following, controls, masses, result):
 
 # The criterion and its derivatives in continuous controls
 
-# By control (B, ..) of those that are continuous: slopes of the coefficients of a window; y and its slopes (1 + B, S), this term and the next.
+# By continuous control (B, ..): slopes of the coefficients of a window; y and its slopes (1 + B, S), this term and the
+# next.
 Slopes = namedtuple("Slopes", ["stay", "source", "jump", "y", "z", "out", "rate", "pay", "flow"])
 
 
@@ -458,7 +459,7 @@ def new_slopes(controls, events, states):
 
 @njit(**KERNEL)
 def slope_terms(market, derive, step, rows, row, free, aversion, window, slopes, highest, buffer):
-    """Fill in the terms of the criterion and of its slopes in the controls ``row[free]``; the shift and their number."""
+    """Fill in the terms of the criterion and of its slopes in controls ``row[free]``; the shift and their number."""
     events, controls, size = window.rate.shape[0], len(free), window.numbers[SIZE]
     slowest, fastest, largest = 0.0, 0.0, 0.0
     for i in range(size):
@@ -567,7 +568,7 @@ def value_and_slopes(
 def pair_slopes(
     market, derive, step, rows, following, states, controls, free, weights, aversion, values, result, gradient
 ):
-    """One-step criterion (M,) of pairs and its derivatives (M, B) in controls ``free`` (B,); the first wrong pair, or -1.
+    """One-step criterion (M,) of pairs, its derivatives (M, B) in controls ``free`` (B,); the first wrong pair, or -1.
 
     ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of
     ``E[exp(-aversion R)]``; ``values`` (S,).

@@ -86,8 +86,8 @@ class DeclaredProblem:
         names = ", ".join(c.name for c, box in zip(d.controls, d.boxed, strict=True) if not box)
         if count > MOST_ACTIONS:
             raise MemoryError(
-                f"{d.name}: the choices {names} have {count:,} combinations, allowed are {MOST_ACTIONS:,}: narrow their "
-                "ranges"
+                f"{d.name}: the choices {names} have {count:,} combinations, allowed are {MOST_ACTIONS:,}: narrow "
+                "their ranges"
             )
         what = f"{d.name}: the values of {count:,} combinations of choices x {self.num_states:,} states"
         check_memory(24.0 * count * self.num_states, what, f"the ranges of {names}")
@@ -100,7 +100,7 @@ class DeclaredProblem:
             return controls
         low, high = self.low_controls[chosen], self.high_controls[chosen]
         asked = np.clip(np.rint(controls[:, chosen] - low), 0, high - low).astype(np.int64)
-        masks = [getattr(self.declared.controls[j], "allowed", None) for j in chosen]
+        masks = [getattr(self.declared.controls[j], "allowed", None) for j in chosen.tolist()]
         if any(mask is not None for mask in masks):
             entries = declare.allowed_entries(self.declared, self.params, n)
             number = np.arange(entries.shape[2])
