@@ -46,6 +46,7 @@ class Boxes:
         self.aversion = law.declared.aversion(law.params)
         self._flat = np.ones(self.num_states)
         self._degrees = np.full(self.num_controls, FIRST_DEGREE)
+        self._polynomial: Array | None = None  # of the step that is searched
 
     def cell(self, state: int) -> str:
         """A state in words, with the choices."""
@@ -65,6 +66,11 @@ class Boxes:
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         """One-step values (M, 1) of the criterion, and their derivatives (M, B)."""
+        if self._polynomial is not None:
+            found, slope = np.empty(len(states)), np.empty(np.shape(controls))
+            box = (self.low_controls, self.high_controls)
+            kernels.polynomial_slopes(self._polynomial, *box, states, np.ascontiguousarray(controls), found, slope)
+            return found[:, None], slope
         return slopes(self.law, self.criterion, n, states, self.placed(controls), values)
 
     def region(self, n: int, values: Array) -> Region:
@@ -145,6 +151,7 @@ class Boxes:
         controls = np.clip(guess, self.low_controls, self.high_controls)
         best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
         box = (self.low_controls, self.high_controls, self.control_units)
+        self._polynomial = None if polynomials is None else found
         if polynomials is not None:
             kernels.improve_polynomials(found, self.aversion, *box, noise, controls, best, shortfalls)
         else:

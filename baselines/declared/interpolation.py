@@ -66,18 +66,22 @@ class Interpolation:
 
     def coefficients(self, heights: Array) -> Array:
         """Chebyshev coefficients (S, K, L) of two controls, or (S, K, 1) of one, from heights (G, S)."""
-        found = heights.reshape(*self.sizes, -1)
+        found = heights
         for j, degree in enumerate(self.degrees):
-            found = np.moveaxis(np.tensordot(chebyshev_transform(int(degree)), found, (1, j)), 0, j)
-        return np.ascontiguousarray(np.moveaxis(found.reshape(self.sizes[0], -1, found.shape[-1]), -1, 0))
+            found = chebyshev_transform(int(degree)) @ self._along(j, found)
+        return np.ascontiguousarray(np.moveaxis(found.reshape(self.sizes[0], -1, heights.shape[1]), -1, 0))
+
+    def _along(self, j: int, heights: Array) -> Array:
+        """Heights (G, ..) with the nodes of the ``j``-th control in the middle."""
+        return heights.reshape(int(np.prod(self.sizes[:j])), self.sizes[j], -1)
 
     def excesses(self, heights: Array, tolerance: Array) -> Array:
         """The last coefficients of heights (G, ..) in every control over the tolerance (..), the largest: (B,)."""
-        found, grid = np.zeros(len(self.sizes)), heights.reshape(*self.sizes, -1)
+        found = np.zeros(len(self.sizes))
         for j, degree in enumerate(self.degrees):
             if degree > 0:
-                last = np.tensordot(chebyshev_transform(int(degree))[-LAST:], grid, (1, j))
-                found[j] = (np.abs(last).reshape(-1, grid.shape[-1]) / tolerance.ravel()).max()
+                last = chebyshev_transform(int(degree))[-LAST:] @ self._along(j, heights)
+                found[j] = (np.abs(last).reshape(-1, tolerance.size) / tolerance.ravel()).max()
         return found
 
     def better(self, excesses: Array) -> Array | None:
