@@ -38,6 +38,7 @@ from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
 from mmgym import declared_kernels, market
+from mmgym.arguments import check_memory
 from mmgym.compiling import kernel_rows
 from mmgym.declared_kernels import exp
 from mmgym.dual_numbers import dual, slope_of
@@ -707,7 +708,13 @@ def sampled_controls(declared: Market, params: Any, most: int) -> Array:
 @np.errstate(all="ignore")  # without a compiler numbers overflow in silence as well
 def _transitions(declared: Market, params: Any) -> Array:
     d, record = declared, kernel_rows(declared.engine.record(params))
-    rows, count = d.states(params), len(d.moves)
+    states, count = math.prod(d.shape(params)), len(d.moves)
+    check_memory(
+        states * count * (9.0 + 24.0 * len(d.coordinates)),
+        f"{d.name}: what {count} events do in {states:,} states",
+        "the ranges of " + ", ".join(c.name for c in d.coordinates),
+    )
+    rows = d.states(params)
     found, reached = np.empty((count, len(rows)), dtype=np.bool_), np.empty((count, *rows.shape), dtype=np.int64)
     declared_kernels.find_transitions(record, rows, found, reached)
 
