@@ -7,6 +7,7 @@ same loops and functions run as plain Python, for a debugger.
 ``params[which[i]]`` are the parameters of row ``i``: one record for all rows, or several.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,11 +45,16 @@ def markets() -> list[Any]:
     return list(reversed(_markets.values()))
 
 
+@functools.cache
+def _market_of(dtype: Any) -> Any:
+    return _markets[from_dtype(dtype)]
+
+
 def market_function(name: str, part: Callable[[Any], Any] = lambda market: market) -> Callable[..., Any]:
     """What kernels call as the function of that name of the market, or a part of it, to which a record belongs."""
 
     def play(p, *rest):  # without a compiler
-        return getattr(part(_markets[from_dtype(p.dtype)]), name)(p, *rest)
+        return getattr(part(_market_of(p.dtype)), name)(p, *rest)
 
     @overload(play, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
     def compiled(p, *rest):

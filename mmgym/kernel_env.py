@@ -64,6 +64,7 @@ class MarketFace:
     counts_steps: ClassVar[bool] = True  # whether `to_state` begins with the number of decisions so far, else time left
     real_coordinates: ClassVar[int] = 0  # how many of the last coordinates of `to_state` are no integers
     control_names: ClassVar[tuple[str, ...]] = ()  # of the columns of `to_quotes`
+    merged_actions: ClassVar[tuple[int, ...]] = ()  # columns of an action of which several stand for the same quote
     file_arguments: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # that take the path of a file, or one of these words
     params: Any
     arguments: dict[str, Any]

@@ -281,7 +281,7 @@ class _System:
         self.next = np.where(following >= 0, following, np.arange(following.shape[1]))
         nothing = np.zeros(len(market.controls))
         self.rate, pay, flow, noise = rates_of(market, p, 0, nothing)
-        counts = [event.counts for event in market.events]
+        counts = [event.counts for event, _ in market.moves]
         self.quotes = np.array([k for k, count in enumerate(counts) if count is not None])
         self.others = np.array([k for k, count in enumerate(counts) if count is None], dtype=np.int64)
         assert [counts[k] for k in self.quotes] == ["bid", "ask"] * (len(nothing) // 2)
@@ -289,7 +289,7 @@ class _System:
         self.pay, self.flow = pay, flow - 0.5 * self.gamma * noise
         self.open = following[self.quotes] >= 0
         ends = np.empty((7, following.shape[1]))
-        declared_kernels.find_state_rates(record, p.num_steps, market.states(p), np.tile(nothing, (len(flow), 1)), ends)
+        declared_kernels.find_state_rates(record, p.num_steps, market.states(p), nothing, ends)
         self.end = -ends[5] - ends[6]
 
     def quoted(self, values: Array) -> tuple[Array, Array]:
