@@ -102,6 +102,18 @@ ENVIRONMENTS = (
     ),
     *(
         Registered(
+            f"mmgym/RobustGLFT{role}-v0",
+            "robust_glft",
+            f"RobustGLFT{role}Env",
+            f"RobustGLFT{role}VectorEnv",
+            {},
+            "exact",
+            f"Spooner-Savani (2020), {who}",
+        )
+        for role, who in (("", "a maker against nature"), ("Adversary", "nature against a maker"))
+    ),
+    *(
+        Registered(
             f"mmgym/MeanField{role}{suffix}-v0",
             "mean_field",
             f"MeanField{role}Env",
