@@ -102,18 +102,6 @@ ENVIRONMENTS = (
     ),
     *(
         Registered(
-            f"mmgym/RobustGLFT{role}-v0",
-            "robust_glft",
-            f"RobustGLFT{role}Env",
-            f"RobustGLFT{role}VectorEnv",
-            {},
-            "exact",
-            f"Spooner-Savani (2020), {who}",
-        )
-        for role, who in (("", "a maker against nature"), ("Adversary", "nature against a maker"))
-    ),
-    *(
-        Registered(
             f"mmgym/MeanField{role}{suffix}-v0",
             "mean_field",
             f"MeanField{role}Env",
@@ -137,6 +125,18 @@ ENVIRONMENTS = (
             ("ShortTermAlpha", "short_term_alpha", "Cartea-Jaimungal-Penalva (2015), drift on a chain"),
             ("Dealer", "dealer", "Bergault-Guéant (2021), requests of several sizes"),
         )
+    ),
+    *(
+        Registered(
+            f"mmgym/RobustGLFT{role}-v0",
+            "robust_glft",
+            f"RobustGLFT{role}Env",
+            f"RobustGLFT{role}VectorEnv",
+            {},
+            "exact",
+            f"Spooner-Savani (2020), {who}",
+        )
+        for role, who in (("", "a maker against nature"), ("Adversary", "nature against a maker"))
     ),
 )
 

@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mmgym.baselines.baseline import FiniteBaseline, PaperPolicies, make_baseline
-from mmgym.baselines.robust_glft.one_step import RobustProblem
+from mmgym.baselines.frozen import Table
+from mmgym.baselines.robust_glft.one_step import RobustProblem, as_table
 from mmgym.models.robust_glft import AdversaryParams, MakerParams, opponent_table
 
 __all__ = ["robust_glft_baseline"]
@@ -20,8 +18,8 @@ def robust_glft_baseline(params: Any) -> FiniteBaseline:
     maker = params.role == "maker"
     other, names = (AdversaryParams, ("robust", "nominal", "constant")) if maker else (MakerParams, ("worst", "none"))
 
-    def table(name: str) -> Callable[[], NDArray[np.float64]]:
-        return lambda: opponent_table(other(*params.game, (name, "")))
+    def table(name: str) -> Callable[[], Table]:
+        return lambda: as_table(*opponent_table(other(*params.game, (name, ""))))
 
     papers = PaperPolicies({name: table(name) for name in names}, reference=names[-1], ours=names)
     return FiniteBaseline(params, RobustProblem(params), papers)

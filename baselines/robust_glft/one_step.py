@@ -15,20 +15,17 @@ from mmgym.baselines.glft import kernels
 from mmgym.baselines.maximise import CROWDED, Region, best_controls, climb, in_box, inventory_slopes
 from mmgym.baselines.robust_glft.kernels import backward_slopes
 from mmgym.models import robust_glft as market
+from mmgym.models import robust_glft_game as game
 from mmgym.models.robust_glft_game import CONTROLS, NATURE, QUOTES
 
 Array = NDArray[Any]
 
-__all__ = ["RobustProblem", "opponent_of"]
+__all__ = ["RobustProblem", "as_table"]
 
 
-def opponent_of(params: Any) -> Table:
-    """What the opponent of a player plays: controls (N, S, C), or (N, S, M, C) with weights (N, S, M)."""
-    if not params.draws_nature:
-        return Table(market.opponent_table(params))
-    found = market.corners(params)
-    shape = (params.num_steps, params.levels, len(found))
-    return Table(np.broadcast_to(found, (*shape, 5)), np.broadcast_to(1.0 / len(found), shape))
+def as_table(controls: Array, weights: Array) -> Table:
+    """A table of controls (N, S, P, C) and probabilities (N, S, P); without the latter where nothing is drawn."""
+    return Table(controls[:, :, 0]) if weights.shape[-1] == 1 else Table(controls, weights)
 
 
 class RobustProblem:
@@ -51,7 +48,7 @@ class RobustProblem:
         p = self.params = params
         self.num_steps, self.num_states, self.num_controls = p.num_steps, p.levels, p.num_own_controls
         check_tables(p.num_steps, p.levels, self.num_controls, "num_steps or inventory_limit, or raise order_size")
-        self.opponent = opponent_of(p) if opponent is None else opponent
+        self.opponent = as_table(*market.opponent_table(p)) if opponent is None else opponent
         self.own, self.other = (QUOTES, NATURE) if p.role == "maker" else (NATURE, QUOTES)
         self.lots, self.inventory = np.arange(-p.limit, p.limit + 1), p.inventory
         self.coordinates: Mapping[str, Array] = {"inventory": self.inventory}
@@ -125,7 +122,7 @@ class RobustProblem:
         result = np.empty((len(cells), values.shape[1]), dtype=values.dtype)
         drifts, which = np.unique(joint[:, 2], return_inverse=True)
         order = np.argsort(which, kind="stable")
-        for drift, here in zip(drifts, np.split(order, np.cumsum(np.bincount(which))[:-1]), strict=True):
+        for drift, here in zip(drifts, np.split(order, np.cumsum(np.bincount(which, minlength=1))[:-1]), strict=True):
             system, part = (p.step_length, cells[here], rates[here], gains[here]), np.empty_like(result[here])
             flow = self._flow(functional, float(drift))
             if functional.exponents is None:
@@ -135,7 +132,7 @@ class RobustProblem:
                 growth = np.multiply.outer(flow, z) + 0.5 * np.multiply.outer(variance, z**2)
                 kernels.backward_exponential(*system, np.ascontiguousarray(growth), z, values, part)
             result[here] = part
-        mixed: Array = np.einsum("mdk,md->mk", result.reshape(*weights.shape, -1), weights)
+        mixed: Array = np.einsum("mdk,md->mk", result.reshape(*weights.shape, result.shape[1]), weights)
         return mixed
 
     def backward_without_inventory(
@@ -163,7 +160,7 @@ class RobustProblem:
         flow = -p.running_penalty * self.inventory**2
         ahead = np.ascontiguousarray(p.sign * values[:, 0])
         backward_slopes(p.step_length, p.order_size, cells, joint, self.inventory, flow, ahead, found)
-        mixed = p.sign * np.einsum("mdk,md->mk", found.reshape(*weights.shape, -1), weights)
+        mixed = p.sign * np.einsum("mdk,md->mk", found.reshape(*weights.shape, found.shape[1]), weights)
         return mixed[:, :1], mixed[:, 1:][:, self.own]
 
     def region(self, n: int, values: Array) -> Region:
@@ -199,7 +196,7 @@ class RobustProblem:
 
     def _best_corners(self, n: int, values: Array) -> Array:
         """The best corner of the adversary's box in every state (S, 5)."""
-        corners = market.corners(self.params)
+        corners = game.corners(self.params)
         states = np.repeat(np.arange(self.num_states), len(corners))
         found = self.backward(n, states, np.tile(corners, (self.num_states, 1)), values, self.criterion)
         return np.asarray(corners[found.reshape(self.num_states, len(corners)).argmax(axis=1)])

@@ -1,7 +1,7 @@
 """`mmgym/RobustGLFT-v0` and `mmgym/RobustGLFTAdversary-v0`: a market maker against nature, and nature against her."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import robust_glft
@@ -12,6 +12,8 @@ class RobustGLFTFace(MarketFace):
     """What all roles share: info entries."""
 
     step_entries = ("bid_fills", "ask_fills", *CONTROLS)
+    game: ClassVar[type[KernelEnv]]  # of both players
+    players: ClassVar[Mapping[str, tuple[str, ...]]] = {"maker": CONTROLS[:2], "adversary": CONTROLS[2:]}
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: the maker's cash (price), inventory (assets) and fills of the last step, and the mid.
@@ -97,7 +99,7 @@ class RobustGLFTEnv(RobustGLFTMakerFace, KernelEnv):
     `mmgym.baselines.robust_glft.game_value`, which also says whether the two minimax policies are a saddle point.
     `mmgym.baselines.paper_policies` has the robust policy as "robust" whatever the adversary.
 
-    For self-play `mmgym.adapters.pettingzoo` has the game of both.
+    For self-play `mmgym.adapters.pettingzoo.ZeroSumParallelEnv` is the game of both.
 
     Units: prices in the currency, inventory in assets, time in the unit of `horizon`.
 
@@ -196,7 +198,10 @@ class RobustGLFTAdversaryEnv(RobustGLFTAdversaryFace, KernelEnv):
 class RobustGLFTGameEnv(RobustGLFTGameFace, KernelEnv):
     """Both players at once: seven actions, the maker's two first; rewards are the maker's. For self-play.
 
-    It has no id of its own, and no optimum: `mmgym.adapters.pettingzoo.RobustGLFTParallelEnv` is the game for two.
+    It has no id of its own, and no optimum: `mmgym.adapters.pettingzoo.ZeroSumParallelEnv` is the game for two.
     """
 
     vector_class = RobustGLFTGameVectorEnv
+
+
+RobustGLFTFace.game = RobustGLFTGameEnv

@@ -10,9 +10,8 @@ all frozen for ``h = horizon / num_steps``; the rest is simulated exactly: compe
 step, and Gaussian price noise given the inventory path. The maker's criterion is ``E[W_T - W_0 - phi int q^2 dt - alpha
 q_T^2]``, and the adversary's its negative.
 
-In the environment of one player the other one plays a table over decisions and inventories, so that the market is a
-controlled Markov chain as all others are here: its optimum is the best reply to that table. The maker's opponent may
-also draw, at every decision, a corner of her box, each of the 32 with the same probability.
+In the environment of one player the other one plays a table over decisions and inventories, or draws by one, so that
+the market is a controlled Markov chain as all others are here: its optimum is the best reply to that table.
 """
 
 import functools
@@ -27,14 +26,24 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import refusal
 from mmgym.market import Market, scalar_kernel
-from mmgym.models.robust_glft_game import CONTROLS, MAX_CELLS, NATURE, QUOTES, Game, minimax, parameters
+from mmgym.models.robust_glft_game import (
+    CONTROLS,
+    MAX_CELLS,
+    MOST_POINTS,
+    NATURE,
+    QUOTES,
+    Game,
+    corners,
+    minimax,
+    parameters,
+)
 from mmgym.models.wealth import EXPECTED, price_noise
 from mmgym.parameters import Row
 from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, shortened
 from mmgym.random_streams import exponential, uniform
 from mmgym.vector_exp import fast_exp
 
-__all__ = ["ADVERSARY", "BOTH", "MAKER", "AdversaryParams", "MakerParams", "corners", "opponent_table"]
+__all__ = ["ADVERSARY", "BOTH", "MAKER", "AdversaryParams", "MakerParams", "opponent_table"]
 
 Array = NDArray[np.float64]
 FORMAT = 1  # of table files
@@ -72,11 +81,15 @@ class _Role:
 
     @property
     def opponent_rows(self: Any) -> Array:
-        """What the opponent plays, a row for each decision and inventory: the inventories of a decision follow."""
+        """As in `Game`."""
         if self.draws_nature:
-            return np.zeros((0, 5))
-        table = opponent_table(self)
-        return table.reshape(-1, table.shape[-1])
+            return np.zeros((0, MOST_POINTS, 6))
+        controls, weights = opponent_table(self)
+        rows = np.full((*weights.shape, 6), 2.0)
+        rows[..., 0] = np.cumsum(weights, axis=-1)
+        rows[..., -1, 0] = 2.0
+        rows[..., 1 : 1 + controls.shape[-1]] = controls
+        return rows.reshape(-1, *rows.shape[2:])
 
 
 class MakerParams(
@@ -115,12 +128,6 @@ class AdversaryParams(
     __slots__ = ()
     role, opponent_name, opponent_role = "adversary", "maker", "maker"
     opponents, opponent_controls = MAKERS, QUOTES
-
-
-def corners(p: Any) -> Array:
-    """The corners (32, 5) of nature's box: bit ``j`` of a number says whether its ``j``-th choice is the highest."""
-    bits = (np.arange(32)[:, None] >> np.arange(5)) & 1
-    return np.asarray(np.where(bits == 1, p.nature_high, p.nature_low))
 
 
 def _checked_opponent(p: Any, given: Any) -> tuple[str, str]:
@@ -187,8 +194,8 @@ def _read_opponent(p: Any, path: str) -> Array:
     return np.clip(controls, center - reach, center + reach)
 
 
-def opponent_table(p: Any) -> Array:
-    """What the opponent plays (N, S, C), where she does not draw it.
+def opponent_table(p: Any) -> tuple[Array, Array]:
+    """What the opponent plays: controls (N, S, P, C) and their probabilities (N, S, P).
 
     Raises
     ------
@@ -200,12 +207,20 @@ def opponent_table(p: Any) -> Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _opponent_table(game: Game, role: Any, opponent: tuple[str, str]) -> Array:
-    name, digest = opponent
-    p = role(*game, opponent)
-    shape = (game.num_steps, game.levels)
+def _opponent_table(game: Game, role: Any, opponent: tuple[str, str]) -> tuple[Array, Array]:
+    (name, digest), shape = opponent, (game.num_steps, game.levels)
     if name == "worst":
-        return minimax(game).nature
+        return minimax(game).nature, minimax(game).weights
+    if name == "random":
+        found = corners(game)
+        cells = (*shape, len(found))
+        return np.broadcast_to(found, (*cells, 5)), np.broadcast_to(1.0 / len(found), cells)
+    return _certain_table(game, role, name, digest)[:, :, None], np.ones((*shape, 1))
+
+
+def _certain_table(game: Game, role: Any, name: str, digest: str) -> Array:
+    """What an opponent plays (N, S, C) who does not draw."""
+    p, shape = role(*game, (name, digest)), (game.num_steps, game.levels)
     if name == "none":
         return np.broadcast_to(game.nominal, (*shape, 5))
     if name == "robust":
@@ -270,10 +285,14 @@ def meet_opponent(p, s, controls):
             sign = 1.0 if (corner >> j) & 1 else -1.0
             controls[2 + j] = p.control_center[2 + j] + sign * p.control_reach[2 + j]
     elif p.num_own_controls < 7:
-        row = s.step * p.levels + s.inventory + p.limit
+        cell, point = s.step * p.levels + s.inventory + p.limit, 0
+        if p.opponent_rows[cell, 0, 0] < 1.0:
+            draw, s.s0, s.s1 = uniform(s.s0, s.s1)
+            while draw >= p.opponent_rows[cell, point, 0]:
+                point += 1
         first = p.num_own_controls if p.first_control == 0 else 0
         for j in range(7 - p.num_own_controls):
-            controls[first + j] = p.opponent_rows[row, j]
+            controls[first + j] = p.opponent_rows[cell, point, 1 + j]
 
 
 @scalar_kernel
@@ -402,7 +421,7 @@ def _market(params_type: Any) -> Market:
             "num_own_controls",
             "draws_nature",
         ),
-        arrays={"control_center": (7,), "control_reach": (7,), "opponent_rows": (MAX_CELLS, 5)},
+        arrays={"control_center": (7,), "control_reach": (7,), "opponent_rows": (MAX_CELLS, MOST_POINTS, 6)},
         num_controls=len(CONTROLS),
         num_intensities=0,
         reset_one=reset_one,

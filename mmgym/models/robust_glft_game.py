@@ -7,21 +7,25 @@ their box and, at the same time, an adversary chooses the drift of the mid and t
 
 all frozen until the next decision. The maker earns her criterion, the adversary its negative (Spooner & Savani 2020,
 section 3, with the frozen decision steps of this suite and choices of the adversary on each side). Both see time and
-inventory ``q``, and nothing else counts: with ``J(n, q; d, u)`` the expected criterion of a step plus the rest,
+inventory ``q``, and nothing else counts. Let ``J_n(q; d, u)`` be the expected criterion of a step plus the rest. The
+adversary may draw her choice by a law ``w`` on the box; the maker does not draw:
 
-    lower value:  v_n(q) = max_d min_u J(n, q; d, u),    upper value:  w_n(q) = min_u max_d J(n, q; d, u) >= v_n(q).
+    lower value:  max_d min_u J_n(q; d, u),    upper value:  min_w max_d E_w[J_n(q; d, u)]    >= lower value.
 
 The lower one is what the maker can guarantee with quotes that the adversary knows, the upper one what the adversary can
-hold her down to with choices that she knows. Where they agree, the pair of policies is a saddle point in pure
-strategies, and nobody gains by drawing at random. That is no theorem here (`J` is not concave in the depths where many
-fills are expected in a step): `mmgym.baselines.robust_glft.game_value` finds what either policy guarantees, exactly,
-and says whether the two figures are one.
+hold her down to with a law that the maker knows. Where they agree, the two policies are a saddle point: neither gains
+by knowing the other's. Where a step is short that is so, and the adversary need not draw: her choices lie on the bounds
+but for the drift near inventory 0, and for a decay where the best depth is 0, each of which then makes the maker want
+just the depth at which the adversary is indifferent. Over long steps the worst drift and the worst fill rates go
+together (buyers come before the mid falls), and she has to draw between such corners of her box. It is no theorem here
+that the two agree (`E_w[J]` is not concave in the depths; where many fills are expected in a step the maker may have to
+draw): `mmgym.baselines.robust_glft.game_value` finds what each policy guarantees, exactly, and says if both are one.
 
-What is solved is the upper problem, since ``F(u) = max_d J`` is smooth (its derivative is that of ``J`` at the best
-depths), where ``min_u J`` has kinks. In a step of few fills `F` is monotone in the fill rates, and convex in the drift
-and in the logarithm of its size along a fill decay; the best choice lies on bounds but for drifts at inventories near 0
-and decays where the best depth is 0, where it makes the maker want exactly the depth at which she is indifferent to it.
-So it is found coordinate by coordinate, by the sign of the derivative at the bounds and bisection between them.
+What is solved is the upper problem, backwards in time, for ``F(w) = max_d E_w[J]`` is convex in the law and as a rule
+smooth, with the derivative of ``E_w[J]`` at the best depths, where ``min_u J`` has kinks. First the best law that is
+one point is found, coordinate by coordinate, by the sign of the derivative at the bounds and a search for its root
+between them. Then, as long as a corner of the box is worse for the maker's reply, that corner is added, and the weights
+are balanced, two at a time.
 """
 
 import functools
@@ -41,13 +45,17 @@ from mmgym.parameters import Choice, Real, check_within, create, row_of
 from mmgym.trust_region import advance, begin, new_search, rounding
 from mmgym.uniformisation import num_terms
 
-__all__ = ["CONTROLS", "MAX_CELLS", "Game", "Minimax", "minimax", "parameters", "step_slopes"]
+__all__ = ["CONTROLS", "MAX_CELLS", "MOST_POINTS", "Game", "Minimax", "corners", "minimax", "parameters", "step_slopes"]
 
 Array = NDArray[np.float64]
-MAX_CELLS = 100_000  # decisions of an episode times inventories: a player's table has a row for each
+MAX_WORK = 3e8  # of the minimax solution: minutes
+MAX_CELLS = 50_000  # decisions of an episode times inventories: a player's table has a row for each
 CONTROLS = ("bid_depth", "ask_depth", "drift", "fill_rate_bid", "fill_rate_ask", "fill_decay_bid", "fill_decay_ask")
 QUOTES, NATURE = slice(0, 2), slice(2, 7)  # the maker's and the adversary's
-SWEEPS, MOST_TRIALS = 40, 100
+SWEEPS, MOST_TRIALS, ROUNDS = 12, 50, 10
+MOST_POINTS = 4  # of the law by which the adversary draws: in two dimensions of depths three are enough as a rule
+SCANNED = 9  # depths of each side from which the best reply is looked for where many fills are expected
+MANY_FILLS = 3.0  # in a step, at the maker's best depths
 
 
 def _of_glft(name: str, **changes: Any) -> Any:
@@ -116,7 +124,23 @@ class _Game:
         for word, decay in (("highest", float(p.nature_high[3])), ("lowest", float(p.nature_low[3]))):
             where = f"at the adversary's highest fill rate and {word} fill decay"
             glft.check_depths(where, rate, decay, p.min_depth, p.max_depth, p.horizon, p.num_steps)
+        p._check_work()
         return p
+
+    def _check_work(self: Any) -> None:
+        """Refuse a game whose minimax solution would take more than minutes."""
+        lowest = min(self.min_depth * float(decay) for decay in (self.nature_low[3], self.nature_high[3]))
+        events = 2.0 * float(self.nature_high[1]) * math.exp(-lowest) * self.step_length
+        terms = events + 8.0 * math.sqrt(events) + 20.0  # of the series of a step, over inventories that it reaches
+        work = self.num_steps * self.levels * min(self.levels, 2.0 * terms) * terms
+        if work > MAX_WORK:
+            names = ("num_steps", "inventory_limit", "order_size", "fill_rate", "fill_decay", "min_depth", "horizon")
+            raise together(
+                {name: getattr(self, name) for name in names},
+                f"the minimax solution would take many minutes: num_steps * inventories * fills that a step may have * "
+                f"inventories that it reaches = {work:g} must be at most {MAX_WORK:g}; raise min_depth, or lower the "
+                "inventory limit or the fill rate",
+            )
 
     @property
     def game(self: Any) -> "Game":
@@ -180,8 +204,11 @@ class _Game:
 
     @property
     def opponent_rows(self: Any) -> Array:
-        """What the opponent plays, a row for each decision and inventory: the inventories of a decision follow."""
-        return np.zeros((0, 5))
+        """What the opponent plays (cells, P, 6): a cell for each decision and inventory, of which the latter follow.
+
+        Each of the P rows has the cumulative probability and the choices of one point of the law that she draws by.
+        """
+        return np.zeros((0, MOST_POINTS, 6))
 
     # Arrays
 
@@ -238,7 +265,8 @@ class Minimax(NamedTuple):
     """What `minimax` finds, in arrays that are not to be written to."""
 
     depths: Array  # (N, S, 2): the maker's best reply to what nature chooses
-    nature: Array  # (N, S, 5): what holds the maker down most
+    nature: Array  # (N, S, P, 5): choices of nature
+    weights: Array  # (N, S, P): and their probabilities
     values: Array  # (N + 1, S): of the upper problem
 
 
@@ -246,21 +274,30 @@ class Minimax(NamedTuple):
 def minimax(game: Game) -> Minimax:
     """The upper problem of the game, by dynamic programming; see the module.
 
-    The search is local in the depths: what the policies guarantee is for `mmgym.baselines.robust_glft` to find.
+    The search is local in the depths, and in nature's choices but for the corners of her box: what the two policies
+    guarantee is for `mmgym.baselines.robust_glft` to find.
     """
     p = game
-    depths, nature = np.empty((p.num_steps, p.levels, 2)), np.empty((p.num_steps, p.levels, 5))
-    values = np.empty((p.num_steps + 1, p.levels))
+    depths, nature = np.empty((p.num_steps, p.levels, 2)), np.empty((p.num_steps, p.levels, MOST_POINTS, 5))
+    weights, values = np.empty((p.num_steps, p.levels, MOST_POINTS)), np.empty((p.num_steps + 1, p.levels))
     values[-1] = -p.terminal_penalty * p.inventory**2
     box = np.array([[p.min_depth] * 2, [p.max_depth] * 2])
     flow = -p.running_penalty * p.inventory**2
     solve_game(
-        p.step_length, p.order_size, p.inventory, flow, box, p.nature_low, p.nature_high, p.nominal, values, depths,
-        nature,
+        p.step_length, p.order_size, p.inventory, flow, box, p.nature_low, p.nature_high, corners(p), values, depths,
+        nature, weights,
     )  # fmt: skip
-    for array in (depths, nature, values):
+    used = int((weights > 0.0).sum(axis=-1).max())
+    found = Minimax(depths, nature[:, :, :used].copy(), weights[:, :, :used].copy(), values)
+    for array in found:
         array.setflags(write=False)
-    return Minimax(depths, nature, values)
+    return found
+
+
+def corners(p: Any) -> Array:
+    """The corners (32, 5) of nature's box: bit ``j`` of a number says whether its ``j``-th choice is the highest."""
+    bits = (np.arange(32)[:, None] >> np.arange(5)) & 1
+    return np.asarray(np.where(bits == 1, p.nature_high, p.nature_low))
 
 
 @njit(**KERNEL)
@@ -335,83 +372,183 @@ def step_slopes(step, size, q, depths, nature, assets, flow, values, blocks, out
     out[6], out[7] = -depths[0] * x * by_x, -depths[1] * z * by_z
 
 
-# A cell of the game at a step: `step_slopes` has the names; ``noise`` is the rounding error of a value.
-Cell = namedtuple("Cell", ["step", "size", "q", "assets", "flow", "values", "blocks", "out", "box", "noise", "search"])
+# A cell of the game at a step: `step_slopes` has the first names. ``points`` and ``weights`` are the law of nature, of
+# which the first ``size_of[0]`` count; ``each`` has the value and slopes of every point, ``out`` the mean value and its
+# slopes in the depths; ``noise`` is the rounding error of a value.
+Cell = namedtuple(
+    "Cell",
+    [
+        "step", "size", "q", "assets", "flow", "values", "blocks", "box", "noise", "search", "points", "weights",
+        "count", "each", "out",
+    ],
+)  # fmt: skip
 
 
 @njit(**KERNEL)
-def _evaluate(cell, depths, nature):
-    step_slopes(
-        cell.step, cell.size, cell.q, depths, nature, cell.assets, cell.flow, cell.values, cell.blocks, cell.out
-    )  # fmt: skip
+def _evaluate(cell, depths):
+    cell.out[:] = 0.0
+    for i in range(cell.count[0]):
+        found, point = cell.each[i], cell.points[i]
+        step_slopes(
+            cell.step, cell.size, cell.q, depths, point, cell.assets, cell.flow, cell.values, cell.blocks, found
+        )  # fmt: skip
+        for k in range(3):
+            cell.out[k] += cell.weights[i] * found[k]
 
 
 @njit(**KERNEL)
-def _reply(cell, depths, nature):
-    """Put the best depths near ``depths`` against what nature chooses in their place, and fill ``out`` there."""
+def _reply(cell, depths):
+    """Put the best depths near ``depths`` against the law of nature in their place, and evaluate there."""
     none, unit, search, out = np.empty((0, 0)), np.empty(2), cell.search, cell.out
-    _evaluate(cell, depths, nature)
+    _evaluate(cell, depths)
+    search.curvature[:] = 0.0
     for side in range(2):
-        unit[side] = 1.0 / nature[3 + side]
-        intensity = nature[1 + side] * math.exp(-nature[3 + side] * depths[side])
-        search.curvature[side, side] = -nature[3 + side] * cell.size * intensity * cell.step
-    search.curvature[0, 1] = search.curvature[1, 0] = 0.0
+        unit[side] = 1.0 / cell.points[0, 3 + side]
+        for i in range(cell.count[0]):
+            rate, decay = cell.points[i, 1 + side], cell.points[i, 3 + side]
+            fills = rate * math.exp(-decay * depths[side]) * cell.step
+            search.curvature[side, side] -= cell.weights[i] * decay * cell.size * fills
     begin(search, depths)
     while not advance(search, out[0], out[1:3], none, cell.box[0], cell.box[1], unit, cell.noise):
-        _evaluate(cell, search.trial, nature)
+        _evaluate(cell, search.trial)
     depths[:] = search.point
-    _evaluate(cell, depths, nature)
+    _evaluate(cell, depths)
 
 
 @njit(**KERNEL)
-def _balance(cell, depths, nature, j, low, fall, high, rise, small):
-    """Nature's ``j``-th choice between two at which the derivative of `F` is below and above 0, by the Illinois method.
+def _scan(cell, depths):
+    """Put the best of a grid of depths in the place of ``depths``, if it is better, where many fills are expected."""
+    fills, trial = 0.0, np.empty(2)
+    for side in range(2):
+        fills += cell.step * cell.points[0, 1 + side] * math.exp(-cell.points[0, 3 + side] * depths[side])
+    if fills < MANY_FILLS:
+        return
+    _evaluate(cell, depths)
+    best = cell.out[0]
+    for i in range(SCANNED * SCANNED):
+        for side in range(2):
+            place = (i // SCANNED if side == 0 else i % SCANNED) / (SCANNED - 1)
+            trial[side] = cell.box[0, side] + place * (cell.box[1, side] - cell.box[0, side])
+        _evaluate(cell, trial)
+        if cell.out[0] > best:
+            best = cell.out[0]
+            depths[:] = trial
 
-    It ends where what is left of the derivative does not count (``small``), or nothing is left between the two.
+
+@njit(**KERNEL)
+def _move(cell, depths, i, k, to):
+    """Move the ``i``-th choice of the only point (``k`` < 0), or the ``i``-th weight at the cost of the ``k``-th.
+
+    Returns the derivative of `F` in what is moved.
     """
+    if k < 0:
+        cell.points[0, i] = to
+    else:
+        both = cell.weights[i] + cell.weights[k]
+        cell.weights[i], cell.weights[k] = to, both - to
+    _reply(cell, depths)
+    return cell.each[0, 3 + i] if k < 0 else cell.each[i, 0] - cell.each[k, 0]
+
+
+@njit(**KERNEL)
+def _descend(cell, depths, i, k, here, rise, low, high, small):
+    """Move as in `_move`, to where `F` is lowest between ``low`` and ``high``; whether anything moved.
+
+    The root of the derivative is found by the Illinois method, until what is left of it does not count (``small``) or
+    nothing is left between its bounds (where `F` has a kink).
+    """
+    start = here
+    end = low if rise > 0.0 else high
+    if here == end or abs(rise) <= small:
+        return False
+    there = _move(cell, depths, i, k, end)
+    if there * rise >= 0.0:
+        return True
+    if rise > 0.0:
+        low, fall, high = end, there, here
+    else:
+        low, fall, high, rise = here, rise, end, there
     last = 0
     for _ in range(MOST_TRIALS):
-        nature[j] = (low * rise - high * fall) / (rise - fall)
-        if not low < nature[j] < high:
-            nature[j] = 0.5 * (low + high)
-            if not low < nature[j] < high:
+        trial = (low * rise - high * fall) / (rise - fall)
+        if not low < trial < high:
+            trial = 0.5 * (low + high)
+            if not low < trial < high:
                 break
-        _reply(cell, depths, nature)
-        found = cell.out[3 + j]
+        found = _move(cell, depths, i, k, trial)
         if abs(found) <= small:
             break
         if found > 0.0:
-            high, rise, fall, last = nature[j], found, 0.5 * fall if last > 0 else fall, 1
+            high, rise, fall, last = trial, found, 0.5 * fall if last > 0 else fall, 1
         else:
-            low, fall, rise, last = nature[j], found, 0.5 * rise if last < 0 else rise, -1
+            low, fall, rise, last = trial, found, 0.5 * rise if last < 0 else rise, -1
+    return abs(trial - start) > 1e-12 * (abs(end - start) + abs(start))
 
 
 @njit(**KERNEL)
-def _solve_cell(cell, depths, nature, lowest, highest):
-    """Nature's best choices from those given, and the maker's reply: in their place, and ``out`` there."""
-    _reply(cell, depths, nature)
+def _best_point(cell, depths, lowest, highest):
+    """The best law that is one point, from the one given."""
     for _ in range(SWEEPS):
         settled = True
         for j in range(5):
-            rise, here = cell.out[3 + j], nature[j]
-            end = lowest[j] if rise > 0.0 else highest[j]
-            small = 0.1 * cell.noise / max(highest[j] - lowest[j], 1e-300)
-            if here == end or abs(rise) <= small:
-                continue
-            settled = False
-            nature[j] = end
-            _reply(cell, depths, nature)
-            there = cell.out[3 + j]
-            if there * rise < 0.0 and rise > 0.0:
-                _balance(cell, depths, nature, j, end, there, here, rise, small)
-            elif there * rise < 0.0:
-                _balance(cell, depths, nature, j, here, rise, end, there, small)
+            if lowest[j] < highest[j]:
+                small = 0.1 * cell.noise / (highest[j] - lowest[j])
+                here, rise = cell.points[0, j], cell.each[0, 3 + j]
+                settled &= not _descend(cell, depths, j, -1, here, rise, lowest[j], highest[j], small)
         if settled:
             break
 
 
 @njit(**KERNEL)
-def solve_game(step, size, assets, flow, box, lowest, highest, nominal, values, depths, nature):
+def _best_weights(cell, depths):
+    """The best weights of the points of a law; those that get none are left out."""
+    weights, each = cell.weights, cell.each
+    for _ in range(SWEEPS):
+        settled = True
+        for i in range(cell.count[0]):
+            for k in range(i):
+                rise, both = each[i, 0] - each[k, 0], weights[i] + weights[k]
+                settled &= not _descend(cell, depths, i, k, weights[i], rise, 0.0, both, 10.0 * cell.noise)
+        if settled:
+            break
+    kept = 0
+    for i in range(cell.count[0]):
+        if weights[i] > 1e-14:
+            weights[kept] = weights[i]
+            cell.points[kept] = cell.points[i]
+            kept += 1
+    cell.count[0] = kept
+    weights[:kept] /= weights[:kept].sum()
+    weights[kept:] = 0.0
+    _evaluate(cell, depths)
+
+
+@njit(**KERNEL)
+def _worst_corner(cell, depths, corners):
+    """Add the corner that is worst for the maker's depths to the law, with weight 0; False if none is worse than it."""
+    found, worst, lowest = np.empty(8), -1, cell.out[0] - 100.0 * cell.noise
+    for c in range(len(corners)):
+        step_slopes(
+            cell.step, cell.size, cell.q, depths, corners[c], cell.assets, cell.flow, cell.values, cell.blocks, found
+        )  # fmt: skip
+        if found[0] < lowest:
+            lowest, worst = found[0], c
+    if worst < 0:
+        return False
+    if cell.count[0] == len(cell.points):  # no room: the least point goes
+        least = np.argmin(cell.weights)
+        cell.count[0] -= 1
+        cell.points[least], cell.weights[least] = cell.points[-1], cell.weights[-1]
+        cell.weights[-1] = 0.0
+        cell.weights[:] /= cell.weights.sum()
+    cell.points[cell.count[0]], cell.weights[cell.count[0]] = corners[worst], 0.0
+    cell.count[0] += 1
+    _evaluate(cell, depths)
+    return True
+
+
+@njit(**KERNEL)
+def solve_game(step, size, assets, flow, box, lowest, highest, corners, values, depths, nature, weights):
     """Solve the upper problem backwards in time.
 
     Parameters
@@ -420,24 +557,43 @@ def solve_game(step, size, assets, flow, box, lowest, highest, nominal, values, 
         As in `step_slopes`.
     box : (2, 2)
         Lowest and highest depths.
-    lowest, highest, nominal : (5,)
-        Bounds of nature's choices, and where the search starts at the last step.
+    lowest, highest, corners : (5,), (5,), (32, 5)
+        Bounds of nature's choices, and the corners that they make.
     values : (N + 1, S)
         In: the last row. Out: all.
-    depths, nature : (N, S, 2), (N, S, 5)
+    depths, nature, weights : (N, S, 2), (N, S, P, 5), (N, S, P)
         Out.
     """
     steps, count = depths.shape[0], depths.shape[1]
-    search, blocks, out = new_search(2), np.empty((2, 6, count)), np.empty(8)
-    quotes, choice = np.empty(2), np.empty(5)
+    room = nature.shape[2]
+    search, blocks, out, number = new_search(2), np.empty((2, 6, count)), np.empty(3), np.ones(1, np.int64)
+    points, law, each, quotes = np.empty((room, 5)), np.empty(room), np.empty((room, 8)), np.empty(2)
+    middle = 0.5 * (lowest + highest)
+    first = np.minimum(np.maximum(1.0 / middle[3], box[0]), box[1])
+    single = np.empty((count, 5))
     for n in range(steps - 1, -1, -1):
         ahead = values[n + 1]
         noise = rounding(ahead, size / lowest[3])
         for q in range(count):
-            quotes[:] = depths[n + 1, q] if n < steps - 1 else np.minimum(np.maximum(1.0 / nominal[3], box[0]), box[1])
-            choice[:] = nature[n + 1, q] if n < steps - 1 else nominal
-            cell = Cell(step, size, q, assets, flow, ahead, blocks, out, box, noise, search)
-            _solve_cell(cell, quotes, choice, lowest, highest)
+            quotes[:] = depths[n + 1, q] if n < steps - 1 else first
+            points[0] = single[q] if n < steps - 1 else middle
+            law[:] = 0.0
+            law[0], number[0] = 1.0, 1
+            cell = Cell(
+                step, size, q, assets, flow, ahead, blocks, box, noise, search, points, law, number, each, out
+            )  # fmt: skip
+            _scan(cell, quotes)
+            _reply(cell, quotes)
+            _best_point(cell, quotes, lowest, highest)
+            single[q] = points[0]
+            for _ in range(ROUNDS):
+                if not _worst_corner(cell, quotes, corners):
+                    break
+                _best_weights(cell, quotes)
+                _scan(cell, quotes)
+                _reply(cell, quotes)
             values[n, q] = out[0]
             depths[n, q] = quotes
-            nature[n, q] = choice
+            for i in range(room):
+                nature[n, q, i] = points[min(i, number[0] - 1)]
+            weights[n, q] = law
