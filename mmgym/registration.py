@@ -126,6 +126,18 @@ ENVIRONMENTS = (
             ("Dealer", "dealer", "Bergault-Guéant (2021), requests of several sizes"),
         )
     ),
+    *(
+        Registered(
+            f"mmgym/RobustGLFT{role}-v0",
+            "robust_glft",
+            f"RobustGLFT{role}Env",
+            f"RobustGLFT{role}VectorEnv",
+            {},
+            "exact",
+            f"Spooner-Savani (2020), {who}",
+        )
+        for role, who in (("", "a maker against nature"), ("Adversary", "nature against a maker"))
+    ),
 )
 
 

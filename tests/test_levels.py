@@ -43,6 +43,7 @@ SHORT = {  # sizes of which solutions take seconds, by market
     "hawkes_flow": {"horizon": 1.0, "num_steps": 4, "inventory_limit": 1},
     "hawkes_power": {"horizon": 0.4, "num_steps": 2, "inventory_limit": 1},
     "mean_field": {"num_steps": 5, "horizon": 0.05},
+    "robust_glft": {"num_steps": 3, "horizon": 0.015, "inventory_limit": 3.0},
     **{row.market: {"num_steps": 3, "horizon": 0.03, "inventory_limit": 3.0} for row in ENVIRONMENTS if row.declared},
 }
 CHANGING = {  # arguments on which the level depends, with all that they may be

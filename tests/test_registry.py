@@ -35,6 +35,7 @@ SHORT = {  # arguments that shorten episodes, by market
     "hawkes_flow": {"horizon": 2.0, "num_steps": 7},
     "hawkes_power": {"horizon": 1.5, "num_steps": 7},
     "mean_field": {"num_steps": 7, "horizon": 0.07},
+    "robust_glft": {"num_steps": 7, "horizon": 0.035},
     **{row.market: {"num_steps": 7, "horizon": 0.05} for row in ENVIRONMENTS if row.declared},
 }
 BASELINE = {
@@ -45,6 +46,7 @@ BASELINE = {
     "hawkes_flow": {"num_steps": 6, "horizon": 2.0, "inventory_limit": 2},
     "hawkes_power": {"num_steps": 4, "horizon": 1.0, "inventory_limit": 2},
     "mean_field": {"num_steps": 8, "horizon": 0.4, "inventory_limit": 80.0, "signal_limit": 2},
+    "robust_glft": {"num_steps": 5, "horizon": 0.025, "inventory_limit": 3.0},
     **{row.market: {"num_steps": 4, "horizon": 0.04, "inventory_limit": 4.0} for row in ENVIRONMENTS if row.declared},
 }
 QUICK = (
