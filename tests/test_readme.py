@@ -171,6 +171,7 @@ def test_reference_policies_and_seeds():
     names = {row.id: baseline_of(row.id).reference for row in ENVIRONMENTS}
     others = {env_id: name for env_id, name in names.items() if name != "constant"}
     assert others.pop("mmgym/TickSpread-v0") == "inventory_capped"
+    assert others.pop("mmgym/RobustGLFTAdversary-v0") == "none"
     assert others == {"mmgym/HawkesFlow-v0": "join_best", "mmgym/HawkesPower-v0": "join_best"}
     words = "constant quotes; `inventory_capped` in `mmgym/TickSpread-v0`, `join_best` in the Hawkes markets"
     assert words in " ".join(TEXT.split())
