@@ -9,7 +9,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache/$(shell cat $$(find mmgym basel
 export OPENBLAS_NUM_THREADS := 1
 
 # Two processes: one of them has all tests of a market, so that each kernel is compiled once (tests/conftest.py).
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test long slow check throughput clean
 

@@ -37,27 +37,35 @@ os.environ.setdefault("MMGYM_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "mmg
 from mmgym.registration import ENVIRONMENTS  # noqa: E402
 
 
-def kernels_of(item) -> str:
+def kernels_of(test: str) -> str:
     """Whose kernels a test compiles: those of the market that its file or its parameters name, or of its file."""
-    name = item.path.stem
-    declared = "declared"  # markets that are declarations share most of theirs
-    if name.startswith("test_declare"):
+    file, _, name = test.partition("::")
+    stem, declared = Path(file).stem, "declared"  # markets that are declarations share most of theirs
+    if stem.startswith("test_declare"):
         return declared
-    rows = [row for row in ENVIRONMENTS if row.market in name] or [row for row in ENVIRONMENTS if row.id in item.name]
+    rows = [row for row in ENVIRONMENTS if row.market in stem] or [row for row in ENVIRONMENTS if row.id in name]
     longest = max(rows, key=lambda row: len(row.market), default=None)
-    return name if longest is None else declared if longest.declared else longest.market
+    return stem if longest is None else declared if longest.declared else longest.market
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadscope`` one process has all tests of a market, so that its kernels are compiled once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByKernels(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return kernels_of(nodeid)
+
+    return ByKernels(config, log) if config.option.dist == "loadscope" else None
+
+
 def pytest_collection_modifyitems(config, items):
-    """In parallel runs one process has all tests of a market, so that its kernels are compiled once; those go first."""
-    if not hasattr(config, "workerinput"):
-        return
-    groups = {item: kernels_of(item) for item in items}
-    sizes = Counter(groups.values())
-    items.sort(key=lambda item: (groups[item] == item.path.stem, -sizes[groups[item]], groups[item]))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    """In parallel runs tests of markets go first, those with most tests before others."""
+    if hasattr(config, "workerinput"):
+        groups = {item: kernels_of(item.nodeid) for item in items}
+        sizes = Counter(groups.values())
+        items.sort(key=lambda item: (groups[item] == item.path.stem, -sizes[groups[item]]))
 
 
 @pytest.fixture
