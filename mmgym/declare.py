@@ -736,7 +736,7 @@ def _transitions(declared: Market, params: Any) -> Array:
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         _require_chances(d, params, step, found)
         for controls in sample:
-            values = rates_of(d, params, step, controls)
+            values = _rates(d, record, rows, step, controls)
             for k, (event, _) in enumerate(d.moves):
                 wrong = np.flatnonzero(~((values[0][k] >= 0.0) & np.isfinite(values[0][k])))
                 if len(wrong):
@@ -786,7 +786,12 @@ def _require_chances(declared: Market, params: Any, step: int, found: Array) -> 
 
 def rates_of(declared: Market, params: Any, step: int, controls: Array) -> tuple[Array, Array, Array, Array]:
     """Intensities and payoffs (E, S), flow of the criterion and variance of its noise (S,), under controls (C,)."""
-    record, rows = declared.engine.record(params), declared.states(params)
+    return _rates(declared, declared.engine.record(params), declared.states(params), step, controls)
+
+
+def _rates(
+    declared: Market, record: Array, rows: Array, step: int, controls: Array
+) -> tuple[Array, Array, Array, Array]:
     count, states = len(declared.moves), len(rows)
     rate, pay, flow, noise = np.empty((count, states)), np.empty((count, states)), np.empty(states), np.empty(states)
     weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
@@ -866,13 +871,13 @@ class DeclaredFace(MarketFace):
 
     declaration: ClassVar[Market]
 
-    def _take_arguments(self, arguments: dict[str, Any]) -> None:
-        super()._take_arguments(arguments)
-        self.declaration.transitions(self.params)  # refuses what is wrong
+    def check_parameters(self) -> None:
+        """Refuse parameters with which the declaration is wrong."""
+        self.declaration.transitions(self.params)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash, mid, inventory (assets), coordinates, fills of the last step; `full` adds the rest."""
-        gain, start = state.gain + state.price_gain, float(getattr(self.params, "initial_price", 0.0))
+        gain, start = state.gain + state.price_gain, getattr(self.params, "initial_price", 0.0)
         entries = {
             "cash": state.start_position * start + gain - state.position * state.mid,
             "mid": state.mid,
@@ -943,7 +948,7 @@ def _state_of(declared: Market, params: Any, observations: Any) -> tuple[Array, 
 
 def _masks_of(env: Any, states: Array, steps: Array) -> Array:
     """Which entries are allowed in states (M,) at steps (M,), flat over the choices: bool (M, entries)."""
-    d, p = env.declaration, env.params
+    d, p = env.declaration, env.one_params
     low, high, _ = d.boxes(p)
     chosen = np.flatnonzero(~d.boxed)
     sizes = (high - low + 1)[chosen].astype(np.int64)
@@ -960,13 +965,13 @@ class _Discrete:
 
     def single_spaces(self: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation box and action space of one environment."""
-        low, high, _ = self.declaration.boxes(self.params)
+        low, high, _ = self.declaration.boxes(self.one_params)
         sizes = (high - low + 1).astype(np.int64)
         return DeclaredFace.single_spaces(self)[0], gymnasium.spaces.MultiDiscrete(sizes)
 
     def to_quotes(self: Any, actions: Any) -> NDArray[np.float64]:
         """Choices of actions, shape ``(..., C)``."""
-        return to_quotes(self.declaration, self.params, actions)
+        return to_quotes(self.declaration, self.one_params, actions)
 
 
 class _Choices:
@@ -974,8 +979,8 @@ class _Choices:
 
     def masks(self: Any, observations: Any) -> Array:
         """Which entries are allowed at observations ``(..., D)``, flat over the choices."""
-        step, coordinates = locate(self.declaration, self.params, observations)
-        states = self.declaration.index(self.params, coordinates)
+        step, coordinates = locate(self.declaration, self.one_params, self.without_values(observations))
+        states = self.declaration.index(self.one_params, coordinates)
         return _masks_of(self, np.ravel(states), np.ravel(step)).reshape(*np.shape(step), -1)
 
     def action_masks(self: Any) -> Array:
@@ -983,7 +988,7 @@ class _Choices:
         self.require_started("action_masks()")
         state = self._rows.state
         rows = np.stack([state[c.name] for c in self.declaration.coordinates], axis=1).astype(np.int64)
-        found = _masks_of(self, self.declaration.index(self.params, rows), state["step"].astype(np.int64))
+        found = _masks_of(self, self.declaration.index(self.one_params, rows), state["step"].astype(np.int64))
         return found[0] if isinstance(self, KernelEnv) else found
 
 

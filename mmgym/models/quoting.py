@@ -75,9 +75,11 @@ FIELDS: dict[str, Any] = {
         Real(0.1, 0.0, 1e3, "1 / (price * assets)", "gamma"),
         '> 0 under "cara"; under "mean" it only sets the default of `running_penalty`',
     ],
-    "min_depth": Annotated[float, Real(None, -1e9, 1e9, "price", none=True), "None is ``-1 / fill_decay``"],
+    "min_depth": Annotated[float, Real(None, -1e9, 1e9, "price", none=True, end="low"), "None is ``-1 / fill_decay``"],
     "max_depth": Annotated[
-        float, Real(None, -1e9, 1e9, "price", none=True), "None is ``3 / fill_decay``, or a third of it if linear"
+        float,
+        Real(None, -1e9, 1e9, "price", none=True, end="high"),
+        "None is ``3 / fill_decay``, or a third of it if linear",
     ],
     "reward": Annotated[Literal["pnl", "expected"], Choice("pnl")],
 }
