@@ -372,7 +372,7 @@ def test_refused():
     reads = declare.Impulse(lambda x, u: (x.level, x.held), lambda x, u: u.bid)
     for changes, words in (
         ({"events": [declare.Event("turn", moved_rate, turned, marks=2, chance=wrong)]}, r"wrong at.*\[0.3, 0.6\] for"),
-        ({"events": [declare.Event("trade", trade, taken, marks=3, chance=chance)]}, "with mark 2 to"),
+        ({"events": [declare.Event("trade", trade, taken, marks=3, chance=chance)]}, "with mark 0 to"),
         ({"impulse": reads}, "the impulse reads one of bid, ask"),
     ):
         market = declare.Market(name="refused", params=Params, **{**COMMON, "events": MARKED, **changes})

@@ -255,3 +255,16 @@ def test_quantiles_of_laws_against_their_integrals() -> None:
         x = law.at(q)["x"]
         mass, _ = integrate.quad(stats.norm(1.0, 0.5).pdf, -1.0, x)
         assert mass / (stats.norm.cdf(4.0) - stats.norm.cdf(-4.0)) == pytest.approx(q, abs=1e-9)
+
+
+def test_batches_of_stable_baselines3() -> None:
+    sb3 = pytest.importorskip("mmgym.adapters.sb3")
+    venv = sb3.make_sb3_env(AS, 3, randomise=LAWS, observe_parameters=True, num_steps=2)
+    venv.seed(2)
+    observations = venv.reset()
+    assert observations.shape == (3, 4)
+    drawn = [info["parameters"]["volatility"] for info in venv.reset_infos]
+    assert drawn == venv.envs.parameters["volatility"].tolist()
+    for _ in range(2):
+        observations, _, finished, infos = venv.step(np.zeros((3, 2), np.float32))
+    assert finished.all() and infos[0]["terminal_observation"][2] != observations[0, 2]

@@ -78,8 +78,16 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
     def _row_infos(self, info: dict[str, Any]) -> list[dict[str, Any]]:
         if not info:
             return [self._nothing] * self.num_envs
-        columns = {name: np.asarray(values).tolist() for name, values in info.items()}
+        columns = {name: self._by_row(values) for name, values in info.items()}
         return [{name: values[row] for name, values in columns.items()} for row in range(self.num_envs)]
+
+    def _by_row(self, values: Any) -> list[Any]:
+        """Arrays over the rows, or a dict of them, as a list with an entry for each row."""
+        if isinstance(values, dict):
+            columns = {name: np.asarray(column).tolist() for name, column in values.items()}
+            return [{name: column[row] for name, column in columns.items()} for row in range(self.num_envs)]
+        rows: list[Any] = np.asarray(values).tolist()
+        return rows
 
     def close(self) -> None:
         """Close the batch."""
