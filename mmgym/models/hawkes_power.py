@@ -149,6 +149,12 @@ class Params(NamedTuple):
     largest_spread: Annotated[int, Integer(300, 1, MAX_SPREAD, "ticks")]
     fill_decay_buy: Annotated[float, as_flow("fill_decay")]
     fill_decay_sell: OtherSide
+    max_offset_bid: Annotated[
+        float,
+        Pair(None, TINY, 1e9, "EUR / MWh", none=True, end="high"),
+        "beyond the best quotes, at least ``4 / fill_decay`` of each side, which None stands for",
+    ]
+    max_offset_ask: OtherSide
     running_penalty: Annotated[float, as_flow("running_penalty")]
     terminal_penalty: Annotated[float, as_flow("terminal_penalty")]
     inventory_limit: Annotated[int, Integer(10, 1, 100, "lots", "Q")]
@@ -214,7 +220,15 @@ class Params(NamedTuple):
                 },
                 f"{events:.3g} events would be expected in an episode, and at most {MAX_EVENTS:g} are allowed",
             )
-        return self._replace(initial_rates=start)
+        default = [REACH / self.fill_decay_sell, REACH / self.fill_decay_buy]
+        widths = default if given["max_offset"] is None else [self.max_offset_bid, self.max_offset_ask]
+        if any(width < low for width, low in zip(widths, default, strict=True)):
+            raise together(
+                {name: given[name] for name in ("max_offset", "fill_decay")},
+                f"max_offset must be at least {default}, {REACH:g} / fill_decay: the bounds of the optimum are "
+                "those of boxes that wide",
+            )
+        return self._replace(initial_rates=start, max_offset_bid=widths[0], max_offset_ask=widths[1])
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -274,7 +288,7 @@ class Params(NamedTuple):
     @property
     def offset_reach(self) -> Array:
         """Half widths ``[bid, ask]`` of the offset box (EUR / MWh)."""
-        return np.array([0.5 * REACH / self.fill_decay_sell, 0.5 * REACH / self.fill_decay_buy])
+        return 0.5 * np.array([self.max_offset_bid, self.max_offset_ask])
 
     @property
     def reach_bid(self) -> float:

@@ -155,10 +155,14 @@ class Params(NamedTuple):
     risk_aversion: Annotated[float, Real(0.1, 0.0, 1e6, "1 / (price * assets)", "gamma")]
     terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
     min_depth: Annotated[
-        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is -1 over the `fill_decay` of each side"
+        Vector,
+        EachSide(None, -1e12, 1e12, "price", none=True, end="low"),
+        "None is -1 over the `fill_decay` of each side",
     ]
     max_depth: Annotated[
-        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is 3 over the `fill_decay` of each side"
+        Vector,
+        EachSide(None, -1e12, 1e12, "price", none=True, end="high"),
+        "None is 3 over the `fill_decay` of each side",
     ]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
