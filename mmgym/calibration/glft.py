@@ -40,7 +40,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,8 @@ from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit
 from mmgym.calibration.exponential import BrownianFit, ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
 from mmgym.calibration.report import (
+    as_json,
     estimate_table,
-    json_fit,
-    json_warnings,
     logarithmic_axis,
     save_figure,
     shown_p_value,
@@ -74,7 +73,6 @@ from mmgym.calibration.tape_checks import (
     check_own_record,
     coarse_clock,
     described,
-    json_value,
     recorded_volatility,
     require_finite,
     sampled_volatility,
@@ -172,20 +170,8 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types, the rates by depth included (a list of rows); NaN becomes None."""
-        return {
-            "source": self.source,
-            "kind": self.kind,
-            **{
-                name: json_fit(side) | {"rates": json_value(side.rates.to_dict(orient="records"))}
-                for name, side in (("bid", self.bid), ("ask", self.ask))
-            },
-            "mid": json_value(asdict(self.mid)),
-            "volatility_interval": self.volatility_interval,
-            "minimum_depth": self.minimum_depth,
-            "maximum_depth": self.maximum_depth,
-            "orders_left_out": self.orders_left_out,
-            "warnings": json_warnings(self.findings),
-        }
+        content: dict[str, Any] = as_json(self)
+        return content
 
     def summary(self) -> str:
         """A few sentences: warnings, the estimates, and how well the model holds."""

@@ -46,7 +46,7 @@ from mmgym.calibration.hawkes_likelihood import (
     start_rates,
     three_parameters,
 )
-from mmgym.calibration.report import estimate_table, json_warnings, save_figure, shown_p_value, verdict
+from mmgym.calibration.report import as_json, estimate_table, save_figure, shown_p_value, verdict
 from mmgym.calibration.tape import read_tape
 from mmgym.calibration.tape_checks import (
     FALSE_ALARM,
@@ -336,7 +336,7 @@ class HawkesFit:
         content = {name: asdict(estimate) for name, estimate in self.estimates().items()}
         tests = self.tests().to_dict(orient="index")
         everything = content | {"covariance": self.covariance.tolist()} | numbers | {"tests": tests}
-        everything["warnings"] = json_warnings(self.findings)
+        everything["warnings"] = as_json(self.findings)
         return {name: json_value(value) for name, value in everything.items()}
 
     def summary(self, name: str, unit: str) -> str:

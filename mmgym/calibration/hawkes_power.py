@@ -31,7 +31,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmgym.calibration.exponential import UNKNOWN, Estimate, ExponentialFit, fit_reaches
-from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_hawkes, json_value
+from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_hawkes
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
-from mmgym.calibration.report import REJECTION, estimate_table, json_fit, json_warnings, save_figure, verdict
+from mmgym.calibration.report import REJECTION, as_json, estimate_table, save_figure, verdict
 from mmgym.calibration.tape_checks import (
     Finding,
     described,
@@ -278,23 +278,11 @@ class Calibration:
         """Everything as JSON types, keyed by ``"PRODUCT WINDOW"``; NaN becomes None."""
         content = {}
         for (product, window), fit in self.groups.items():
-            content[f"{product} {window}"] = json_value(
-                {
-                    "product": product,
-                    "window": window,
-                    "dates": list(fit.dates),
-                    "horizon": fit.horizon,
-                    "tick": fit.tick,
-                    "processes": {name: process.to_dict() for name, process in fit.processes.items()},
-                    "warnings": json_warnings(fit.findings),
-                    "half_spread": asdict(fit.half_spread),
-                    "reaches": {name: json_fit(reach) for name, reach in fit.reaches.items()},
-                }
-                | {
-                    part: {name: asdict(estimate) for name, estimate in getattr(fit, part).items()}
-                    for part in ("impacts", "first_level_shares", "mean_moves", "improvements")
-                }
-            )
+            about = as_json(replace(fit, processes={}))
+            about["processes"] = {name: process.to_dict() for name, process in fit.processes.items()}
+            for reach in about["reaches"].values():
+                del reach["rates"]
+            content[f"{product} {window}"] = about
         return content
 
     def plot(self, path: str | Path, *, process: str = "MO_BUY") -> Path:

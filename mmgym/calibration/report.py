@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from mmgym.calibration.exponential import Estimate, ExponentialFit
+from mmgym.calibration.exponential import Estimate
 from mmgym.calibration.tape_checks import Finding, draw_findings, json_value, marked
 from mmgym.plot import write_figure
 
@@ -36,18 +37,21 @@ def verdict(p_value: float) -> str:
     return "rejected" if p_value < REJECTION else "not rejected"
 
 
-def json_warnings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings as JSON types."""
-    return [asdict(item) | {"parameters": list(item.parameters)} for item in findings]
+def as_json(value: Any) -> Any:
+    """Results as JSON types: tables as lists of rows, dataclasses by their fields (findings are "warnings").
 
-
-def json_fit(fit: ExponentialFit) -> dict[str, Any]:
-    """A fit as JSON types, without its rates by depth; NaN becomes None."""
-    values = {item.name: getattr(fit, item.name) for item in fields(fit) if item.name != "rates"}
-    content: dict[str, Any] = json_value(
-        {name: asdict(value) if isinstance(value, Estimate) else value for name, value in values.items()}
-    )
-    return content
+    NaN becomes None.
+    """
+    if is_dataclass(value):
+        items = {item.name: getattr(value, item.name) for item in fields(value)}
+        return {"warnings" if name == "findings" else name: as_json(item) for name, item in items.items()}
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, pd.DataFrame):
+        return json_value(value.to_dict(orient="records"))
+    return json_value(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 def save_figure(

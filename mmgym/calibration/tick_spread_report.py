@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from mmgym.calibration.exponential import BrownianFit
 from mmgym.calibration.own_quotes import QUOTES, SIDES
-from mmgym.calibration.report import REJECTION, json_warnings, logarithmic_axis, save_figure, shown_p_value, verdict
+from mmgym.calibration.report import REJECTION, as_json, logarithmic_axis, save_figure, shown_p_value, verdict
 from mmgym.calibration.score_intervals import Estimates, proportions, rates
 from mmgym.calibration.spread_chain import ENOUGH_VISITS, ModelTest
 from mmgym.calibration.tape_checks import (
     Finding,
     described,
-    json_value,
     marked,
     require_finite,
 )
@@ -252,28 +251,9 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; NaN becomes None."""
-        return {
-            "source": self.source,
-            "tick": self.tick,
-            "start": self.start,
-            "end": self.end,
-            "transition_counts": self.transition_counts.tolist(),
-            "seconds": self.seconds.tolist(),
-            "clock_edges": self.clock_edges.tolist(),
-            "clock_counts": self.clock_counts.tolist(),
-            "clock_dispersion": self.clock_dispersion,
-            "hidden_jumps": self.hidden_jumps,
-            "own_size": self.own_size,
-            "proxy": _json_executions(self.proxy),
-            "own_quotes": None if self.own_quotes is None else _json_executions(self.own_quotes),
-            "flow": [json_value(asdict(flow)) for flow in self.flow],
-            "tests": {name: json_value(asdict(test) | {"p_value": test.p_value}) for name, test in self.tests.items()},
-            "mid": None if self.mid is None else json_value(asdict(self.mid)),
-            "volatility_interval": self.volatility_interval,
-            "initial_price": self.initial_price,
-            "warnings": json_warnings(self.findings),
-            "estimates": json_value(self.table().reset_index().to_dict(orient="records")),
-        }
+        tests = {name: as_json(test) | {"p_value": as_json(test.p_value)} for name, test in self.tests.items()}
+        content: dict[str, Any] = as_json(self)
+        return content | {"tests": tests, "estimates": as_json(self.table().reset_index())}
 
     def summary(self) -> str:
         """A few sentences: warnings, what was seen, how well the model holds, and what the proxy is worth."""
@@ -367,14 +347,6 @@ class Calibration:
             v = self.mid.volatility
             numbers = [v.value, v.stderr, v.lower, v.upper]
             yield "volatility", [*numbers, "price/sqrt(s)", self.mid.increments, self.mid.duration]
-
-
-def _json_executions(executions: Executions) -> dict[str, Any]:
-    return {
-        "counts": executions.counts.tolist(),
-        "seconds": executions.seconds.tolist(),
-        "dispersion": list(executions.dispersion),
-    }
 
 
 def _verdict(claim: str, test: ModelTest, lacking: str) -> str:
