@@ -152,6 +152,11 @@ def prose():
     yield f"{elsewhere[1]} elsewhere"
     utility = f"{baselines.optimal_policy(AS, utility='cara').optimum:.7f}"
     yield f'{utility} with `utility="cara"`'
+    policy, elsewhere = baselines.optimal_policy(AS), gymnasium.make(AS, fill_decay=1.0)
+    with pytest.warns(UserWarning, match="another action box"):
+        actions = baselines.score(elsewhere, policy).skill
+    quotes = baselines.score(elsewhere, policy, quotes=True).skill
+    yield f"the actions of this policy have skill {actions:.3f}, but its quotes {quotes:.3f}"
 
 
 def test_every_number_is_pinned():
@@ -163,8 +168,31 @@ def test_every_number_is_pinned():
         text = text.replace(fragment, "")
     text = re.sub(r"`[^`]*`|Stable-Baselines3", "", text)  # names
     text = re.sub(r"\(\d{4}\)|\(\d{4}\)'s|formula of \d{4}|\[\d+\]", "", text)  # citations
-    text = re.sub(r"Skill is 0 for|and 1 for the optimum|skill 1 is a lower bound", "", text)  # what skill means
+    text = re.sub(
+        r"Skill is 0 for|and 1 for the optimum|skill 1 is a lower bound|skill 1 at the best one", "", text
+    )  # what skill means
     assert re.findall(r".{0,40}\d.{0,20}", text) == []
+
+
+def test_skills_over_a_parameter():
+    table = baselines.robustness(baselines.optimal_policy(AS), AS, {"fill_decay": [1.0, 1.5, 2.0]}).table
+    first, second, third = table["skill"]
+    assert f"skill {first:.3f}, {second:.0f}, {third:.3f}" in TEXT
+
+
+def test_the_study_of_robustness():
+    folder = RESULTS / "robustness"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    blind, knowing = (pd.read_csv(folder / f"{name}.csv") for name in ("blind", "knowing"))
+    skills = pd.concat([blind, knowing]).assign(kind=lambda t: t["policy"].str.split("-").str[0])
+    means = skills.groupby(["kind", "fill_decay"])["skill"].mean()
+    for value in (1.0, 1.25):
+        assert means["randomised", value] > means["one", value]
+    for value in (1.5, 1.75, 2.0):
+        assert means["randomised", value] < means["one", value]
+    assert means["knowing"].between(0.85, 0.97).all() and "near 0.9 everywhere" in page
+    law = gymnasium.make(AS, randomise={"fill_decay": ["uniform", 1.0, 2.0]})
+    assert f"| {baseline_of(law).bounds().upper:.4f} |" in page
 
 
 def test_reference_policies_and_seeds():
