@@ -31,7 +31,7 @@ from mmgym.market import Market
 from mmgym.parameters import arguments_section, create
 from mmgym.rendering import EpisodeHistory
 from mmgym.rows import Rows, row_layout
-from mmgym.variation import ParametersOfRows, Values, Variation, laws_of, rows_of
+from mmgym.variation import ParametersOfRows, Values, Variation, laws_of, refuse_rows, rows_of
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
 
@@ -499,6 +499,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.num_envs = integer("num_envs", num_envs, low=1, high=100_000_000)
         if render_mode is not None:
             raise ValueError(f"render_mode = {render_mode!r} is not allowed for a batch: render a single environment")
+        refuse_rows(self.market.params_type, arguments, self.num_envs)
         rows = None if parameters is None else rows_of(parameters, self.num_envs)
         self._take_arguments(arguments, randomise, observe_parameters, rows)
         self.arguments |= {} if parameters is None else {"parameters": parameters}

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.arguments import refusal, shown
-from mmgym.parameters import Choice, Integer, argument_names, box_ends, create, row_of
+from mmgym.parameters import Choice, Integer, Multiple, Pair, Real, argument_names, box_ends, create, row_of
 
-__all__ = ["Law", "ParametersOfRows", "Variation", "laws_of"]
+__all__ = ["Law", "ParametersOfRows", "Variation", "laws_of", "refuse_rows", "rows_of"]
 
 Values = dict[str, Any]  # of the arguments that differ, by name
 
@@ -417,6 +417,26 @@ class Variation:
 def _distinct(rows: Sequence[Values]) -> list[Values]:
     """The rows that differ, in their order."""
     return list({repr(row): row for row in rows}.values())
+
+
+def refuse_rows(params_type: Any, arguments: Mapping[str, Any], num_envs: int) -> None:
+    """Refuse a list with a value for each row where an argument takes one for all of them.
+
+    Raises
+    ------
+    ValueError
+        The message says how rows get values of their own.
+    """
+    known = argument_names(params_type)
+    for name, value in arguments.items():
+        values = _plain(value)
+        row = row_of(params_type, name) if name in known else None
+        sides = 2 if isinstance(row, Pair) else 1
+        if isinstance(values, list) and len(values) == num_envs != sides and isinstance(row, Pair | Real | Multiple):
+            raise ValueError(
+                f"{name} = {shown(values)} is not allowed: an argument holds for all rows; values by row are given as "
+                f"parameters={{{name!r}: [...]}}"
+            )
 
 
 def rows_of(parameters: Any, num_envs: int) -> list[Values]:

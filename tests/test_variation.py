@@ -232,6 +232,9 @@ def test_mistakes_with_rows_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             gymnasium.make_vec(AS, num_envs=3, parameters=parameters)
+    for plain in ({"volatility": [1.0, 2.0, 3.0]}, {"fill_decay": np.ones(3)}):
+        with pytest.raises(ValueError, match="values by row are given as parameters="):
+            gymnasium.make_vec(AS, num_envs=3, **plain)
     for parameters in ([1.0, 2.0, 3.0], {}):
         with pytest.raises(TypeError, match="mapping"):
             gymnasium.make_vec(AS, num_envs=3, parameters=parameters)
