@@ -1,6 +1,7 @@
 """Scores over parameters that differ: against sums and integrals of single markets, brute force and simulation."""
 
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -235,3 +236,13 @@ def test_continuous_coordinates_over_a_law() -> None:
     parts = [score(market, best).value for _, market in markets(env)]
     assert found.value == pytest.approx(np.mean(parts), abs=found.value_error + 4.0 * found.stderr + 1e-3)
     assert found.value <= found.optimum_upper + found.value_error + 4.0 * found.stderr
+
+
+@pytest.mark.long
+def test_a_network_is_trained_on_the_exact_mean(tmp_path: Path) -> None:
+    """What it gains is the mean over the law: near the best fixed table, which a function of the state can play."""
+    train = pytest.importorskip("mmgym.agents.train").train
+    arguments = {"randomise": {"fill_decay": ["choice", [1.0, 2.0]]}, **TINY}
+    _, result = train("exact_gradient", AS, folder=tmp_path / "run", arguments=arguments, progress=False)
+    assert 0.99 < result.skill <= 1.0 + 1e-6
+    assert result.level == "bracketed" and result.value < result.optimum_upper
