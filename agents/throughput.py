@@ -10,8 +10,11 @@ import pandas as pd
 
 import mmgym  # noqa: F401  # registers the ids
 from mmgym.baselines.baseline import environment_of
+from mmgym.parameters import arguments_of
 
 __all__ = ["throughput"]
+
+MOST_RECORDS = 100_000_000  # bytes of parameters of rows, which take as long to make
 
 
 def _rate(run: Callable[[], None], steps: int, seconds: float) -> tuple[float, float]:
@@ -87,6 +90,22 @@ def _training(env_id: str, threads: int, **arguments: Any) -> tuple[float, float
     return float(np.max(rates)), float(np.median(rates))
 
 
+def _own_parameters(env_id: str, num_envs: int, arguments: dict[str, Any]) -> tuple[str, list[float]] | None:
+    """A real argument with a value for each row; None where it would take too long to make them."""
+    base: Any = environment_of(env_id, **arguments)
+    if num_envs * base.market.record_dtype.itemsize > MOST_RECORDS:
+        return None
+    for name, value in arguments_of(base.params).items():
+        if isinstance(value, float) and value > 0.0:
+            values = np.linspace(0.9375, 1.0, num_envs) * value
+            try:
+                gymnasium.make_vec(env_id, num_envs=2, parameters={name: values[[0, -1]]}, **arguments)
+            except ValueError:  # it changes the states, or what actions stand for
+                continue
+            return name, values.tolist()
+    return None
+
+
 def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFrame:
     """Environment steps per second, best and median of repeated runs.
 
@@ -116,6 +135,12 @@ def throughput(env_id: str, seconds: float = 1.0, **arguments: Any) -> pd.DataFr
         "batch of 65,536, 2 threads": _vector(env_id, 65_536, seconds, threads=2, **arguments),
         "batch of 65,536, 2 threads, copy=False": _vector(env_id, 65_536, seconds, threads=2, copy=False, **arguments),
     }
+    own = _own_parameters(env_id, 4096, arguments)
+    if own is not None:
+        name, values = own
+        rates[f"batch of 4,096, {name} by row"] = _vector(env_id, 4096, seconds, parameters={name: values}, **arguments)
+        law = {name: ["uniform", values[0], values[-1]]}
+        rates[f"batch of 4,096, {name} by episode"] = _vector(env_id, 4096, seconds, randomise=law, **arguments)
     for label, (run, steps) in environment_of(env_id, **arguments).measurements().items():
         rates[label] = _rate(run, steps, seconds)
     try:

@@ -126,6 +126,18 @@ ENVIRONMENTS = (
             ("Dealer", "dealer", "Bergault-Guéant (2021), requests of several sizes"),
         )
     ),
+    *(
+        Registered(
+            f"mmgym/RobustGLFT{role}-v0",
+            "robust_glft",
+            f"RobustGLFT{role}Env",
+            f"RobustGLFT{role}VectorEnv",
+            {},
+            "exact",
+            f"Spooner-Savani (2020), {who}",
+        )
+        for role, who in (("", "a maker against nature"), ("Adversary", "nature against a maker"))
+    ),
 )
 
 
@@ -183,8 +195,10 @@ def check_foreign_environment(env_id: Any, arguments: Any, source: str, *, files
         raise ValueError(
             f"{source}: arguments = {shortened(arguments)} of {env_id} must be a mapping of names to values"
         )
-    allowed = [*argument_names(face.market.params_type), "info"]
+    allowed = [*argument_names(face.market.params_type), "info", "randomise", "observe_parameters"]
     for name, value in arguments.items():
+        if name == "randomise" and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            value = list(value.values())  # laws are plain lists
         if name not in allowed:
             raise ValueError(
                 f"{source}: argument {shortened(name)} of {env_id} is not allowed: it must be one of "

@@ -300,7 +300,8 @@ BOX = {"ppo", "a2c", "sac", "td3", "tqc", "behaviour_cloning"}
 DISCRETE = {"ppo", "maskable_ppo", "dqn", "qrdqn"}
 
 
-BENCHMARKED = [row for row in ENVIRONMENTS if not row.declared]  # the others have the settings of ids without an entry
+# The others have the settings of ids without an entry, or carried over, and no runs.
+BENCHMARKED = [row for row in ENVIRONMENTS if not row.declared and row.market != "robust_glft"]
 
 
 def test_every_algorithm_has_settings_for_every_id_whose_actions_it_can_send():

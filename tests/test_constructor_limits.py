@@ -33,6 +33,7 @@ SMALL = {  # arguments that make a market of few states and steps, so that it is
         "signal_limit": 1,
         "population": "constant",
     },
+    "robust_glft": {"num_steps": 4, "horizon": 0.02, "inventory_limit": 2.0},
     **{row.market: {"num_steps": 4, "horizon": 0.04, "inventory_limit": 4.0} for row in ENVIRONMENTS if row.declared},
 }
 NUMBERS = [

@@ -1,10 +1,12 @@
-"""The N-player game of the mean-field market as a PettingZoo `ParallelEnv`."""
+"""Games as PettingZoo environments: the N-player game of the mean-field market, and zero-sum games of two."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
 try:
@@ -14,7 +16,7 @@ except ImportError as error:
 
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 
-__all__ = ["MeanFieldParallelEnv"]
+__all__ = ["MeanFieldParallelEnv", "ZeroSumParallelEnv"]
 
 Array = NDArray[Any]
 MAKER = "maker"
@@ -110,18 +112,18 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
                     f"the action {actions[agent]!r} of {agent} is not allowed: it must be two finite numbers"
                 )
         played = np.array([actions[taker] for taker in self.takers], np.float32)[None]
-        found = self.players.step(played, np.asarray(actions[MAKER], np.float32)[None])
+        outcome = self.players.step(played, np.asarray(actions[MAKER], np.float32)[None])
         agents = self.agents
-        rewards = {MAKER: float(found.maker_rewards[0])}
-        rewards |= dict(zip(self.takers, found.taker_rewards[0].tolist(), strict=True))
-        observations = self._by_player(found.taker_observations[0], found.maker_observations[0])
+        rewards = {MAKER: float(outcome.maker_rewards[0])}
+        rewards |= dict(zip(self.takers, outcome.taker_rewards[0].tolist(), strict=True))
+        observations = self._by_player(outcome.taker_observations[0], outcome.maker_observations[0])
         infos = self._infos()
-        if found.terminated:
+        if outcome.terminated:
             self.agents = []
         return (
             observations,
             rewards,
-            dict.fromkeys(agents, found.terminated),
+            dict.fromkeys(agents, outcome.terminated),
             dict.fromkeys(agents, False),
             infos,
         )
@@ -131,7 +133,7 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         players, size = self.players, self.players.params.game.order_size
-        found: dict[str, dict[str, Any]] = {
+        infos: dict[str, dict[str, Any]] = {
             MAKER: {
                 "mid": float(players.mid[0]),
                 "inventory": float(players.maker_inventory[0] * size),
@@ -143,10 +145,113 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
             }
         }
         states = zip(self.takers, (players.inventory[0] * size).tolist(), players.signal[0].tolist(), strict=True)
-        return found | {taker: {"inventory": inventory, "signal": signal} for taker, inventory, signal in states}
+        return infos | {taker: {"inventory": inventory, "signal": signal} for taker, inventory, signal in states}
 
     def render(self) -> None:
         """Nothing is drawn."""
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
+    """A market of two players, both of whom act: what one earns the other one loses.
+
+    Observations and actions of a player are those of her own environment. Both terminate together; nobody is truncated.
+    The infos of both are those of the market.
+
+    Parameters
+    ----------
+    env_id : str
+        Of either player's environment, such as ``mmgym/RobustGLFT-v0``: it names the game.
+    info : None or "full"
+        With "full", infos have every entry that the market knows.
+    **arguments
+        Those of the environment, but for the one that says whom the player meets.
+
+    Raises
+    ------
+    TypeError
+        If the environment is none of such a game.
+    ValueError
+        If an argument is of the wrong type or out of range; the message names it, its value and what is allowed.
+    """
+
+    metadata = {"name": "zero_sum_v0", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
+
+    def __init__(self, env_id: str, *, info: str | None = None, **arguments: Any) -> None:
+        spec = gymnasium.spec(env_id)
+        face: Any = load_env_creator(str(spec.entry_point))
+        if not hasattr(face, "game"):
+            raise TypeError(f"{env_id} is not allowed: it must be the environment of a player of a zero-sum game")
+        self.market = face.game(info=info, **{**spec.kwargs, **arguments})
+        self.render_mode = None
+        self.possible_agents = list(face.players)
+        self.agents: list[str] = []
+        self._sizes = {agent: len(controls) for agent, controls in face.players.items()}
+        space = self.market.observation_space
+        self.observation_spaces = {agent: gymnasium.spaces.Box(space.low, space.high) for agent in self._sizes}
+        self.action_spaces = {
+            agent: gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32) for agent, size in self._sizes.items()
+        }
+
+    def observation_space(self, agent: str) -> gymnasium.spaces.Box:
+        """Observation space of a player, always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gymnasium.spaces.Box:
+        """Action space of a player, always the same object."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, dict[str, Any]]]:
+        """Start an episode: observations and infos of both players. There are no options: what is given is ignored."""
+        observation, info = self.market.reset(seed=seed)
+        self.agents = list(self.possible_agents)
+        return self._for_both(observation), self._for_both(info)
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Play one decision step: observations, rewards, terminations, truncations and infos of both players.
+
+        Parameters
+        ----------
+        actions : mapping
+            An action of each player.
+
+        Raises
+        ------
+        ValueError
+            If an action is missing, has another shape or is not finite; nothing has then moved.
+        """
+        if not self.agents:
+            raise RuntimeError("step() before reset() or after the last step: call reset() first")
+        for agent, size in self._sizes.items():
+            if agent not in actions:
+                raise ValueError(f"the action of {agent} is missing: every player needs one in every step")
+            if np.shape(actions[agent]) != (size,) or not np.isfinite(actions[agent]).all():
+                raise ValueError(
+                    f"the action {actions[agent]!r} of {agent} is not allowed: it must be {size} finite numbers"
+                )
+        played = np.concatenate([np.asarray(actions[agent], np.float64) for agent in self._sizes])
+        observation, reward, terminated, _, info = self.market.step(played.clip(-1.0, 1.0).astype(np.float32))
+        if terminated:
+            self.agents = []
+        first, second = self.possible_agents
+        return (
+            self._for_both(observation),
+            {first: reward, second: -reward},
+            self._for_both(terminated),
+            self._for_both(False),
+            self._for_both(info),
+        )
+
+    def _for_both(self, value: Any) -> dict[str, Any]:
+        return {agent: copy.copy(value) for agent in self.possible_agents}
+
+    def render(self) -> None:
+        """Nothing is drawn."""
+
+    def close(self) -> None:
+        """Close the market."""
+        self.market.close()

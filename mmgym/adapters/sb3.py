@@ -78,8 +78,16 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
     def _row_infos(self, info: dict[str, Any]) -> list[dict[str, Any]]:
         if not info:
             return [self._nothing] * self.num_envs
-        columns = {name: np.asarray(values).tolist() for name, values in info.items()}
+        columns = {name: self._by_row(values) for name, values in info.items()}
         return [{name: values[row] for name, values in columns.items()} for row in range(self.num_envs)]
+
+    def _by_row(self, values: Any) -> list[Any]:
+        """Arrays over the rows, or a dict of them, as a list with an entry for each row."""
+        if isinstance(values, dict):
+            columns = {name: np.asarray(column).tolist() for name, column in values.items()}
+            return [{name: column[row] for name, column in columns.items()} for row in range(self.num_envs)]
+        rows: list[Any] = np.asarray(values).tolist()
+        return rows
 
     def close(self) -> None:
         """Close the batch."""
@@ -119,9 +127,9 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
         """Call the batch's method once; an array with a row per environment is handed out by rows."""
-        found = getattr(self.envs, method_name)(*arguments, **keywords)
-        by_row = isinstance(found, np.ndarray) and found.ndim > 0 and len(found) == self.num_envs
-        return [found[row] if by_row else found for row in self._count(indices)]
+        result = getattr(self.envs, method_name)(*arguments, **keywords)
+        by_row = isinstance(result, np.ndarray) and result.ndim > 0 and len(result) == self.num_envs
+        return [result[row] if by_row else result for row in self._count(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
