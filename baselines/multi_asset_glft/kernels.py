@@ -14,6 +14,9 @@ from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import num_terms, poisson_weights
 
+# Kept beside the declared law (`mmgym.baselines.declared`), for its speed: ten steps of MultiAssetGLFT are solved 13
+# times as fast (but scored no faster: 1.1 times).
+
 __all__ = ["backward_exponential", "backward_gradient", "backward_moments", "forward_law", "improve"]
 
 
