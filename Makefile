@@ -8,6 +8,9 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache/$(shell cat $$(find mmgym basel
 # One BLAS thread a process: the tests run two processes on small matrices.
 export OPENBLAS_NUM_THREADS := 1
 
+# Two processes: one of them has all tests of a market, so that each kernel is compiled once (tests/conftest.py).
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: demo test long slow check throughput clean
 
 .venv/installed: requirements.lock pyproject.toml
@@ -20,10 +23,10 @@ demo: .venv/installed
 	$(BIN)/mmgym demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not long and not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not slow" $(PARALLEL)
 
 long: .venv/installed
-	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "long and not slow" $(PARALLEL)
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -199,6 +199,24 @@ def _market(
     }
 
 
+def _about(
+    benchmark: Benchmark, cells: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What was run, when, by which versions, and how much of it ended."""
+    return {
+        "title": benchmark.title,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seeds": benchmark.seeds,
+        "budgets": {f"{c['market']} {c['name']}": c["timesteps"] for c in cells if c["kind"] == "agent"},
+        "cells": len(cells),
+        "finished": sum(result["status"] == "finished" for result in results),
+        "failed": sum(result["status"] == "failed" for result in results),
+        "core_seconds": sum(result["wall_seconds"] for result in results),
+        **provenance(),
+        "commits_of_cells": sorted({str(result["commit"]) for result in results}),
+    }
+
+
 def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, pd.DataFrame]:
     """Write ``results.csv``, ``summary.csv``, ``benchmark.json``, ``README.md`` and ``report.html``.
 
@@ -230,21 +248,8 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
         for result in results
         if result["status"] == "failed"
     ]
-    worked = sum(result["wall_seconds"] for result in results)
-    about = {
-        "title": benchmark.title,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seeds": benchmark.seeds,
-        "budgets": {f"{c['market']} {c['name']}": c["timesteps"] for c in cells if c["kind"] == "agent"},
-        "cells": len(cells),
-        "finished": sum(result["status"] == "finished" for result in results),
-        "failed": len(failures),
-        "core_seconds": worked,
-        **provenance(),
-        "commits_of_cells": sorted({str(result["commit"]) for result in results}),
-    }
-    benchmark_file = {**about, "benchmark": benchmark._asdict(), "failures": failures}
-    write_json(folder / "benchmark.json", benchmark_file)
+    about = _about(benchmark, cells, results)
+    write_json(folder / "benchmark.json", {**about, "benchmark": benchmark._asdict(), "failures": failures})
     with replacing(folder / "README.md") as part:
         part.write_text(results_page(folder), encoding="utf-8")
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, score, train
+from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, robustness, score, train
 from mmgym.agents.commands.command import UsageError, check_endings
 
 __all__ = ["COMMANDS", "main", "make_parser"]
@@ -20,6 +20,7 @@ COMMANDS = {
         score.LIST,
         score.SOLVE,
         score.SCORE,
+        robustness.ROBUSTNESS,
         train.TRAIN,
         train.BENCHMARK,
         record.RECORD,

@@ -112,7 +112,9 @@ def network_of(env: Any, net_arch: list[int], seed: int = 0) -> NetworkPolicy | 
     """
     length, space = env.observation_space.shape[0], env.action_space
     if isinstance(space, gymnasium.spaces.Box):
-        return NetworkPolicy(length, space.shape[0], list(net_arch), seed)
+        network = NetworkPolicy(length, space.shape[0], list(net_arch), seed)
+        network.quotes_of = env.to_quotes
+        return network
     sizes = component_sizes(space)
     if sizes is None:
         raise TypeError(f"a network of ours needs a box of actions or discrete ones, not {space}")

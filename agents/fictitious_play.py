@@ -24,11 +24,10 @@ from mmgym.arguments import integer
 from mmgym.baselines.catalogue import environment_of, params_of, problem_of, table_policy
 from mmgym.baselines.frozen import FrozenProblem, Table, state_laws, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
-from mmgym.baselines.reproduce.artifacts import write_figure
 from mmgym.baselines.tables import write_table
 from mmgym.models.mean_field import MakerParams, TakerParams
 from mmgym.plain_files import replacing, shortened, write_json
-from mmgym.plot import new_figure
+from mmgym.plot import new_figure, write_figure
 from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
@@ -225,55 +224,65 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
     torch.set_num_threads(1)
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    env_id, arguments = settings.environment, settings.arguments
     started = time.perf_counter()
-    plain = environment_of(env_id, population="constant", **arguments)
-    problem = problem_of(plain)
-    depth = 1.0 / plain.params.taker_fill_decay
-    constant = population_exploitability(
-        plain, np.full((problem.num_steps, problem.num_states, 2), depth)
-    ).exploitability
-    taker = _learner(settings, env_id, seed)
-    maker = None if settings.maker is None else _learner(settings, settings.maker, seed)
-    population, file = Mixture(problem), home / "population.npz"
+    game = _Game(settings, home, seed)
     rows: list[dict[str, float]] = []
-    crowd = "constant"
     with tqdm(total=settings.rounds, unit="round", desc=str(home), disable=not progress) as bar:
         for round_number in range(1, settings.rounds + 1):
-            env = environment_of(env_id, population=crowd, **arguments)
-            answer = taker.respond({**arguments, "population": crowd}, settings.timesteps)
-            table = tabulate(problem_of(env), answer)
-            gap = taker_exploitability(env, table).exploitability
-            population.add(table.controls, 1.0 / round_number if settings.averaging is None else settings.averaging)
-            mixed = population.table()
-            result = population_exploitability(env, mixed)
-            row = {
-                "round": round_number,
-                "exploitability": result.exploitability,
-                "relative": result.exploitability / constant,
-                "answer_regret": gap,
-                "value": result.value,
-            }
-            _write_population(file, env, mixed)
-            crowd = str(file)
-            if maker is not None and settings.maker is not None:
-                market = {**arguments, "population": crowd}
-                her_env = environment_of(settings.maker, **market)
-                her_table = tabulate(problem_of(her_env), maker.respond(market, settings.maker_timesteps))
-                row["maker_gap"] = maker_exploitability(her_env, her_table).exploitability
-                row["total"] = result.exploitability + row["maker_gap"]
-                _write_population(home / "maker.npz", her_env, her_table)
+            row = game.play_round(round_number)
             row["seconds"] = time.perf_counter() - started
             rows.append(row)
             with replacing(home / "rounds.csv") as part:
                 pd.DataFrame(rows).to_csv(part, index=False)
             bar.update(1)
-            bar.set_postfix(exploitability=f"{result.exploitability:.6g}", relative=f"{row['relative']:.4%}")
-    curve = pd.DataFrame(rows)
+            bar.set_postfix(exploitability=f"{row['exploitability']:.6g}", relative=f"{row['relative']:.4%}")
+    curve, constant = pd.DataFrame(rows), game.constant
     _draw(curve, constant, home / "exploitability.png")
     record = {"settings": settings._asdict(), "seed": seed, "constant": constant, "rounds": rows, **provenance()}
     write_json(home / "game.json", record)
     return GameResult(curve, constant, home)
+
+
+class _Game:
+    """A game between its rounds: who learns, the population so far and the crowd that the next answer meets."""
+
+    def __init__(self, settings: Settings, home: Path, seed: int) -> None:
+        self._settings, self._home, self._crowd = settings, home, "constant"
+        plain = environment_of(settings.environment, population=self._crowd, **settings.arguments)
+        problem = problem_of(plain)
+        depths = np.full((problem.num_steps, problem.num_states, 2), 1.0 / plain.params.taker_fill_decay)
+        self.constant = population_exploitability(plain, depths).exploitability
+        self._taker = _learner(settings, settings.environment, seed)
+        self._maker = None if settings.maker is None else _learner(settings, settings.maker, seed)
+        self._population = Mixture(problem)
+
+    def play_round(self, number: int) -> dict[str, float]:
+        """Answers to the population; the tables that it leads to are written."""
+        settings, file = self._settings, self._home / "population.npz"
+        market = {**settings.arguments, "population": self._crowd}
+        env = environment_of(settings.environment, **market)
+        table = tabulate(problem_of(env), self._taker.respond(market, settings.timesteps))
+        gap = taker_exploitability(env, table).exploitability
+        self._population.add(table.controls, 1.0 / number if settings.averaging is None else settings.averaging)
+        mixed = self._population.table()
+        result = population_exploitability(env, mixed)
+        row = {
+            "round": number,
+            "exploitability": result.exploitability,
+            "relative": result.exploitability / self.constant,
+            "answer_regret": gap,
+            "value": result.value,
+        }
+        _write_population(file, env, mixed)
+        self._crowd = str(file)
+        if self._maker is not None and settings.maker is not None:
+            market = {**settings.arguments, "population": self._crowd}
+            env = environment_of(settings.maker, **market)
+            table = tabulate(problem_of(env), self._maker.respond(market, settings.maker_timesteps))
+            row["maker_gap"] = maker_exploitability(env, table).exploitability
+            row["total"] = result.exploitability + row["maker_gap"]
+            _write_population(self._home / "maker.npz", env, table)
+        return row
 
 
 def _write_population(path: Path, env: Any, table: Table) -> None:

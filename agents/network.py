@@ -4,6 +4,7 @@ A network of a thousand weights that is to fit a smooth table has a least-square
 the minimum in tens of steps, where first-order methods take thousands. The damping is Marquardt's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,15 @@ class StandardisedNetwork:
 
 
 class NetworkPolicy(StandardisedNetwork, Float64Policy):
-    """A network as a policy of a box of actions: see `StandardisedNetwork`."""
+    """A network as a policy of a box of actions: see `StandardisedNetwork`.
+
+    Attributes
+    ----------
+    quotes_of : callable or None
+        Actions -> quotes in model units, in the environment that it was trained in.
+    """
+
+    quotes_of: Callable[[Any], Array] | None = None
 
     def actions(self, observations: Array) -> Array:
         """Actions in float64, before clipping to the box."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.choices import component_sizes
 from mmgym.baselines.gaussian import clipped_gaussian_nodes
-from mmgym.baselines.wrappers import refuse_policy_wrappers
+from mmgym.baselines.wrappers import innermost, refuse_policy_wrappers
 
 __all__ = ["ModelPolicy", "as_policy"]
 
@@ -28,9 +28,12 @@ class ModelPolicy:
         Whose running statistics of observations the model saw.
     masks : callable or None
         Observations -> action masks, for a model that was trained with them.
+    quotes_of : callable or None
+        Actions -> quotes in model units, in the environment that it was trained in.
     """
 
-    def __init__(self, model: Any, normalisation: Any = None, masks: Any = None) -> None:
+    def __init__(self, model: Any, normalisation: Any = None, masks: Any = None, quotes_of: Any = None) -> None:
+        self.quotes_of = quotes_of
         self.model = model
         self.markov = "Recurrent" not in type(model).__name__
         self._normalisation = normalisation
@@ -126,4 +129,6 @@ def as_policy(model: Any) -> ModelPolicy:
         if venv is None:
             raise TypeError("a model with action masks needs its environment: set_env() first")
         masks = venv.get_attr("masks", 0)[0]
-    return ModelPolicy(model, normalisation if normalisation is not None and normalisation.norm_obs else None, masks)
+    if normalisation is not None and not normalisation.norm_obs:
+        normalisation = None
+    return ModelPolicy(model, normalisation, masks, getattr(innermost(venv), "to_quotes", None))

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -265,29 +265,35 @@ def record(
     env = gymnasium.make(env_id, **arguments)
     env_id = env_id.rpartition(":")[2]  # datasets name no module
     wanted: dict[str, Any] = dict(policies) if isinstance(policies, Mapping) else {name: name for name in policies}
-    for name in wanted:
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"policy name {name!r} is not allowed: letters, digits, - and _ only")
-        if (root / env_id / f"{name}-v0").exists():
-            raise ValueError(f"{root / env_id / f'{name}-v0'} is there already: choose another folder")
+    _check_names(root / env_id, wanted)
     root.mkdir(parents=True, exist_ok=True)
+    about = {"environment": {"id": env_id, "arguments": arguments}, "seed": seed, "episodes": episodes}
     with tqdm(total=len(wanted) * episodes, unit="episode", desc=env_id, disable=not progress) as bar:
-        written = []
-        for place, (name, policy) in enumerate(wanted.items()):
-            places = np.random.SeedSequence([derived_seed(seed, "recording"), place]).generate_state(2, np.uint64)
-            base_seed, policy_seed = map(int, places)
-            notes: dict[str, Any] = {"description": f"the policy {name!r}"}
-            if isinstance(policy, str):
-                policy, notes = recorded_policy(env, policy, policy_seed)
-            seeds = [(base_seed + i) % 2**64 for i in range(episodes)]
-            about = {"environment": {"id": env_id, "arguments": arguments}, "seed": seed, "episodes": episodes}
-            written.append(_record_one(root, env, policy, {"policy": name, **notes, **about}, seeds, bar))
+        written = [_record_one(root, env, place, *named, about, bar) for place, named in enumerate(wanted.items())]
     env.close()
     return written
 
 
-def _record_one(root: Path, env: Any, policy: Any, about: dict[str, Any], seeds: list[int], bar: Any) -> Recording:
-    """Play and write the dataset of one policy; ``about`` is what its metadata say, besides the score and versions."""
+def _check_names(home: Path, names: Iterable[str]) -> None:
+    """Refuse names of policies that are not plain, and datasets that are there."""
+    for name in names:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"policy name {name!r} is not allowed: letters, digits, - and _ only")
+        if (home / f"{name}-v0").exists():
+            raise ValueError(f"{home / f'{name}-v0'} is there already: choose another folder")
+
+
+def _record_one(
+    root: Path, env: Any, place: int, name: str, policy: Any, recording: dict[str, Any], bar: Any
+) -> Recording:
+    """Play and write the dataset of one policy; its place among the others is part of its seeds."""
+    places = np.random.SeedSequence([derived_seed(recording["seed"], "recording"), place])
+    base_seed, policy_seed = map(int, places.generate_state(2, np.uint64))
+    notes: dict[str, Any] = {"description": f"the policy {name!r}"}
+    if isinstance(policy, str):
+        policy, notes = recorded_policy(env, policy, policy_seed)
+    seeds = [(base_seed + i) % 2**64 for i in range(recording["episodes"])]
+    about = {"policy": name, **notes, **recording}
     exact, parts = exact_score(env, policy), []
     for first in range(0, len(seeds), BATCH):
         count = min(BATCH, len(seeds) - first)

@@ -229,6 +229,31 @@ class _Run(NamedTuple):
         """The folder of the run's checkpoint."""
         return self.home / "checkpoint"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells this run from others, for its ``run.json``."""
+        what = {"seed": self.seed, "env": self.env_id, "arguments": self.arguments, "reward": self.reward}
+        return {**what, "config": self.config._asdict()}
+
+    def environment(self) -> Any:
+        """A single environment of what is trained on."""
+        return environment_of(self.env_id, **self.arguments)
+
+
+def _configured(
+    config_name: str, env_id: str, arguments: dict[str, Any], reward: str | None, timesteps: int | None
+) -> tuple[Config, dict[str, Any]]:
+    """The configuration of a run, and its environment's arguments with those that the algorithm asks for."""
+    config = load_config(config_name, env_id)
+    if timesteps is not None:
+        config = config._replace(n_timesteps=timesteps)
+    fields = params_of(env_id, **arguments)._fields
+    if reward is not None and "reward" in fields:
+        arguments.setdefault("reward", reward)
+    if config.algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
+        arguments.setdefault("actions", "flat")
+    return config, arguments
+
 
 class _Trained(NamedTuple):
     """What training left, besides the model's folder."""
@@ -288,7 +313,7 @@ def _train_on_samples(run: _Run) -> _Trained:
         bar.update(model.num_timesteps)
         model.learn(
             config.n_timesteps - model.num_timesteps,
-            callback=_Watcher(run, save, environment_of(env_id, **arguments), bar, curve),
+            callback=_Watcher(run, save, run.environment(), bar, curve),
             reset_num_timesteps=not run.resumed,
             tb_log_name="run",
             log_interval=10,
@@ -303,7 +328,7 @@ def _train_exactly(run: _Run) -> _Trained:
     """A run of exact rounds on a network; its model is saved."""
     from torch.utils.tensorboard import SummaryWriter
 
-    env, config = environment_of(run.env_id, **run.arguments), run.config
+    env, config = run.environment(), run.config
     policy = network_of(env, config.hyperparameters["net_arch"], derived_seed(run.seed, "environment"))
     if config.algorithm == "exact_gradient":
         expansions: Expansions | FrozenChoices = expansions_of(env)
@@ -424,31 +449,27 @@ def train(
     ):
         if value is not None:
             integer(name, value, low=1, high=2**62)
-    config = load_config(config_name, env_id)
-    if timesteps is not None:
-        config = config._replace(n_timesteps=timesteps)
-    arguments = dict(arguments or {})
-    fields = params_of(env_id, **arguments)._fields
-    if reward is not None and "reward" in fields:
-        arguments.setdefault("reward", reward)
-    if config.algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
-        arguments.setdefault("actions", "flat")
+    config, arguments = _configured(config_name, env_id, dict(arguments or {}), reward, timesteps)
     run_name = f"{env_id.rpartition(':')[2].replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)
     recover_folder(home / "checkpoint")
     resumed = resume and (home / "checkpoint").exists()
     how_often = (checkpoint_steps, score_steps or max(config.n_timesteps // 20, 1))
     run = _Run(config, env_id, arguments, reward, seed, home, run_name, threads, *how_often, resumed, progress)
-    settings = {"seed": seed, "env": env_id, "arguments": arguments, "reward": reward, "config": config._asdict()}
-    if resume and _is_finished(run, settings):
-        return home, score(environment_of(env_id, **arguments), load_model(home / "model")[0])
-    if not resumed:  # of an earlier run: a later --resume must not find it
+    if resume and _is_finished(run):
+        return home, score(run.environment(), load_model(home / "model")[0])
+    return home, _train(run)
+
+
+def _train(run: _Run) -> Score:
+    """Train, save and score what a run has not finished; ``run.json`` is written before and after."""
+    if not run.resumed:  # of an earlier run: a later --resume must not find it
         remove_folder(run.checkpoint)
-    summary: dict[str, Any] = {"settings": settings, **provenance()}
-    write_json(home / "run.json", summary)
-    torch.set_num_threads(threads)
-    trained = _train_exactly(run) if config.algorithm in EXACT_LEARNERS else _train_on_samples(run)
-    result = score(environment_of(env_id, **arguments), trained.policy)
+    summary: dict[str, Any] = {"settings": run.settings, **provenance()}
+    write_json(run.home / "run.json", summary)
+    torch.set_num_threads(run.threads)
+    trained = _train_exactly(run) if run.config.algorithm in EXACT_LEARNERS else _train_on_samples(run)
+    result = score(run.environment(), trained.policy)
     summary |= {
         "steps": trained.steps,
         "seconds": trained.seconds,
@@ -456,12 +477,12 @@ def train(
         "curve": trained.curve,
         "score": result.to_dict(),
     }
-    write_json(home / "run.json", summary)
+    write_json(run.home / "run.json", summary)
     remove_folder(run.checkpoint)
-    return home, result
+    return result
 
 
-def _is_finished(run: _Run, settings: dict[str, Any]) -> bool:
+def _is_finished(run: _Run) -> bool:
     """Whether the folder holds this run with its score.
 
     Raises
@@ -473,7 +494,7 @@ def _is_finished(run: _Run, settings: dict[str, Any]) -> bool:
     if not file.exists():
         return False
     before = read_json(file)
-    if not isinstance(before, dict) or before.get("settings") != json.loads(json.dumps(settings)):
+    if not isinstance(before, dict) or before.get("settings") != json.loads(json.dumps(run.settings)):
         raise ValueError(
             f"{run.home} holds a run with other settings (run.json): resume it with those, or choose another folder"
         )

@@ -2,7 +2,9 @@
 
 from mmgym.baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
 from mmgym.baselines.policy import Policy
+from mmgym.baselines.quotes import as_quotes
 from mmgym.baselines.risk import RiskMeasures, frozen_position_risk, pnl_distribution, risk_measures
+from mmgym.baselines.robustness import Robustness, robustness
 from mmgym.baselines.scoring import AboveOptimum, Score, risk_table, rollout, score, score_table
 from mmgym.baselines.tables import load_policy, read_table, write_table
 
@@ -11,7 +13,9 @@ __all__ = [
     "NoOptimum",
     "Policy",
     "RiskMeasures",
+    "Robustness",
     "Score",
+    "as_quotes",
     "best_known_policy",
     "frozen_position_risk",
     "load_policy",
@@ -22,6 +26,7 @@ __all__ = [
     "reference_policy",
     "risk_measures",
     "risk_table",
+    "robustness",
     "rollout",
     "score",
     "score_table",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines import frozen
 from mmgym.baselines.choices import FrozenChoices, component_sizes
-from mmgym.baselines.episodes import ControlVariate, Decision, episodes, simulated_columns
+from mmgym.baselines.episodes import ControlVariate, Decision, Rewards, episodes, simulated_columns
 from mmgym.baselines.expansion import Expansions, FrozenExpansions
 from mmgym.baselines.frozen import FrozenProblem, Functional, Solution, Table, criterion_value, solve
 from mmgym.baselines.kept import load_solution, save_solution
@@ -227,10 +227,24 @@ def _load(market: Market) -> None:
 
 
 def baseline_of(env: Any, **arguments: Any) -> Baseline:
-    """The baseline of an environment, a vector environment, or an id with constructor arguments."""
+    """The baseline of an environment, a vector environment, or an id with constructor arguments.
+
+    Raises
+    ------
+    TypeError
+        If it is a batch whose rows have parameters of their own.
+    """
     base = environment_of(env, **arguments)
     _load(base.market)
-    return baseline_for(base.params)
+    if base.variation is None:
+        return baseline_for(base.params)
+    if not base.variation.laws:
+        raise TypeError(
+            "rows with parameters of their own have no one optimum: make an environment of one of them, "
+            "gymnasium.make(id, **envs.unwrapped.arguments_of_row(i)), or give the law of parameters as randomise"
+        )
+    import_module("mmgym.baselines.randomised")
+    return baseline_for(base.variation)
 
 
 def optimal_controls(params: Any) -> Array:
@@ -266,6 +280,25 @@ def best_lower(
     return best, bounds[best]
 
 
+class Bracketed(Protocol):
+    """What `BestKnownPolicy` asks for: a baseline of which only bounds are known."""
+
+    def best_known(self) -> tuple[str, float]:
+        """Name and lower bound of the policy with the best lower bound."""
+
+    def policies(self) -> Mapping[str, Callable[[], Policy]]:
+        """As in `Baseline`."""
+
+    def bounds(self) -> Bounds:
+        """As in `Baseline`."""
+
+    def upper(self) -> float:
+        """The optimum, or its upper bound."""
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch (at most, where it is bracketed)."""
+
+
 class BestKnownPolicy:
     """The policy with the best lower bound of all that a bracketed market knows: it acts as that one does.
 
@@ -282,7 +315,7 @@ class BestKnownPolicy:
         The upper bound of the optimum.
     """
 
-    def __init__(self, baseline: "SimulatedBaseline") -> None:
+    def __init__(self, baseline: "Bracketed") -> None:
         self._baseline = baseline
 
     @property
@@ -386,7 +419,7 @@ class SimulatedBaseline:
 
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`: the rewards themselves."""
-        return ControlVariate()
+        return Rewards()
 
     def converted(self, mean: float, stderr: float) -> tuple[float, float]:
         """As in `Baseline`: an expectation."""

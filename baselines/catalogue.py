@@ -68,6 +68,8 @@ def level_of(env: Any, **arguments: Any) -> str:
 def optimal_policy(env: Any, **arguments: Any) -> Any:
     """The optimal policy of an environment as built: its steps, order size, bounds and utility.
 
+    Solutions that took more than half a second are kept in the user's cache folder, or in ``MMGYM_CACHE_DIR``.
+
     Parameters
     ----------
     env : environment, vector environment or id

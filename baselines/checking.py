@@ -276,9 +276,9 @@ class FiniteSuite:
         see(problem.num_steps, step.observations)
         info = step.info
         self.check_means(name, policy, returns, np.asarray(info["gain"], dtype=np.float64))
-        found = score(self.base, policy, method="simulated", episodes=self.episodes, seed=self.seed)
+        drawn = score(self.base, policy, method="simulated", episodes=self.episodes, seed=self.seed)
         self.compare(
-            f"control-variate score of the {name} policy", found.value, found.stderr, self.value(policy.controls)
+            f"control-variate score of the {name} policy", drawn.value, drawn.stderr, self.value(policy.controls)
         )
 
     def check_means(self, name: str, policy: TablePolicy, returns: Array, pnl: Array) -> None:
@@ -298,10 +298,10 @@ class FiniteSuite:
         if stderr < LARGEST_SKEW_ERROR * abs(utility):
             self.compare(f"mean utility of the {name} policy", float(returns.mean()), stderr, utility)
 
-    def compare(self, name: str, found: float, stderr: float, exact: float) -> None:
-        excess = max(abs(found - exact) - self.problem.tolerance - ROUNDING * (1.0 + abs(exact)), 0.0)
+    def compare(self, name: str, value: float, stderr: float, exact: float) -> None:
+        excess = max(abs(value - exact) - self.problem.tolerance - ROUNDING * (1.0 + abs(exact)), 0.0)
         z = excess / stderr if stderr > 0.0 else (math.inf if excess > 0.0 else 0.0)
-        self.figures[name], self.figures[f"z of the {name}"] = found, z
+        self.figures[name], self.figures[f"z of the {name}"] = value, z
         self.p_values[name] = float(2.0 * stats.norm.sf(z))
 
 
@@ -316,8 +316,8 @@ class _Smooth(RememberingPolicy):
 
     def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
         seen = np.asarray(observation, dtype=np.float64)
-        found, state = self.optimal.predict(observation, state=state, episode_start=episode_start)
-        return self._moved(seen, np.asarray(found)), state
+        action, state = self.optimal.predict(observation, state=state, episode_start=episode_start)
+        return self._moved(seen, np.asarray(action)), state
 
     def _moved(self, seen: Array, actions: Array) -> Any:
         if self.weights is None:
@@ -357,33 +357,34 @@ class SmoothSuite:
             gap = abs(scores["optimal"].value - upper)
             slack = error + scores["optimal"].value_error
             _require(gap <= slack, f"the optimal policy is worth {scores['optimal'].value!r}, not {upper!r}")
-        others = {name: found.value for name, found in scores.items() if name != "optimal"}
+        others = {name: each.value for name, each in scores.items() if name != "optimal"}
         self.figures["best suboptimal table"] = max(others.values())
         self.figures["smallest p-value"] = min(self.p_values.values())
         return self.figures
 
     def check_policy(self, name: str, policy: Any) -> Any:
         """Score by every method (none may be above the optimum), against plain returns on other seeds."""
-        found = score(self.base, policy, episodes=self.episodes, seed=self.seed)
+        result = score(self.base, policy, episodes=self.episodes, seed=self.seed)
         sampled = score(self.base, policy, method="simulated", episodes=self.episodes, seed=self.seed + 1)
         rows = rollout(self.base, policy, episodes=self.episodes, seed=10**6 * (self.seed + 1))
         returns = rows.groupby("episode")["reward"].sum().to_numpy()
         error = float(returns.std(ddof=1)) / math.sqrt(self.episodes)
-        slack = found.value_error + sampled.value_error
-        stderr = math.hypot(found.stderr, sampled.stderr)
-        self.compare(f"control-variate score of the {name} policy", found.value, sampled.value, stderr, slack)
+        slack = result.value_error + sampled.value_error
+        stderr = math.hypot(result.stderr, sampled.stderr)
+        self.compare(f"control-variate score of the {name} policy", result.value, sampled.value, stderr, slack)
         mean = float(returns.mean())
-        if found.utility is None:
-            self.compare(f"mean return of the {name} policy", found.value, mean, math.hypot(found.stderr, error), slack)
+        if result.utility is None:
+            error = math.hypot(result.stderr, error)
+            self.compare(f"mean return of the {name} policy", result.value, mean, error, slack)
         else:
             aversion = self.base.params.risk_aversion
-            utility = -math.exp(-aversion * found.value)
+            utility = -math.exp(-aversion * result.value)
             scale = aversion * abs(utility)  # of a difference in certainty equivalents
             if error < LARGEST_SKEW_ERROR * abs(utility):
-                error = math.hypot(scale * found.stderr, error)
+                error = math.hypot(scale * result.stderr, error)
                 self.compare(f"mean utility of the {name} policy", utility, mean, error, scale * slack)
-        self.figures[f"value of the {name} policy"] = found.value
-        return found
+        self.figures[f"value of the {name} policy"] = result.value
+        return result
 
     def compare(self, name: str, wanted: float, other: float, error: float, slack: float) -> None:
         excess = max(abs(other - wanted) - slack - ROUNDING * (1.0 + abs(other)), 0.0)
@@ -401,6 +402,6 @@ def _frequency_p_value(counts: Array, law: Array) -> float:
     order = np.argsort(expected)
     pooled = max(int(np.searchsorted(np.cumsum(expected[order]), 5.0)), int((expected < 5.0).sum()) - 1)
     small, large = order[: pooled + 1], order[pooled + 1 :]
-    found = np.append(counts[large], counts[small].sum())
+    seen = np.append(counts[large], counts[small].sum())
     wanted = np.append(expected[large], expected[small].sum())
-    return float(stats.chisquare(found, wanted).pvalue) if len(found) > 1 else 1.0
+    return float(stats.chisquare(seen, wanted).pvalue) if len(seen) > 1 else 1.0

@@ -90,9 +90,9 @@ class FrozenChoices:
         last, others = np.empty((len(drawn), self.sizes[-1])), np.empty((len(drawn), columns))
         for i in np.unique(slices):
             here, n = np.flatnonzero(slices == i), int(steps[i])
-            found = self.action_values(n, raw[n + 1][:, None])
-            last[here] = problem.to_value(found.last[states[here]], 0.0)
-            others[here] = problem.to_value(found.others(states[here], last[here].argmax(axis=1)), 0.0)
+            values = self.action_values(n, raw[n + 1][:, None])
+            last[here] = problem.to_value(values.last[states[here]], 0.0)
+            others[here] = problem.to_value(values.others(states[here], last[here].argmax(axis=1)), 0.0)
         highest = last.max(axis=1, keepdims=True)
         share = inverse * visited.ravel()[drawn]
         if problem.criterion.exponents is not None:  # weights are those of a factor of utility: of its logarithm

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.policy import checked_actions
 
-__all__ = ["ControlVariate", "Decision", "Step", "episodes", "simulated_columns"]
+__all__ = ["ControlVariate", "Decision", "Rewards", "Step", "episodes", "simulated_columns"]
 
 Array = NDArray[Any]
 
@@ -82,8 +82,8 @@ def episodes(
 class ControlVariate:
     """An estimate of the criterion from a simulated episode: a value at the start, and what every step adds to it.
 
-    By default that of a policy's reward itself. Where the value function is known it is the value at the start plus the
-    advantages of what is played: an unbiased estimate for any policy, and without sampling error at the optimum.
+    Where the value function is known it is the value at the start plus the advantages of what is played: an unbiased
+    estimate for any policy, and without sampling error at the optimum.
     """
 
     start: float = 0.0
@@ -95,6 +95,13 @@ class ControlVariate:
     def after(self, step: Step) -> Any:
         """What a step adds besides, known after it is played; a place for checks too."""
         return 0.0
+
+
+class Rewards(ControlVariate):
+    """The estimate where nothing is known of values: the rewards themselves."""
+
+    def after(self, step: Step) -> Array:
+        return step.rewards
 
 
 def simulated_columns(
@@ -111,8 +118,13 @@ def simulated_columns(
     envs = base.make_batch(count, info="full")
     names = ("returns", "pnl", "fills", "orders", "absolute_inventory")
     columns = {name: np.zeros(count) for name in names} | {"estimate": np.full(count, variate.start)}
+    length: Any = None
     for step in episodes(envs, policy, seed, deterministic=deterministic, note=variate.before):
-        info, length = step.info, step.info.get("elapsed", base.params.step_length)
+        info = step.info
+        if "elapsed" in info:
+            length = info["elapsed"]
+        elif length is None:  # later, rows that have ended may have other parameters
+            length = envs.params.step_length
         gained = {
             "estimate": step.noted + variate.after(step),
             "returns": step.rewards,

@@ -63,13 +63,18 @@ class FrozenExpansions:
     """
 
     def __init__(self, problem: FrozenProblem) -> None:
-        corners = np.array([[-1.0], [0.0], [1.0]]) * np.ones(problem.num_controls)
+        places = np.array([[-1.0], [0.0], [1.0], [-0.6875], [0.3125]])
         try:
-            low, middle, high = problem.controls(corners.astype(np.float32))
+            found = problem.controls((places * np.ones(problem.num_controls)).astype(np.float32))
         except (IndexError, ValueError) as error:
             raise TypeError("exact_gradient needs a box of actions") from error
-        if low.shape != (problem.num_controls,) or not np.allclose(0.5 * (low + high), middle, rtol=1e-9, atol=1e-9):
-            raise TypeError("exact_gradient needs controls that are an affine function of a box of actions")
+        low, middle, high = found[:3]
+        affine = found.shape[1:] == (problem.num_controls,)
+        if not affine or not np.allclose(found, middle + places * 0.5 * (high - low), rtol=1e-9, atol=1e-9):
+            raise TypeError(
+                "exact_gradient needs controls that are an affine function of a box of actions: there is no gradient "
+                "in a choice beside continuous controls"
+            )
         self.problem = problem
         self.center, self.reach = middle, 0.5 * (high - low)
         self.observations = np.concatenate([problem.observations(n) for n in range(problem.num_steps)])

@@ -52,8 +52,8 @@ class ImitationExpansions:
             self.observations, self.actions = self.observations[rows], self.actions[rows]
 
     def _played(self, policy: Any, observations: Array) -> Array:
-        found: Array = np.asarray(policy.predict(observations, deterministic=True)[0], dtype=np.float64)
-        return found
+        actions: Array = np.asarray(policy.predict(observations, deterministic=True)[0], dtype=np.float64)
+        return actions
 
     def value(self, policy: Policy) -> float:
         """Minus half the mean squared distance of actions."""

@@ -125,16 +125,16 @@ def load_solution(problem: Any) -> frozen.Solution | None:
     """A kept solution of exactly these parameters and sources, or None: whatever its damage, it is solved again."""
     steps, states = problem.num_steps, problem.num_states
     shapes = {"controls": (steps, states, problem.num_controls), "raw": (steps + 1, states), "log_scale": (steps + 1,)}
-    found = load_arrays(solution_file(problem))
+    stored = load_arrays(solution_file(problem))
     try:
-        if found is None:
+        if stored is None:
             return None
         for name in ("raw", "log_scale"):
-            numbers(found[name], name, shapes[name], "f")
-        controls = found["controls"]
+            numbers(stored[name], name, shapes[name], "f")
+        controls = stored["controls"]
         if controls.dtype.kind != "f" or controls.shape != shapes["controls"] or np.isnan(controls).any():
             return None
     except (UnreadableFile, KeyError):
         return None
-    raw, log_scale = found["raw"], found["log_scale"]
+    raw, log_scale = stored["raw"], stored["log_scale"]
     return frozen.Solution(controls.astype(np.float64), problem.to_value(raw, log_scale[:, None]), raw, log_scale)

@@ -235,6 +235,24 @@ def _starts(
     return np.concatenate(kept_states), np.concatenate(kept)
 
 
+def _take_better(
+    so_far: tuple[Array, Array, Array],
+    states: Integers,
+    climbs: tuple[Array, Array, Array],
+    sign: float,
+    noise: Array,
+    tolerance: Array,
+) -> None:
+    """Put climbs that end above the candidates (controls, values, shortfalls), or where those fell short, in place."""
+    controls, best, shortfalls = so_far
+    peaks, reached, left = climbs
+    for i in np.argsort(reached):  # the best climb of a state comes last
+        at = states[i]
+        better = reached[i] > sign * best[at] + noise[at] or not shortfalls[at] <= tolerance[at]
+        if better and left[i] <= tolerance[at]:
+            controls[at], best[at], shortfalls[at] = peaks[i], sign * reached[i], left[i]
+
+
 def best_controls(
     problem: ContinuousProblem,
     n: int,
@@ -285,24 +303,13 @@ def best_controls(
     everywhere = survey is not None
     doubtful = np.arange(problem.num_states) if everywhere else np.union1d(np.flatnonzero(region.crowded), missed)
     if len(doubtful):
-        states, starts = _starts(
-            problem,
-            doubtful,
-            region,
-            controls,
-            glance or one_step,
-            survey,
-            None if len(missed) or survey is None else best,
-        )
+        firm = None if len(missed) or survey is None else best
+        states, starts = _starts(problem, doubtful, region, controls, glance or one_step, survey, firm)
         states, starts = np.concatenate([states, missed]), np.concatenate([starts, controls[missed]])
         known = np.where(shortfalls <= tolerance, sign * best, -np.inf)
-        peaks, reached, left = climb(problem, n, states, starts, values, known)
+        climbs = climb(problem, n, states, starts, values, known)
         controls, best, shortfalls = controls.copy(), best.copy(), shortfalls.copy()
-        for i in np.argsort(reached):  # the best climb of a state comes last
-            at = states[i]
-            better = reached[i] > sign * best[at] + noise[at] or not shortfalls[at] <= tolerance[at]
-            if better and left[i] <= tolerance[at]:
-                controls[at], best[at], shortfalls[at] = peaks[i], sign * reached[i], left[i]
+        _take_better((controls, best, shortfalls), states, climbs, sign, noise, tolerance)
     if not (shortfalls <= tolerance).all():
         worst = int(np.argmax(np.where(shortfalls <= tolerance, -np.inf, np.nan_to_num(shortfalls, nan=np.inf))))
         raise ArithmeticError(

@@ -32,8 +32,9 @@ __all__ = [
 class Policy(Protocol):
     """Something that acts: Stable-Baselines3's `predict` and whether it is a function of the observation alone.
 
-    A stochastic policy may also have ``distribution(observations)``, which returns quadrature nodes of its actions,
-    shape (B, M, action), and their weights, shape (B, M).
+    A policy may have ``quotes_of(actions)``, the quotes in model units that its actions stand for where it was made
+    (`mmgym.baselines.quotes`). A stochastic policy may also have ``distribution(observations)``, which returns
+    quadrature nodes of its actions, shape (B, M, action), and their weights, shape (B, M).
     """
 
     markov: bool
@@ -119,6 +120,10 @@ class QuotingPolicy(StatelessPolicy):
     def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch: the nearest ones in the box."""
         return np.asarray(self.model.from_quotes(self.params, self.wanted(observation)))
+
+    def quotes_of(self, actions: Any) -> Array:
+        """Quotes in model units that its actions stand for."""
+        return np.asarray(self.model.to_quotes(self.params, actions))
 
     def clips(self, observation: Any) -> Array:
         """Whether the quotes of an observation, or of each of a batch, lie outside the box."""

@@ -36,7 +36,7 @@ def regret_by_state(problem: FrozenProblem, solution: Solution, table: Table) ->
     if problem.criterion.exponents is not None:
         raise ValueError("the regret of an exponential criterion is not a sum over steps")
     laws, states = state_laws(problem, table), np.arange(problem.num_states)
-    found = np.empty((problem.num_steps, problem.num_states))
+    lost = np.empty((problem.num_steps, problem.num_states))
     for n in range(problem.num_steps):
         following, controls = solution.raw[n + 1][:, None], table.controls[n]
         if table.weights is None:
@@ -46,8 +46,8 @@ def regret_by_state(problem: FrozenProblem, solution: Solution, table: Table) ->
             pairs = np.repeat(states, nodes), controls.reshape(-1, controls.shape[-1])
             values = problem.backward(n, *pairs, following, problem.criterion)[:, 0]
             played = (values.reshape(-1, nodes) * table.weights[n]).sum(axis=1)
-        found[n] = laws[n] * (solution.raw[n] - played)
-    return found
+        lost[n] = laws[n] * (solution.raw[n] - played)
+    return lost
 
 
 class RegretMap(NamedTuple):

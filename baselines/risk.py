@@ -293,30 +293,28 @@ def risk_measures(
     if method != "simulated":
         law = _exact_law(base, player, is_markov, deterministic, method == "exact", progress)
     gains, drawdowns = path_risks(base, player, episodes, seed, deterministic=deterministic, progress=progress)
-    if law is None:
-        made, truncation = "simulated", 0.0
-        at_risk = {level: quantile_estimate(-gains, level) for level in levels}
-        shortfall = {level: shortfall_estimate(-gains, level) for level in levels}
-    else:
-        made, truncation = ("exact" if _is_exact(law, levels) else "numerical"), law.truncation
-        reach = {level: (0.0, 0.0) if made == "exact" else law.accuracy(level) for level in levels}
-        at_risk = {level: _around(law.value_at_risk(level), reach[level][0]) for level in levels}
-        shortfall = {level: _around(law.expected_shortfall(level), reach[level][1]) for level in levels}
-    return RiskMeasures(
-        value_at_risk=at_risk,
-        expected_shortfall=shortfall,
-        drawdown=mean_estimate(drawdowns),
-        drawdown_quantile={level: quantile_estimate(drawdowns, level) for level in levels},
-        method=made,
-        truncation=truncation,
-        episodes=episodes,
-    )
+    tails = _simulated_tails(gains, levels) if law is None else _tails_of_law(law, levels)
+    quantiles = {level: quantile_estimate(drawdowns, level) for level in levels}
+    truncation = 0.0 if law is None else law.truncation
+    return RiskMeasures(*tails[:2], mean_estimate(drawdowns), quantiles, tails[2], truncation, episodes)
 
 
-def _is_exact(law: PnlLaw, levels: Sequence[float]) -> bool:
-    """Whether VaR and CVaR of a law at these levels have errors that are called exact."""
+Tails = tuple[dict[float, Estimate], dict[float, Estimate], str]  # VaR and CVaR by confidence, and how they were found
+
+
+def _simulated_tails(gains: Array, levels: Sequence[float]) -> Tails:
+    at_risk = {level: quantile_estimate(-gains, level) for level in levels}
+    return at_risk, {level: shortfall_estimate(-gains, level) for level in levels}, "simulated"
+
+
+def _tails_of_law(law: PnlLaw, levels: Sequence[float]) -> Tails:
+    """They are exact where the errors of all levels are small enough to be called so."""
     accurate = law.truncation <= EXACT and not law.smoothed
-    return accurate and all(max(law.accuracy(level)) <= EXACT * law.std for level in levels)
+    exact = accurate and all(max(law.accuracy(level)) <= EXACT * law.std for level in levels)
+    reach = {level: (0.0, 0.0) if exact else law.accuracy(level) for level in levels}
+    at_risk = {level: _around(law.value_at_risk(level), reach[level][0]) for level in levels}
+    shortfall = {level: _around(law.expected_shortfall(level), reach[level][1]) for level in levels}
+    return at_risk, shortfall, "exact" if exact else "numerical"
 
 
 def _around(value: float, error: float) -> Estimate:

@@ -15,6 +15,7 @@ from mmgym.baselines.baseline import Baseline, Evaluation, baseline_of, environm
 from mmgym.baselines.episodes import episodes as played_episodes
 from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.policy import as_policy, checked_actions
+from mmgym.baselines.quotes import as_quotes, warn_of_another_box
 from mmgym.baselines.risk import RiskMeasures, risk_measures
 from mmgym.baselines.table_policy import require_repeated
 
@@ -122,6 +123,7 @@ def score(
     method: str = "auto",
     deterministic: bool = True,
     markov: bool | None = None,
+    quotes: bool = False,
     episodes: int = 2_000,
     stderr: float | None = None,
     seed: int = 0,
@@ -148,6 +150,9 @@ def score(
         ``distribution``).
     markov : bool, optional
         Overrides what the policy says of itself.
+    quotes : bool
+        Whether the policy's quotes are played, where its actions stood for others than they do in this environment (see
+        `mmgym.baselines.quotes`); without it, its actions are played, and a warning says so.
     episodes : int
         Simulated episodes; with ``stderr``, the least number (the most is 1000 times as many).
     stderr : float, optional
@@ -180,6 +185,10 @@ def score(
         raise ValueError(f"episodes = {episodes} must be >= 2 and stderr = {stderr} must be > 0")
     base = environment_of(env, **arguments)
     player = as_policy(policy, markov)
+    if quotes:
+        player = as_quotes(player, base)
+    else:
+        warn_of_another_box(player, base)
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
     if method == "exact" and not is_markov:
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")

@@ -18,6 +18,10 @@ class _Tabulated(StatelessPolicy):
 
     _problem: FrozenProblem
 
+    def quotes_of(self, actions: Any) -> Array:
+        """Quotes in model units that its actions stand for."""
+        return self._problem.controls(actions)
+
     def _cells(self, observations: Any) -> tuple[Array, Array]:
         """Step and state; a terminal observation has the last step's."""
         step, state = self._problem.locate(observations)

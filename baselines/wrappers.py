@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 
-__all__ = ["Wrapped", "refuse_policy_wrappers", "unwrapped"]
+__all__ = ["Wrapped", "innermost", "refuse_policy_wrappers", "unwrapped"]
 
 # Exact types by name: a subclass may do anything.
 TRANSPARENT = {
@@ -69,6 +69,11 @@ def _never_cuts(layer: Any, base: Any) -> bool:
     steps = getattr(getattr(base, "params", None), "num_steps", None)
     longest = getattr(layer, "_max_episode_steps", 0)
     return bool(getattr(base, "counts_steps", False) and steps is not None and longest >= steps)
+
+
+def innermost(env: Any) -> Any:
+    """What is inside all wrappers, whatever they do."""
+    return _layers(env)[1]
 
 
 def unwrapped(env: Any) -> Any:

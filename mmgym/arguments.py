@@ -47,6 +47,8 @@ def together(values: Mapping[str, Any], reason: str) -> ValueError:
 
 def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> float:
     """A finite number with ``low <= value <= high`` and ``value > above``, as a float."""
+    if type(value) is float and low <= value <= high and value > above and abs(value) < math.inf:
+        return value
     bounds = [f"> {above:g}"] if above > -math.inf else []
     bounds += [f">= {low:g}"] if low > -math.inf else []
     bounds += [f"<= {high:g}"] if high < math.inf else []

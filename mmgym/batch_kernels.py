@@ -3,8 +3,11 @@
 Inside them `reset_one`, `controls_one`, `step_one` and `observe_one` stand for the functions of a market: numba looks
 them up by the type of the parameter record when it compiles a loop, and inlines them. With `NUMBA_DISABLE_JIT=1` the
 same loops and functions run as plain Python, for a debugger.
+
+``params[which[i]]`` are the parameters of row ``i``: one record for all rows, or several.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ from mmgym.vector_exp import fast_exp
 
 __all__ = [
     "advance_rows",
+    "draw_rows",
     "market_function",
     "markets",
     "prepare_rows",
@@ -41,11 +45,16 @@ def markets() -> list[Any]:
     return list(reversed(_markets.values()))
 
 
+@functools.cache
+def _market_of(dtype: Any) -> Any:
+    return _markets[from_dtype(dtype)]
+
+
 def market_function(name: str, part: Callable[[Any], Any] = lambda market: market) -> Callable[..., Any]:
     """What kernels call as the function of that name of the market, or a part of it, to which a record belongs."""
 
     def play(p, *rest):  # without a compiler
-        return getattr(part(_markets[from_dtype(p.dtype)]), name)(p, *rest)
+        return getattr(part(_market_of(p.dtype)), name)(p, *rest)
 
     @overload(play, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
     def compiled(p, *rest):
@@ -70,13 +79,13 @@ observe_one = market_function("observe_one")
 
 
 @_loop
-def prepare_rows(params, state, controls, intensities, actions, autoreset):
+def prepare_rows(params, which, state, controls, intensities, actions, autoreset):
     """Controls and intensities of every row's action; the first row that cannot be stepped, or -1. No state changes.
 
     A row with ``needs_reset`` can be stepped only with ``autoreset``.
     """
-    p = params[0]
     for i in range(np.uint64(state.shape[0])):
+        p = params[which[i]]
         acceptable = controls_one(p, actions[i], controls[i], intensities[i])
         if not acceptable or (state[i].needs_reset != 0 and not autoreset):
             return np.int64(i)
@@ -87,12 +96,11 @@ def prepare_rows(params, state, controls, intensities, actions, autoreset):
 
 
 @_loop
-def advance_rows(params, state, controls, intensities, observations, rewards, terminated):
+def advance_rows(params, which, state, controls, intensities, observations, rewards, terminated):
     """Step every row with its prepared controls, or start its next episode; the number of rows that terminated."""
-    p = params[0]
     finished = 0
     for i in range(np.uint64(state.shape[0])):
-        s = state[i]
+        p, s = params[which[i]], state[i]
         if s.needs_reset != 0:
             reset_one(p, s)
             controls[i, :] = np.nan  # the action was not played
@@ -110,18 +118,18 @@ def advance_rows(params, state, controls, intensities, observations, rewards, te
 
 
 @_loop
-def step_rows(params, state, controls, intensities, actions, observations, rewards, terminated, autoreset):
+def step_rows(params, which, state, controls, intensities, actions, observations, rewards, terminated, autoreset):
     """`prepare_rows`, then `advance_rows`: rows that terminated, or ``-1 - row`` for a row that cannot be stepped."""
-    row = prepare_rows(params, state, controls, intensities, actions, autoreset)
+    row = prepare_rows(params, which, state, controls, intensities, actions, autoreset)
     if row >= 0:
         return -1 - row
-    return advance_rows(params, state, controls, intensities, observations, rewards, terminated)
+    return advance_rows(params, which, state, controls, intensities, observations, rewards, terminated)
 
 
 @_loop
-def step_row(params, state, controls, intensities, action, observation):
+def step_row(params, which, state, controls, intensities, action, observation):
     """Step a batch of one: (status, reward), status -1 if it cannot be stepped, 1 if it terminated, else 0."""
-    p, s = params[0], state[0]
+    p, s = params[which[0]], state[0]
     if s.needs_reset != 0 or not controls_one(p, action, controls[0], intensities[0]):
         return -1, 0.0
     for j in range(intensities.shape[1]):
@@ -133,15 +141,26 @@ def step_row(params, state, controls, intensities, action, observation):
 
 
 @_loop
-def reset_rows(params, state, mask, observations):
+def reset_rows(params, which, state, mask, observations):
     """Start a new episode in the rows of ``mask`` and observe every row."""
-    p = params[0]
     for i in range(np.uint64(state.shape[0])):
-        s = state[i]
+        p, s = params[which[i]], state[i]
         if mask[i]:
             reset_one(p, s)
             s.needs_reset = 0
         observe_one(p, s, observations[i])
+
+
+@_loop
+def draw_rows(state, mask, numbers):
+    """Uniform numbers in [0, 1) from the streams of the rows of ``mask``, into their rows of ``numbers``."""
+    for i in range(np.uint64(state.shape[0])):
+        if mask[i]:
+            s0, s1 = state[i].s0, state[i].s1
+            for j in range(numbers.shape[1]):
+                numbers[i, j], s0, s1 = random_streams.uniform(s0, s1)
+            state[i].s0 = s0
+            state[i].s1 = s1
 
 
 @_loop

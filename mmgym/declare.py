@@ -22,6 +22,7 @@ import hashlib
 import inspect
 import linecache
 import math
+import re
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,9 +34,12 @@ from typing import Any, ClassVar, get_type_hints
 import gymnasium
 import numpy as np
 from numba import njit
+from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
 from mmgym import declared_kernels, market
+from mmgym.arguments import check_memory
+from mmgym.compiling import kernel_rows
 from mmgym.declared_kernels import exp
 from mmgym.dual_numbers import dual, slope_of
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
@@ -47,6 +51,7 @@ Array = NDArray[Any]
 MOST_STATES = 5_000_000
 MOST_WIDTH = 4_000_000  # of a coordinate's range: a float32 observation tells so many values apart
 MOST_STARTS = 64
+MOST_MARKS = 64
 COUNTS = {None: 0, "bid": 1, "ask": 2, "order": 3}
 PARAMETERS = ("p", "x", "u")
 COLUMNS = (
@@ -99,7 +104,9 @@ class Box:
 class Choice:
     """A whole number from ``low`` to ``high`` that is decided on; ``allowed(p, x, entry)`` masks some of them.
 
-    A masked entry is played as the nearest allowed one, of two the lower.
+    A masked entry is played as the nearest allowed one, of two the lower. Where all controls are choices actions are
+    `MultiDiscrete`; beside a `Box` a choice is a column of the action box, cut into as many equal parts as it has
+    entries.
     """
 
     name: str
@@ -125,6 +132,11 @@ class Event:
         Whether it can happen.
     counts : {None, "bid", "ask", "order"}
         What it is counted as: a fill of a bid or an ask, or a market order.
+    marks : int
+        How many kinds of it there are, such as sizes or jumps of a signal: when it happens, ``mark`` is drawn from 0 to
+        ``marks - 1``, and effect, payoff and ``when`` may read it; what is not open then does not happen.
+    chance : function of p, x, mark
+        With ``marks``: the probability of each, >= 0 and with the sum 1 where one of them is open.
     """
 
     name: str
@@ -133,11 +145,15 @@ class Event:
     payoff: Function | None = None
     when: Function | None = None
     counts: str | None = None
+    marks: int = 0
+    chance: Function | None = None
 
 
 @dataclass(frozen=True)
 class Impulse:
     """What a decision does before time runs: it is counted as a market order where it moves the coordinates.
+
+    Of the controls its functions see the choices only.
 
     Attributes
     ----------
@@ -166,7 +182,7 @@ class Market:
         price noise, ``initial_price`` where the price starts; with ``utility`` ("mean" or "cara") and ``risk_aversion``
         the criterion is theirs.
     coordinates, controls, events : sequences
-        Of `Coordinate`; of `Box` or of `Choice`; of `Event`.
+        Of `Coordinate`; of `Box` and `Choice`; of `Event`.
     policies : dict of str to function ``(params, coordinates, step) -> controls``
         Named policies, the first of which is the reference. ``coordinates`` are arrays by name, of all states;
         controls (S, C), or (C,) for all.
@@ -179,7 +195,7 @@ class Market:
     liquidation, terminal_penalty : functions of p, x, optional
         Paid at the end, taken off the gain or the criterion only; 0 by default.
     impulse : Impulse, optional
-        For markets whose controls are choices.
+        For markets with choices among their controls.
     tables : dict of str to (function ``(params) -> array``, shape)
         Arrays that functions read as fields of ``p``, such as ``p.flow[x.step]``, and the shape that has room for all.
     papers : tuple of str
@@ -225,10 +241,16 @@ class Market:
 
     # What follows from parameters
 
-    @property
-    def continuous(self) -> bool:
-        """Whether the controls are boxes."""
-        return isinstance(self.controls[0], Box)
+    @functools.cached_property
+    def boxed(self) -> NDArray[np.bool_]:
+        """Which controls (C,) are boxes."""
+        return np.array([isinstance(control, Box) for control in self.controls])
+
+    @functools.cached_property
+    def moves(self) -> tuple[tuple[Event, int | None], ...]:
+        """The events as kernels count them, one with marks as often as it has marks: pairs of event and mark."""
+        marks = [(event, range(event.marks) if event.marks else (None,)) for event in self.events]
+        return tuple((event, mark) for event, numbers in marks for mark in numbers)
 
     def ranges(self, params: Any) -> Array:
         """Lowest and highest of every coordinate, int (C, 2)."""
@@ -296,10 +318,12 @@ class Market:
     def boxes(self, params: Any) -> tuple[Array, Array, Array]:
         """Lowest and highest of every control and its unit, (C,) each."""
         low, high = (np.array([_of(params, getattr(c, end)) for c in self.controls], float) for end in ("low", "high"))
-        for control, a, b in zip(self.controls, low, high, strict=True):
-            if not (math.isfinite(a) and math.isfinite(b)) or not (a < b if self.continuous else a <= b):
+        for control, box, a, b in zip(self.controls, self.boxed, low, high, strict=True):
+            whole = box or (a == round(a) and b == round(b)) if math.isfinite(a) and math.isfinite(b) else False
+            if not whole or not (a < b if box else a <= b):
                 raise ValueError(
-                    f"{self.name}: the control {control.name} from {a:g} to {b:g} is not allowed: no range"
+                    f"{self.name}: the control {control.name} from {a:g} to {b:g} is not allowed: "
+                    + ("no range" if box else "both must be whole numbers, in order")
                 )
         units = [(b - a) / 8.0 for a, b in zip(low, high, strict=True)]
         for j, control in enumerate(self.controls):
@@ -327,7 +351,7 @@ class Market:
         return declared_kernels.slopes_function(self.engine.record_dtype)
 
     def transitions(self, params: Any) -> Array:
-        """States that events lead to, int (E, S); -1 where an event is not open.
+        """States that `moves` lead to, int (E, S); -1 where one is not open.
 
         Raises
         ------
@@ -393,13 +417,15 @@ def _check(declared: Market) -> None:
                 f"{name}: {wrong[0]!r} among the names of the {kind} is not allowed: each must be one word, there once"
                 + (f", and none of {', '.join(columns)}" if kind == "coordinates" else "")
             )
-    if len({type(control) for control in declared.controls}) > 1:
-        raise ValueError(f"{name}: controls must all be Box or all be Choice: state a box on a grid of choices")
-    if declared.impulse is not None and declared.continuous:
-        raise ValueError(f"{name}: an impulse needs controls that are Choice")
+    if declared.impulse is not None and declared.boxed.all():
+        raise ValueError(f"{name}: an impulse needs a control that is a Choice")
     for event in declared.events:
         if event.counts not in COUNTS:
             raise ValueError(f"{name}: counts = {event.counts!r} of {event.name} must be one of {list(COUNTS)}")
+        if not 0 <= event.marks <= MOST_MARKS:
+            raise ValueError(f"{name}: marks = {event.marks} of {event.name} must be from 0 to {MOST_MARKS}")
+        if (event.chance is not None) != (event.marks > 0):
+            raise ValueError(f"{name}: {event.name} needs both of marks and chance, or none of them")
     missing = [word for word in ("horizon", "num_steps") if word not in declared.params._fields]
     if missing:
         raise ValueError(f"{name}: the parameters have no {missing[0]}: horizon and num_steps are needed")
@@ -437,22 +463,38 @@ class _Source:
         call = self.call(function, "0.0", allowed)
         return call if call == "0.0" else f"0.0 + {call}"
 
-    def when(self, event: Event) -> str:
-        return self.call(event.when, "True", ("p", "x"))
+    def of_moves(self, part: str, default: str, allowed: Sequence[str]) -> list[str]:
+        """Calls of the function that events have as ``part``, with the marks of `Market.moves`."""
+        found = []
+        for event, mark in self.declared.moves:
+            call = self.call(getattr(event, part), default, allowed if mark is None else (*allowed, "mark"))
+            found.append(call if mark is None else re.sub(r"\bmark\b(?=[,)])", str(mark), call))
+        return found
+
+    def intensities(self, opened: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        """What is computed once a step; lines that are needed in a state; and the intensities of all moves."""
+        fixed, lines, rates = [], [], []
+        for e, event in enumerate(self.declared.events):
+            found = self.number(event.intensity)
+            alone = "x" not in inspect.signature(getattr(event.intensity, "py_func", event.intensity)).parameters
+            fixed.append(found if alone else "0.0")
+            once = f"fixed[{e}]" if alone else found
+            if event.marks and not alone:
+                here = [when for when, (other, _) in zip(opened, self.declared.moves, strict=True) if other is event]
+                lines.append(f"    once_{e} = ({once} if {' or '.join(dict.fromkeys(here))} else 0.0)")
+                once = f"once_{e}"
+            rates += [once] * max(event.marks, 1)
+        chances = self.of_moves("chance", "", ("p", "x"))
+        return fixed, lines, [f"{r} * {c}" if c else r for r, c in zip(rates, chances, strict=True)]
 
     def text(self) -> tuple[str, dict[str, Any]]:
         d = self.declared
         names, controls = [c.name for c in d.coordinates], [c.name for c in d.controls]
-        count = len(d.events)
-        rates, fixed = [], []
-        for k, event in enumerate(d.events):
-            found = self.number(event.intensity)
-            alone = "x" not in inspect.signature(getattr(event.intensity, "py_func", event.intensity)).parameters
-            fixed.append(found if alone else "0.0")
-            rates.append(f"fixed[{k}]" if alone else found)
-        pays = [self.number(event.payoff) for event in d.events]
-        opened = [self.when(event) for event in d.events]
-        moves = [self.call(event.effect, "", ("p", "x")) for event in d.events]
+        count = len(d.moves)
+        pays = [f"0.0 + {call}" for call in self.of_moves("payoff", "0.0", PARAMETERS)]
+        opened = self.of_moves("when", "True", ("p", "x"))
+        moves = self.of_moves("effect", "", ("p", "x"))
+        fixed, before, rates = self.intensities(opened)
         integers = ", ".join("np.int64({})" for _ in names)
 
         def lines(pattern: str, *columns: Sequence[str]) -> str:
@@ -465,8 +507,13 @@ class _Source:
         def moved(target: str) -> str:
             return "X(x.step, " + integers.format(*(f"{target}[{j}]" for j in range(len(names)))) + ")"
 
-        row = ", ".join(f"row[{j}]" if d.continuous else f"np.int64(row[{j}])" for j in range(len(controls)))
-        duals = ", ".join(f"dual(row[{j}], 1.0 if j == {j} else 0.0)" for j in range(len(controls)))
+        row = ", ".join(f"row[{j}]" if box else f"np.int64(row[{j}])" for j, box in enumerate(d.boxed))
+        duals = ", ".join(
+            f"dual(row[{j}], 1.0 if j == {j} else 0.0)" if box else f"np.int64(row[{j}])"
+            for j, box in enumerate(d.boxed)
+        )
+        choices = [name for name, box in zip(controls, d.boxed, strict=True) if not box]
+        chosen = f"V({', '.join(f'u.{name}' for name in choices)})" if d.impulse else "u"
         masks = [getattr(control, "allowed", None) for control in d.controls]
         conditional = [f"({rate} if {when} else 0.0)" for rate, when in zip(rates, opened, strict=True)]
         chances = "\n".join(
@@ -474,6 +521,7 @@ class _Source:
         )
         impulse = d.impulse
         landed = "x" if impulse is None else f"landed(p, {self.call(impulse.effect, '')}, x)"
+        needed = "".join(f"{line}\n" for line in before)
         blocks = [
             f"def load(p, s): return X(np.int64(s.step), {integers.format(*(f's.{name}' for name in names))})",
             "def place(p, s, x):\n" + lines("s.{1} = x.{1}", names),
@@ -487,16 +535,20 @@ class _Source:
                 f"    observation[{j + 1}] = (s.{name} - p.shift[{j}]) / p.width[{j}]" for j, name in enumerate(names)
             ),
             f"def to_controls(p, row): return U({row})",
-            f"def to_duals(p, row, j): return U({duals if d.continuous else row})",
-            f"def continuous(p): return {d.continuous}",
+            f"def to_duals(p, row, j): return U({duals})",
+            f"def some_boxes(p): return {bool(d.boxed.any())}",
+            f"def is_box(p, j): return ({', '.join(str(bool(box)) for box in d.boxed)},)[j]",
             "def allowed(p, x, j, entry):\n"
             + lines("if j == {0}: return bool({1})", [self.call(m, "True", ("p", "x", "entry")) for m in masks])
             + "\n    return True",
             f"def fixed_rates(p, u): return ({', '.join(fixed)},)",
-            f"def rates(p, x, u, fixed): return ({', '.join(conditional)},)",
-            "def fill_rates(p, x, u, fixed, values):\n" + lines("values[{0}] = {1} if {2} else 0.0", rates, opened),
-            "def fill_rate_slopes(p, x, u, fixed, slopes):\n"
+            f"def rates(p, x, u, fixed):\n{needed}    return ({', '.join(conditional)},)",
+            f"def fill_rates(p, x, u, fixed, values):\n{needed}"
+            + lines("values[{0}] = {1} if {2} else 0.0", rates, opened),
+            f"def fill_rate_slopes(p, x, u, fixed, slopes):\n{needed}"
             + lines("slopes[{0}] = slope_of({1}) if {2} else 0.0", rates, opened),
+            "def fill_chances(p, x, values):\n"
+            + lines("values[{0}] = {1}", self.of_moves("chance", "1.0", ("p", "x"))),
             choose("payoff", "p, x, u", pays, "0.0"),
             "def fill_payoffs(p, x, u, values):\n" + lines("values[{0}] = {1} if {2} else 0.0", pays, opened),
             "def fill_payoff_slopes(p, x, u, slopes):\n"
@@ -506,11 +558,13 @@ class _Source:
             choose("is_open", "p, x", [f"bool({when})" for when in opened], "False"),
             f"def landed(p, found, x):\n    found = as_tuple(found)\n    return {moved('found')}",
             choose("effect", "p, x", [f"landed(p, {move}, x)" for move in moves], "x"),
-            f"def counts_as(p, k): return ({', '.join(str(COUNTS[event.counts]) for event in d.events)},)[k]",
+            f"def counts_as(p, k): return ({', '.join(str(COUNTS[event.counts]) for event, _ in d.moves)},)[k]",
             f"def num_events(p): return {count}",
             f"def has_impulse(p): return {impulse is not None}",
-            f"def impulse_payoff(p, x, u): return {self.number(impulse.payoff if impulse else None)}",
-            f"def impulse_effect(p, x, u): return {landed}",
+            f"def paid(p, x, u): return {self.number(impulse.payoff if impulse else None)}",
+            f"def moved(p, x, u): return {landed}",
+            f"def impulse_payoff(p, x, u): return paid(p, x, {chosen})",
+            f"def impulse_effect(p, x, u): return moved(p, x, {chosen})",
         ]
         blocks += [
             f"def {name}(p, x, u): return {self.number(getattr(d, name))}" for name in ("income", "running_penalty")
@@ -521,6 +575,7 @@ class _Source:
         ]
         self.functions["X"] = namedtuple("X", ["step", *names])
         self.functions["U"] = namedtuple("U", controls)
+        self.functions["V"] = namedtuple("V", choices)
         return "\n\n\n".join(blocks) + "\n", self.functions
 
 
@@ -636,10 +691,11 @@ def _engine(declared: Market) -> market.Market:
 def sampled_controls(declared: Market, params: Any, most: int) -> Array:
     """Controls (M, C): a grid over boxes with their bounds, or combinations of choices, all of them if so few."""
     low, high, _ = declared.boxes(params)
-    points = 2 if CHECKED_POINTS ** len(low) > most else CHECKED_POINTS
+    combinations = math.prod(int(b - a) + 1 for a, b, box in zip(low, high, declared.boxed, strict=True) if not box)
+    points = 2 if combinations * CHECKED_POINTS ** int(declared.boxed.sum()) > most else CHECKED_POINTS
     axes = [
-        np.linspace(a, b, points) if declared.continuous else np.arange(a, b + 1.0)
-        for a, b in zip(low, high, strict=True)
+        np.linspace(a, b, points) if box else np.arange(a, b + 1.0)
+        for a, b, box in zip(low, high, declared.boxed, strict=True)
     ]
     count = math.prod(len(axis) for axis in axes)
     chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
@@ -649,32 +705,39 @@ def sampled_controls(declared: Market, params: Any, most: int) -> Array:
 
 
 @functools.lru_cache(maxsize=16)
+@np.errstate(all="ignore")  # without a compiler numbers overflow in silence as well
 def _transitions(declared: Market, params: Any) -> Array:
-    d, record = declared, declared.engine.record(params)
-    rows, count = d.states(params), len(d.events)
+    d, record = declared, kernel_rows(declared.engine.record(params))
+    states, count = math.prod(d.shape(params)), len(d.moves)
+    check_memory(
+        states * count * (9.0 + 24.0 * len(d.coordinates)),
+        f"{d.name}: what {count} events do in {states:,} states",
+        "the ranges of " + ", ".join(c.name for c in d.coordinates),
+    )
+    rows = d.states(params)
     found, reached = np.empty((count, len(rows)), dtype=np.bool_), np.empty((count, *rows.shape), dtype=np.int64)
     declared_kernels.find_transitions(record, rows, found, reached)
 
     def refuse(function: Any, state: int, what: str) -> None:
         raise ValueError(f"{d.name}: {function_name(function)} at {d.describe_state(params, state)} {what}")
 
-    for event, places in zip(d.events, reached, strict=True):
-        _require_inside(d, params, event.effect, places)
-    low, high, _ = d.boxes(params)
-    if not d.continuous:
-        entries = np.zeros((len(rows), len(low), int((high - low).max()) + 1), dtype=np.bool_)
-        declared_kernels.find_allowed(record, 0, rows, entries)
+    for (event, mark), places in zip(d.moves, reached, strict=True):
+        _require_inside(d, params, event.effect, places, mark)
+    low, _, _ = d.boxes(params)
+    if not d.boxed.all():
+        entries = allowed_entries(d, params, 0)
         for j, control in enumerate(d.controls):
             none = np.flatnonzero(~entries[:, j].any(axis=1))
-            if len(none):
+            if len(none) and not d.boxed[j]:
                 refuse(getattr(control, "allowed", None), int(none[0]), f"allows no entry of {control.name}")
     sample = sampled_controls(d, params, max(min(MOST_CHECKED, 2_000_000 // (len(rows) * count)), 2 ** len(low)))
     numbers = np.empty((7, len(rows)))
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty")
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
+        _require_chances(d, params, step, found)
         for controls in sample:
-            values = rates_of(d, params, step, controls)
-            for k, event in enumerate(d.events):
+            values = _rates(d, record, rows, step, controls)
+            for k, (event, _) in enumerate(d.moves):
                 wrong = np.flatnonzero(~((values[0][k] >= 0.0) & np.isfinite(values[0][k])))
                 if len(wrong):
                     refuse(
@@ -689,7 +752,7 @@ def _transitions(declared: Market, params: Any) -> Array:
                         int(wrong[0]),
                         f"with {_in_words(d, controls)} is {values[1][k][wrong[0]]}: it must be finite",
                     )
-            declared_kernels.find_state_rates(record, step, rows, np.tile(controls, (len(rows), 1)), numbers)
+            declared_kernels.find_state_rates(record, step, rows, controls, numbers)
             for word, line in zip(words, numbers, strict=True):
                 wrong = np.flatnonzero(~np.isfinite(line) | ((line < 0.0) if word == "variance" else False))
                 if len(wrong):
@@ -703,10 +766,33 @@ def _transitions(declared: Market, params: Any) -> Array:
     return following
 
 
+def _require_chances(declared: Market, params: Any, step: int, found: Array) -> None:
+    """Refuse chances of marks that are no probabilities, in states where one of the marks is open: ``found`` (E, S)."""
+    d, chances = declared, np.ones(found.shape)
+    if not any(event.marks for event in d.events):
+        return
+    declared_kernels.find_chances(kernel_rows(d.engine.record(params)), step, d.states(params), chances)
+    for event in d.events:
+        of_event = [k for k, (other, _) in enumerate(d.moves) if other is event]
+        total, least = chances[of_event].sum(axis=0), chances[of_event].min(axis=0)
+        wrong = np.flatnonzero(~((least >= 0.0) & (np.abs(total - 1.0) <= 1e-9)) & found[of_event].any(axis=0))
+        if len(wrong):
+            state = int(wrong[0])
+            raise ValueError(
+                f"{d.name}: {function_name(event.chance)} at {d.describe_state(params, state)} is "
+                f"{chances[of_event, state].tolist()} for the marks of {event.name}: they must be >= 0 and sum to 1"
+            )
+
+
 def rates_of(declared: Market, params: Any, step: int, controls: Array) -> tuple[Array, Array, Array, Array]:
     """Intensities and payoffs (E, S), flow of the criterion and variance of its noise (S,), under controls (C,)."""
-    record, rows = declared.engine.record(params), declared.states(params)
-    count, states = len(declared.events), len(rows)
+    return _rates(declared, declared.engine.record(params), declared.states(params), step, controls)
+
+
+def _rates(
+    declared: Market, record: Array, rows: Array, step: int, controls: Array
+) -> tuple[Array, Array, Array, Array]:
+    count, states = len(declared.moves), len(rows)
     rate, pay, flow, noise = np.empty((count, states)), np.empty((count, states)), np.empty(states), np.empty(states)
     weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     declared_kernels.find_rates(
@@ -720,7 +806,7 @@ def _in_words(declared: Market, controls: Array) -> str:
     return ", ".join(f"{c.name} {value:g}" for c, value in zip(declared.controls, controls, strict=True))
 
 
-def _require_inside(declared: Market, params: Any, function: Any, places: Array) -> None:
+def _require_inside(declared: Market, params: Any, function: Any, places: Array, mark: int | None = None) -> None:
     """Refuse coordinates (S, C) after each state that leave their ranges."""
     ranges = declared.ranges(params)
     wrong = np.flatnonzero(((places < ranges[:, 0]) | (places > ranges[:, 1])).any(axis=1))
@@ -728,27 +814,43 @@ def _require_inside(declared: Market, params: Any, function: Any, places: Array)
         state = int(wrong[0])
         after = ", ".join(f"{c.name} {v}" for c, v in zip(declared.coordinates, places[state], strict=True))
         raise ValueError(
-            f"{declared.name}: {function_name(function)} leads from {declared.describe_state(params, state)} to "
-            f"{after}, out of the ranges {[(int(a), int(b)) for a, b in ranges]}: let it happen within them only"
+            f"{declared.name}: {function_name(function)} leads from {declared.describe_state(params, state)}"
+            f"{'' if mark is None else f' with mark {mark}'} to {after}, out of the ranges "
+            f"{[(int(a), int(b)) for a, b in ranges]}: let it happen within them only"
         )
 
 
 def allowed_entries(declared: Market, params: Any, step: int) -> Array:
-    """Which entries of every choice are allowed: bool (S, controls, entries), False beyond the last entry."""
+    """Which entries of every choice are allowed: bool (S, controls, entries), False beyond the last and of boxes."""
     low, high, _ = declared.boxes(params)
-    rows = declared.states(params)
-    found = np.zeros((len(rows), len(low), int((high - low).max()) + 1), dtype=np.bool_)
-    declared_kernels.find_allowed(declared.engine.record(params), step, rows, found)
+    rows, most = declared.states(params), int((high - low)[~declared.boxed].max(initial=0.0)) + 1
+    found = np.zeros((len(rows), len(low), most), dtype=np.bool_)
+    declared_kernels.find_allowed(kernel_rows(declared.engine.record(params)), step, rows, found)
     return found
 
 
 def impulse_of(declared: Market, params: Any, step: int, controls: Array) -> tuple[Array, Array]:
-    """States (S,) after the impulse of choices that are allowed, the same ones elsewhere, and what it pays (S,)."""
+    """States (S,) after the impulse of choices that are allowed, the same ones elsewhere, and what it pays (S,).
+
+    Raises
+    ------
+    ValueError
+        If it leads out of the ranges, does not pay a finite number, or reads a control that is no choice.
+    """
     d, rows = declared, declared.states(params)
     places, paid = np.empty_like(rows), np.empty(len(rows))
-    declared_kernels.find_impulses(d.engine.record(params), step, rows, controls, places, paid)
-    entries = (controls - d.boxes(params)[0]).astype(np.int64)
-    open_ = allowed_entries(d, params, step)[:, np.arange(len(entries)), entries].all(axis=1)
+    try:
+        declared_kernels.find_impulses(
+            kernel_rows(d.engine.record(params)), step, rows, np.asarray(controls, np.float64), places, paid
+        )
+    except (TypingError, AttributeError) as error:
+        boxes = [control.name for control, box in zip(d.controls, d.boxed, strict=True) if box]
+        if not any(name in str(error) for name in boxes):
+            raise
+        raise ValueError(f"{d.name}: the impulse reads one of {', '.join(boxes)}: it sees the choices only") from error
+    chosen = np.flatnonzero(~d.boxed)
+    entries = (controls - d.boxes(params)[0])[chosen].astype(np.int64)
+    open_ = allowed_entries(d, params, step)[:, chosen, entries].all(axis=1)
     places[~open_], paid[~open_] = rows[~open_], 0.0
     if d.impulse is not None:
         _require_inside(d, params, d.impulse.effect, places)
@@ -769,13 +871,13 @@ class DeclaredFace(MarketFace):
 
     declaration: ClassVar[Market]
 
-    def _take_arguments(self, arguments: dict[str, Any]) -> None:
-        super()._take_arguments(arguments)
-        self.declaration.transitions(self.params)  # refuses what is wrong
+    def check_parameters(self) -> None:
+        """Refuse parameters with which the declaration is wrong."""
+        self.declaration.transitions(self.params)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash, mid, inventory (assets), coordinates, fills of the last step; `full` adds the rest."""
-        gain, start = state.gain + state.price_gain, float(getattr(self.params, "initial_price", 0.0))
+        gain, start = state.gain + state.price_gain, getattr(self.params, "initial_price", 0.0)
         entries = {
             "cash": state.start_position * start + gain - state.position * state.mid,
             "mid": state.mid,
@@ -787,7 +889,7 @@ class DeclaredFace(MarketFace):
         entries |= {name: getattr(state, name) for name in ("bid_fills", "ask_fills")}
         if self.declaration.impulse or any(event.counts == "order" for event in self.declaration.events):
             entries["market_orders"] = state.market_orders
-        if not self.declaration.continuous:
+        if not self.declaration.boxed.all():
             entries["masked_actions"] = state.masked_actions
         if full:
             entries |= {"gain": gain, "price_gain": state.price_gain, "penalty": state.penalty}
@@ -801,19 +903,23 @@ class DeclaredFace(MarketFace):
 def to_quotes(declared: Market, params: Any, actions: Any) -> NDArray[np.float64]:
     """Controls (..., C) of actions, in model units."""
     low, high, _ = declared.boxes(params)
-    if not declared.continuous:
+    if not declared.boxed.any():
         return np.asarray(low + np.asarray(actions), dtype=np.float64)
     clipped = np.clip(np.asarray(actions), -1.0, 1.0).astype(np.float32).astype(np.float64)
-    return np.asarray(0.5 * (low + high) + 0.5 * (high - low) * clipped)
+    entry = np.minimum(np.floor((0.5 * clipped + 0.5) * (high - low + 1.0)), high - low)
+    return np.asarray(np.where(declared.boxed, 0.5 * (low + high) + 0.5 * (high - low) * clipped, low + entry))
 
 
 def from_quotes(declared: Market, params: Any, quotes: Any) -> Array:
     """Actions whose controls are the nearest to ``quotes`` (..., C)."""
     low, high, _ = declared.boxes(params)
     wanted = np.asarray(quotes, dtype=np.float64)
-    if not declared.continuous:
-        return np.clip(np.rint(wanted - low), 0, high - low).astype(np.int64)
-    return np.clip((wanted - 0.5 * (low + high)) / (0.5 * (high - low)), -1.0, 1.0).astype(np.float32)
+    entry = np.clip(np.rint(wanted - low), 0, high - low)
+    if not declared.boxed.any():
+        return entry.astype(np.int64)
+    reach = np.where(declared.boxed, 0.5 * (high - low), 1.0)
+    placed = np.clip((wanted - 0.5 * (low + high)) / reach, -1.0, 1.0)
+    return np.where(declared.boxed, placed, (2.0 * entry + 1.0) / (high - low + 1.0) - 1.0).astype(np.float32)
 
 
 def observe(declared: Market, params: Any, step: int) -> NDArray[np.float32]:
@@ -841,42 +947,48 @@ def _state_of(declared: Market, params: Any, observations: Any) -> tuple[Array, 
 
 
 def _masks_of(env: Any, states: Array, steps: Array) -> Array:
-    """Which action entries are allowed in states (M,) at steps (M,), flat over the choices: bool (M, entries)."""
-    d, p = env.declaration, env.params
+    """Which entries are allowed in states (M,) at steps (M,), flat over the choices: bool (M, entries)."""
+    d, p = env.declaration, env.one_params
     low, high, _ = d.boxes(p)
-    found = np.empty((len(states), int((high - low + 1).sum())), dtype=np.bool_)
+    chosen = np.flatnonzero(~d.boxed)
+    sizes = (high - low + 1)[chosen].astype(np.int64)
+    found = np.empty((len(states), int(sizes.sum())), dtype=np.bool_)
     for step in np.unique(steps):
         here = np.flatnonzero(steps == step)
         entries = allowed_entries(d, p, int(step))[states[here]]
-        found[here] = np.concatenate([entries[:, j, : int(n)] for j, n in enumerate(high - low + 1)], axis=1)
+        found[here] = np.concatenate([entries[:, j, :n] for j, n in zip(chosen, sizes, strict=True)], axis=1)
     return found
 
 
-class _Choices:
-    """Spaces, maps and masks of environments whose controls are choices."""
+class _Discrete:
+    """Space and map of environments whose controls are choices, all of them."""
 
     def single_spaces(self: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation box and action space of one environment."""
-        low, high, _ = self.declaration.boxes(self.params)
+        low, high, _ = self.declaration.boxes(self.one_params)
         sizes = (high - low + 1).astype(np.int64)
         return DeclaredFace.single_spaces(self)[0], gymnasium.spaces.MultiDiscrete(sizes)
 
     def to_quotes(self: Any, actions: Any) -> NDArray[np.float64]:
         """Choices of actions, shape ``(..., C)``."""
-        return to_quotes(self.declaration, self.params, actions)
+        return to_quotes(self.declaration, self.one_params, actions)
+
+
+class _Choices:
+    """Masks of environments with choices among their controls."""
 
     def masks(self: Any, observations: Any) -> Array:
-        """Which action entries are allowed at observations ``(..., D)``, flat over the choices."""
-        step, coordinates = locate(self.declaration, self.params, observations)
-        states = self.declaration.index(self.params, coordinates)
+        """Which entries are allowed at observations ``(..., D)``, flat over the choices."""
+        step, coordinates = locate(self.declaration, self.one_params, self.without_values(observations))
+        states = self.declaration.index(self.one_params, coordinates)
         return _masks_of(self, np.ravel(states), np.ravel(step)).reshape(*np.shape(step), -1)
 
     def action_masks(self: Any) -> Array:
-        """Which action entries are allowed now, flat over the choices, with a row per environment in a batch."""
+        """Which entries are allowed now, flat over the choices, with a row per environment in a batch."""
         self.require_started("action_masks()")
         state = self._rows.state
         rows = np.stack([state[c.name] for c in self.declaration.coordinates], axis=1).astype(np.int64)
-        found = _masks_of(self, self.declaration.index(self.params, rows), state["step"].astype(np.int64))
+        found = _masks_of(self, self.declaration.index(self.one_params, rows), state["step"].astype(np.int64))
         return found[0] if isinstance(self, KernelEnv) else found
 
 
@@ -894,9 +1006,11 @@ def _environments(declared: Market, engine: market.Market) -> None:
         "market": engine,
         "declaration": declared,
         "control_names": controls,
+        "merged_actions": tuple(np.flatnonzero(~declared.boxed).tolist()) if declared.boxed.any() else (),
         "step_entries": tuple(dict.fromkeys([*entries, *controls])),
     }
-    bases: tuple[type, ...] = (DeclaredFace,) if declared.continuous else (_Choices, DeclaredFace)
+    masked, discrete = not declared.boxed.all(), not declared.boxed.any()
+    bases: tuple[type, ...] = (*([_Discrete] * discrete), *([_Choices] * masked), DeclaredFace)
     summary = f"A batch of `{word}Env`, with `num_envs`, `threads`, `autoreset_mode` and `copy`."
     batch = type(f"{word}VectorEnv", (*bases, KernelVectorEnv), {**space, "__doc__": summary})
     single = type(f"{word}Env", (*bases, KernelEnv), {**space, "__doc__": _docstring(declared), "vector_class": batch})
@@ -908,13 +1022,15 @@ def _docstring(declared: Market) -> str:
     """The docstring of the environment, in Gymnasium's sections."""
     d = declared
     controls = ", ".join(f"`{control.name}`" for control in d.controls)
-    space = (
-        f"`Box(-1, 1, ({len(d.controls)},), float32)`, scaled to the bounds of" if d.continuous else "`MultiDiscrete`:"
-    )
+    space = "`MultiDiscrete`:"
+    if d.boxed.any():
+        space = f"`Box(-1, 1, ({len(d.controls)},), float32)`, scaled to the bounds of"
+    cut = ", ".join(f"`{control.name}`" for control, box in zip(d.controls, d.boxed, strict=True) if not box)
+    binned = f" {cut}: cut into equal parts, one for each entry." if cut and d.boxed.any() else ""
     events = ", ".join(f"`{event.name}`" for event in d.events)
     sections = {
         "Description": f"{d.description or d.title}\n\nA declared market (`mmgym.declare`) with the events {events}.",
-        "Action Space": f"{space} {controls}.",
+        "Action Space": f"{space} {controls}.{binned}",
         "Observation Space": "`Box`, float32: elapsed fraction of the horizon, "
         + ", ".join(f"`{c.name}`" for c in d.coordinates)
         + "; a coordinate is over its largest absolute value, or from 0 to 1 where it has one sign.",

@@ -12,7 +12,7 @@ from numba import cfunc, njit, types
 from numba.extending import overload
 
 from mmgym.batch_kernels import market_function
-from mmgym.compiling import KERNEL
+from mmgym.compiling import COMPILED, KERNEL, kernel_rows
 from mmgym.dual_numbers import DualType, dual, overload_dual, slope_of
 from mmgym.market import scalar_kernel
 from mmgym.models.wealth import MAX_EXPONENT
@@ -26,7 +26,7 @@ BID, ASK, ORDER = 1, 2, 3  # what an event counts as; 0: nothing
 
 def exp(x):
     """``exp(x)`` in the functions of a declaration: three times faster than that of `math`."""
-    return math.exp(x)
+    return math.exp(x) if COMPILED else fast_exp(x)  # without a compiler: bit for bit what kernels compute
 
 
 @overload(exp)
@@ -44,7 +44,7 @@ overload_dual(exp, _dual_exp)
 
 def as_tuple(moved):
     """An effect as a tuple: of one coordinate it may be a number."""
-    raise TypeError("only for use in kernels")
+    return moved if isinstance(moved, tuple) else (moved,)
 
 
 @overload(as_tuple)
@@ -70,7 +70,8 @@ differs = _declared("differs")  # (p, x, y): whether coordinates differ
 
 to_controls = _declared("to_controls")  # (p, row): controls from an array
 to_duals = _declared("to_duals")  # (p, row, j): dual numbers with a slope in the j-th
-continuous = _declared("continuous")  # (p): whether controls are boxes, not choices
+is_box = _declared("is_box")  # (p, j): whether the ``j``-th control is a box, not a choice
+some_boxes = _declared("some_boxes")  # (p): whether any control is a box
 allowed = _declared("allowed")  # (p, x, j, entry): whether the ``j``-th choice may be ``entry``
 
 # Of the events
@@ -80,6 +81,7 @@ rates = _declared("rates")  # (p, x, u, fixed): intensities (a tuple), 0 of an e
 fill_rates = _declared("fill_rates")  # (p, x, u, fixed, values): the same into an array
 fill_rate_slopes = _declared("fill_rate_slopes")  # (p, x, u, fixed, slopes): of dual controls
 payoff = _declared("payoff")  # (p, x, u, k): what the ``k``-th event pays
+fill_chances = _declared("fill_chances")  # (p, x, values): of marks, 1 of an event without, into an array
 fill_payoffs = _declared("fill_payoffs")  # (p, x, u, values): what every open event pays, into an array
 fill_payoff_slopes = _declared("fill_payoff_slopes")  # (p, x, u, slopes): of dual controls
 chosen = _declared("chosen")  # (p, r, draw): the event at ``draw``, below the sum of the intensities ``r``
@@ -132,13 +134,19 @@ def controls_one(p, action, controls, log_intensities):
     """Controls of an action, boxes clipped to their bounds; False if it is not finite, or no choice."""
     acceptable: Any = True
     for j in range(controls.shape[0]):
-        if continuous(p):
-            entry = np.float64(action[j])
-            acceptable &= abs(entry) < np.inf
-            controls[j] = p.control_center[j] + p.control_reach[j] * min(max(entry, -1.0), 1.0)
-        else:
+        if not some_boxes(p):
             acceptable &= 0 <= action[j] < p.control_count[j]
             controls[j] = p.control_low[j] + action[j]
+            continue
+        entry: Any = np.float64(action[j])
+        acceptable &= abs(entry) < np.inf
+        entry = min(max(entry, -1.0), 1.0)
+        if is_box(p, j):
+            controls[j] = p.control_center[j] + p.control_reach[j] * entry
+        else:  # a column of a box, cut into equal parts
+            count = p.control_count[j]
+            part = math.floor((0.5 * entry + 0.5) * count) if acceptable else 0
+            controls[j] = p.control_low[j] + min(part, count - 1.0)
     return acceptable
 
 
@@ -158,8 +166,8 @@ def nearest_allowed(p, x, j, entry):
 def admit(p, x, controls):
     """Put the nearest allowed choices in the place of masked ones; how many were masked."""
     masked = 0
-    if not continuous(p):
-        for j in range(controls.shape[0]):
+    for j in range(controls.shape[0]):
+        if not is_box(p, j):
             asked = np.int64(controls[j])
             played = nearest_allowed(p, x, j, asked)
             masked += played != asked
@@ -297,8 +305,18 @@ def find_allowed(params, step, rows, found):
     for i in range(rows.shape[0]):
         x = from_row(p, step, rows[i])
         for j in range(found.shape[1]):
+            if is_box(p, j):
+                continue
             for entry in range(np.int64(p.control_count[j])):
                 found[i, j, entry] = allowed(p, x, j, np.int64(p.control_low[j]) + entry)
+
+
+@njit(**KERNEL)
+def find_chances(params, step, rows, found):
+    """Chances (E, S) of marks in states (S, C)."""
+    p = params[0]
+    for i in range(rows.shape[0]):
+        fill_chances(p, from_row(p, step, rows[i]), found[:, i])
 
 
 @njit(**KERNEL)
@@ -310,12 +328,12 @@ def find_rates(take, raw, step, rows, order, controls, weights, rate, pay, flow,
 
 @njit(**KERNEL)
 def find_state_rates(params, step, rows, controls, found):
-    """Numbers of states (S, C) under controls (S, controls): income, running penalty, position, variance, drift, and
+    """Numbers of states (S, C) under controls (controls,): income, running penalty, position, variance, drift, and
     what is paid at the end, as liquidation and as penalty: (7, S)."""
     p = params[0]
+    u = to_controls(p, controls)
     for i in range(rows.shape[0]):
         x = from_row(p, step, rows[i])
-        u = to_controls(p, controls[i])
         found[0, i] = income(p, x, u)
         found[1, i] = running_penalty(p, x, u)
         found[2, i] = position(p, x)
@@ -340,6 +358,37 @@ _SLOPES = types.float64(
 )  # fmt: skip
 
 
+@scalar_kernel
+def _take_rates(p, step, rows, order, size, controls, weights, rate, pay, flow, noise, buffer):
+    """See `rates_function`; ``p`` is the record."""
+    u = to_controls(p, controls)
+    fixed = fixed_rates(p, u)
+    highest = 0.0
+    wrong = False
+    for i in range(size):
+        x = from_row(p, step, rows[order[i]])
+        fill_rates(p, x, u, fixed, buffer[0])
+        fill_payoffs(p, x, u, buffer[1])
+        leaving = 0.0
+        for k in range(num_events(p)):
+            found = buffer[0, k]
+            wrong |= not 0.0 <= found < np.inf
+            leaving += found
+            kind = counts_as(p, k)
+            paid = weights[GAIN] * buffer[1, k]
+            if kind == ORDER:
+                paid += weights[ORDERS]
+            elif kind in (BID, ASK):
+                paid += weights[FILLS]
+            rate[k, i], pay[k, i] = found, paid
+        highest = max(highest, leaving)
+        q = position(p, x)
+        gained = weights[GAIN] * (income(p, x, u) + q * drift(p, x)) + weights[ABSOLUTE] * abs(q)
+        flow[i] = gained - weights[PENALTY] * running_penalty(p, x, u)
+        noise[i] = weights[PRICE] * weights[PRICE] * variance(p, x) * q * q
+    return -1.0 if wrong else highest
+
+
 def rates_function(dtype: Any) -> Any:
     """The function of a market, by the type of its record, that fills in what happens.
 
@@ -349,44 +398,28 @@ def rates_function(dtype: Any) -> Any:
     an intensity is negative or not finite.
     """
 
-    @cfunc(_RATES, cache=KERNEL["cache"])
     def take_rates(raw, step, rows, order, size, controls, weights, rate, pay, flow, noise, buffer):
         p = raw.view(dtype)[0]
-        u = to_controls(p, controls)
-        fixed = fixed_rates(p, u)
-        highest = 0.0
-        wrong = False
-        for i in range(size):
-            x = from_row(p, step, rows[order[i]])
-            fill_rates(p, x, u, fixed, buffer[0])
-            fill_payoffs(p, x, u, buffer[1])
-            leaving = 0.0
-            for k in range(num_events(p)):
-                found = buffer[0, k]
-                wrong |= not 0.0 <= found < np.inf
-                leaving += found
-                kind = counts_as(p, k)
-                paid = weights[GAIN] * buffer[1, k]
-                if kind == ORDER:
-                    paid += weights[ORDERS]
-                elif kind in (BID, ASK):
-                    paid += weights[FILLS]
-                rate[k, i], pay[k, i] = found, paid
-            highest = max(highest, leaving)
-            q = position(p, x)
-            gained = weights[GAIN] * (income(p, x, u) + q * drift(p, x)) + weights[ABSOLUTE] * abs(q)
-            flow[i] = gained - weights[PENALTY] * running_penalty(p, x, u)
-            noise[i] = weights[PRICE] * weights[PRICE] * variance(p, x) * q * q
-        return -1.0 if wrong else highest
+        return _take_rates(p, step, rows, order, size, controls, weights, rate, pay, flow, noise, buffer)
 
-    return take_rates
+    def interpreted(raw, *rest):
+        return _take_rates(kernel_rows(raw.view(dtype))[0], *rest)
+
+    return cfunc(_RATES, cache=KERNEL["cache"])(take_rates) if COMPILED else interpreted
 
 
 def slopes_function(dtype: Any) -> Any:
     """The function of a market that fills in the slopes of what happens in the ``j``-th control.
 
     Of intensities (E, M), payoffs (E, M), and of income less running penalty (M,); otherwise as `rates_function`.
+
+    Raises
+    ------
+    RuntimeError
+        Without a compiler.
     """
+    if not COMPILED:
+        raise RuntimeError("derivatives of a declared market need the compiler: unset NUMBA_DISABLE_JIT")
 
     @cfunc(_SLOPES, cache=KERNEL["cache"])
     def take_slopes(raw, step, rows, order, size, controls, j, rate, pay, flow, buffer):

@@ -67,9 +67,9 @@ def dual(typing_context, value, slope):
 @lower_cast(types.Float, DualType)
 @lower_cast(types.Integer, DualType)
 @lower_cast(types.Boolean, DualType)
-def _widen(context, builder, found, wanted, number):
+def _widen(context, builder, given, wanted, number):
     made = cgutils.create_struct_proxy(DUAL)(context, builder)
-    made.value = context.cast(builder, number, found, types.float64)
+    made.value = context.cast(builder, number, given, types.float64)
     made.slope = context.get_constant(types.float64, 0.0)
     return made._getvalue()
 
@@ -175,18 +175,18 @@ def _min_of_three(a, b, c):
 
 
 def _exp(x):
-    found = math.exp(x.value)
-    return dual(found, found * x.slope)
+    value = math.exp(x.value)
+    return dual(value, value * x.slope)
 
 
 def _sqrt(x):
-    found = math.sqrt(x.value)
-    return dual(found, 0.5 * x.slope / found if x.slope != 0.0 else 0.0)
+    value = math.sqrt(x.value)
+    return dual(value, 0.5 * x.slope / value if x.slope != 0.0 else 0.0)
 
 
 def _tanh(x):
-    found = math.tanh(x.value)
-    return dual(found, (1.0 - found * found) * x.slope)
+    value = math.tanh(x.value)
+    return dual(value, (1.0 - value * value) * x.slope)
 
 
 _UNARY: tuple[tuple[tuple[Any, ...], Callable[..., Any]], ...] = (

@@ -12,12 +12,11 @@ import inspect
 import math
 import os
 import re
-import struct
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -27,22 +26,26 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mmgym.arguments import check_memory, choice, integer
-from mmgym.batch_kernels import advance_rows, prepare_rows, reset_rows, start_rows, step_row, step_rows
-from mmgym.compiling import kernel_rows
+from mmgym.batch_kernels import advance_rows, prepare_rows, step_row, step_rows
 from mmgym.market import Market
 from mmgym.parameters import arguments_section, create
 from mmgym.rendering import EpisodeHistory
+from mmgym.rows import Rows, row_layout
+from mmgym.variation import ParametersOfRows, Values, Variation, laws_of, rows_of
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
 
-STATE_FORMAT = 1
-_MASK_64 = (1 << 64) - 1
 _FLOAT32, _BOOL = np.dtype(np.float32), np.dtype(np.bool_)  # ready-made: cheaper per array than the types
 
 _SHARED_ARGUMENTS = (
+    '- `randomise` (None): laws of arguments that are drawn anew at every reset, by name: `{"volatility": ["uniform",',
+    "  1.0, 3.0]}`; see `mmgym.variation`.",
+    "- `observe_parameters` (False): whether observations end in the arguments that differ, scaled from their ranges",
+    "  to [-1, 1].",
     '- `render_mode` (None): "ansi" or "rgb_array".',
-    '- vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True); `info` is',
-    '  empty there unless "full".',
+    '- vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True), `parameters`',
+    '  (None: arguments of which each row has its own, as `{"volatility": [one value a row]}`); `info` is empty there',
+    '  unless "full".',
 )
 
 Array = NDArray[Any]
@@ -61,6 +64,7 @@ class MarketFace:
     counts_steps: ClassVar[bool] = True  # whether `to_state` begins with the number of decisions so far, else time left
     real_coordinates: ClassVar[int] = 0  # how many of the last coordinates of `to_state` are no integers
     control_names: ClassVar[tuple[str, ...]] = ()  # of the columns of `to_quotes`
+    merged_actions: ClassVar[tuple[int, ...]] = ()  # columns of an action of which several stand for the same quote
     file_arguments: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # that take the path of a file, or one of these words
     params: Any
     arguments: dict[str, Any]
@@ -80,10 +84,100 @@ class MarketFace:
             if function is not None and inspect.unwrap(getattr(cls, name)) is method:
                 setattr(cls, name, _documented(method, function.__doc__))
 
-    def _take_arguments(self, arguments: dict[str, Any]) -> None:
+    def _take_arguments(
+        self, arguments: dict[str, Any], randomise: Any, observe_parameters: Any, rows: list[Values] | None = None
+    ) -> None:
         """Keep the market's constructor arguments and the parameters that they make."""
-        self.params = create(self.market.params_type, arguments)
-        self.arguments = dict(arguments)
+        self.arguments, self.variation = dict(arguments), None
+        observed = choice("observe_parameters", observe_parameters, (False, True))
+        if randomise is not None and rows is not None:
+            raise TypeError("randomise and parameters are not allowed together: a row has its own laws in neither")
+        if observed and randomise is None and rows is None:
+            raise ValueError("observe_parameters = True needs arguments that differ: give randomise or parameters")
+        if randomise is None and rows is None:
+            self.params = create(self.market.params_type, arguments)
+            self.check_parameters()
+            return
+        self.arguments |= {"observe_parameters": True} if observed else {}
+        self.arguments |= {} if randomise is None else {"randomise": randomise}
+        laws = () if randomise is None else laws_of(randomise)
+        batch = getattr(self, "vector_class", type(self))
+        self.variation = variation = Variation(
+            self.market.params_type, arguments, laws, rows or (), observed, functools.partial(batch, **self.arguments)
+        )
+        self.params = variation.params(variation.middle())
+        self._require_alike(variation)
+
+    def _require_alike(self, variation: Variation) -> None:
+        """Refuse arguments that change more than numbers when they differ: states, spaces or the meaning of actions."""
+        middle = self.params
+        actions = self.single_spaces()[1]
+        if isinstance(actions, gymnasium.spaces.Box):
+            probes: list[Array] = [actions.low, actions.high]
+        else:
+            probes = [self.resting_action(), actions.sample()]
+        whole = [name for name in self.market.state.names or () if self.market.state[name].kind in "iu"]
+
+        def shape() -> tuple[Any, ...]:
+            ranges = self.market.ranges(self.params)
+            return *self.single_spaces(), {name: ranges[name] for name in whole if name in ranges}
+
+        expected, quotes = shape(), [self.to_quotes(probe) for probe in probes]
+        for name, values in variation.examples():
+            self.params = variation.params(values)
+            self.check_parameters()
+            same = [np.allclose(self.to_quotes(p), q, 1e-9, 0.0, True) for p, q in zip(probes, quotes, strict=True)]
+            if shape() != expected or not all(same):
+                what = "the quotes that actions stand for" if shape() == expected else "the states or the spaces"
+                raise ValueError(
+                    f"{name} cannot differ by row or episode: it changes {what} ({values} against {variation.middle()})"
+                )
+        for values in variation.corners():
+            self.params = variation.params(values)
+            self.check_parameters()
+        self.params = middle
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that the table of parameters does not: by default none."""
+
+    @property
+    def one_params(self) -> Any:
+        """Parameters of the first row: for what is the same in all rows."""
+        return self.params.rows[0] if isinstance(self.params, ParametersOfRows) else self.params
+
+    def _spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+        """`single_spaces`, with the values that differ where they are observed."""
+        observations, actions = self.single_spaces()
+        width = self.variation.width if self.variation else 0
+        if not width:
+            return observations, actions
+        assert isinstance(observations, gymnasium.spaces.Box)
+        ends = np.ones(width, np.float32)
+        low, high = np.concatenate([observations.low, -ends]), np.concatenate([observations.high, ends])
+        return gymnasium.spaces.Box(low, high), actions
+
+    def without_values(self, observations: Any) -> Array:
+        """Observations without the values that differ, where they are observed."""
+        width = self.variation.width if self.variation else 0
+        return np.asarray(observations)[..., : np.shape(observations)[-1] - width]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Arguments that differ by episode or row, and their values now: numbers, or arrays over rows."""
+        rows: Rows = self.__dict__["_rows"]
+        if self.variation is None:
+            return {}
+        if not isinstance(self.params, ParametersOfRows):
+            return dict(rows.values[0])
+        columns = self.variation.columns(rows.values)
+        return {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
+
+    def arguments_of_row(self, row: int = 0) -> dict[str, Any]:
+        """Constructor arguments of an environment with the parameters that a row has now, and its action box."""
+        if self.variation is None:
+            return dict(self.arguments)
+        rows: Rows = self.__dict__["_rows"]
+        return {**self.variation.fixed, **rows.values[row]}
 
     def _of_market(self, function: str, method: str) -> Callable[..., Any]:
         """A function of the market that an environment's method calls."""
@@ -94,24 +188,26 @@ class MarketFace:
 
     def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation and action space of one environment."""
-        low = np.array(self._of_market("observation_low", "single_spaces")(self.params), np.float32)
+        low = np.array(self._of_market("observation_low", "single_spaces")(self.one_params), np.float32)
         observations = gymnasium.spaces.Box(low, np.ones(len(low), np.float32))
         return observations, gymnasium.spaces.Box(-1.0, 1.0, (len(self.control_names),), np.float32)
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:
         """Quotes in model units that actions stand for."""
         played = np.clip(actions, -1.0, 1.0).astype(np.float32)
-        quotes: Array = self._of_market("to_quotes", "to_quotes")(self.params, played)
+        quotes: Array = self._of_market("to_quotes", "to_quotes")(self.one_params, played)
         return quotes
 
     def from_quotes(self, quotes: Any) -> Array:
         """Actions that stand for quotes in model units."""
-        actions: Array = self._of_market("from_quotes", "from_quotes")(self.params, quotes)
+        actions: Array = self._of_market("from_quotes", "from_quotes")(self.one_params, quotes)
         return actions
 
     def to_state(self, observations: Any) -> tuple[Array, ...]:
         """Coordinates of observations: step (or time left) first, integer ones recovered exactly."""
-        coordinates: tuple[Array, ...] = self._of_market("locate", "to_state")(self.params, observations)
+        coordinates: tuple[Array, ...] = self._of_market("locate", "to_state")(
+            self.params, self.without_values(observations)
+        )
         return coordinates
 
     def time_of(self, observation: Any) -> float:
@@ -134,9 +230,32 @@ class MarketFace:
         """What ``mmgym throughput`` times of this market alone: label -> a function, and how many steps it makes."""
         return {}
 
+    def _given_parameters(
+        self, options: Mapping[str, Any] | None, others: tuple[str, ...], count: int = 1
+    ) -> list[Values] | None:
+        """Values of the reset option ``parameters`` for each row; options of other names are refused."""
+        randomised = self.variation is not None and bool(self.variation.laws)
+        allowed = (*others, "parameters") if randomised else others
+        unknown = sorted(set(options or {}) - set(allowed))
+        if unknown:
+            only = f"allowed are {', '.join(allowed)}" if allowed else "this environment has none"
+            hint = (
+                "" if randomised or "parameters" not in unknown else " (parameters needs an environment with randomise)"
+            )
+            raise ValueError(f"reset options {unknown} are not allowed: {only}{hint}")
+        if not options or "parameters" not in options:
+            return None
+        assert self.variation is not None
+        given = options["parameters"]
+        if count == 1 and not isinstance(self, KernelVectorEnv):
+            return [self.variation.checked(given)]
+        if not isinstance(given, Mapping):
+            return [self.variation.checked(given)] * count
+        return [self.variation.checked(row) for row in rows_of(given, count)] if given else [{}] * count
+
     def require_started(self, what: str) -> None:
         """Refuse what needs a first reset."""
-        rows: _Rows = self.__dict__["_rows"]
+        rows: Rows = self.__dict__["_rows"]
         if not rows.started:
             raise ResetNeeded(f"{what} before reset(): call reset() first")
 
@@ -154,130 +273,6 @@ def _documented(method: Callable[..., Any], doc: str | None) -> Callable[..., An
 
     documented.__doc__ = doc
     return documented
-
-
-def _aligned_rows(dtype: np.dtype[Any], count: int) -> Array:
-    """A zeroed structured array whose first row starts at a cache line."""
-    raw = np.zeros(count * dtype.itemsize + 64, dtype=np.uint8)
-    offset = -raw.ctypes.data % 64
-    rows: Array = raw[offset : offset + count * dtype.itemsize].view(dtype)
-    return rows
-
-
-_STRUCT_CODES = {"f8": "d", "f4": "f", "b1": "?"} | {
-    f"{kind}{2**i}": code for kind, codes in (("i", "bhiq"), ("u", "BHIQ")) for i, code in enumerate(codes)
-}
-
-
-def _row_layout(dtype: np.dtype[Any]) -> struct.Struct:
-    """The layout of one structured row, for unpacking it to Python numbers (three times faster than ``item()``)."""
-    text, position = "=", 0
-    for name in dtype.names or ():
-        column, offset = dtype.fields[name][:2]  # type: ignore[index]
-        text += "x" * (offset - position) + _STRUCT_CODES[column.str[1:]]
-        position = offset + column.itemsize
-    return struct.Struct(text)
-
-
-class _Rows:
-    """The state of a batch and its kernels. Everything here is shared by the single and the vector environment."""
-
-    def __init__(self, market: Market, params: NamedTuple, count: int) -> None:
-        self.market = market
-        self.record = kernel_rows(market.record(params))
-        self.digest = market.digest(params)
-        self.ranges = dict(market.ranges(params))
-        self.state = kernel_rows(_aligned_rows(market.row_dtype, count))
-        self.controls = np.zeros((count, market.num_controls))
-        self.intensities = np.zeros((count, market.num_intensities))
-        self.arrays = (self.record, self.state, self.controls, self.intensities)
-        self.seeded = False
-        self.started = False
-
-    def seed(self, seeds: Sequence[int | None], mask: Array) -> None:
-        """Start the streams of masked rows; a seed of None leaves a row's stream, or draws one if it has none."""
-        if not self.seeded:
-            fresh = np.random.SeedSequence().generate_state(len(seeds), np.uint64)
-            start_rows(self.state, np.ones(len(seeds), dtype=np.bool_), fresh)
-            self.seeded = True
-        given = np.array([seed is not None for seed in seeds]) & mask
-        if given.any():
-            values = np.array([(seed or 0) & _MASK_64 for seed in seeds], dtype=np.uint64)
-            start_rows(self.state, given, values)
-
-    def reset(self, mask: Array, observations: Array) -> None:
-        reset_rows(self.record, self.state, mask, observations)
-        self.started = True
-
-    def get_state(self, rows: Array) -> dict[str, Any]:
-        chosen = self.state[rows]
-        state: dict[str, Any] = {
-            "format": STATE_FORMAT,
-            "market": self.market.name,
-            "parameters": self.digest,
-            "started": int(self.started),
-            "streams": np.stack([chosen["s0"], chosen["s1"]], axis=1),
-            "needs_reset": chosen["needs_reset"].copy(),
-        }
-        for name in self.market.state.names or ():
-            state[name] = chosen[name].copy()
-        return state
-
-    def set_state(self, state: Mapping[str, Any], rows: Array) -> None:
-        expected = {"format": STATE_FORMAT, "market": self.market.name, "parameters": self.digest}
-        for name, value in expected.items():
-            found = state.get(name)
-            if found is None or str(found) != str(value):
-                raise ValueError(f"state has {name} = {found!r}, but this environment takes {value!r} only")
-        columns = {"streams": (len(rows), 2), "needs_reset": (len(rows),)}
-        columns |= {name: (len(rows),) for name in self.market.state.names or ()}
-        ranges = {"streams": (0, _MASK_64), "needs_reset": (0, 1), **self.ranges}
-        values: dict[str, Array] = {}
-        for name, shape in columns.items():
-            if name not in state or np.shape(state[name]) != shape:
-                found = np.shape(state[name]) if name in state else "missing"
-                raise ValueError(f"state entry {name!r} is {found}, but {len(rows)} rows need shape {shape}")
-            kind = "s0" if name == "streams" else name
-            values[name] = _as_column(name, state[name], self.state.dtype[kind], ranges.get(name))
-        if not int(state.get("started", 0)):
-            raise ValueError("state was taken before the first reset: reset the environment, then take its state")
-        dead = np.flatnonzero(~values["streams"].any(axis=1))
-        if len(dead):
-            raise ValueError(f"state entry 'streams' of row {dead[0]} is 0, 0, from which no stream goes on")
-        if "step" in self.ranges and "step" in values:
-            last = self.ranges["step"][1]
-            over = np.flatnonzero((values["step"] >= last) & (values["needs_reset"] == 0))
-            if len(over):
-                raise ValueError(
-                    f"state entry 'step' = {values['step'][over[0]]} of row {over[0]} is not allowed: it must be below "
-                    f"{last}, or the row must need a reset"
-                )
-        self.state["s0"][rows] = values["streams"][:, 0]
-        self.state["s1"][rows] = values["streams"][:, 1]
-        for name in ("needs_reset", *(self.market.state.names or ())):
-            self.state[name][rows] = values[name]
-        self.controls[rows] = np.nan  # the last step's controls are not part of a state
-        self.seeded = True
-        self.started = True
-
-
-def _as_column(name: str, given: Any, dtype: np.dtype[Any], bounds: tuple[float, float] | None) -> Array:
-    """A column of a state from elsewhere, of the kernel's type: finite and within its range."""
-    found = np.asarray(given)
-    whole = dtype.kind in "iu"
-    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if whole else (-math.inf, math.inf)
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    if found.dtype.kind not in ("iu" if whole else "fiu"):
-        raise ValueError(f"state entry {name!r} of type {found.dtype} is not allowed: it must be of {dtype}")
-    wrong = ~((found >= low) & (found <= high) & np.isfinite(found))
-    if wrong.any():
-        row = int(np.argwhere(wrong)[0, 0])
-        value = found[wrong].ravel()[0]
-        what = "a whole number" if whole else "a finite number"
-        ends = f" from {low} to {high}" if math.isfinite(low) or math.isfinite(high) else ""
-        raise ValueError(f"state entry {name!r} = {value} of row {row} is not allowed: it must be {what}{ends}")
-    return found.astype(dtype)
 
 
 def _as_actions(actions: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -304,6 +299,11 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         With "full", `info` has every entry that the market knows; otherwise the usual ones.
     render_mode : None, "ansi" or "rgb_array"
         "ansi" is one line of text, "rgb_array" a picture of the episode so far (needs matplotlib).
+    randomise : mapping, optional
+        Laws of arguments that are drawn at every reset from the environment's random stream, by name (see
+        `mmgym.variation`). `info` has the values as ``parameters``, and `params` are those of the episode.
+    observe_parameters : bool
+        Whether observations end in those values, scaled from their ranges to [-1, 1].
     **arguments
         The market's own arguments.
     """
@@ -315,18 +315,27 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         """A batch of environments with this one's arguments; ``options`` are those of the vector environment only."""
         return self.vector_class(num_envs, **self.arguments, **options)
 
-    def __init__(self, *, info: str | None = None, render_mode: str | None = None, **arguments: Any) -> None:
-        for name in ("num_envs", "threads", "autoreset_mode", "copy"):
+    def __init__(
+        self,
+        *,
+        info: str | None = None,
+        render_mode: str | None = None,
+        randomise: Mapping[str, Any] | None = None,
+        observe_parameters: bool = False,
+        **arguments: Any,
+    ) -> None:
+        for name in ("num_envs", "threads", "autoreset_mode", "copy", "parameters"):
             if name in arguments:
                 raise TypeError(f"{name!r} is an argument of the vector environment only: use gymnasium.make_vec")
-        self._take_arguments(arguments)
+        self._take_arguments(arguments, randomise, observe_parameters)
         self._full_info = choice("info", info, (None, "full")) == "full"
         self.render_mode = choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        self.observation_space, self.action_space = self.single_spaces()
+        self.observation_space, self.action_space = self._spaces()
         self._action_shape = tuple(self.action_space.shape or ())
         self._action_dtype = np.dtype(self.action_space.dtype)
-        self._rows = _Rows(self.market, self.params, 1)
-        self._unpack = _row_layout(self.market.row_dtype).unpack_from
+        self._rows = Rows(self.market, self.params, self.variation, 1)
+        self._width = self._rows.entries.shape[1]
+        self._unpack = row_layout(self.market.row_dtype).unpack_from
         self._observation_shape = tuple(self.observation_space.shape or ())
         self._closed = False
         self._history = EpisodeHistory() if self.render_mode else None
@@ -334,19 +343,24 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode; with a seed, also restart the random stream.
 
+        Parameters
+        ----------
+        seed : int, optional
+        options : dict, optional
+            ``parameters``: where parameters are randomised, values for this episode in the place of drawn ones.
+
         Raises
         ------
         ValueError
-            If an option is given: a single environment has none.
+            If another option is given, or a value is out of the range of its law.
         """
         if self._closed:
             raise ClosedEnvironmentError("reset() after close(): make a new environment")
-        if options:
-            raise ValueError(f"reset options {sorted(options)} are not allowed: a single environment has none")
+        given = self._given_parameters(options, ())
         super().reset(seed=seed)
         mask = np.ones(1, dtype=np.bool_)
         self._rows.seed([seed], mask)
-        observation = self._observe(mask)
+        observation = self._observe(mask, given)
         self._rows.controls[:] = np.nan
         if self._history is not None:
             self._history.start(self.params, self._entries(True))
@@ -370,6 +384,8 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         status, reward = step_row(*self._rows.arrays, self.encode_actions(action), observation)
         if status < 0:
             self._refuse_step(action)
+        if self._width:
+            observation[-self._width :] = self._rows.entries[0]
         if self._history is not None:
             self._history.add(self._entries(True), reward)
         return observation, reward, bool(status), False, self._entries(self._full_info)
@@ -383,16 +399,19 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
             raise ResetNeeded("step() past the end of the episode: call reset() first")
         raise ValueError(f"action {action} is not allowed: it must be finite and within {self.action_space}")
 
-    def _observe(self, reset_mask: Array) -> Array:
+    def _observe(self, reset_mask: Array, given: list[Values] | None = None) -> Array:
         observations = np.empty((1, *self._observation_shape), np.float32)
-        self._rows.reset(reset_mask, observations)
+        self._rows.reset(reset_mask, observations, given)
+        if self.variation is not None:
+            self.params = self._rows.params.rows[0]
         observation: Array = observations[0]
         return observation
 
     def _entries(self, full: bool) -> dict[str, Any]:
         row = self.market.row_type._make(self._unpack(self._rows.state.data))
         controls: list[float] = self._rows.controls[0].tolist() if full else []
-        return self.describe(row, controls, full)
+        entries = self.describe(row, controls, full)
+        return entries if self.variation is None else {**entries, "parameters": self.parameters}
 
     def render(self) -> Any:
         """The episode so far, as text ("ansi") or as an RGB array of shape (height, width, 3), uint8."""
@@ -412,7 +431,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._unpack = _row_layout(self.market.row_dtype).unpack_from
+        self._unpack = row_layout(self.market.row_dtype).unpack_from
 
     def get_state(self) -> dict[str, Any]:
         """The complete state, as a flat dict of arrays (one row each), ints and the market's name."""
@@ -449,6 +468,10 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         False returns the same arrays at every step instead of new ones.
     info : None or "full"
         With "full", `info` has every entry that the market knows, as arrays; otherwise it is empty.
+    randomise, observe_parameters
+        As in `KernelEnv`; each row draws from its own stream. Then `params` has arrays over the rows.
+    parameters : mapping, optional
+        Arguments of which each row has its own value for good: name -> list or array of ``num_envs`` values.
     **arguments
         The market's own arguments.
     """
@@ -468,12 +491,17 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         copy: bool = True,
         info: str | None = None,
         render_mode: str | None = None,
+        randomise: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        observe_parameters: bool = False,
         **arguments: Any,
     ) -> None:
         self.num_envs = integer("num_envs", num_envs, low=1, high=100_000_000)
         if render_mode is not None:
             raise ValueError(f"render_mode = {render_mode!r} is not allowed for a batch: render a single environment")
-        self._take_arguments(arguments)
+        rows = None if parameters is None else rows_of(parameters, self.num_envs)
+        self._take_arguments(arguments, randomise, observe_parameters, rows)
+        self.arguments |= {} if parameters is None else {"parameters": parameters}
         self.threads = min(integer("threads", threads, low=1, high=1024), self.num_envs)
         modes = {mode.value: mode for mode in AutoresetMode}
         mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
@@ -482,7 +510,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._full_info = choice("info", info, (None, "full")) == "full"
         self.render_mode = None
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space, self.single_action_space = self.single_spaces()
+        self.single_observation_space, self.single_action_space = self._spaces()
         entries = sum(
             math.prod(space.shape or ()) for space in (self.single_observation_space, self.single_action_space)
         )
@@ -493,8 +521,10 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._action_shape = (self.num_envs, *(self.single_action_space.shape or ()))
         self._action_dtype = np.dtype(self.single_action_space.dtype)
         self._observation_shape = (self.num_envs, *(self.single_observation_space.shape or ()))
-        self._rows = _Rows(self.market, self.params, self.num_envs)
+        self._rows = Rows(self.market, self.params, self.variation, self.num_envs)
+        self.params = self._rows.params
         self._autoreset = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        self._draws = self._autoreset and self._rows.randomised
         self._same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         self._kept = None if self._copy else self._new_outputs()
         bounds = np.linspace(0, self.num_envs, self.threads + 1).astype(int)
@@ -527,15 +557,18 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             ``seed + i`` for row ``i``, or one seed a row. Only the rows that are reset are reseeded; a row without a
             seed goes on with its stream.
         options : dict, optional
-            ``reset_mask``: bool array of shape ``(num_envs,)``.
+            ``reset_mask``: bool array of shape ``(num_envs,)``. ``parameters``: where parameters are randomised, a
+            mapping of names to arrays of ``num_envs`` values, which take the place of drawn ones for this episode.
 
         Raises
         ------
         ValueError
-            For an unknown option, a mask of another shape or type or without a True, or a wrong number of seeds.
+            For an unknown option, a mask of another shape or type or without a True, a wrong number of seeds, or
+            parameters out of the range of their law.
         """
         if self.closed:
             raise ClosedEnvironmentError("reset() after close(): make a new environment")
+        given = self._given_parameters(options, ("reset_mask",), self.num_envs)
         mask = self._reset_mask(options)
         if seed is not None:
             seeds = self._seeds(seed)
@@ -544,9 +577,9 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         elif not self._rows.seeded:
             self._rows.seed([None] * self.num_envs, mask)
         observations = self._new_outputs()[0] if self._kept is None else self._kept[0]
-        self._rows.reset(mask, observations)
+        self._rows.reset(mask, observations, given)
         self._rows.controls[mask] = np.nan
-        return observations, self._info()
+        return observations, self._info() or ({"parameters": self.parameters} if self.variation else {})
 
     def _seeds(self, seed: Any) -> list[int | None]:
         def acceptable(value: Any) -> bool:
@@ -561,10 +594,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         return [None if value is None else int(value) for value in seed]
 
     def _reset_mask(self, options: dict[str, Any] | None) -> Array:
-        unknown = set(options or {}) - {"reset_mask"}
-        if unknown:
-            raise ValueError(f"reset options {sorted(unknown)} are not allowed: the only one is 'reset_mask'")
-        if not options:
+        if not options or "reset_mask" not in options:
             return np.ones(self.num_envs, dtype=np.bool_)
         mask = np.asarray(options["reset_mask"])
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
@@ -604,25 +634,29 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._refuse_step()
         outputs = self._new_outputs() if self._kept is None else self._kept
         encoded = self.encode_actions(actions)
-        if self.threads == 1:
+        if self.threads == 1 and not self._draws:
             code = step_rows(*rows.arrays, encoded, *outputs[:3], self._autoreset)
         else:
-            code = self._step_in_threads(encoded, outputs)
+            code = self._step_in_parts(encoded, outputs)
         if code < 0:
             self._refuse_row(-1 - code, actions)
+        rows.observe_values(outputs[0])
         if code and self._same_step:
             return *outputs, self._restart(outputs[0], outputs[2])
         return *outputs, self._info() if self._full_info else {}
 
-    def _step_in_threads(self, actions: Array, outputs: tuple[Array, ...]) -> int:
-        """`step_rows` with the rows shared among threads: all rows are checked before any moves."""
-        if self._pool is None or self._pool_process != os.getpid():  # threads do not survive a fork
+    def _step_in_parts(self, actions: Array, outputs: tuple[Array, ...]) -> int:
+        """`step_rows` with the rows shared among threads: all rows are checked before any moves.
+
+        Between the two, rows that start an episode draw their parameters.
+        """
+        if self.threads > 1 and (self._pool is None or self._pool_process != os.getpid()):
             self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="mmgym")
-            self._pool_process = os.getpid()
+            self._pool_process = os.getpid()  # threads do not survive a fork
         pool, record, parts = self._pool, self._rows.record, self._parts
 
         def share(task: Callable[[int], int]) -> list[int]:
-            others = [pool.submit(task, i) for i in range(1, len(parts))]
+            others = [pool.submit(task, i) for i in range(1, len(parts))] if pool else []
             return [task(0), *(other.result() for other in others)]
 
         def prepare(i: int) -> int:
@@ -634,6 +668,10 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         for part, row in zip(parts, share(prepare), strict=True):
             if row >= 0:
                 return -1 - (int(part.start) + row)
+        if self._draws:
+            starting = self._rows.state["needs_reset"] != 0
+            if starting.any():
+                self._rows.draw(starting)
         return sum(share(advance))
 
     def _restart(self, observations: Array, terminated: Array) -> dict[str, Any]:
@@ -666,7 +704,8 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             return {}
         state = self._rows.state
         columns = self.market.row_type._make(state[name].copy() for name in state.dtype.names or ())
-        return self.describe(columns, list(self._rows.controls.T.copy()), True)
+        entries = self.describe(columns, list(self._rows.controls.T.copy()), True)
+        return entries if self.variation is None else {**entries, "parameters": self.parameters}
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

@@ -100,17 +100,23 @@ class Market:
     declaration: Any = None
     row_type: Any = field(init=False)
     record_dtype: np.dtype[Any] = field(init=False)
+    literals: dict[str, tuple[Any, ...]] = field(init=False)  # fields that are a code in kernels, with their values
+    numbers: tuple[str, ...] = field(init=False)  # other fields and properties that kernels read
     row_dtype: np.dtype[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.params_type)
-        fields: list[Any] = [(name, _kernel_type(hints[name])) for name in self._plain_fields()]
+        plain = [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
+        fields: list[Any] = [(name, _kernel_type(hints[name])) for name in plain]
+        literals = {name: get_args(hints[name]) for name in plain if get_origin(hints[name]) is Literal}
+        object.__setattr__(self, "literals", literals)
+        object.__setattr__(self, "numbers", tuple(name for name in (*plain, *self.derived) if name not in literals))
         getters = {name: getattr(self.params_type, name).fget for name in self.derived}
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
         fields += [(name, "f8") for name in self.functions if name not in self.arrays]
         fields += [(name, "f8", shape) for name, shape in self.arrays.items()]
         fields.append((f"{self.name}_{self._source_hash()}", "u1"))
-        object.__setattr__(self, "record_dtype", np.dtype(fields))
+        object.__setattr__(self, "record_dtype", np.dtype(fields, align=True))
         columns = ENGINE_COLUMNS[:2] + list(self.state.descr) + ENGINE_COLUMNS[2:]
         object.__setattr__(self, "row_dtype", np.dtype(columns, align=True))
         object.__setattr__(self, "row_type", namedtuple(f"{self.name}_row", self.row_dtype.names or ()))
@@ -118,10 +124,6 @@ class Market:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _market_of, (self.name, self.params_type)  # unpickling the type imports the module that makes the market
-
-    def _plain_fields(self) -> list[str]:
-        hints = get_type_hints(self.params_type)
-        return [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
 
     def _source_hash(self) -> str:
         shared = (batch_kernels, compiling, random_streams, vector_exp, *map(import_module, self.modules))
@@ -139,11 +141,10 @@ class Market:
 
     def record(self, params: NamedTuple) -> np.ndarray[Any, Any]:
         """The parameters as kernels take them: a structured array of length 1."""
-        hints = get_type_hints(self.params_type)
         record = np.zeros(1, dtype=self.record_dtype)
-        for name in self._plain_fields():
-            record[name] = _kernel_value(hints[name], getattr(params, name))
-        for name in self.derived:
+        for name, options in self.literals.items():
+            record[name] = options.index(getattr(params, name))
+        for name in self.numbers:
             record[name] = getattr(params, name)
         for name, function in self.functions.items():
             if name not in self.arrays:
@@ -175,7 +176,3 @@ def _kernel_type(hint: Any) -> str:
     if hint in (int, bool) or get_origin(hint) is Literal:
         return "i8"
     raise TypeError(f"a kernel parameter of type {hint!r} is not supported: use float, int, bool or Literal")
-
-
-def _kernel_value(hint: Any, value: Any) -> Any:
-    return get_args(hint).index(value) if get_origin(hint) is Literal else value

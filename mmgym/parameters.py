@@ -28,11 +28,13 @@ from dataclasses import KW_ONLY, dataclass
 from itertools import repeat
 from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
+import numpy as np
+
 from mmgym.arguments import choice, integer, multiple, pair, real, together
 
 __all__ = [
     "SAME_ROW", "Choice", "Integer", "Multiple", "OtherSide", "Pair", "Real", "Row", "argument_names", "arguments_of",
-    "arguments_section", "check_within", "create", "row_of",
+    "arguments_section", "box_ends", "check_within", "create", "pinned_box", "row_of",
 ]  # fmt: skip
 
 WIDTH = 116  # of the lines of a docstring, without its indentation
@@ -60,6 +62,9 @@ class Row:
         Whether None is allowed: the method ``completed`` then puts in what it stands for.
     argument : str
         The argument's name, where it is not that of the field.
+    end : {"", "low", "high"}
+        Which end of the action box it is. Where parameters differ by row or episode and it is left to them, it is the
+        outermost of what they make it (see `mmgym.variation`).
     """
 
     default: Any
@@ -71,6 +76,7 @@ class Row:
     text: str = ""
     none: bool = False
     argument: str = ""
+    end: str = ""
 
     def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
         """The checked value, or one for each field; ``values`` are those of the arguments before this one."""
@@ -233,6 +239,21 @@ def arguments_of(params: Any) -> dict[str, Any]:
         name: row.argument_of([getattr(params, field) for field in fields or (name,)], params)
         for name, (row, fields) in _table(type(params)).items()
     }
+
+
+def box_ends(params_type: Any, arguments: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Ends of the action box that hold the boxes of all variants of arguments: those that ``arguments`` leave out."""
+    rows = {name: row for name, (row, _) in _table(params_type).items()}
+    ends = [name for name, row in rows.items() if row.end and arguments.get(name, row.default) is None]
+    boxes = [arguments_of(create(params_type, variant)) for variant in variants] if ends else []
+    outermost = {"low": np.min, "high": np.max}
+    return {name: outermost[rows[name].end]([box[name] for box in boxes], axis=0).tolist() for name in ends}
+
+
+def pinned_box(params: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with the ends of the action box as parameters have them."""
+    known = arguments_of(params)
+    return {**arguments, **{name: known[name] for name, (row, _) in _table(type(params)).items() if row.end}}
 
 
 def arguments_section(params_type: Any) -> list[str]:

@@ -195,8 +195,10 @@ def check_foreign_environment(env_id: Any, arguments: Any, source: str, *, files
         raise ValueError(
             f"{source}: arguments = {shortened(arguments)} of {env_id} must be a mapping of names to values"
         )
-    allowed = [*argument_names(face.market.params_type), "info"]
+    allowed = [*argument_names(face.market.params_type), "info", "randomise", "observe_parameters"]
     for name, value in arguments.items():
+        if name == "randomise" and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            value = list(value.values())  # laws are plain lists
         if name not in allowed:
             raise ValueError(
                 f"{source}: argument {shortened(name)} of {env_id} is not allowed: it must be one of "

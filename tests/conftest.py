@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,31 @@ def source_hash() -> str:
 # Before anything imports numba; processes that tests start inherit it.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".numba_cache" / source_hash()))
 os.environ.setdefault("MMGYM_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "mmgym"))
+
+from mmgym.registration import ENVIRONMENTS  # noqa: E402
+
+
+def kernels_of(item) -> str:
+    """Whose kernels a test compiles: those of the market that its file or its parameters name, or of its file."""
+    name = item.path.stem
+    declared = "declared"  # markets that are declarations share most of theirs
+    if name.startswith("test_declare"):
+        return declared
+    rows = [row for row in ENVIRONMENTS if row.market in name] or [row for row in ENVIRONMENTS if row.id in item.name]
+    longest = max(rows, key=lambda row: len(row.market), default=None)
+    return name if longest is None else declared if longest.declared else longest.market
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config, items):
+    """In parallel runs one process has all tests of a market, so that its kernels are compiled once; those go first."""
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {item: kernels_of(item) for item in items}
+    sizes = Counter(groups.values())
+    items.sort(key=lambda item: (groups[item] == item.path.stem, -sizes[groups[item]], groups[item]))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
 
 
 @pytest.fixture

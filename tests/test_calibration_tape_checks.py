@@ -472,8 +472,7 @@ def test_warnings_stand_in_table_json_and_on_the_plot(tmp_path: Path, capsys: py
         drawn.extend(item.name for item in findings)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("glft", "tick_spread_report", "hawkes"):
-            patch.setattr(f"mmgym.calibration.{module}.draw_findings", keep)
+        patch.setattr("mmgym.calibration.report.draw_findings", keep)
         glft.calibrate(path).plot(tmp_path / "glft.png")
         fit = fit_market_orders(path)["buy"]
         fit.plot(tmp_path / "hawkes.png")

@@ -4,16 +4,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import pytest
 import yaml
 
-from mmgym import declare
+from mmgym import arguments, declare
 from mmgym.agents.benchmark import load_benchmark, plan
 from mmgym.agents.cli import main
 from mmgym.baselines.declared import DeclaredProblem
+from mmgym.baselines.frozen import Functional
 from mmgym.parameters import Integer, Real, create
 
 PACKAGE = Path(__file__).parent / "third_party"
@@ -118,7 +120,6 @@ def test_refused_as_stated():
         ({"coordinates": two}, "held"),
         ({"coordinates": [declare.Coordinate("mid", 0, 1)]}, "mid"),
         ({"controls": []}, "controls are missing"),
-        ({"controls": [declare.Box("depth", 0.0, 1.0), declare.Choice("order", 0, 1)]}, "all be Box or all be Choice"),
         ({"impulse": declare.Impulse(jump, pays)}, "Choice"),
         ({"events": [declare.Event("fill", lambda p, q: 1.0, further)]}, r"\(p, q\).*p, x, u"),
         ({"events": [declare.Event("fill", intensity, further, counts="both")]}, "counts = 'both'"),
@@ -135,6 +136,27 @@ def test_too_many_states_and_choices():
     wide = small(**{**CHOICE, "controls": [declare.Choice("order", 0, 10**6)]})
     with pytest.raises(MemoryError, match="order have 1,000,001 combinations, allowed are 100,000"):
         _ = DeclaredProblem(wide, create(Params, {})).choices
+
+
+def test_what_does_not_fit_into_memory_is_refused_beforehand(monkeypatch):
+    params = create(Params, {"limit": 1000})
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 50_000}
+    monkeypatch.setattr(arguments, "os", SimpleNamespace(sysconf=pages.get))
+    market = small()
+    with pytest.raises(MemoryError, match=r"what 1 events do in 2,001 states would take .*lower the ranges of held"):
+        market.transitions(params)
+    pages["SC_PHYS_PAGES"] = 300_000
+    market.transitions(params)
+    with pytest.raises(MemoryError, match="one-step law of 2,001 states x 1 events x 1 controls would take"):
+        DeclaredProblem(market, params)
+    pages["SC_PHYS_PAGES"] = 600_000
+    problem = DeclaredProblem(market, params)
+    many = Functional(gain=1.0, exponents=1j * np.arange(10.0))
+    with pytest.raises(MemoryError, match="2,001 states x 1 events x 10 exponents would take"):
+        problem.backward(0, np.arange(3), np.zeros((3, 1)), np.ones((2001, 10), complex), many)
+    choices = small(**{**CHOICE, "controls": [declare.Choice("order", -1, 1), declare.Choice("size", 1, 9)]})
+    with pytest.raises(MemoryError, match=r"27 combinations of choices x 2,001 states would take .*of order, size"):
+        _ = DeclaredProblem(choices, params).choices
 
 
 def test_a_wrong_intensity_between_the_checked_points():

@@ -1,5 +1,6 @@
 """The Guéant-Lehalle-Fernandez-Tapia market restated as a declaration, against its hand-written one-step law."""
 
+import functools
 import math
 
 import numpy as np
@@ -120,6 +121,7 @@ def drawn(number):
     }
 
 
+@functools.cache
 def problems(number):
     arguments = drawn(number)
     return GLFTProblem(glft.Params.create(**arguments)), DeclaredProblem(MARKET, Params.create(**arguments)), number
@@ -165,7 +167,7 @@ def test_one_step_law(number, name):
         assert np.abs(found - expected).max() < 1e-12 * scale
 
 
-@pytest.mark.parametrize("number", range(50))
+@pytest.mark.parametrize("number", [*range(12), *(pytest.param(k, marks=pytest.mark.long) for k in range(12, 50))])
 def test_optimum(number):
     hand, stated, _ = problems(number)
     expected, found = solve(hand), solve(stated)

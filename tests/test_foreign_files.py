@@ -167,13 +167,14 @@ def without(content, path):
 
 
 def variants(content, trap, share, seed=0):
-    """Copies of a content with one field replaced by a hostile value or left out: a share of all, at random."""
+    """Copies of a content with one field replaced by a hostile value, a share of all, or left out, more of them."""
     random = np.random.default_rng(seed)
     for path in places(content):
         for value in hostile_values(trap):
             if random.random() < share:
                 yield path, replaced(content, path, value)
-        yield path, without(content, path)
+        if random.random() < 10.0 * share:
+            yield path, without(content, path)
 
 
 def refused_or(read, errors, named, what):
@@ -371,7 +372,7 @@ def walk_checkpoint(algorithm, source, trap, tmp_path, share):
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_no_field_of_a_checkpoint_is_imported_opened_or_unpickled(algorithm, runs, trap, tmp_path):
     count, refused = walk_checkpoint(algorithm, runs[f"{algorithm}-checkpoint"], trap, tmp_path, 0.01)
-    assert refused > 0.7 * count > 150
+    assert refused > 0.7 * count > 60
 
 
 @pytest.mark.long
@@ -441,7 +442,7 @@ def test_no_field_of_a_benchmark_result_is_imported_opened_or_unpickled(kind, sh
                 summary_table(tidy_table([found]), cell["market"])
         untouched(trap, WATCH.events)
         count, refused = count + 1, refused + (found is None)
-    assert refused > 0.3 * count > 30
+    assert refused > 0.3 * count > 15
 
 
 # --- Configurations --------------------------------------------------------------------------------------------------
@@ -477,8 +478,8 @@ def walk_configurations(names, trap, tmp_path, share, *, build):
 
 
 def test_hostile_values_of_shipped_configurations_are_refused_by_key(trap, tmp_path):
-    count, refused = walk_configurations(config_names(), trap, tmp_path, 0.015, build=False)
-    assert refused > 0.7 * count > 200
+    count, refused = walk_configurations(config_names(), trap, tmp_path, 0.006, build=False)
+    assert refused > 0.7 * count > 80
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ Statistical checks have fixed seeds; were they redrawn, each test function would
 import itertools
 import math
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import gymnasium
@@ -28,7 +29,7 @@ from mmgym.baselines.catalogue import (
 )
 from mmgym.baselines.hawkes_flow import closed_forms
 from mmgym.baselines.kept import is_named, is_pair, kept, kept_file, save_arrays
-from mmgym.parameters import argument_names
+from mmgym.parameters import argument_names, row_of
 from mmgym.registration import ENVIRONMENTS
 from mmgym.source_digest import source_digest
 
@@ -63,20 +64,23 @@ FOUR_ASSETS = {
 def cases():
     """Every id, with every combination of its arguments on which a level may depend."""
     for row in ENVIRONMENTS:
-        known = argument_names(type(gymnasium.make(row.id).unwrapped).market.params_type)
-        names = [name for name in CHANGING if name in known]
+        params_type = getattr(import_module(row.module), row.env).market.params_type
+        names = [name for name in CHANGING if name in argument_names(params_type)]
+        preset = {name: row.arguments.get(name, row_of(params_type, name).default) for name in names}
         for values in itertools.product(*(CHANGING[name] for name in names)):
             arguments = dict(zip(names, values, strict=True))
             if row.market == "hawkes_flow" and arguments["decision"] == "order":
                 continue
-            marks = [pytest.mark.long] if row.market.startswith("hawkes") else []
-            yield pytest.param(row.id, SHORT[row.market] | arguments, marks=marks, id=f"{row.id} {arguments}")
-    yield pytest.param(ASSETS, FOUR_ASSETS, id="four assets")
+            stated = row.level if arguments == preset else None
+            marks = [pytest.mark.long] if row.market.startswith("hawkes") and stated is None else []
+            yield pytest.param(row.id, SHORT[row.market] | arguments, stated, marks=marks, id=f"{row.id} {arguments}")
+    yield pytest.param(ASSETS, FOUR_ASSETS, None, id=f"{ASSETS} four assets")
     yield pytest.param(
         FLOW,
         SHORT["hawkes_flow"] | {"excitation": 0.0, "observe_intensities": False},
+        None,
         marks=pytest.mark.long,
-        id="Poisson",
+        id=f"{FLOW} Poisson",
     )
 
 
@@ -86,14 +90,16 @@ def level_by_hand(lower, upper, error):
     return "bracketed"
 
 
-@pytest.mark.parametrize(("env_id", "arguments"), list(cases()))
-def test_a_level_is_what_the_bounds_say(env_id, arguments, capsys):
+@pytest.mark.parametrize(("env_id", "arguments", "stated"), list(cases()))
+def test_a_level_is_what_the_bounds_say(env_id, arguments, stated, capsys):
+    """And, for the arguments of the preset, what the table of ids states."""
     env = environment_of(env_id, **arguments)
     best = baselines.best_known_policy(env)
     lower, upper, error = best.bounds
     expected = level_by_hand(lower, upper, error)
     assert lower <= upper == best.optimum
     assert best.level == level_of(env) == expected
+    assert stated in (None, expected)
     found = baselines.score(env, best, episodes=20)
     assert (found.level, found.optimum_lower, found.optimum_upper) == (expected, lower, upper)
     assert isinstance(found.regret, float) == (lower == upper)

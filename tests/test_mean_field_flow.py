@@ -328,10 +328,10 @@ def test_all_takers_at_a_limit_of_the_paper_s_game():
 def test_errors_of_time_stepping_show_their_own_order():
     for order in (1, 2, 4):
         values = [1.0 + 1e-3 * 2.0 ** (-order * k) for k in range(3)]
-        assert limit._stepping_error(values) == pytest.approx(abs(values[-1] - 1.0), rel=1e-2)
-    assert limit._stepping_error([1.0]) == np.inf
-    assert limit._stepping_error([1.0, 1.001]) == pytest.approx(1e-3, rel=2e-3)  # one difference shows no order
-    assert limit._stepping_error([1.0, 1.1, 1.3]) > 0.1  # it does not converge
+        assert limit.stepping_error(values) == pytest.approx(abs(values[-1] - 1.0), rel=1e-2)
+    assert limit.stepping_error([1.0]) == np.inf
+    assert limit.stepping_error([1.0, 1.001]) == pytest.approx(1e-3, rel=2e-3)  # one difference shows no order
+    assert limit.stepping_error([1.0, 1.1, 1.3]) > 0.1  # it does not converge
 
 
 def test_a_start_and_a_tolerance():

@@ -29,6 +29,7 @@ from mmgym.parameters import (
 )
 from mmgym.registration import ENVIRONMENTS
 
+SHARED = ("info", "render_mode", "randomise", "observe_parameters")  # arguments of all environments
 STOCHASTIC = [[0.0, 0.25, 0.75], [0.1, 0.3, 0.6], [1 / 3, 1 / 3, 1 / 3]]
 LAW = [[0.1, 0.2, 0.05], [0.05, 0.3, 0.1], [0.1, 0.05, 0.05]]  # inventories -1, 0, 1 orders; signals -1, 0, 1
 SPECIAL = {  # values of arguments that are no number, pair, choice or multiple; by market and name
@@ -148,7 +149,7 @@ def bullets(row):
 def test_a_docstring_tells_the_defaults_and_the_ranges(row):
     """A default that is given changes nothing, and what lies just outside of a range is refused by name."""
     params_type, told = params_type_of(row), bullets(row)
-    assert [name for name in told if name not in ("info", "render_mode")] == argument_names(params_type)
+    assert [name for name in told if name not in SHARED] == argument_names(params_type)
     base = {"population": "constant"} if row.market == "mean_field" else {}
     usual, ranges = params_type.create(**base), 0
     for name in argument_names(params_type):

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 import mmgym
-from mmgym.baselines import catalogue
 from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.glft.one_step import GLFTProblem
@@ -50,7 +49,12 @@ BASELINE = {
     "robust_glft": {"num_steps": 5, "horizon": 0.025, "inventory_limit": 3.0},
     **{row.market: {"num_steps": 4, "horizon": 0.04, "inventory_limit": 4.0} for row in ENVIRONMENTS if row.declared},
 }
-QUICK = ("glft", "mean_field")  # markets whose baselines are checked in the fast suite
+QUICK = (
+    "mmgym/GLFT-v0",
+    "mmgym/AvellanedaStoikov-v0",
+    "mmgym/MeanFieldTaker-v0",
+    "mmgym/MeanFieldMaker-v0",
+)  # in the fast suite
 
 
 @pytest.fixture(params=ENVIRONMENTS, ids=IDS)
@@ -111,10 +115,6 @@ def test_the_first_line_of_a_docstring_states_the_unit_of_inventory(row):
     assert "inventory in" in env_class.__doc__.split("\n\n")[0]
 
 
-def test_the_level_of_the_table_is_that_of_the_baseline(row):
-    assert catalogue.level_of(row.id, **SHORT[row.market]) == row.level
-
-
 # --- The suites over every id ----------------------------------------------------------------------------------------
 
 
@@ -144,7 +144,7 @@ def test_conformance_of_the_market_at_full_length(row):
 
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, id=row.id, marks=() if row.market in QUICK else pytest.mark.long) for row in ENVIRONMENTS],
+    [pytest.param(row, id=row.id, marks=() if row.id in QUICK else pytest.mark.long) for row in ENVIRONMENTS],
 )
 def test_conformance_of_the_baseline(row):
     figures = check_baseline(row.id, **BASELINE[row.market])

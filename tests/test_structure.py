@@ -177,13 +177,6 @@ def test_every_id_has_what_it_needs(row):
     arguments = re.findall(r"`(\w+)` \(", doc)
     for name in env.unwrapped.arguments:
         assert name in arguments, f"argument {name} is not documented"
-    if row.level == "bracketed":
-        with pytest.raises(baselines.NoOptimum):
-            baselines.optimal_policy(env)
-    else:
-        assert baselines.optimal_policy(env).level == row.level
-    assert baselines.best_known_policy(env) is not None
-    assert baselines.paper_policies(env)
     configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in training_configurations()]
     assert any(row.id in config for config in configs), f"no configuration for {row.id}"
 

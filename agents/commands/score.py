@@ -129,5 +129,6 @@ Brackets: 95 % intervals of what is simulated, from 10000 episodes.
 """
 
 LIST = Command("list", "list the environments and how exactly their optimum is known", add_output, _list)
-SOLVE = Command("solve", "solve an environment exactly and print its optimum", _add_solve_options, _solve)
+KEPT = "Solutions that took more than half a second are kept in the user's cache folder, or in MMGYM_CACHE_DIR."
+SOLVE = Command("solve", "solve an environment exactly and print its optimum", _add_solve_options, _solve, KEPT)
 SCORE = Command("score", "score policies or trained models against the optimum", _add_score_options, _score, RISK)

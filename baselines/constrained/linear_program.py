@@ -56,30 +56,30 @@ class LinearProgram:
                     rows.append(offset + i)
                     columns.append(column)
                     entries.append(1.0)
-                    worth, found = 0.0, dict.fromkeys(counted, 0.0)
+                    worth, chances = 0.0, dict.fromkeys(counted, 0.0)
                     for after, parts in chain.successors(state, quotes):
                         worth += scale * parts * float(chain.step_reward(after.inventory))
                         if last:
                             worth += scale * parts * float(chain.final_reward(after))
                             for name in counted:
-                                found[name] += scale * parts * chain.violates(name, after)
+                                chances[name] += scale * parts * chain.violates(name, after)
                         else:
                             rows.append(index[after])
                             columns.append(column)
                             entries.append(-scale * parts)
                     value.append(worth)
                     for name in counted:
-                        counted[name].append(found[name])
+                        counted[name].append(chances[name])
             offset = after_offset
         self._flow = coo_array((entries, (rows, columns)), shape=(offset, len(self.keys))).tocsr()
         self._inflow = np.zeros(offset)
         self._inflow[0] = 1.0
         self._value: Array = np.array(value)
-        self._counted = {name: np.array(found) for name, found in counted.items()}
+        self._counted = {name: np.array(column) for name, column in counted.items()}
 
     def _minimise(self, cost: Array, kept: list[str]) -> Array | None:
         limits = self.chain.risk_limits
-        found: Any = linprog(  # type: ignore[call-overload]
+        result: Any = linprog(  # type: ignore[call-overload]
             cost,
             A_ub=np.stack([self._counted[name] for name in kept]) if kept else None,
             b_ub=[float(limits[name].probability) for name in kept] if kept else None,
@@ -88,18 +88,18 @@ class LinearProgram:
             bounds=(0.0, None),
             method="highs",
         )
-        if found.status == 2:
+        if result.status == 2:
             return None
-        if found.status != 0:
-            raise RuntimeError(f"HiGHS did not solve the linear program: {found.message}")
-        return np.asarray(found.x)
+        if result.status != 0:
+            raise RuntimeError(f"HiGHS did not solve the linear program: {result.message}")
+        return np.asarray(result.x)
 
     def solve(self, *, limited: bool = True) -> RandomisedOptimum | None:
         """The optimum under the limits (or without the limits on probabilities); None if no policy keeps to them."""
         x = self._minimise(-self._value, list(self.chain.risk_limits) if limited else [])
         if x is None:
             return None
-        probabilities = {name: float(found @ x) for name, found in self._counted.items()}
+        probabilities = {name: float(column @ x) for name, column in self._counted.items()}
         return RandomisedOptimum(float(self._value @ x), probabilities, self._marginal(x))
 
     def least(self, name: str, kept: list[str]) -> float | None:
@@ -112,7 +112,7 @@ class LinearProgram:
         limits, unknowns = self.chain.risk_limits, len(self.keys)
         names = list(limits)
         excess = -np.eye(len(names))
-        found: Any = linprog(  # type: ignore[call-overload]
+        result: Any = linprog(  # type: ignore[call-overload]
             np.concatenate([np.zeros(unknowns), np.ones(len(names))]),
             A_ub=np.hstack([np.stack([self._counted[name] for name in names]), excess]),
             b_ub=[float(limits[name].probability) for name in names],
@@ -121,16 +121,16 @@ class LinearProgram:
             bounds=(0.0, None),
             method="highs",
         )
-        if found.status != 0:
-            raise RuntimeError(f"HiGHS did not solve the linear program: {found.message}")
-        return {name: float(limits[name].probability + found.x[unknowns + i]) for i, name in enumerate(names)}
+        if result.status != 0:
+            raise RuntimeError(f"HiGHS did not solve the linear program: {result.message}")
+        return {name: float(limits[name].probability + result.x[unknowns + i]) for i, name in enumerate(names)}
 
     def _marginal(self, x: Array) -> dict[tuple[int, int], dict[Quotes, Fraction]]:
         mass: dict[tuple[int, int], dict[Quotes, float]] = {}
         for (n, inventory, quotes), weight in zip(self.keys, x, strict=True):
             cell = mass.setdefault((n, inventory), {})
             cell[quotes] = cell.get(quotes, 0.0) + max(float(weight), 0.0)
-        found = {}
+        mixtures = {}
         for cell_key, cell in mass.items():
             total = sum(cell.values())
             if total > 0.0:
@@ -138,5 +138,5 @@ class LinearProgram:
             else:  # never visited: any quotes will do
                 rounded = {min(cell): Fraction(1)}
             whole = sum(rounded.values())
-            found[cell_key] = {quotes: w / whole for quotes, w in rounded.items() if w}
-        return found
+            mixtures[cell_key] = {quotes: w / whole for quotes, w in rounded.items() if w}
+        return mixtures

@@ -110,11 +110,11 @@ class Chain:
     def quotes(self) -> dict[int, list[Quotes]]:
         """Quotes that may be posted at each inventory."""
         ticks, bound = sorted(self.market.fill_probabilities), self.inventory_limit
-        found = {}
+        pairs = {}
         for q in range(-bound, bound + 1):
             bids, asks = (ticks if q < bound else [OFF]), (ticks if q > -bound else [OFF])
-            found[q] = [Quotes(bid, ask) for bid in bids for ask in asks if self._allowed(bid, ask)]
-        return found
+            pairs[q] = [Quotes(bid, ask) for bid in bids for ask in asks if self._allowed(bid, ask)]
+        return pairs
 
     def _allowed(self, bid: int, ask: int) -> bool:
         if bid == OFF or ask == OFF:
@@ -155,7 +155,7 @@ class Chain:
         return known[state, quotes]
 
     def _step(self, state: State, quotes: Quotes) -> list[tuple[State, int]]:
-        found: dict[State, int] = {}
+        masses: dict[State, int] = {}
         limit = self.limits.drawdown
         for change, fill in self.fills(quotes).items():
             inventory = state.inventory + change
@@ -168,8 +168,8 @@ class Chain:
                     if drawdown > limit.amount:
                         drawdown = BREACHED
                 after = State(inventory, state.wealth + step, drawdown)
-                found[after] = found.get(after, 0) + int(fill * probability * self.denominator)
-        return list(found.items())
+                masses[after] = masses.get(after, 0) + int(fill * probability * self.denominator)
+        return list(masses.items())
 
     @cached_property
     def start(self) -> State:
@@ -310,15 +310,15 @@ def first_table(chain: Chain, sweeps: int = 3, seconds: float = math.inf) -> dic
     deadline = time.perf_counter() + seconds
 
     def rank(table: Table) -> tuple[Fraction, Fraction]:
-        found = evaluate_table(chain, table)
+        evaluation = evaluate_table(chain, table)
         excess = sum(
             (
-                max(found.probabilities[name] - limit.probability, Fraction(0))
+                max(evaluation.probabilities[name] - limit.probability, Fraction(0))
                 for name, limit in chain.risk_limits.items()
             ),
             Fraction(0),
         )
-        return -excess, found.value
+        return -excess, evaluation.value
 
     cells = [(n, q) for n, inventories in enumerate(chain.reachable_inventories) for q in inventories]
 
@@ -336,9 +336,9 @@ def first_table(chain: Chain, sweeps: int = 3, seconds: float = math.inf) -> dic
                 return table
             for pair in chain.quotes[cell[1]]:
                 candidate = {**table, cell: pair}
-                found = rank(candidate)
-                if found > best:
-                    table, best = candidate, found
+                rating = rank(candidate)
+                if rating > best:
+                    table, best = candidate, rating
         if best == before:
             break
     return table

@@ -75,43 +75,43 @@ def _rational(name: str, value: Any, high: Fraction | None = None) -> Fraction:
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
-        found = Fraction(str(value))
+        number = Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}") from None
-    if found < 0 or (high is not None and found > high):
+    if number < 0 or (high is not None and number > high):
         raise ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")
-    return found
+    return number
 
 
 def _law(name: str, content: Any, low: int) -> dict[int, Fraction]:
     """Probabilities by whole numbers of ticks."""
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{name} must be a mapping of whole numbers of ticks to probabilities")
-    found = {}
+    law = {}
     for ticks, probability in content.items():
         if isinstance(ticks, bool) or not isinstance(ticks, int) or not low <= ticks <= 1000:
             raise ValueError(f"{name}: {ticks!r} is not allowed: ticks must be whole numbers from {low} to 1000")
-        found[ticks] = _rational(f"{name}[{ticks}]", probability, Fraction(1))
-    return dict(sorted(found.items()))
+        law[ticks] = _rational(f"{name}[{ticks}]", probability, Fraction(1))
+    return dict(sorted(law.items()))
 
 
 def _market(source: str, content: Any) -> FiniteMarket:
-    found = _section(source, "market", content, ("num_steps", "fill_probabilities", "mid_moves", "inventory_limit"))
+    section = _section(source, "market", content, ("num_steps", "fill_probabilities", "mid_moves", "inventory_limit"))
     name = f"{source}: market."
-    limit = integer(f"{name}inventory_limit", found["inventory_limit"], low=1, high=1000)
-    moves = _law(f"{name}mid_moves", found["mid_moves"], -1000)
+    limit = integer(f"{name}inventory_limit", section["inventory_limit"], low=1, high=1000)
+    moves = _law(f"{name}mid_moves", section["mid_moves"], -1000)
     total = sum(moves.values())
     if total != 1:
         raise ValueError(f"{name}mid_moves: the probabilities add up to {total}, but must add up to 1")
     return FiniteMarket(
-        num_steps=integer(f"{name}num_steps", found["num_steps"], low=1, high=MOST_STEPS),
-        fill_probabilities=_law(f"{name}fill_probabilities", found["fill_probabilities"], 1),
+        num_steps=integer(f"{name}num_steps", section["num_steps"], low=1, high=MOST_STEPS),
+        fill_probabilities=_law(f"{name}fill_probabilities", section["fill_probabilities"], 1),
         mid_moves={move: p for move, p in moves.items() if p},
         inventory_limit=limit,
-        terminal_penalty=_rational(f"{name}terminal_penalty", found.get("terminal_penalty", 0)),
-        running_penalty=_rational(f"{name}running_penalty", found.get("running_penalty", 0)),
+        terminal_penalty=_rational(f"{name}terminal_penalty", section.get("terminal_penalty", 0)),
+        running_penalty=_rational(f"{name}running_penalty", section.get("running_penalty", 0)),
         initial_inventory=integer(
-            f"{name}initial_inventory", found.get("initial_inventory", 0), low=-limit, high=limit
+            f"{name}initial_inventory", section.get("initial_inventory", 0), low=-limit, high=limit
         ),
     )
 
@@ -119,26 +119,26 @@ def _market(source: str, content: Any) -> FiniteMarket:
 def _risk_limit(source: str, name: str, content: Any, low: int) -> RiskLimit | None:
     if content is None:
         return None
-    found = _section(source, name, content, ("amount", "probability"))
-    amount = integer(f"{source}: {name}.amount", found["amount"], low=low, high=1_000_000)
-    return RiskLimit(amount, _rational(f"{source}: {name}.probability", found["probability"], Fraction(1)))
+    section = _section(source, name, content, ("amount", "probability"))
+    amount = integer(f"{source}: {name}.amount", section["amount"], low=low, high=1_000_000)
+    return RiskLimit(amount, _rational(f"{source}: {name}.probability", section["probability"], Fraction(1)))
 
 
 def _limits(source: str, content: Any, market: FiniteMarket) -> Limits:
-    found = _section(source, "limits", content)
-    inventory = found.get("inventory")
+    section = _section(source, "limits", content)
+    inventory = section.get("inventory")
     if inventory is not None:
         low, high = abs(market.initial_inventory), market.inventory_limit
         inventory = integer(f"{source}: limits.inventory", inventory, low=low, high=high)
-    spread = found.get("spread")
+    spread = section.get("spread")
     if spread is not None:
         if not isinstance(spread, list) or len(spread) != 2:
             raise ValueError(f"{source}: limits.spread = {spread!r} is not allowed: it must be [minimum, maximum]")
         low_spread = integer(f"{source}: limits.spread[0]", spread[0], low=0, high=2000)
         spread = (low_spread, integer(f"{source}: limits.spread[1]", spread[1], low=low_spread, high=2000))
     return Limits(
-        loss=_risk_limit(source, "limits.loss", found.get("loss"), 1),
-        drawdown=_risk_limit(source, "limits.drawdown", found.get("drawdown"), 0),
+        loss=_risk_limit(source, "limits.loss", section.get("loss"), 1),
+        drawdown=_risk_limit(source, "limits.drawdown", section.get("drawdown"), 0),
         inventory=inventory,
         spread=spread,
     )
@@ -176,20 +176,20 @@ def read_problem(content: Any, source: str = "problem") -> ConstrainedProblem:
     ValueError
         If a key is unknown or missing, or a value is not allowed; the message says what is.
     """
-    found = _section(source, "", content, ("market",))
-    market = _market(source, found["market"])
-    chain = Chain(market, _limits(source, found.get("limits") or {}, market))
+    sections = _section(source, "", content, ("market",))
+    market = _market(source, sections["market"])
+    chain = Chain(market, _limits(source, sections.get("limits") or {}, market))
     _check_quotes(source, chain)
     environment = None
-    if found.get("environment") is not None:
-        section = _section(source, "environment", found["environment"], ("id",))
+    if sections.get("environment") is not None:
+        section = _section(source, "environment", sections["environment"], ("id",))
         arguments = section.get("arguments") or {}
         if not isinstance(section["id"], str) or not isinstance(arguments, Mapping):
             raise ValueError(f"{source}: environment must have an id that is text, and arguments that are a mapping")
         tick = real(f"{source}: environment.tick", section.get("tick", 1.0), above=0.0)
         environment = EnvironmentSettings(section["id"], tick, dict(arguments))
-    solver = _section(source, "solver", found.get("solver") or {})
-    agent = _section(source, "agent", found.get("agent") or {})
+    solver = _section(source, "solver", sections.get("solver") or {})
+    agent = _section(source, "agent", sections.get("agent") or {})
     default = AgentSettings()
     return ConstrainedProblem(
         chain=chain,

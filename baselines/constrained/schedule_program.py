@@ -183,19 +183,19 @@ class ScheduleProgram:
         time_limit = max(time_limit - (time.perf_counter() - started), 0.01)
         first = evaluate_table(self.chain, self._hint)
         status, table, bound, seconds = self._run(self._worth, True, kept, time_limit, workers, progress, unit)
-        found = None if table is None else evaluate_table(self.chain, table)
-        if found is not None and (not found.meets(self.chain) or (status == "optimal" and found.value != bound)):
+        worth = None if table is None else evaluate_table(self.chain, table)
+        if worth is not None and (not worth.meets(self.chain) or (status == "optimal" and worth.value != bound)):
             raise RuntimeError(
-                f"CP-SAT's schedule is worth {found.value} with {found.probabilities}, and not {bound} within the "
+                f"CP-SAT's schedule is worth {worth.value} with {worth.probabilities}, and not {bound} within the "
                 "limits: this is a bug, please report it"
             )
         if (
             status in ("unknown", "feasible")
             and first.meets(self.chain)
-            and (found is None or found.value < first.value)
+            and (worth is None or worth.value < first.value)
         ):
-            status, table, found = "feasible", self._hint, first
-        return ScheduleOptimum(status, table, found, bound, seconds)
+            status, table, worth = "feasible", self._hint, first
+        return ScheduleOptimum(status, table, worth, bound, seconds)
 
     def least(
         self, name: str, kept: list[str], *, time_limit: float = 60.0, workers: int = 1
@@ -218,8 +218,8 @@ class ScheduleProgram:
         status, table, _, _ = self._run(sum(excess), False, [], time_limit, workers, None, self._whole)
         if table is None:
             return status, None
-        found = evaluate_table(self.chain, table).probabilities
-        return status, {name: max(found[name], limit.probability) for name, limit in limits.items()}
+        probabilities = evaluate_table(self.chain, table).probabilities
+        return status, {name: max(probabilities[name], limit.probability) for name, limit in limits.items()}
 
 
 def _watcher(library: Any, progress: Progress, unit: int) -> Any:

@@ -130,8 +130,8 @@ class ConstrainedSolution:
     @property
     def gap(self) -> Fraction | None:
         """How much better than the schedule found the best one may be; 0 where it is proved to be the best."""
-        found = None if self.schedule is None else self.schedule.evaluation
-        return None if found is None or self.bound is None else max(self.bound - found.value, Fraction(0))
+        evaluation = None if self.schedule is None else self.schedule.evaluation
+        return None if evaluation is None or self.bound is None else max(self.bound - evaluation.value, Fraction(0))
 
     def comparison(self, others: Mapping[str, Evaluation] | None = None) -> pd.DataFrame:
         """What each policy is worth and risks in the finite market, best first; ``others`` adds rows."""
@@ -145,16 +145,16 @@ class ConstrainedSolution:
         if self.schedule is not None and self.schedule.evaluation is not None:
             how = "optimum, certified" if self.schedule.status == "optimal" else f"gap {float(self.gap or 0):.6g}"
             rows.append(("CP-SAT schedule", self.schedule.evaluation, how))
-        rows += [(name, found, "exact") for name, found in (others or {}).items()]
+        rows += [(name, worth, "exact") for name, worth in (others or {}).items()]
         table: list[dict[str, Any]] = []
-        for name, found, how in rows:
-            probabilities = {f"P({limit})": float(found.probabilities[limit]) for limit in chain.risk_limits}
-            keeps = all(found.probabilities[k] <= p.probability + ROUNDING for k, p in chain.risk_limits.items())
-            exact = str(found.value) if isinstance(found.value, Fraction) and found.value.denominator < 10**9 else ""
+        for name, worth, how in rows:
+            probabilities = {f"P({limit})": float(worth.probabilities[limit]) for limit in chain.risk_limits}
+            keeps = all(worth.probabilities[k] <= p.probability + ROUNDING for k, p in chain.risk_limits.items())
+            exact = str(worth.value) if isinstance(worth.value, Fraction) and worth.value.denominator < 10**9 else ""
             table.append(
                 {
                     "policy": name,
-                    "value": float(found.value),
+                    "value": float(worth.value),
                     "exact": exact,
                     **probabilities,
                     "keeps limits": "yes" if keeps else "no",
@@ -166,17 +166,17 @@ class ConstrainedSolution:
 
     def schedule_table(self) -> pd.DataFrame:
         """The schedule: quotes by step and inventory, in ticks; empty where a side is off."""
-        found = None if self.schedule is None else self.schedule.schedule
+        table = None if self.schedule is None else self.schedule.schedule
         rows = [
             {"step": n, "inventory": q, "bid": pair.bid or "", "ask": pair.ask or ""}
-            for (n, q), pair in sorted((found or {}).items())
+            for (n, q), pair in sorted((table or {}).items())
         ]
         return pd.DataFrame(rows, columns=["step", "inventory", "bid", "ask"])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; exact numbers as text, "a/b"."""
         schedule, randomised = self.schedule, self.randomised
-        found: dict[str, Any] = {
+        content: dict[str, Any] = {
             "status": "infeasible" if schedule is None else schedule.status,
             "without_limits": _evaluation(self.unlimited),
             "linear_program": None
@@ -187,7 +187,7 @@ class ConstrainedSolution:
             "gap": _exact(self.gap),
         }
         if schedule is not None:
-            found["schedule"] = {
+            content["schedule"] = {
                 **(_evaluation(schedule.evaluation) or {}),
                 "seconds": schedule.seconds,
                 "quotes": [
@@ -197,7 +197,7 @@ class ConstrainedSolution:
             }
         if self.infeasibility is not None:
             why = self.infeasibility
-            found["infeasibility"] = {
+            content["infeasibility"] = {
                 "of": why.of,
                 "proved": why.proved,
                 **{
@@ -210,20 +210,20 @@ class ConstrainedSolution:
                     )
                 },
             }
-        return found
+        return content
 
 
 def _exact(value: Any) -> Any:
     return str(value) if isinstance(value, Fraction) else value
 
 
-def _evaluation(found: Evaluation | None) -> dict[str, Any] | None:
-    if found is None:
+def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
         return None
     return {
-        "value": float(found.value),
-        "exact": str(found.value),
-        "probabilities": {name: str(p) for name, p in found.probabilities.items()},
+        "value": float(evaluation.value),
+        "exact": str(evaluation.value),
+        "probabilities": {name: str(p) for name, p in evaluation.probabilities.items()},
     }
 
 
@@ -260,10 +260,10 @@ def constrain(
     randomised = policies.solve()
     if randomised is None:
         return ConstrainedSolution(problem, unlimited, None, None, None, _why_no_policy(chain, policies))
-    found = schedules.solve(time_limit=limit, workers=workers, progress=progress)
+    optimum = schedules.solve(time_limit=limit, workers=workers, progress=progress)
     marginal = evaluate_schedule(chain, randomised.schedule)
-    why = _why_no_schedule(chain, schedules, limit, workers) if found.status == "infeasible" else None
-    return ConstrainedSolution(problem, unlimited, randomised, marginal, found, why)
+    why = _why_no_schedule(chain, schedules, limit, workers) if optimum.status == "infeasible" else None
+    return ConstrainedSolution(problem, unlimited, randomised, marginal, optimum, why)
 
 
 def _others(chain: Chain, name: str) -> list[str]:
@@ -288,12 +288,12 @@ def _why_no_schedule(chain: Chain, schedules: ScheduleProgram, time_limit: float
     alone = {name: schedules.least(name, [], **search) for name in limits}
     with_others = {name: schedules.least(name, _others(chain, name), **search) for name in limits}
     status, relaxation = schedules.relax(**search)
-    statuses = [status, *(found[0] for found in (*alone.values(), *with_others.values()))]
+    statuses = [status, *(outcome[0] for outcome in (*alone.values(), *with_others.values()))]
     return Infeasibility(
         of="schedules",
         asked={name: limit.probability for name, limit in limits.items()},
-        alone={name: found[1] for name, found in alone.items()},
-        with_others={name: found[1] for name, found in with_others.items()},
+        alone={name: outcome[1] for name, outcome in alone.items()},
+        with_others={name: outcome[1] for name, outcome in with_others.items()},
         relaxation=relaxation,
         proved=all(status in ("optimal", "infeasible") for status in statuses),
     )
@@ -359,7 +359,7 @@ def _depths(schedule: Schedule, chain: Chain, n: int, q: int, pair: Quotes) -> N
 
     def inner(side: int, step: int) -> int:
         cell = schedule.get((n, q + step))
-        ticks = [found[side] for found in cell] if cell else []
+        ticks = [quotes[side] for quotes in cell] if cell else []
         return max((t for t in ticks if t != OFF), default=widest)
 
     bid = pair.bid if pair.bid != OFF else inner(0, -1)

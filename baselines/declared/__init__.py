@@ -11,8 +11,11 @@ from mmgym import declare
 from mmgym.baselines.baseline import FiniteBaseline, PaperPolicies, make_baseline
 from mmgym.baselines.declared.one_step import DeclaredProblem
 from mmgym.baselines.frozen import Table
+from mmgym.baselines.policy import Policy, RandomPolicy, uniform_nodes
 
 __all__ = ["DeclaredProblem", "policy_tables", "register"]
+
+MOST_NODES = 2_000  # of a random policy whose value is summed, not simulated
 
 
 def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
@@ -51,16 +54,56 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
     tables: dict[str, Callable[[], Any]] = {
         name: functools.partial(table, policy) for name, policy in declared.policies.items()
     }
-    if not declared.continuous:
+    if not declared.boxed.any():
         tables["random"] = uniform
     ours = tuple(name for name in tables if name not in declared.papers)
     return PaperPolicies(tables, reference=next(iter(declared.policies)), ours=ours)
+
+
+class RandomMixedPolicy(RandomPolicy):
+    """Actions uniform on a box with columns that are cut into the entries of choices, all equally likely.
+
+    Parameters
+    ----------
+    action_space : gymnasium.spaces.Box
+        Of one environment.
+    problem : DeclaredProblem
+    seed : int
+        Of the actions drawn by `predict`.
+    """
+
+    def __init__(self, action_space: Any, problem: DeclaredProblem, seed: int) -> None:
+        super().__init__(action_space, seed)
+        self._problem = problem
+        boxes = int(problem.declared.boxed.sum())
+        self.markov = len(problem.choices) * self.nodes**boxes <= MOST_NODES
+
+    def distribution(self, observations: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Every combination of choices with Gauss-Legendre nodes of the boxes (B, M, A), and weights (B, M)."""
+        choices, boxed = self._problem.choices, self._problem.declared.boxed
+        grid, weights = uniform_nodes(self.nodes, int(boxed.sum()))
+        nodes = np.repeat(self._problem.actions(choices), len(grid), axis=0)
+        nodes[:, boxed] = np.tile(grid, (len(choices), 1))
+        shares = np.tile(weights, len(choices)) / len(choices)
+        count = len(observations)
+        return np.broadcast_to(nodes, (count, *nodes.shape)), np.broadcast_to(shares, (count, len(shares)))
+
+
+class DeclaredBaseline(FiniteBaseline):
+    """Of markets with boxes and choices: their random policy is known exactly."""
+
+    def random_policy(self, action_space: Any, seed: int) -> Policy:
+        """Uniform on the action box."""
+        problem = self.problem
+        assert isinstance(problem, DeclaredProblem)
+        return RandomMixedPolicy(action_space, problem, seed)
 
 
 def register(declared: declare.Market) -> None:
     """Make the baseline of a declared market known."""
 
     def baseline(params: Any) -> FiniteBaseline:
-        return FiniteBaseline(params, DeclaredProblem(declared, params), policy_tables(declared, params))
+        kind = DeclaredBaseline if declared.boxed.any() and not declared.boxed.all() else FiniteBaseline
+        return kind(params, DeclaredProblem(declared, params), policy_tables(declared, params))
 
     make_baseline.register(declared.params, baseline)

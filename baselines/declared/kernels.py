@@ -223,9 +223,167 @@ def pair_moments(market, step, rows, following, states, controls, weights, value
     return -1
 
 
+# Eight sweeps side by side, which vector instructions take at once: by state and event, then by lane.
+Lanes = namedtuple("Lanes", ["next", "jump", "extra", "stay", "source", "flow", "square"])
+LANES = 8
+FEW = 4  # rows that are swept one by one
+
+
+@njit(**KERNEL)
+def new_lanes(window, second):
+    """Memory for lanes in a window of all states."""
+    events, states = window.next.shape
+    extra = states if second else 0
+    return Lanes(
+        np.ascontiguousarray(window.next.T), np.empty((states, events, LANES)), np.empty((extra, events, LANES)),
+        np.empty((states, LANES)), np.empty((states, LANES)), np.empty((extra, LANES)), np.empty((extra, LANES)),
+    )  # fmt: skip
+
+
+@njit(**KERNEL)
+def fill_lanes(market, step, rows, controls, row, weights, window, buffer, lanes):
+    """Fill in the terms of sums of moments under eight controls from ``row`` on, the last of (G, C) repeated.
+
+    The shift and -1, or the first row with a wrong intensity.
+    """
+    states, events = lanes.next.shape
+    second, shift = len(lanes.extra) > 0, LEAST_EVENTS / market.length
+    for b in range(LANES):
+        at = min(row + b, len(controls) - 1)
+        highest = happen(market, step, rows, controls[at], weights, window, buffer)
+        if highest < 0.0:
+            return 0.0, at
+        shift = max(shift, highest)
+        for i in range(states):
+            leaving, source, square = 0.0, window.flow[i], window.noise[i]
+            for k in range(events):
+                rate, pay = window.rate[k, i], window.pay[k, i]
+                leaving += rate
+                source += rate * pay
+                lanes.jump[i, k, b] = rate
+                if second:
+                    square += rate * pay * pay
+                    lanes.extra[i, k, b] = 2.0 * rate * pay
+            lanes.stay[i, b], lanes.source[i, b] = leaving, source
+            if second:
+                lanes.flow[i, b], lanes.square[i, b] = 2.0 * window.flow[i], square
+    inverse = 1.0 / shift
+    lanes.jump[:] *= inverse
+    lanes.extra[:] *= inverse
+    lanes.source[:] *= inverse
+    lanes.flow[:] *= inverse
+    lanes.square[:] *= inverse
+    for i in range(states):
+        for b in range(LANES):
+            lanes.stay[i, b] = 1.0 - lanes.stay[i, b] * inverse
+    return shift, -1
+
+
+@njit(**KERNEL)
+def next_lanes(lanes, f, g, m, o):
+    """The next terms (S, lanes) of the first moment, and of the second where there is one."""
+    states, events = lanes.next.shape
+    for i in range(states):
+        for b in range(LANES):
+            g[i, b] = lanes.stay[i, b] * f[i, b] + lanes.source[i, b]
+        for k in range(events):
+            to = lanes.next[i, k]
+            for b in range(LANES):
+                g[i, b] += lanes.jump[i, k, b] * f[to, b]
+    if len(m) == 0:
+        return
+    for i in range(states):
+        for b in range(LANES):
+            o[i, b] = lanes.stay[i, b] * m[i, b] + lanes.flow[i, b] * f[i, b] + lanes.square[i, b]
+        for k in range(events):
+            to = lanes.next[i, k]
+            for b in range(LANES):
+                o[i, b] += lanes.jump[i, k, b] * m[to, b] + lanes.extra[i, k, b] * f[to, b]
+
+
+@njit(**KERNEL)
+def sweep_lanes(market, step, rows, following, controls, weights, values, result):
+    """As `sweep_moments`, eight controls at once."""
+    count, moments = values.shape
+    window, buffer = new_window(following.shape[0], count), np.zeros((2, following.shape[0]))
+    everything(following, window)
+    lanes = new_lanes(window, moments == 2)
+    kept = count if moments == 2 else 0
+    f, g, first = np.empty((count, LANES)), np.empty((count, LANES)), np.empty((count, LANES))
+    m, o, second = np.empty((kept, LANES)), np.empty((kept, LANES)), np.empty((kept, LANES))
+    for row in range(0, len(controls), LANES):
+        shift, wrong = fill_lanes(market, step, rows, controls, row, weights, window, buffer, lanes)
+        if wrong >= 0:
+            return wrong
+        poisson = np.empty(num_terms(shift * market.length))
+        fill_poisson_weights(shift * market.length, poisson)
+        for i in range(count):
+            f[i] = values[i, 0]
+            first[i] = poisson[0] * values[i, 0]
+        for i in range(kept):
+            m[i] = values[i, 1]
+            second[i] = poisson[0] * values[i, 1]
+        for j in range(1, len(poisson)):
+            next_lanes(lanes, f, g, m, o)
+            f, g = g, f
+            m, o = o, m
+            weight = poisson[j]
+            for i in range(count):
+                for b in range(LANES):
+                    first[i, b] += weight * f[i, b]
+            for i in range(kept):
+                for b in range(LANES):
+                    second[i, b] += weight * m[i, b]
+        for b in range(min(LANES, len(controls) - row)):
+            for i in range(count):
+                result[row + b, i, 0] = first[i, b]
+            for i in range(kept):
+                result[row + b, i, 1] = second[i, b]
+    return -1
+
+
+@njit(**KERNEL)
+def law_lanes(market, step, rows, following, controls, masses, result):
+    """As `sweep_laws`, eight controls at once."""
+    events, count = following.shape
+    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
+    everything(following, window)
+    lanes = new_lanes(window, False)
+    f, g = np.empty((count, LANES)), np.empty((count, LANES))
+    for row in range(0, len(controls), LANES):
+        shift, wrong = fill_lanes(market, step, rows, controls, row, none, window, buffer, lanes)
+        if wrong >= 0:
+            return wrong
+        poisson = np.empty(num_terms(shift * market.length))
+        fill_poisson_weights(shift * market.length, poisson)
+        f[:] = 0.0
+        for b in range(min(LANES, len(controls) - row)):
+            f[:, b] = masses[row + b]
+        for j in range(len(poisson)):
+            if j > 0:
+                for i in range(count):
+                    for b in range(LANES):
+                        g[i, b] = lanes.stay[i, b] * f[i, b]
+                for i in range(count):
+                    for k in range(events):
+                        to = lanes.next[i, k]
+                        for b in range(LANES):
+                            g[to, b] += lanes.jump[i, k, b] * f[i, b]
+                f, g = g, f
+            weight = poisson[j]
+            for i in range(count):
+                found = 0.0
+                for b in range(LANES):
+                    found += f[i, b]
+                result[i] += weight * found
+    return -1
+
+
 @njit(**KERNEL)
 def sweep_moments(market, step, rows, following, controls, weights, values, result):
     """As `pair_moments`, of all states under each of controls (G, C): result (G, S, K); the first wrong G, or -1."""
+    if len(controls) > FEW:
+        return sweep_lanes(market, step, rows, following, controls, weights, values, result)
     count, moments = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
@@ -419,6 +577,8 @@ def pair_laws(market, step, rows, following, states, controls, masses, result):
 @njit(**KERNEL)
 def sweep_laws(market, step, rows, following, controls, masses, result):
     """Add the law (S,) after a step from masses (G, S) under each of the controls (G, C); the first wrong G, or -1."""
+    if len(controls) > FEW:
+        return law_lanes(market, step, rows, following, controls, masses, result)
     events, count = following.shape
     window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
     everything(following, window)
@@ -442,7 +602,8 @@ def sweep_laws(market, step, rows, following, controls, masses, result):
 
 # The criterion and its derivatives in continuous controls
 
-# By control (C, ..): slopes of the coefficients of a window; y and its slopes (1 + C, S), this term and the next.
+# By continuous control (B, ..): slopes of the coefficients of a window; y and its slopes (1 + B, S), this term and the
+# next.
 Slopes = namedtuple("Slopes", ["stay", "source", "jump", "y", "z", "out", "rate", "pay", "flow"])
 
 
@@ -457,9 +618,9 @@ def new_slopes(controls, events, states):
 
 
 @njit(**KERNEL)
-def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer):
-    """Fill in the terms of the criterion and of its slopes in the controls ``row`` (C,); the shift and their number."""
-    events, controls, size = window.rate.shape[0], len(row), window.numbers[SIZE]
+def slope_terms(market, derive, step, rows, row, free, aversion, window, slopes, highest, buffer):
+    """Fill in the terms of the criterion and of its slopes in controls ``row[free]``; the shift and their number."""
+    events, controls, size = window.rate.shape[0], len(free), window.numbers[SIZE]
     slowest, fastest, largest = 0.0, 0.0, 0.0
     for i in range(size):
         rate, into, source = 0.0, 0.0, window.flow[i]
@@ -489,7 +650,7 @@ def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highe
             window.jump[k, i] *= inverse
     for j in range(controls):
         derive(
-            market.raw, step, rows, window.order, size, row, j, slopes.rate, slopes.pay, slopes.flow, buffer
+            market.raw, step, rows, window.order, size, row, free[j], slopes.rate, slopes.pay, slopes.flow, buffer
         )  # fmt: skip
         for i in range(size):
             flow = slopes.flow[i]
@@ -511,19 +672,22 @@ def slope_terms(market, derive, step, rows, row, aversion, window, slopes, highe
 
 @njit(**KERNEL)
 def value_and_slopes(
-    market, derive, step, rows, following, state, row, weights, aversion, values, window, slopes, buffer, poisson
+    market, derive, step, rows, following, state, row, free, weights, aversion, values, window, slopes, buffer, poisson
 ):
-    """One-step criterion of a state and controls, and slopes, into ``slopes.out``; False if an intensity is wrong."""
+    """One-step criterion of a state and controls, and its slopes in the controls ``free``, into ``slopes.out``.
+
+    False if an intensity is wrong.
+    """
     terms, shift = 0, 0.0
     while True:
         look(following, state, terms + 2, window)
         highest = happen(market, step, rows, row, weights, window, buffer)
         if highest < 0.0:
             return False
-        shift, terms = slope_terms(market, derive, step, rows, row, aversion, window, slopes, highest, buffer)
+        shift, terms = slope_terms(market, derive, step, rows, row, free, aversion, window, slopes, highest, buffer)
         if suffices(window, terms):
             break
-    mean, controls, events = shift * market.length, len(row), window.rate.shape[0]
+    mean, controls, events = shift * market.length, len(free), window.rate.shape[0]
     chances = poisson[:terms] if terms <= len(poisson) else np.empty(terms)
     fill_poisson_weights(mean, chances)
     y, z = slopes.y, slopes.z
@@ -561,19 +725,21 @@ def value_and_slopes(
 
 
 @njit(**KERNEL)
-def pair_slopes(market, derive, step, rows, following, states, controls, weights, aversion, values, result, gradient):
-    """One-step criterion (M,) of pairs and its derivatives (M, C) in the controls; the first wrong pair, or -1.
+def pair_slopes(
+    market, derive, step, rows, following, states, controls, free, weights, aversion, values, result, gradient
+):
+    """One-step criterion (M,) of pairs, its derivatives (M, B) in controls ``free`` (B,); the first wrong pair, or -1.
 
     ``derive`` is the market's `mmgym.declared_kernels.slopes_function`. ``aversion`` > 0: of
     ``E[exp(-aversion R)]``; ``values`` (S,).
     """
     events, count = following.shape
-    window, slopes = new_window(events, count), new_slopes(controls.shape[1], events, count)
+    window, slopes = new_window(events, count), new_slopes(len(free), events, count)
     buffer, poisson = np.zeros((2, events)), np.empty(256)
     for i in range(len(states)):
         if not value_and_slopes(
-            market, derive, step, rows, following, states[i], controls[i], weights, aversion, values, window, slopes,
-            buffer, poisson,
+            market, derive, step, rows, following, states[i], controls[i], free, weights, aversion, values, window,
+            slopes, buffer, poisson,
         ):  # fmt: skip
             return i
         result[i] = slopes.out[0]
@@ -588,6 +754,8 @@ def improve(
     step,
     rows,
     following,
+    row,
+    free,
     weights,
     aversion,
     values,
@@ -603,11 +771,13 @@ def improve(
 
     Parameters
     ----------
-    low, high, units : (C,)
-        Bounds of the controls, and lengths on which the criterion bends.
+    row, free : (C,), (B,) int
+        Controls, and which of them are looked for.
+    low, high, units : (B,)
+        Their bounds, and lengths on which the criterion bends.
     noise : (S,)
         Rounding error of the values.
-    controls : (S, C)
+    controls : (S, B)
         In: guess. Out: best controls.
     best, shortfalls : (S,)
         Out: best values, and what a further move promises.
@@ -617,14 +787,15 @@ def improve(
     window, slopes = new_window(events, count), new_slopes(number, events, count)
     buffer, poisson = np.zeros((2, events)), np.empty(256)
     search, unknown = new_search(number), np.empty((0, 0))
-    moved, base, slope = np.empty(number), np.empty(number), np.empty(number)
+    moved, base, slope = row.copy(), np.empty(number), np.empty(number)
     sign = 1.0 if aversion == 0.0 else -1.0
     for i in range(count):
         begin(search, controls[i])
         first = True
         while True:
+            moved[free] = search.trial
             if not value_and_slopes(
-                market, derive, step, rows, following, i, search.trial, weights, aversion, values, window, slopes,
+                market, derive, step, rows, following, i, moved, free, weights, aversion, values, window, slopes,
                 buffer, poisson,
             ):  # fmt: skip
                 return i
@@ -637,11 +808,11 @@ def improve(
                     way = DIFFERENCE * units[j]
                     if controls[i, j] + way > high[j]:
                         way = -way
-                    moved[:] = controls[i]
-                    moved[j] += way
+                    moved[free] = controls[i]
+                    moved[free[j]] += way
                     if not value_and_slopes(
-                        market, derive, step, rows, following, i, moved, weights, aversion, values, window, slopes,
-                        buffer, poisson,
+                        market, derive, step, rows, following, i, moved, free, weights, aversion, values, window,
+                        slopes, buffer, poisson,
                     ):  # fmt: skip
                         return i
                     for k in range(number):
@@ -674,6 +845,42 @@ def chebyshev(x, values, slopes, bends):
 
 
 @njit(**KERNEL)
+def polynomial(table, low, high, place, t, u, slope, curvature):
+    """A polynomial with coefficients (K, L) at a place, and its derivatives; ``t``, ``u`` (3, K), (3, L) are memory."""
+    first, second = table.shape
+    number, scale = len(low), 2.0 / (high - low)
+    chebyshev((place[0] - low[0]) * scale[0] - 1.0, t[0], t[1], t[2])
+    chebyshev((place[-1] - low[-1]) * scale[-1] - 1.0 if number == 2 else 0.0, u[0], u[1], u[2])
+    value = d = e = dd = de = ee = 0.0
+    for k in range(first):
+        plain = once = twice = 0.0
+        for j in range(second):
+            plain += table[k, j] * u[0, j]
+            once += table[k, j] * u[1, j]
+            twice += table[k, j] * u[2, j]
+        value += t[0, k] * plain
+        d += t[1, k] * plain
+        dd += t[2, k] * plain
+        e += t[0, k] * once
+        de += t[1, k] * once
+        ee += t[0, k] * twice
+    slope[0], curvature[0, 0] = d * scale[0], dd * scale[0] * scale[0]
+    if number == 2:
+        slope[1], curvature[1, 1] = e * scale[1], ee * scale[1] * scale[1]
+        curvature[0, 1] = curvature[1, 0] = de * scale[0] * scale[1]
+    return value
+
+
+@njit(**KERNEL)
+def polynomial_slopes(coefficients, low, high, states, controls, result, slopes):
+    """Values (M,) and derivatives (M, B) of the polynomials (S, K, L) of states (M,) at controls (M, B)."""
+    t, u = np.zeros((3, coefficients.shape[1])), np.zeros((3, coefficients.shape[2]))
+    curvature = np.empty((len(low), len(low)))
+    for i in range(len(states)):
+        result[i] = polynomial(coefficients[states[i]], low, high, controls[i], t, u, slopes[i], curvature)
+
+
+@njit(**KERNEL)
 def improve_polynomials(coefficients, aversion, low, high, units, noise, controls, best, shortfalls):
     """Best controls (S, C) of every state near a guess, of polynomials (S, K, L); otherwise as `improve`.
 
@@ -685,30 +892,12 @@ def improve_polynomials(coefficients, aversion, low, high, units, noise, control
     search = new_search(number)
     slope, curvature = np.empty(number), np.empty((number, number))
     sign = 1.0 if aversion == 0.0 else -1.0
-    scale = 2.0 / (high - low)
     for i in range(states):
         begin(search, controls[i])
-        table = coefficients[i]
         while True:
-            chebyshev((search.trial[0] - low[0]) * scale[0] - 1.0, t[0], t[1], t[2])
-            chebyshev((search.trial[-1] - low[-1]) * scale[-1] - 1.0 if number == 2 else 0.0, u[0], u[1], u[2])
-            value = d = e = dd = de = ee = 0.0
-            for k in range(first):
-                plain = once = twice = 0.0
-                for j in range(second):
-                    plain += table[k, j] * u[0, j]
-                    once += table[k, j] * u[1, j]
-                    twice += table[k, j] * u[2, j]
-                value += t[0, k] * plain
-                d += t[1, k] * plain
-                dd += t[2, k] * plain
-                e += t[0, k] * once
-                de += t[1, k] * once
-                ee += t[0, k] * twice
-            slope[0], curvature[0, 0] = sign * d * scale[0], sign * dd * scale[0] * scale[0]
-            if number == 2:
-                slope[1], curvature[1, 1] = sign * e * scale[1], sign * ee * scale[1] * scale[1]
-                curvature[0, 1] = curvature[1, 0] = sign * de * scale[0] * scale[1]
+            value = polynomial(coefficients[i], low, high, search.trial, t, u, slope, curvature)
+            slope[:] *= sign
+            curvature[:] *= sign
             if advance(search, sign * value, slope, curvature, low, high, units, noise[i]):
                 break
         controls[i] = search.point

@@ -2,55 +2,39 @@
 
 import functools
 import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmgym import declare, declared_kernels
-from mmgym.baselines.declared import kernels
+from mmgym.arguments import check_memory
+from mmgym.baselines.declared.boxes import Boxes, slopes
+from mmgym.baselines.declared.law import RunningLaw, unique_rows
 from mmgym.baselines.frozen import ActionValues, Functional, check_tables
-from mmgym.baselines.maximise import CROWDED, Region, best_controls, in_box, rounding
 
 Array = NDArray[Any]
 
 __all__ = ["DeclaredProblem"]
 
 MOST_ACTIONS = 100_000  # combinations of choices
-SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
-DEGREES = (8, 12, 16, 20, 24, 28, 32)  # of polynomials in a control
-MOST_SWEEPS = 4  # times the states, for polynomials: beyond, pairs are cheaper
-ACCURATE = 50.0  # rounding errors of values: the largest error of polynomials
-OFF_NODES = np.random.default_rng(0).random((4, 2))  # shares of the box: where polynomials are held against sweeps
-
-
-@functools.cache
-def chebyshev_transform(degree: int) -> Array:
-    """From values at the Chebyshev points ``cos(pi j / degree)`` to coefficients: (degree + 1, degree + 1)."""
-    place = np.arange(degree + 1)
-    found = 2.0 / degree * np.cos(np.pi * np.outer(place, place) / degree)
-    found[:, [0, -1]] *= 0.5
-    found[[0, -1]] *= 0.5
-    return found
 
 
 class DeclaredProblem:
     """A declared market as a `FrozenProblem`. States are all combinations of the coordinates, the last runs first."""
 
     tolerance = 0.0
-    search_tolerance = 1e-12
 
     def __init__(self, declared: declare.Market, params: Any) -> None:
         d, p = self.declared, self.params = declared, params
         self.num_steps, self.num_controls = p.num_steps, len(d.controls)
-        self.num_states = math.prod(d.shape(p))
-        ranges = "num_steps or the ranges of " + ", ".join(c.name for c in d.coordinates)
-        check_tables(p.num_steps, self.num_states, self.num_controls, ranges)
-        self.following = d.transitions(p)
-        self.rows = d.states(p)
-        self.record = d.engine.record(p)
+        ranges = ", ".join(c.name for c in d.coordinates)
+        self.num_states = int(np.prod(d.shape(p)))
+        check_tables(p.num_steps, self.num_states, self.num_controls, f"num_steps or the ranges of {ranges}")
+        self.law = RunningLaw(d, p)
+        self.rows, self.following = self.law.rows, self.law.following
+        self.low_controls, self.high_controls, self.control_units = d.boxes(p)
         self.coordinates: Mapping[str, Array] = {
             c.name: column * (c.unit(p) if callable(c.unit) else c.unit)
             for c, column in zip(d.coordinates, self.rows.T, strict=True)
@@ -61,32 +45,11 @@ class DeclaredProblem:
         self.aversion = d.aversion(p)
         exponents = np.array([-self.aversion]) if self.aversion else None
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
-        self.low_controls, self.high_controls, self.control_units = d.boxes(p)
-        raw = self.record.view(np.uint8)
-        self._market = kernels.Chain(d.rates, raw, p.step_length)
-        self._chain = (self.rows, self.following)
-        self._step = p.step_length
-        self._state_rates = self._state_numbers(self.num_steps, self.low_controls)
-        self.flat = (self._state_rates[2] ** 2 * self._state_rates[3] == 0.0).astype(np.float64)
-        self._set_scales()
-        self._degree = DEGREES[0]
-
-    def _state_numbers(self, step: int, controls: Array) -> Array:
-        found = np.empty((7, self.num_states))
-        played = np.ascontiguousarray(np.broadcast_to(controls, (self.num_states, self.num_controls)), dtype=np.float64)
-        declared_kernels.find_state_rates(self.record, step, self.rows, played, found)
-        return found
-
-    def _set_scales(self) -> None:
-        """What a payoff and the other rewards of a step are worth at most: of rounding errors."""
-        pays, flows, events = 0.0, 0.0, np.zeros(self.num_states)
-        for controls in declare.sampled_controls(self.declared, self.params, 64):
-            rates, payoffs, flow, noise = declare.rates_of(self.declared, self.params, 0, controls)
-            pays, events = max(pays, float(np.abs(payoffs).max())), np.maximum(events, rates.sum(axis=0))
-            if self.aversion:
-                flow = -self.aversion * flow + 0.5 * self.aversion**2 * noise
-            flows = max(flows, float(np.abs(flow).max()))
-        self.unit_value, self.step_reward, self._most_events = pays or 1.0, self._step * flows, self._step * events
+        numbers = np.empty((7, self.num_states))
+        declared_kernels.find_state_rates(d.engine.record(p), p.num_steps, self.rows, self.low_controls, numbers)
+        self._ends = numbers[5:]
+        self._all = np.ones(self.num_states)
+        self._flat = (numbers[2] ** 2 * numbers[3] == 0.0).astype(np.float64)  # states without price noise
 
     # States, observations, actions
 
@@ -111,45 +74,52 @@ class DeclaredProblem:
 
     @functools.cached_property
     def choices(self) -> Array:
-        """All combinations of choices, (A, C).
+        """All combinations of choices, (A, C), the boxes at their lower bounds.
 
         Raises
         ------
         MemoryError
-            If there are more than 100,000.
+            If there are more than 100,000, or their values in all states would not fit into this machine.
         """
-        low, high = self.low_controls, self.high_controls
-        count = int(np.prod(high - low + 1))
+        d, high = self.declared, np.where(self.declared.boxed, self.low_controls, self.high_controls)
+        count = int(np.prod(high - self.low_controls + 1))
+        names = ", ".join(c.name for c, box in zip(d.controls, d.boxed, strict=True) if not box)
         if count > MOST_ACTIONS:
             raise MemoryError(
-                f"{self.declared.name}: the choices {', '.join(c.name for c in self.declared.controls)} have {count:,} "
-                f"combinations, allowed are {MOST_ACTIONS:,}: narrow their ranges"
+                f"{d.name}: the choices {names} have {count:,} combinations, allowed are {MOST_ACTIONS:,}: narrow "
+                "their ranges"
             )
-        return np.array(list(itertools.product(*map(np.arange, low, high + 1.0))))
+        what = f"{d.name}: the values of {count:,} combinations of choices x {self.num_states:,} states"
+        check_memory(24.0 * count * self.num_states, what, f"the ranges of {names}")
+        return np.array(list(itertools.product(*map(np.arange, self.low_controls, high + 1.0))))
 
     def _admitted(self, n: int, states: Array, controls: Array) -> Array:
-        """The choices (M, C) that are played for those asked for in states (M,): the nearest allowed ones."""
-        low, high = self.low_controls, self.high_controls
-        asked = np.clip(np.rint(controls - low), 0, high - low).astype(np.int64)
-        masks = [getattr(control, "allowed", None) for control in self.declared.controls]
-        if all(mask is None for mask in masks):
-            return np.asarray(low + asked)
-        entries = declare.allowed_entries(self.declared, self.params, n)
-        number = np.arange(entries.shape[2])
-        for j in range(self.num_controls):
-            distance = np.abs(number - asked[:, j, None]) + 0.25 * (number > asked[:, j, None])
-            asked[:, j] = np.where(entries[states, j], distance, np.inf).argmin(axis=1)
-        return np.asarray(low + asked)
+        """The controls (M, C) that are played for those asked for in states (M,): choices are the nearest allowed."""
+        chosen = np.flatnonzero(~self.declared.boxed)
+        if len(chosen) == 0:
+            return controls
+        low, high = self.low_controls[chosen], self.high_controls[chosen]
+        asked = np.clip(np.rint(controls[:, chosen] - low), 0, high - low).astype(np.int64)
+        masks = [getattr(self.declared.controls[j], "allowed", None) for j in chosen.tolist()]
+        if any(mask is not None for mask in masks):
+            entries = declare.allowed_entries(self.declared, self.params, n)
+            number = np.arange(entries.shape[2])
+            for i, j in enumerate(chosen):
+                distance = np.abs(number - asked[:, i, None]) + 0.25 * (number > asked[:, i, None])
+                asked[:, i] = np.where(entries[states, j], distance, np.inf).argmin(axis=1)
+        played = controls.copy()
+        played[:, chosen] = low + asked
+        return np.asarray(played)
 
     def _landed(self, n: int, states: Array, controls: Array) -> tuple[Array, Array]:
         """States (M,) after the impulse of choices (M, C) that are played, and what it pays (M,)."""
         paid = np.zeros(len(states))
         if self.declared.impulse is None:
             return states, paid
-        unique, which = np.unique(controls, axis=0, return_inverse=True)
+        unique, which = unique_rows(np.where(self.declared.boxed, self.low_controls, controls))
         landed = np.empty_like(states)
         for g, choice in enumerate(unique):
-            here = np.flatnonzero(which.ravel() == g)
+            here = np.flatnonzero(which == g)
             reached, pays = declare.impulse_of(self.declared, self.params, n, choice)
             landed[here], paid[here] = reached[states[here]], pays[states[here]]
         return landed, paid
@@ -166,76 +136,23 @@ class DeclaredProblem:
 
     # The protocol
 
-    @staticmethod
-    def _weights(functional: Functional) -> Array:
-        f = functional
-        return np.array([f.gain, f.price, f.penalty, f.fills, f.orders, f.absolute_inventory])
-
     def terminal(self, functional: Functional) -> Array:
-        _, _, _, _, _, liquidation, penalty = self._state_rates
+        liquidation, penalty = self._ends
         reward = -functional.gain * liquidation - functional.penalty * penalty
         nothing = np.zeros((self.num_states, functional.columns))
         if functional.exponents is not None:
             nothing = nothing.astype(functional.exponents.dtype) + 1.0
         return self._with_constant(reward, nothing, functional)
 
-    def _run(
-        self, kind: str, n: int, pairs: tuple[Array, ...], functional: Functional, values: Array, flat: Array
-    ) -> Array:
-        """Values of pairs, or of sweeps: (M, K), or (G, S, K)."""
-        controls, values = pairs[-1], np.ascontiguousarray(values)
-        shape = (len(controls), values.shape[1]) if kind == "pair" else (len(controls), *values.shape)
-        weights, result = self._weights(functional), np.empty(shape, dtype=values.dtype)
-        system = (self._market, n, *self._chain, *pairs, weights)
-        if functional.exponents is None:
-            wrong = getattr(kernels, f"{kind}_moments")(*system, values, result)
-        else:
-            exponents = functional.exponents.astype(values.dtype)
-            wrong = getattr(kernels, f"{kind}_exponentials")(*system, exponents, flat, values, result)
-        self._require_rates(n, wrong, controls)
-        return result
-
-    def _require_rates(self, n: int, wrong: int, controls: Array) -> None:
-        """Refuse controls under which a kernel found a wrong intensity."""
-        if wrong < 0:
-            return
-        rates = declare.rates_of(self.declared, self.params, n, controls[wrong])[0]
-        event, state = np.argwhere(~((rates >= 0.0) & np.isfinite(rates)))[0]
-        function = self.declared.events[event].intensity
-        raise ValueError(
-            f"{self.declared.name}: {declare.function_name(function)} at {self.cell(state)} with the controls "
-            f"{controls[wrong].tolist()} is {rates[event, state]}: it must be finite and >= 0"
-        )
-
-    def _running(
-        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
-    ) -> Array:
-        """Values (M, K) of what runs in time, after the impulse."""
-        if len(states) == 0:
-            return np.empty((0, values.shape[1]), dtype=values.dtype)
-        shared = bool((controls == controls[0]).all())
-        if shared or not self.declared.continuous:
-            unique, which = (controls[:1], 0) if shared else np.unique(controls, axis=0, return_inverse=True)
-            if shared and len(states) < 3:
-                return self._run("pair", n, (states, controls), functional, values, flat)
-            result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
-            for part in np.array_split(np.arange(len(unique)), max(1, len(unique) * values.size // SURVEYED)):
-                found = self._run("sweep", n, (np.ascontiguousarray(unique[part]),), functional, values, flat)
-                rows = np.broadcast_to(which, len(states)).ravel()
-                here = np.flatnonzero((rows >= part[0]) & (rows <= part[-1]))
-                result[here] = found[rows[here] - part[0], states[here]]
-            return result
-        return self._run("pair", n, (states, controls), functional, values, flat)
-
     def _backward(
         self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
     ) -> Array:
         states, controls = np.asarray(states), np.ascontiguousarray(controls, dtype=np.float64)
-        if self.declared.continuous:
-            return self._running(n, states, controls, values, functional, flat)
+        if self.declared.boxed.all():
+            return self.law.backward(n, states, controls, values, functional, flat)
         controls = self._admitted(n, states, controls)
         landed, paid = self._landed(n, states, controls)
-        found = self._running(n, landed, controls, values, functional, flat)
+        found = self.law.backward(n, landed, controls, values, functional, flat)
         return self._with_constant(self._constant(functional, states, landed, paid), found, functional)
 
     @staticmethod
@@ -243,168 +160,89 @@ class DeclaredProblem:
         return np.asarray(functional.gain * paid + functional.orders * (landed != states))
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
-        return self._backward(n, states, controls, values, functional, np.ones(self.num_states))
+        return self._backward(n, states, controls, values, functional, self._all)
 
     def backward_without_inventory(
         self, n: int, states: Array, controls: Array, values: Array, functional: Functional
     ) -> Array:
-        return self._backward(n, states, controls, values, functional, self.flat)
+        return self._backward(n, states, controls, values, functional, self._flat)
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         states = np.flatnonzero(law)
-        played, result = np.ascontiguousarray(controls[states], dtype=np.float64), np.zeros(self.num_states)
-        landed = states
-        if not self.declared.continuous:
-            played = self._admitted(n, states, played)
-            landed, _ = self._landed(n, states, played)
-        shared = bool((played == played[0]).all())
-        if shared or not self.declared.continuous:
-            unique, which = np.unique(played, axis=0, return_inverse=True)
-            masses = np.zeros((len(unique), self.num_states))
-            np.add.at(masses, (which.ravel(), landed), law[states])
-            wrong = kernels.sweep_laws(self._market, n, *self._chain, unique, masses, result)
-            self._require_rates(n, wrong, unique)
-        else:
-            wrong = kernels.pair_laws(self._market, n, *self._chain, landed, played, law[states], result)
-            self._require_rates(n, wrong, played)
-        return result
+        played = self._admitted(n, states, np.ascontiguousarray(controls[states], dtype=np.float64))
+        landed, _ = self._landed(n, states, played)
+        return self.law.forward(n, landed, played, law[states])
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
-        if not self.declared.continuous:
+        """As `FrozenProblem` has it; 0 in choices beside continuous controls."""
+        boxed = self.declared.boxed
+        if not boxed.any():
             raise TypeError(f"the controls of {self.declared.name} are choices: there is no gradient in them")
-        played = np.ascontiguousarray(controls, dtype=np.float64)
-        result, slopes = np.empty(len(states)), np.empty(played.shape)
-        wrong = kernels.pair_slopes(
-            self._market, self.declared.slopes, n, *self._chain, np.asarray(states), played,
-            self._weights(self.criterion), self.aversion, np.ascontiguousarray(values[:, 0]), result, slopes,
-        )  # fmt: skip
-        self._require_rates(n, wrong, played)
-        return result[:, None], slopes
+        states = np.asarray(states)
+        played = self._admitted(n, states, np.ascontiguousarray(controls, dtype=np.float64))
+        landed, paid = self._landed(n, states, played)
+        found, slope = slopes(self.law, self.criterion, n, landed, played, values)
+        constant = self._constant(self.criterion, states, landed, paid)
+        gradient = np.zeros(played.shape)
+        gradient[:, boxed] = slope * (np.exp(-self.aversion * constant)[:, None] if self.aversion else 1.0)
+        return self._with_constant(constant, found, self.criterion), gradient
 
-    def region(self, n: int, values: Array) -> Region:
-        """As `mmgym.baselines.maximise.ContinuousProblem` has it: the box, and where many events change what the next
-        ones are worth (`mmgym.baselines.maximise.CROWDED`)."""
-        ahead = self.to_value(values, 0.0)
-        here = np.arange(self.num_states)
-        places = np.where(self.following >= 0, self.following, here)
-        worth = ahead[places] - ahead  # (E, S) of an event
-        bend = max(float(np.abs(found[places] - found).max()) for found in worth)
-        crowded = self._most_events * max(bend / self.unit_value, 1.0) > CROWDED
-        return Region(self.low_controls, self.high_controls, crowded)
+    # The optimum
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
-        return self._improve_boxes(n, values, guess) if self.declared.continuous else self._improve_choices(n, values)
+        if self.declared.boxed.all():
+            return self._searches[0].improve(n, values, guess)
+        best = np.full(self.num_states, np.nan)
+        controls = np.empty((self.num_states, self.num_controls))
+        for found, played in self._combinations(n, values, guess):
+            better = found < best if self.aversion else found > best
+            here = better | (np.isnan(best) & ~np.isnan(found))
+            best[here], controls[here] = found[here], played[here]
+        return controls, best[:, None]
 
-    def _survey(self, n: int, values: Array) -> Callable[[Array, Array], Array]:
-        """One-step values (M, G) of states (M,) under each of the controls (G, C)."""
-        kept: dict[int, Array] = {}
+    @functools.cached_property
+    def _searches(self) -> list[Boxes]:
+        """A search for the continuous controls under every combination of choices."""
+        return [Boxes(self.law, self.criterion, choice) for choice in self.choices]
 
-        def look(states: Array, grid: Array) -> Array:
-            if len(grid) * self.num_states > SURVEYED:
-                pairs = (np.repeat(states, len(grid)), np.tile(grid, (len(states), 1)))
-                found = self._run("pair", n, pairs, self.criterion, values, np.ones(self.num_states))
-                return found.reshape(len(states), len(grid))
-            if len(grid) not in kept:
-                kept[len(grid)] = self._sweeps(n, grid, values)
-            return kept[len(grid)][states]
-
-        return look
-
-    def _sweeps(self, n: int, grid: Array, values: Array) -> Array:
-        """One-step values (S, G) of the criterion in all states under each of the controls (G, C)."""
-        return self._run("sweep", n, (grid,), self.criterion, values, np.ones(self.num_states))[..., 0].T
-
-    def _polynomials(self, n: int, values: Array, noise: Array) -> Array | None:
-        """The criterion of all states as polynomials in the controls, (S, K, L) Chebyshev coefficients of the box.
-
-        None where another way is cheaper, or where no degree up to the last of `DEGREES` gives it to rounding, seen in
-        every state at points off the nodes: an intensity with a kink, say.
-        """
-        count, low, high = self.num_controls, self.low_controls, self.high_controls
-        degrees = [degree for degree in DEGREES if degree >= self._degree]
-        for degree in degrees:
-            if count > 2 or (degree + 1) ** count > MOST_SWEEPS * self.num_states:
-                return None
-            nodes = np.cos(np.pi * np.arange(degree + 1) / degree)
-            transform = chebyshev_transform(degree)
-            axes = [0.5 * (a + b) + 0.5 * (b - a) * nodes for a, b in zip(low, high, strict=True)]
-            grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
-            heights = self._sweeps(n, grid, values).reshape(self.num_states, degree + 1, -1)
-            found = np.einsum("kj,sjl->skl", transform, heights)
-            if count == 2:
-                found = found @ transform.T
-            points = low + (high - low) * OFF_NODES[:, :count]
-            error = np.abs(self._at(found, points) - self._sweeps(n, points, values)).max(axis=1)
-            if (error <= ACCURATE * noise).all():
-                return np.ascontiguousarray(found)
-            self._degree = degree + 1
-        return None
-
-    def _at(self, polynomials: Array, points: Array) -> Array:
-        """Values (S, G) of polynomials (S, K, L) at controls (G, C)."""
-        scaled = 2.0 * (points - self.low_controls) / (self.high_controls - self.low_controls) - 1.0
-        first = np.polynomial.chebyshev.chebvander(scaled[:, 0], polynomials.shape[1] - 1)
-        if self.num_controls == 1:
-            return np.asarray(polynomials[..., 0] @ first.T)
-        second = np.polynomial.chebyshev.chebvander(scaled[:, 1], polynomials.shape[2] - 1)
-        return np.asarray(np.einsum("skl,gk,gl->sg", polynomials, first, second, optimize=True))
-
-    def _improve_boxes(self, n: int, values: Array, guess: Array | None) -> tuple[Array, Array]:
-        column = np.ascontiguousarray(values[:, 0])
-        noise = rounding(self, column)
-        survey, polynomials = self._survey(n, values), self._polynomials(n, values, noise)
-        if polynomials is not None:
-            survey = lambda states, grid: self._at(polynomials[states], grid)  # noqa: E731
-        if guess is None:
-            grid = declare.sampled_controls(self.declared, self.params, 1024)
-            heights = survey(np.arange(self.num_states), grid)
-            guess = grid[heights.argmin(axis=1) if self.aversion else heights.argmax(axis=1)]
-        controls = np.clip(guess, self.low_controls, self.high_controls)
-        best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
-        box = (self.low_controls, self.high_controls, self.control_units)
-        if polynomials is not None:
-            kernels.improve_polynomials(polynomials, self.aversion, *box, noise, controls, best, shortfalls)
+    def _running(self, n: int, values: Array, guess: Array | None) -> Iterator[tuple[Array, Array]]:
+        """What runs in time is worth under every combination of choices, (S, 1), and the best controls (S, C) there."""
+        if self.declared.boxed.any():
+            for search in self._searches:
+                free = None if guess is None else guess[:, self.declared.boxed]
+                found, worth = search.improve(n, values, free)
+                yield worth, search.placed(found)
         else:
-            wrong = kernels.improve(
-                self._market, self.declared.slopes, n, *self._chain, self._weights(self.criterion), self.aversion,
-                column, *box, noise, controls, best, shortfalls,
-            )  # fmt: skip
-            self._require_rates(n, wrong, controls)
-        return best_controls(self, n, values, in_box(self, controls), best, shortfalls, survey=survey)
+            for part, sweeps in self.law.sweeps(n, self.choices, self.criterion, values, self._all):
+                for choice, worth in zip(self.choices[part], sweeps, strict=True):
+                    yield worth, np.broadcast_to(choice, self.rows.shape[:1] + choice.shape)
 
-    def action_table(self, n: int, values: Array) -> Array:
-        """One-step values (A, S) of every combination of choices in every state, NaN where it is masked."""
-        flat, states = np.ones(self.num_states), np.arange(self.num_states)
-        entries = declare.allowed_entries(self.declared, self.params, n)
-        table = np.full((len(self.choices), self.num_states), np.nan)
-        found = np.empty((0, 0))
-        for a, choice in enumerate(self.choices):
-            open_ = entries[:, np.arange(self.num_controls), (choice - self.low_controls).astype(np.int64)].all(axis=1)
-            found = self._run("sweep", n, (choice[None],), self.criterion, values, flat)[0]
-            landed, paid = states, np.zeros(self.num_states)
+    def _combinations(self, n: int, values: Array, guess: Array | None = None) -> Iterator[tuple[Array, Array]]:
+        """One-step values (S,) of every combination of choices, NaN where it is masked, and the controls (S, C)."""
+        entries, states = declare.allowed_entries(self.declared, self.params, n), np.arange(self.num_states)
+        chosen, nothing = np.flatnonzero(~self.declared.boxed), np.zeros(self.num_states)
+        for choice, (worth, controls) in zip(self.choices, self._running(n, values, guess), strict=True):
+            place = (choice - self.low_controls)[chosen].astype(np.int64)
+            landed, paid = states, nothing
             if self.declared.impulse is not None:
                 landed, paid = declare.impulse_of(self.declared, self.params, n, choice)
             constant = self._constant(self.criterion, states, landed, paid)
-            table[a, open_] = self._with_constant(constant, found[landed], self.criterion)[open_, 0]
-        return table
+            found = self._with_constant(constant, worth[landed], self.criterion)[:, 0]
+            yield np.where(entries[:, chosen, place].all(axis=1), found, np.nan), controls[landed]
 
     @property
     def action_values(self) -> Callable[[int, Array], ActionValues] | None:
-        return None if self.declared.continuous else self._action_values
+        return None if self.declared.boxed.any() else self._action_values
 
     def _action_values(self, n: int, values: Array) -> ActionValues:
-        table, sizes = self.action_table(n, values), (self.high_controls - self.low_controls + 1).astype(np.int64)
+        table = np.array([found for found, _ in self._combinations(n, values)])
+        sizes = (self.high_controls - self.low_controls + 1).astype(np.int64)
         states, actions = np.divmod(np.arange(table.size), len(self.choices))
         played = (self._admitted(n, states, self.choices[actions]) - self.low_controls).astype(np.int64)
         played = np.ravel_multi_index(tuple(played.T), tuple(sizes))
         found = table[played, states].reshape(self.num_states, -1, sizes[-1])
         best = found.min(axis=1) if self.aversion else found.max(axis=1)
         return ActionValues(best, lambda states, entries: found[states, :, entries])
-
-    def _improve_choices(self, n: int, values: Array) -> tuple[Array, Array]:
-        table = self.action_table(n, values)
-        best = np.nanargmin(table, axis=0) if self.aversion else np.nanargmax(table, axis=0)
-        return self.choices[best], np.take_along_axis(table, best[None], axis=0)[0][:, None]
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
@@ -415,7 +253,6 @@ class DeclaredProblem:
         return np.asarray(-gamma * gain + 0.5 * gamma**2 * info["price_square"])
 
     def binding(self, controls: Array) -> NDArray[np.bool_]:
-        if not self.declared.continuous:
-            return np.zeros(np.shape(controls), dtype=np.bool_)
         slack = 1e-9 * (self.high_controls - self.low_controls)
-        return np.asarray((controls <= self.low_controls + slack) | (controls >= self.high_controls - slack))
+        at_bounds = (controls <= self.low_controls + slack) | (controls >= self.high_controls - slack)
+        return np.asarray(at_bounds & self.declared.boxed)

@@ -50,12 +50,9 @@ def backward_moments(step, states, rates, gains, drift_rate, variance_rate, valu
         for s in range(low, high + 1):
             f[s] = values[s, 0]
             m[s] = values[s, 1] if moments == 2 else 0.0
-        log_weight = -shift * step
-        weight = math.exp(log_weight)
-        total_f, total_m = weight * f[q], weight * m[q]
+        weights = poisson_weights(shift * step, terms)
+        total_f, total_m = weights[0] * f[q], weights[0] * m[q]
         for j in range(1, terms):
-            log_weight += math.log(shift * step / j)
-            weight = math.exp(log_weight)
             left = terms - j
             low, high = max(0, q - left), min(count - 1, q + left)
             for s in range(low, high + 1):
@@ -70,8 +67,8 @@ def backward_moments(step, states, rates, gains, drift_rate, variance_rate, valu
                 g[s], o[s] = f[s] + new_f / shift, m[s] + new_m / shift
             f, g = g, f
             m, o = o, m
-            total_f += weight * f[q]
-            total_m += weight * m[q]
+            total_f += weights[j] * f[q]
+            total_m += weights[j] * m[q]
         result[i, 0] = total_f
         if moments == 2:
             result[i, 1] = total_m
@@ -104,13 +101,10 @@ def backward_exponential(step, states, rates, gains, growth, exponents, values, 
         terms = num_terms((math.hypot(shift, fastest) + largest) * step)
         low, high = max(0, q - terms), min(count - 1, q + terms)
         y[low : high + 1] = values[low : high + 1]
-        log_weight = -shift * step
-        weight = math.exp(log_weight)
+        weights = poisson_weights(shift * step, terms)
         for k in range(columns):
-            result[i, k] = weight * y[q, k]
+            result[i, k] = weights[0] * y[q, k]
         for j in range(1, terms):
-            log_weight += math.log(shift * step / j)
-            weight = math.exp(log_weight)
             left = terms - j
             low, high = max(0, q - left), min(count - 1, q + left)
             for s in range(low, high + 1):
@@ -127,7 +121,7 @@ def backward_exponential(step, states, rates, gains, growth, exponents, values, 
                     next_y[s, k] *= inverse
             y, next_y = next_y, y
             for k in range(columns):
-                result[i, k] += weight * y[q, k]
+                result[i, k] += weights[j] * y[q, k]
 
 
 @njit(**KERNEL)
@@ -145,12 +139,9 @@ def forward_law(step, rates, law, result):
         p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
         next_p[max(0, q - terms) : min(count, q + terms + 1)] = 0.0
         p[q] = law[q]
-        log_weight = -shift * step
-        weight = math.exp(log_weight)
-        result[q] += weight * p[q]
+        weights = poisson_weights(shift * step, terms)
+        result[q] += weights[0] * p[q]
         for j in range(1, terms):
-            log_weight += math.log(shift * step / j)
-            weight = math.exp(log_weight)
             low, high = max(0, q - j), min(count - 1, q + j)
             for s in range(low, high + 1):
                 mass = (shift - (up if s < count - 1 else 0.0) - (down if s > 0 else 0.0)) * p[s]
@@ -161,7 +152,7 @@ def forward_law(step, rates, law, result):
                 next_p[s] = mass / shift
             p, next_p = next_p, p
             for s in range(low, high + 1):
-                result[s] += weight * p[s]
+                result[s] += weights[j] * p[s]
 
 
 @njit(**KERNEL)
@@ -201,10 +192,9 @@ def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagon
     low, high = max(0, q - terms), min(count - 1, q + terms)
     y[0, low + 1 : high + 2] = values[low : high + 1]
     y[1:, low + 1 : high + 2] = 0.0
-    log_weight = -shift * step
-    weight = math.exp(log_weight)
+    weights = poisson_weights(shift * step, terms)
     for d in range(6):
-        out[d] = weight * y[d, q + 1]
+        out[d] = weights[0] * y[d, q + 1]
     w = 1.0 / shift
     for j in range(1, terms):
         if high == count - 1:
@@ -224,8 +214,6 @@ def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagon
             u[3] = z * y[3, 1] / ca
             u[4] = (z * y[4, 1] + y[1, 1] - ca1 * u[1]) / ca
             u[5] = (z * y[5, 1] + 2.0 * (y[2, 1] - ca1 * u[2]) - ca2 * u[0] - sa2) / ca
-        log_weight += math.log(shift * step / j)
-        weight = math.exp(log_weight)
         left = terms - j
         low, high = max(0, q - left), min(count - 1, q + left)
         y0, yb, ya, ybb, yab, yaa = y[0], y[1], y[2], y[3], y[4], y[5]
@@ -247,7 +235,7 @@ def _value_and_slopes(step, q, rates, fill_rates, decays, size, aversion, diagon
             )  # fmt: skip
         y, n = n, y
         for d in range(6):
-            out[d] += weight * y[d, q + 1]
+            out[d] += weights[j] * y[d, q + 1]
 
 
 @njit(**KERNEL)
@@ -281,12 +269,9 @@ def backward_gradient(
         low, high = max(0, q - terms), min(count - 1, q + terms)
         for s in range(low, high + 1):
             y[0, s], y[1, s], y[2, s] = values[s], 0.0, 0.0
-        log_weight = -shift * step
-        weight, w = math.exp(log_weight), 1.0 / shift
-        total, total_b, total_a = weight * values[q], 0.0, 0.0
+        weights, w = poisson_weights(shift * step, terms), 1.0 / shift
+        total, total_b, total_a = weights[0] * values[q], 0.0, 0.0
         for j in range(1, terms):
-            log_weight += math.log(shift * step / j)
-            weight = math.exp(log_weight)
             left = terms - j
             low, high = max(0, q - left), min(count - 1, q + left)
             y0, yb, ya = y[0], y[1], y[2]
@@ -303,9 +288,9 @@ def backward_gradient(
                     na += ca * ya[s - 1] - z * ya[s] + ca1 * y0[s - 1] - y0[s] + sa1
                 n[0, s], n[1, s], n[2, s] = w * n0, w * nb, w * na
             y, n = n, y
-            total += weight * y[0, q]
-            total_b += weight * y[1, q]
-            total_a += weight * y[2, q]
+            total += weights[j] * y[0, q]
+            total_b += weights[j] * y[1, q]
+            total_a += weights[j] * y[2, q]
         result[i] = total
         gradient[i, 0], gradient[i, 1] = total_b, total_a
 

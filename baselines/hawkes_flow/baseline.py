@@ -139,7 +139,7 @@ class SolutionTables:
         """Best depths [bid, ask] for continuation gains (..., 2 or more)."""
         p = self.params
         decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
-        return np.clip(1.0 / decays - gains[..., :2], p.half_spread, p.half_spread + model.REACH / decays)
+        return np.clip(1.0 / decays - gains[..., :2], p.half_spread, p.half_spread + 2.0 * p.depth_reach)
 
 
 def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:

@@ -13,7 +13,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from mmgym.baselines.differential_equations import solution_at
 from mmgym.models import hawkes
-from mmgym.models.hawkes_flow import REACH, Params
+from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ class PoissonValues:
         self.rates = tuple(mu / (1.0 - zeta / rho) if zeta < rho else start for (mu, zeta, rho), start in processes)
         decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
         low = np.full(2, p.half_spread if depth_bounds is None else depth_bounds[0])
-        high = p.half_spread + REACH / decays if depth_bounds is None else np.full(2, depth_bounds[1])
+        high = p.half_spread + 2.0 * p.depth_reach if depth_bounds is None else np.full(2, depth_bounds[1])
         q = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)
         buy, sell = self.rates
 

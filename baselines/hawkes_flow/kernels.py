@@ -187,7 +187,7 @@ def clock_advantages(
     high_bid, high_ask = p.half_spread + 2.0 * p.reach_bid, p.half_spread + 2.0 * p.reach_ask
     scratch = np.empty((3, max(len(buy_nodes), len(sell_nodes), 4)))
     parts = (scratch[0], scratch[1, : len(buy_nodes)], scratch[2, : len(sell_nodes)])
-    found, state = np.empty(3), np.empty(4)
+    best, state = np.empty(3), np.empty(4)
     for i in range(len(states)):
         out[i] = 0.0
         ends[i] = np.int64(states[i, 1])
@@ -208,13 +208,13 @@ def clock_advantages(
                 state[1] = q + p.inventory_limit
                 state[2] = buy * math.exp(-p.decay_buy * u)
                 state[3] = sell * math.exp(-p.decay_sell * u)
-                look_up(table, times, 0, state, buy_nodes, buy_weights, sell_nodes, sell_weights, parts, found)
+                look_up(table, times, 0, state, buy_nodes, buy_weights, sell_nodes, sell_weights, parts, best)
                 rate = 0.0
                 if q < p.inventory_limit:
-                    loss = _shortfall(depths[i, 0], found[0], p.fill_decay_sell, p.half_spread, high_bid)
+                    loss = _shortfall(depths[i, 0], best[0], p.fill_decay_sell, p.half_spread, high_bid)
                     rate += (p.base_rate_sell + state[3]) * loss
                 if q > -p.inventory_limit:
-                    loss = _shortfall(depths[i, 1], found[1], p.fill_decay_buy, p.half_spread, high_ask)
+                    loss = _shortfall(depths[i, 1], best[1], p.fill_decay_buy, p.half_spread, high_ask)
                     rate += (p.base_rate_buy + state[2]) * loss
                 out[i] += weight * rate
             if side == 0:

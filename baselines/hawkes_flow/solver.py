@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from mmgym.arguments import check_memory
 from mmgym.baselines.frozen import Functional
 from mmgym.baselines.hawkes_flow.rates import RateGrid, largest_excess
-from mmgym.models.hawkes_flow import REACH, Params
+from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[np.float64]
 DepthFunction = Callable[[Any, Any, Any, Any], Array]  # (r, q, y+, y-) -> depths (..., 2): bid, ask
@@ -107,7 +107,7 @@ class _Grid:
         self.buy_rate, self.sell_rate = self.buy.rates[:, None, None], self.sell.rates[None, None, :]
         self.shape = (len(self.buy.rates), 2 * p.inventory_limit + 1, len(self.sell.rates))
         low: Array = np.full(2, p.half_spread)
-        high = p.half_spread + REACH / np.array([p.fill_decay_sell, p.fill_decay_buy])
+        high = p.half_spread + 2.0 * p.depth_reach
         self.low, self.high = (low, high) if depth_bounds is None else depth_bounds
 
     def apply(self, buy: Array, fields: Array, sell: Array) -> Array:

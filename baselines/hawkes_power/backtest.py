@@ -327,20 +327,11 @@ def backtest(tapes: Sequence[PowerTape], rule: QuoteRule, *, interval: float = 0
         If there is no tape, the interval is not positive, the tick of a tape is not the rule's, a tape is longer than
         the rule can see, or the rule returns distances that are negative, not numbers, or of another shape.
     """
-    if not tapes:
-        raise ValueError("no tapes: at least one is needed")
-    if not (math.isfinite(interval) and interval > 0):
-        raise ValueError(f"interval = {interval!r} is not allowed: it must be positive (minutes)")
-    for tape in tapes:
-        if not math.isclose(tape.tick, rule.tick, rel_tol=1e-9):
-            raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of the policy {rule.tick:g}")
-        if tape.horizon > rule.longest * (1 + 1e-9):
-            raise ValueError(f"{tape.path}: its horizon is {tape.horizon:g} min, the policy knows {rule.longest:g} min")
+    _check(tapes, rule, interval)
     count = len(tapes)
     frame = pd.concat([tape.events for tape in tapes], ignore_index=True)
     times = frame["t_min"].to_numpy(dtype=np.float64)
-    codes = {name: k for k, name in enumerate(EVENT_TYPES)}
-    kinds: Integers = np.array([codes[name] for name in frame["type"]], dtype=np.int64)
+    kinds: Integers = np.array([EVENT_TYPES.index(name) for name in frame["type"]], dtype=np.int64)
     prices = frame[["best_bid", "best_ask", "worst_price"]].fillna(0).to_numpy(dtype=np.int64)
     last = np.cumsum([len(tape.events) for tape in tapes])
     row = np.concatenate([[0], last[:-1]])
@@ -356,16 +347,8 @@ def backtest(tapes: Sequence[PowerTape], rule: QuoteRule, *, interval: float = 0
     while active.any():
         playing = active.copy()
         spread = book[:, 1] - book[:, 0]
-        wanted = np.asarray(distances(horizons - now, inventory.copy(), spread, rule.base_rate + excess), dtype=float)
-        if wanted.shape != (count, 2) or not (wanted >= 0).all():
-            raise ValueError(
-                f"the policy's distances, shape {wanted.shape}, are not allowed: they must be numbers >= 0, shape "
-                f"{(count, 2)}"
-            )
-        ticks = np.minimum(wanted / rule.tick, FAR)
-        mid = 0.5 * (book[:, 0] + book[:, 1])
-        bid, ask = np.floor(mid - ticks[:, 0] + ROUNDING), np.ceil(mid + ticks[:, 1] - ROUNDING)
-        quotes = np.stack([bid, ask], axis=1).astype(np.int64)
+        wanted = distances(horizons - now, inventory.copy(), spread, rule.base_rate + excess)
+        quotes = _quotes(wanted, book, rule.tick)
         shown = np.where(np.abs(inventory[:, None] + [1, -1]) <= rule.inventory_limit, quotes, np.nan)
         decided.append(np.column_stack([numbers, now, inventory, book, shown])[playing])
         step = (row, last, horizons, float(interval), rule.excitation, rule.decay, rule.inventory_limit)
@@ -377,25 +360,55 @@ def backtest(tapes: Sequence[PowerTape], rule: QuoteRule, *, interval: float = 0
 
     fills = _frame(filled, ["tape", "time", "change", "price"])
     decisions = _frame(decided, ["tape", "time", "inventory", "best_bid", "best_ask", "bid", "ask"])
-    of_tape = [
-        np.bincount(fills["tape"][fills["change"] == sign].to_numpy(dtype=np.int64), minlength=count)
-        for sign in (1, -1)
-    ]
     closing = np.where(inventory > 0, book[:, 0], book[:, 1])
-    ticks_of = np.array([tape.tick for tape in tapes])
-    windows = pd.DataFrame(
+    return Backtest(_windows(tapes, fills, inventory, cash + inventory * closing), fills, decisions)
+
+
+def _check(tapes: Sequence[PowerTape], rule: QuoteRule, interval: float) -> None:
+    """Refuse tapes that the rule is not made for."""
+    if not tapes:
+        raise ValueError("no tapes: at least one is needed")
+    if not (math.isfinite(interval) and interval > 0):
+        raise ValueError(f"interval = {interval!r} is not allowed: it must be positive (minutes)")
+    for tape in tapes:
+        if not math.isclose(tape.tick, rule.tick, rel_tol=1e-9):
+            raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of the policy {rule.tick:g}")
+        if tape.horizon > rule.longest * (1 + 1e-9):
+            raise ValueError(f"{tape.path}: its horizon is {tape.horizon:g} min, the policy knows {rule.longest:g} min")
+
+
+def _quotes(distances: Any, book: Integers, tick: float) -> Integers:
+    """Bid and ask in whole ticks, not nearer to the mid than the distances; shape (tapes, 2)."""
+    wanted = np.asarray(distances, dtype=float)
+    if wanted.shape != book.shape or not (wanted >= 0).all():
+        raise ValueError(
+            f"the policy's distances, shape {wanted.shape}, are not allowed: they must be numbers >= 0, shape "
+            f"{book.shape}"
+        )
+    ticks = np.minimum(wanted / tick, FAR)
+    mid = 0.5 * (book[:, 0] + book[:, 1])
+    bid, ask = np.floor(mid - ticks[:, 0] + ROUNDING), np.ceil(mid + ticks[:, 1] - ROUNDING)
+    return np.stack([bid, ask], axis=1).astype(np.int64)
+
+
+def _windows(tapes: Sequence[PowerTape], fills: pd.DataFrame, inventory: Integers, wealth: Integers) -> pd.DataFrame:
+    """A row a tape; the wealth is in ticks."""
+    bought, sold = (
+        np.bincount(fills["tape"][fills["change"] == sign].to_numpy(dtype=np.int64), minlength=len(tapes))
+        for sign in (1, -1)
+    )
+    return pd.DataFrame(
         {
             "product": [tape.product for tape in tapes],
             "delivery_date": [tape.delivery_date for tape in tapes],
             "window": [tape.window for tape in tapes],
-            "pnl": ticks_of * (cash + inventory * closing),
+            "pnl": np.array([tape.tick for tape in tapes]) * wealth,
             "inventory": inventory,
-            "volume": of_tape[0] + of_tape[1],
-            "bought": of_tape[0],
-            "sold": of_tape[1],
+            "volume": bought + sold,
+            "bought": bought,
+            "sold": sold,
         }
     )
-    return Backtest(windows, fills, decisions)
 
 
 def _frame(parts: list[Array], columns: list[str]) -> pd.DataFrame:
@@ -459,7 +472,7 @@ def table_2(samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     DataFrame
         ``indicator``, ``measure``, ``unit`` and the columns; 18 rows.
     """
-    found = {
+    summaries = {
         (head, name): measures(windows[name].to_numpy()) for head, windows in samples.items() for name in INDICATORS
     }
     rows = []
@@ -467,5 +480,5 @@ def table_2(samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for measure in ("mean", "std", "Q5", "Q95", "skewness", "kurtosis"):
             row: dict[str, Any] = {"indicator": indicator, "measure": measure}
             row["unit"] = "n/a" if measure in WITHOUT_UNIT else unit
-            rows.append(row | {head: found[head, name][measure] for head in samples})
+            rows.append(row | {head: summaries[head, name][measure] for head in samples})
     return pd.DataFrame(rows)

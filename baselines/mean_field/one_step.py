@@ -174,7 +174,7 @@ class MeanFieldProblem:
             self.drift_powers[n],
             np.ascontiguousarray(variance),
         )
-        columns = np.ascontiguousarray(values.T).reshape(values.shape[1], *self.shape)
+        columns = np.array(values.T, order="C").reshape(values.shape[1], *self.shape)
         if functional.exponents is None:
             kernels.backward_moments(*system, columns, result)
         else:

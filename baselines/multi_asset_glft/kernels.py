@@ -12,7 +12,7 @@ from numba import njit
 
 from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
-from mmgym.uniformisation import num_terms
+from mmgym.uniformisation import num_terms, poisson_weights
 
 __all__ = ["backward_exponential", "backward_gradient", "backward_moments", "forward_law", "improve"]
 
@@ -49,14 +49,11 @@ def backward_moments(step, states, rates, gains, drift, variance, moves, values,
             scale = 1.0 / step
         terms = num_terms(2.0 * scale * step)
         y[:] = values
-        log_weight, here = -scale * step, states[m]
+        weights, here = poisson_weights(scale * step, terms), states[m]
         total = np.zeros(columns)
         for k in range(terms):
-            if k > 0:
-                log_weight += math.log(scale * step / k)
-            weight = math.exp(log_weight)
             for c in range(columns):
-                total[c] += weight * y[here, c]
+                total[c] += weights[k] * y[here, c]
             if k == terms - 1:
                 break
             for x in range(count):
@@ -104,14 +101,11 @@ def backward_exponential(step, states, rates, gains, growth, exponents, moves, v
             scale = 1.0 / step
         terms = num_terms((2.0 * scale + norm) * step)
         y[:] = values
-        log_weight, here = -scale * step, states[m]
+        weights, here = poisson_weights(scale * step, terms), states[m]
         total = np.zeros(columns, values.dtype)
         for k in range(terms):
-            if k > 0:
-                log_weight += math.log(scale * step / k)
-            weight = math.exp(log_weight)
             for c in range(columns):
-                total[c] += weight * y[here, c]
+                total[c] += weights[k] * y[here, c]
             if k == terms - 1:
                 break
             for x in range(count):
@@ -143,13 +137,10 @@ def forward_law(step, rates, moves, law, result):
         terms = num_terms(2.0 * scale * step)
         y[:] = 0.0
         y[s] = law[s]
-        log_weight = -scale * step
+        weights = poisson_weights(scale * step, terms)
         for k in range(terms):
-            if k > 0:
-                log_weight += math.log(scale * step / k)
-            weight = math.exp(log_weight)
             for x in range(count):
-                result[x] += weight * y[x]
+                result[x] += weights[k] * y[x]
             if k == terms - 1:
                 break
             for x in range(count):
@@ -193,14 +184,11 @@ def value_and_slopes(step, state, rates, depths, decays, sizes, drift, moves, va
     y[:] = 0.0
     y[sides] = values
     slopes[:] = 0.0
-    total, log_weight = 0.0, -scale * step
+    total, weights = 0.0, poisson_weights(scale * step, terms)
     for k in range(terms):
-        if k > 0:
-            log_weight += math.log(scale * step / k)
-        weight = math.exp(log_weight)
-        total += weight * y[sides, state]
+        total += weights[k] * y[sides, state]
         for j in range(sides):
-            slopes[j] += weight * y[j, state]
+            slopes[j] += weights[k] * y[j, state]
         if k == terms - 1:
             break
         z[:] = y

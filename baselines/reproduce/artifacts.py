@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from mmgym.plain_files import replacing
+from mmgym.plot import write_figure
 from mmgym.printing import write_table
 
-__all__ = ["paragraph", "text_table", "write_artifacts", "write_figure", "write_table"]
+__all__ = ["paragraph", "text_table", "write_artifacts", "write_table"]
 
 
 def text_table(frame: pd.DataFrame, digits: int) -> str:
@@ -21,12 +21,6 @@ def text_table(frame: pd.DataFrame, digits: int) -> str:
 def paragraph(text: str) -> str:
     """Text in lines of at most 110 characters."""
     return textwrap.fill(" ".join(text.split()), 110)
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, 150 dots an inch."""
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=150)
 
 
 def write_artifacts(folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Any]) -> None:

@@ -211,8 +211,8 @@ def continuous_row(risk_aversion: float, strategy: str, reading: str, cells: int
     left = HORIZON - (np.arange(cells)[:, None] + 0.5) * params.step_length
     inventory = np.arange(-params.limit, params.limit + 1)
     depths = np.maximum(recipe_quotes(risk_aversion, strategy, reading, left, inventory), LOWEST_DEPTH)
-    found = _final_inventory(feedback_problem(params, depths), depths)
-    return _row(depths, feedback_moments(params, depths), found)
+    held = _final_inventory(feedback_problem(params, depths), depths)
+    return _row(depths, feedback_moments(params, depths), held)
 
 
 def _row(depths: Array, profit: tuple[float, float], inventory: tuple[float, float]) -> dict[str, float]:
@@ -302,7 +302,7 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     """
     exact = rows[rows["source"] == "exact"].set_index(["gamma", "strategy", "reading"])
     simulated = rows[rows["source"] == "simulated"].set_index(["gamma", "strategy", "reading"])
-    found = []
+    compared = []
     for _, printed in rows[rows["source"].isin(VERSIONS)].iterrows():
         case = (printed["gamma"], printed["strategy"])
         _, reading, rounding = VERSIONS[printed["source"]]
@@ -319,8 +319,8 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
             entry = {name: printed[name] for name in ("gamma", "strategy", "source", "reading")}
             entry |= {"quantity": quantity, "printed": printed[quantity], "stderr": errors[quantity]}
             entry |= {f"exact_{reading}": exact.loc[(*case, reading), quantity] for reading in READINGS}
-            found.append({**entry, "reproduced": bool(abs(distance) <= 3.0 * errors[quantity] + rounding)})
-    return pd.DataFrame(found)
+            compared.append({**entry, "reproduced": bool(abs(distance) <= 3.0 * errors[quantity] + rounding)})
+    return pd.DataFrame(compared)
 
 
 def _histogram(risk_aversion: float, profits: dict[str, Array], laws: dict[str, PnlLaw]) -> Any:

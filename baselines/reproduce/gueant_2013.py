@@ -182,7 +182,7 @@ def _numbers(params: Params, values: Array, depths: Array, policies: pd.DataFram
     of a loss is what the optimal quotes lose in the same cells, which is 0 in the limit.
     """
     losses = policies.set_index("policy")["loss"]
-    found = {
+    quantities = {
         "value v(0, 0)": values[0, LIMIT],
         "bid depth (0, 0)": depths[0, LIMIT, 0],
         "bid depth (0, 1)": depths[0, LIMIT + 1, 0],
@@ -193,10 +193,10 @@ def _numbers(params: Params, values: Array, depths: Array, policies: pd.DataFram
     rows = []
     for name, digits in REFERENCE.items():
         decimals = len(digits.partition(".")[2])
-        printed = f"{found[name]:.{decimals}f}"
-        difference = abs(found[name] - float(digits))
+        printed = f"{quantities[name]:.{decimals}f}"
+        difference = abs(quantities[name] - float(digits))
         error = abs(losses["optimal"]) if name.startswith("loss of ") else 0.0
-        row = {"quantity": name, "here": found[name], "here_rounded": printed, "reference": digits, "error": error}
+        row = {"quantity": name, "here": quantities[name], "here_rounded": printed, "reference": digits, "error": error}
         rows.append({**row, "agrees": bool(difference <= 0.51 * 10.0**-decimals + error)})
     return pd.DataFrame(rows)
 

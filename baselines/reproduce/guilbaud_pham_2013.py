@@ -292,16 +292,16 @@ def strategy_table(samples: dict[str, dict[str, Array]]) -> pd.DataFrame:
     """
     rows = []
     for strategy, sample in samples.items():
-        found: dict[str, tuple[float, float]] = {}
+        estimates: dict[str, tuple[float, float]] = {}
         for name in SUMMED:
-            found[name], found[f"{name}, std"] = _with_errors(sample[name])
-        mean, std = found["wealth"], found["wealth, std"]
+            estimates[name], estimates[f"{name}, std"] = _with_errors(sample[name])
+        mean, std = estimates["wealth"], estimates["wealth, std"]
         # The sampling errors of mean and standard deviation are in effect independent.
         ratio = mean[0] / std[0]
-        found["wealth / std"] = ratio, abs(ratio) * math.hypot(mean[1] / mean[0], std[1] / std[0])
+        estimates["wealth / std"] = ratio, abs(ratio) * math.hypot(mean[1] / mean[0], std[1] / std[0])
         for quantity, paper in zip(QUANTITIES, PAPER_5[strategy], strict=True):
             reference = REFERENCE_5[strategy].get(quantity.replace("ask", "bid"), math.nan)
-            here, error = found[quantity]
+            here, error = estimates[quantity]
             row = {"strategy": strategy, "quantity": quantity, "here": here, "stderr": error, "paper": paper}
             rows.append({**row, "reference": reference})
     return pd.DataFrame(rows)
@@ -309,7 +309,7 @@ def strategy_table(samples: dict[str, dict[str, Array]]) -> pd.DataFrame:
 
 def _samples(paths: int, bar: Any) -> dict[str, dict[str, Array]]:
     """Simulated paths of all strategies and variants."""
-    found = {}
+    played = {}
     for seed, strategy in enumerate((*STRATEGIES, *VARIANTS)):
         settings, controls = benchmark_arguments(), None
         if strategy == "constant":
@@ -321,8 +321,8 @@ def _samples(paths: int, bar: Any) -> dict[str, dict[str, Array]]:
                 controls = stretched_controls(GAMMA, market_orders=market_orders)
             else:
                 controls = _controls(Params.create(**settings), NUM_STEPS)
-        found[strategy] = simulate(settings, controls, paths, 2013 + seed, bar.update)
-    return found
+        played[strategy] = simulate(settings, controls, paths, 2013 + seed, bar.update)
+    return played
 
 
 # Table 6
@@ -419,11 +419,11 @@ def _policy_table(lot: float) -> pd.DataFrame:
 def _regions(policy: pd.DataFrame) -> Array:
     """Index into `REGIONS` of each row of the policy's table."""
     bid, ask = policy["bid_improved"].to_numpy() > 0.0, policy["ask_improved"].to_numpy() > 0.0
-    found = np.select([bid & ask, ask, bid], [4, 2, 5], default=3)
+    codes = np.select([bid & ask, ask, bid], [4, 2, 5], default=3)
     no_bid, no_ask = policy["bid_size"].to_numpy() == 0.0, policy["ask_size"].to_numpy() == 0.0
-    found = np.select([no_bid & no_ask, no_bid, no_ask], [8, 1, 6], default=found)
+    codes = np.select([no_bid & no_ask, no_bid, no_ask], [8, 1, 6], default=codes)
     order = policy["market_order"].to_numpy()
-    return np.where(order < 0.0, 0, np.where(order > 0.0, 7, found))
+    return np.where(order < 0.0, 0, np.where(order > 0.0, 7, codes))
 
 
 def _clock_picture() -> Any:

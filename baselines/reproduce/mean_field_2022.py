@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
-from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_figure, write_table
+from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_table
 from mmgym.models import mean_field_limit as limit
 from mmgym.models import mean_field_ode
 from mmgym.models.mean_field_game import PRESETS, Game
 from mmgym.models.mean_field_limit import Equilibrium, solve_equilibrium
-from mmgym.plot import new_figure
+from mmgym.plot import new_figure, write_figure
 
 Array = NDArray[np.float64]
 

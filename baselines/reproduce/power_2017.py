@@ -228,10 +228,10 @@ def _dispersion(tapes: Tapes) -> pd.DataFrame:
 # Table 1
 
 
-def _table_1(found: Calibration) -> pd.DataFrame:
+def _table_1(calibration: Calibration) -> pd.DataFrame:
     """The draft's Table 1, long: estimates with standard errors beside the parameters that made the tapes."""
     rows = []
-    for (product, window), fit in found.groups.items():
+    for (product, window), fit in calibration.groups.items():
         made = illustrative(product, window)
         impacts = effective_impacts(known_parameters(made))
         for k, name in enumerate(EVENT_TYPES):
@@ -262,8 +262,8 @@ def _table_1_text(table: pd.DataFrame) -> str:
     return wide.reset_index().to_string(index=False)
 
 
-def _residual_picture(found: Calibration) -> Any:
-    late = {key: fit for key, fit in found.groups.items() if key[1] == "Late"}
+def _residual_picture(calibration: Calibration) -> Any:
+    late = {key: fit for key, fit in calibration.groups.items() if key[1] == "Late"}
     figure = new_figure(9.0, 3.6 * len(late))
     for (left, right), (key, fit) in zip(figure.subplots(len(late), 2), late.items(), strict=True):
         process = fit.processes["MO_BUY"]
@@ -377,9 +377,11 @@ def _arrivals_picture(table: pd.DataFrame) -> Any:
 # Table 2 and the backtest
 
 
-def _rules(found: Calibration, tapes: Tapes, key: tuple[str, str], alpha: float) -> dict[str, Callable[[], QuoteRule]]:
+def _rules(
+    calibration: Calibration, tapes: Tapes, key: tuple[str, str], alpha: float
+) -> dict[str, Callable[[], QuoteRule]]:
     """Quotes to play on the tapes of one product and window, in the order of `POLICIES`."""
-    fit = found.group(*key)
+    fit = calibration.group(*key)
     fitted = Params.create(**market_arguments(fit, tapes[key]), terminal_penalty=alpha)
     known = known_parameters(illustrative(*key), terminal_penalty=alpha)
     no_premium = fitted._replace(fill_decay_buy=np.inf, fill_decay_sell=np.inf)  # the draft, section 4: 1 / kappa = 0
@@ -396,12 +398,12 @@ def _rules(found: Calibration, tapes: Tapes, key: tuple[str, str], alpha: float)
 
 
 def _backtests(
-    found: Calibration, tapes: Tapes, interval: float, quick: bool, progress: bool
+    calibration: Calibration, tapes: Tapes, interval: float, quick: bool, progress: bool
 ) -> tuple[pd.DataFrame, tuple[PowerTape, Backtest]]:
     """Every result of a tape (with ``policy`` and ``alpha``), and what happened on the tapes of the figure."""
     runs = []
     for key, alpha in itertools.product(tapes, ALPHAS):
-        for name, make in _rules(found, tapes, key, alpha).items():
+        for name, make in _rules(calibration, tapes, key, alpha).items():
             if key[1] == "Mid" and name != "corollary_3":
                 continue
             if name == "signal_poisson" and (quick or alpha != SHOWN_ALPHA):  # seconds to solve, each
@@ -561,7 +563,7 @@ def _claims(params: Params, components: pd.DataFrame, arrivals: pd.DataFrame) ->
     return pd.DataFrame(rows, columns=["claim", "here", "holds"])
 
 
-def _drifts(found: Calibration, tapes: Tapes) -> pd.DataFrame:
+def _drifts(calibration: Calibration, tapes: Tapes) -> pd.DataFrame:
     """Late: how far bid and ask are expected to move in the window from mean intensities, and how far they did."""
     rows = []
     for key, days in tapes.items():
@@ -570,7 +572,7 @@ def _drifts(found: Calibration, tapes: Tapes) -> pd.DataFrame:
         row: dict[str, Any] = {"product": key[0]}
         for source, p in (
             ("known", known_parameters(illustrative(*key))),
-            ("fitted", Params.create(**market_arguments(found.group(*key), days))),
+            ("fitted", Params.create(**market_arguments(calibration.group(*key), days))),
         ):
             counts = hawkes.expected_count(p.base_rates, p.excitations, p.decays, p.rate_scales, p.horizon)
             moves = 2.0 * effective_impacts(p) * counts
@@ -702,14 +704,14 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     """
     new_figure()  # fails early where matplotlib is missing
     days, interval = (4, 2.0) if quick else (60, 0.25)
-    tapes, found = _simulated(days, progress)
-    windows, (tape, played) = _backtests(found, tapes, interval, quick, progress)
+    tapes, calibration = _simulated(days, progress)
+    windows, (tape, played) = _backtests(calibration, tapes, interval, quick, progress)
 
     shown = known_parameters(illustrative(SHOWN, "Late"), terminal_penalty=SHOWN_ALPHA)
     half_spread = shown.half_tick * shown.initial_spread
     buy_orders, sell_orders, dispersion = _buy_orders(tapes), _sell_orders(tapes), _dispersion(tapes)
-    table_1, components, arrivals = _table_1(found), _components(shown, half_spread), _arrivals(shown)
-    claims, policies, drifts = _claims(shown, components, arrivals), _policy_table(windows), _drifts(found, tapes)
+    table_1, components, arrivals = _table_1(calibration), _components(shown, half_spread), _arrivals(shown)
+    claims, policies, drifts = _claims(shown, components, arrivals), _policy_table(windows), _drifts(calibration, tapes)
     by_policy, second = _tables_2(windows)
     sells = _both_windows(tapes, "MO_SELL")[0]
     tables = {
@@ -728,7 +730,7 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         "figure_3_sell_orders": _sell_picture(sell_orders, sells, tape.delivery_date),
         "figure_4_components": _components_picture(components, half_spread),
         "figure_5_arrivals": _arrivals_picture(arrivals),
-        "residuals": _residual_picture(found),
+        "residuals": _residual_picture(calibration),
         "backtest_path": _path_picture(tape, played),
         "backtest_distributions": _distribution_picture(windows),
     }

@@ -325,7 +325,7 @@ class TickSpreadProblem:
         centered = values - 0.5 * (values.max() + values.min())
         penalty = p.running_penalty * p.lot**2
         singly = (bid_alone, ask_alone)
-        return np.asarray(kernels.promising_postings(laws, products, penalty, slack, loss, centered, *singly))
+        return np.ascontiguousarray(kernels.promising_postings(laws, products, penalty, slack, loss, centered, *singly))
 
     @property
     def highest_means(self) -> Array:

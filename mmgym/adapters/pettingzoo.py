@@ -112,18 +112,18 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
                     f"the action {actions[agent]!r} of {agent} is not allowed: it must be two finite numbers"
                 )
         played = np.array([actions[taker] for taker in self.takers], np.float32)[None]
-        found = self.players.step(played, np.asarray(actions[MAKER], np.float32)[None])
+        outcome = self.players.step(played, np.asarray(actions[MAKER], np.float32)[None])
         agents = self.agents
-        rewards = {MAKER: float(found.maker_rewards[0])}
-        rewards |= dict(zip(self.takers, found.taker_rewards[0].tolist(), strict=True))
-        observations = self._by_player(found.taker_observations[0], found.maker_observations[0])
+        rewards = {MAKER: float(outcome.maker_rewards[0])}
+        rewards |= dict(zip(self.takers, outcome.taker_rewards[0].tolist(), strict=True))
+        observations = self._by_player(outcome.taker_observations[0], outcome.maker_observations[0])
         infos = self._infos()
-        if found.terminated:
+        if outcome.terminated:
             self.agents = []
         return (
             observations,
             rewards,
-            dict.fromkeys(agents, found.terminated),
+            dict.fromkeys(agents, outcome.terminated),
             dict.fromkeys(agents, False),
             infos,
         )
@@ -133,7 +133,7 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         players, size = self.players, self.players.params.game.order_size
-        found: dict[str, dict[str, Any]] = {
+        infos: dict[str, dict[str, Any]] = {
             MAKER: {
                 "mid": float(players.mid[0]),
                 "inventory": float(players.maker_inventory[0] * size),
@@ -145,7 +145,7 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
             }
         }
         states = zip(self.takers, (players.inventory[0] * size).tolist(), players.signal[0].tolist(), strict=True)
-        return found | {taker: {"inventory": inventory, "signal": signal} for taker, inventory, signal in states}
+        return infos | {taker: {"inventory": inventory, "signal": signal} for taker, inventory, signal in states}
 
     def render(self) -> None:
         """Nothing is drawn."""

@@ -119,9 +119,9 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
         """Call the batch's method once; an array with a row per environment is handed out by rows."""
-        found = getattr(self.envs, method_name)(*arguments, **keywords)
-        by_row = isinstance(found, np.ndarray) and found.ndim > 0 and len(found) == self.num_envs
-        return [found[row] if by_row else found for row in self._count(indices)]
+        result = getattr(self.envs, method_name)(*arguments, **keywords)
+        by_row = isinstance(result, np.ndarray) and result.ndim > 0 and len(result) == self.num_envs
+        return [result[row] if by_row else result for row in self._count(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None

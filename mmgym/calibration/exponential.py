@@ -68,6 +68,14 @@ class Estimate:
     lower: float
     upper: float
 
+    @classmethod
+    def normal(cls, value: float, stderr: float) -> Estimate:
+        """With the interval of the normal law."""
+        return cls(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan, math.nan)  # what the data do not tell
+
 
 @dataclass(frozen=True)
 class ExponentialFit:
@@ -162,6 +170,34 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
         If an array is out of range, or the data do not identify both parameters: no fills, all depths equal, or all
         fills at the smallest (largest) depth.
     """
+    depth, exposure, fills = _checked_rows(depth, exposure, fills)
+    mean = float(fills @ depth / fills.sum())
+    decay = _most_likely_decay(depth, exposure, mean)
+    total = fills.sum()
+    weight = exposure * np.exp(-decay * (depth - mean))
+    log_rate = math.log(total / weight.sum()) + decay * mean
+    variance = float(weight @ (depth - mean) ** 2 / weight.sum())
+    if not variance > 0:
+        ends = f"{depth.min():g} to {depth.max():g}"
+        raise ValueError(f"depths from {ends} cannot be told apart: fill_decay needs two at least")
+    decay_stderr = 1 / math.sqrt(total * variance)
+    expected = total * weight / weight.sum()
+
+    cell = _depth_cells(depth, expected, int(min(LARGEST_CELL_NUMBER, total // SMALLEST_EXPECTED_COUNT)))
+    seconds, counts, fitted = (_sums(cell, values) for values in (exposure, fills, expected))
+    block = np.arange(fills.size) * WINDOWS // fills.size
+    return _fit(
+        Estimate.normal(log_rate, math.sqrt(1 / total + (mean * decay_stderr) ** 2)),
+        Estimate.normal(decay, decay_stderr),
+        (int(total), float(exposure.sum())),
+        _deviance(counts, fitted),
+        _dispersion(_sums(block, fills), _sums(block, expected)),
+        _rate_table(_sums(cell, exposure * depth) / seconds, seconds, counts, fitted / seconds),
+    )
+
+
+def _checked_rows(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> tuple[Array, Array, Array]:
+    """Arrays of `fit_fills`; data that do not identify both parameters are refused."""
     depth, exposure, fills = (np.asarray(values, dtype=float) for values in (depth, exposure, fills))
     if not depth.ndim == 1 <= depth.size or not depth.shape == exposure.shape == fills.shape:
         shapes = f"{depth.shape}, {exposure.shape}, {fills.shape}"
@@ -172,19 +208,21 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
         raise ValueError("exposure must be positive and finite (seconds)")
     if not (np.isfinite(fills) & (fills >= 0) & (fills == np.floor(fills))).all():
         raise ValueError("fills must be whole numbers, 0 or more")
-    total = fills.sum()
-    if total == 0:
+    if fills.sum() == 0:
         raise ValueError("no fills: fill_rate and fill_decay need fills at two depths at least")
     nearest, deepest = depth.min(), depth.max()
     if nearest == deepest:
         raise ValueError(f"all depths are {nearest:g}: fill_decay needs quotes at two depths at least")
-    mean = float(fills @ depth / total)
     filled = depth[fills > 0]
     if (filled == nearest).all() or (filled == deepest).all():
         end = "smallest" if filled[0] == nearest else "largest"
         raise ValueError(f"all fills are at the {end} depth: fill_decay needs a fill at another depth")
+    return depth, exposure, fills
 
-    span = deepest - nearest
+
+def _most_likely_decay(depth: Array, exposure: Array, mean: float) -> float:
+    """The decay at which the tilted mean of the depth is the mean depth of the fills."""
+    span = float(np.ptp(depth))
     scaled = (depth - mean) / span
 
     def excess(decay: float) -> float:
@@ -201,34 +239,7 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
                 "fill_decay is beyond what numbers hold: exposures must be of about one order of magnitude, and depths "
                 "spread out between the smallest and the largest"
             )
-    decay = float(optimize.brentq(excess, -bound, bound, xtol=1e-13)) / span
-
-    weight = exposure * np.exp(-decay * (depth - mean))
-    log_rate = math.log(total / weight.sum()) + decay * mean
-    variance = float(weight @ (depth - mean) ** 2 / weight.sum())
-    if not variance > 0:
-        raise ValueError(f"depths from {nearest:g} to {deepest:g} cannot be told apart: fill_decay needs two at least")
-    decay_stderr = 1 / math.sqrt(total * variance)
-    expected = total * weight / weight.sum()
-
-    cell = _depth_cells(depth, expected, int(min(LARGEST_CELL_NUMBER, total // SMALLEST_EXPECTED_COUNT)))
-    seconds, counts, fitted = (_sums(cell, values) for values in (exposure, fills, expected))
-    rates = _rate_table(_sums(cell, exposure * depth) / seconds, seconds, counts, fitted / seconds)
-    block = np.arange(fills.size) * WINDOWS // fills.size
-    fill_rate, log_estimate = _rate_estimates(log_rate, math.sqrt(1 / total + (mean * decay_stderr) ** 2))
-    deviance, freedom, p_value = _deviance(counts, fitted)
-    return ExponentialFit(
-        fill_rate=fill_rate,
-        log_fill_rate=log_estimate,
-        fill_decay=_normal(decay, decay_stderr),
-        fills=int(total),
-        exposure=float(exposure.sum()),
-        deviance=deviance,
-        degrees_of_freedom=freedom,
-        p_value=p_value,
-        dispersion=_dispersion(_sums(block, fills), _sums(block, expected)),
-        rates=rates,
-    )
+    return float(optimize.brentq(excess, -bound, bound, xtol=1e-13)) / span
 
 
 def fit_reaches(
@@ -269,6 +280,36 @@ def fit_reaches(
         If an argument is out of range, or no order, or none that goes on beyond `minimum_depth`, or none that stops
         before `maximum_depth`, is left.
     """
+    time, passed, stops = _whole_reaches(time, reach, start, end, tick, minimum_depth, maximum_depth)
+    total, exposure, steps = passed.size, end - start, float(passed.sum())
+    decay = math.log1p(stops / steps) / tick
+    decay_stderr = math.sqrt(stops / (steps * (steps + stops))) / tick
+    log_rate = math.log(total / exposure) + decay * minimum_depth
+
+    grid = _reach_grid(passed, decay * tick)
+    counts = (total - np.searchsorted(np.sort(passed), grid)).astype(float)
+    survival = np.exp(-decay * tick * grid)
+    windows = np.histogram(time, bins=WINDOWS, range=(start, end))[0]
+    return _fit(
+        Estimate.normal(log_rate, math.sqrt(1 / total + (minimum_depth * decay_stderr) ** 2)),
+        Estimate.normal(decay, decay_stderr),
+        (total, exposure),
+        _deviance(-np.diff(counts, append=0.0), -total * np.diff(survival, append=0.0)),
+        _dispersion(windows, np.full(WINDOWS, total / WINDOWS)),
+        _rate_table(minimum_depth + tick * grid, np.full(grid.size, exposure), counts, total / exposure * survival),
+    )
+
+
+def _whole_reaches(
+    time: ArrayLike,
+    reach: ArrayLike,
+    start: float,
+    end: float,
+    tick: float,
+    minimum_depth: float,
+    maximum_depth: float | None,
+) -> tuple[Array, Array, int]:
+    """Times, ticks passed beyond the touch and number of orders seen to stop, of the orders that `fit_reaches` uses."""
     time, reach = np.asarray(time, dtype=float), np.asarray(reach, dtype=float)
     if time.ndim != 1 or time.shape != reach.shape or not np.isfinite([time, reach]).all():
         raise ValueError(
@@ -285,38 +326,13 @@ def fit_reaches(
     passed = _whole_ticks(reach - minimum_depth, tick)
     kept = (passed >= 0) & (time >= start) & (time <= end)
     time, passed = time[kept], np.minimum(passed[kept], limit)
-    total, exposure = passed.size, end - start
     stops, steps = int((passed < limit).sum()), float(passed.sum())
-    if total == 0:
+    if passed.size == 0:
         raise ValueError(f"no market order reaches minimum_depth {minimum_depth:g}: both parameters need some")
     if steps == 0 or stops == 0:
         missing = "goes on beyond minimum_depth" if steps == 0 else "stops before maximum_depth"
         raise ValueError(f"no market order {missing}: fill_decay needs orders of different reach")
-
-    decay = math.log1p(stops / steps) / tick
-    decay_stderr = math.sqrt(stops / (steps * (steps + stops))) / tick
-    log_rate = math.log(total / exposure) + decay * minimum_depth
-
-    grid = _reach_grid(passed, decay * tick)
-    counts = (total - np.searchsorted(np.sort(passed), grid)).astype(float)
-    survival = np.exp(-decay * tick * grid)
-    rates = _rate_table(minimum_depth + tick * grid, np.full(grid.size, exposure), counts, total / exposure * survival)
-    observed, expected = -np.diff(counts, append=0.0), -total * np.diff(survival, append=0.0)
-    windows = np.histogram(time, bins=WINDOWS, range=(start, end))[0]
-    fill_rate, log_estimate = _rate_estimates(log_rate, math.sqrt(1 / total + (minimum_depth * decay_stderr) ** 2))
-    deviance, freedom, p_value = _deviance(observed, expected)
-    return ExponentialFit(
-        fill_rate=fill_rate,
-        log_fill_rate=log_estimate,
-        fill_decay=_normal(decay, decay_stderr),
-        fills=total,
-        exposure=exposure,
-        deviance=deviance,
-        degrees_of_freedom=freedom,
-        p_value=p_value,
-        dispersion=_dispersion(windows, np.full(WINDOWS, total / WINDOWS)),
-        rates=rates,
-    )
+    return time, passed, stops
 
 
 def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = None) -> BrownianFit:
@@ -376,20 +392,24 @@ def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = No
     )
 
 
-def _rate_estimates(log_rate: float, stderr: float) -> tuple[Estimate, Estimate]:
-    """A (delta method, interval carried over from log A) and log A."""
-    log_estimate = _normal(log_rate, stderr)
-    if not max(abs(log_rate), abs(log_estimate.lower), abs(log_estimate.upper)) < LARGEST_EXPONENT:
+def _fit(
+    log_rate: Estimate,
+    decay: Estimate,
+    rests_on: tuple[int, float],  # fills, and seconds of exposure
+    test: tuple[float, int, float],
+    dispersion: float,
+    rates: pd.DataFrame,
+) -> ExponentialFit:
+    """A fit with A itself (delta method, interval carried over from log A)."""
+    log_value, stderr = log_rate.value, log_rate.stderr
+    if not max(abs(log_value), abs(log_rate.lower), abs(log_rate.upper)) < LARGEST_EXPONENT:
         raise ValueError(
-            f"log(fill_rate) = {log_rate:.4g} +- {stderr:.2g}: the rate at depth 0, an extrapolation, is beyond what "
+            f"log(fill_rate) = {log_value:.4g} +- {stderr:.2g}: the rate at depth 0, an extrapolation, is beyond what "
             "numbers hold; fills are needed nearer to the mid, or at more depths"
         )
-    rate = math.exp(log_rate)
-    return Estimate(rate, rate * stderr, math.exp(log_estimate.lower), math.exp(log_estimate.upper)), log_estimate
-
-
-def _normal(value: float, stderr: float) -> Estimate:
-    return Estimate(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
+    rate = math.exp(log_value)
+    fill_rate = Estimate(rate, rate * stderr, math.exp(log_rate.lower), math.exp(log_rate.upper))
+    return ExponentialFit(fill_rate, log_rate, decay, rests_on[0], rests_on[1], *test, dispersion, rates)
 
 
 def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:

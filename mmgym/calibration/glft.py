@@ -40,7 +40,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit_and_show
-from mmgym.calibration.exponential import BrownianFit, Estimate, ExponentialFit, fit_fills, fit_reaches
+from mmgym.calibration.exponential import BrownianFit, ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
+from mmgym.calibration.report import (
+    estimate_table,
+    json_fit,
+    json_warnings,
+    logarithmic_axis,
+    save_figure,
+    shown_p_value,
+    verdict,
+)
 from mmgym.calibration.tape import (
     TAPE_COLUMNS,
     fail,
@@ -59,14 +68,13 @@ from mmgym.calibration.tape import (
     read_tape,
 )
 from mmgym.calibration.tape_checks import (
+    CheckedTape,
     Finding,
     check_level1,
     check_own_record,
     coarse_clock,
     described,
-    draw_findings,
     json_value,
-    marked,
     recorded_volatility,
     require_finite,
     sampled_volatility,
@@ -82,7 +90,7 @@ UNITS = {
     "volatility": "price/sqrt(s)",
     "drift": "price/s",
 }
-REJECTION = 0.01  # p-value below which the summary calls the exponential law rejected
+
 FIRM_COUNT = 25  # fills from which the summary compares a rate with the fitted one
 
 
@@ -128,13 +136,13 @@ class Calibration:
 
         Where there are findings, their names stand in a column ``warning``.
         """
-        rows = []
-        for name, estimate in self._estimates().items():
-            unit = UNITS[name.removesuffix("_bid").removesuffix("_ask")]
-            rows.append([estimate.value, estimate.stderr, estimate.lower, estimate.upper, unit])
-        columns = ["estimate", "standard_error", "lower", "upper", "unit"]
-        table = pd.DataFrame(rows, columns=columns, index=pd.Index(list(self._estimates()), name="parameter"))
-        return marked(table, self.findings)
+        estimates = {}
+        for name in ("fill_rate", "log_fill_rate", "fill_decay"):
+            for label, side in (("bid", self.bid), ("ask", self.ask)):
+                estimates[f"{name}_{label}"] = (getattr(side, name), UNITS[name])
+        for name in ("volatility", "drift"):
+            estimates[name] = (getattr(self.mid, name), UNITS[name])
+        return estimate_table(estimates, self.findings)
 
     def kwargs(self, *, drift: bool = False) -> dict[str, float | list[float]]:
         """Arguments for ``gymnasium.make("mmgym/GLFT-v0", **kwargs)``.
@@ -167,14 +175,16 @@ class Calibration:
         return {
             "source": self.source,
             "kind": self.kind,
-            "bid": _json_side(self.bid),
-            "ask": _json_side(self.ask),
+            **{
+                name: json_fit(side) | {"rates": json_value(side.rates.to_dict(orient="records"))}
+                for name, side in (("bid", self.bid), ("ask", self.ask))
+            },
             "mid": json_value(asdict(self.mid)),
             "volatility_interval": self.volatility_interval,
             "minimum_depth": self.minimum_depth,
             "maximum_depth": self.maximum_depth,
             "orders_left_out": self.orders_left_out,
-            "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings],
+            "warnings": json_warnings(self.findings),
         }
 
     def summary(self) -> str:
@@ -215,8 +225,6 @@ class Calibration:
         """
         event = "fills" if self.kind == "quotes" else "market orders"
         figure = new_figure(10, 4.5)
-        from matplotlib.ticker import LogLocator, NullFormatter
-
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for panel, name, side in zip(panels, ("bid", "ask"), (self.bid, self.ask), strict=True):
             rates = side.rates[side.rates["fills"] > 0]
@@ -233,22 +241,10 @@ class Calibration:
             panel.legend()
         shown = pd.concat([self.bid.rates, self.ask.rates])
         highest = max(shown["upper"].max(), self.bid.fill_rate.value, self.ask.fill_rate.value)
-        panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_formatter("{x:g}")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
+        logarithmic_axis(panels[0])
         panels[0].set_ylim(shown["lower"][shown["fills"] > 0].min() / 1.5, highest * 1.5)
         panels[0].set_ylabel("fills per second" if self.kind == "quotes" else "orders reaching depth d, per second")
-        draw_findings(figure, self.findings)
-        figure.savefig(path, format="png", dpi=150)
-        return Path(path)
-
-    def _estimates(self) -> dict[str, Estimate]:
-        estimates = {}
-        for name in ("fill_rate", "log_fill_rate", "fill_decay"):
-            for label, side in (("bid", self.bid), ("ask", self.ask)):
-                estimates[f"{name}_{label}"] = getattr(side, name)
-        return estimates | {"volatility": self.mid.volatility, "drift": self.mid.drift}
+        return save_figure(figure, path, self.findings, dpi=150)
 
 
 def calibrate(
@@ -376,39 +372,17 @@ def calibrate_tape(
     quotes = pd.concat(parts, ignore_index=True)
     if len(quotes) < 2:
         raise ValueError(f"{path}: a tape needs quotes at two times at least, got {len(quotes)}")
-    bounds, seconds = checked.bounds, checked.seconds
-    if not seconds > 0:
+    bounds = checked.bounds
+    if not checked.seconds > 0:
         raise ValueError(f"{path}: nothing follows the first quote: a tape needs events at two times at least")
     tick = price_step(quotes) if tick is None else tick
     if minimum_depth is None:
         minimum_depth = _touch(parts, bounds[:, 1], tick)
-
-    seen = orders[orders["reach"].notna()]
-    clock = checked.trade_clock()
-    start, end = float(bounds[0, 0]), float(checked.observed(bounds[-1, 1]))
     sides = []
     for name, aggressor in (("bid", "sell"), ("ask", "buy")):
-        own = seen[seen["side"] == aggressor]
-        concerned = (f"fill_rate_{name}", f"log_fill_rate_{name}", f"fill_decay_{name}")
-        hidden, coarse = coarse_clock(str(path), f"{aggressor} orders", len(own), seconds, clock, concerned)
-        try:
-            side = fit_reaches(
-                checked.observed(own["time_s"]),
-                own["reach"],
-                start=start,
-                end=end,
-                tick=tick,
-                minimum_depth=minimum_depth,
-                maximum_depth=maximum_depth,
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {name}: {error}") from error
-        side, wide = widened_rate(side, minimum_depth, name)
-        if coarse is not None:
-            side, wide = unhidden_rate(side, hidden), [*wide, coarse]
+        side, wide = _fit_side(str(path), checked, name, aggressor, tick, minimum_depth, maximum_depth)
         findings += wide
         sides.append(side)
-
     try:
         mid, interval, noisy = sampled_volatility(parts, bounds, volatility_interval, required=True)
     except ValueError as error:
@@ -426,6 +400,38 @@ def calibrate_tape(
         orders_left_out=len(orders) - sides[0].fills - sides[1].fills,
         findings=(*findings, *noisy),
     )
+
+
+def _fit_side(
+    path: str,
+    checked: CheckedTape,
+    name: str,
+    aggressor: str,
+    tick: float,
+    minimum_depth: float,
+    maximum_depth: float | None,
+) -> tuple[ExponentialFit, list[Finding]]:
+    """The law of one side of a tape, as wide as counts and clock say, with what is to be said of it."""
+    orders, bounds = checked.orders, checked.bounds
+    own = orders[orders["reach"].notna() & (orders["side"] == aggressor)]
+    concerned = (f"fill_rate_{name}", f"log_fill_rate_{name}", f"fill_decay_{name}")
+    hidden, coarse = coarse_clock(
+        path, f"{aggressor} orders", len(own), checked.seconds, checked.trade_clock(), concerned
+    )
+    try:
+        side = fit_reaches(
+            checked.observed(own["time_s"]),
+            own["reach"],
+            start=float(bounds[0, 0]),
+            end=float(checked.observed(bounds[-1, 1])),
+            tick=tick,
+            minimum_depth=minimum_depth,
+            maximum_depth=maximum_depth,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {name}: {error}") from error
+    side, findings = widened_rate(side, minimum_depth, name)
+    return (side, findings) if coarse is None else (unhidden_rate(side, hidden), [*findings, coarse])
 
 
 def _touch(parts: Sequence[pd.DataFrame], ends: NDArray[np.float64], tick: float) -> float:
@@ -452,10 +458,9 @@ def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
     if side.degrees_of_freedom == 0:
         text += "The data leave nothing to test the exponential law with. "
     else:
-        verdict = "is rejected" if side.p_value < REJECTION else "is not rejected"
         text += (
-            f"The exponential law {verdict}: deviance {side.deviance:.4g} on {side.degrees_of_freedom} degrees of "
-            f"freedom, p {f'= {side.p_value:.2g}' if side.p_value >= 1e-12 else '< 1e-12'}. "
+            f"The exponential law is {verdict(side.p_value)}: deviance {side.deviance:.4g} on "
+            f"{side.degrees_of_freedom} degrees of freedom, p {shown_p_value(side.p_value)}. "
         )
     firm = side.rates[side.rates["fills"] >= FIRM_COUNT]
     if not firm.empty:
@@ -468,13 +473,6 @@ def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
     if math.isfinite(side.dispersion):
         text += f"Counts over time vary {side.dispersion:.3g} times as much as Poisson counts."
     return text.rstrip()
-
-
-def _json_side(side: ExponentialFit) -> dict[str, Any]:
-    values = {field.name: getattr(side, field.name) for field in fields(side) if field.name != "rates"}
-    values = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in values.items()}
-    content: dict[str, Any] = json_value(values | {"rates": side.rates.to_dict(orient="records")})
-    return content
 
 
 TITLE = "exponential fill rates and a Brownian mid"

@@ -36,7 +36,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from mmgym.calibration.exponential import QUANTILE, SMALLEST_EXPECTED_COUNT, WINDOWS, Estimate
+from mmgym.calibration.exponential import QUANTILE, SMALLEST_EXPECTED_COUNT, UNKNOWN, WINDOWS, Estimate
 from mmgym.calibration.hawkes_likelihood import (
     Windows,
     compensators,
@@ -46,18 +46,17 @@ from mmgym.calibration.hawkes_likelihood import (
     start_rates,
     three_parameters,
 )
+from mmgym.calibration.report import estimate_table, json_warnings, save_figure, shown_p_value, verdict
 from mmgym.calibration.tape import read_tape
 from mmgym.calibration.tape_checks import (
     FALSE_ALARM,
     Finding,
     check_level1,
     described,
-    draw_findings,
     excessive,
     find_window_gaps,
     gap_finding,
     json_value,
-    marked,
     raised,
     steps_of_a_kernel,
     widened,
@@ -90,7 +89,6 @@ START_RATIO = 0.5
 NO_EXCITATION = 1e-9  # branching ratio below which the maximum lies on the boundary
 NEWTON_STEPS = 20
 PLOT_POINTS = 4000
-REJECTION = 0.01  # p-value below which a summary calls a law rejected
 
 
 # Residuals
@@ -140,15 +138,15 @@ class Residuals:
         gaps = self.gaps
         if gaps.size < 3 or np.ptp(gaps[:-1]) == 0 or np.ptp(gaps[1:]) == 0:  # no ranks to compare
             return math.nan, math.nan
-        found = stats.spearmanr(gaps[:-1], gaps[1:])
-        return float(found.statistic), float(found.pvalue)
+        correlation = stats.spearmanr(gaps[:-1], gaps[1:])
+        return float(correlation.statistic), float(correlation.pvalue)
 
 
 def _kolmogorov_smirnov(values: Array) -> tuple[float, float]:
     if values.size == 0:
         return math.nan, math.nan
-    found = stats.kstest(values, "uniform")
-    return float(found.statistic), float(found.pvalue)
+    test = stats.kstest(values, "uniform")
+    return float(test.statistic), float(test.pvalue)
 
 
 def residuals(
@@ -206,9 +204,7 @@ def plot_residuals(
     draw_residuals(left, right, samples)
     if title:
         figure.suptitle(title)
-    draw_findings(figure, findings)
-    figure.savefig(path, format="png", dpi=150)
-    return Path(path)
+    return save_figure(figure, path, findings, dpi=150)
 
 
 def draw_residuals(left: Any, right: Any, samples: Mapping[str, Residuals]) -> None:
@@ -222,7 +218,7 @@ def draw_residuals(left: Any, right: Any, samples: Mapping[str, Residuals]) -> N
             shown = np.concatenate([np.linspace(0, gaps.size - half, half), gaps.size - half + np.arange(half)])
             gaps, share = gaps[shown.astype(int)], share[shown.astype(int)]
         statistic, p_value = sample.test_gaps()
-        label = f"{name}: KS {statistic:.3g}, p {f'= {p_value:.2g}' if p_value >= 1e-12 else '< 1e-12'}"
+        label = f"{name}: KS {statistic:.3g}, p {shown_p_value(p_value)}"
         left.plot(share, -np.expm1(-gaps), ".", markersize=3, label=label)
         right.plot(-np.log1p(-share), gaps, ".", markersize=3, label=name)
         largest = max(largest, float(-np.log1p(-share[-1])))
@@ -320,16 +316,15 @@ class HawkesFit:
 
         Where there are findings, their names stand in a column ``warning``.
         """
-        rows = {name: [e.value, e.stderr, e.lower, e.upper] for name, e in self.estimates().items()}
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "standard_error", "lower", "upper"])
-        return marked(table.rename_axis("parameter"), self.findings)
+        units = {name: (estimate, "") for name, estimate in self.estimates().items()}
+        return estimate_table(units, self.findings).drop(columns="unit")
 
     def tests(self) -> pd.DataFrame:
         """How well the fit holds, one row for each of Hawkes and Poisson: log-likelihood, AIC and residual tests."""
         rows = {}
         for name, fit in (("hawkes", self), ("poisson", self.poisson)):
-            found = fit.residuals
-            gaps, points, order = found.test_gaps(), found.test_points(), found.test_order()
+            sample = fit.residuals
+            gaps, points, order = sample.test_gaps(), sample.test_points(), sample.test_order()
             rows[name] = [fit.log_likelihood, fit.aic, *gaps, *points, *order]
         columns = ["log_likelihood", "aic", "gap_statistic", "gap_p_value", "point_statistic", "point_p_value"]
         columns += ["order_correlation", "order_p_value"]
@@ -341,7 +336,7 @@ class HawkesFit:
         content = {name: asdict(estimate) for name, estimate in self.estimates().items()}
         tests = self.tests().to_dict(orient="index")
         everything = content | {"covariance": self.covariance.tolist()} | numbers | {"tests": tests}
-        everything["warnings"] = [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings]
+        everything["warnings"] = json_warnings(self.findings)
         return {name: json_value(value) for name, value in everything.items()}
 
     def summary(self, name: str, unit: str) -> str:
@@ -368,9 +363,7 @@ class HawkesFit:
         text += f", AIC {self.aic:.6g} against {self.poisson.aic:.6g}. "
         for law, test in (("unit exponential gaps", "gaps"), ("uniform points", "points"), ("independence", "order")):
             statistic, p_value = getattr(self.residuals, f"test_{test}")()
-            verdict = "rejected" if p_value < REJECTION else "not rejected"
-            shown = f"= {p_value:.2g}" if p_value >= 1e-12 else "< 1e-12"
-            text += f"Residuals: {law} {verdict} ({statistic:.3g}, p {shown}). "
+            text += f"Residuals: {law} {verdict(p_value)} ({statistic:.3g}, p {shown_p_value(p_value)}). "
         return text.rstrip()
 
     def plot(self, path: str | Path, title: str = "") -> Path:
@@ -429,15 +422,15 @@ def fit_hawkes(
     data = _with_events(Windows.gather(windows, duration))
     rates = start_rates(initial_rate, data)
     gaps = find_window_gaps(data)
-    found = []
+    findings = []
     if len(gaps):
         data, rates = without_gaps(data, rates, gaps)
-        found.append(gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], data.exposure, unit))
+        findings.append(gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], data.exposure, unit))
     fit = _maximum(data, rates, allow_explosive)
     apart = np.diff(data.times)
     same = np.repeat(np.arange(data.durations.size), np.diff(data.offsets))
     apart = apart[same[1:] == same[:-1]]
-    fit = _with_findings(fit, data, found)
+    fit = _with_findings(fit, data, findings)
     share, text = steps_of_a_kernel(fit.decay, apart, float(data.durations.max()), unit)
     if share == 0:
         return fit
@@ -452,7 +445,7 @@ def fit_hawkes(
     )
 
 
-def _with_findings(fit: HawkesFit, data: Windows, found: list[Finding]) -> HawkesFit:
+def _with_findings(fit: HawkesFit, data: Windows, findings: list[Finding]) -> HawkesFit:
     """The fit with its warnings: what was found before, overdispersion, and what the data leave open."""
     dispersion, freedom = fit.residuals.dispersion()
     if excessive(dispersion, freedom):
@@ -471,23 +464,26 @@ def _with_findings(fit: HawkesFit, data: Windows, found: list[Finding]) -> Hawke
             f"events in {freedom + 1} stretches of residual time vary {dispersion:.3g} times as much as in the fit: "
             f"standard errors and intervals are {factor:.3g} times as wide."
         )
-        found = [*found, Finding("overdispersed", text)]
+        findings = [*findings, Finding("overdispersed", text)]
     empty = data.durations[np.diff(data.offsets) == 0]
     if empty.size and fit.base_rate.value * empty.sum() > -math.log(FALSE_ALARM):
         text = (
             f"{empty.size} of {data.durations.size} windows hold no event, where the fit has "
             f"{fit.base_rate.value * empty.sum():.3g} or more: they count as observed; leave out what was not."
         )
-        found = [*found, Finding("gaps", text)]
+        findings = [*findings, Finding("gaps", text)]
     if fit.excitation.value == 0:
         text = "no excitation: the events are a Poisson process to this fit, and a decay cannot be told."
-        found = [*found, Finding("not_identified", text, ("excitation", "decay", "branching_ratio"))]
+        findings = [*findings, Finding("not_identified", text, ("excitation", "decay", "branching_ratio"))]
     elif not np.isfinite(fit.covariance).all():
         text = "the likelihood is flat or bent at its maximum: no standard errors."
-        found = [*found, Finding("not_identified", text)]
+        findings = [*findings, Finding("not_identified", text)]
     elif not math.isfinite(fit.stationary_rate.value):
-        found = [*found, Finding("not_identified", "explosive: there is no stationary rate.", ("stationary_rate",))]
-    return replace(fit, findings=tuple(found))
+        findings = [
+            *findings,
+            Finding("not_identified", "explosive: there is no stationary rate.", ("stationary_rate",)),
+        ]
+    return replace(fit, findings=tuple(findings))
 
 
 def _maximum(data: Windows, rates: Array, allow_explosive: bool) -> HawkesFit:
@@ -506,7 +502,7 @@ def _maximum(data: Windows, rates: Array, allow_explosive: bool) -> HawkesFit:
         _search(head, head_rates, np.array([math.log(1.0 - START_RATIO), START_RATIO, start]), bounds)
         for start in starts
     ]
-    best = min(tried, key=lambda found: found[1])[0]
+    best = min(tried, key=lambda candidate: candidate[1])[0]
     if head is not scaled:
         best = _search(scaled, scaled_rates, best, bounds)[0]
     best = _newton(scaled, scaled_rates, best)
@@ -545,7 +541,7 @@ def _objective(point: Array, data: Windows, rates: Array) -> tuple[float, Array]
 
 
 def _search(data: Windows, rates: Array, start: Array, bounds: tuple[float, float]) -> tuple[Array, float]:
-    found = optimize.minimize(
+    result = optimize.minimize(
         _objective,
         start,
         args=(data, rates),
@@ -554,7 +550,7 @@ def _search(data: Windows, rates: Array, start: Array, bounds: tuple[float, floa
         bounds=[(-30.0, 30.0), (0.0, 1e3), bounds],
         options={"maxiter": 200, "ftol": 1e-12, "gtol": 1e-7},
     )
-    return np.asarray(found.x, dtype=float), float(found.fun)
+    return np.asarray(result.x, dtype=float), float(result.fun)
 
 
 def _newton(data: Windows, rates: Array, point: Array) -> Array:
@@ -594,7 +590,7 @@ def _result(
 ) -> HawkesFit:
     mu, zeta, rho = point
     ratio = zeta / rho
-    stationary = Estimate(math.nan, math.nan, math.nan, math.nan)
+    stationary = UNKNOWN
     if ratio < 1.0:
         slope = mu / (rho * (1.0 - ratio) ** 2)  # of the stationary rate in zeta
         weights = np.array([1.0 / (1.0 - ratio), slope, -ratio * slope])
@@ -619,7 +615,6 @@ def _result(
 
 def _no_excitation(data: Windows, rates: Array) -> HawkesFit:
     """The maximum on the boundary: a Poisson process."""
-    unknown = Estimate(math.nan, math.nan, math.nan, math.nan)
     none = Estimate(0.0, math.nan, 0.0, math.nan)
     poisson = _fit_poisson(data)
     covariance = np.full((3, 3), np.nan)
@@ -627,7 +622,7 @@ def _no_excitation(data: Windows, rates: Array) -> HawkesFit:
     return HawkesFit(
         base_rate=poisson.rate,
         excitation=none,
-        decay=unknown,
+        decay=UNKNOWN,
         branching_ratio=none,
         stationary_rate=poisson.rate,
         covariance=covariance,
@@ -644,8 +639,8 @@ def _no_excitation(data: Windows, rates: Array) -> HawkesFit:
 def _fit_poisson(data: Windows) -> PoissonFit:
     rate = data.count / data.exposure
     value = data.count * (math.log(rate) - 1.0)
-    found = _residuals(data, np.full(data.durations.size, np.nan), rate, 0.0, 1.0)
-    return PoissonFit(_positive(rate, rate / math.sqrt(data.count)), value, 2.0 - 2.0 * value, found)
+    sample = _residuals(data, np.full(data.durations.size, np.nan), rate, 0.0, 1.0)
+    return PoissonFit(_positive(rate, rate / math.sqrt(data.count)), value, 2.0 - 2.0 * value, sample)
 
 
 def _positive(value: float, stderr: float) -> Estimate:

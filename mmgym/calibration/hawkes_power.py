@@ -31,7 +31,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmgym.calibration.exponential import QUANTILE, Estimate, ExponentialFit, fit_reaches
-from mmgym.calibration.hawkes import REJECTION, HawkesFit, Windows, draw_residuals, fit_hawkes, json_value
+from mmgym.calibration.exponential import UNKNOWN, Estimate, ExponentialFit, fit_reaches
+from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_hawkes, json_value
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
+from mmgym.calibration.report import REJECTION, estimate_table, json_fit, json_warnings, save_figure, verdict
 from mmgym.calibration.tape_checks import (
     Finding,
     described,
-    draw_findings,
     find_window_gaps,
     gap_finding,
     require_finite,
@@ -58,6 +58,7 @@ from mmgym.printing import table_text, write_result
 Array = NDArray[np.float64]
 
 ORDERS = ("MO_BUY", "MO_SELL")
+AVERAGES = ("impact", "first_level_share", "mean_move", "improvement")
 RATE, PRICE = "1/min", "EUR/MWh"
 # Table 1 of the paper: market orders (mu+, ...), then bid events (nu: K+, K-), then ask events (upsilon: L+, L-)
 SYMBOLS = {
@@ -119,17 +120,17 @@ class ProductFit:
 
     def estimates(self) -> dict[str, tuple[Estimate, str]]:
         """All estimates with their units; the names end in the event type."""
-        found: dict[str, tuple[Estimate, str]] = {}
+        named: dict[str, tuple[Estimate, str]] = {}
         for name in EVENT_TYPES:
             for parameter, estimate in self.processes[name].estimates().items():
-                found[f"{parameter}_{name}"] = (estimate, "1" if parameter == "branching_ratio" else RATE)
-        found |= {f"impact_{name}": (estimate, PRICE) for name, estimate in self.impacts.items()}
-        found["half_spread"] = (self.half_spread, PRICE)
-        found |= {f"fill_decay_{name}": (fit.fill_decay, f"1/({PRICE})") for name, fit in self.reaches.items()}
-        found |= {f"first_level_share_{name}": (share, "1") for name, share in self.first_level_shares.items()}
-        found |= {f"mean_move_{name}": (move, "ticks") for name, move in self.mean_moves.items()}
-        found |= {f"improvement_{name}": (share, "1") for name, share in self.improvements.items()}
-        return found
+                named[f"{parameter}_{name}"] = (estimate, "1" if parameter == "branching_ratio" else RATE)
+        named |= {f"impact_{name}": (estimate, PRICE) for name, estimate in self.impacts.items()}
+        named["half_spread"] = (self.half_spread, PRICE)
+        named |= {f"fill_decay_{name}": (fit.fill_decay, f"1/({PRICE})") for name, fit in self.reaches.items()}
+        named |= {f"first_level_share_{name}": (share, "1") for name, share in self.first_level_shares.items()}
+        named |= {f"mean_move_{name}": (move, "ticks") for name, move in self.mean_moves.items()}
+        named |= {f"improvement_{name}": (share, "1") for name, share in self.improvements.items()}
+        return named
 
     def kwargs(self, *, allow_explosive: bool = False) -> dict[str, Any]:
         """Arguments for ``gymnasium.make("mmgym/HawkesFlow-v0", **kwargs)``; pairs are ``[buy, sell]``.
@@ -187,8 +188,7 @@ class ProductFit:
         text += f". {100 * shares[0]:.3g} % and {100 * shares[1]:.3g} % of them leave the best price where it is. "
         for name, fit in self.reaches.items():
             if fit.degrees_of_freedom:
-                verdict = "rejected" if fit.p_value < REJECTION else "not rejected"
-                text += f"Exponential reach of {name} {verdict} (p = {fit.p_value:.2g}). "
+                text += f"Exponential reach of {name} {verdict(fit.p_value)} (p = {fit.p_value:.2g}). "
         return text.rstrip()
 
 
@@ -212,16 +212,16 @@ class Calibration:
         ValueError
             If there is no such fit, or more than one.
         """
-        found = [
+        fits = [
             fit
             for (own_product, own_window), fit in self.groups.items()
             if product in (None, own_product) and window in (None, own_window)
         ]
-        if len(found) != 1:
+        if len(fits) != 1:
             known = ", ".join(" ".join(key) for key in self.groups)
-            problem = "is not calibrated" if not found else "does not tell which one is meant"
+            problem = "is not calibrated" if not fits else "does not tell which one is meant"
             raise ValueError(f"product {product!r} and window {window!r}: this {problem}; there are {known}")
-        return found[0]
+        return fits[0]
 
     def kwargs(
         self, product: str | None = None, window: str | None = None, *, allow_explosive: bool = False
@@ -234,17 +234,9 @@ class Calibration:
 
         Where there are findings, their names stand in a column ``warning``.
         """
-        rows, index, warnings = [], [], []
-        for key, fit in self.groups.items():
-            for name, (estimate, unit) in fit.estimates().items():
-                rows.append([estimate.value, estimate.stderr, estimate.lower, estimate.upper, unit])
-                index.append((*key, name))
-                warnings.append(", ".join(dict.fromkeys(item.name for item in fit.findings if item.concerns(name))))
-        columns = ["estimate", "standard_error", "lower", "upper", "unit"]
-        table = pd.DataFrame(
-            rows, columns=columns, index=pd.MultiIndex.from_tuples(index, names=["product", "window", "parameter"])
-        )
-        return table.assign(warning=warnings) if any(warnings) else table
+        tables = {key: estimate_table(fit.estimates(), fit.findings) for key, fit in self.groups.items()}
+        table = pd.concat(tables, names=["product", "window"])
+        return table.fillna({"warning": ""}) if "warning" in table else table
 
     def paper_table(self) -> pd.DataFrame:
         """Table 1 of the paper with kappa added: rows are symbols, columns product and window, cells ``0.612 (0.041)``.
@@ -286,12 +278,6 @@ class Calibration:
         """Everything as JSON types, keyed by ``"PRODUCT WINDOW"``; NaN becomes None."""
         content = {}
         for (product, window), fit in self.groups.items():
-            reaches = {}
-            for name, reach in fit.reaches.items():
-                values = {item.name: getattr(reach, item.name) for item in fields(reach) if item.name != "rates"}
-                reaches[name] = {
-                    key: asdict(value) if isinstance(value, Estimate) else value for key, value in values.items()
-                }
             content[f"{product} {window}"] = json_value(
                 {
                     "product": product,
@@ -300,9 +286,9 @@ class Calibration:
                     "horizon": fit.horizon,
                     "tick": fit.tick,
                     "processes": {name: process.to_dict() for name, process in fit.processes.items()},
-                    "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in fit.findings],
+                    "warnings": json_warnings(fit.findings),
                     "half_spread": asdict(fit.half_spread),
-                    "reaches": reaches,
+                    "reaches": {name: json_fit(reach) for name, reach in fit.reaches.items()},
                 }
                 | {
                     part: {name: asdict(estimate) for name, estimate in getattr(fit, part).items()}
@@ -338,14 +324,12 @@ class Calibration:
         figure = new_figure(10, 4.2 * len(self.groups))
         panels = figure.subplots(len(self.groups), 2, squeeze=False)
         for (left, right), (key, fit) in zip(panels, self.groups.items(), strict=True):
-            found = fit.processes[process]
-            draw_residuals(left, right, {"Hawkes": found.residuals, "Poisson": found.poisson.residuals})
+            chosen = fit.processes[process]
+            draw_residuals(left, right, {"Hawkes": chosen.residuals, "Poisson": chosen.poisson.residuals})
             left.set_title(f"{' '.join(key)}: {process}, PP")
             right.set_title(f"{' '.join(key)}: {process}, QQ")
         every = [item for fit in self.groups.values() for item in fit.findings]
-        draw_findings(figure, list(dict.fromkeys(every)))
-        figure.savefig(path, format="png", dpi=120)
-        return Path(path)
+        return save_figure(figure, path, list(dict.fromkeys(every)))
 
 
 def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool = False) -> Calibration:
@@ -394,62 +378,24 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
         if tape.tick != first.tick:
             raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of {first.path} is {first.tick:g}")
     horizons = np.array([tape.horizon for tape in tapes])
-    every = Windows.gather([np.unique(tape.events["t_min"].to_numpy(dtype=float)) for tape in tapes], horizons)
-    gaps = find_window_gaps(every) if every.count else np.empty((0, 3))
-    pauses = [gaps[gaps[:, 0] == number, 1:] for number in range(len(tapes))]
-    observed = horizons - [float(np.diff(own, axis=1).sum()) for own in pauses]
-    findings = [gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], float(observed.sum()), "min")] if len(gaps) else []
-    processes, reaches = {}, {}
-    for name in EVENT_TYPES:
-        windows = [tape.times(name) for tape in tapes]
-        for tape, times in zip(tapes, windows, strict=True):
-            _refuse_ties(tape, name, times)
-        try:
-            split = without_gaps(Windows.gather(windows, horizons), np.full(len(tapes), np.nan), gaps)[0]
-            fit = fit_hawkes(split.parts(), split.durations, allow_explosive=allow_explosive, unit="min")
-        except ValueError as error:
-            raise ValueError(f"{group}: {name}: {error}") from error
-        processes[name] = fit
-        for item in fit.findings:
-            concerned = tuple(f"{parameter}_{name}" for parameter in fit.estimates() if item.concerns(parameter))
-            findings.append(Finding(item.name, f"{name}: {item.text}", concerned))
-    starts = np.concatenate([[0.0], horizons.cumsum()])
-    for name in ORDERS:
-        laid = [start + tape.times(name) for start, tape in zip(starts, tapes, strict=False)]
-        beyond = [tape.reaches(name) * tape.tick for tape in tapes]
-        try:
-            reaches[name] = fit_reaches(
-                np.concatenate(laid),
-                np.concatenate(beyond),
-                start=0.0,
-                end=float(starts[-1]),
-                tick=first.tick,
-                minimum_depth=0.0,
-            )
-        except ValueError as error:
-            raise ValueError(f"{group}: {name}: {error}") from error
-
-    moves = {name: [tape.moves(name) for tape in tapes] for name in EVENT_TYPES}
-    half_tick = first.tick / 2
-    impacts, shares, means, improvements = {}, {}, {}, {}
-    for name in EVENT_TYPES:
-        impacts[name] = _ratio([half_tick * move.sum() for move in moves[name]], [move.size for move in moves[name]])
-        if name in ORDERS:
-            shares[name] = _ratio([(move == 0).sum() for move in moves[name]], [move.size for move in moves[name]])
-        if name in ("BID_UP", "ASK_DOWN"):
-            improvements[name] = _ratio([move.sum() for move in moves[name]], [tape.room(name).sum() for tape in tapes])
-        else:
-            means[name] = _ratio([move.sum() for move in moves[name]], [(move > 0).sum() for move in moves[name]])
+    gaps, pauses, observed, findings = _pauses(tapes, horizons)
+    processes, warnings = _processes(group, tapes, horizons, gaps, allow_explosive)
+    findings += warnings
+    reaches = _reaches(group, tapes, horizons)
+    averages = _averages(tapes)
     spreads = [tape.mean_half_spread(own) * length for tape, own, length in zip(tapes, pauses, observed, strict=True)]
-    averages = {"impact": impacts, "first_level_share": shares, "mean_move": means, "improvement": improvements}
     if len(tapes) == 1:
         text = "standard errors and intervals of averages come from their spread over days: one day has none."
-        findings.append(Finding("not_identified", text, (*averages, "half_spread")))
+        findings.append(Finding("not_identified", text, (*AVERAGES, "half_spread")))
     unseen = [
-        f"{word}_{name}" for word, own in averages.items() for name, item in own.items() if math.isnan(item.value)
+        f"{word}_{name}"
+        for word, own in zip(AVERAGES, averages, strict=True)
+        for name, item in own.items()
+        if math.isnan(item.value)
     ]
     if unseen:
         findings.append(Finding("not_identified", f"{', '.join(unseen)}: nothing of the kind is seen.", tuple(unseen)))
+    impacts, shares, means, improvements = averages
     return ProductFit(
         product=first.product,
         window=first.window,
@@ -467,6 +413,76 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
     )
 
 
+def _pauses(tapes: Sequence[PowerTape], horizons: Array) -> tuple[Array, list[Array], Array, list[Finding]]:
+    """Gaps in all that happens (day, start, end), those of each day, its observed time, and what is to be said."""
+    every = Windows.gather([np.unique(tape.events["t_min"].to_numpy(dtype=float)) for tape in tapes], horizons)
+    gaps = find_window_gaps(every) if every.count else np.empty((0, 3))
+    pauses = [gaps[gaps[:, 0] == number, 1:] for number in range(len(tapes))]
+    observed = horizons - [float(np.diff(own, axis=1).sum()) for own in pauses]
+    findings = [gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], float(observed.sum()), "min")] if len(gaps) else []
+    return gaps, pauses, observed, findings
+
+
+def _processes(
+    group: str, tapes: Sequence[PowerTape], horizons: Array, gaps: Array, allow_explosive: bool
+) -> tuple[dict[str, HawkesFit], list[Finding]]:
+    """The six processes, and their warnings."""
+    processes: dict[str, HawkesFit] = {}
+    findings: list[Finding] = []
+    for name in EVENT_TYPES:
+        windows = [tape.times(name) for tape in tapes]
+        for tape, times in zip(tapes, windows, strict=True):
+            _refuse_ties(tape, name, times)
+        try:
+            split = without_gaps(Windows.gather(windows, horizons), np.full(len(tapes), np.nan), gaps)[0]
+            fit = fit_hawkes(split.parts(), split.durations, allow_explosive=allow_explosive, unit="min")
+        except ValueError as error:
+            raise ValueError(f"{group}: {name}: {error}") from error
+        processes[name] = fit
+        for item in fit.findings:
+            concerned = tuple(f"{parameter}_{name}" for parameter in fit.estimates() if item.concerns(parameter))
+            findings.append(Finding(item.name, f"{name}: {item.text}", concerned))
+    return processes, findings
+
+
+def _reaches(group: str, tapes: Sequence[PowerTape], horizons: Array) -> dict[str, ExponentialFit]:
+    """The reach of market orders, the days laid end to end."""
+    reaches = {}
+    starts = np.concatenate([[0.0], horizons.cumsum()])
+    for name in ORDERS:
+        laid = [start + tape.times(name) for start, tape in zip(starts, tapes, strict=False)]
+        beyond = [tape.reaches(name) * tape.tick for tape in tapes]
+        try:
+            reaches[name] = fit_reaches(
+                np.concatenate(laid),
+                np.concatenate(beyond),
+                start=0.0,
+                end=float(starts[-1]),
+                tick=tapes[0].tick,
+                minimum_depth=0.0,
+            )
+        except ValueError as error:
+            raise ValueError(f"{group}: {name}: {error}") from error
+    return reaches
+
+
+def _averages(tapes: Sequence[PowerTape]) -> tuple[dict[str, Estimate], ...]:
+    """Averages over days by event type, in the order of `AVERAGES`."""
+    half_tick = tapes[0].tick / 2
+    impacts, shares, means, improvements = {}, {}, {}, {}
+    for name in EVENT_TYPES:
+        moves = [tape.moves(name) for tape in tapes]
+        sums, sizes = [move.sum() for move in moves], [move.size for move in moves]
+        impacts[name] = _ratio([half_tick * total for total in sums], sizes)
+        if name in ORDERS:
+            shares[name] = _ratio([(move == 0).sum() for move in moves], sizes)
+        if name in ("BID_UP", "ASK_DOWN"):
+            improvements[name] = _ratio(sums, [tape.room(name).sum() for tape in tapes])
+        else:
+            means[name] = _ratio(sums, [(move > 0).sum() for move in moves])
+    return impacts, shares, means, improvements
+
+
 def _refuse_ties(tape: PowerTape, name: str, times: Array) -> None:
     ties = np.flatnonzero(np.diff(times) == 0)
     if ties.size:
@@ -481,14 +497,14 @@ def _ratio(numerators: Sequence[Any], denominators: Sequence[Any] | Array) -> Es
     """Sum over sum of daily values, with the standard error of a ratio estimate over the days."""
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if bottom.sum() == 0:
-        return Estimate(math.nan, math.nan, math.nan, math.nan)
+        return UNKNOWN
     value = float(top.sum() / bottom.sum())
     days = top.size
     stderr = math.nan
     if days > 1:
         spread = float(((top - value * bottom) ** 2).sum()) * days / (days - 1)
         stderr = math.sqrt(spread) / float(bottom.sum())
-    return Estimate(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
+    return Estimate.normal(value, stderr)
 
 
 def market_arguments(fit: ProductFit, tapes: Sequence[PowerTape] = ()) -> dict[str, Any]:

@@ -375,20 +375,18 @@ def simulate_power_tapes(
     draws = np.random.default_rng(sequence)
     stream = int(sequence.generate_state(1, np.uint64)[0])
     processes = p.base_rate, p.excitation, p.decay
-    found = hawkes.simulate(*processes, p.horizon, seed=stream, windows=days, allow_explosive=allow_explosive)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    events = hawkes.simulate(*processes, p.horizon, seed=stream, windows=days, allow_explosive=allow_explosive)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     paths = []
     for day in range(days):
-        here = slice(found.offsets[day], found.offsets[day + 1])
+        here = slice(events.offsets[day], events.offsets[day + 1])
         date = (datetime.date.fromisoformat(first_date) + datetime.timedelta(days=day)).isoformat()
-        path = folder / f"{product}_{window}_{date}.csv"
-        rows = _play(found.times[here].tolist(), found.processes[here].tolist(), start_bid, p, draws)
-        pd.DataFrame(rows, columns=list(TAPE_COLUMNS)).to_csv(path, index=False)
+        paths.append(Path(folder) / f"{product}_{window}_{date}.csv")
+        rows = _play(events.times[here].tolist(), events.processes[here].tolist(), start_bid, p, draws)
+        pd.DataFrame(rows, columns=list(TAPE_COLUMNS)).to_csv(paths[-1], index=False)
         about = {"start_bid": start_bid, "start_ask": start_bid + p.start_spread, "tick": p.tick, "product": product}
         about |= {"delivery_date": date, "window": window, "horizon": p.horizon}
-        side_file(path).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        paths.append(path)
+        side_file(paths[-1]).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return paths
 
 

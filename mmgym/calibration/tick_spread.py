@@ -48,6 +48,7 @@ from mmgym.calibration.exponential import WINDOWS
 from mmgym.calibration.own_quotes import QUOTES, SIDES, check_own_quotes, own_counts, read_own_quotes
 from mmgym.calibration.spread_chain import (
     MOST_SPREADS,
+    ModelTest,
     SpreadPath,
     clock_test,
     holding_times_test,
@@ -137,8 +138,7 @@ def calibrate(
             raise ValueError(f"{word} must be positive and finite, got {value}")
     if num_spreads is not None and (num_spreads != int(num_spreads) or not 2 <= num_spreads <= MOST_SPREADS):
         raise ValueError(f"num_spreads must be a whole number from 2 to {MOST_SPREADS}, got {num_spreads}")
-    tape = _tape(path, name)
-    checked = check_level1(name, tape, time_unit=time_unit)
+    checked = check_level1(name, _tape(path, name), time_unit=time_unit)
     findings = list(checked.findings)
     if len(checked.sessions) > 1:
         findings[0] = replace(findings[0], text=f"{findings[0].text} All times are observed ones, the gaps cut out.")
@@ -147,54 +147,23 @@ def calibrate(
     if len(quotes) < 2:
         raise ValueError(f"{name}: a tape needs quotes at two times at least, got {len(quotes)}")
     first, last = _window(name, quotes, float(checked.bounds[-1, 1]), start, end)
-    begin, finish = (float(value) for value in checked.observed([first, last]))
     edges = _clock_edges(name, clock_pieces, first, last, checked)
+    begin, finish = float(edges[0]), float(edges[-1])
     step = price_step(quotes) if tick is None else float(tick)
     quotes["time_s"] = checked.observed(quotes["time_s"])
+    states = None if num_spreads is None else int(num_spreads)
     try:
-        spread = spread_path(
-            quotes, tick=step, num_spreads=None if num_spreads is None else int(num_spreads), start=begin, end=finish
-        )
+        spread = spread_path(quotes, tick=step, num_spreads=states, start=begin, end=finish)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-    counts = spread.jumps_between(edges)
-    concerned = ("clock_rate", "spread_transitions")
-    hidden, coarse = coarse_clock(
-        name, "jumps of the spread", int(counts.sum()), finish - begin, checked.quote_clock(), concerned
-    )
-    findings += [] if coarse is None else [coarse]
-    clock = counts / np.diff(edges)
-    tests = {
-        "clock": clock_test(spread, edges),
-        "holding_times": holding_times_test(spread, edges, clock),
-        "one_clock": one_clock_test(spread, edges, clock),
-        "markov": markov_test(spread),
-    }
-    clock_dispersion = _excess(tests["clock"].dispersion, tests["clock"].degrees_of_freedom)
-    if clock_dispersion > 1:
-        findings.append(_overdispersed("jumps of the spread", clock_dispersion, ("clock_rate",)))
-    each = max(WINDOWS // counts.size, 2)  # stretches of a piece
-    stretches = np.append(np.linspace(edges[:-1], edges[1:], each, endpoint=False).T.ravel(), finish)
-    pieces = np.repeat(np.arange(counts.size), each)
-    trades = checked.in_observed_time(pd.concat([part[part["event"] == "trade"] for part in checked.sessions]))
-    proxied, seconds = proxy_counts(spread, trades, own_size, stretches)
-    seconds = np.broadcast_to(seconds[:, None, None], proxied.shape)
-    proxy, wide = _executions(proxied, seconds, pieces, "proxy", "counts of the proxy")  # it follows the clock
-    findings += wide
+    counts, hidden, tests, clock_dispersion, warnings = _clock(name, spread, edges, checked)
+    findings += warnings
+    proxy, warnings = _proxy(spread, edges, checked, own_size)
+    findings += warnings
     logged = None
     if own_quotes is not None:
-        log = _own_log(own_quotes, time_unit)
-        outside = _outside(log, checked, first, last)
-        findings += [] if outside is None else [outside]
-        counted, exposed = own_counts(checked.in_observed_time(log), spread, stretches)
-        if not exposed.any():
-            raise ValueError(
-                f"the log of own quotes has no quote between {first:g} and {last:g} s, the window of the tape: both "
-                "files must be on one clock"
-            )
-        logged, wide = _executions(counted, exposed, 0 * pieces, "fill_rate", "fills of own quotes")
-        findings += wide
+        logged, warnings = _logged(_own_log(own_quotes, time_unit), spread, edges, checked, first, last)
+        findings += warnings
     orders = checked.orders
     orders = orders[(orders["time_s"] > first) & (orders["time_s"] <= last)]
     findings += check_own_size(name, own_size, orders, proxy.counts.sum(axis=2)[:, 1], needed=logged is None)
@@ -222,6 +191,61 @@ def calibrate(
         hidden_jumps=hidden,
         findings=(*findings, *noisy),
     )
+
+
+def _clock(
+    name: str, spread: SpreadPath, edges: Array, checked: CheckedTape
+) -> tuple[Counts, float, dict[str, ModelTest], float, list[Finding]]:
+    """Jumps in each piece, the share that the tape's clock hides, tests, dispersion, and what is to be said of them."""
+    counts = spread.jumps_between(edges)
+    concerned = ("clock_rate", "spread_transitions")
+    seconds, step = float(edges[-1] - edges[0]), checked.quote_clock()
+    hidden, coarse = coarse_clock(name, "jumps of the spread", int(counts.sum()), seconds, step, concerned)
+    findings = [] if coarse is None else [coarse]
+    rates = counts / np.diff(edges)
+    tests = {
+        "clock": clock_test(spread, edges),
+        "holding_times": holding_times_test(spread, edges, rates),
+        "one_clock": one_clock_test(spread, edges, rates),
+        "markov": markov_test(spread),
+    }
+    dispersion = _excess(tests["clock"].dispersion, tests["clock"].degrees_of_freedom)
+    if dispersion > 1:
+        findings.append(_overdispersed("jumps of the spread", dispersion, ("clock_rate",)))
+    return counts, hidden, tests, dispersion, findings
+
+
+def _stretches(edges: Array) -> tuple[Array, Counts]:
+    """Edges of the stretches of time in which executions are counted, and the piece of the clock of each."""
+    pieces = edges.size - 1
+    each = max(WINDOWS // pieces, 2)
+    ends = np.append(np.linspace(edges[:-1], edges[1:], each, endpoint=False).T.ravel(), edges[-1])
+    return ends, np.repeat(np.arange(pieces), each)
+
+
+def _proxy(spread: SpreadPath, edges: Array, checked: CheckedTape, own_size: float) -> tuple[Executions, list[Finding]]:
+    """Executions by the volume rule; they follow the clock."""
+    stretches, pieces = _stretches(edges)
+    trades = checked.in_observed_time(pd.concat([part[part["event"] == "trade"] for part in checked.sessions]))
+    counts, seconds = proxy_counts(spread, trades, own_size, stretches)
+    exposed = np.broadcast_to(seconds[:, None, None], counts.shape)
+    return _executions(counts, exposed, pieces, "proxy", "counts of the proxy")
+
+
+def _logged(
+    log: pd.DataFrame, spread: SpreadPath, edges: Array, checked: CheckedTape, first: float, last: float
+) -> tuple[Executions, list[Finding]]:
+    """Executions of a log of own quotes; nothing says that they follow the clock."""
+    outside = _outside(log, checked, first, last)
+    stretches, pieces = _stretches(edges)
+    counts, exposed = own_counts(checked.in_observed_time(log), spread, stretches)
+    if not exposed.any():
+        raise ValueError(
+            f"the log of own quotes has no quote between {first:g} and {last:g} s, the window of the tape: both "
+            "files must be on one clock"
+        )
+    executions, findings = _executions(counts, exposed, 0 * pieces, "fill_rate", "fills of own quotes")
+    return executions, findings if outside is None else [outside, *findings]
 
 
 def _tape(path: Tape, name: str) -> pd.DataFrame:

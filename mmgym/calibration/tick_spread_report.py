@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from mmgym.calibration.exponential import BrownianFit
 from mmgym.calibration.own_quotes import QUOTES, SIDES
+from mmgym.calibration.report import REJECTION, json_warnings, logarithmic_axis, save_figure, shown_p_value, verdict
 from mmgym.calibration.score_intervals import Estimates, proportions, rates
 from mmgym.calibration.spread_chain import ENOUGH_VISITS, ModelTest
 from mmgym.calibration.tape_checks import (
     Finding,
     described,
-    draw_findings,
     json_value,
     marked,
     require_finite,
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LOGARITHMIC = 20.0  # ratio of rates from which their axis is logarithmic
-REJECTION = 0.01  # p-value below which a law is called rejected
+
 COLOURS = {"best": "tab:blue", "improved": "tab:orange"}
 
 
@@ -271,7 +271,7 @@ class Calibration:
             "mid": None if self.mid is None else json_value(asdict(self.mid)),
             "volatility_interval": self.volatility_interval,
             "initial_price": self.initial_price,
-            "warnings": [asdict(item) | {"parameters": list(item.parameters)} for item in self.findings],
+            "warnings": json_warnings(self.findings),
             "estimates": json_value(self.table().reset_index().to_dict(orient="records")),
         }
 
@@ -340,9 +340,7 @@ class Calibration:
             _draw_rates(self, side, panel)
         _scale_rates(self, sides[0])
         figure.suptitle(f"{self.source}: tick {self.tick:g}, {self.num_spreads} spreads")
-        draw_findings(figure, self.findings, width=190)
-        figure.savefig(path, format="png", dpi=120)
-        return Path(path)
+        return save_figure(figure, path, self.findings, width=190)
 
     def _rows(self) -> Iterator[tuple[str, list[Any]]]:
         """Rows of the table, by name."""
@@ -382,10 +380,9 @@ def _json_executions(executions: Executions) -> dict[str, Any]:
 def _verdict(claim: str, test: ModelTest, lacking: str) -> str:
     if not test.degrees_of_freedom:
         return f"{claim}: not tested, that {lacking}."
-    p = test.p_value
     return (
-        f"{claim}: {'rejected' if p < REJECTION else 'not rejected'} (chi-square {test.statistic:.4g} on "
-        f"{test.degrees_of_freedom} degrees of freedom, p {f'= {p:.2g}' if p >= 1e-12 else '< 1e-12'})."
+        f"{claim}: {verdict(test.p_value)} (chi-square {test.statistic:.4g} on {test.degrees_of_freedom} degrees of "
+        f"freedom, p {shown_p_value(test.p_value)})."
     )
 
 
@@ -393,10 +390,10 @@ def _clock_sentence(calibration: Calibration) -> str:
     clock, test = calibration.clock_rates.value, calibration.tests["clock"]
     shown = f"{clock[0]:.4g} per s" if clock.size == 1 else f"{clock.min():.4g} to {clock.max():.4g} per s"
     text = f"Clock: {shown} on {clock.size} piece{'s' * (clock.size > 1)}. "
-    verdict = _verdict("Jumps in stretches of time are Poisson", test, "needs ten jumps or more in a piece")
+    text += _verdict("Jumps in stretches of time are Poisson", test, "needs ten jumps or more in a piece")
     if test.degrees_of_freedom and test.p_value < REJECTION and test.dispersion > 1:
-        verdict += f" They vary {test.dispersion:.3g} times as much: the clock may need more pieces."
-    return text + verdict
+        text += f" They vary {test.dispersion:.3g} times as much: the clock may need more pieces."
+    return text
 
 
 def _one_clock_sentences(calibration: Calibration) -> str:
@@ -508,18 +505,13 @@ def _draw_rates(calibration: Calibration, side: int, panel: Any) -> None:
 
 def _scale_rates(calibration: Calibration, panel: Any) -> None:
     """Room for the legend; a logarithmic axis where the rates differ by more than a factor of 20."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     shown = [part.rates for part in (calibration.proxy, calibration.own_quotes) if part is not None]
     values = np.concatenate([part.value.ravel() for part in shown])
     positive = values[values > 0]
     highest = max(float(np.nanmax(part.upper)) for part in shown)
     if positive.size and positive.max() > LOGARITHMIC * positive.min():
         lowest = float(positive.min()) / 2
-        panel.set_yscale("log")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_minor_formatter(NullFormatter())
+        logarithmic_axis(panel)
         panel.set_ylim(lowest, highest * (highest / lowest) ** 0.25)
     else:
         panel.set_ylim(0, 1.25 * highest)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +83,29 @@ def simulate_tape(
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be finite, 0 or more, got {value}")
     random = np.random.default_rng(seed)
+    quotes = _quote_rows(params, duration, quote_rate, mean_queue, random)
+    parts = [quotes]
+    for aggressor, column in (("sell", "bid"), ("buy", "ask")):
+        time = _poisson_times(order_rate, duration, random)
+        price = quotes[column].to_numpy(dtype=float)[np.searchsorted(quotes["time_s"], time) - 1]
+        size = random.exponential(mean_order_size, time.size)
+        trades = {"time_s": time, "event": "trade", "price": price, "size": size, "side": aggressor}
+        parts.append(pd.DataFrame(trades))
+    return _in_order_of_time(parts, TAPE_COLUMNS, path)
+
+
+def _quote_rows(
+    params: Params, duration: float, quote_rate: float, mean_queue: float, random: np.random.Generator
+) -> pd.DataFrame:
+    """The quotes of a tape, in the order of time."""
     jumps = _clock_ticks(params, duration, random)
     states = _walk(params, jumps.size, random)
     updates = _poisson_times(quote_rate, duration, random)
-    times = np.concatenate([[0.0], jumps, updates, [duration]])  # the last row says how long the tape is
-    order = np.argsort(times, kind="stable")
-    times = times[order]
+    times = np.sort(np.concatenate([[0.0], jumps, updates, [duration]]))  # the last row says how long the tape is
     spread = states[np.searchsorted(jumps, times, side="right")]
     change = random.normal(size=times.size) * params.volatility * np.sqrt(np.diff(times, prepend=0.0))
     bid = np.rint((params.initial_price + change.cumsum()) / params.tick - spread / 2).astype(np.int64)
-    quotes = pd.DataFrame(
+    return pd.DataFrame(
         {
             "time_s": times,
             "event": "quote",
@@ -104,18 +118,15 @@ def simulate_tape(
             "side": "",
         }
     )
-    parts = [quotes]
-    for aggressor, column in (("sell", "bid"), ("buy", "ask")):
-        time = _poisson_times(order_rate, duration, random)
-        price = quotes[column].to_numpy(dtype=float)[np.searchsorted(times, time) - 1]
-        size = random.exponential(mean_order_size, time.size)
-        trades = {"time_s": time, "event": "trade", "price": price, "size": size, "side": aggressor}
-        parts.append(pd.DataFrame(trades))
-    tape = pd.concat([part for part in parts if len(part)], ignore_index=True)[list(TAPE_COLUMNS)]
-    tape = tape.sort_values("time_s", kind="stable", ignore_index=True)
+
+
+def _in_order_of_time(parts: list[pd.DataFrame], columns: Sequence[str], path: str | Path | None) -> pd.DataFrame:
+    """The rows of all parts in one frame, which is written where there is a path."""
+    frame = pd.concat([part for part in parts if len(part)], ignore_index=True)[list(columns)]
+    frame = frame.sort_values("time_s", kind="stable", ignore_index=True)
     if path is not None:
-        tape.to_csv(path, index=False)
-    return tape
+        frame.to_csv(path, index=False)
+    return frame
 
 
 def simulate_own_quotes(
@@ -173,11 +184,7 @@ def simulate_own_quotes(
             pd.DataFrame({"time_s": changes, "event": "quote", "side": side, "quote": names[quotes]}),
             pd.DataFrame({"time_s": fills, "event": "fill", "side": side, "quote": ""}),
         ]
-    log = pd.concat(parts, ignore_index=True)[list(OWN_QUOTES_COLUMNS)]
-    log = log.sort_values("time_s", kind="stable", ignore_index=True)
-    if path is not None:
-        log.to_csv(path, index=False)
-    return log
+    return _in_order_of_time(parts, OWN_QUOTES_COLUMNS, path)
 
 
 def _clock_ticks(params: Params, duration: float, random: np.random.Generator) -> Array:

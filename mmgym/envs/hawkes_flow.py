@@ -71,7 +71,7 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     Units: minutes, EUR / MWh, lots.
 
     ## Action Space
-    `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[half_spread, half_spread + 4 / fill_decay]``. Action
+    `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[half_spread, half_spread + max_offset]``. Action
     -1 joins the best quote, 0 is filled with probability ``exp(-2)``. Finite values outside the box are clipped to it.
     `to_quotes` and `from_quotes` convert.
 

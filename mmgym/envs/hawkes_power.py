@@ -30,7 +30,7 @@ class HawkesPowerFace(MarketFace):
         Inventory and spread are exact, with ``decision="clock"`` the time too; the rest is good to float32 rounding.
         Where the intensities are hidden, they are those that are to be expected at that time.
         """
-        time_left, inventory, spread, rates = hawkes_power.locate(self.params, observations)
+        time_left, inventory, spread, rates = hawkes_power.locate(self.params, self.without_values(observations))
         return time_left, inventory, spread, *np.moveaxis(rates, -1, 0)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class HawkesPowerFace(MarketFace):
             "best_bid": mid - half_spread,
             "best_ask": mid + half_spread,
         }
-        for name, base in zip(hawkes_power.PROCESSES, p.base_rate, strict=True):
+        for name, base in zip(hawkes_power.PROCESSES, np.moveaxis(np.asarray(p.base_rate), -1, 0), strict=True):
             entries[f"{name}_rate"] = base + getattr(state, f"excess_{name}")
         for name in ("time_left", "elapsed", "book_events", "buy_orders", "sell_orders", "bid_fills", "ask_fills"):
             entries[name] = getattr(state, name)
@@ -88,7 +88,7 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     Units: minutes, EUR / MWh, lots.
 
     ## Action Space
-    `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, 4 / fill_decay]``.
+    `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, max_offset]``.
     Action -1 joins the best quote, 0 is filled with probability ``exp(-2)`` by an order. Finite values outside the box
     are clipped to it. `to_quotes` and `from_quotes` convert.
 

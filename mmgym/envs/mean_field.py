@@ -63,7 +63,7 @@ class MeanFieldMakerFace(MeanFieldFace):
 
     def to_state(self, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Step and inventory (in orders of ``order_size`` assets) of observations of shape ``(..., 5)``."""
-        return mean_field.locate(self.params, observations)[:2]
+        return mean_field.locate(self.params, self.without_values(observations))[:2]
 
 
 class MeanFieldTakerVectorEnv(MeanFieldTakerFace, KernelVectorEnv):

@@ -140,13 +140,13 @@ class MeanFieldPlayers:
         return takers, makers
 
     def _actions(self, name: str, actions: Any, shape: tuple[int, ...]) -> Array:
-        found = np.ascontiguousarray(actions, dtype=np.float32)
-        if found.shape != shape:
-            raise ValueError(f"{name} of shape {found.shape} are not allowed: the shape must be {shape}")
-        if not np.isfinite(found).all():
-            row = tuple(int(k) for k in np.argwhere(~np.isfinite(found))[0][:-1])
-            raise ValueError(f"{name}{list(row)} = {found[row]} is not allowed: it must be finite")
-        return found
+        checked = np.ascontiguousarray(actions, dtype=np.float32)
+        if checked.shape != shape:
+            raise ValueError(f"{name} of shape {checked.shape} are not allowed: the shape must be {shape}")
+        if not np.isfinite(checked).all():
+            row = tuple(int(k) for k in np.argwhere(~np.isfinite(checked))[0][:-1])
+            raise ValueError(f"{name}{list(row)} = {checked[row]} is not allowed: it must be finite")
+        return checked
 
     def step(self, taker_actions: Any, maker_actions: Any) -> PlayersStep:
         """Play one decision step in every game.

@@ -24,7 +24,7 @@ class MultiAssetGLFTFace(MarketFace):
 
     def to_state(self, observations: Any) -> tuple[NDArray[np.int64], ...]:
         """Step and inventory of each asset (in orders) of observations of shape ``(..., 1 + n)``."""
-        step, lots = model.locate(self.params, observations)
+        step, lots = model.locate(self.params, self.without_values(observations))
         return step, *np.moveaxis(lots, -1, 0)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class MultiAssetGLFTFace(MarketFace):
         mid = np.stack([getattr(state, f"mid_{i}") for i in range(n)], axis=-1)
         inventory = np.stack([getattr(state, f"inventory_{i}") for i in range(n)], axis=-1) * p.sizes
         gain = state.spread_gain + state.price_gain
-        initial = float(np.dot(p.initial_inventory, p.initial_price))
+        initial = np.sum(np.multiply(p.initial_inventory, p.initial_price), axis=-1)
         entries = {
             "cash": initial + gain - (inventory * mid).sum(axis=-1),
             "mid": mid,

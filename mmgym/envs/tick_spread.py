@@ -23,19 +23,19 @@ class TickSpreadFace(MarketFace):
 
     def resting_action(self) -> NDArray[Any]:
         """Best quotes of the largest size, no market order."""
-        size = self.params.limit_order_max
+        size = self.one_params.limit_order_max
         return np.asarray(self.from_quotes(np.array([0.0, 0.0, size, size, 0.0])))
 
     def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation box and action space of one environment."""
         observations, _ = super().single_spaces()
-        if self.params.actions == "flat":
-            return observations, gymnasium.spaces.Discrete(len(self.params.flat_actions))
-        return observations, gymnasium.spaces.MultiDiscrete(self.params.action_sizes)
+        if self.one_params.actions == "flat":
+            return observations, gymnasium.spaces.Discrete(len(self.one_params.flat_actions))
+        return observations, gymnasium.spaces.MultiDiscrete(self.one_params.action_sizes)
 
     def encode_actions(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Flat actions as full ones; full ones as they are. A flat action out of range gets entries out of range."""
-        if self.params.actions == "multi":
+        if self.one_params.actions == "multi":
             return actions
         table = self._flat_table
         return np.asarray(table[np.clip(actions, -1, len(table) - 1)])
@@ -45,7 +45,7 @@ class TickSpreadFace(MarketFace):
         """The flat actions as full ones and, at the end, what stands for one out of range."""
         found: NDArray[np.int64] | None = self.__dict__.get("_flat_entries")
         if found is None:
-            found = np.vstack([self.params.flat_actions, np.full((1, 5), -1)])
+            found = np.vstack([self.one_params.flat_actions, np.full((1, 5), -1)])
             self.__dict__["_flat_entries"] = found
         return found
 
@@ -55,12 +55,12 @@ class TickSpreadFace(MarketFace):
         The first two are 0 or 1, sizes are in shares, a market order to sell is negative. They are what is asked for:
         a step cuts them to what the inventory and the spread allow.
         """
-        return tick_spread.to_quotes(self.params, self.encode_actions(np.asarray(actions)))
+        return tick_spread.to_quotes(self.one_params, self.encode_actions(np.asarray(actions)))
 
     def from_quotes(self, quotes: Any) -> NDArray[np.int64]:
         """Actions whose controls (see `to_quotes`) are nearest to ``quotes``; flat ones by the distance in lots."""
-        full = tick_spread.from_quotes(self.params, quotes)
-        return full if self.params.actions == "multi" else tick_spread.nearest_flat(self.params, full)
+        full = tick_spread.from_quotes(self.one_params, quotes)
+        return full if self.one_params.actions == "multi" else tick_spread.nearest_flat(self.one_params, full)
 
     def masks(self, observations: Any) -> NDArray[np.bool_]:
         """Which action entries are allowed at observations ``(..., 3)``, flat over the components: ``(..., entries)``.
@@ -68,8 +68,8 @@ class TickSpreadFace(MarketFace):
         An entry is masked iff it is not allowed whatever the other components are.
         """
         _, inventory, spread = self.to_state(observations)
-        find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
-        return find(self.params, inventory, spread)
+        find = tick_spread.masks if self.one_params.actions == "multi" else tick_spread.flat_masks
+        return find(self.one_params, inventory, spread)
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid (euro), inventory (shares), spread (euro), fills; `full` adds the rest."""
@@ -108,8 +108,8 @@ class TickSpreadVectorEnv(TickSpreadFace, KernelVectorEnv):
         """Which action entries are allowed now, shape ``(num_envs, entries)``: see `masks`."""
         self.require_started("action_masks()")
         state = self._rows.state
-        find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
-        return find(self.params, state["inventory"], state["spread"])
+        find = tick_spread.masks if self.one_params.actions == "multi" else tick_spread.flat_masks
+        return find(self.one_params, state["inventory"], state["spread"])
 
 
 class TickSpreadEnv(TickSpreadFace, KernelEnv):
@@ -191,5 +191,5 @@ class TickSpreadEnv(TickSpreadFace, KernelEnv):
         """Which action entries are allowed now, shape ``(entries,)``: see `masks`."""
         self.require_started("action_masks()")
         state = self._rows.state[0]
-        find = tick_spread.masks if self.params.actions == "multi" else tick_spread.flat_masks
-        return find(self.params, int(state["inventory"]), int(state["spread"]))
+        find = tick_spread.masks if self.one_params.actions == "multi" else tick_spread.flat_masks
+        return find(self.one_params, int(state["inventory"]), int(state["spread"]))

@@ -86,11 +86,11 @@ class Params(NamedTuple):
         '> 0 under "cara"; under "mean" it only sets the default of `running_penalty`',
     ]
     min_depth_bid: Annotated[
-        float, Pair(None, -1e12, 1e12, "price", none=True), "None is ``-1 / fill_decay`` of each side"
+        float, Pair(None, -1e12, 1e12, "price", none=True, end="low"), "None is ``-1 / fill_decay`` of each side"
     ]
     min_depth_ask: OtherSide
     max_depth_bid: Annotated[
-        float, Pair(None, -1e12, 1e12, "price", none=True), "None is ``3 / fill_decay`` of each side"
+        float, Pair(None, -1e12, 1e12, "price", none=True, end="high"), "None is ``3 / fill_decay`` of each side"
     ]
     max_depth_ask: OtherSide
     jump_rate: Annotated[float, Real(0.0, 0.0, 1e12, "1 / time", "lambda_J"), "of jumps of the mid"]

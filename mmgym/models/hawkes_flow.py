@@ -38,7 +38,7 @@ MAX_STEPS = 1_000_000
 MAX_ORDERS = 1_000_000.0  # expected market orders in an episode
 MAX_RATE = 1e6  # per minute
 MOST_DECISIONS = 2**31 - 2  # that a state counts
-REACH = 4.0  # width of the depth box, in units of 1 / fill_decay
+REACH = 4.0  # width of the default depth box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
 
@@ -80,6 +80,12 @@ class Params(NamedTuple):
         "of asks (filled by buys) and bids (filled by sells)",
     ]
     fill_decay_sell: OtherSide
+    max_offset_bid: Annotated[
+        float,
+        Pair(None, TINY, 1e9, "EUR / MWh", none=True, end="high"),
+        "beyond the half-spread; None is ``4 / fill_decay`` of each side",
+    ]
+    max_offset_ask: OtherSide
     running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
     terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
     inventory_limit: Annotated[int, Integer(10, 1, 1_000_000, "lots", "Q")]
@@ -142,7 +148,12 @@ class Params(NamedTuple):
                 {name: given[name] for name in names} | {"horizon": self.horizon},
                 f"{orders:.3g} market orders would be expected in an episode, and at most {MAX_ORDERS:g} are allowed",
             )
-        return self._replace(initial_rate_buy=start[0], initial_rate_sell=start[1])
+        return self._replace(
+            initial_rate_buy=start[0],
+            initial_rate_sell=start[1],
+            max_offset_bid=REACH / self.fill_decay_sell if given["max_offset"] is None else self.max_offset_bid,
+            max_offset_ask=REACH / self.fill_decay_buy if given["max_offset"] is None else self.max_offset_ask,
+        )
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -174,7 +185,7 @@ class Params(NamedTuple):
     @property
     def depth_reach(self) -> NDArray[np.float64]:
         """Half widths ``[bid, ask]`` of the depth boxes (EUR / MWh)."""
-        return np.array([0.5 * REACH / self.fill_decay_sell, 0.5 * REACH / self.fill_decay_buy])
+        return 0.5 * np.array([self.max_offset_bid, self.max_offset_ask])
 
     @property
     def depth_center(self) -> NDArray[np.float64]:

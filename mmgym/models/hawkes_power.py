@@ -37,6 +37,7 @@ event by event in continuous time, without a time step.
 Criterion: ``E[W_T - W_0 - |q_T| H_T - alpha q_T^2 - phi int q^2 dt]``: the liquidation crosses the half-spread.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
@@ -46,9 +47,10 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import TINY, real, refusal, together
 from mmgym.market import Market, scalar_kernel
-from mmgym.models import hawkes
+from mmgym.models import hawkes, hawkes_flow
 from mmgym.models.hawkes import excess_wait
-from mmgym.parameters import Choice, Integer, OtherSide, Pair, Real, Row, arguments_of, create
+from mmgym.models.hawkes_flow import FLOWS, MAX_RATE, MOST_DECISIONS, REACH
+from mmgym.parameters import Choice, Integer, OtherSide, Pair, Real, Row, arguments_of, create, row_of
 from mmgym.random_streams import exponential, uniform
 from mmgym.vector_exp import fast_exp
 
@@ -60,12 +62,8 @@ BUY, SELL = 4, 5
 EVENT, ORDER, CLOCK = 0, 1, 2  # codes of `decision` in kernels, in the order of the Literal below
 BINOMIAL, GEOMETRIC = 0, 1  # codes of `placement`
 
-MAX_STEPS = 1_000_000
 MAX_EVENTS = 1_000_000.0  # expected events in an episode
-MAX_RATE = 1e6  # per minute
-MOST_DECISIONS = 2**31 - 2  # that a state counts
 MAX_SPREAD = 1000  # ticks
-REACH = 4.0  # width of the offset box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
 
 Array = NDArray[Any]
@@ -77,7 +75,7 @@ DEFAULT_BASE_RATE = [1.5, 1.35, 1.35, 1.5, 0.6, 0.6]
 DEFAULT_EXCITATION = [1.2, 1.2, 1.2, 1.2, 1.5, 1.5]
 DEFAULT_MEAN_MOVE = [36.0, 20.0, 20.0, 36.0, 40.0, 40.0]
 
-FLOWS = ("buy", "sell")
+as_flow = functools.partial(row_of, hawkes_flow.Params)
 
 
 class EachProcess(Row):
@@ -149,17 +147,19 @@ class Params(NamedTuple):
     first_level_share_sell: OtherSide
     tick: Annotated[float, Real(0.01, TINY, 1e9, "EUR / MWh")]
     largest_spread: Annotated[int, Integer(300, 1, MAX_SPREAD, "ticks")]
-    fill_decay_buy: Annotated[
-        float,
-        Pair(4.0, 1e-9, 1e9, "MWh / EUR", "kappa", sides=FLOWS),
-        "of asks (filled by buys) and bids (filled by sells)",
-    ]
+    fill_decay_buy: Annotated[float, as_flow("fill_decay")]
     fill_decay_sell: OtherSide
-    running_penalty: Annotated[float, Real(0.001, 0.0, 1e9, "EUR / MWh / (lot minute)", "phi")]
-    terminal_penalty: Annotated[float, Real(0.05, 0.0, 1e9, "EUR / MWh / lot", "alpha")]
+    max_offset_bid: Annotated[
+        float,
+        Pair(None, TINY, 1e9, "EUR / MWh", none=True, end="high"),
+        "beyond the best quotes, at least ``4 / fill_decay`` of each side, which None stands for",
+    ]
+    max_offset_ask: OtherSide
+    running_penalty: Annotated[float, as_flow("running_penalty")]
+    terminal_penalty: Annotated[float, as_flow("terminal_penalty")]
     inventory_limit: Annotated[int, Integer(10, 1, 100, "lots", "Q")]
-    horizon: Annotated[float, Real(60.0, TINY, 1e9, "minutes", "T")]
-    num_steps: Annotated[int, Integer(240, 1, MAX_STEPS, symbol="N"), "decisions if nothing happens"]
+    horizon: Annotated[float, as_flow("horizon")]
+    num_steps: Annotated[int, as_flow("num_steps")]
     decision: Annotated[Literal["event", "order", "clock"], Choice("event")]
     initial_inventory: Annotated[int, Integer(0, -100, 100, "lots", "q_0"), "within `inventory_limit`"]
     initial_spread: Annotated[int, Integer(60, 1, MAX_SPREAD, "ticks"), "within `largest_spread`"]
@@ -168,9 +168,7 @@ class Params(NamedTuple):
         InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "y"),
         'or "stationary"; each at least its base rate',
     ]
-    observe_intensities: Annotated[
-        bool, Choice(True), "whether the intensities are observed; `info` has them either way"
-    ]
+    observe_intensities: Annotated[bool, as_flow("observe_intensities")]
 
     @classmethod
     def create(cls, **arguments: Any) -> "Params":
@@ -222,7 +220,15 @@ class Params(NamedTuple):
                 },
                 f"{events:.3g} events would be expected in an episode, and at most {MAX_EVENTS:g} are allowed",
             )
-        return self._replace(initial_rates=start)
+        default = [REACH / self.fill_decay_sell, REACH / self.fill_decay_buy]
+        widths = default if given["max_offset"] is None else [self.max_offset_bid, self.max_offset_ask]
+        if any(width < low for width, low in zip(widths, default, strict=True)):
+            raise together(
+                {name: given[name] for name in ("max_offset", "fill_decay")},
+                f"max_offset must be at least {default}, {REACH:g} / fill_decay: the bounds of the optimum are "
+                "those of boxes that wide",
+            )
+        return self._replace(initial_rates=start, max_offset_bid=widths[0], max_offset_ask=widths[1])
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -282,7 +288,7 @@ class Params(NamedTuple):
     @property
     def offset_reach(self) -> Array:
         """Half widths ``[bid, ask]`` of the offset box (EUR / MWh)."""
-        return np.array([0.5 * REACH / self.fill_decay_sell, 0.5 * REACH / self.fill_decay_buy])
+        return 0.5 * np.array([self.max_offset_bid, self.max_offset_ask])
 
     @property
     def reach_bid(self) -> float:

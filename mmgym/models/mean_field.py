@@ -295,10 +295,10 @@ def controls_one(p, action, controls, log_intensities):
 @scalar_kernel
 def impact_one(row, x):
     """The crowd's impact since the step began, at ``x`` in [0, 1] (price)."""
-    found = 0.0
+    total = 0.0
     for j in range(np.int64(row[TERMS]) - 1, -1, -1):
-        found = (found + row[FIRST_TERM + j]) * x
-    return found
+        total = (total + row[FIRST_TERM + j]) * x
+    return total
 
 
 @scalar_kernel

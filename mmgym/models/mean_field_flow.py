@@ -245,11 +245,11 @@ def _crowd_flow(game: Game, quotes: Array, weights: Array, points: Array) -> tup
 
 def _movement(values: Array, size: float) -> Array:
     """Polynomials through values (N, D + 1) at `POINTS`, without terms that are only rounding."""
-    found = values @ _TO_CHEBYSHEV.T
-    found[np.abs(values).max(axis=1) < 1e-12 * size] = 0.0
-    rest = np.cumsum(np.abs(found[:, ::-1]), axis=1)[:, ::-1]
-    found[rest <= 1e-13 * size] = 0.0
-    powers = found @ _TO_POWERS
+    coefficients = values @ _TO_CHEBYSHEV.T
+    coefficients[np.abs(values).max(axis=1) < 1e-12 * size] = 0.0
+    rest = np.cumsum(np.abs(coefficients[:, ::-1]), axis=1)[:, ::-1]
+    coefficients[rest <= 1e-13 * size] = 0.0
+    powers = coefficients @ _TO_POWERS
     powers[:, 0] = 0.0
     return np.asarray(powers)
 
@@ -342,7 +342,7 @@ def _coupled(
                 start = mean_field_limit.solve_equilibrium(part, LIMIT_TOLERANCE, start)
                 limit = _NearTheLimit(part, start)
                 first, left = limit.start.ravel(), MOST_EVALUATIONS - evaluations
-                found, _, residual, _ = mean_field_limit.fixed_point(
+                solution, _, residual, _ = mean_field_limit.fixed_point(
                     apply, first + beyond, weights, tolerance, limit.correct, left
                 )
             except mean_field_limit.NotConverged as error:
@@ -355,19 +355,19 @@ def _coupled(
                     ) from error
                 continue
             if impact == game.impact:
-                return frozen(game, found)[2], residual, evaluations
-            beyond, reached = found - first, impact
+                return frozen(game, solution)[2], residual, evaluations
+            beyond, reached = solution - first, impact
 
 
 class _NearTheLimit:
     """The game in continuous time near its equilibrium: a first guess and an approximate inverse for the frozen one."""
 
-    def __init__(self, game: Game, found: mean_field_limit.Equilibrium) -> None:
-        self.game, times = game, found.flow.times
-        self.linearised = mean_field_limit.Linearised(game, times, found.flow.drift)
+    def __init__(self, game: Game, continuous: mean_field_limit.Equilibrium) -> None:
+        self.game, times = game, continuous.flow.times
+        self.linearised = mean_field_limit.Linearised(game, times, continuous.flow.drift)
         self.steps = game.step_length * np.arange(game.num_steps)
         self.inside = (self.steps[:, None] + game.step_length * POINTS[None, :]).clip(0.0, game.horizon)
-        self.start = self._moved(found.flow.drift)
+        self.start = self._moved(continuous.flow.drift)
 
     def _moved(self, drift: Array) -> Array:
         """Movement at `POINTS` but the first, shape (N, D), that gives a drift curve."""
@@ -392,8 +392,8 @@ class _NearTheLimit:
 
 def _crowd(game: Game) -> dict[str, Any]:
     """The fields that the crowd depends on, as JSON types."""
-    found: dict[str, Any] = json.loads(json.dumps({name: getattr(game, name) for name in FIELDS}))
-    return found
+    content: dict[str, Any] = json.loads(json.dumps({name: getattr(game, name) for name in FIELDS}))
+    return content
 
 
 def flow_file(game: Game) -> Path:
@@ -425,17 +425,17 @@ def load_flow(stream: Any, game: Game) -> Flow | None:
     """A flow written by `save_flow` for this game, or None: whatever a file's damage, it is solved again."""
     count = game.num_steps
     try:
-        found = read_arrays(stream)
-        if parse_json(str(found["game"]), "game") != _crowd(game):
+        stored = read_arrays(stream)
+        if parse_json(str(stored["game"]), "game") != _crowd(game):
             return None
-        used = found["movement"].shape[-1]
+        used = stored["movement"].shape[-1]
         if used > DEGREE + 1:
             return None
         movement = np.zeros((count, DEGREE + 1))
-        movement[:, :used] = numbers(found["movement"], "movement", (count, used), "f")
-        quotes, quoting = (numbers(found[name], name, (count, 2), "f") for name in ("mean_quotes", "quoting"))
-        residual, variation = (float(numbers(found[name], name, (), "f")) for name in ("residual", "variation"))
-        iterations = int(numbers(found["iterations"], "iterations", (), "iu"))
+        movement[:, :used] = numbers(stored["movement"], "movement", (count, used), "f")
+        quotes, quoting = (numbers(stored[name], name, (count, 2), "f") for name in ("mean_quotes", "quoting"))
+        residual, variation = (float(numbers(stored[name], name, (), "f")) for name in ("residual", "variation"))
+        iterations = int(numbers(stored["iterations"], "iterations", (), "iu"))
         return Flow(movement, quotes, quoting, residual, iterations, variation)
     except (UnreadableFile, KeyError, IndexError, ValueError):
         return None
@@ -453,14 +453,14 @@ def equilibrium_flow(game: Game) -> Flow:
     for name, arguments in PRESETS.items():
         if _crowd(Game.create(**arguments)) == _crowd(game):
             with (resources.files("mmgym") / "data" / f"mean_field_{name}.npz").open("rb") as stream:
-                found = load_flow(stream, game)
-            if found is not None:
-                return found
+                kept = load_flow(stream, game)
+            if kept is not None:
+                return kept
     path = flow_file(game)
     with contextlib.suppress(OSError), path.open("rb") as stream:
-        found = load_flow(stream, game)
-        if found is not None:
-            return found
+        kept = load_flow(stream, game)
+        if kept is not None:
+            return kept
     flow = solve_equilibrium_flow(game)
     with contextlib.suppress(OSError), replacing(path) as part, part.open("wb") as stream:
         save_flow(flow, game, stream)

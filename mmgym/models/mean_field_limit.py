@@ -47,6 +47,7 @@ __all__ = [
     "maker_factors",
     "maker_optimum",
     "solve_equilibrium",
+    "stepping_error",
     "taker_optimum",
     "time_grid",
 ]
@@ -141,9 +142,9 @@ def time_grid(game: Game, intervals: int) -> Array:
 
 def curve_times(times: Array) -> Array:
     """Nodes and middles of the intervals, shape (2 n + 1,)."""
-    found = np.empty(2 * len(times) - 1)
-    found[::2], found[1::2] = times, 0.5 * (times[1:] + times[:-1])
-    return found
+    curve = np.empty(2 * len(times) - 1)
+    curve[::2], curve[1::2] = times, 0.5 * (times[1:] + times[:-1])
+    return curve
 
 
 def curve_weights(times: Array) -> Array:
@@ -185,12 +186,12 @@ def boundary_means(game: Game, law: Array, quotes: Array) -> tuple[Array, Array]
     means, masses = [], []
     for side, inside in ((0, slice(None, -1)), (1, slice(1, None))):
         mass = law[..., inside].sum(axis=(-2, -1)) / total
-        found = (law[..., inside] * quotes[..., inside, side]).sum(axis=(-2, -1)) / total
+        mean = (law[..., inside] * quotes[..., inside, side]).sum(axis=(-2, -1)) / total
         if game.boundary_quotes == "quoting":
-            found = np.divide(found, mass, out=np.zeros_like(mass), where=mass > 0.0)
+            mean = np.divide(mean, mass, out=np.zeros_like(mass), where=mass > 0.0)
         elif game.boundary_quotes == "risk_neutral":
-            found = found + (1.0 - mass) / game.taker_fill_decay
-        means.append(found)
+            mean = mean + (1.0 - mass) / game.taker_fill_decay
+        means.append(mean)
         masses.append(mass)
     return np.stack(means, axis=-1), np.stack(masses, axis=-1)
 
@@ -271,6 +272,56 @@ def evaluate_maker(game: Game, flow: ContinuousFlow, feedback: Feedback) -> Arra
     return values[:, 0]
 
 
+class _Equation:
+    """The equation ``x = Phi(x)``, and what its solution has taken so far."""
+
+    def __init__(
+        self,
+        apply: Callable[[Array], Array],
+        weights: Array,
+        tolerance: float,
+        correct: Callable[[Array], Array] | None,
+        most: int,
+    ) -> None:
+        self.apply, self.weights, self.tolerance, self.correct, self.most = apply, weights, tolerance, correct, most
+        self.evaluations = 0
+        self.history: list[float] = []  # norms of the residuals
+
+    def missed(self) -> NotConverged:
+        """What is raised where the residual does not get there."""
+        return NotConverged(
+            f"no equilibrium found: after {self.evaluations} evaluations the residuals are "
+            f"{', '.join(f'{value:.3g}' for value in self.history[-4:])}, not below {self.tolerance:.3g}; lower the "
+            "impact, raise the tolerance, or start from the equilibrium of a game like this one"
+        )
+
+    def phi(self, x: Array) -> Array:
+        """One more evaluation of ``Phi``."""
+        if self.evaluations >= self.most:
+            raise self.missed()
+        self.evaluations += 1
+        return self.apply(x)
+
+    def norm(self, x: Array) -> float:
+        return float(self.weights @ np.abs(x))
+
+    def newton_direction(self, x: Array, image: Array, residual: Array, size: float) -> Array:
+        """Newton's direction by GMRES, with differences of ``Phi``."""
+        correct, root = self.correct, np.sqrt(self.weights)
+        length = float(np.sqrt(self.weights @ x**2)) + 1e-3 * float(np.sqrt(self.weights.sum()))
+
+        def product(scaled: Array) -> Array:
+            direction = scaled / root if correct is None else correct(scaled / root)
+            step = 1e-6 * length / max(float(np.linalg.norm(root * direction)), 1e-300)
+            return np.asarray(root * (direction - (self.phi(x + step * direction) - image) / step))
+
+        operator: Any = LinearOperator((len(x), len(x)), matvec=product, dtype=np.float64)
+        forcing = min(0.1, max(1e-4, 0.1 * self.tolerance / size)) if correct is None else FORCING
+        restart = 40 if correct is None else KRYLOV
+        solution, _ = gmres(operator, root * residual, rtol=forcing, restart=restart, maxiter=1)
+        return np.asarray(solution / root if correct is None else correct(solution / root))
+
+
 def fixed_point(
     apply: Callable[[Array], Array],
     start: Array,
@@ -305,49 +356,16 @@ def fixed_point(
     NotConverged
         If the residual does not get there.
     """
-    evaluations = 0
-    root = np.sqrt(weights)
-    history: list[float] = []
-
-    def missed() -> NotConverged:
-        return NotConverged(
-            f"no equilibrium found: after {evaluations} evaluations the residuals are "
-            f"{', '.join(f'{value:.3g}' for value in history[-4:])}, not below {tolerance:.3g}; lower the impact, "
-            "raise the tolerance, or start from the equilibrium of a game like this one"
-        )
-
-    def phi(x: Array) -> Array:
-        nonlocal evaluations
-        if evaluations >= most:
-            raise missed()
-        evaluations += 1
-        return apply(x)
-
-    def norm(x: Array) -> float:
-        return float(weights @ np.abs(x))
-
-    def newton_direction(x: Array, image: Array, residual: Array, size: float) -> Array:
-        length = float(np.sqrt(weights @ x**2)) + 1e-3 * float(np.sqrt(weights.sum()))
-
-        def product(scaled: Array) -> Array:
-            direction = scaled / root if correct is None else correct(scaled / root)
-            step = 1e-6 * length / max(float(np.linalg.norm(root * direction)), 1e-300)
-            return np.asarray(root * (direction - (phi(x + step * direction) - image) / step))
-
-        operator: Any = LinearOperator((len(x), len(x)), matvec=product, dtype=np.float64)
-        forcing = min(0.1, max(1e-4, 0.1 * tolerance / size)) if correct is None else FORCING
-        found, _ = gmres(operator, root * residual, rtol=forcing, restart=40 if correct is None else KRYLOV, maxiter=1)
-        return np.asarray(found / root if correct is None else correct(found / root))
-
+    equation = _Equation(apply, weights, tolerance, correct, most)
     x = start
-    image = phi(x)
+    image = equation.phi(x)
     residual = image - x
-    size = norm(residual)
-    history.append(size)
+    size = equation.norm(residual)
+    equation.history.append(size)
     ways = ["image", "correction", "newton"] if correct is not None else ["image", "newton"]
     for _ in range(NEWTON_STEPS):
         if size <= tolerance:
-            return x, image, size, evaluations
+            return x, image, size, equation.evaluations
         if not np.isfinite(size):
             break
         if ways[0] == "image":
@@ -355,10 +373,10 @@ def fixed_point(
         elif ways[0] == "correction" and correct is not None:
             step = correct(residual)
         else:
-            step = newton_direction(x, image, residual, size)
+            step = equation.newton_direction(x, image, residual, size)
         for _ in range(1 if len(ways) > 1 else 5):
-            trial_image = phi(x + step)
-            trial_size = norm(trial_image - x - step)
+            trial_image = equation.phi(x + step)
+            trial_size = equation.norm(trial_image - x - step)
             if trial_size < (0.3 if len(ways) > 1 else 0.95) * size:
                 break
             step = 0.5 * step
@@ -370,8 +388,8 @@ def fixed_point(
         x = x + step
         image, size = trial_image, trial_size
         residual = image - x
-        history.append(size)
-    raise missed()
+        equation.history.append(size)
+    raise equation.missed()
 
 
 def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> float:
@@ -392,8 +410,8 @@ def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> 
         total[:, :-1] += jumps[0]
         total[:, 1:] += jumps[1]
     fastest = total.max(axis=(1, 2))
-    found = np.diff(times) * np.maximum(np.maximum(fastest[:-1:2], fastest[1::2]), fastest[2::2])
-    return float(found.max()) if np.isfinite(found).all() else np.inf
+    events = np.diff(times) * np.maximum(np.maximum(fastest[:-1:2], fastest[1::2]), fastest[2::2])
+    return float(events.max()) if np.isfinite(events).all() else np.inf
 
 
 class _TooCoarse(Exception):  # noqa: N818  # leads to a finer grid
@@ -439,7 +457,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
         curve = curve_times(times)
         drift = np.zeros(len(curve)) if known is None else np.interp(curve, *known)
         try:
-            found = _solve_on(game, times, drift, 0.01 * tolerance, coarse)
+            equilibrium = _solve_on(game, times, drift, 0.01 * tolerance, coarse)
         except _TooCoarse as problem:
             cause = (
                 f"the {problem.role}s' fills and signal jumps are too fast for {intervals} time steps over the horizon "
@@ -448,13 +466,13 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
             )
             intervals, history, coarse = 2 * intervals, [], None
             continue
-        iterations += found.iterations
-        known = curve, found.flow.drift
-        coarse = Linearised(game, times, found.flow.drift) if coarse is None else coarse
-        history.append((found.taker_value, found.maker_value))
-        error = max(_stepping_error([pair[role] for pair in history]) for role in (0, 1))
+        iterations += equilibrium.iterations
+        known = curve, equilibrium.flow.drift
+        coarse = Linearised(game, times, equilibrium.flow.drift) if coarse is None else coarse
+        history.append((equilibrium.taker_value, equilibrium.maker_value))
+        error = max(stepping_error([pair[role] for pair in history]) for role in (0, 1))
         if error <= tolerance:
-            return replace(found, iterations=iterations, error=error)
+            return replace(equilibrium, iterations=iterations, error=error)
         cause = (
             f"the values have a relative error of about {error:.3g} on the finest grid of {intervals} time steps, not "
             f"{tolerance:.3g}; raise the tolerance"
@@ -463,7 +481,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
     raise NotConverged(cause)
 
 
-def _stepping_error(values: list[float]) -> float:
+def stepping_error(values: list[float]) -> float:
     """Relative error of the last of values on grids of doubled fineness, with the order of convergence they show.
 
     Two values show no order: the error is then their whole difference, as with order 1.
@@ -494,7 +512,7 @@ def _solve_on(
     while True:
         impact = min(reached + step, game.impact)
         try:
-            found = _solve_from(game._replace(impact=impact), times, drift, tolerance, coarse, euler)
+            equilibrium = _solve_from(game._replace(impact=impact), times, drift, tolerance, coarse, euler)
         except NotConverged:
             step *= 0.5
             if euler or step < game.impact / WEAKEST:
@@ -503,9 +521,9 @@ def _solve_on(
                 drift, coarse = np.zeros_like(start), None
             continue
         if impact == game.impact:
-            return found
+            return equilibrium
         reached = impact
-        drift = found.flow.drift * min(reached + step, game.impact) / reached
+        drift = equilibrium.flow.drift * min(reached + step, game.impact) / reached
 
 
 def _solve_from(
@@ -582,8 +600,8 @@ class Linearised:
             return np.asarray(scaled - self._root * derivative)
 
         operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
-        found, _ = gmres(operator, self._root * source, rtol=1e-3, restart=60, maxiter=1)
-        return np.asarray(found / self._root - source)
+        solution, _ = gmres(operator, self._root * source, rtol=1e-3, restart=60, maxiter=1)
+        return np.asarray(solution / self._root - source)
 
     def on(self, curve: Array) -> Callable[[Array], Array]:
         """About ``(1 - DPhi)^-1`` for drifts on other times."""

@@ -57,10 +57,10 @@ def load_population(game: Game, path: str, name: str = "population") -> tuple[Ar
         return ValueError(f"{name} = {path!r} is not allowed: {reason}")
 
     try:
-        found = read_arrays(path)
-        description = parse_json(str(found["description"]), "description")
-        controls = numbers(found["controls"], "controls", found["controls"].shape).astype(np.float64)
-        weights = found.get("weights")
+        stored = read_arrays(path)
+        description = parse_json(str(stored["description"]), "description")
+        controls = numbers(stored["controls"], "controls", stored["controls"].shape).astype(np.float64)
+        weights = stored.get("weights")
         weights = None if weights is None else numbers(weights, "weights", weights.shape).astype(np.float64)
     except (KeyError, UnreadableFile) as error:
         raise refuse(f"it is not a table file ({error})") from error

@@ -15,7 +15,7 @@ of all sides. Given the inventory path, ``(int q' dB, B_h)`` is Gaussian with co
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import TINY, multiple, pair, real, refusal, together
 from mmgym.market import Market, scalar_kernel
+from mmgym.models import glft
 from mmgym.models.glft import MAX_STEPS, check_depths
 from mmgym.models.wealth import PNL
 from mmgym.parameters import Choice, Integer, Real, Row, arguments_of, create
@@ -154,10 +155,14 @@ class Params(NamedTuple):
     risk_aversion: Annotated[float, Real(0.1, 0.0, 1e6, "1 / (price * assets)", "gamma")]
     terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
     min_depth: Annotated[
-        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is -1 over the `fill_decay` of each side"
+        Vector,
+        EachSide(None, -1e12, 1e12, "price", none=True, end="low"),
+        "None is -1 over the `fill_decay` of each side",
     ]
     max_depth: Annotated[
-        Vector, EachSide(None, -1e12, 1e12, "price", none=True), "None is 3 over the `fill_decay` of each side"
+        Vector,
+        EachSide(None, -1e12, 1e12, "price", none=True, end="high"),
+        "None is 3 over the `fill_decay` of each side",
     ]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
@@ -427,16 +432,9 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     }
 
 
-def to_quotes(params: Params, actions: Any) -> Array:
-    """Depths (price), bids then asks, shape ``(..., 2 n)``, that the environment plays for actions of that shape."""
-    clipped = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
-    return params.depth_center + params.depth_reach * clipped
-
-
-def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
-    """Actions whose depths are the nearest to ``quotes`` (price), to float32 rounding; beyond the box: its edge."""
-    actions = (np.asarray(quotes, dtype=np.float64) - params.depth_center) / params.depth_reach
-    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+# Depths (price), bids then asks, of actions (..., 2 n), and actions whose depths are the nearest to quotes.
+to_quotes: Callable[[Any, Any], Array] = glft.to_quotes
+from_quotes: Callable[[Any, Any], NDArray[np.float32]] = glft.from_quotes
 
 
 def observe(params: Params, step: Any, inventories: Any) -> NDArray[np.float32]:

@@ -75,9 +75,11 @@ FIELDS: dict[str, Any] = {
         Real(0.1, 0.0, 1e3, "1 / (price * assets)", "gamma"),
         '> 0 under "cara"; under "mean" it only sets the default of `running_penalty`',
     ],
-    "min_depth": Annotated[float, Real(None, -1e9, 1e9, "price", none=True), "None is ``-1 / fill_decay``"],
+    "min_depth": Annotated[float, Real(None, -1e9, 1e9, "price", none=True, end="low"), "None is ``-1 / fill_decay``"],
     "max_depth": Annotated[
-        float, Real(None, -1e9, 1e9, "price", none=True), "None is ``3 / fill_decay``, or a third of it if linear"
+        float,
+        Real(None, -1e9, 1e9, "price", none=True, end="high"),
+        "None is ``3 / fill_decay``, or a third of it if linear",
     ],
     "reward": Annotated[Literal["pnl", "expected"], Choice("pnl")],
 }
@@ -279,7 +281,7 @@ class _System:
         self.next = np.where(following >= 0, following, np.arange(following.shape[1]))
         nothing = np.zeros(len(market.controls))
         self.rate, pay, flow, noise = rates_of(market, p, 0, nothing)
-        counts = [event.counts for event in market.events]
+        counts = [event.counts for event, _ in market.moves]
         self.quotes = np.array([k for k, count in enumerate(counts) if count is not None])
         self.others = np.array([k for k, count in enumerate(counts) if count is None], dtype=np.int64)
         assert [counts[k] for k in self.quotes] == ["bid", "ask"] * (len(nothing) // 2)
@@ -287,7 +289,7 @@ class _System:
         self.pay, self.flow = pay, flow - 0.5 * self.gamma * noise
         self.open = following[self.quotes] >= 0
         ends = np.empty((7, following.shape[1]))
-        declared_kernels.find_state_rates(record, p.num_steps, market.states(p), np.tile(nothing, (len(flow), 1)), ends)
+        declared_kernels.find_state_rates(record, p.num_steps, market.states(p), nothing, ends)
         self.end = -ends[5] - ends[6]
 
     def quoted(self, values: Array) -> tuple[Array, Array]:

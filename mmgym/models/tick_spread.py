@@ -701,11 +701,11 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.int64]:
 def nearest_flat(params: Params, full: NDArray[np.int64]) -> NDArray[np.int64]:
     """Flat actions nearest to full ones of shape ``(..., 5)``, by the sum of distances of their entries."""
     entries = full.reshape(-1, 5)
-    found = np.empty(len(entries), dtype=np.int64)
+    nearest = np.empty(len(entries), dtype=np.int64)
     for low in range(0, len(entries), 65_536):
         part = entries[low : low + 65_536]
-        found[low : low + 65_536] = np.abs(part[:, None] - params.flat_actions).sum(axis=-1).argmin(axis=1)
-    return found.reshape(full.shape[:-1])
+        nearest[low : low + 65_536] = np.abs(part[:, None] - params.flat_actions).sum(axis=-1).argmin(axis=1)
+    return nearest.reshape(full.shape[:-1])
 
 
 def observe(params: Params, step: Any, inventory: Any, spread: Any) -> NDArray[np.float32]:

@@ -1,0 +1,296 @@
+"""What a step of a declared market does under frozen controls, by whichever way is the cheapest.
+
+- *Pairs*: a sum for each pair of state and controls, over the states within its reach.
+- *Sweeps*: where pairs share their controls, one sum over all states for each of them.
+- *Interpolation*: where there are many pairs, sweeps at the Chebyshev points of the box of their controls. A one-step
+  law is analytic in controls where intensities and payoffs are; whether a degree gives it to rounding is seen in every
+  state, by the last coefficients and at points off the nodes, and where no degree does, pairs are summed.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmgym import declare
+from mmgym.arguments import check_memory
+from mmgym.baselines.declared import kernels
+from mmgym.baselines.declared.interpolation import FIRST_DEGREE, LEAST_DEGREE, MOST_DEGREE, Interpolation
+from mmgym.baselines.frozen import Functional
+from mmgym.uniformisation import num_terms
+
+__all__ = ["SURVEYED", "RunningLaw", "unique_rows"]
+
+Array = NDArray[Any]
+
+SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
+ACCURATE = 64.0 * np.finfo(np.float64).eps  # of the values around: the largest error of interpolation
+SMALL = 1e-2  # of the largest value: those of moments that are smaller need not be as exact
+OFF_NODES = np.random.default_rng(0).random((2, 16))  # shares of the box: where interpolation is held against sweeps
+CHECKED_LAWS = 16  # steps from one check of interpolated laws to the next
+HAPPEN = 10.0  # terms: what it costs to find what happens in a state
+MARGIN = 0.75  # of the costs of two ways: sweeps of many controls go side by side
+KEYS = np.random.default_rng(1).normal(size=64)
+
+
+def unique_rows(rows: Array) -> tuple[Array, Array]:
+    """The rows (G, C) that differ among rows (M, C), and which of them each one is (M,)."""
+    if (rows == rows[0]).all():
+        return rows[:1], np.zeros(len(rows), dtype=np.int64)
+    if rows.shape[1] <= len(KEYS):
+        _, first, which = np.unique(rows @ KEYS[: rows.shape[1]], return_index=True, return_inverse=True)
+        found, which = rows[first], which.ravel()
+        if (found[which] == rows).all():
+            return found, which
+    found, which = np.unique(rows, axis=0, return_inverse=True)
+    return found, which.ravel()
+
+
+class RunningLaw:
+    """Expectations over the time of a step, after the impulse of its decision.
+
+    Parameters
+    ----------
+    declared : mmgym.declare.Market
+    params : NamedTuple
+
+    Raises
+    ------
+    MemoryError
+        If the tables of all states would not fit into this machine.
+    """
+
+    def __init__(self, declared: declare.Market, params: Any) -> None:
+        self.declared, self.params = declared, params
+        shape, count = declared.shape(params), len(declared.moves)
+        self.num_states = int(np.prod(shape))
+        controls, free = len(declared.controls), int(declared.boxed.sum())
+        ranges = "the ranges of " + ", ".join(c.name for c in declared.coordinates)
+        check_memory(
+            self.num_states * (count * (60.0 + 8.0 * free) + 8.0 * len(shape) + 16.0 * controls + 160.0),
+            f"{declared.name}: the one-step law of {self.num_states:,} states x {count} events x {controls} controls",
+            ranges,
+        )
+        self.following, self.rows = declared.transitions(params), declared.states(params)
+        self.low, self.high, self.units = declared.boxes(params)
+        self.market = kernels.Chain(
+            declared.rates, declared.engine.record(params).view(np.uint8), float(params.step_length)
+        )
+        self.chain = (self.rows, self.following)
+        self.boxed = declared.boxed
+        self.length = float(params.step_length)
+        self._set_scales()
+        self._degrees: dict[str, Array | None] = {}
+
+    def _set_scales(self) -> None:
+        """What a payoff and the other rewards of a step are worth at most, how many events it has, and costs."""
+        pays, flows, events = 0.0, 0.0, np.zeros(self.num_states)
+        aversion = self.declared.aversion(self.params)
+        for controls in declare.sampled_controls(self.declared, self.params, 64):
+            rates, payoffs, flow, noise = declare.rates_of(self.declared, self.params, 0, controls)
+            pays, events = max(pays, float(np.abs(payoffs).max())), np.maximum(events, rates.sum(axis=0))
+            if aversion:
+                flow = -aversion * flow + 0.5 * aversion**2 * noise
+            flows = max(flows, float(np.abs(flow).max()))
+        self.unit_value, self.step_reward, self.most_events = pays or 1.0, self.length * flows, self.length * events
+        terms = num_terms(float(self.most_events.max()))
+        self.sweep_cost = self.num_states * (terms + HAPPEN)
+        window = kernels.new_window(*self.following.shape)
+        some = np.unique(np.linspace(0, self.num_states - 1, 5).astype(np.int64))
+        self.pair_cost = 0.0
+        for state in some:
+            kernels.explore(self.following, state, min(terms, self.num_states), window)
+            reached = window.ends[: window.numbers[kernels.LEVELS]].astype(np.float64)
+            sums = reached[: terms + 1].sum() + reached[-1] * max(terms - len(reached), 0)
+            self.pair_cost += (sums + HAPPEN * reached[-1]) / len(some)
+
+    def run(
+        self, kind: str, n: int, pairs: tuple[Array, ...], functional: Functional, values: Array, flat: Array
+    ) -> Array:
+        """Values of pairs, or of sweeps: (M, K), or (G, S, K)."""
+        controls, values = pairs[-1], np.ascontiguousarray(values)
+        columns = values.shape[1]
+        shape = (len(controls), columns) if kind == "pair" else (len(controls), *values.shape)
+        check_memory(
+            (len(self.following) + 4.0) * values.nbytes,
+            f"{self.declared.name}: a step of {self.num_states:,} states x {len(self.following)} events x {columns:,} "
+            "exponents",
+            "the ranges of " + ", ".join(c.name for c in self.declared.coordinates),
+        )
+        result = np.empty(shape, dtype=values.dtype)
+        system = (self.market, n, *self.chain, *pairs, weights(functional))
+        if functional.exponents is None:
+            wrong = getattr(kernels, f"{kind}_moments")(*system, values, result)
+        else:
+            exponents = functional.exponents.astype(values.dtype)
+            wrong = getattr(kernels, f"{kind}_exponentials")(*system, exponents, flat, values, result)
+        self.require_rates(n, wrong, controls)
+        return result
+
+    def require_rates(self, n: int, wrong: int, controls: Array) -> None:
+        """Refuse controls under which a kernel found a wrong intensity."""
+        if wrong < 0:
+            return
+        rates = declare.rates_of(self.declared, self.params, n, controls[wrong])[0]
+        event, state = np.argwhere(~((rates >= 0.0) & np.isfinite(rates)))[0]
+        function = self.declared.moves[event][0].intensity
+        raise ValueError(
+            f"{self.declared.name}: {declare.function_name(function)} at "
+            f"{self.declared.describe_state(self.params, state)} with the controls {controls[wrong].tolist()} is "
+            f"{rates[event, state]}: it must be finite and >= 0"
+        )
+
+    def sweeps(self, n: int, controls: Array, functional: Functional, values: Array, flat: Array) -> Iterator[Any]:
+        """Parts of controls (G, C), as slices, and their values (part, S, K)."""
+        size = max(1, SURVEYED // max(values.size, 1))
+        for start in range(0, len(controls), size):
+            part = slice(start, min(start + size, len(controls)))
+            yield part, self.run("sweep", n, (np.ascontiguousarray(controls[part]),), functional, values, flat)
+
+    def backward(
+        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
+    ) -> Array:
+        """Values (M, K) of states (M,) under controls (M, C)."""
+        result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+        if len(states) == 0:
+            return result
+        unique, which = unique_rows(controls)
+        if len(unique) * self.sweep_cost <= len(states) * self.pair_cost:
+            for part, found in self.sweeps(n, unique, functional, values, flat):
+                here = np.flatnonzero((which >= part.start) & (which < part.stop))
+                result[here] = found[which[here] - part.start, states[here]]
+            return result
+        for here in self._alike(controls):
+            found = self._interpolated(n, states[here], controls[here], values, functional, flat)
+            if found is None:
+                pairs = (np.ascontiguousarray(states[here]), np.ascontiguousarray(controls[here]))
+                found = self.run("pair", n, pairs, functional, values, flat)
+            result[here] = found
+        return result
+
+    def _alike(self, controls: Array) -> list[Any]:
+        """Pairs that share their choices."""
+        if self.boxed.all():
+            return [slice(None)]
+        _, which = unique_rows(controls[:, ~self.boxed])
+        order = np.argsort(which, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+
+    def _grid(self, kind: str, controls: Array) -> Interpolation | None:
+        """Nodes for controls (M, C) that share their choices; None where pairs are cheaper."""
+        degrees = self._degrees.get(kind, np.full(int(self.boxed.sum()), FIRST_DEGREE))
+        if degrees is None or (degrees > MOST_DEGREE).any():
+            self._degrees[kind] = None  # of this pass: what is not smooth is not tried again
+            return None
+        degrees = np.maximum(degrees, LEAST_DEGREE)
+        free = controls[:, self.boxed]
+        sizes = np.where(free.min(axis=0) < free.max(axis=0), degrees + 1.0, 1.0)
+        if MARGIN * float(np.prod(sizes)) * self.sweep_cost > len(controls) * self.pair_cost:
+            return None
+        return Interpolation(free.min(axis=0), free.max(axis=0), degrees)
+
+    def _placed(self, free: Array, like: Array) -> Array:
+        """Controls (G, C) with the continuous ones (G, B) and the choices of ``like`` (C,)."""
+        found = np.tile(like, (len(free), 1))
+        found[:, self.boxed] = free
+        return found
+
+    def _interpolated(
+        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
+    ) -> Array | None:
+        """Values (M, K) of pairs that share their choices, or None."""
+        kind = "moments" if functional.exponents is None else "exponentials"
+        if n == self.params.num_steps - 1:  # a new pass: what it takes is learned from step to step
+            self._degrees.pop(kind, None)
+        while (grid := self._grid(kind, controls)) is not None:
+            most = max(1, SURVEYED // (len(grid.nodes) * self.num_states))
+            if values.shape[1] > most and functional.exponents is not None:
+                return self._by_columns(n, states, controls, values, functional, flat, most)
+            nodes = self._placed(grid.nodes, controls[0])
+            heights = self.run("sweep", n, (nodes,), functional, values, flat)
+            tolerance = ACCURATE * np.abs(heights).max(axis=0)
+            if functional.exponents is None:
+                tolerance = np.maximum(tolerance, SMALL * tolerance.max(axis=0))
+            tolerance = np.maximum(tolerance, np.finfo(np.float64).tiny)
+            excesses = grid.excesses(heights, tolerance)
+            better = grid.better(excesses)
+            if better is None:
+                points = grid.low + (grid.high - grid.low) * OFF_NODES[:, : len(grid.low)]
+                exact = self.run("sweep", n, (self._placed(points, controls[0]),), functional, values, flat)
+                error = np.abs(np.tensordot(grid.basis(points), heights, 1) - exact)
+                if (error <= tolerance).all():
+                    self._degrees[kind] = grid.enough(excesses)
+                    basis = grid.basis(controls[:, self.boxed])
+                    result = np.zeros((len(states), values.shape[1]), dtype=values.dtype)
+                    for share, height in zip(basis.T, heights, strict=True):
+                        result += share[:, None] * height[states]
+                    return result
+                better = grid.degrees + 4
+            self._degrees[kind] = better
+        return None
+
+    def _by_columns(
+        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array, most: int
+    ) -> Array | None:
+        """As `_interpolated`, of so many columns at once."""
+        assert functional.exponents is not None
+        parts = []
+        for start in range(0, values.shape[1], most):
+            part = functional._replace(exponents=functional.exponents[start : start + most])
+            found = self._interpolated(n, states, controls, values[:, start : start + most], part, flat)
+            if found is None:
+                return None
+            parts.append(found)
+        return np.concatenate(parts, axis=1)
+
+    # Laws
+
+    def forward(self, n: int, states: Array, controls: Array, masses: Array) -> Array:
+        """The law (S,) after the step from masses (M,) in states (M,) under controls (M, C)."""
+        result = np.zeros(self.num_states)
+        unique, which = unique_rows(controls)
+        if len(unique) * self.sweep_cost <= len(states) * self.pair_cost:
+            placed = np.zeros((len(unique), self.num_states))
+            np.add.at(placed, (which, states), masses)
+            self._sweep_laws(n, unique, placed, result)
+            return result
+        for here in self._alike(controls):
+            at, played, mass = states[here], np.ascontiguousarray(controls[here]), masses[here]
+            if not self._interpolated_law(n, at, played, mass, result):
+                wrong = kernels.pair_laws(self.market, n, *self.chain, np.ascontiguousarray(at), played, mass, result)
+                self.require_rates(n, wrong, played)
+        return result
+
+    def _sweep_laws(self, n: int, controls: Array, masses: Array, result: Array) -> None:
+        controls = np.ascontiguousarray(controls)
+        wrong = kernels.sweep_laws(self.market, n, *self.chain, controls, masses, result)
+        self.require_rates(n, wrong, controls)
+
+    def _interpolated_law(self, n: int, states: Array, controls: Array, masses: Array, result: Array) -> bool:
+        """Add the law after the step of pairs that share their choices; False if it has to be done otherwise."""
+        if n == 0:
+            self._degrees.pop("laws", None)
+        while (grid := self._grid("laws", controls)) is not None:
+            nodes = self._placed(grid.nodes, controls[0])
+            if n % CHECKED_LAWS == 0 or "laws" not in self._degrees:  # the law under the same controls everywhere
+                total = np.bincount(states, weights=masses, minlength=self.num_states)
+                points = grid.low + (grid.high - grid.low) * OFF_NODES[:1, : len(grid.low)]
+                exact, found = np.zeros(self.num_states), np.zeros(self.num_states)
+                self._sweep_laws(n, self._placed(points, controls[0]), total[None], exact)
+                self._sweep_laws(n, nodes, grid.basis(points).T * total, found)
+                if np.abs(found - exact).max() > ACCURATE * exact.max():
+                    self._degrees["laws"] = grid.degrees + 4
+                    continue
+                self._degrees["laws"] = grid.degrees
+            placed = np.zeros((self.num_states, len(nodes)))
+            np.add.at(placed, states, grid.basis(controls[:, self.boxed]) * masses[:, None])
+            self._sweep_laws(n, nodes, np.ascontiguousarray(placed.T), result)
+            return True
+        return False
+
+
+def weights(functional: Functional) -> Array:
+    """Of a functional, as kernels take them."""
+    f = functional
+    return np.array([f.gain, f.price, f.penalty, f.fills, f.orders, f.absolute_inventory])
