@@ -21,5 +21,10 @@ def robust_glft_baseline(params: Any) -> FiniteBaseline:
     def table(name: str) -> Callable[[], Table]:
         return lambda: as_table(*opponent_table(other(*params.game, (name, ""))))
 
-    papers = PaperPolicies({name: table(name) for name in names}, reference=names[-1], ours=names)
+    # Of the paper are the replies to, and the adversary of, its "fixed" parameters.
+    papers = PaperPolicies(
+        {name: table(name) for name in names},
+        reference=names[-1],
+        ours=tuple(name for name in names if name not in ("nominal", "none")),
+    )
     return FiniteBaseline(params, RobustProblem(params), papers)

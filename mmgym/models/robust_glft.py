@@ -421,6 +421,7 @@ def _market(params_type: Any) -> Market:
             "num_own_controls",
             "draws_nature",
         ),
+        functions={f"{params_type.role}_acts": lambda params: 1.0},  # the records of the roles are of different types
         arrays={"control_center": (7,), "control_reach": (7,), "opponent_rows": (MAX_CELLS, MOST_POINTS, 6)},
         num_controls=len(CONTROLS),
         num_intensities=0,

@@ -339,25 +339,16 @@ def step_slopes(step, size, q, depths, nature, assets, flow, values, blocks, out
         left = terms - j
         low, high = max(0, q - left), min(count - 1, q + left)
         for s in range(low, high + 1):
-            n0, n1, n2, n3, n4, n5 = nature[0] * assets[s] + flow[s], 0.0, 0.0, 0.0, 0.0, assets[s]
-            if s < count - 1:
-                gain = y[0, s + 1] - y[0, s] + bid_gain
-                n0 += x * gain
-                n1 += x * (y[1, s + 1] - y[1, s]) + gain
-                n2 += x * (y[2, s + 1] - y[2, s])
-                n3 += x * (y[3, s + 1] - y[3, s] + 1.0)
-                n4 += x * (y[4, s + 1] - y[4, s])
-                n5 += x * (y[5, s + 1] - y[5, s])
-            if s > 0:
-                gain = y[0, s - 1] - y[0, s] + ask_gain
-                n0 += z * gain
-                n1 += z * (y[1, s - 1] - y[1, s])
-                n2 += z * (y[2, s - 1] - y[2, s]) + gain
-                n3 += z * (y[3, s - 1] - y[3, s])
-                n4 += z * (y[4, s - 1] - y[4, s] + 1.0)
-                n5 += z * (y[5, s - 1] - y[5, s])
-            n[0, s], n[1, s], n[2, s] = y[0, s] + w * n0, y[1, s] + w * n1, y[2, s] + w * n2
-            n[3, s], n[4, s], n[5, s] = y[3, s] + w * n3, y[4, s] + w * n4, y[5, s] + w * n5
+            up, down = min(s + 1, count - 1), max(s - 1, 0)
+            bid, ask = (1.0 if s < count - 1 else 0.0), (1.0 if s > 0 else 0.0)
+            for k in range(6):
+                n[k, s] = y[k, s] + w * (x * (y[k, up] - y[k, s]) + z * (y[k, down] - y[k, s]))
+            n[0, s] += w * (bid * x * bid_gain + ask * z * ask_gain + nature[0] * assets[s] + flow[s])
+            n[1, s] += w * bid * (y[0, up] - y[0, s] + bid_gain)
+            n[2, s] += w * ask * (y[0, down] - y[0, s] + ask_gain)
+            n[3, s] += w * bid * x
+            n[4, s] += w * ask * z
+            n[5, s] += w * assets[s]
         y, n = n, y
         value += weight * y[0, q]
         by_x += weight * y[1, q]
@@ -400,7 +391,6 @@ def _evaluate(cell, depths):
 def _reply(cell, depths):
     """Put the best depths near ``depths`` against the law of nature in their place, and evaluate there."""
     none, unit, search, out = np.empty((0, 0)), np.empty(2), cell.search, cell.out
-    _evaluate(cell, depths)
     search.curvature[:] = 0.0
     for side in range(2):
         unit[side] = 1.0 / cell.points[0, 3 + side]
@@ -409,30 +399,36 @@ def _reply(cell, depths):
             fills = rate * math.exp(-decay * depths[side]) * cell.step
             search.curvature[side, side] -= cell.weights[i] * decay * cell.size * fills
     begin(search, depths)
-    while not advance(search, out[0], out[1:3], none, cell.box[0], cell.box[1], unit, cell.noise):
-        _evaluate(cell, search.trial)
-    depths[:] = search.point
-    _evaluate(cell, depths)
+    found = False
+    while True:  # one call of what is long to compile
+        depths[:] = search.point if found else search.trial
+        _evaluate(cell, depths)
+        if found:
+            break
+        found = advance(search, out[0], out[1:3], none, cell.box[0], cell.box[1], unit, cell.noise)
 
 
 @njit(**KERNEL)
 def _scan(cell, depths):
     """Put the best of a grid of depths in the place of ``depths``, if it is better, where many fills are expected."""
-    fills, trial = 0.0, np.empty(2)
+    fills, trial, found = 0.0, np.empty(2), np.empty(2)
     for side in range(2):
         fills += cell.step * cell.points[0, 1 + side] * math.exp(-cell.points[0, 3 + side] * depths[side])
     if fills < MANY_FILLS:
         return
-    _evaluate(cell, depths)
-    best = cell.out[0]
-    for i in range(SCANNED * SCANNED):
+    best = -np.inf
+    for i in range(SCANNED * SCANNED + 1):
         for side in range(2):
             place = (i // SCANNED if side == 0 else i % SCANNED) / (SCANNED - 1)
-            trial[side] = cell.box[0, side] + place * (cell.box[1, side] - cell.box[0, side])
+            if i < SCANNED * SCANNED:
+                trial[side] = cell.box[0, side] + place * (cell.box[1, side] - cell.box[0, side])
+            else:
+                trial[side] = depths[side]
         _evaluate(cell, trial)
         if cell.out[0] > best:
             best = cell.out[0]
-            depths[:] = trial
+            found[:] = trial
+    depths[:] = found
 
 
 @njit(**KERNEL)
@@ -461,27 +457,27 @@ def _descend(cell, depths, i, k, here, rise, low, high, small):
     end = low if rise > 0.0 else high
     if here == end or abs(rise) <= small:
         return False
-    there = _move(cell, depths, i, k, end)
-    if there * rise >= 0.0:
-        return True
-    if rise > 0.0:
-        low, fall, high = end, there, here
-    else:
-        low, fall, high, rise = here, rise, end, there
-    last = 0
-    for _ in range(MOST_TRIALS):
+    last, fall, trial, first = 0, rise, end, rise
+    for number in range(MOST_TRIALS):
+        found = _move(cell, depths, i, k, trial)
+        if number == 0:
+            if found * first >= 0.0:
+                return True
+            if first > 0.0:
+                low, fall, high, rise = end, found, here, first
+            else:
+                low, fall, high, rise = here, first, end, found
+        elif abs(found) <= small:
+            break
+        elif found > 0.0:
+            high, rise, fall, last = trial, found, 0.5 * fall if last > 0 else fall, 1
+        else:
+            low, fall, rise, last = trial, found, 0.5 * rise if last < 0 else rise, -1
         trial = (low * rise - high * fall) / (rise - fall)
         if not low < trial < high:
             trial = 0.5 * (low + high)
             if not low < trial < high:
                 break
-        found = _move(cell, depths, i, k, trial)
-        if abs(found) <= small:
-            break
-        if found > 0.0:
-            high, rise, fall, last = trial, found, 0.5 * fall if last > 0 else fall, 1
-        else:
-            low, fall, rise, last = trial, found, 0.5 * rise if last < 0 else rise, -1
     return abs(trial - start) > 1e-12 * (abs(end - start) + abs(start))
 
 
@@ -520,7 +516,6 @@ def _best_weights(cell, depths):
     cell.count[0] = kept
     weights[:kept] /= weights[:kept].sum()
     weights[kept:] = 0.0
-    _evaluate(cell, depths)
 
 
 @njit(**KERNEL)
@@ -582,16 +577,15 @@ def solve_game(step, size, assets, flow, box, lowest, highest, corners, values, 
             cell = Cell(
                 step, size, q, assets, flow, ahead, blocks, box, noise, search, points, law, number, each, out
             )  # fmt: skip
-            _scan(cell, quotes)
-            _reply(cell, quotes)
-            _best_point(cell, quotes, lowest, highest)
-            single[q] = points[0]
-            for _ in range(ROUNDS):
-                if not _worst_corner(cell, quotes, corners):
-                    break
-                _best_weights(cell, quotes)
+            for turn in range(ROUNDS + 1):
                 _scan(cell, quotes)
                 _reply(cell, quotes)
+                if turn == 0:
+                    _best_point(cell, quotes, lowest, highest)
+                    single[q] = points[0]
+                if turn == ROUNDS or not _worst_corner(cell, quotes, corners):
+                    break
+                _best_weights(cell, quotes)
             values[n, q] = out[0]
             depths[n, q] = quotes
             for i in range(room):
