@@ -14,6 +14,7 @@ def utility(request):
     return request.param
 
 
+@pytest.mark.long
 def test_one_size_is_the_glft_market(utility):
     arguments = {"num_steps": 6, "horizon": 0.1, "inventory_limit": 8.0, "order_size": 2.0, "initial_inventory": 2.0}
     arguments |= {"utility": utility, "fill_rate": 40.0, "fill_decay": 1.2, "terminal_penalty": 0.1}

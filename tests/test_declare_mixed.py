@@ -221,7 +221,7 @@ def random_controls(problem, count, seed):
 
 
 @pytest.mark.parametrize("utility", ["mean", "cara"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 def test_one_step_law_and_gradient(seed, utility):
     problem, dense = problem_of(seed, utility=utility)
     values = np.random.default_rng(seed).uniform(0.5, 1.5, (problem.num_states, 1))
@@ -284,7 +284,7 @@ def test_optimum_against_search(utility):
         assert criterion_value(problem, np.clip(table, problem.low_controls, problem.high_controls)) < top
 
 
-@pytest.mark.parametrize("utility", ["mean", "cara"])
+@pytest.mark.parametrize("utility", ["mean", pytest.param("cara", marks=pytest.mark.long)])
 def test_marks_are_separate_events(utility):
     marked, _ = problem_of(5, utility=utility)
     apart = DeclaredProblem(APART, SeparateParams.create(seed=5, utility=utility))

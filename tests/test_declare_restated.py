@@ -444,11 +444,17 @@ LONG = pytest.mark.long
 COUNT = 50  # random sets of parameters
 
 
+def late(market, number):
+    """Marks of a set: the fast suite has one of the market whose kernels compile quickly, the long one three of each."""
+    if number > 2:
+        return [pytest.mark.slow]
+    return [] if market == "mean field" and number == 0 else [LONG]
+
+
 def cases(*markets):
-    """Markets and numbers of sets: the fast suite has one each, of the markets whose kernels compile in seconds."""
+    """Markets and numbers of sets."""
     found = [(market, number) for market in markets for number in range(COUNT)]
-    slow = [number > 0 or market == "tick spread" for market, number in found]
-    return [pytest.param(*case, marks=[LONG] * late) for case, late in zip(found, slow, strict=True)]
+    return [pytest.param(*case, marks=late(*case)) for case in found]
 
 
 def played(hand, stated, states, random):
@@ -519,7 +525,7 @@ def test_gradients(market, number):
     require_equal(found[1][1], found[0][1])
 
 
-@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=LONG) for number in range(1, COUNT))])
+@pytest.mark.parametrize("number", [pytest.param(number, marks=late("crowd", number)) for number in range(COUNT)])
 def test_a_crowd_that_speeds_up_inside_a_step(number):
     """A declared drift is even in a step: steps are cut into 2, 4, ... parts, and what is left is extrapolated away.
 

@@ -28,7 +28,6 @@ SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
 ACCURATE = 64.0 * np.finfo(np.float64).eps  # of the values around: the largest error of interpolation
 SMALL = 1e-2  # of the largest value: those of moments that are smaller need not be as exact
 OFF_NODES = np.random.default_rng(0).random((2, 16))  # shares of the box: where interpolation is held against sweeps
-CHECKED_LAWS = 16  # steps from one check of interpolated laws to the next
 HAPPEN = 10.0  # terms: what it costs to find what happens in a state
 MARGIN = 0.75  # of the costs of two ways: sweeps of many controls go side by side
 KEYS = np.random.default_rng(1).normal(size=64)
@@ -178,7 +177,9 @@ class RunningLaw:
         return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
 
     def _grid(self, kind: str, controls: Array) -> Interpolation | None:
-        """Nodes for controls (M, C) that share their choices; None where pairs are cheaper."""
+        """Nodes for controls (M, C) that share their choices; None where pairs are cheaper, or all are choices."""
+        if not self.boxed.any():
+            return None
         degrees = self._degrees.get(kind, np.full(int(self.boxed.sum()), FIRST_DEGREE))
         if degrees is None or (degrees > MOST_DEGREE).any():
             self._degrees[kind] = None  # of this pass: what is not smooth is not tried again
@@ -273,16 +274,15 @@ class RunningLaw:
             self._degrees.pop("laws", None)
         while (grid := self._grid("laws", controls)) is not None:
             nodes = self._placed(grid.nodes, controls[0])
-            if n % CHECKED_LAWS == 0 or "laws" not in self._degrees:  # the law under the same controls everywhere
-                total = np.bincount(states, weights=masses, minlength=self.num_states)
-                points = grid.low + (grid.high - grid.low) * OFF_NODES[:1, : len(grid.low)]
-                exact, found = np.zeros(self.num_states), np.zeros(self.num_states)
-                self._sweep_laws(n, self._placed(points, controls[0]), total[None], exact)
-                self._sweep_laws(n, nodes, grid.basis(points).T * total, found)
-                if np.abs(found - exact).max() > ACCURATE * exact.max():
-                    self._degrees["laws"] = grid.degrees + 4
-                    continue
-                self._degrees["laws"] = grid.degrees
+            total = np.bincount(states, weights=masses, minlength=self.num_states)
+            points = grid.low + (grid.high - grid.low) * OFF_NODES[:1, : len(grid.low)]
+            exact, found = np.zeros(self.num_states), np.zeros(self.num_states)
+            self._sweep_laws(n, self._placed(points, controls[0]), total[None], exact)  # the same controls everywhere
+            self._sweep_laws(n, nodes, grid.basis(points).T * total, found)
+            if np.abs(found - exact).max() > ACCURATE * exact.max():
+                self._degrees["laws"] = grid.degrees + 4
+                continue
+            self._degrees["laws"] = grid.degrees
             placed = np.zeros((self.num_states, len(nodes)))
             np.add.at(placed, states, grid.basis(controls[:, self.boxed]) * masses[:, None])
             self._sweep_laws(n, nodes, np.ascontiguousarray(placed.T), result)
