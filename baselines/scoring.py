@@ -370,7 +370,7 @@ def _score(
         pnl_std=taken.pnl_std,
         fills=taken.fills,
         orders=taken.orders,
-        mean_absolute_inventory=taken.absolute_inventory / base.params.horizon,
+        mean_absolute_inventory=taken.absolute_inventory / baseline.params.horizon,
         utility=taken.utility,
         utility_stderr=sample.stderr_of("returns") if sample is not None and baseline.expected_utility else 0.0,
         episodes=0 if sample is None else sample.episodes,
@@ -448,7 +448,8 @@ def rollout(
     -------
     DataFrame
         ``episode``, ``step``, ``time`` (at the start of the step), the market's `info` entries (prices and inventory at
-        the start of the step; quotes, fills and ``reward`` of the step), sorted by episode and step.
+        the start of the step; quotes, fills and ``reward`` of the step) and parameters that are drawn for an episode,
+        sorted by episode and step.
     """
     if episodes < 1:
         raise ValueError(f"episodes = {episodes} is not allowed: it must be a whole number >= 1")
@@ -459,10 +460,12 @@ def rollout(
     for step in played_episodes(envs, player, seed, deterministic=deterministic):
         before, after, n = step.decision.info, step.info, step.decision.number
         entries = {name: after[name] if name in base.step_entries else before[name] for name in after}
+        for name, values in entries.pop("parameters", {}).items():  # of the episode; a pair in two columns
+            entries |= {name: values} if values.ndim == 1 else {f"{name}_{i}": v for i, v in enumerate(values.T)}
         columns = {
             "episode": np.arange(episodes),
             "step": np.full(episodes, n),
-            "time": now.copy() if "elapsed" in after else np.full(episodes, n * base.params.step_length),
+            "time": now.copy() if "elapsed" in after else np.full(episodes, n * envs.params.step_length),
             **entries,
             "reward": step.rewards,
         }

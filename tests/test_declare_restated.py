@@ -445,7 +445,7 @@ COUNT = 50  # random sets of parameters
 
 
 def late(market, number):
-    """Marks of a set: the fast suite has one of the market whose kernels compile quickly, the long one three of each."""
+    """Marks of a set: the fast suite has one of the market that compiles quickly, the long one three of each."""
     if number > 2:
         return [pytest.mark.slow]
     return [] if market == "mean field" and number == 0 else [LONG]

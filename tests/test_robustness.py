@@ -16,6 +16,7 @@ from mmgym.baselines import (
     optimal_policy,
     paper_policies,
     robustness,
+    rollout,
     score,
 )
 from mmgym.baselines.baseline import baseline_for, baseline_of
@@ -246,3 +247,18 @@ def test_a_network_is_trained_on_the_exact_mean(tmp_path: Path) -> None:
     _, result = train("exact_gradient", AS, folder=tmp_path / "run", arguments=arguments, progress=False)
     assert 0.99 < result.skill <= 1.0 + 1e-6
     assert result.level == "bracketed" and result.value < result.optimum_upper
+
+
+def test_rollouts_have_the_parameters_and_times_of_their_episodes() -> None:
+    law = {"fill_decay": ["choice", [1.0, [1.0, 2.0]]], "horizon": ["uniform", 0.1, 0.2]}
+    env = gymnasium.make(AS, **{**TINY, "randomise": law})
+    played = rollout(env, linear(0), episodes=4, seed=1)
+    for episode, rows in played.groupby("episode"):
+        single = gymnasium.make(AS, **{**TINY, "randomise": law})
+        _, info = single.reset(seed=1 + int(episode))
+        assert (rows["horizon"] == info["parameters"]["horizon"]).all()
+        assert rows[["fill_decay_0", "fill_decay_1"]].iloc[0].tolist() == [
+            single.unwrapped.params.fill_decay_bid,
+            single.unwrapped.params.fill_decay_ask,
+        ]
+        np.testing.assert_allclose(rows["time"], np.arange(3) * info["parameters"]["horizon"] / 3)

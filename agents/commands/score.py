@@ -26,7 +26,7 @@ def _add_solve_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _solve(options: argparse.Namespace) -> None:
-    from mmgym.baselines.baseline import BestKnownPolicy, baseline_of, environment_of
+    from mmgym.baselines.baseline import BestKnownPolicy, OptimalPolicy, baseline_of, environment_of
 
     env = environment_of(options.env, **environment_arguments(options.set))
     started = time.perf_counter()
@@ -41,7 +41,7 @@ def _solve(options: argparse.Namespace) -> None:
     print(f"{options.env}: optimum {known} ({level}), reference policy {baseline.reference_value():.{digits}f}")
     size = "" if problem is None else f"{problem.num_steps} steps x {problem.num_states} states, "
     print(f"{size}solved or read from disk in {seconds:.2f} s (compilation included)")
-    if problem is not None and isinstance(env.action_space, gymnasium.spaces.Box):  # discrete ones have no bounds
+    if isinstance(best, OptimalPolicy) and isinstance(env.action_space, gymnasium.spaces.Box):  # others have no bounds
         binding = best.binding.any(axis=-1)
         print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
     print()
