@@ -59,7 +59,7 @@ class MixtureProblem:
             **{name: np.repeat(values, self.size) for name, values in coordinates.items()},
         }
 
-    def _blocks(self, array: Array) -> list[Array]:
+    def blocks(self, array: Array) -> list[Array]:
         """Arrays of the states of each problem, as views."""
         return list(array.reshape(len(self.parts), self.size, *array.shape[1:]))
 
@@ -119,7 +119,7 @@ class MixtureProblem:
         return np.concatenate([part.terminal(functional) for part in self.parts])
 
     def _backward(self, name: str, n: int, states: Array, controls: Array, values: Array, of: Functional) -> Array:
-        blocks = self._blocks(values)
+        blocks = self.blocks(values)
 
         def one(k: int, places: Array) -> Array:
             step: Callable[..., Array] = getattr(self.parts[k], name)
@@ -139,21 +139,21 @@ class MixtureProblem:
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         """As in `FrozenProblem`."""
-        blocks = zip(self.parts, self._blocks(controls), self._blocks(law), strict=True)
+        blocks = zip(self.parts, self.blocks(controls), self.blocks(law), strict=True)
         return np.concatenate([part.forward(n, played, own) for part, played, own in blocks])
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         """As in `FrozenProblem`: of the union, which knows the problem."""
-        guesses = [None] * len(self.parts) if guess is None else self._blocks(guess)
+        guesses = [None] * len(self.parts) if guess is None else self.blocks(guess)
         best = [
             part.improve(n, own, start)
-            for part, own, start in zip(self.parts, self._blocks(values), guesses, strict=True)
+            for part, own, start in zip(self.parts, self.blocks(values), guesses, strict=True)
         ]
         return np.concatenate([controls for controls, _ in best]), np.concatenate([own for _, own in best])
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         """As in `FrozenProblem`."""
-        blocks = self._blocks(values)
+        blocks = self.blocks(values)
 
         def one(k: int, places: Array) -> Array:
             own = self.parts[k].gradient(n, states[places] - k * self.size, controls[places], blocks[k])
@@ -170,7 +170,7 @@ class MixtureProblem:
             return None
 
         def found(n: int, values: Array) -> ActionValues:
-            own = [of(n, block) for of, block in zip(known, self._blocks(values), strict=True) if of is not None]
+            own = [of(n, block) for of, block in zip(known, self.blocks(values), strict=True) if of is not None]
 
             def others(states: Array, entries: Array) -> Array:
                 width = own[0].others(states[:1] % self.size, entries[:1]).shape[1]

@@ -218,11 +218,12 @@ class RandomisedBaseline(FiniteBaseline):
         return self._tiled(self._average_controls())
 
     @functools.cached_property
-    def _fixed_controls(self) -> Array:
+    def fixed_controls(self) -> Array:
+        """The best table (N, S, C) that is the same for all markets."""
         return best_fixed_table(self.mixture, self._average_controls())
 
     def _fixed_optimum(self) -> Array | Table:
-        return self._tiled(self._fixed_controls)
+        return self._tiled(self.fixed_controls)
 
     @functools.cached_property
     def solution(self) -> Solution:
@@ -276,7 +277,7 @@ class RandomisedBaseline(FiniteBaseline):
         table, _ = tabulated(self.mixture, policy, deterministic)
         values, log_scale = evaluate(self.mixture, table)
         starts = [part.initial for part in self.mixture.parts]
-        raw = [start @ block for start, block in zip(starts, self.mixture._blocks(values[0, :, 0]), strict=True)]
+        raw = [start @ block for start, block in zip(starts, self.mixture.blocks(values[0, :, 0]), strict=True)]
         return self.shared.mixed([float(self.mixture.to_value(np.array(each), log_scale[0])) for each in raw])
 
     def evaluate(

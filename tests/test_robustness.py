@@ -100,7 +100,7 @@ def test_the_best_fixed_table_against_a_search(utility: str) -> None:
         weights = np.array([weight for weight, _ in chains])
         return float(-(weights @ values) if utility == "mean" else 10.0 * np.log(weights @ np.exp(-0.1 * values)))
 
-    fixed = baseline._fixed_controls
+    fixed = baseline.fixed_controls
     bounds = list(zip(np.tile(low, 6), np.tile(high, 6), strict=True))
     searched = optimize.minimize(loss, np.tile(1.0, 12), bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-14})
     assert -loss(fixed.ravel()) >= -searched.fun - 1e-7 * abs(searched.fun)
