@@ -48,12 +48,14 @@ class Score:
     stderr : float
         Standard error of sampling (0 for an exact score).
     optimum_lower, optimum_upper : float
-        Bounds of the optimum; equal where it is known.
+        Bounds of the optimum; equal where it is known. Where parameters are randomised (`mmgym.baselines.randomised`):
+        the best policy known that does not know them, and the best one that does.
     level : str
         "exact", "certified" or "bracketed".
     method : str
-        "exact", "exact, as it acts" (a stochastic policy), "numerical" (to ``value_error``; what is not an expectation
-        is simulated) or "simulated".
+        "exact", "exact, as it acts" (a stochastic policy), "quadrature" (the mean over a continuous law of parameters,
+        ``value_error`` its estimated error), "numerical" (to ``value_error``; what is not an expectation is simulated)
+        or "simulated".
     reference : float
         Value of the reference policy, whose skill is 0.
     std : float
