@@ -122,7 +122,10 @@ class _Game:
         )
         rate = float(p.nature_high[1])
         for word, decay in (("highest", float(p.nature_high[3])), ("lowest", float(p.nature_low[3]))):
-            where = f"at the adversary's highest fill rate and {word} fill decay"
+            where = (
+                f"at the adversary's highest fill rate and {word} fill decay (from fill_rate = {p.fill_rate!r} and "
+                f"fill_decay = {p.fill_decay!r})"
+            )
             glft.check_depths(where, rate, decay, p.min_depth, p.max_depth, p.horizon, p.num_steps)
         p._check_work()
         return p
