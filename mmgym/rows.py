@@ -64,6 +64,9 @@ class Rows:
         self.which = np.zeros(count, np.uint32)
         self.values: list[Values] = []
         self._made: dict[str, tuple[Any, Array]] = {}
+        self._slots: dict[
+            int, int
+        ] = {}  # of rows with parameters for good: digest of parameters -> place of their record
         if variation is None:
             self.params, self.record = params, kernel_rows(market.record(params))
         else:
@@ -93,6 +96,7 @@ class Rows:
         for slot, values in zip(self.which, self.values, strict=True):
             params, record = self._making(values)
             self.record[slot] = record[0]
+            self._slots[self.market.digest(params)] = int(slot)
             rows.append(params)
         self.params = ParametersOfRows(rows)
 
@@ -109,10 +113,13 @@ class Rows:
         return self._made[key]
 
     def give(self, row: int, values: Values) -> None:
-        """Give a row its parameters."""
+        """Give a row its parameters: where they are for good, those of a row of this batch."""
         assert self.variation is not None
         params, record = self._making(values)
-        self.record[self.which[row]] = record[0]
+        if self.randomised:
+            self.record[row] = record[0]
+        else:  # rows with the same parameters share a record
+            self.which[row] = self._slots[self.market.digest(params)]
         self.params.rows[row] = params
         self.values[row] = values
         if self.variation.width:
@@ -186,6 +193,8 @@ class Rows:
         expected = self.digests(rows)
         if values is not None:
             expected = np.array([self.market.digest(self._making(each)[0]) for each in values], np.int64)
+            if not self.randomised and not set(expected.tolist()) <= set(self._slots):
+                raise ValueError("state has parameters of a row that are not allowed here: they must be those of a row")
         given = np.asarray(state.get("parameters"))
         if given.dtype.kind not in "iu" or given.shape not in ((), (len(rows),)) or (given != expected).any():
             raise ValueError(

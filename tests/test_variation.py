@@ -271,3 +271,22 @@ def test_batches_of_stable_baselines3() -> None:
     for _ in range(2):
         observations, _, finished, infos = venv.step(np.zeros((3, 2), np.float32))
     assert finished.all() and infos[0]["terminal_observation"][2] != observations[0, 2]
+
+
+def test_rows_that_share_parameters_are_moved_alone() -> None:
+    """A state brings its parameters along: the other rows keep theirs, and go on as they would have."""
+    values = {"volatility": [1.0, 1.0, 3.0]}
+    envs, same = (gymnasium.make_vec(AS, num_envs=3, parameters=values).unwrapped for _ in range(2))
+    for batch in (envs, same):
+        batch.reset(seed=6)
+    envs.set_state(envs.get_state(rows=[2]), rows=[0])
+    assert envs.parameters["volatility"].tolist() == [3.0, 1.0, 3.0]
+    actions = np.zeros((3, 2), np.float32)
+    for _ in range(20):
+        (observations, rewards, *_), (others, paid, *_) = envs.step(actions), same.step(actions)
+        assert np.array_equal(observations[1:], others[1:]) and np.array_equal(rewards[1:], paid[1:])
+        assert rewards[0] == rewards[2]
+    other = gymnasium.make_vec(AS, num_envs=3, parameters={"volatility": [2.0, 1.0, 3.0]}).unwrapped
+    other.reset(seed=6)
+    with pytest.raises(ValueError, match="must be those of a row"):
+        envs.set_state(other.get_state(rows=[0]), rows=[1])
