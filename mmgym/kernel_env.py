@@ -91,7 +91,9 @@ class MarketFace:
         self.arguments, self.variation = dict(arguments), None
         observed = choice("observe_parameters", observe_parameters, (False, True))
         if randomise is not None and rows is not None:
-            raise TypeError("randomise and parameters are not allowed together: a row has its own laws in neither")
+            raise TypeError(
+                "randomise and parameters are not allowed together: values by row are for good; give one of the two"
+            )
         if observed and randomise is None and rows is None:
             raise ValueError("observe_parameters = True needs arguments that differ: give randomise or parameters")
         if randomise is None and rows is None:
@@ -231,27 +233,23 @@ class MarketFace:
         return {}
 
     def _given_parameters(
-        self, options: Mapping[str, Any] | None, others: tuple[str, ...], count: int = 1
+        self, options: Mapping[str, Any] | None, others: tuple[str, ...], count: int | None
     ) -> list[Values] | None:
-        """Values of the reset option ``parameters`` for each row; options of other names are refused."""
-        randomised = self.variation is not None and bool(self.variation.laws)
+        """Values of the reset option ``parameters`` for each of ``count`` rows (None: a single environment).
+
+        Options of other names are refused.
+        """
+        randomised = self.variation if self.variation is not None and self.variation.laws else None
         allowed = (*others, "parameters") if randomised else others
         unknown = sorted(set(options or {}) - set(allowed))
         if unknown:
             only = f"allowed are {', '.join(allowed)}" if allowed else "this environment has none"
-            hint = (
-                "" if randomised or "parameters" not in unknown else " (parameters needs an environment with randomise)"
-            )
+            hint = " (parameters needs an environment with randomise)" if "parameters" in unknown else ""
             raise ValueError(f"reset options {unknown} are not allowed: {only}{hint}")
-        if not options or "parameters" not in options:
+        if randomised is None or not options or "parameters" not in options:
             return None
-        assert self.variation is not None
         given = options["parameters"]
-        if count == 1 and not isinstance(self, KernelVectorEnv):
-            return [self.variation.checked(given)]
-        if not isinstance(given, Mapping):
-            return [self.variation.checked(given)] * count
-        return [self.variation.checked(row) for row in rows_of(given, count)] if given else [{}] * count
+        return [randomised.checked(row) for row in ([given] if count is None else rows_of(given, count))]
 
     def require_started(self, what: str) -> None:
         """Refuse what needs a first reset."""
@@ -356,7 +354,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         """
         if self._closed:
             raise ClosedEnvironmentError("reset() after close(): make a new environment")
-        given = self._given_parameters(options, ())
+        given = self._given_parameters(options, (), None)
         super().reset(seed=seed)
         mask = np.ones(1, dtype=np.bool_)
         self._rows.seed([seed], mask)

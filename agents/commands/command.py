@@ -55,13 +55,13 @@ def check_endings(options: argparse.Namespace) -> None:
             raise UsageError(f"--{option} {file}: the name must end in {' or '.join(endings)}")
 
 
-def environment_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Constructor arguments from ``name=value`` words; values are Python literals, true or false; others are text."""
+def environment_arguments(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """Arguments from an option's ``name=value`` words; values are Python literals, true or false; others are text."""
     arguments = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--set {pair!r}: must be name=value, for example --set fill_decay=1.2")
+            raise UsageError(f"{option} {pair!r}: must be name=value, for example --set fill_decay=1.2")
         try:
             arguments[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> None:
     from mmgym.baselines.catalogue import environment_of
 
     env = environment_of(options.env, **environment_arguments(options.set))
-    over, law = dict(map(values_of, options.over)), environment_arguments(options.law) or None
+    over, law = dict(map(values_of, options.over)), environment_arguments(options.law, "--law") or None
     if options.plot and len(over) > 2:
         raise UsageError("--plot shows one parameter or two: give fewer --over")
     results = {
