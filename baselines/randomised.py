@@ -1,8 +1,8 @@
 """The baseline of an environment whose parameters are drawn at every reset: means over their law.
 
-A law of finitely many values is summed over exactly. A continuous one is integrated by the Clenshaw-Curtis rule of
-`NODES` nodes in each argument, on the law's own scale, and its error is estimated by the nested rule of half as many:
-the value of every market at a node is as exact as that market's, the mean over the law is an estimate.
+A law of finitely many values is summed over exactly. A continuous one is integrated by the rule of Clenshaw & Curtis
+(1960) with `NODES` nodes in each argument, on the law's own scale, and its error is estimated by the nested rule of half
+as many: the value of every market at a node is as exact as that market's, the mean over the law is an estimate.
 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
@@ -187,10 +187,9 @@ class RandomisedBaseline(FiniteBaseline):
         tables: dict[str, Callable[[], Array | Table]] = {
             name: functools.partial(self._table_of, make) for name, make in papers.items()
         }
-        if seen is None:
-            tables["average_optimum"] = self._average_optimum
-            if nodes.is_exact and self.mixture.action_values is None:
-                tables["fixed_optimum"] = self._fixed_optimum
+        tables["average_optimum"] = self._average_optimum
+        if seen is None and nodes.is_exact and self.mixture.action_values is None:
+            tables["fixed_optimum"] = self._fixed_optimum
         ours = (*shared.average.ours, *(name for name in ("average_optimum", "fixed_optimum") if name in tables))
         super().__init__(shared.average_params, self.mixture, PaperPolicies(tables, shared.average.reference, ours))
 
@@ -240,10 +239,8 @@ class RandomisedBaseline(FiniteBaseline):
         return Bounds(min(lower, upper), upper, error)
 
     def _candidates(self) -> list[str]:
-        """Policies that may be the best known."""
-        return [name for name in ("average_optimum", "fixed_optimum") if name in self.papers.tables] or list(
-            self.papers.tables
-        )
+        """Policies that may be the best known of those that do not know the parameters."""
+        return [name for name in ("average_optimum", "fixed_optimum") if name in self.papers.tables]
 
     def bounds(self) -> Bounds:
         """Below: the best policy known that does not know the parameters; above: the best one that does."""
