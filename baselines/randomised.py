@@ -1,8 +1,8 @@
 """The baseline of an environment whose parameters are drawn at every reset: means over their law.
 
 A law of finitely many values is summed over exactly. A continuous one is integrated by the rule of Clenshaw & Curtis
-(1960) with `NODES` nodes in each argument, on the law's own scale, and its error is estimated by the nested rule of half
-as many: the value of every market at a node is as exact as that market's, the mean over the law is an estimate.
+(1960) with `NODES` nodes in each argument, on the law's own scale, and its error is estimated by the nested rule of
+half as many: the value of every market at a node is as exact as that market's, the mean over the law is an estimate.
 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
