@@ -310,14 +310,11 @@ class Variation:
             yield {name: value for part in parts for name, value in part.items()}
 
     def examples(self) -> Iterator[tuple[str, Values]]:
-        """Values that differ from the middle ones in one argument or joint law only, with its name."""
+        """Values that do occur, with the names of those that are not the middle ones: of laws, one law's at a time."""
         middle = self.middle()
-        if self.laws:
-            parts = [(", ".join(law.names), part) for law in self.laws for part in law.examples()]
-        else:
-            parts = [(name, part) for name in self.names for part in _distinct([{name: r[name]} for r in self.rows])]
-        for names, part in parts:
-            yield names, middle | part
+        parts = [part for law in self.laws for part in law.examples()] if self.laws else _distinct(self.rows)
+        for part in parts:
+            yield ", ".join(name for name in part if part[name] != middle[name]), middle | part
 
     def params(self, values: Mapping[str, Any]) -> Any:
         """The market's parameters with these values."""

@@ -290,3 +290,11 @@ def test_rows_that_share_parameters_are_moved_alone() -> None:
     other.reset(seed=6)
     with pytest.raises(ValueError, match="must be those of a row"):
         envs.set_state(other.get_state(rows=[0]), rows=[1])
+
+
+def test_rows_are_checked_as_they_are_and_not_in_combinations() -> None:
+    values = {"excitation": [1.5, 5.0], "decay": [3.0, 6.0]}  # 5 with 3 would explode, which no row does
+    envs = gymnasium.make_vec("mmgym/HawkesFlow-v0", num_envs=2, parameters=values).unwrapped
+    assert envs.params.excitation_buy.tolist() == [1.5, 5.0]
+    with pytest.raises(ValueError, match="excitation"):
+        gymnasium.make_vec("mmgym/HawkesFlow-v0", num_envs=2, parameters={"excitation": [1.5, 5.0]})
