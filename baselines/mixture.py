@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import ActionValues, FrozenProblem, Functional, Solution, visits
+from mmgym.baselines.frozen import ActionValues, FrozenProblem, Functional, Solution, check_tables, visits
 
 __all__ = ["MixtureProblem", "best_fixed_table", "union_solution"]
 
@@ -50,6 +50,7 @@ class MixtureProblem:
         first = self.parts[0]
         self.num_steps, self.num_controls, self.size = first.num_steps, first.num_controls, first.num_states
         self.num_states = len(self.parts) * self.size
+        check_tables(self.num_steps, self.num_states, self.num_controls, "the number of values in randomise")
         self.tolerance = float(self.weights @ [part.tolerance for part in self.parts])
         self.has_market_orders = first.has_market_orders
         self.criterion = first.criterion

@@ -16,6 +16,7 @@ __all__ = [
     "CallablePolicy",
     "Float64Policy",
     "Policy",
+    "PolicyThrough",
     "QuotingPolicy",
     "RandomPolicy",
     "RememberingPolicy",
@@ -148,6 +149,38 @@ class StatePolicy(QuotingPolicy):
     def wanted(self, observation: Any) -> Array:
         """Quotes of one observation, or of each of a batch."""
         return np.asarray(self.depths(*self.model.locate(self.params, observation)))
+
+
+class PolicyThrough:
+    """A policy that acts through another one: subclasses change what that sees, or what is played for its actions.
+
+    Parameters
+    ----------
+    policy : Policy
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self.markov, self.has_mode = getattr(policy, "markov", False), getattr(policy, "has_mode", True)
+        if hasattr(policy, "distribution"):
+            self.distribution = self._distribution
+
+    def seen(self, observations: Any) -> Any:
+        """What the policy sees: the observations."""
+        return observations
+
+    def played(self, actions: Any) -> Any:
+        """What is played for its actions: they."""
+        return actions
+
+    def predict(self, observation: Any, *rest: Any, **keywords: Any) -> tuple[Any, Any]:
+        """What is played, and the policy's next hidden state."""
+        actions, state = self._policy.predict(self.seen(observation), *rest, **keywords)
+        return self.played(actions), state
+
+    def _distribution(self, observations: Array) -> tuple[Array, Array]:
+        nodes, weights = self._policy.distribution(self.seen(observations))
+        return self.played(nodes), weights
 
 
 def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:

@@ -11,17 +11,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
 from mmgym.baselines.baseline import environment_of
-from mmgym.baselines.policy import as_policy
+from mmgym.baselines.policy import PolicyThrough, as_policy
 
 __all__ = ["QuotedPolicy", "as_quotes", "warn_of_another_box"]
 
-Array = NDArray[Any]
 
-
-class QuotedPolicy:
+class QuotedPolicy(PolicyThrough):
     """A policy whose quotes are played, in another action box: those outside it are moved to its edge.
 
     Parameters
@@ -29,24 +26,17 @@ class QuotedPolicy:
     policy : Policy
     meant : callable
         Actions -> the quotes that they stood for.
-    played : callable
+    taken : callable
         Quotes -> the actions that stand for them here.
     """
 
-    def __init__(self, policy: Any, meant: Callable[[Any], Any], played: Callable[[Any], Any]) -> None:
-        self._policy, self._meant, self._played = policy, meant, played
-        self.markov, self.has_mode = getattr(policy, "markov", False), getattr(policy, "has_mode", True)
-        if hasattr(policy, "distribution"):
-            self.distribution = self._distribution
+    def __init__(self, policy: Any, meant: Callable[[Any], Any], taken: Callable[[Any], Any]) -> None:
+        super().__init__(policy)
+        self._meant, self._taken = meant, taken
 
-    def predict(self, observation: Any, *rest: Any, **keywords: Any) -> tuple[Any, Any]:
-        """Actions for the policy's quotes, and its next hidden state."""
-        actions, state = self._policy.predict(observation, *rest, **keywords)
-        return self._played(self._meant(actions)), state
-
-    def _distribution(self, observations: Array) -> tuple[Array, Array]:
-        nodes, weights = self._policy.distribution(observations)
-        return self._played(self._meant(nodes)), weights
+    def played(self, actions: Any) -> Any:
+        """Actions for the policy's quotes."""
+        return self._taken(self._meant(actions))
 
 
 def as_quotes(policy: Any, env: Any, trained_in: Any = None, **arguments: Any) -> QuotedPolicy:

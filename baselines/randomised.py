@@ -32,7 +32,7 @@ from mmgym.baselines.baseline import (
 from mmgym.baselines.episodes import ControlVariate, Rewards
 from mmgym.baselines.frozen import Solution, Table, evaluate
 from mmgym.baselines.mixture import MixtureProblem, best_fixed_table, union_solution
-from mmgym.baselines.policy import Policy
+from mmgym.baselines.policy import Policy, PolicyThrough
 from mmgym.baselines.table_policy import tabulated
 from mmgym.variation import Law, Variation
 
@@ -299,27 +299,27 @@ class RandomisedBaseline(FiniteBaseline):
         return float(self.mixture.to_value(np.array(-mean), 0.0)), stderr / (float(exponents[0]) * mean)
 
 
-class SeesValues:
-    """A policy whose observations end in certain values (as it sees them at a node), or that does without their end."""
+class SeesValues(PolicyThrough):
+    """A policy whose observations end in certain values (as it sees them at a node), or that does without their end.
+
+    Parameters
+    ----------
+    policy : Policy
+    shown : (W,)
+        What the policy sees at the end of observations.
+    dropped : int
+        Entries at the end of observations that it does not see.
+    """
 
     def __init__(self, policy: Any, shown: Array, dropped: int = 0) -> None:
-        self._policy, self._shown, self._dropped = policy, shown, dropped
-        self.markov, self.has_mode = getattr(policy, "markov", False), getattr(policy, "has_mode", True)
-        if hasattr(policy, "distribution"):
-            self.distribution = self._distribution
+        super().__init__(policy)
+        self._shown, self._dropped = shown, dropped
 
-    def _seen(self, observations: Any) -> Array:
+    def seen(self, observations: Any) -> Array:
+        """Observations with the other end."""
         given = np.asarray(observations)
         kept = given[..., : given.shape[-1] - self._dropped]
         return np.concatenate([kept, np.broadcast_to(self._shown, (*kept.shape[:-1], len(self._shown)))], axis=-1)
-
-    def _distribution(self, observations: Any) -> Any:
-        return self._policy.distribution(self._seen(observations))
-
-    def predict(self, observation: Any, *rest: Any, **keywords: Any) -> tuple[Any, Any]:
-        """What the policy does."""
-        actions: tuple[Any, Any] = self._policy.predict(self._seen(observation), *rest, **keywords)
-        return actions
 
 
 class SimulatedRandomised(SimulatedBaseline):
