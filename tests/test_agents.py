@@ -179,6 +179,8 @@ t.train({config!r}, {AS!r}, seed=3, folder={str(tmp_path / "killed")!r}, checkpo
     first, second = parameters(whole), parameters(folder)
     assert all(np.array_equal(first[name], second[name]) for name in first)
     left, _ = train(config, AS, seed=3, folder=tmp_path / "killed", resume=True, progress=False)  # finished: left alone
+    with pytest.raises(FileExistsError, match=r"holds a finished run.*overwrite"):
+        train(config, AS, seed=3, folder=tmp_path / "killed", progress=False)
     assert left == folder
     with pytest.raises(ValueError, match="run with other settings"):
         train(config, AS, seed=4, folder=tmp_path / "killed", resume=True, progress=False)

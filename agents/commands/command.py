@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ __all__ = [
     "add_output",
     "check_endings",
     "environment_arguments",
+    "environment_id",
     "load_policy",
     "named_policies",
 ]
@@ -34,7 +36,8 @@ class UsageError(Exception):
 
 def add_environment(parser: argparse.ArgumentParser) -> None:
     """An environment and its arguments."""
-    parser.add_argument("--env", required=True, metavar="ID", help="environment id, see `mmgym list`")
+    text = "environment id, see `mmgym list`; its mmgym/ and version may be left out"
+    parser.add_argument("--env", required=True, metavar="ID", help=text)
     text = "constructor argument of the environment (may be repeated)"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
@@ -53,6 +56,32 @@ def check_endings(options: argparse.Namespace) -> None:
         file = getattr(options, option, None)
         if file is not None and Path(file).suffix not in endings:
             raise UsageError(f"--{option} {file}: the name must end in {' or '.join(endings)}")
+
+
+def environment_id(text: str) -> str:
+    """The id that is meant: of this project without ``mmgym/`` and the version too; others as they are.
+
+    Raises
+    ------
+    UsageError
+        If none is; the message has those that look like it.
+    """
+    import gymnasium
+
+    if ":" in text or text in gymnasium.registry:  # a module to import first, or an id
+        return text
+    ours = {_bare(name): name for name in gymnasium.registry if name.startswith("mmgym/")}
+    bare = _bare(text)
+    if bare in ours:
+        return ours[bare]
+    close = [name for name in ours if bare in name] or difflib.get_close_matches(bare, ours, n=3)
+    hint = f"did you mean {' or '.join(ours[name] for name in close)}? " if close else ""
+    raise UsageError(f"--env {text}: no such environment; {hint}`mmgym list` has them all")
+
+
+def _bare(name: str) -> str:
+    """An id of this project without its beginning, its version and capitals."""
+    return name.removeprefix("mmgym/").removesuffix("-v0").lower()
 
 
 def environment_arguments(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:

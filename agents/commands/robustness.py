@@ -5,9 +5,6 @@ import ast
 import sys
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from mmgym.agents.commands.command import (
     Command,
     UsageError,
@@ -37,6 +34,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def values_of(pair: str) -> tuple[str, list[Any]]:
     """Name and values of ``name=low:high:count`` or ``name=value,value,...``."""
+    import numpy as np
+
     name, equals, text = pair.partition("=")
     values: list[Any] = []
     try:
@@ -53,6 +52,8 @@ def values_of(pair: str) -> tuple[str, list[Any]]:
 
 
 def _run(options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from mmgym.baselines import robustness, score_table
     from mmgym.baselines.catalogue import environment_of
 

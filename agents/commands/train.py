@@ -28,6 +28,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     text = "steps between two exact scores (default a twentieth of the run)"
     parser.add_argument("--score-steps", type=int, help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="train anew where the folder holds a finished run")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -45,6 +46,7 @@ def _train(options: argparse.Namespace) -> None:
         checkpoint_steps=options.checkpoint_steps,
         score_steps=options.score_steps,
         resume=options.resume,
+        overwrite=options.overwrite,
     )
     print(f"skill {score.skill:.4f}, regret {score.regret}, optimum {score.optimum_upper:.6f}; saved in {folder}")
 
