@@ -18,9 +18,10 @@ from mmgym import baselines
 from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
 from mmgym.agents.config import load_config
 from mmgym.agents.model_files import ModelFileError, flatten, recover_folder, unflatten, write_folder
-from mmgym.agents.policies import _all_actions, as_policy
+from mmgym.agents.policies import as_policy
 from mmgym.agents.runs import derived_seed
 from mmgym.agents.train import load_model, train
+from mmgym.baselines import foreign
 
 AS = "mmgym/AvellanedaStoikov-v0"
 TS = "mmgym/TickSpread-v0"
@@ -243,7 +244,7 @@ def test_a_masked_model_is_trained_saved_resumed_and_scored(tmp_path):
     assert abs(drawn.value - acting.value) < 3.29 * drawn.stderr  # false alarms: 1e-3
     assert abs(acting.value - found.value) > 3.29 * drawn.stderr
     with pytest.raises(TypeError, match="too many actions to score them all"):
-        _all_actions(None, gymnasium.make(TS).action_space)
+        foreign.all_actions(None, gymnasium.make(TS).action_space)
 
 
 def test_a_model_of_flat_actions_is_scored_as_it_acts(tmp_path):
