@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from mmgym.agents.commands.command import (
+    POLICIES,
     Command,
     UsageError,
     add_environment,
@@ -20,8 +21,7 @@ __all__ = ["ROBUSTNESS"]
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
-    text = "optimal (best, where it is bracketed), a policy by name, a table (.npz), or the folder of a run or model"
-    parser.add_argument("policy", nargs="+", help=text)
+    parser.add_argument("policy", nargs="+", help=f"optimal (best, where it is bracketed), {POLICIES}")
     text = "values of a parameter: LOW:HIGH:COUNT, or a list with commas (may be repeated: all combinations)"
     parser.add_argument("--over", action="append", required=True, metavar="NAME=VALUES", help=text)
     text = "a law to take the mean over, as fill_decay=['uniform', 1, 2] (may be repeated); see mmgym.variation"

@@ -7,7 +7,14 @@ from typing import Any
 
 import gymnasium
 
-from mmgym.agents.commands.command import Command, add_environment, add_output, environment_arguments, named_policies
+from mmgym.agents.commands.command import (
+    POLICIES,
+    Command,
+    add_environment,
+    add_output,
+    environment_arguments,
+    named_policies,
+)
 from mmgym.printing import show, write_output
 
 __all__ = ["LIST", "SCORE", "SOLVE"]
@@ -57,8 +64,9 @@ def _solve(options: argparse.Namespace) -> None:
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
-    text = "optimal (best, where it is bracketed), a policy of a paper or ours by name, all, a table (.npz), or the "
-    parser.add_argument("policy", nargs="+", help=f"{text}folder of a run or model")
+    parser.add_argument("policy", nargs="+", help=f"optimal (best, where it is bracketed), {POLICIES}")
+    text = "of a .zip file: mean and var of its VecNormalize, as mmgym.agents.sb3_files has them"
+    parser.add_argument("--normalisation", metavar="FILE.npz", help=text)
     parser.add_argument("--simulated", action="store_true", help="simulate with the advantage-sum control variate")
     text = "score a stochastic policy as it acts, not at its mode"
     parser.add_argument("--as-it-acts", action="store_true", help=text)
@@ -81,7 +89,7 @@ def _score(options: argparse.Namespace) -> None:
 
     env = environment_of(options.env, **environment_arguments(options.set))
     scores: dict[str, Any] = {}
-    policies = named_policies(options.policy, env)
+    policies = named_policies(options.policy, env, options.normalisation)
     for name, policy in policies.items():
         started = time.perf_counter()
         scores[name] = found = score(
