@@ -59,6 +59,13 @@ def _add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["processes", "ray"], default="processes", help=text)
     parser.add_argument("--workers", type=int, help="worker processes (default one for each core)")
     parser.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
+    text = (
+        "score agents of others instead, and put their rows beside those of the benchmark that was run (in the folder, "
+    )
+    text += (
+        "or as it is shipped): a folder of policies, or module:function (see mmgym.agents.leaderboard; may be repeated)"
+    )
+    parser.add_argument("--add", nargs=2, action="append", metavar=("NAME", "SOURCE"), help=text)
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -66,6 +73,13 @@ def _benchmark(options: argparse.Namespace) -> None:
     from mmgym.agents.benchmark_report import markdown_table, write_report
 
     benchmark = load_benchmark(options.config)
+    if options.add:
+        from mmgym.agents.leaderboard import add_agents
+
+        folder = Path(options.folder or Path("results") / f"leaderboard-{benchmark.title}")
+        print(markdown_table(add_agents(benchmark, dict(options.add), folder)))
+        print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")
+        return
     folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
     results = run_benchmark(
         benchmark,
