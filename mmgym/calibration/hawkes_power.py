@@ -44,16 +44,15 @@ from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_haw
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
 from mmgym.calibration.report import REJECTION, as_json, estimate_table, save_figure, verdict
 from mmgym.calibration.tape_checks import (
-    Finding,
-    described,
     find_window_gaps,
-    gap_finding,
     require_finite,
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
 from mmgym.plot import new_figure
 from mmgym.printing import table_text, write_result
+from mmgym.tapes.findings import Finding, described
+from mmgym.tapes.gaps import gap_finding
 
 Array = NDArray[np.float64]
 

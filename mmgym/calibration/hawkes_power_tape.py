@@ -39,8 +39,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from mmgym.calibration.tape import read_columns, require
 from mmgym.models import hawkes
+from mmgym.tapes.text_files import read_columns, require
 
 Array = NDArray[np.float64]
 
@@ -160,7 +160,7 @@ def read_power_tape(path: str | Path) -> PowerTape:
     """
     path = Path(path)
     about = _read_side_file(side_file(path))
-    events = read_columns(path, NUMBERS, ("type",), allow_empty=True)[list(TAPE_COLUMNS)]
+    events = read_columns(path, NUMBERS, ("type",), keep_case=("type",), allow_empty=True)[list(TAPE_COLUMNS)]
     tape = PowerTape(path=path, events=events, **about)
     for column in ("seq", "t_min", "best_bid", "best_ask", "volume"):
         require(path, events, column, events[column].notna(), "every row needs a number")

@@ -4,7 +4,7 @@ r"""A simulated day of the tick-spread market: a level-1 tape, and a log of own 
 Brownian mid rounded so that the best prices are whole ticks, exponential sizes at the best prices, and market orders of
 both sides: Poisson, with exponential sizes, at the best price. `simulate_own_quotes` toggles own quotes at random times
 between best, improved and off, and draws their fills at the intensities of the market. The formats are those of
-`mmgym.calibration.tape` and `mmgym.calibration.own_quotes`; `mmgym.calibration.tick_spread.calibrate` reads both back.
+`mmgym.tapes.level1` and `mmgym.calibration.own_quotes`; `mmgym.calibration.tick_spread.calibrate` reads both back.
 
 Market orders do not move the quotes, and the fills of the own quotes are drawn beside them: the tape serves to check
 estimators, not to backtest.
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from mmgym.calibration.own_quotes import OWN_QUOTES_COLUMNS, QUOTES, SIDES
 from mmgym.calibration.spread_chain import tick_states
-from mmgym.calibration.tape import TAPE_COLUMNS, best_quotes
 from mmgym.models.tick_spread import Params
+from mmgym.tapes.level1 import TAPE_COLUMNS, best_quotes
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -67,7 +67,7 @@ def simulate_tape(
     Returns
     -------
     pandas.DataFrame
-        As `mmgym.calibration.tape.read_tape` returns it.
+        As `mmgym.tapes.read_tape` returns it.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def simulate_own_quotes(
     params : Params
         The market; its fill rates are used. Spreads of the tape above its widest count as that.
     tape : pandas.DataFrame
-        What `simulate_tape` or `mmgym.calibration.tape.read_tape` returned.
+        What `simulate_tape` or `mmgym.tapes.read_tape` returned.
     path : str or Path, optional
         Where to write the log as ``.csv`` or ``.csv.gz``; it is returned in any case.
     seed : int

@@ -1,0 +1,215 @@
+"""Binance streams as they are recorded: on each line a local time and a message in JSON.
+
+=========================================== ===========================================================================
+line                                        what it is
+=========================================== ===========================================================================
+``1723161255088165267 {"stream": ...}``     local time (s, ms, us or ns since 1970), a space, the message of a combined
+                                            stream (``{"stream": ..., "data": {...}}``) or the bare message
+``bookTicker``                              best quotes ``b, B, a, A``; futures have a time ``T`` (ms), spot has none
+``trade``, ``aggTrade``                     price ``p``, size ``q``, ``m``: the buyer was the maker, time ``T`` (ms, us)
+``depthUpdate``                             levels ``b``, ``a``; used only where there is no ``bookTicker``, from the
+                                            snapshot (``lastUpdateId, bids, asks``) on
+=========================================== ===========================================================================
+
+Spot and futures alike. The exchange's time is taken where quotes have one, else the local time for quotes and trades:
+both must be on one clock. Trades outside the order book (insurance fund, liquidation: ``X`` other than ``MARKET``) are
+left out. Where a ``depthUpdate`` is missing the book is unknown until the next snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmgym.tapes.findings import Finding
+from mmgym.tapes.order_book import LevelBook
+from mmgym.tapes.pieces import Piece, Reader, piece, quote_rows, trade_rows
+from mmgym.tapes.selection import Selection
+from mmgym.tapes.text_files import Source
+from mmgym.tapes.units import epoch_nanoseconds
+
+LINE = re.compile(r"\d{10,19} ?\{")
+MOST_DAMAGED = 0.01  # of the lines
+
+
+def kind(source: Source) -> str | None:
+    """``"stream"`` where lines are a number and JSON."""
+    return "stream" if source.first_lines and LINE.match(source.first_lines[0]) else None
+
+
+@dataclass
+class _Messages:
+    """The messages of a file by what they are: rows of numbers that begin with line and local time."""
+
+    quotes: list[tuple[float, ...]] = field(default_factory=list)
+    trades: list[tuple[float, ...]] = field(default_factory=list)
+    depth: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
+    symbols: set[str] = field(default_factory=set)
+    damaged: list[int] = field(default_factory=list)
+    off_book: int = 0
+    lines: int = 0
+
+
+def read(files: Sequence[tuple[str, Source]], selection: Selection) -> list[Piece]:
+    """Each file is a piece."""
+    return [_read_one(source, selection) for _, source in files]
+
+
+def _read_one(source: Source, selection: Selection) -> Piece:
+    found = _messages(source, selection.symbol)
+    _refuse_several(source.name, found, selection.symbol)
+    findings = []
+    if found.damaged:
+        if len(found.damaged) > MOST_DAMAGED * found.lines:
+            raise ValueError(
+                f"{source.name}, line {found.damaged[0]}: no message; {len(found.damaged)} of {found.lines} lines are "
+                "no time and JSON, one in a hundred at most is passed over"
+            )
+        text = f"{source.name}: {len(found.damaged)} lines are no messages (first: line {found.damaged[0]}): left out."
+        findings.append(Finding("damaged_lines", text))
+    if found.off_book:
+        text = f"{found.off_book} trades outside the order book (insurance fund, liquidation): left out."
+        findings.append(Finding("off_book", text))
+    quotes, cuts, lost = _quotes(source.name, found, selection.clock)
+    findings += lost
+    local = selection.clock == "local" or not quotes.attrs["exchange"]
+    if local and selection.clock == "exchange":
+        text = "the quotes bear no time of the exchange: local times are taken for quotes and trades."
+        findings.append(Finding("local_clock", text))
+    parts = [quotes, _trades(source.name, found, local)]
+    return piece(source.name, parts, findings=findings, cuts=cuts, by_line=True)
+
+
+def _messages(source: Source, symbol: str | None) -> _Messages:
+    """All messages of a file; of one symbol, if it is named."""
+    found = _Messages()
+    wanted = None if symbol is None else symbol.upper()
+    for number, line in enumerate(source.content.decode("utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        found.lines += 1
+        stamp, brace, rest = line.partition("{")
+        try:
+            local, message = int(stamp), json.loads(brace + rest)
+            data = message.get("data", message)
+            if isinstance(data, dict):
+                _sort(found, number, local, message.get("stream", ""), data, wanted)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            found.damaged.append(number)
+    return found
+
+
+def _sort(found: _Messages, line: int, local: int, stream: str, data: dict[str, Any], wanted: str | None) -> None:
+    """Put one message where it belongs."""
+    event = data.get("e") or stream.partition("@")[2]
+    own = str(data.get("s", "")).upper()
+    if "lastUpdateId" in data:
+        found.depth.append((line, local, data))
+        return
+    if wanted is not None and own != wanted:
+        found.symbols.add(own) if own else None
+        return
+    if event == "bookTicker":
+        found.symbols.add(own)
+        row = (data.get("T", 0), float(data["b"]), float(data["B"]), float(data["a"]), float(data["A"]))
+        found.quotes.append((line, local, *row))
+    elif event in ("trade", "aggTrade"):
+        found.symbols.add(own)
+        if data.get("X", "MARKET") != "MARKET":
+            found.off_book += 1
+            return
+        found.trades.append((line, local, data["T"], float(data["p"]), float(data["q"]), bool(data["m"])))
+    elif event == "depthUpdate":
+        found.symbols.add(own)
+        found.depth.append((line, local, data))
+
+
+def _refuse_several(name: str, found: _Messages, symbol: str | None) -> None:
+    known = ", ".join(sorted(found.symbols))
+    if symbol is not None and symbol.upper() not in found.symbols:
+        raise ValueError(f"{name}: symbol = {symbol!r} is not there; there are {known or 'none'}")
+    if symbol is None and len(found.symbols) > 1:
+        raise ValueError(f"{name}: {len(found.symbols)} symbols ({known}); say which one with symbol")
+
+
+def _columns(rows: Sequence[tuple[float, ...]], number: int) -> list[np.ndarray]:
+    """Columns of rows, whole numbers kept exact."""
+    if not rows:
+        return [np.empty(0)] * number
+    return [np.array(column) for column in zip(*rows, strict=True)]
+
+
+def _quotes(name: str, found: _Messages, clock: str) -> tuple[pd.DataFrame, list[tuple[int, int]], list[Finding]]:
+    """Quotes, stretches in which the book is unknown, and findings."""
+    if not found.quotes:
+        return _quotes_of_depth(name, found, clock)
+    line, local, own, bid, bid_size, ask, ask_size = _columns(found.quotes, 7)
+    exchange = clock == "exchange" and bool((own > 0).all())
+    stamps = epoch_nanoseconds(f"{name}, times of bookTicker", own if exchange else local)
+    quotes = quote_rows(stamps, bid, bid_size, ask, ask_size, line)
+    quotes.attrs["exchange"] = exchange
+    return quotes, [], []
+
+
+def _quotes_of_depth(
+    name: str, found: _Messages, clock: str
+) -> tuple[pd.DataFrame, list[tuple[int, int]], list[Finding]]:
+    """Quotes of the book that depth updates build."""
+    exchange = clock == "exchange" and all("T" in data or "lastUpdateId" in data for _, _, data in found.depth)
+    book = LevelBook()
+    known, previous, missing, snapshots = False, 0, 0, 0
+    rows: list[tuple[float, ...]] = []
+    empty = (np.nan, np.nan, np.nan, np.nan)
+    for line, local, data in found.depth:
+        stamp = data.get("T", 0) if exchange else local
+        if "lastUpdateId" in data:
+            book.clear()
+            _apply(book, data["bids"], data["asks"])
+            known, previous = True, int(data["lastUpdateId"])
+            snapshots += 1
+            if not stamp:
+                continue
+        elif not known or int(data["u"]) < previous:
+            continue
+        else:
+            follows = int(data["pu"]) <= previous if "pu" in data else int(data["U"]) <= previous + 1
+            if not follows:
+                known, missing = False, missing + 1
+                rows.append((line, stamp, *empty))
+                continue
+            previous = int(data["u"])
+            _apply(book, data["b"], data["a"])
+        rows.append((line, stamp, *book.best()))
+    if found.depth and not snapshots:
+        raise ValueError(f"{name}: depth updates without a snapshot: no book can be built, and there is no bookTicker")
+    line, time, bid, bid_size, ask, ask_size = _columns(rows, 6)
+    stamps = epoch_nanoseconds(f"{name}, times of depthUpdate", time)
+    quotes = quote_rows(stamps, bid, bid_size, ask, ask_size, line)
+    findings = []
+    if missing:
+        text = f"{missing} times a depthUpdate is missing: the book is unknown until the next snapshot."
+        findings.append(Finding("lost_messages", text))
+    quotes.attrs["exchange"] = exchange
+    return quotes, [], findings
+
+
+def _apply(book: LevelBook, bids: Iterable[Sequence[str]], asks: Iterable[Sequence[str]]) -> None:
+    for price, size in bids:
+        book.set(True, float(price), float(size))
+    for price, size in asks:
+        book.set(False, float(price), float(size))
+
+
+def _trades(name: str, found: _Messages, local_clock: bool) -> pd.DataFrame:
+    line, local, own, price, size, maker = _columns(found.trades, 6)
+    stamps = epoch_nanoseconds(f"{name}, times of trades", local if local_clock else own)
+    return trade_rows(stamps, price, size, np.where(maker.astype(bool), "sell", "buy").astype(object), line)
+
+
+READER = Reader("Binance stream", "lines of local time and JSON of bookTicker, trade or depthUpdate", kind, read)
