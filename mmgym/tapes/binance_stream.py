@@ -83,7 +83,7 @@ def _read_one(source: Source, selection: Selection) -> Piece:
         text = "the quotes bear no time of the exchange: local times are taken for quotes and trades."
         findings.append(Finding("local_clock", text))
     parts = [quotes, _trades(source.name, found, local)]
-    return piece(source.name, parts, findings=findings, cuts=cuts, by_line=True)
+    return piece(source.name, parts, findings=findings, cuts=cuts, by_line=True, changes_only=not found.quotes)
 
 
 def _messages(source: Source, symbol: str | None) -> _Messages:
@@ -161,42 +161,68 @@ def _quotes_of_depth(
     name: str, found: _Messages, clock: str
 ) -> tuple[pd.DataFrame, list[tuple[int, int]], list[Finding]]:
     """Quotes of the book that depth updates build."""
-    exchange = clock == "exchange" and all("T" in data or "lastUpdateId" in data for _, _, data in found.depth)
-    book = LevelBook()
-    known, previous, missing, snapshots = False, 0, 0, 0
+    exchange = clock == "exchange" and all("T" in data for _, _, data in found.depth)
+    depth = _Depth()
     rows: list[tuple[float, ...]] = []
-    empty = (np.nan, np.nan, np.nan, np.nan)
     for line, local, data in found.depth:
-        stamp = data.get("T", 0) if exchange else local
-        if "lastUpdateId" in data:
-            book.clear()
-            _apply(book, data["bids"], data["asks"])
-            known, previous = True, int(data["lastUpdateId"])
-            snapshots += 1
-            if not stamp:
-                continue
-        elif not known or int(data["u"]) < previous:
-            continue
-        else:
-            follows = int(data["pu"]) <= previous if "pu" in data else int(data["U"]) <= previous + 1
-            if not follows:
-                known, missing = False, missing + 1
-                rows.append((line, stamp, *empty))
-                continue
-            previous = int(data["u"])
-            _apply(book, data["b"], data["a"])
-        rows.append((line, stamp, *book.best()))
-    if found.depth and not snapshots:
+        stamp = int(data["T"]) if exchange else local
+        stamp = depth.take_snapshot(data, stamp) if "lastUpdateId" in data else depth.take_update(data, stamp)
+        if stamp:
+            rows.append((line, stamp, *depth.best()))
+    if found.depth and not rows:
         raise ValueError(f"{name}: depth updates without a snapshot: no book can be built, and there is no bookTicker")
     line, time, bid, bid_size, ask, ask_size = _columns(rows, 6)
     stamps = epoch_nanoseconds(f"{name}, times of depthUpdate", time)
     quotes = quote_rows(stamps, bid, bid_size, ask, ask_size, line)
     findings = []
-    if missing:
-        text = f"{missing} times a depthUpdate is missing: the book is unknown until the next snapshot."
+    if depth.missing:
+        text = f"{depth.missing} times a depthUpdate is missing: the book is unknown until the next snapshot."
         findings.append(Finding("lost_messages", text))
     quotes.attrs["exchange"] = exchange
     return quotes, [], findings
+
+
+@dataclass
+class _Depth:
+    """A book that is known from a snapshot on, as long as no update is missing."""
+
+    book: LevelBook = field(default_factory=LevelBook)
+    known: bool = False
+    last: int = 0  # number of the last update
+    missing: int = 0
+    waiting: list[tuple[dict[str, Any], int]] = field(default_factory=list)  # updates that came before their snapshot
+
+    def take_snapshot(self, data: dict[str, Any], stamp: int) -> int:
+        """Start from a snapshot and the updates after it; the time from which the book is known."""
+        self.book.clear()
+        _apply(self.book, data["bids"], data["asks"])
+        self.known, self.last = True, int(data["lastUpdateId"])
+        for update, time in self.waiting:
+            if int(update["u"]) > self.last:
+                stamp = max(stamp, self.take_update(update, time))
+        self.waiting.clear()
+        return stamp
+
+    def take_update(self, data: dict[str, Any], stamp: int) -> int:
+        """Apply an update, or wait with it; its time, 0 where the book is not new."""
+        if not self.known:
+            self.waiting.append((data, stamp))
+            return 0
+        if int(data["u"]) <= self.last:
+            return 0
+        follows = int(data["pu"]) <= self.last if "pu" in data else int(data["U"]) <= self.last + 1
+        if not follows:
+            self.known, self.missing = False, self.missing + 1
+            self.book.clear()
+            self.waiting = [(data, stamp)]
+            return stamp
+        self.last = int(data["u"])
+        _apply(self.book, data["b"], data["a"])
+        return stamp
+
+    def best(self) -> tuple[float, float, float, float]:
+        """The best quotes, NaN where the book is unknown."""
+        return self.book.best()
 
 
 def _apply(book: LevelBook, bids: Iterable[Sequence[str]], asks: Iterable[Sequence[str]]) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from mmgym.tapes import binance_stream, house
+from mmgym.tapes import binance, binance_stream, databento, hftbacktest, house, lobster, tardis
 from mmgym.tapes.pieces import Reader
 from mmgym.tapes.text_files import Source, fail
 
-READERS: tuple[Reader, ...] = (house.READER, binance_stream.READER)
+READERS: tuple[Reader, ...] = (
+    house.READER,
+    binance.READER,
+    binance_stream.READER,
+    databento.READER,
+    tardis.READER,
+    hftbacktest.READER,
+    lobster.READER,
+)
 
 
 def recognise(source: Source) -> tuple[Reader, str]:

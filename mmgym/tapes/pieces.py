@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,10 @@ class Piece:
     findings: tuple[Finding, ...] = ()
     cuts: tuple[tuple[float, float], ...] = ()
     in_order: bool = True
+
+    def undated(self) -> Piece:
+        """The same without a date: its seconds count from a midnight."""
+        return replace(self, origin=None)
 
 
 class Reader(NamedTuple):
@@ -146,3 +150,35 @@ def _repeated(rows: pd.DataFrame) -> np.ndarray:
     same = ((own[1:] == own[:-1]) | (np.isnan(own[1:]) & np.isnan(own[:-1]))).all(axis=1)
     repeated[np.flatnonzero(quote)[1:]] = same
     return repeated
+
+
+def one_symbol(name: str, table: pd.DataFrame, column: str, symbol: str | None, what: str = "symbols") -> pd.DataFrame:
+    """The rows of one instrument.
+
+    Parameters
+    ----------
+    name : str
+        Of the file.
+    table : pandas.DataFrame
+    column : str
+        Which names the instrument.
+    symbol : str, optional
+        The one that is meant; without it all rows must be of one.
+    what : str
+        What the column holds, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is not there, or not clear.
+    """
+    own = table[column].astype(str).str.lower()
+    known = sorted(own.unique())
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    if symbol is not None:
+        if symbol.lower() not in known:
+            raise ValueError(f"{name}: symbol = {symbol!r} is not there; there are {shown}")
+        return table[own == symbol.lower()]
+    if len(known) > 1:
+        raise ValueError(f"{name}: {len(known)} {what} ({shown}); say which one with symbol")
+    return table
