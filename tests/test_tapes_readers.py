@@ -98,6 +98,17 @@ def test_spot_streams_have_local_times_only() -> None:
     assert names(tape) == ["local_clock"]
 
 
+def test_spot_trades_are_not_put_behind_the_quotes_that_they_cause(tmp_path: Path) -> None:
+    """A trade that comes 30 ms later than others, after its quotes, stands before them."""
+    text = (FOLDER / "binance_spot_stream.txt").read_text()
+    late = text.replace(
+        "1709285402004000000 " + '{"stream":"abcusd@trade"', "1709285402034000000 " + '{"stream":"abcusd@trade"'
+    )
+    assert late != text
+    (tmp_path / "stream").write_text(late)
+    assert_story(read_tape(tmp_path / "stream"), late=0.004)
+
+
 @pytest.mark.parametrize("layout", ["stream", "depth", "tardis", "mbp-1", "mbp-1 integers"])
 def test_the_local_clock_can_be_chosen(layout: str) -> None:
     tape = read_tape(files(*WHOLE[layout]), Selection(clock="local"))

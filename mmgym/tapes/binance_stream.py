@@ -11,9 +11,10 @@ line                                        what it is
                                             snapshot (``lastUpdateId, bids, asks``) on
 =========================================== ===========================================================================
 
-Spot and futures alike. The exchange's time is taken where quotes have one, else the local time for quotes and trades:
-both must be on one clock. Trades outside the order book (insurance fund, liquidation: ``X`` other than ``MARKET``) are
-left out. Where a ``depthUpdate`` is missing the book is unknown until the next snapshot.
+Spot and futures alike. The exchange's time is taken where quotes have one, else the local time: trades, which must be
+on the same clock, then stand at the exchange's time and the shortest delay of each minute. Trades outside the order
+book (insurance fund, liquidation: ``X`` other than ``MARKET``) are left out. Where a ``depthUpdate`` is missing the
+book is unknown until the next snapshot.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from mmgym.tapes.order_book import LevelBook
 from mmgym.tapes.pieces import Piece, Reader, piece, quote_rows, trade_rows
 from mmgym.tapes.selection import Selection
 from mmgym.tapes.text_files import Source
-from mmgym.tapes.units import epoch_nanoseconds
+from mmgym.tapes.units import Integers, epoch_nanoseconds
 
 LINE = re.compile(r"\d{10,19} ?\{")
 MOST_DAMAGED = 0.01  # of the lines
+MINUTE = 60 * 10**9
 
 
 def kind(source: Source) -> str | None:
@@ -80,7 +82,10 @@ def _read_one(source: Source, selection: Selection) -> Piece:
     findings += lost
     local = selection.clock == "local" or not quotes.attrs["exchange"]
     if local and selection.clock == "exchange":
-        text = "the quotes bear no time of the exchange: local times are taken for quotes and trades."
+        text = (
+            "quotes bear no time of the exchange, local times are taken: trades stand at their own time and the "
+            "shortest delay of each minute."
+        )
         findings.append(Finding("local_clock", text))
     parts = [quotes, _trades(source.name, found, local)]
     return piece(source.name, parts, findings=findings, cuts=cuts, by_line=True, changes_only=not found.quotes)
@@ -234,8 +239,23 @@ def _apply(book: LevelBook, bids: Iterable[Sequence[str]], asks: Iterable[Sequen
 
 def _trades(name: str, found: _Messages, local_clock: bool) -> pd.DataFrame:
     line, local, own, price, size, maker = _columns(found.trades, 6)
-    stamps = epoch_nanoseconds(f"{name}, times of trades", local if local_clock else own)
+    stamps = epoch_nanoseconds(f"{name}, times of trades", own)
+    if local_clock and stamps.size:
+        stamps = _on_local_clock(stamps, epoch_nanoseconds(f"{name}, local times", local))
     return trade_rows(stamps, price, size, np.where(maker.astype(bool), "sell", "buy").astype(object), line)
+
+
+def _on_local_clock(stamps: Integers, local: Integers) -> Integers:
+    """Times of the exchange on the local clock: later by the shortest delay of each minute, in between linear.
+
+    The trades of one time stay together, and delays of their channel do not put them behind the quotes that they cause.
+    """
+    minute = (stamps - stamps[0]) // MINUTE
+    delay = pd.Series(local - stamps).groupby(minute).min()
+    middle = (delay.index.to_numpy() + 0.5) * MINUTE
+    shift = np.interp((stamps - stamps[0]).astype(float), middle.astype(float), delay.to_numpy(dtype=float))
+    shifted: Integers = stamps + np.rint(shift).astype(np.int64)
+    return shifted
 
 
 READER = Reader("Binance stream", "lines of local time and JSON of bookTicker, trade or depthUpdate", kind, read)

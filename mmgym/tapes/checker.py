@@ -22,7 +22,9 @@ from mmgym.tapes.units import check_unit
 Array = NDArray[np.float64]
 
 INSIDE_SHARE = 0.02  # of market orders
-LAGS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # s
+OFF_SHARE = 0.05  # of market orders that do not print at the best price
+LAGS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # s
+LAG_TOLERANCE = 0.005  # of market orders: shifts fit about as well
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class CheckedTape:
 
 
 def check_level1(
-    tape: Paths | pd.DataFrame,
+    tape: Paths | pd.DataFrame | Recording,
     selection: Selection | None = None,
     *,
     time_unit: str | None = None,
@@ -114,8 +116,8 @@ def check_level1(
 
     Parameters
     ----------
-    tape : str, Path, sequence of them, or pandas.DataFrame
-        Files of any known format, or a table with the columns of `mmgym.tapes.level1`.
+    tape : str, Path, sequence of them, pandas.DataFrame or Recording
+        Files of any known format, a table with the columns of `mmgym.tapes.level1`, or what `read_recording` returned.
     selection : Selection, optional
         What is used of them; all by default.
     time_unit : {"s", "ms", "us", "ns"}, optional
@@ -132,8 +134,12 @@ def check_level1(
     ValueError
         If the files cannot be read, or no right number can be given from them.
     """
-    read = recording_of if isinstance(tape, pd.DataFrame) else read_recording
-    recording = read(tape, selection, time_unit=time_unit)  # type: ignore[arg-type, operator]
+    if isinstance(tape, pd.DataFrame):
+        recording = recording_of(tape, selection, time_unit=time_unit)
+    elif isinstance(tape, Recording):
+        recording = tape
+    else:
+        recording = read_recording(tape, selection, time_unit=time_unit)
     name = recording.name
     gaps = _all_gaps(recording)
     checked = CheckedTape(name, _split(name, recording.tape, gaps), [])
@@ -221,45 +227,86 @@ def _first_quote(part: pd.DataFrame) -> float:
 
 
 def _check_trades(name: str, checked: CheckedTape, reach: bool) -> list[Finding]:
-    """Sides, and whether trades come after the quotes that they cause."""
+    """Sides, and whether trades and quotes are on one clock."""
     orders = checked.orders.dropna(subset="reach")
     number = len(orders)
     if number == 0:
         return []
-    inside, wrong = (int(value) for value in _against_quotes(checked, orders, 0.0))
+    inside, wrong, off = _against_quotes(checked, orders, 0.0)
+    if inside < max(5, INSIDE_SHARE * number) and off < max(10, OFF_SHARE * number):
+        return []
+    lag, inside_then, off_then = _best_lag(checked, orders)
+    if lag > 0 and inside >= max(10, INSIDE_SHARE * number) and inside_then < inside / 3:
+        text = (
+            f"{100 * inside / number:.3g} % of the market orders print inside the quotes before them, and "
+            f"{100 * inside_then / number:.2g} % if trades were {1000 * lag:g} ms earlier: they are stamped about so "
+            "much later than the quotes that they cause"
+        )
+        return [_off_clock(name, "late_trades", text, lag, reach)]
+    if lag < 0 and off >= max(10, OFF_SHARE * number) and off_then < off / 3:
+        text = (
+            f"{100 * off / number:.3g} % of the market orders do not print at the quotes before them, and "
+            f"{100 * off_then / number:.2g} % if trades were {-1000 * lag:g} ms later: they are stamped about so much "
+            "earlier than quotes"
+        )
+        return [_off_clock(name, "early_trades", text, lag, reach)]
     if inside < max(5, INSIDE_SHARE * number):
         return []
-    shares = np.array([_against_quotes(checked, orders, lag)[0] for lag in LAGS]) / inside
-    share = f"{100 * inside / number:.3g} % of the market orders print inside the quotes before them"
-    if shares.min() < 1 / 3 and inside >= 10:
-        lag = LAGS[int(np.flatnonzero(shares <= 1.2 * shares.min() + 0.02)[0])]
-        text = (
-            f"{share}, and {100 * inside / number * shares.min():.2g} % if trades were {1000 * lag:g} ms earlier: they "
-            "are stamped about so much later than the quotes that they cause"
-        )
-        if reach:
-            raise ValueError(
-                f"{name}: late trades: {text}; distances from the mid would be wrong, take {lag:g} from time_s of the "
-                "trade rows and sort by it"
-            )
-        return [Finding("late_trades", f"{text}; volumes may fall into the interval after their own.", ("proxy",))]
     if wrong >= 5 and wrong > number / 2:
         raise ValueError(
             f"{name}, column 'side': flipped sides: {wrong} of {number} market orders print on the wrong side of the "
             "quotes, to buy at the bid or below, to sell at the ask or above; the side is that of the aggressor, who "
             "buys at the ask: 'buy' and 'sell' must be exchanged"
         )
+    share = f"{100 * inside / number:.3g} % of the market orders print inside the quotes before them"
     text = f"{share}: quotes are missing or stale, or the sides ({wrong} on the wrong one) are"
     if reach and inside > number / 5:
         raise ValueError(f"{name}: orders inside the quotes: {text}; one in five at most is allowed")
     return [Finding("inside_quotes", f"{text} wrong; they are left out of the fit.", ("fill_", "log_fill", "proxy"))]
 
 
-def _against_quotes(checked: CheckedTape, orders: pd.DataFrame, lag: float) -> tuple[int, int]:
-    """Market orders inside the quotes that stand `lag` before them, and those on the other side of the quotes."""
+def _off_clock(name: str, finding: str, text: str, lag: float, reach: bool) -> Finding:
+    """The finding of trades on another clock than quotes, an error where distances are fitted."""
+    if reach:
+        raise ValueError(
+            f"{name}: {finding.replace('_', ' ')}: {text}; distances from the mid would be wrong, take {lag:g} from "
+            f"time_s of the trade rows (trade_lag = {lag:g} does)"
+        )
+    return Finding(finding, f"{text}; volumes may fall into the interval beside their own.", ("proxy",))
+
+
+def _best_lag(checked: CheckedTape, orders: pd.DataFrame) -> tuple[float, int, int]:
+    """How much later than quotes trades are stamped: the shift at which most print at them; and what is off then.
+
+    The nearest to 0 of those that fit about as well; found on a grid, then to a tenth of its step.
+    """
+
+    grid, tolerance = np.array([0.0, *LAGS, *(-lag for lag in LAGS)]), LAG_TOLERANCE * len(orders)
+    lag, found = _fitting(checked, orders, grid, tolerance)
+    if lag != 0.0:
+        near = np.sort(grid)
+        place = int(np.searchsorted(near, lag))
+        fine = np.linspace(near[max(place - 1, 0)], near[min(place + 1, near.size - 1)], 21)
+        lag, found = _fitting(checked, orders, np.append(fine, lag), tolerance / 5)
+    return lag, found[0], found[2]
+
+
+def _fitting(
+    checked: CheckedTape, orders: pd.DataFrame, grid: Array, tolerance: float
+) -> tuple[float, tuple[int, int, int]]:
+    """Of the shifts at which about the fewest orders are off the quotes the one nearest to 0, and what is off then."""
+    found = [_against_quotes(checked, orders, float(lag)) for lag in grid]
+    off = np.array([item[2] for item in found])
+    fits = np.flatnonzero(off <= off.min() + tolerance)
+    best = int(fits[np.abs(grid[fits]).argmin()])
+    return round(float(grid[best]), 6), found[best]
+
+
+def _against_quotes(checked: CheckedTape, orders: pd.DataFrame, lag: float) -> tuple[int, int, int]:
+    """Market orders against the quotes that stand `lag` before them: inside, on the other side, not at the best."""
     time, touch = (orders[column].to_numpy(dtype=float) for column in ("time_s", "touch"))
     buy = (orders["side"] == "buy").to_numpy()
-    inside = wrong = 0
+    inside = wrong = off = 0
     for quotes, (start, end) in zip(checked.quotes, checked.bounds, strict=True):
         own = (time >= start) & (time <= end)
         # a shifted time equals that of its quotes up to rounding
@@ -269,4 +316,5 @@ def _against_quotes(checked: CheckedTape, orders: pd.DataFrame, lag: float) -> t
         at_ask, at_bid = price >= ask - grain, price <= bid + grain
         inside += int((~np.where(buy[own], at_ask, at_bid)).sum())
         wrong += int(np.where(buy[own], at_bid, at_ask).sum())
-    return inside, wrong
+        off += int((np.abs(price - np.where(buy[own], ask, bid)) > grain).sum())
+    return inside, wrong, off

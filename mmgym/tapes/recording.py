@@ -139,7 +139,8 @@ def _recording(
     findings += joined
     if selection.trade_lag:
         trades = rows["event"] == "trade"
-        rows = rows.assign(time_s=rows["time_s"] - np.where(trades, selection.trade_lag, 0.0))
+        earlier = (rows["time_s"] - selection.trade_lag).round(9)  # exact again where stamps are decimal
+        rows = rows.assign(time_s=rows["time_s"].where(~trades, earlier))
         rows = rows.sort_values("time_s", kind="stable", ignore_index=True)
     windows = selection.windows(name, float(rows["time_s"].iloc[0]), float(rows["time_s"].iloc[-1]), origin)
     if windows is not None:
