@@ -16,12 +16,13 @@ from mmgym.agents.commands.calibrate import declared
 from mmgym.agents.commands.command import Command, UsageError, add_output, environment_arguments
 from mmgym.plain_files import replacing
 from mmgym.printing import show
-from mmgym.tapes import CheckedTape, check_level1, read_recording
+from mmgym.tapes import CheckedTape, Selection, check_level1, epex, read_recording
 from mmgym.tapes.findings import described
 from mmgym.tapes.formats import READERS
 from mmgym.tapes.level1 import price_step
 from mmgym.tapes.recording import Recording
 from mmgym.tapes.selection import add_tape_options, selection_of
+from mmgym.tapes.text_files import open_source
 
 __all__ = ["SIMULATE", "TAPE"]
 
@@ -37,8 +38,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     check.set_defaults(run=_check)
     convert = kinds.add_parser("convert", help="write files of any known format as one level-1 tape")
     convert.add_argument("file", nargs="+", metavar="IN", help="files of any known format")
-    convert.add_argument("out", metavar="OUT", help="the tape, .csv or .csv.gz")
+    convert.add_argument("out", metavar="OUT", help="the tape, .csv or .csv.gz; of the power market: a folder")
     add_tape_options(convert)
+    power = convert.add_argument_group("power market (EPEX orders and trades)")
+    power.add_argument("--product", help="such as H11 (default: all)")
+    text = "between the end of the window Late and delivery (default 30)"
+    power.add_argument("--gate-closure", type=float, default=30.0, metavar="MINUTES", help=text)
+    power.add_argument("--length", type=float, default=60.0, metavar="MINUTES", help="of each window (default 60)")
+    power.add_argument("--tick", type=float, default=0.01, metavar="EUR/MWH", help="of prices (default 0.01)")
     convert.set_defaults(run=_convert)
     formats = kinds.add_parser("formats", help="the formats that are known")
     formats.set_defaults(run=_formats)
@@ -99,6 +106,9 @@ def _sessions(checked: CheckedTape) -> pd.DataFrame:
 
 def _convert(options: argparse.Namespace) -> None:
     out = Path(options.out)
+    if any(epex.kind(source) for file in options.file for source in open_source(file)):
+        _convert_power(options, out)
+        return
     if not out.name.endswith(ENDINGS):
         raise UsageError(f"{out}: the name must end in {' or '.join(ENDINGS)}")
     if out.exists() and any(out.samefile(file) for file in options.file):
@@ -111,6 +121,22 @@ def _convert(options: argparse.Namespace) -> None:
         shortest = float(np.diff(recording.cuts, axis=1).min())
         print(f"{len(recording.cuts)} stretches are not observed, {shortest:.6g} s or longer: read the tape with --gap")
     print(f"\nwritten: {out}")
+
+
+def _convert_power(options: argparse.Namespace, folder: Path) -> None:
+    """Write a tape and its side file for each product, day and window."""
+    if selection_of(options) != Selection() or options.time_unit is not None:
+        raise UsageError("the options of level-1 tapes (--start, --session, ...) are not for the power market")
+    own = {name: getattr(options, name) for name in ("product", "gate_closure", "length", "tick")}
+    windows = epex.read_windows(options.file, **own)
+    rows = []
+    for window in windows:
+        path = epex.write_tape(folder, window.events, window.about)
+        orders = int(window.events["type"].isin(["MO_BUY", "MO_SELL"]).sum())
+        rows.append([path.name, len(window.events), orders, len(window.findings)])
+    show(pd.DataFrame(rows, columns=["tape", "events", "market_orders", "findings"]))
+    print("\n".join(["", *described(finding for window in windows for finding in window.findings)]))
+    print(f"written: {folder}")
 
 
 def _add_simulations(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ INSIDE_SHARE = 0.02  # of market orders
 OFF_SHARE = 0.05  # of market orders that do not print at the best price
 LAGS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # s
 LAG_TOLERANCE = 0.005  # of market orders: shifts fit about as well
+FINE_LAGS = 41
 
 
 @dataclass(frozen=True)
@@ -278,28 +279,29 @@ def _off_clock(name: str, finding: str, text: str, lag: float, reach: bool) -> F
 def _best_lag(checked: CheckedTape, orders: pd.DataFrame) -> tuple[float, int, int]:
     """How much later than quotes trades are stamped: the shift at which most print at them; and what is off then.
 
-    The nearest to 0 of those that fit about as well; found on a grid, then to a tenth of its step.
+    The fit is about as good until the next quotes; the edge where trades would fall behind the quotes that they cause
+    is sharp: the smallest shift that fits, found on a grid, on a finer one, and by halving.
     """
 
-    grid, tolerance = np.array([0.0, *LAGS, *(-lag for lag in LAGS)]), LAG_TOLERANCE * len(orders)
-    lag, found = _fitting(checked, orders, grid, tolerance)
-    if lag != 0.0:
-        near = np.sort(grid)
-        place = int(np.searchsorted(near, lag))
-        fine = np.linspace(near[max(place - 1, 0)], near[min(place + 1, near.size - 1)], 21)
-        lag, found = _fitting(checked, orders, np.append(fine, lag), tolerance / 5)
-    return lag, found[0], found[2]
+    def off(lag: float) -> int:
+        return _against_quotes(checked, orders, lag)[2]
 
+    def smallest(grid: Array) -> tuple[int, float]:
+        counts = np.array([off(float(lag)) for lag in grid])
+        return int(np.flatnonzero(counts <= counts.min() + tolerance)[0]), counts.min() + tolerance
 
-def _fitting(
-    checked: CheckedTape, orders: pd.DataFrame, grid: Array, tolerance: float
-) -> tuple[float, tuple[int, int, int]]:
-    """Of the shifts at which about the fewest orders are off the quotes the one nearest to 0, and what is off then."""
-    found = [_against_quotes(checked, orders, float(lag)) for lag in grid]
-    off = np.array([item[2] for item in found])
-    fits = np.flatnonzero(off <= off.min() + tolerance)
-    best = int(fits[np.abs(grid[fits]).argmin()])
-    return round(float(grid[best]), 6), found[best]
+    tolerance = LAG_TOLERANCE * len(orders)
+    grid = np.array([*(-lag for lag in reversed(LAGS)), 0.0, *LAGS])
+    place, _ = smallest(grid)
+    grid = np.linspace(grid[max(place - 1, 0)], grid[min(place + 1, grid.size - 1)], FINE_LAGS)
+    place, most = smallest(grid)
+    low, high = float(grid[max(place - 1, 0)]), float(grid[place])
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if off(middle) <= most else (middle, high)
+    lag = round(high, 5)
+    inside, _, off_then = _against_quotes(checked, orders, lag)
+    return lag, inside, off_then
 
 
 def _against_quotes(checked: CheckedTape, orders: pd.DataFrame, lag: float) -> tuple[int, int, int]:

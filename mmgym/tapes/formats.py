@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmgym.tapes import binance, binance_stream, databento, hftbacktest, house, lobster, tardis
+from mmgym.tapes import binance, binance_stream, databento, epex, hftbacktest, house, lobster, tardis
 from mmgym.tapes.pieces import Reader
 from mmgym.tapes.text_files import Source, fail
 
@@ -13,6 +13,7 @@ READERS: tuple[Reader, ...] = (
     databento.READER,
     tardis.READER,
     hftbacktest.READER,
+    epex.READER,
     lobster.READER,
 )
 

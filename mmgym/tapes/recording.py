@@ -112,6 +112,10 @@ def read_recording(paths: Paths, selection: Selection | None = None, *, time_uni
         raise ValueError("no files: at least one is needed")
     name = str(names[0]) if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     sources = [source for path in names for source in open_source(path)]
+    for number, source in enumerate(sources):
+        twin = next((other for other in sources[:number] if other.content == source.content), None)
+        if twin is not None:
+            raise ValueError(f"{twin.name} and {source.name} are the same file twice; name one of them")
     pieces, formats = _read(sources, selection)
     return _recording(name, pieces, formats, selection, time_unit)
 

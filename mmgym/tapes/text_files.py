@@ -143,6 +143,7 @@ def read_columns(
     *,
     integers: Sequence[str] = (),
     names: Sequence[str] | None = None,
+    header: Sequence[str] | None = None,
     allow_empty: bool = False,
     keep_case: Sequence[str] = (),
 ) -> pd.DataFrame:
@@ -157,6 +158,8 @@ def read_columns(
         letters), and of whole numbers too long for a float (every cell needs one), in small letters.
     names : sequence of str, optional
         Names of the columns of a file without a header.
+    header : sequence of str, optional
+        What the columns of the header are called; by default what it says, in small letters.
     allow_empty : bool
         Whether a header without rows is a table.
     keep_case : sequence of str
@@ -175,7 +178,7 @@ def read_columns(
     """
     source = the_source(path)
     first, text = _table(source, names is None)
-    header = list(names) if names is not None else source.header
+    header = list(names or header or source.header)
     wanted = (*numbers, *integers, *words)
     for column in wanted:
         if header.count(column) != 1:
