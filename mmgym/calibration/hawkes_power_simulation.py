@@ -35,7 +35,9 @@ def run(options: argparse.Namespace, arguments: Mapping[str, Any]) -> list[Path]
     known = [item.name for item in fields(TapeParameters)]
     if unknown := sorted(set(arguments) - set(known)):
         raise ValueError(f"{', '.join(unknown)}: no parameter of these tapes; there are {', '.join(known)}")
-    own = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    own: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()
+    }
     return simulate_power_tapes(
         options.out,
         product=options.product,

@@ -1,22 +1,9 @@
-r"""What is wrong with a record although its format is in order: one checker for every calibration.
-
-A file can keep to its format and still lead to wrong numbers. Each calibration passes its record through here before it
-states any. What cannot be set right is a ValueError that says what was found and what to do. The rest is a `Finding`: a
-warning that stands in the table, in the JSON, in the summary and on the plot, and says what was done about it.
+"""What is wrong with a record beyond what `mmgym.tapes.checker` finds on a tape: sizes, noise, dispersion, own quotes.
 
 ======================= ===========================================================================================
 finding                 how it is told, and what is done
 ======================= ===========================================================================================
-gaps                    a few pauses, of events, quotes or trades, eight times as long as all others or longer: the
-                        record is split there, rates are over observed time, and nothing is taken across
-coarse_clock            time stamps on a grid so wide that events fall on one stamp: rates corrected, intervals
-                        widened; an error where that moves a rate by more than 5 %
-late_trades             market orders print inside the quotes before them, and would not if trades were some
-                        milliseconds earlier: an error where distances from the mid are fitted
-inside_quotes           market orders print inside the quotes before them, at any shift
-sides                   orders to buy print at the bid, orders to sell at the ask: an error
-time_unit               milliseconds, microseconds or nanoseconds where seconds are asked for: an error where no
-                        market runs so long at so slow a pace, a warning where stamps are whole numbers
+gaps, coarse_clock      as on a tape, in files of own quotes and in windows of point processes
 own_size                own orders far larger than those on the tape: an error where nothing counts
 noise                   neighbouring changes of the mid are opposed (bid-ask bounce): a wider sampling interval
 overdispersed           counts (squared changes of the mid) in stretches of time vary more than the model has it:
@@ -24,9 +11,7 @@ overdispersed           counts (squared changes of the mid) in stretches of time
 not_identified          the data leave a number open: its cells are empty
 ======================= ===========================================================================================
 
-The thresholds aim at a chance of about 1e-5 for each finding that a clean record is warned of; simulated records of the
-markets that can be calibrated are held against them in the tests. Small records are left alone where a fault would hide
-in their standard errors.
+The thresholds aim at a chance of about 1e-5 for each finding that a clean record is warned of.
 """
 
 from __future__ import annotations

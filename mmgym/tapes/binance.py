@@ -83,7 +83,8 @@ def _read_one(name: str, source: Source) -> Piece:
     if name.startswith("bookTicker"):
         table = read_columns(source, QUOTES[1:5], integers=(QUOTES[0], QUOTES[5]), names=layout)
         stamps = epoch_nanoseconds(f"{source.name}, column 'transaction_time'", table["transaction_time"])
-        rows = quote_rows(stamps, *(table[column] for column in QUOTES[1:5]), table.index + 2)
+        bid, bid_size, ask, ask_size = (table[column] for column in QUOTES[1:5])
+        rows = quote_rows(stamps, bid, bid_size, ask, ask_size, table.index + 2)
         return piece(source.name, [rows])
     identity, size, time = ("agg_trade_id", "quantity", "transact_time") if "agg" in name else ("id", "qty", "time")
     table = read_columns(source, ("price", size), ("is_buyer_maker",), integers=(identity, time), names=layout)

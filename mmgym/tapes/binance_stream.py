@@ -170,15 +170,15 @@ def _quotes_of_depth(
     depth = _Depth()
     rows: list[tuple[float, ...]] = []
     for line, local, data in found.depth:
-        stamp = int(data["T"]) if exchange else local
-        stamp = depth.take_snapshot(data, stamp) if "lastUpdateId" in data else depth.take_update(data, stamp)
-        if stamp:
-            rows.append((line, stamp, *depth.best()))
+        time = int(data["T"]) if exchange else local
+        known = depth.take_snapshot(data, time) if "lastUpdateId" in data else depth.take_update(data, time)
+        if known:
+            rows.append((line, known, *depth.best()))
     if found.depth and not rows:
         raise ValueError(f"{name}: depth updates without a snapshot: no book can be built, and there is no bookTicker")
-    line, time, bid, bid_size, ask, ask_size = _columns(rows, 6)
-    stamps = epoch_nanoseconds(f"{name}, times of depthUpdate", time)
-    quotes = quote_rows(stamps, bid, bid_size, ask, ask_size, line)
+    lines, times, bid, bid_size, ask, ask_size = _columns(rows, 6)
+    stamps = epoch_nanoseconds(f"{name}, times of depthUpdate", times)
+    quotes = quote_rows(stamps, bid, bid_size, ask, ask_size, lines)
     findings = []
     if depth.missing:
         text = f"{depth.missing} times a depthUpdate is missing: the book is unknown until the next snapshot."

@@ -151,21 +151,14 @@ def read_windows(
     for name, value in {"gate_closure": gate_closure, "length": length, "tick": tick}.items():
         if not (np.isfinite(value) and value >= 0 and (value > 0 or name == "gate_closure")):
             raise ValueError(f"{name} = {value} is not allowed: it must be a positive number")
-    found: dict[str, list[Source]] = {"orders": [], "trades": []}
-    for source in (own for path in paths for own in open_source(path)):
-        what = kind(source)
-        if what is None:
-            raise ValueError(f"{source.name}: neither orders nor trades of EPEX: no columns {', '.join(ORDERS)}")
-        found[what].append(source)
-    if not all(found.values()):
-        lacking = next(what for what, own in found.items() if not own)
-        raise ValueError(f"{paths[0]}: files of {lacking} are lacking: orders build the book, trades join its matches")
+    found = _by_kind(paths)
     orders, said = _orders(found["orders"])
     trades = _trades(found["trades"])
     place = zoneinfo.ZoneInfo(zone)
     windows: list[PowerWindow] = []
     left_out: list[str] = []
-    for (start, end), own in orders.groupby(["deliverystart", "deliveryend"], sort=True):
+    keys: Any = orders.groupby(["deliverystart", "deliveryend"], sort=True)
+    for (start, end), own in keys:
         name, date = _product(int(start), int(end), place)
         if product is not None and name != product:
             continue
@@ -175,10 +168,8 @@ def read_windows(
             ends = int(start) - round(gate_closure * MINUTE) - round((1 - number) * length * MINUTE)
             about = {"tick": tick, "product": name, "delivery_date": date, "window": window, "horizon": float(length)}
             cut = _window(book, ends - round(length * MINUTE), ends, about)
-            if cut is None:
-                left_out.append(f"{name} {window} {date}")
-            else:
-                windows.append(cut)
+            windows += [cut] if cut is not None else []
+            left_out += [f"{name} {window} {date}"] if cut is None else []
     if not windows:
         wanted = "" if product is None else f" of {product}"
         raise ValueError(f"{paths[0]}: no window{wanted} at whose start both sides of the book have orders")
@@ -188,6 +179,20 @@ def read_windows(
         said.append(Finding("empty_book", text))
     first = windows[0]
     return [PowerWindow(first.events, first.about, (*said, *first.findings)), *windows[1:]]
+
+
+def _by_kind(paths: Sequence[str | Path]) -> dict[str, list[Source]]:
+    """The files of orders and those of trades; both must be there."""
+    found: dict[str, list[Source]] = {"orders": [], "trades": []}
+    for source in (own for path in paths for own in open_source(path)):
+        what = kind(source)
+        if what is None:
+            raise ValueError(f"{source.name}: neither orders nor trades of EPEX: no columns {', '.join(ORDERS)}")
+        found[what].append(source)
+    if not all(found.values()):
+        lacking = next(what for what, own in found.items() if not own)
+        raise ValueError(f"{paths[0]}: files of {lacking} are lacking: orders build the book, trades join its matches")
+    return found
 
 
 def _product(start: int, end: int, place: zoneinfo.ZoneInfo) -> tuple[str, str]:
@@ -279,17 +284,24 @@ def _join(orders: pd.DataFrame, legs: pd.DataFrame) -> pd.DataFrame:
     columns = ["time", "buys", "worst", "volume"]
     if not len(legs):
         return pd.DataFrame({name: pd.Series(dtype=float) for name in columns})
-    entered = orders.loc[orders["actioncode"].isin(["a", "c"]), ["orderid", "transactiontime"]]
-    matched = orders.loc[orders["actioncode"].isin(["p", "m"]), ["orderid", "transactiontime"]]
+    actions = orders.assign(stamp=orders["transactiontime"].astype("Int64"))
+    entered, matched = (
+        actions.loc[actions["actioncode"].isin(codes), ["orderid", "transactiontime", "stamp"]]
+        for codes in (["a", "c"], ["p", "m"])
+    )
     legs = legs.sort_values("executiontime", kind="stable")
-    options = {"left_on": "executiontime", "right_on": "transactiontime", "by": "orderid"}
-    known = pd.merge_asof(legs, entered.sort_values("transactiontime"), direction="backward", **options)
+    known = pd.merge_asof(legs, entered, left_on="executiontime", right_on="transactiontime", by="orderid")
     near = pd.merge_asof(
-        legs[["orderid", "executiontime"]], matched.sort_values("transactiontime"), direction="nearest",
-        tolerance=SECOND, **options,
-    )  # fmt: skip
-    known["entry"] = known["transactiontime"].fillna(0).astype(np.int64)  # of a leg elsewhere: it was there before
-    known["time"] = near["transactiontime"].fillna(known["executiontime"]).astype(np.int64).to_numpy()
+        legs[["orderid", "executiontime"]],
+        matched,
+        left_on="executiontime",
+        right_on="transactiontime",
+        by="orderid",
+        direction="nearest",
+        tolerance=SECOND,
+    )
+    known["entry"] = known["stamp"].fillna(0).astype(np.int64)  # of a leg elsewhere: it was there before
+    known["time"] = near["stamp"].fillna(known["executiontime"].astype("Int64")).astype(np.int64).to_numpy()
     last = known.sort_values(["entry", "time"], kind="stable").drop_duplicates("tradeid", keep="last")
     legs_known = known.groupby("tradeid")["entry"].max()
     alone = known.groupby("tradeid")["side"].transform("size") == 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def _read_one(source: Source, selection: Selection) -> Piece:
 def _events(source: Source) -> NDArray:
     """The array of events."""
     try:
-        loaded = np.load(io.BytesIO(source.content), allow_pickle=False)
+        loaded: Any = np.load(io.BytesIO(source.content), allow_pickle=False)
         if not isinstance(loaded, np.ndarray):
             names = list(loaded.files)
             loaded = loaded["data"] if "data" in names else loaded[names[0]]
@@ -67,15 +68,16 @@ def _events(source: Source) -> NDArray:
     if not set(loaded.dtype.names or ()) >= FIELDS or not loaded.size:
         shown = ", ".join(loaded.dtype.names or ("no fields",))
         raise ValueError(f"{source.name}: it needs events with {', '.join(sorted(FIELDS))}; it has {shown}")
-    return loaded
+    events: NDArray = loaded
+    return events
 
 
 def _quotes(events: NDArray, flags: NDArray, stamps: NDArray, number: NDArray) -> pd.DataFrame:
     """The best quotes after each event that changes the book."""
     book = LevelBook()
     orders: dict[int, tuple[bool, float, float]] = {}
-    rows = []
-    names = events.dtype.names
+    rows: list[tuple[Any, ...]] = []
+    names = events.dtype.names or ()
     keys = events["order_id"].tolist() if "order_id" in names else [0] * len(events)
     columns = (flags.tolist(), events["px"].tolist(), events["qty"].tolist(), keys)
     for place, (flag, price, size, key) in enumerate(zip(*columns, strict=True)):
@@ -96,8 +98,8 @@ def _quotes(events: NDArray, flags: NDArray, stamps: NDArray, number: NDArray) -
         rows[-1] = (place, *book.best())  # of one time, the book after all of its events
     if not rows:
         return quote_rows([], [], [], [], [], [])
-    where, *best = (np.array(column) for column in zip(*rows, strict=True))
-    return quote_rows(stamps[where], *best, number[where])
+    where, bids, bid_sizes, asks, ask_sizes = (np.array(column) for column in zip(*rows, strict=True))
+    return quote_rows(stamps[where], bids, bid_sizes, asks, ask_sizes, number[where])
 
 
 def _clear(book: LevelBook, orders: dict[int, tuple[bool, float, float]], flag: int, price: float) -> None:

@@ -221,8 +221,8 @@ def _table(source: Source, has_header: bool) -> tuple[int, bytes]:
     if b"\0" in text:
         raise ValueError(f"{source.name}: not a CSV file (it holds zero bytes)")
     first = 1
-    for line in io.BytesIO(text):
-        if line.strip() and not line.lstrip().startswith(b"#"):
+    for row in io.BytesIO(text):
+        if row.strip() and not row.lstrip().startswith(b"#"):
             break
         first += 1
     return first, text
@@ -260,7 +260,7 @@ def _parse(
 ) -> pd.DataFrame:
     if not lines.size:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
-    table = pd.read_csv(
+    table: pd.DataFrame = pd.read_csv(
         io.BytesIO(text),
         sep=source.separator,
         header=None,
@@ -274,7 +274,8 @@ def _parse(
         skipinitialspace=True,
     )
     table = table.iloc[lines - lines[0]].reset_index(drop=True)
-    return table[[header.index(name) for name in types]].set_axis(list(types), axis=1)
+    named: pd.DataFrame = table[[header.index(name) for name in types]].set_axis(list(types), axis=1)
+    return named
 
 
 def _name_the_cell(
