@@ -395,3 +395,81 @@ def test_a_missing_depth_update_leaves_the_book_unknown(tmp_path: Path) -> None:
     assert recording.cuts.tolist() == [[34202.0, 34204.0]]
     assert [finding.name for finding in recording.findings] == ["lost_messages", "empty_book", "empty_book"]
     assert recording.findings[0].text.startswith("1 times a depthUpdate is missing")
+
+
+# Damaged files
+
+
+WORDS = [
+    "",
+    "x",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e308",
+    "1e999",
+    "99999999999999999999",
+    '"',
+    "true",
+    "2024-03-01T09:30:00Z",
+]
+
+
+def damage(content: bytes, random: np.random.Generator) -> bytes:
+    """A cell, a line, a few bytes or an end of a file changed."""
+    kind = int(random.integers(5))
+    lines = content.decode().splitlines()
+    row = int(random.integers(len(lines)))
+    cells = lines[row].split(",")
+    if kind == 0:
+        cells[int(random.integers(len(cells)))] = str(random.choice(WORDS))
+        lines[row] = ",".join(cells)
+    elif kind == 1:
+        lines.insert(int(random.integers(len(lines))), lines.pop(row))
+    elif kind == 2:
+        lines[row] = lines[row][: int(random.integers(len(lines[row]) + 1))]
+    elif kind == 3:
+        lines = lines[:row]
+    else:
+        raw = bytearray(content)
+        for place in random.integers(len(raw), size=3):
+            raw[int(place)] = int(random.integers(256))
+        return bytes(raw)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def read_damaged(tmp_path: Path, trials: int, seed: int) -> dict[str, int]:
+    """Read damaged files; a tape without nonsense, or a ValueError that names a file."""
+    random, ended = np.random.default_rng(seed), {"tape": 0, "error": 0}
+    layouts = [*WHOLE.values(), ["binance_spot_stream.txt"], ["databento_tbbo.csv"], ["binance_trades.csv"]]
+    for trial in range(trials):
+        group = files(*layouts[trial % len(layouts)])
+        target = int(random.integers(len(group)))
+        paths = [tmp_path / path.name for path in group]
+        for number, (path, own) in enumerate(zip(group, paths, strict=True)):
+            own.write_bytes(damage(path.read_bytes(), random) if number == target else path.read_bytes())
+        try:
+            tape = read_tape(paths)
+        except ValueError as error:
+            assert str(tmp_path) in str(error), error
+            ended["error"] += 1
+            continue
+        ended["tape"] += 1
+        quotes = quotes_of(tape)
+        assert (quotes["bid"] < quotes["ask"]).all()
+        assert tape["time_s"].is_monotonic_increasing
+        assert (tape[["bid_size", "ask_size", "size"]].min().dropna() > 0).all()
+        assert np.isfinite(tape["time_s"]).all()
+    return ended
+
+
+def test_damaged_files_give_a_tape_or_an_error_that_names_them(tmp_path: Path) -> None:
+    ended = read_damaged(tmp_path, 150, 1)
+    assert min(ended.values()) > 20, ended
+
+
+@pytest.mark.slow
+def test_many_damaged_files_give_a_tape_or_an_error_that_names_them(tmp_path: Path) -> None:
+    ended = read_damaged(tmp_path, 5000, 2)
+    assert min(ended.values()) > 500, ended

@@ -18,6 +18,7 @@ hours of a session without a zone: the stamps are those of the exchange's place.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -51,7 +52,7 @@ def kind(source: Source) -> str | None:
             numbers = [[float(cell) for cell in row[:6]] for row in rows]  # a seventh column may name the dealer
         except ValueError:
             return None
-    if not numbers:
+    if not numbers or not all(math.isfinite(value) for row in numbers for value in row):
         return None
     width = len(rows[0])
     if width in (6, 7) and all(

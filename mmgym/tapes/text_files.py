@@ -190,9 +190,11 @@ def read_columns(
         raise ValueError(f"{source.name}, line {first + 1}: no rows; at least one row must follow the header")
     types = dict.fromkeys(numbers, "float64") | dict.fromkeys(words, "category") | dict.fromkeys(integers, "int64")
     try:
-        table = _parse(source, text, header, types, lines)
-    except (ValueError, OverflowError) as error:
-        _name_the_cell(source, text, header, numbers, integers, lines)
+        with np.errstate(invalid="raise", over="raise"):
+            table = _parse(source, text, header, types, lines)
+    except (ValueError, ArithmeticError) as error:
+        if not isinstance(error, pd.errors.ParserError):
+            _name_the_cell(source, text, header, numbers, integers, lines)
         raise ValueError(f"{source.name}: not a CSV file ({error})") from error
     table.index = pd.Index(lines - 2)
     for column in numbers:
