@@ -28,7 +28,7 @@ def market(**changes: float) -> Params:
     return Params.create(**({"fill_rate": RATE, "fill_decay": DECAY, "volatility": VOLATILITY} | changes))
 
 
-def simulated(seed: int, seconds: float = 900.0, begin: float = 0.0, **changes: float) -> pd.DataFrame:
+def simulated(seed: int, seconds: float = 600.0, begin: float = 0.0, **changes: float) -> pd.DataFrame:
     tape = simulate_tape(market(**changes), seed=seed, duration=seconds)
     return tape.assign(time_s=(tape["time_s"] + begin).round(6))
 
@@ -65,7 +65,7 @@ def assert_same(fit: glft.Calibration, other: glft.Calibration) -> None:
 
 
 def test_a_clean_tape_is_not_warned_of_and_its_law_is_recovered(tmp_path: Path) -> None:
-    fit = glft.calibrate(write(simulated(1, 3600.0), tmp_path / "tape.csv"))
+    fit = glft.calibrate(write(simulated(1, 1800.0), tmp_path / "tape.csv"))
     assert names(fit) == []
     assert_true(fit)
     assert abs(fit.mid.volatility.value - VOLATILITY) < 4.5 * fit.mid.volatility.stderr
@@ -80,17 +80,15 @@ def test_only_the_session_is_used(tmp_path: Path) -> None:
     for day in (0, 1):
         begin = day * DAY + 9 * 3600.0
         parts += [
-            simulated(3 * day, 300.0, begin - 300, fill_rate=4 * RATE),
+            simulated(3 * day, 100.0, begin - 100, fill_rate=4 * RATE),
             simulated(3 * day + 1, 900.0, begin),
-            simulated(3 * day + 2, 300.0, begin + 900, fill_rate=4 * RATE),
+            simulated(3 * day + 2, 100.0, begin + 900, fill_rate=4 * RATE),
         ]
     path = write(joined(*parts), tmp_path / "tape.csv")
     fit = glft.calibrate(path, selection=Selection(session="09:00-09:15"))
     assert fit.bid.exposure == pytest.approx(1800.0, abs=1e-6)
     assert "gaps" in names(fit)
     assert_true(fit)
-    everything = glft.calibrate(path)
-    assert everything.bid.fill_rate.value == pytest.approx(2.2 * RATE, rel=0.2)
     chain = check_level1(path, Selection(session="9:00-9:15"))
     assert chain.bounds.tolist() == [[32400.0, 33300.0], [DAY + 32400.0, DAY + 33300.0]]
 
@@ -115,7 +113,7 @@ def test_a_session_may_pass_midnight_and_be_that_of_a_place(tmp_path: Path) -> N
 
 
 def test_a_window_begins_with_the_quotes_before_it(tmp_path: Path) -> None:
-    tape = simulated(6, 900.0)
+    tape = simulated(6, 700.0)
     window = Selection(start=300.05, end="600.05")
     checked = check_level1(tape, window)
     assert checked.bounds.tolist() == [[300.05, 600.05]]
@@ -158,13 +156,13 @@ def test_selections_are_refused(arguments: dict[str, object], message: str | Non
 
 def test_pauses_longer_than_a_gap_are_left_out(tmp_path: Path) -> None:
     """A feed that is lost for half a minute again and again: too often to be found, and named by its length."""
-    tape = simulated(8, 3600.0)
+    tape = simulated(8, 1800.0)
     lost = (tape["time_s"] % 60) < 30
     path = write(tape[~lost], tmp_path / "tape.csv")
     fit = glft.calibrate(path, selection=Selection(gap=20.0))
-    assert fit.bid.exposure == pytest.approx(1800.0, rel=0.02)
+    assert fit.bid.exposure == pytest.approx(900.0, rel=0.02)
     assert_true(fit)
-    assert "60 gaps" in text(fit, "gaps") or "59 gaps" in text(fit, "gaps")
+    assert "29 gaps" in text(fit, "gaps")
 
 
 def test_files_are_joined_by_their_dates_or_as_days(tmp_path: Path) -> None:
@@ -177,11 +175,11 @@ def test_files_are_joined_by_their_dates_or_as_days(tmp_path: Path) -> None:
     days = [write(simulated(seed), tmp_path / f"{seed}.csv") for seed in (1, 2)]
     fit = glft.calibrate(days)
     assert {"days", "gaps"} <= set(names(fit))
-    assert fit.bid.exposure == pytest.approx(1800.0, abs=1.0)
+    assert fit.bid.exposure == pytest.approx(1200.0, abs=1.0)
     assert_true(fit)
     alone = [glft.calibrate(day) for day in days]
     assert fit.bid.fills == sum(one.bid.fills for one in alone)
-    later = write(simulated(2, begin=900.2), tmp_path / "later.csv")
+    later = write(simulated(2, begin=600.2), tmp_path / "later.csv")
     assert "gaps" not in names(glft.calibrate([days[0], later]))
 
 
@@ -363,12 +361,13 @@ def test_check_convert_and_calibrate_from_the_command_line(tmp_path: Path, capsy
     assert "2 trades" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_simulated_tapes_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    own = ["--set", "fill_rate=2", "--set", "fill_decay=20", "--set", "volatility=0.05", "--duration", "1200"]
+    own = ["--set", "fill_rate=2", "--set", "fill_decay=20", "--set", "volatility=0.05", "--duration", "800"]
     path = str(tmp_path / "glft.csv.gz")
     assert main(["simulate", "glft", path, "--seed", "3", *own]) == 0
     assert f"written: {path}" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(read_tape(path), simulate_tape(market(), seed=3, duration=1200.0))
+    pd.testing.assert_frame_equal(read_tape(path), simulate_tape(market(), seed=3, duration=800.0))
     whole = glft.calibrate(path)
     assert_true(whole)
     output = str(tmp_path / "fit.csv")

@@ -83,6 +83,7 @@ def test_quarters_have_their_own_names(tmp_path: Path) -> None:
         ("o4,XBID_Hour_Power,BUY", "o4,XBID_Hour_Power,BY", r"line 6, column 'side': 'by' is not one of"),
         ("EUR,50.20,MW,3.0", "EUR,x,MW,3.0", r"line 6, column 'price': 'x' is not allowed"),
         ("2024-03-01T06:40:00.000Z,,EUR", "yesterday,,EUR", r"line 6: 'yesterday' is no time"),
+        ("2024-03-01T06:40:00.000Z,,EUR", "0001-01-01,,EUR", r"line 6: '0001-01-01' is no time"),
     ],
 )  # fmt: skip
 def test_damaged_orders_name_line_and_column(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 DAY = 86_400.0
 DAY_NS = 86_400 * 10**9
+YEARS = 1979, 2190  # of a recording
 FIRST_EPOCH, LAST_EPOCH = 300_000_000, 7_000_000_000  # s since 1970 that a recording can have: 1979 to 2191
 
 
@@ -65,7 +66,7 @@ def iso_nanoseconds(name: str, words: pd.Series) -> Integers:
         If a cell is none; the message names the line.
     """
     times = pd.to_datetime(words, utc=True, errors="coerce", format="ISO8601")
-    wrong = np.flatnonzero(times.isna())
+    wrong = np.flatnonzero(~times.dt.year.between(*YEARS))  # an empty one is in no year
     if wrong.size:
         line = int(words.index[wrong[0]]) + 2
         raise ValueError(f"{name}, line {line}: {words.iloc[wrong[0]]!r} is no time such as 2022-06-10T13:30:00.5Z")
