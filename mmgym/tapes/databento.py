@@ -8,11 +8,11 @@ trades      ts_recv, ts_event, rtype, publisher_id, instrument_id, action, side,
 mbp-1, tbbo those and bid_px_00, ask_px_00, bid_sz_00, ask_sz_00, bid_ct_00, ask_ct_00
 =========== =========================================================================================================
 
-Times are nanoseconds since 1970; ``ts_event`` is the exchange's, ``ts_recv`` the recorder's. Prices without a decimal
-point are multiples of 1e-9, and 2**63 - 1 (CSV: an empty cell) stands for none. Trades are the records of action
-``T``; their side is the aggressor's: ``A`` sold, ``B`` bought, ``N`` is not known. Records of mbp-1 bear the book after
-them; a trade leaves it to the cancels that follow. Those of tbbo bear the book before the trade: it is taken to stand
-since a nanosecond before.
+Times are nanoseconds since 1970; ``ts_event`` is the exchange's, ``ts_recv`` the recorder's. Prices that are all
+enormous whole numbers are multiples of 1e-9, and 2**63 - 1 (CSV: an empty cell) stands for none. Trades are the records
+of action ``T``; their side is the aggressor's: ``A`` sold, ``B`` bought, ``N`` is not known. Records of mbp-1 bear the
+book after them; a trade leaves it to the cancels that follow. Those of tbbo bear the book before the trade: it is taken
+to stand since a nanosecond before.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ BOOK = ("bid_px_00", "bid_sz_00", "ask_px_00", "ask_sz_00")
 PRICES = ("price", "bid_px_00", "ask_px_00")
 NO_PRICE = float(2**63 - 1)
 BAD_BOOK = 4  # bit of the flags
+SMALLEST_SCALED = 1e6  # a thousandth of a unit of price
 
 
 def kind(source: Source) -> str | None:
@@ -103,11 +104,16 @@ def _read_csv(source: Source, time: str, *, book: bool) -> pd.DataFrame:
     else:
         table = read_columns(source, numbers, words, integers=(time,))
         table[time] = epoch_nanoseconds(f"{source.name}, column {time!r}", table[time])
-    for column in (name for name in PRICES if name in table):
-        cells = [row[header.index(column)] for row in source.first_cells[1:] if len(row) == len(header)]
-        scaled = not any("." in cell for cell in cells)
-        table[column] = _prices(table[column].to_numpy(dtype=float), scaled)
+    present = [name for name in PRICES if name in table]
+    raw = table[present].to_numpy(dtype=float)
+    table[present] = _prices(raw, scaled=_are_scaled(raw))
     return table
+
+
+def _are_scaled(raw: NDArray[np.float64]) -> bool:
+    """Whether prices are multiples of 1e-9: all are whole numbers, and would be enormous."""
+    known = np.abs(raw[~np.isnan(raw) & (np.abs(raw) < NO_PRICE) & (raw != 0)])
+    return bool(known.size and (known == np.floor(known)).all() and known.min() >= SMALLEST_SCALED)
 
 
 def _prices(raw: NDArray[np.float64], scaled: bool) -> NDArray[np.float64]:

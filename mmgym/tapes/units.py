@@ -70,8 +70,7 @@ def iso_nanoseconds(name: str, words: pd.Series) -> Integers:
     if wrong.size:
         line = int(words.index[wrong[0]]) + 2
         raise ValueError(f"{name}, line {line}: {words.iloc[wrong[0]]!r} is no time such as 2022-06-10T13:30:00.5Z")
-    nanoseconds: Integers = times.dt.as_unit("ns").astype("int64").to_numpy(dtype=np.int64)
-    return nanoseconds
+    return np.asarray(times.dt.as_unit("ns").astype("int64"), dtype=np.int64)
 
 
 def seconds_of_the_day(nanoseconds: ArrayLike) -> tuple[Array, int]:
