@@ -10,7 +10,17 @@ from collections.abc import Sequence
 import gymnasium
 
 import mmgym
-from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, robustness, score, train
+from mmgym.agents.commands import (
+    calibrate,
+    constrain,
+    fictitious_play,
+    record,
+    reproduce,
+    robustness,
+    score,
+    tape,
+    train,
+)
 from mmgym.agents.commands.command import UsageError, check_endings, environment_id
 
 __all__ = ["COMMANDS", "main", "make_parser"]
@@ -26,6 +36,8 @@ COMMANDS = {
         train.BENCHMARK,
         record.RECORD,
         train.DEMO,
+        tape.TAPE,
+        tape.SIMULATE,
         calibrate.CALIBRATE,
         fictitious_play.FICTITIOUS_PLAY,
         constrain.CONSTRAIN,

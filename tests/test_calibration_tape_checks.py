@@ -21,19 +21,18 @@ from mmgym.calibration import glft, hawkes_power, tick_spread
 from mmgym.calibration.exponential import Estimate
 from mmgym.calibration.hawkes import fit_hawkes, fit_market_orders, fit_poisson, plot_residuals
 from mmgym.calibration.hawkes_power_tape import read_power_tape, side_file, simulate_power_tapes
-from mmgym.calibration.tape import TAPE_COLUMNS, read_tape
 from mmgym.calibration.tape_checks import (
-    Finding,
-    clock_grid,
-    find_gaps,
     marked,
     require_finite,
-    shared_stamps,
     spread_of_counts,
 )
 from mmgym.calibration.tick_spread_simulation import simulate_own_quotes, simulate_tape
 from mmgym.models import hawkes
 from mmgym.models.tick_spread import Params
+from mmgym.tapes import Finding, read_tape
+from mmgym.tapes.clocks import clock_grid, shared_stamps
+from mmgym.tapes.gaps import find_gaps
+from mmgym.tapes.level1 import TAPE_COLUMNS
 
 REAL_TAPE = Path(__file__).parents[2] / "shared" / "data" / "ethusdt_perpetual_20240808_level1.csv.gz"
 TICK, RATE, DECAY, VOLATILITY = 0.01, 0.86, 49.0, 0.05

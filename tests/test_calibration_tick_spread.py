@@ -33,11 +33,12 @@ from mmgym.calibration.spread_chain import (
     one_clock_test,
     tick_states,
 )
-from mmgym.calibration.tape import TAPE_COLUMNS, best_quotes, read_tape
 from mmgym.calibration.tick_spread import Calibration, calibrate
 from mmgym.calibration.tick_spread_simulation import simulate_own_quotes, simulate_tape
 from mmgym.calibration.volume_proxy import proxy_limit, single_order_rate
 from mmgym.models.tick_spread import Params
+from mmgym.tapes import Selection, read_tape
+from mmgym.tapes.level1 import TAPE_COLUMNS, best_quotes
 
 REAL_TAPE = Path(__file__).parents[2] / "shared" / "data" / "ethusdt_perpetual_20240808_level1.csv.gz"
 DAYS = 100
@@ -206,7 +207,7 @@ def test_windows_and_merging_of_a_small_tape(small: Path) -> None:
     merged = calibrate(small, num_spreads=2)
     assert merged.transition_counts.tolist() == [[0, 2], [2, 0]]
     assert merged.seconds.tolist() == [8.0, 7.0]
-    window = calibrate(small, num_spreads=2, start=4.0, end=12.0, own_size=4.0)
+    window = calibrate(small, num_spreads=2, own_size=4.0, selection=Selection(start=4.0, end=12.0))
     assert window.seconds.tolist() == [2.0, 6.0]
     assert window.clock_counts.tolist() == [3]
     assert window.proxy.counts[1].tolist() == [[0, 1], [0, 2]]  # bought 12, 2, 11 behind queues of 50, 1, 1
@@ -591,9 +592,8 @@ def test_frames_are_checked_too(tape: pd.DataFrame, log: pd.DataFrame) -> None:
         ({"clock_pieces": 65}, "clock_pieces"),
         ({"clock_pieces": [0.0, 5.0]}, "strictly between 0 and 15 s"),
         ({"clock_pieces": [7.0, 5.0]}, "must rise"),
-        ({"start": -1.0}, r"first quote \(0 s\)"),
-        ({"start": 9.0, "end": 8.0}, "positive length"),
-        ({"end": 16.0}, r"last event \(15 s\)"),
+        ({"selection": Selection(start=99.0)}, "nothing lies there"),
+        ({"selection": Selection(start=9.0, end=8.0)}, "nothing lies there"),
     ],
 )
 def test_arguments_are_refused(small: Path, arguments: dict[str, object], message: str) -> None:

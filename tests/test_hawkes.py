@@ -34,9 +34,10 @@ from mmgym.calibration.hawkes import (
     residuals,
 )
 from mmgym.calibration.hawkes_likelihood import evaluate
-from mmgym.calibration.tape import market_orders, read_tape
 from mmgym.models import hawkes
 from mmgym.random_streams import start_stream
+from mmgym.tapes import read_tape
+from mmgym.tapes.level1 import market_orders
 
 REAL_TAPE = Path(__file__).parents[2] / "shared" / "data" / "ethusdt_perpetual_20240808_level1.csv.gz"
 ERRORS = 4.2  # standard errors

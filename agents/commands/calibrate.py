@@ -13,10 +13,10 @@ from typing import Any
 
 from mmgym.agents.commands.command import Command, environment_arguments, load_policy
 
-__all__ = ["BACKTEST", "CALIBRATE"]
+__all__ = ["BACKTEST", "CALIBRATE", "declared"]
 
 
-def _declared(parser: argparse.ArgumentParser, place: str) -> Iterator[tuple[argparse.ArgumentParser, Any]]:
+def declared(parser: argparse.ArgumentParser, place: str) -> Iterator[tuple[argparse.ArgumentParser, Any]]:
     """A parser with its options for each market that has a module at this place, and the module."""
     from mmgym.registration import ENVIRONMENTS
 
@@ -31,12 +31,12 @@ def _declared(parser: argparse.ArgumentParser, place: str) -> Iterator[tuple[arg
 
 
 def _add_calibrations(parser: argparse.ArgumentParser) -> None:
-    for sub, module in _declared(parser, "mmgym.calibration.{market}"):
+    for sub, module in declared(parser, "mmgym.calibration.{market}"):
         sub.set_defaults(run=module.run)
 
 
 def _add_backtests(parser: argparse.ArgumentParser) -> None:
-    for sub, module in _declared(parser, "mmgym.baselines.{market}.backtest_command"):
+    for sub, module in declared(parser, "mmgym.baselines.{market}.backtest_command"):
         sub.set_defaults(run=functools.partial(_backtest, module.run))
 
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from mmgym.printing import show
 
-__all__ = ["INTERVAL", "TIME_UNIT", "add_file_options", "fit_and_show"]
+__all__ = ["INTERVAL", "add_file_options", "fit_and_show"]
 
 INTERVAL = "between mids (default 1, or more where bid-ask noise asks for it)"
-TIME_UNIT = "of time_s (default s; what looks like another one is refused)"
 
 
 def add_file_options(parser: argparse.ArgumentParser, market: str, kind: str) -> None:
     """The file, of this kind, the picture and the output."""
-    parser.add_argument("file", help=f"{kind}, .csv or .csv.gz (columns: see mmgym.calibration.{market})")
+    text = f"{kind}: one or several files of any known format (see mmgym tape formats, mmgym.calibration.{market})"
+    parser.add_argument("file", nargs="+", help=text)
     parser.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
     parser.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
 

@@ -2,7 +2,7 @@
 
 The mid price follows ``dS = drift dt + volatility dW``; an order quoted at depth ``d`` from the mid is filled at rate
 ``fill_rate * exp(-fill_decay * d)`` per second, bid and ask each with parameters of their own. `calibrate` estimates
-all of them by maximum likelihood from one of two kinds of file (``.csv``, or gzipped ``.csv.gz``).
+all of them by maximum likelihood from one of two kinds of file.
 
 Quotes file
 -----------
@@ -11,7 +11,7 @@ bid_exposure, ask_exposure, bid_fills, ask_fills`` and optionally ``episode``, o
 
 Level-1 tape
 ------------
-Best quotes and trades of a whole market, in the format of `mmgym.calibration.tape`. Choices made in reading it:
+Best quotes and trades of a whole market, in any format of `mmgym.tapes`. Choices made in reading it:
 
 - Trades of one aggressor side at one time stamp are one market order. Sell orders fill bids, buy orders fill asks.
 - Its reach is the distance of its worst price from the mid *before that time stamp*: within a time stamp a tape may
@@ -25,7 +25,7 @@ Best quotes and trades of a whole market, in the format of `mmgym.calibration.ta
   change what the others do.
 
 The estimators, their standard errors and the test of the exponential law are in `mmgym.calibration.exponential`; what
-can be wrong with a file, and what is done about it, in `mmgym.calibration.tape_checks`.
+can be wrong with a file, and what is done about it, in `mmgym.tapes.checker` and `mmgym.calibration.tape_checks`.
 
 References
 ----------
@@ -48,9 +48,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit_and_show
+from mmgym.calibration.command import INTERVAL, add_file_options, fit_and_show
 from mmgym.calibration.exponential import BrownianFit, ExponentialFit, fit_fills, fit_reaches
-from mmgym.calibration.quotes import QUOTES_COLUMNS, read_quotes
+from mmgym.calibration.quotes import read_quotes
 from mmgym.calibration.report import (
     as_json,
     estimate_table,
@@ -59,20 +59,8 @@ from mmgym.calibration.report import (
     shown_p_value,
     verdict,
 )
-from mmgym.calibration.tape import (
-    TAPE_COLUMNS,
-    fail,
-    price_step,
-    read_header,
-    read_tape,
-)
 from mmgym.calibration.tape_checks import (
-    CheckedTape,
-    Finding,
-    check_level1,
     check_own_record,
-    coarse_clock,
-    described,
     recorded_volatility,
     require_finite,
     sampled_volatility,
@@ -80,6 +68,13 @@ from mmgym.calibration.tape_checks import (
     widened_rate,
 )
 from mmgym.plot import new_figure
+from mmgym.tapes import CheckedTape, Finding, Selection, check_level1
+from mmgym.tapes.clocks import coarse_clock
+from mmgym.tapes.findings import described
+from mmgym.tapes.level1 import price_step
+from mmgym.tapes.recording import Paths
+from mmgym.tapes.selection import add_tape_options, selection_of
+from mmgym.tapes.text_files import open_source
 
 UNITS = {
     "fill_rate": "1/s",
@@ -115,7 +110,7 @@ class Calibration:
     orders_left_out : int
         Market orders of a tape that have no quote before them, or do not get to ``minimum_depth``.
     findings : tuple of Finding
-        Warnings (see `mmgym.calibration.tape_checks`).
+        Warnings (see `mmgym.tapes.checker`).
     """
 
     source: str
@@ -234,20 +229,21 @@ class Calibration:
 
 
 def calibrate(
-    path: str | Path,
+    path: Paths,
     *,
     kind: str = "auto",
     volatility_interval: float | None = None,
     minimum_depth: float | None = None,
     maximum_depth: float | None = None,
     time_unit: str | None = None,
+    selection: Selection | None = None,
 ) -> Calibration:
     """Calibrate the GLFT market from a file.
 
     Parameters
     ----------
-    path : str or Path
-        A quotes file or a level-1 tape; the columns are in the module's docstring.
+    path : str, Path or sequence of them
+        A quotes file, or the files of a tape in any format of `mmgym.tapes`.
     kind : {"auto", "quotes", "tape"}
         Kind of file; ``"auto"`` looks at the header.
     volatility_interval : float, optional
@@ -258,6 +254,8 @@ def calibrate(
         from the median half-spread on. A quotes file takes neither.
     time_unit : {"s", "ms", "us", "ns"}, optional
         Unit of ``time_s`` of a tape. By default seconds, and what looks like another unit is refused.
+    selection : Selection, optional
+        What is used of a tape; all by default.
 
     Returns
     -------
@@ -271,15 +269,10 @@ def calibrate(
     """
     if kind not in ("auto", "quotes", "tape"):
         raise ValueError(f"kind must be 'auto', 'quotes' or 'tape', got {kind!r}")
+    paths = [path] if isinstance(path, str | Path) else list(path)
     if kind == "auto":
-        header = read_header(path)
-        if "event" in header:
-            kind = "tape"
-        elif "bid_depth" in header or "ask_depth" in header:
-            kind = "quotes"
-        else:
-            known = f"a level-1 tape names {', '.join(TAPE_COLUMNS)}; a quotes file {', '.join(QUOTES_COLUMNS)}"
-            fail(path, 1, header[0], f"neither kind of file; {known}")
+        header = open_source(paths[0])[0].header if paths else []
+        kind = "quotes" if "bid_depth" in header or "ask_depth" in header else "tape"
     if kind == "tape":
         return calibrate_tape(
             path,
@@ -287,12 +280,17 @@ def calibrate(
             minimum_depth=minimum_depth,
             maximum_depth=maximum_depth,
             time_unit=time_unit,
+            selection=selection,
         )
+    if len(paths) > 1:
+        raise ValueError(f"{len(paths)} quotes files: one is allowed; mark runs in it by the column episode")
     if time_unit is not None:
         raise ValueError("time_unit is for tapes; times and exposures of a quotes file are seconds")
+    if selection is not None and selection != Selection():
+        raise ValueError("window, session, gap, symbol, clock and trade_lag are for tapes, not for a quotes file")
     if minimum_depth is not None or maximum_depth is not None:
         raise ValueError("minimum_depth and maximum_depth are for tapes; a quotes file is fitted at its own depths")
-    return calibrate_quotes(path)
+    return calibrate_quotes(paths[0])
 
 
 def calibrate_quotes(path: str | Path) -> Calibration:
@@ -324,20 +322,21 @@ def calibrate_quotes(path: str | Path) -> Calibration:
 
 
 def calibrate_tape(
-    path: str | Path,
+    path: Paths,
     *,
     volatility_interval: float | None = None,
     minimum_depth: float | None = None,
     maximum_depth: float | None = None,
     tick: float | None = None,
     time_unit: str | None = None,
+    selection: Selection | None = None,
 ) -> Calibration:
     """Calibrate from a level-1 tape (see `calibrate`).
 
     Parameters
     ----------
-    path : str or Path
-        The tape.
+    path : str, Path or sequence of them
+        The files of the tape.
     volatility_interval : float, optional
         Seconds between the sampled mid prices; by default 1, or more where bid-ask noise asks for it.
     minimum_depth : float, optional
@@ -348,34 +347,36 @@ def calibrate_tape(
         Price grid; by default the smallest difference between two best quotes of the tape.
     time_unit : {"s", "ms", "us", "ns"}, optional
         See `calibrate`.
+    selection : Selection, optional
+        See `calibrate`.
     """
-    path = Path(path)
     if volatility_interval is not None and not (math.isfinite(volatility_interval) and volatility_interval > 0):
         raise ValueError(f"volatility_interval must be positive and finite (seconds), got {volatility_interval}")
-    checked = check_level1(path, read_tape(path), time_unit=time_unit, reach=True)
+    checked = check_level1(path, selection, time_unit=time_unit, reach=True)
+    name = checked.name
     findings = list(checked.findings)
     parts, orders = checked.quotes, checked.orders
     quotes = pd.concat(parts, ignore_index=True)
     if len(quotes) < 2:
-        raise ValueError(f"{path}: a tape needs quotes at two times at least, got {len(quotes)}")
+        raise ValueError(f"{name}: a tape needs quotes at two times at least, got {len(quotes)}")
     bounds = checked.bounds
     if not checked.seconds > 0:
-        raise ValueError(f"{path}: nothing follows the first quote: a tape needs events at two times at least")
+        raise ValueError(f"{name}: nothing follows the first quote: a tape needs events at two times at least")
     tick = price_step(quotes) if tick is None else tick
     if minimum_depth is None:
         minimum_depth = _touch(parts, bounds[:, 1], tick)
     sides = []
-    for name, aggressor in (("bid", "sell"), ("ask", "buy")):
-        side, wide = _fit_side(str(path), checked, name, aggressor, tick, minimum_depth, maximum_depth)
+    for label, aggressor in (("bid", "sell"), ("ask", "buy")):
+        side, wide = _fit_side(name, checked, label, aggressor, tick, minimum_depth, maximum_depth)
         findings += wide
         sides.append(side)
     try:
         mid, interval, noisy = sampled_volatility(parts, bounds, volatility_interval, required=True)
     except ValueError as error:
-        raise ValueError(f"{path}: mid, {error}") from error
+        raise ValueError(f"{name}: mid, {error}") from error
     assert mid is not None
     return Calibration(
-        source=path.name,
+        source=checked.label,
         kind="tape",
         bid=sides[0],
         ask=sides[1],
@@ -471,9 +472,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=f"tape: {INTERVAL}")
     parser.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit")
     parser.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit")
-    parser.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=f"tape: {TIME_UNIT}")
+    add_tape_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run ``mmgym calibrate glft``."""
+    options.selection = selection_of(options)
     fit_and_show(calibrate, "mmgym/GLFT-v0", options)

@@ -47,15 +47,10 @@ from mmgym.calibration.hawkes_likelihood import (
     three_parameters,
 )
 from mmgym.calibration.report import as_json, estimate_table, save_figure, shown_p_value, verdict
-from mmgym.calibration.tape import read_tape
 from mmgym.calibration.tape_checks import (
     FALSE_ALARM,
-    Finding,
-    check_level1,
-    described,
     excessive,
     find_window_gaps,
-    gap_finding,
     json_value,
     raised,
     steps_of_a_kernel,
@@ -64,6 +59,10 @@ from mmgym.calibration.tape_checks import (
 )
 from mmgym.models.hawkes import explosive
 from mmgym.plot import new_figure
+from mmgym.tapes import Selection, check_level1
+from mmgym.tapes.findings import Finding, described
+from mmgym.tapes.gaps import gap_finding
+from mmgym.tapes.recording import Paths
 
 __all__ = [
     "HawkesFit",
@@ -653,21 +652,27 @@ def _positive(value: float, stderr: float) -> Estimate:
 
 
 def fit_market_orders(
-    path: str | Path, *, allow_explosive: bool = False, time_unit: str | None = None
+    path: Paths,
+    *,
+    allow_explosive: bool = False,
+    time_unit: str | None = None,
+    selection: Selection | None = None,
 ) -> dict[str, HawkesFit]:
     """Fit the market orders of a level-1 tape, each side by itself; the whole tape is one window.
 
-    The trades of one aggressor side at one time stamp are one order (`mmgym.calibration.tape.market_orders`). Where the
+    The trades of one aggressor side at one time stamp are one order (`mmgym.tapes.level1.market_orders`). Where the
     tape has gaps, its sessions are the windows.
 
     Parameters
     ----------
-    path : str or Path
-        The tape, in the format of `mmgym.calibration.tape`.
+    path : str, Path or sequence of them
+        The tape: files of any format of `mmgym.tapes`.
     allow_explosive : bool
         See `fit_hawkes`.
     time_unit : {"s", "ms", "us", "ns"}, optional
         Unit of ``time_s``. By default seconds, and what looks like another unit is refused.
+    selection : Selection, optional
+        What is used of the files; all by default.
 
     Returns
     -------
@@ -679,11 +684,11 @@ def fit_market_orders(
     ValueError
         If the tape breaks its format, or a side cannot be fitted.
     """
-    checked = check_level1(path, read_tape(path), time_unit=time_unit)
+    checked = check_level1(path, selection, time_unit=time_unit)
     orders = checked.orders
     bounds = np.array([[part["time_s"].iloc[0], part["time_s"].iloc[-1]] for part in checked.sessions])
     if not (bounds[:, 1] > bounds[:, 0]).all():
-        raise ValueError(f"{path}: all events are at one time; a tape needs events at two times at least")
+        raise ValueError(f"{checked.name}: all events are at one time; a tape needs events at two times at least")
     fits = {}
     for side in ("buy", "sell"):
         times = orders.loc[orders["side"] == side, "time_s"].to_numpy(dtype=float)
@@ -691,6 +696,6 @@ def fit_market_orders(
         try:
             fit = fit_hawkes(windows, bounds[:, 1] - bounds[:, 0], allow_explosive=allow_explosive, unit="s")
         except ValueError as error:
-            raise ValueError(f"{path}: {side}: {error}") from error
+            raise ValueError(f"{checked.name}: {side}: {error}") from error
         fits[side] = replace(fit, findings=(*checked.findings, *fit.findings))
     return fits

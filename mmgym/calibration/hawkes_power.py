@@ -41,19 +41,18 @@ from numpy.typing import NDArray
 
 from mmgym.calibration.exponential import UNKNOWN, Estimate, ExponentialFit, fit_reaches
 from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_hawkes
-from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
+from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tapes
 from mmgym.calibration.report import REJECTION, as_json, estimate_table, save_figure, verdict
 from mmgym.calibration.tape_checks import (
-    Finding,
-    described,
     find_window_gaps,
-    gap_finding,
     require_finite,
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
 from mmgym.plot import new_figure
 from mmgym.printing import table_text, write_result
+from mmgym.tapes.findings import Finding, described
+from mmgym.tapes.gaps import gap_finding
 
 Array = NDArray[np.float64]
 
@@ -345,8 +344,7 @@ def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool
     if not names:
         raise ValueError("no tapes: at least one is needed")
     by_day: dict[tuple[str, str], dict[str, PowerTape]] = {}
-    for name in names:
-        tape = read_power_tape(name)
+    for tape in read_power_tapes(names):
         days = by_day.setdefault((tape.product, tape.window), {})
         if tape.delivery_date in days:
             both = f"{days[tape.delivery_date].path} and {tape.path}"
@@ -367,6 +365,7 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
             raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of {first.path} is {first.tick:g}")
     horizons = np.array([tape.horizon for tape in tapes])
     gaps, pauses, observed, findings = _pauses(tapes, horizons)
+    findings = [*(item for tape in tapes for item in tape.findings), *findings]
     processes, warnings = _processes(group, tapes, horizons, gaps, allow_explosive)
     findings += warnings
     reaches = _reaches(group, tapes, horizons)
@@ -548,7 +547,7 @@ POWER, FLOW = "mmgym/HawkesPower-v0", "mmgym/HawkesFlow-v0"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``mmgym calibrate hawkes_power``."""
-    text = f"{FILES} (see mmgym.calibration.hawkes_power_tape)"
+    text = f"{FILES} (see mmgym.calibration.hawkes_power_tape), or EPEX's orders and trades (mmgym.tapes.epex)"
     parser.add_argument("file", nargs="+", metavar="TAPE", help=text)
     text = "accept estimates with excitation >= decay"
     parser.add_argument("--allow-explosive", action="store_true", help=text)
@@ -570,7 +569,7 @@ def run(options: argparse.Namespace) -> None:
         Without matplotlib, if a plot is asked for.
     """
     fits = calibrate(options.file, allow_explosive=options.allow_explosive)
-    tapes = [read_power_tape(path) for path in options.file]
+    tapes = read_power_tapes(options.file)
     print("Estimates (standard errors); K: bid events, L: ask events, 1/min and EUR/MWh\n")
     print(table_text(fits.paper_table().reset_index(), missing=""))
     tests = pd.concat({" ".join(key): fit.tests() for key, fit in fits.groups.items()}, names=["group"])

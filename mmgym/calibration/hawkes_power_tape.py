@@ -39,8 +39,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from mmgym.calibration.tape import read_columns, require
 from mmgym.models import hawkes
+from mmgym.tapes import epex
+from mmgym.tapes.findings import Finding
+from mmgym.tapes.text_files import open_source, read_columns, require
 
 Array = NDArray[np.float64]
 
@@ -72,6 +74,8 @@ class PowerTape:
         As in the side file.
     horizon : float
         Minutes.
+    findings : tuple of Finding
+        What was said when it was cut from an exchange's files.
     """
 
     path: Path
@@ -83,6 +87,7 @@ class PowerTape:
     delivery_date: str
     window: str
     horizon: float
+    findings: tuple[Finding, ...] = ()
 
     def before(self) -> tuple[Array, Array]:
         """Best bid and best ask before each event, ticks, shapes (events,)."""
@@ -160,8 +165,29 @@ def read_power_tape(path: str | Path) -> PowerTape:
     """
     path = Path(path)
     about = _read_side_file(side_file(path))
-    events = read_columns(path, NUMBERS, ("type",), allow_empty=True)[list(TAPE_COLUMNS)]
-    tape = PowerTape(path=path, events=events, **about)
+    events = read_columns(path, NUMBERS, ("type",), keep_case=("type",), allow_empty=True)[list(TAPE_COLUMNS)]
+    return check_power_tape(PowerTape(path=path, events=events, **about))
+
+
+def read_power_tapes(paths: Sequence[str | Path]) -> list[PowerTape]:
+    """Read tapes, and the windows of EPEX's orders and trades (`mmgym.tapes.epex`), which are named by their product.
+
+    Raises
+    ------
+    ValueError
+        As `read_power_tape` and `mmgym.tapes.epex.read_windows`.
+    """
+    exchange = [path for path in paths if any(epex.kind(source) for source in open_source(path))]
+    tapes = [read_power_tape(path) for path in paths if path not in exchange]
+    for window in epex.read_windows(exchange) if exchange else []:
+        tape = PowerTape(path=Path(window.name), events=window.events, findings=window.findings, **window.about)
+        tapes.append(check_power_tape(tape))
+    return tapes
+
+
+def check_power_tape(tape: PowerTape) -> PowerTape:
+    """Refuse a tape that breaks the format, as `read_power_tape` does; the tape."""
+    path, events = tape.path, tape.events
     for column in ("seq", "t_min", "best_bid", "best_ask", "volume"):
         require(path, events, column, events[column].notna(), "every row needs a number")
     for column in ("seq", "best_bid", "best_ask", "worst_price"):
@@ -376,17 +402,14 @@ def simulate_power_tapes(
     stream = int(sequence.generate_state(1, np.uint64)[0])
     processes = p.base_rate, p.excitation, p.decay
     events = hawkes.simulate(*processes, p.horizon, seed=stream, windows=days, allow_explosive=allow_explosive)
-    Path(folder).mkdir(parents=True, exist_ok=True)
     paths = []
     for day in range(days):
         here = slice(events.offsets[day], events.offsets[day + 1])
         date = (datetime.date.fromisoformat(first_date) + datetime.timedelta(days=day)).isoformat()
-        paths.append(Path(folder) / f"{product}_{window}_{date}.csv")
         rows = _play(events.times[here].tolist(), events.processes[here].tolist(), start_bid, p, draws)
-        pd.DataFrame(rows, columns=list(TAPE_COLUMNS)).to_csv(paths[-1], index=False)
         about = {"start_bid": start_bid, "start_ask": start_bid + p.start_spread, "tick": p.tick, "product": product}
         about |= {"delivery_date": date, "window": window, "horizon": p.horizon}
-        side_file(paths[-1]).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        paths.append(epex.write_tape(folder, pd.DataFrame(rows, columns=list(TAPE_COLUMNS)), about))
     return paths
 
 

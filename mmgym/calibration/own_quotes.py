@@ -32,7 +32,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmgym.calibration.spread_chain import SpreadPath
-from mmgym.calibration.tape import read_columns, require
+from mmgym.tapes.text_files import read_columns, require
 
 OWN_QUOTES_COLUMNS = ("time_s", "event", "side", "quote")
 SIDES = ("bid", "ask")

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmgym.calibration.tape import read_columns, read_header, require
+from mmgym.tapes.text_files import read_columns, require, the_source
 
 QUOTES_COLUMNS = (
     "time",
@@ -59,8 +59,9 @@ def read_quotes(path: str | Path) -> pd.DataFrame:
     ValueError
         If anything in the file breaks the format; the message names file, line, column and what is allowed.
     """
-    with_episode = "episode" in read_header(path)
-    quotes = read_columns(path, (*QUOTES_COLUMNS, "episode") if with_episode else QUOTES_COLUMNS)
+    source = the_source(path)
+    with_episode = "episode" in source.header
+    quotes = read_columns(source, (*QUOTES_COLUMNS, "episode") if with_episode else QUOTES_COLUMNS)
     if not with_episode:
         quotes["episode"] = 0.0
     for column in ("time", "mid", "episode"):

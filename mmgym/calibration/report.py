@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from mmgym.calibration.exponential import Estimate
-from mmgym.calibration.tape_checks import Finding, draw_findings, json_value, marked
+from mmgym.calibration.tape_checks import draw_findings, json_value, marked
 from mmgym.plot import write_figure
+from mmgym.tapes.findings import Finding
 
 REJECTION = 0.01  # p-value below which a summary calls a law rejected
 

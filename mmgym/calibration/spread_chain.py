@@ -137,7 +137,7 @@ def spread_path(
     Parameters
     ----------
     quotes : pandas.DataFrame
-        What `mmgym.calibration.tape.best_quotes` returned; its first row stands at `start` or before. A column
+        What `mmgym.tapes.level1.best_quotes` returned; its first row stands at `start` or before. A column
         ``session``, if there is one, changes where a gap of the tape is cut out.
     tick : float
         Unit of the states, in price.

@@ -14,7 +14,7 @@ proxy intensities, (2.13)   intervals of much traded volume over their time  ``s
 volatility                  sampled mid prices                               see `mmgym.calibration.exponential`
 =========================== ================================================ ========================================
 
-The first two and the last come from the tape (`mmgym.calibration.tape`); execution intensities from a log of one's own
+The first two and the last come from the tape (`mmgym.tapes`); execution intensities from a log of one's own
 quotes (`mmgym.calibration.own_quotes`) or, without one, from the volumes on the tape, by a rule that is biased
 (`mmgym.calibration.volume_proxy` has its closed form). States of the spread and the tests of the model are in
 `mmgym.calibration.spread_chain`, the intervals in `mmgym.calibration.score_intervals`.
@@ -23,7 +23,7 @@ Choices made in reading a tape: the spread is the one once all events of a time 
 stamp belong to the interval that ends there; gaps of a tape are cut out; sizes, fees and penalties of the market are no
 estimates and are left to the user. The intensities by proxy are those of orders of `own_size` shares: set
 ``limit_order_max`` accordingly. What can be wrong with a tape, and what is done about it, is in
-`mmgym.calibration.tape_checks`.
+`mmgym.tapes.checker`.
 
 References
 ----------
@@ -43,7 +43,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmgym.calibration.command import INTERVAL, TIME_UNIT, add_file_options, fit_and_show
+from mmgym.calibration.command import INTERVAL, add_file_options, fit_and_show
 from mmgym.calibration.exponential import WINDOWS
 from mmgym.calibration.own_quotes import QUOTES, SIDES, check_own_quotes, own_counts, read_own_quotes
 from mmgym.calibration.spread_chain import (
@@ -56,14 +56,8 @@ from mmgym.calibration.spread_chain import (
     one_clock_test,
     spread_path,
 )
-from mmgym.calibration.tape import check_tape, price_step, read_tape, sample_mid
 from mmgym.calibration.tape_checks import (
-    TIME_UNITS,
-    CheckedTape,
-    Finding,
-    check_level1,
     check_own_size,
-    coarse_clock,
     excessive,
     sampled_volatility,
     spread_of_counts,
@@ -71,33 +65,37 @@ from mmgym.calibration.tape_checks import (
 from mmgym.calibration.tick_spread_report import Calibration, Executions, OrderFlow
 from mmgym.calibration.volume_proxy import AGGRESSORS, proxy_counts
 from mmgym.models.tick_spread import MAX_PIECES
+from mmgym.tapes import CheckedTape, Finding, Selection, check_level1
+from mmgym.tapes.clocks import coarse_clock
+from mmgym.tapes.level1 import price_step, sample_mid
+from mmgym.tapes.recording import Paths
+from mmgym.tapes.selection import add_tape_options, selection_of
+from mmgym.tapes.units import TIME_UNITS
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
-Tape = str | Path | pd.DataFrame
 
 HOUR = 3600.0
 
 
 def calibrate(
-    path: Tape,
+    path: Paths | pd.DataFrame,
     *,
-    own_quotes: Tape | None = None,
+    own_quotes: str | Path | pd.DataFrame | None = None,
     tick: float | None = None,
     num_spreads: int | None = None,
     clock_pieces: int | Sequence[float] | None = None,
     own_size: float = 100.0,
-    start: float | None = None,
-    end: float | None = None,
     volatility_interval: float | None = None,
     time_unit: str | None = None,
+    selection: Selection | None = None,
 ) -> Calibration:
     """Calibrate the tick-spread market from a level-1 tape.
 
     Parameters
     ----------
-    path : str, Path or DataFrame
-        A tape (`mmgym.calibration.tape`), or what `read_tape` returned.
+    path : str, Path, sequence of them, or DataFrame
+        The files of a tape, in any format of `mmgym.tapes`, or what `mmgym.tapes.read_tape` returned.
     own_quotes : str, Path or DataFrame, optional
         A log of own quotes and fills on the clock of the tape (`mmgym.calibration.own_quotes`), or what
         `read_own_quotes` returned.
@@ -113,13 +111,13 @@ def calibrate(
         window, rising) at which it may change. By default one piece an hour.
     own_size : float
         ``V_0`` of the proxy, in the unit of the tape's sizes.
-    start, end : float, optional
-        Window of the tape that is used, seconds. By default from the first quote to the last event. The spread and
-        the queues at `start` are those of the last quote at or before it.
     volatility_interval : float, optional
         Seconds between the sampled mid prices; by default 1, or more where bid-ask noise asks for it.
     time_unit : {"s", "ms", "us", "ns"}, optional
         Unit of ``time_s`` of tape and log. By default seconds, and what looks like another unit is refused.
+    selection : Selection, optional
+        What is used of the tape; all by default. The spread and the queues at the start of its window are those of the
+        last quote at or before it.
 
     Returns
     -------
@@ -132,21 +130,26 @@ def calibrate(
         number can be given from it, the spread never jumps, or a state of it is never visited or never left (the
         message says what to change).
     """
-    name = "the tape" if isinstance(path, pd.DataFrame) else str(path)
     for word, value in (("own_size", own_size), ("volatility_interval", volatility_interval), ("tick", tick)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{word} must be positive and finite, got {value}")
     if num_spreads is not None and (num_spreads != int(num_spreads) or not 2 <= num_spreads <= MOST_SPREADS):
         raise ValueError(f"num_spreads must be a whole number from 2 to {MOST_SPREADS}, got {num_spreads}")
-    checked = check_level1(name, _tape(path, name), time_unit=time_unit)
-    findings = list(checked.findings)
-    if len(checked.sessions) > 1:
-        findings[0] = replace(findings[0], text=f"{findings[0].text} All times are observed ones, the gaps cut out.")
+    checked = check_level1(path, selection, time_unit=time_unit)
+    name = checked.name
+    findings = [
+        replace(item, text=f"{item.text} All times are observed ones, the gaps cut out.")
+        if item.name == "gaps"
+        else item
+        for item in checked.findings
+    ]
     parts = checked.quotes
     quotes = pd.concat([part.assign(session=number) for number, part in enumerate(parts)], ignore_index=True)
     if len(quotes) < 2:
         raise ValueError(f"{name}: a tape needs quotes at two times at least, got {len(quotes)}")
-    first, last = _window(name, quotes, float(checked.bounds[-1, 1]), start, end)
+    first, last = float(checked.bounds[0, 0]), float(checked.bounds[-1, 1])
+    if not last > first:
+        raise ValueError(f"{name}: nothing follows the first quote: a tape needs events at two times at least")
     edges = _clock_edges(name, clock_pieces, first, last, checked)
     begin, finish = float(edges[0]), float(edges[-1])
     step = price_step(quotes) if tick is None else float(tick)
@@ -167,11 +170,9 @@ def calibrate(
     orders = checked.orders
     orders = orders[(orders["time_s"] > first) & (orders["time_s"] <= last)]
     findings += check_own_size(name, own_size, orders, proxy.counts.sum(axis=2)[:, 1], needed=logged is None)
-    bounds = np.clip(checked.bounds, first, last)
-    own = np.flatnonzero(bounds[:, 1] > bounds[:, 0])
-    mid, interval, noisy = sampled_volatility([parts[number] for number in own], bounds[own], volatility_interval)
+    mid, interval, noisy = sampled_volatility(parts, checked.bounds, volatility_interval)
     return Calibration(
-        source="tape" if isinstance(path, pd.DataFrame) else Path(path).name,
+        source=checked.label,
         tick=step,
         start=begin,
         end=finish,
@@ -186,7 +187,7 @@ def calibrate(
         tests=tests,
         mid=mid,
         volatility_interval=float(interval),
-        initial_price=float(sample_mid(parts[own[0]], start=first, end=first, interval=1.0)[1][0]),
+        initial_price=float(sample_mid(parts[0], start=first, end=first, interval=1.0)[1][0]),
         clock_dispersion=clock_dispersion,
         hidden_jumps=hidden,
         findings=(*findings, *noisy),
@@ -248,14 +249,7 @@ def _logged(
     return executions, findings if outside is None else [outside, *findings]
 
 
-def _tape(path: Tape, name: str) -> pd.DataFrame:
-    if not isinstance(path, pd.DataFrame):
-        return read_tape(path)
-    check_tape(name, path)
-    return path
-
-
-def _own_log(path: Tape, time_unit: str | None) -> pd.DataFrame:
+def _own_log(path: str | Path | pd.DataFrame, time_unit: str | None) -> pd.DataFrame:
     """The log of own quotes, its times in seconds."""
     if isinstance(path, pd.DataFrame):
         check_own_quotes("the log of own quotes", path)
@@ -311,20 +305,6 @@ def _outside(log: pd.DataFrame, checked: CheckedTape, first: float, last: float)
     return Finding("time_unit", f"{text}are both on one clock and in one unit?", ("fill_rate",))
 
 
-def _window(
-    name: str, quotes: pd.DataFrame, last: float, start: float | None, end: float | None
-) -> tuple[float, float]:
-    """The window that is used."""
-    first = float(quotes["time_s"].iloc[0])
-    begin, finish = first if start is None else float(start), last if end is None else float(end)
-    if not first <= begin < finish <= last:
-        raise ValueError(
-            f"{name}: start = {begin:g} and end = {finish:g} are not allowed: the window must have positive length and "
-            f"lie between the first quote ({first:g} s) and the last event ({last:g} s)"
-        )
-    return begin, finish
-
-
 def _clock_edges(
     name: str, pieces: int | Sequence[float] | None, start: float, end: float, checked: CheckedTape
 ) -> Array:
@@ -361,14 +341,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spreads", dest="num_spreads", type=int, metavar="M", help=text)
     pieces.add_argument("--clock-pieces", type=int, metavar="N", help="pieces of the clock (default: one an hour)")
     parser.add_argument("--own-size", type=float, default=100.0, metavar="V0", help="of the proxy (default 100)")
-    parser.add_argument("--start", type=float, metavar="SECONDS", help="of the window (default: first quote)")
-    parser.add_argument("--end", type=float, metavar="SECONDS", help="of the window (default: last event)")
     parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=INTERVAL)
-    parser.add_argument("--time-unit", choices=["s", "ms", "us", "ns"], help=TIME_UNIT)
+    add_tape_options(parser)
     text = "times of the tape at which the clock may change"
     pieces.add_argument("--clock-changes", dest="clock_pieces", nargs="+", type=float, metavar="SECONDS", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run ``mmgym calibrate tick_spread``."""
+    options.selection = selection_of(options)
     fit_and_show(calibrate, "mmgym/TickSpread-v0", options)

@@ -18,14 +18,13 @@ from mmgym.calibration.report import REJECTION, as_json, logarithmic_axis, save_
 from mmgym.calibration.score_intervals import Estimates, proportions, rates
 from mmgym.calibration.spread_chain import ENOUGH_VISITS, ModelTest
 from mmgym.calibration.tape_checks import (
-    Finding,
-    described,
     marked,
     require_finite,
 )
 from mmgym.calibration.volume_proxy import proxy_limit, single_order_rate
 from mmgym.models.tick_spread import stationary_law
 from mmgym.plot import new_figure
+from mmgym.tapes.findings import Finding, described
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -4,7 +4,7 @@ r"""A simulated day of the tick-spread market: a level-1 tape, and a log of own 
 Brownian mid rounded so that the best prices are whole ticks, exponential sizes at the best prices, and market orders of
 both sides: Poisson, with exponential sizes, at the best price. `simulate_own_quotes` toggles own quotes at random times
 between best, improved and off, and draws their fills at the intensities of the market. The formats are those of
-`mmgym.calibration.tape` and `mmgym.calibration.own_quotes`; `mmgym.calibration.tick_spread.calibrate` reads both back.
+`mmgym.tapes.level1` and `mmgym.calibration.own_quotes`; `mmgym.calibration.tick_spread.calibrate` reads both back.
 
 Market orders do not move the quotes, and the fills of the own quotes are drawn beside them: the tape serves to check
 estimators, not to backtest.
@@ -12,10 +12,12 @@ estimators, not to backtest.
 
 from __future__ import annotations
 
+import argparse
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +25,8 @@ from numpy.typing import NDArray
 
 from mmgym.calibration.own_quotes import OWN_QUOTES_COLUMNS, QUOTES, SIDES
 from mmgym.calibration.spread_chain import tick_states
-from mmgym.calibration.tape import TAPE_COLUMNS, best_quotes
 from mmgym.models.tick_spread import Params
+from mmgym.tapes.level1 import TAPE_COLUMNS, best_quotes
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -67,7 +69,7 @@ def simulate_tape(
     Returns
     -------
     pandas.DataFrame
-        As `mmgym.calibration.tape.read_tape` returns it.
+        As `mmgym.tapes.read_tape` returns it.
 
     Raises
     ------
@@ -142,7 +144,7 @@ def simulate_own_quotes(
     params : Params
         The market; its fill rates are used. Spreads of the tape above its widest count as that.
     tape : pandas.DataFrame
-        What `simulate_tape` or `mmgym.calibration.tape.read_tape` returned.
+        What `simulate_tape` or `mmgym.tapes.read_tape` returned.
     path : str or Path, optional
         Where to write the log as ``.csv`` or ``.csv.gz``; it is returned in any case.
     seed : int
@@ -217,3 +219,30 @@ def _walk(params: Params, jumps: int, random: np.random.Generator) -> Counts:
 def _prices(ticks: Counts, tick: float) -> Array:
     """Whole ticks as prices, free of rounding noise beyond ten decimals."""
     return np.round(ticks * tick, 10)
+
+
+TITLE = "the spread chain on its clock with market orders at the best prices: a level-1 tape"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mmgym simulate tick_spread``: those of `simulate_tape`, and the log of own quotes."""
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="of the tape (default: the horizon)")
+    parser.add_argument(
+        "--order-rate", type=float, default=0.5, metavar="PER_SECOND", help="of each side (default 0.5)"
+    )
+    parser.add_argument("--mean-order-size", type=float, default=120.0, help="of market orders (default 120)")
+    parser.add_argument("--mean-queue", type=float, default=200.0, help="at each best price (default 200)")
+    text = "of quote rows between jumps (default 0.5)"
+    parser.add_argument("--quote-rate", type=float, default=0.5, metavar="PER_SECOND", help=text)
+    parser.add_argument("--own-quotes", metavar="LOG.csv", help="also write a log of own quotes and fills")
+
+
+def run(options: argparse.Namespace, arguments: Mapping[str, Any]) -> list[Path]:
+    """Run ``mmgym simulate tick_spread``; ``arguments`` are those of the environment."""
+    params = Params.create(**arguments)
+    names = ("seed", "duration", "order_rate", "mean_order_size", "mean_queue", "quote_rate")
+    tape = simulate_tape(params, options.out, **{name: getattr(options, name) for name in names})
+    if options.own_quotes is None:
+        return [Path(options.out)]
+    simulate_own_quotes(params, tape, options.own_quotes, seed=options.seed + 1)
+    return [Path(options.out), Path(options.own_quotes)]

@@ -52,7 +52,7 @@ def proxy_counts(path: SpreadPath, tape: pd.DataFrame, own_size: float, edges: A
     path : SpreadPath
         States and jumps.
     tape : pandas.DataFrame
-        What `mmgym.calibration.tape.read_tape` returned.
+        What `mmgym.tapes.read_tape` returned.
     own_size : float
         ``V_0``, in the unit of the tape's sizes.
     edges : array, shape (K + 1,)
