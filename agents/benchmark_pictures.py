@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmgym.plot import new_figure
+from mmgym.plot import COLORS, new_figure, plain
 
-__all__ = ["AGENT", "PAPER", "picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill", "plain"]
+__all__ = ["AGENT", "PAPER", "picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill"]
 
 AGENT, OPTIMUM, PAPER = "#b8442c", "#7a8794", "#2f6690"
-COLORS = ("#b8442c", "#2f6690", "#3c7a4e", "#8a5a9e", "#c08a1e", "#444444", "#d67ba8", "#35a0a6")
 WORST = -0.5  # where the axis of skill ends: lower ones are drawn there, with their number
 Result = Mapping[str, Any]
 
@@ -23,13 +22,6 @@ def _uri(figure: Any) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def plain(axis: Any) -> None:
-    """Draw axes without a box, on a faint grid."""
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    axis.grid(alpha=0.25)
 
 
 def picture_of_skill(summary: pd.DataFrame) -> str:

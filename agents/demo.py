@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mmgym.agents.benchmark_pictures import AGENT, PAPER, plain
+from mmgym.agents.benchmark_pictures import AGENT, PAPER
 from mmgym.agents.train import load_model, train
 from mmgym.baselines import optimal_policy, paper_policies, score, score_table
 from mmgym.baselines.catalogue import OptimalPolicy, environment_of, problem_of
 from mmgym.baselines.frozen import tabulate
 from mmgym.baselines.regret import regret_by_state
-from mmgym.plot import new_figure, write_figure
+from mmgym.plot import new_figure, plain, write_figure
 from mmgym.printing import table_text, write_table
 
 __all__ = ["demo", "plot_quotes", "plot_regret"]

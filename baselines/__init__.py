@@ -1,6 +1,7 @@
 """Exact optima, paper policies and exact scores."""
 
 from mmgym.baselines.catalogue import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy
+from mmgym.baselines.cells import policy_cells, regret_maps
 from mmgym.baselines.policy import Policy
 from mmgym.baselines.quotes import as_quotes
 from mmgym.baselines.risk import RiskMeasures, frozen_position_risk, pnl_distribution, risk_measures
@@ -22,8 +23,10 @@ __all__ = [
     "optimal_policy",
     "paper_policies",
     "pnl_distribution",
+    "policy_cells",
     "read_table",
     "reference_policy",
+    "regret_maps",
     "risk_measures",
     "risk_table",
     "robustness",

@@ -3,7 +3,7 @@
 import argparse
 import ast
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,9 @@ __all__ = [
     "UsageError",
     "add_environment",
     "add_output",
+    "add_plot",
     "check_endings",
+    "draw_quotes",
     "environment_arguments",
     "environment_id",
     "load_policy",
@@ -47,6 +49,21 @@ def add_environment(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """A file for the table that is printed."""
     parser.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
+
+
+def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
+    """A file for a picture."""
+    parser.add_argument("--plot", metavar="FILE", help=f"also draw {what}, as .png, .pdf, .svg or .jpg")
+
+
+def draw_quotes(file: str, env: Any, policies: Mapping[str, Any]) -> None:
+    """Draw what policies quote over the inventory, the first as a broad line, and say where."""
+    from mmgym import plot
+    from mmgym.baselines import policy_cells
+
+    axes = plot.quotes(policy_cells(env, policies), list(env.unwrapped.control_names))
+    plot.write_figure(axes.flat[0].figure, file)
+    print(f"\nwritten: {file}")
 
 
 ENDINGS = {"output": (".csv", ".json"), "plot": (".png", ".pdf", ".svg", ".jpg")}  # of the files that options name

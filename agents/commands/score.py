@@ -12,6 +12,8 @@ from mmgym.agents.commands.command import (
     Command,
     add_environment,
     add_output,
+    add_plot,
+    draw_quotes,
     environment_arguments,
     named_policies,
 )
@@ -33,6 +35,7 @@ def _add_solve_options(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
     text = "write values and best controls as .csv or .json: of all steps and states where these are finitely many"
     parser.add_argument("--output", metavar="FILE", help=text)
+    add_plot(parser, "the best quotes, beside those of the reference policy")
 
 
 def _solve(options: argparse.Namespace) -> None:
@@ -60,6 +63,8 @@ def _solve(options: argparse.Namespace) -> None:
     show(pd.DataFrame(baseline.examples(env.control_names)))
     if options.output:
         write_output(options.output, pd.DataFrame(baseline.cells(env.control_names)))
+    if options.plot:
+        draw_quotes(options.plot, env, {"optimal": best, baseline.reference: baseline.policies()[baseline.reference]()})
 
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +86,7 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     text += "(exact), or simulated"
     parser.add_argument("--risk-method", choices=["auto", "exact", "simulated"], default="auto", help=text)
     add_output(parser)
+    add_plot(parser, "the quotes of the policies beside the best ones")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -112,6 +118,11 @@ def _score(options: argparse.Namespace) -> None:
     lower, upper = (getattr(next(iter(scores.values())), f"optimum_{side}") for side in ("lower", "upper"))
     known = f"{upper:.10f}" if lower == upper else f"between {lower:.6f} and {upper:.6f}"
     print(f"{options.env}: optimum {known}\n")
+    if options.plot:
+        from mmgym.baselines import best_known_policy
+
+        others = {name: policy for name, policy in policies.items() if name not in ("optimal", "best")}
+        draw_quotes(options.plot, env, {"best": best_known_policy(env), **others})
     if not options.risk:
         show(table, options.output, index=True)
         return

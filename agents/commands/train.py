@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmgym.agents.commands.command import Command, add_environment, environment_arguments
+from mmgym.agents.commands.command import Command, add_environment, add_plot, environment_arguments
 
 __all__ = ["BENCHMARK", "DEMO", "TRAIN"]
 
@@ -29,6 +29,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score-steps", type=int, help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="train anew where the folder holds a finished run")
+    add_plot(parser, "the exact skill during training")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -49,6 +50,15 @@ def _train(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     print(f"skill {score.skill:.4f}, regret {score.regret}, optimum {score.optimum_upper:.6f}; saved in {folder}")
+    if options.plot:
+        from mmgym import plot
+        from mmgym.plain_files import read_json
+
+        run = read_json(folder / "run.json")
+        last = {"steps": run["steps"], "skill": score.skill}
+        axis = plot.learning_curves({run["settings"]["algorithm"]: [*(run["curve"] or []), last]})
+        plot.write_figure(axis.figure, options.plot)
+        print(f"written: {options.plot}")
 
 
 def _add_benchmark_options(parser: argparse.ArgumentParser) -> None:
