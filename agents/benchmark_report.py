@@ -23,7 +23,7 @@ from mmgym.plain_files import replacing, write_json
 from mmgym.printing import write_table
 from mmgym.provenance import provenance
 
-__all__ = ["markdown_table", "results_page", "write_report"]
+__all__ = ["markdown_table", "results_page", "write_pages", "write_report"]
 
 _INTERVALS = ("skill", "regret", "P(improvement)")
 
@@ -89,11 +89,12 @@ def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
         better = fixed[fixed["kind"] == "ours"].head(1)
         if len(papers) and len(better) and better["skill"].iloc[0] <= papers["skill"].iloc[0]:
             better = better.head(0)
-        chosen = pd.concat([summary[summary["kind"] == "agent"], better, papers])
+        chosen = pd.concat([summary[summary["kind"].isin(["agent", "added"])], better, papers])
         for row in chosen.to_dict("records"):
             columns = ("policy", "runs", "skill", "regret", "P(improvement)", "seconds")
             texts = [cell["text"] for cell in _cells(row, columns)]
-            texts[1] = texts[1] if row["kind"] == "agent" else f"{row['kind']}{_clipped(row)}"
+            if row["kind"] != "agent":
+                texts[1] = f"{texts[1]}, added" if row["kind"] == "added" else f"{row['kind']}{_clipped(row)}"
             if row["failed"]:
                 texts[1] += f", {row['failed']} failed"
             lines.append(f"| `{env_id}` | {' | '.join(texts)} |")
@@ -132,6 +133,7 @@ def results_page(folder: Path) -> str:
         "commits).",
         _READ,
         *([f"Note: {about['rescored']}."] if "rescored" in about else []),
+        *_said_of_added(about),
         "## Markets",
         markdown_table(summaries),
         "## Optima",
@@ -144,6 +146,18 @@ def results_page(folder: Path) -> str:
         text = "Probability that a run of the first algorithm beats one of the second, over the markets that both have."
         parts += [f"## Pairs\n\n{text}", _markdown(pairwise)]
     return "\n\n".join([*parts, f"Made with {versions}."]) + "\n"
+
+
+def _said_of_added(about: Mapping[str, Any]) -> list[str]:
+    """Where added agents come from."""
+    sources = [
+        f"{name} from {added['source']} (SHA-256 {added['sha256'][:16]})"
+        for name, added in about.get("added", {}).items()
+    ]
+    if not sources:
+        return []
+    text = "They were trained by others and scored here; their seconds are those of scoring."
+    return [f"Added to the benchmark: {'; '.join(sources)}. {text}"]
 
 
 def _facts(tidy: pd.DataFrame, env_id: str) -> dict[str, str]:
@@ -230,39 +244,57 @@ def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], fol
     ImportError
         Without Jinja2 or matplotlib, the extras ``agents`` and ``plot``.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise ImportError("the report needs Jinja2: pip install 'mmgym[agents]'") from error
     cells = plan(benchmark)
-    tidy = tidy_table(results)
-    summaries = {
-        env_id: summary_table(tidy, env_id) for env_id in benchmark.environments if (tidy["env"] == env_id).any()
-    }
-    write_table(tidy, folder / "results.csv")
-    if summaries:
-        frames = [summary.assign(env=env_id).set_index("env").reset_index() for env_id, summary in summaries.items()]
-        write_table(pd.concat(frames), folder / "summary.csv")
     failures = [
         {"key": result["cell"]["key"], "error": result["error"], "traceback": result.get("traceback", "")}
         for result in results
         if result["status"] == "failed"
     ]
-    about = _about(benchmark, cells, results)
-    write_json(folder / "benchmark.json", {**about, "benchmark": benchmark._asdict(), "failures": failures})
+    about = {**_about(benchmark, cells, results), "benchmark": benchmark._asdict(), "failures": failures}
+    missing = [cell["key"] for cell in cells if cell["key"] not in {result["cell"]["key"] for result in results}]
+    return write_pages(tidy_table(results), about, folder, results, missing)
+
+
+def write_pages(
+    tidy: pd.DataFrame,
+    about: Mapping[str, Any],
+    folder: Path,
+    results: Sequence[Mapping[str, Any]] = (),
+    missing: Sequence[str] = (),
+) -> dict[str, pd.DataFrame]:
+    """Write a benchmark's files from its tidy table; pictures are those of the results.
+
+    Raises
+    ------
+    ImportError
+        Without Jinja2 or matplotlib, the extras ``agents`` and ``plot``.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise ImportError("the report needs Jinja2: pip install 'mmgym[agents]'") from error
+    markets = [str(env_id) for env_id in about["benchmark"]["environments"] if (tidy["env"] == env_id).any()]
+    summaries = {env_id: summary_table(tidy, env_id) for env_id in markets}
+    write_table(tidy, folder / "results.csv")
+    if summaries:
+        frames = [summary.assign(env=env_id).set_index("env").reset_index() for env_id, summary in summaries.items()]
+        write_table(pd.concat(frames), folder / "summary.csv")
+    write_json(folder / "benchmark.json", dict(about))
     with replacing(folder / "README.md") as part:
         part.write_text(results_page(folder), encoding="utf-8")
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     pairwise = pairwise_table(tidy)
+    facts = {name: value for name, value in about.items() if name not in ("benchmark", "failures")}
     html = page.render(
         about=about,
+        added=_said_of_added(about),
         overall=_text_table(overall_table(tidy)),
         pairwise=_text_table(pairwise) if len(pairwise) else None,
         markets=[_market(env_id, summary, tidy, results) for env_id, summary in summaries.items()],
-        failures=failures,
-        missing=[cell["key"] for cell in cells if cell["key"] not in {result["cell"]["key"] for result in results}],
-        provenance=json.dumps(about, indent=1),
+        failures=about["failures"],
+        missing=missing,
+        provenance=json.dumps(facts, indent=1),
     )
     with replacing(folder / "report.html") as part:
         part.write_text(html, encoding="utf-8")

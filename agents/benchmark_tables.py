@@ -9,7 +9,7 @@ import pandas as pd
 
 from mmgym.agents.statistics import Interval, bootstrap_interval, probability_of_improvement
 
-__all__ = ["overall_table", "pairwise_table", "summary_table", "tidy_table"]
+__all__ = ["added_row", "overall_table", "pairwise_table", "summary_table", "tidy_table"]
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -30,13 +30,19 @@ def _row(cell: Mapping[str, Any], kind: str, name: str, score: Mapping[str, Any]
     return row | rest
 
 
+def added_row(market: str, name: str, seed: int | None, score: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """A row of `tidy_table` for a run of somebody else's agent: ``seconds`` are those of scoring it."""
+    return _row({"market": market, "seed": seed}, "added", name, score, seconds=seconds)
+
+
 def tidy_table(results: Results) -> pd.DataFrame:
     """One row for each run and each policy, failures included.
 
     Columns: `COLUMNS`. ``env`` is the market: an environment id, or the name that the benchmark gives it. ``kind`` is
-    "agent", "paper", "ours" (a fixed policy that no paper has) or "optimum" (the best known policy, where only bounds
-    are known); ``regret`` is the gap to ``optimum_lower``, ``regret_upper`` that to ``optimum_upper``; ``clipped`` is
-    the share of decisions at which the action box clips what a policy wants; ``seconds`` those of training.
+    "agent", "paper", "ours" (a fixed policy that no paper has), "added" (`mmgym.agents.leaderboard`) or "optimum" (the
+    best known policy, where only bounds are known); ``regret`` is the gap to ``optimum_lower``, ``regret_upper`` to
+    ``optimum_upper``; ``clipped`` is the share of decisions at which the action box clips what a policy wants;
+    ``seconds`` those of training.
     """
     rows: list[dict[str, Any]] = []
     for result in results:
@@ -80,7 +86,7 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
         failed = int((runs["status"] == "failed").sum())
         row: dict[str, Any] = {"policy": name, "kind": kind, "runs": len(runs), "failed": failed}
         skill, regret = _runs(runs, "skill"), _runs(runs, "regret")
-        if kind == "agent":
+        if kind in ("agent", "added"):
             row |= _ends("skill", bootstrap_interval([skill])) | _ends("regret", bootstrap_interval([regret]))
             if len(papers):
                 row |= _ends("P(improvement)", probability_of_improvement([skill], [[float(papers["skill"].max())]]))
@@ -112,10 +118,11 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
 
 def _agents(tidy: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
     """Skills by algorithm and market."""
-    agents = tidy[tidy["kind"] == "agent"]
+    agents = tidy[tidy["kind"].isin(["agent", "added"])]
     skills: dict[str, dict[str, list[float]]] = {}
-    for (name, env_id), runs in agents.groupby(["name", "env"], sort=False):
-        skills.setdefault(str(name), {})[str(env_id)] = _runs(runs, "skill")
+    for (kind, name, env_id), runs in agents.groupby(["kind", "name", "env"], sort=False):
+        shown = f"{name} (added)" if kind == "added" else str(name)
+        skills.setdefault(shown, {})[str(env_id)] = _runs(runs, "skill")
     return skills
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import gymnasium
 
+import mmgym
 from mmgym.agents.commands import (
     calibrate,
     constrain,
@@ -20,7 +21,7 @@ from mmgym.agents.commands import (
     tape,
     train,
 )
-from mmgym.agents.commands.command import UsageError, check_endings
+from mmgym.agents.commands.command import UsageError, check_endings, environment_id
 
 __all__ = ["COMMANDS", "main", "make_parser"]
 
@@ -51,6 +52,7 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of a command line; only the commands that are among its words have their options."""
     description = "Market making in which the best possible result is known."
     parser = argparse.ArgumentParser(prog="mmgym", description=description)
+    parser.add_argument("--version", action="version", version=f"mmgym {mmgym.__version__}")
     text = "import a module first, which registers markets of your own (may be repeated): files may then name their ids"
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=text)
     parser.add_argument("--traceback", action="store_true", help="of an error, show where it comes from")
@@ -109,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_endings(options)
         for name in options.imports:
             importlib.import_module(name)
+        if hasattr(options, "env"):
+            options.env = environment_id(options.env)
         options.run(options)
     except (Exception, KeyboardInterrupt) as error:
         if options.traceback:

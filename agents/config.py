@@ -11,7 +11,6 @@ import gymnasium
 import yaml
 
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
-from mmgym.baselines.baseline import environment_of
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -451,5 +450,7 @@ def _default_entry(content: Mapping[Any, Any], env_id: str) -> str:
     """The entry of an id without one of its own: by its actions, if there is such an entry at all."""
     if not any(name in content for name in DEFAULTS):
         return env_id
+    from mmgym.baselines.baseline import environment_of
+
     space = environment_of(env_id).single_spaces()[1]
     return DEFAULTS[not isinstance(space, gymnasium.spaces.Box)]

@@ -100,7 +100,7 @@ def demo(folder: Path, *, seed: int = 0, timesteps: int | None = None, threads: 
     best = optimal_policy(env)
     print(f"exact optimum of this environment: {best.optimum:.6f}\n\ntraining PPO ...", flush=True)
     started = time.perf_counter()
-    home, result = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads)
+    home, result = train("ppo", ENV, seed=seed, folder=folder, timesteps=timesteps, threads=threads, overwrite=True)
     print(f"trained in {time.perf_counter() - started:.0f} s\n")
     agent, _ = load_model(home / "model")
     papers = paper_policies(env)

@@ -93,7 +93,7 @@ def _training(env_id: str, threads: int, **arguments: Any) -> tuple[float, float
 def _own_parameters(env_id: str, num_envs: int, arguments: dict[str, Any]) -> tuple[str, list[float]] | None:
     """A real argument with a value for each row; None where it would take too long to make them."""
     base: Any = environment_of(env_id, **arguments)
-    if num_envs * base.market.record_dtype.itemsize > MOST_RECORDS:
+    if num_envs * base.market.record(base.params).itemsize > MOST_RECORDS:
         return None
     for name, value in arguments_of(base.params).items():
         if isinstance(value, float) and value > 0.0:

@@ -399,6 +399,7 @@ def train(
     checkpoint_steps: int = 1_000_000,
     score_steps: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> tuple[Path, Score]:
     """Train one agent and save it with its exact score.
@@ -429,6 +430,8 @@ def train(
         milliseconds where states are finitely many and up to some seconds where it is simulated.
     resume : bool
         Go on from the folder's checkpoint; a finished run is left as it is.
+    overwrite : bool
+        Train anew although the folder holds a finished run.
     progress : bool
         Whether to show a progress bar.
 
@@ -441,6 +444,8 @@ def train(
     ------
     ValueError
         If an argument is out of range, the folder holds another run, or a model file is damaged.
+    FileExistsError
+        If the folder holds a finished run, without ``resume`` and ``overwrite``.
     """
     integer("seed", seed, low=0, high=MOST_SEED)
     for name, value in (
@@ -458,6 +463,10 @@ def train(
     run = _Run(config, env_id, arguments, reward, seed, home, run_name, threads, *how_often, resumed, progress)
     if resume and _is_finished(run):
         return home, score(run.environment(), load_model(home / "model")[0])
+    if not resume and not overwrite and _score_of(home):
+        raise FileExistsError(
+            f"{home} holds a finished run: choose another folder, or train it anew with overwrite (--overwrite)"
+        )
     return home, _train(run)
 
 
@@ -482,6 +491,12 @@ def _train(run: _Run) -> Score:
     return result
 
 
+def _score_of(home: Path) -> Any:
+    """The score in a run's folder; None where there is none."""
+    before = read_json(home / "run.json") if (home / "run.json").exists() else None
+    return before.get("score") if isinstance(before, dict) else None
+
+
 def _is_finished(run: _Run) -> bool:
     """Whether the folder holds this run with its score.
 
@@ -498,4 +513,4 @@ def _is_finished(run: _Run) -> bool:
         raise ValueError(
             f"{run.home} holds a run with other settings (run.json): resume it with those, or choose another folder"
         )
-    return bool(before.get("score"))
+    return bool(_score_of(run.home))

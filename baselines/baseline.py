@@ -171,6 +171,9 @@ class Baseline(Protocol):
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Some states with their values and best controls, to print."""
 
+    def cells(self, control_names: Sequence[str]) -> Mapping[str, Any]:
+        """Columns of all steps and states with their values and best controls; examples where these are not finite."""
+
 
 @singledispatch
 def make_baseline(params: Any) -> Baseline:
@@ -384,6 +387,11 @@ class SimulatedBaseline:
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """As in `Baseline`."""
         raise TypeError(f"{type(self).__name__} must define examples()")
+
+    def cells(self, control_names: Sequence[str]) -> Mapping[str, Any]:
+        """The examples."""
+        rows = self.examples(control_names)
+        return {name: [row[name] for row in rows] for name in rows[0]}
 
     def bounds(self) -> Bounds:
         """As in `Baseline`."""
@@ -675,21 +683,35 @@ class FiniteBaseline:
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """About seven inventories, at three values of the other coordinates, at four steps."""
-        problem, solution = self._problem, self.solution
-        rows = []
-        for n in range(0, problem.num_steps, max(problem.num_steps // 4, 1)):
-            for s in _some_states(problem.coordinates):
-                state = {name: values[s] for name, values in problem.coordinates.items()}
-                controls = dict(zip(control_names, solution.controls[n, s], strict=True))
-                rows.append({"step": n, **state, "value": solution.values[n, s], **controls})
-        return rows
+        problem = self._problem
+        steps = np.arange(0, problem.num_steps, max(problem.num_steps // 4, 1))
+        columns = self._cells(control_names, steps, np.array(_some_states(problem.coordinates)))
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def cells(self, control_names: Sequence[str]) -> dict[str, Array]:
+        """Every step and state."""
+        return self._cells(control_names, np.arange(self._problem.num_steps), np.arange(self._problem.num_states))
+
+    def _cells(self, control_names: Sequence[str], steps: Array, states: Array) -> dict[str, Array]:
+        rows, columns = np.repeat(steps, len(states)), np.tile(states, len(steps))
+        controls = self.solution.controls[rows, columns].T
+        return {
+            "step": rows,
+            **{name: values[columns] for name, values in self._problem.coordinates.items()},
+            "value": self.solution.values[rows, columns],
+            **dict(zip(control_names, controls, strict=True)),
+        }
 
 
 def _some_states(coordinates: Mapping[str, Array]) -> list[int]:
-    """Some states to print: about seven inventories (or of the first coordinate), at three values of the others."""
+    """Some states to print: about seven inventories (or of the first coordinate), at three values of the others.
+
+    Inventory 0 is among them.
+    """
     shown = "inventory" if "inventory" in coordinates else next(iter(coordinates))
     levels = np.unique(coordinates[shown])
-    chosen = np.isin(coordinates[shown], levels[:: max((len(levels) - 1) // 6, 1)])
+    apart = max((len(levels) - 1) // 6, 1)
+    chosen = np.isin(coordinates[shown], levels[int(np.abs(levels).argmin()) % apart :: apart])
     for name, values in coordinates.items():
         if name != shown:
             others = np.unique(values)

@@ -71,7 +71,7 @@ def episodes(
     running, start, state, number = np.ones(envs.num_envs, dtype=np.bool_), np.ones(envs.num_envs, np.bool_), None, 0
     while running.any():
         actions, state = policy.predict(observations, state=state, episode_start=start, deterministic=deterministic)
-        actions = checked_actions(policy, actions, envs.num_envs, shape)
+        actions = checked_actions(policy, actions, observations, shape)
         decision = Decision(envs, number, running, observations, info, actions)
         noted = note(decision)
         observations, rewards, terminated, _, info = envs.step(actions)
@@ -107,7 +107,7 @@ class Rewards(ControlVariate):
 def simulated_columns(
     base: Any, policy: Any, variate: ControlVariate, count: int, seed: int, *, deterministic: bool = True
 ) -> dict[str, Array]:
-    """Episodes of ``count`` rows, played with a control variate.
+    """Episodes of ``count`` rows (or those that a batch has), played with a control variate.
 
     Returns
     -------
@@ -116,6 +116,7 @@ def simulated_columns(
         ``absolute_inventory`` (its time integral, from its values at step ends, over all assets).
     """
     envs = base.make_batch(count, info="full")
+    count = envs.num_envs
     names = ("returns", "pnl", "fills", "orders", "absolute_inventory")
     columns = {name: np.zeros(count) for name in names} | {"estimate": np.full(count, variate.start)}
     length: Any = None

@@ -432,7 +432,7 @@ def tabulate(problem: FrozenProblem, policy: Policy, *, deterministic: bool = Tr
     parts = []
     for i in range(0, len(flat), chunk):
         part = flat[i : i + chunk]
-        parts.append(checked_actions(policy, policy.predict(part, deterministic=deterministic)[0], len(part), shape))
+        parts.append(checked_actions(policy, policy.predict(part, deterministic=deterministic)[0], part, shape))
     actions = np.concatenate(parts)
     if actions.dtype.kind == "f":
         actions = actions.astype(np.float32)  # as the environment takes them

@@ -2,8 +2,9 @@
 
 Which market it is, is drawn at the start and stays. Where observations end in the parameters that differ, a policy
 knows it, and the optimum is that of the union; otherwise a policy acts alike in all of them, and the optimum of the
-union, which knows it, is an upper bound. A fixed table for all of them is improved by Newton's method on the exact mean
-of exact values: a lower bound.
+union, which knows it, is an upper bound. A fixed table for all of them is improved on the exact mean of exact values, a
+lower bound: by Newton's method where controls are continuous, and where they are choices by trying in every cell what
+is best in each of the problems.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.frozen import ActionValues, FrozenProblem, Functional, Solution, check_tables, visits
+from mmgym.baselines.frozen import (
+    ActionValues,
+    FrozenProblem,
+    Functional,
+    Solution,
+    check_tables,
+    criterion_value,
+    visits,
+)
 
-__all__ = ["MixtureProblem", "best_fixed_table", "union_solution"]
+__all__ = ["MixtureProblem", "best_fixed_table", "mean_value", "union_solution"]
 
 Array = NDArray[Any]
 
@@ -198,16 +207,68 @@ def union_solution(problem: MixtureProblem, solutions: Sequence[Solution]) -> So
     )
 
 
-def best_fixed_table(problem: MixtureProblem, start: Array) -> Array:
-    """The best table (N, S, C) that is the same for all problems, from a start: a local optimum of the exact mean.
+def best_fixed_table(problem: MixtureProblem, starts: Sequence[Array]) -> Array:
+    """The best table (N, S, C) that is the same for all problems: a local optimum of the exact mean.
+
+    Each of the ``starts`` is improved, and the best result kept. Choices beside continuous controls stay those of the
+    start.
+    """
+    improve = _smooth_table if problem.action_values is None else _sweeping_table
+    tables = [improve(problem, start) for start in starts]
+    return max(tables, key=lambda table: mean_value(problem, table))
+
+
+def mean_value(problem: MixtureProblem, table: Array) -> float:
+    """The criterion of a table (N, S, C) that is the same for all problems."""
+    return criterion_value(problem, np.tile(table, (1, len(problem.parts), 1)))
+
+
+def _sweeping_table(problem: MixtureProblem, start: Array) -> Array:
+    """Sweeps backwards over the steps: each cell takes the best of its candidates, what was played before it kept.
+
+    Every sweep raises the mean, as long as any cell gains.
+    """
+    table = np.array(start)
+    value, _, weights = visits(problem, np.tile(table, (1, len(problem.parts), 1)))
+    for _ in range(MOST_ROUNDS):
+        trial = _swept(problem, table, weights)
+        gained, _, trial_weights = visits(problem, np.tile(trial, (1, len(problem.parts), 1)))
+        if gained - value <= ENOUGH * abs(value):
+            break
+        table, value, weights = trial, gained, trial_weights
+    return table
+
+
+def _swept(problem: MixtureProblem, table: Array, weights: Array) -> Array:
+    """One sweep; candidates are the best controls in each problem, also one by one in place of those of the table."""
+    count, size = len(problem.parts), problem.size
+    states, swept = np.arange(problem.num_states), table.copy()
+    values = problem.terminal(problem.criterion)
+    for n in reversed(range(problem.num_steps)):
+        if problem.criterion.exponents is not None:
+            values = values / np.abs(values).max()
+        own = problem.blocks(problem.improve(n, values)[0])
+        candidates = [table[n], *own]
+        for c in range(problem.num_controls):
+            for controls in own:
+                mixed = table[n].copy()
+                mixed[:, c] = controls[:, c]
+                candidates.append(problem.controls(problem.actions(mixed)))  # which may be no action
+        played = [np.tile(each, (count, 1)) for each in candidates]
+        worth = np.stack([problem.backward(n, states, each, values, problem.criterion)[:, 0] for each in played])
+        means = (weights[n] * worth).reshape(len(candidates), count, size).sum(axis=1)
+        gains = means - means[0]
+        best = np.where(gains.max(axis=0) > 0.0, gains.argmax(axis=0), 0)
+        swept[n] = np.stack(candidates)[best, np.arange(size)]
+        values = worth[np.tile(best, count), states][:, None]
+    return swept
+
+
+def _smooth_table(problem: MixtureProblem, start: Array) -> Array:
+    """Newton's method.
 
     Every round expands the mean of the exact values in the controls of each cell, to second order, and moves to the top
     of the expansion, or part of the way where that gains nothing. Controls stay in the box of actions.
-
-    Raises
-    ------
-    TypeError
-        If the controls are not continuous.
     """
     ends = np.array([[-1.0], [1.0]], np.float32) * np.ones(problem.num_controls, np.float32)
     low, high = problem.controls(ends)

@@ -8,8 +8,6 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.wrappers import refuse_policy_wrappers
-
 Array = NDArray[Any]
 
 __all__ = [
@@ -22,7 +20,6 @@ __all__ = [
     "RememberingPolicy",
     "StatePolicy",
     "StatelessPolicy",
-    "as_policy",
     "checked_actions",
     "draws_actions",
     "uniform_nodes",
@@ -230,31 +227,25 @@ class RandomPolicy(StatelessPolicy):
 
 
 class CallablePolicy(StatelessPolicy):
-    """A bare function of the batch of observations; ``markov=True`` declares that it depends on nothing else."""
+    """A bare function of the batch of observations, or of one.
 
-    def __init__(self, function: Any, markov: bool = False) -> None:
-        self._function, self.markov = function, markov
+    Parameters
+    ----------
+    function : callable
+    markov : bool
+        Whether it depends on nothing but the observation.
+    takes_one : bool
+        Whether it takes one observation at a time.
+    """
+
+    def __init__(self, function: Any, markov: bool = False, takes_one: bool = False) -> None:
+        self._function, self.markov, self._takes_one = function, markov, takes_one
 
     def act(self, observation: Any) -> Any:
         """The function's actions."""
+        if self._takes_one and np.ndim(observation) > 1:
+            return np.stack([np.asarray(self._function(row)) for row in observation])
         return self._function(observation)
-
-
-def as_policy(policy: Any, markov: bool | None) -> Any:
-    """Something that has ``predict``: the policy itself, or a callable wrapped, ``markov`` as given.
-
-    Raises
-    ------
-    TypeError
-        If it is neither, or a Stable-Baselines3 model behind wrappers that change what it sees or does.
-    """
-    if hasattr(policy, "get_vec_normalize_env") and not hasattr(policy, "markov"):
-        refuse_policy_wrappers(policy, normalisation=False)
-    if not hasattr(policy, "predict"):
-        if not callable(policy):
-            raise TypeError(f"{type(policy).__name__} is not a policy: it needs predict(observation), or be callable")
-        return CallablePolicy(policy, bool(markov))
-    return policy
 
 
 def draws_actions(policy: Any, deterministic: bool) -> bool:
@@ -262,15 +253,15 @@ def draws_actions(policy: Any, deterministic: bool) -> bool:
     return not getattr(policy, "has_mode", True) or (not deterministic and hasattr(policy, "distribution"))
 
 
-def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...]) -> Array:
-    """Actions of shape ``(count, *shape)`` as a policy gave them for a batch of observations.
+def checked_actions(policy: Any, actions: Any, observations: Any, shape: tuple[int, ...]) -> Array:
+    """Actions of shape ``(B, *shape)`` as a policy gave them for a batch of observations.
 
     Raises
     ------
     ValueError
         If they have another shape, or are not finite numbers.
     """
-    given = np.asarray(actions)
+    given, count = np.asarray(actions), len(observations)
     function = getattr(policy, "_function", None) if isinstance(policy, CallablePolicy) else policy
     name = getattr(function, "__name__", type(function).__name__)
     if given.shape != (count, *shape):
@@ -284,6 +275,7 @@ def checked_actions(policy: Any, actions: Any, count: int, shape: tuple[int, ...
     if not good.all():
         row = int(np.flatnonzero(~good.reshape(count, -1).all(axis=1))[0])
         raise ValueError(
-            f"{name} returned the action {given[row].tolist()} for observation {row} of a batch: actions must be finite"
+            f"{name} returned the action {given[row].tolist()} for the observation "
+            f"{np.asarray(observations[row]).tolist()}: actions must be finite"
         )
     return given

@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 
 from mmgym.baselines.baseline import environment_of
-from mmgym.baselines.policy import PolicyThrough, as_policy
+from mmgym.baselines.foreign import player_in
+from mmgym.baselines.policy import PolicyThrough
 
 __all__ = ["QuotedPolicy", "as_quotes", "warn_of_another_box"]
 
@@ -55,7 +56,7 @@ def as_quotes(policy: Any, env: Any, trained_in: Any = None, **arguments: Any) -
     TypeError
         If the policy does not tell what its actions meant, and ``trained_in`` is not given.
     """
-    base, player = environment_of(env, **arguments), as_policy(policy, None)
+    base, player = player_in(env, policy, None, **arguments)
     meant = getattr(player, "quotes_of", None) if trained_in is None else environment_of(trained_in).to_quotes
     if meant is None:
         raise TypeError(

@@ -31,7 +31,7 @@ from mmgym.baselines.baseline import (
 )
 from mmgym.baselines.episodes import ControlVariate, Rewards
 from mmgym.baselines.frozen import Solution, Table, evaluate
-from mmgym.baselines.mixture import MixtureProblem, best_fixed_table, union_solution
+from mmgym.baselines.mixture import MixtureProblem, best_fixed_table, mean_value, union_solution
 from mmgym.baselines.policy import Policy, PolicyThrough
 from mmgym.baselines.table_policy import tabulated
 from mmgym.variation import Law, Variation
@@ -188,7 +188,7 @@ class RandomisedBaseline(FiniteBaseline):
             name: functools.partial(self._table_of, make) for name, make in papers.items()
         }
         tables["average_optimum"] = self._average_optimum
-        if seen is None and nodes.is_exact and self.mixture.action_values is None:
+        if seen is None and nodes.is_exact:
             tables["fixed_optimum"] = self._fixed_optimum
         ours = (*shared.average.ours, *(name for name in ("average_optimum", "fixed_optimum") if name in tables))
         super().__init__(shared.average_params, self.mixture, PaperPolicies(tables, shared.average.reference, ours))
@@ -219,7 +219,9 @@ class RandomisedBaseline(FiniteBaseline):
     @functools.cached_property
     def fixed_controls(self) -> Array:
         """The best table (N, S, C) that is the same for all markets."""
-        return best_fixed_table(self.mixture, self._average_controls())
+        tables = np.split(self.solution.controls, len(self.mixture.parts), axis=1)
+        own = max(tables, key=lambda table: mean_value(self.mixture, table))
+        return best_fixed_table(self.mixture, [self._average_controls(), own])
 
     def _fixed_optimum(self) -> Array | Table:
         return self._tiled(self.fixed_controls)

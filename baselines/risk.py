@@ -17,11 +17,11 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from mmgym.arguments import choice, integer, real
-from mmgym.baselines.baseline import baseline_of, environment_of
+from mmgym.baselines.baseline import baseline_of
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.episodes import episodes as played_episodes
+from mmgym.baselines.foreign import as_policy, player_in
 from mmgym.baselines.pnl_law import EXACT, PnlLaw, pnl_law
-from mmgym.baselines.policy import as_policy
 from mmgym.baselines.table_policy import tabulated
 
 __all__ = [
@@ -159,9 +159,9 @@ def pnl_distribution(
     It takes one evaluation per term of its series, mostly 64: minutes where the market has a thousand states. What it
     is good to: `mmgym.baselines.pnl_law.PnlLaw.truncation` and `mmgym.baselines.pnl_law.PnlLaw.accuracy`.
     """
-    base = environment_of(env, **arguments)
+    base, player = player_in(env, policy, True, **arguments)
     problem = problem_of(base)
-    table, _ = tabulated(problem, as_policy(policy, True), deterministic)
+    table, _ = tabulated(problem, player, deterministic)
     with tqdm(desc="law of the P&L", unit="term", disable=not progress) as bar:
         return pnl_law(problem, table, progress=bar.update)
 
@@ -177,8 +177,7 @@ def path_risks(
     **arguments: Any,
 ) -> tuple[Array, Array]:
     """Final P&L and largest drawdown at step ends of simulated episodes, each of shape (episodes,)."""
-    base = environment_of(env, **arguments)
-    player = as_policy(policy, False)
+    base, player = player_in(env, policy, False, **arguments)
     first = int(np.random.SeedSequence([seed, 0x715C]).generate_state(1, np.uint64)[0])
     gains, drawdowns = np.empty(episodes), np.empty(episodes)
     with tqdm(total=episodes, desc="risk", unit="episode", disable=not progress) as bar:
@@ -286,8 +285,7 @@ def risk_measures(
     choice("method", method, ("auto", "exact", "simulated"))
     integer("episodes", episodes, low=1000, high=10**9)
     levels = [_checked_confidence(level) for level in levels]
-    base = environment_of(env, **arguments)
-    player = as_policy(policy, markov)
+    base, player = player_in(env, policy, markov, **arguments)
     is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
     law = None
     if method != "simulated":

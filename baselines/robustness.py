@@ -11,8 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mmgym.arguments import shown as printed
-from mmgym.baselines.baseline import environment_of
-from mmgym.baselines.policy import as_policy
+from mmgym.baselines.foreign import player_in
 from mmgym.baselines.quotes import as_quotes, warn_of_another_box
 from mmgym.baselines.randomised import SeesValues
 from mmgym.baselines.scoring import Score, WholeTable, score
@@ -80,9 +79,8 @@ def robustness(
         If a parameter cannot differ (it changes the states or the meaning of actions), a value is not allowed, or there
         are more than `MOST_POINTS` points.
     """
-    base = environment_of(env, **arguments)
+    base, player = player_in(env, policy, markov, **arguments)
     points = _points(over)
-    player = as_policy(policy, markov)
     if quotes:
         player = as_quotes(player, base)
     else:

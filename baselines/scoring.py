@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.baselines.baseline import Baseline, Evaluation, baseline_of, environment_of
+from mmgym.baselines.episodes import ControlVariate, Rewards, simulated_columns
 from mmgym.baselines.episodes import episodes as played_episodes
-from mmgym.baselines.episodes import simulated_columns
-from mmgym.baselines.policy import as_policy, checked_actions
+from mmgym.baselines.foreign import as_policy, opened, player_in
+from mmgym.baselines.policy import checked_actions
 from mmgym.baselines.quotes import as_quotes, warn_of_another_box
 from mmgym.baselines.risk import RiskMeasures, risk_measures
 from mmgym.baselines.table_policy import require_repeated
+from mmgym.baselines.through_wrappers import WrappedEnvironment
+from mmgym.baselines.wrappers import Wrapped, is_function
 
 __all__ = ["AboveOptimum", "Score", "exact_skill", "risk_table", "rollout", "score", "score_table", "skill_of_value"]
 
@@ -33,7 +36,7 @@ class AboveOptimum(RuntimeError):  # noqa: N818  # the public name
     """A policy scored above the optimum, beyond rounding and sampling error: there is a bug somewhere."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """What a policy is worth and how far that is from the optimum.
 
@@ -112,6 +115,11 @@ class Score:
         span = self.optimum_lower - self.reference
         return (self.value - self.reference) / span if span > 0.0 else math.nan
 
+    def __repr__(self) -> str:
+        """Skill and regret first, then the attributes that there are."""
+        shown = {"skill": self.skill, "regret": self.regret, **vars(self)}
+        return f"Score({', '.join(f'{name}={value!r}' for name, value in shown.items() if value is not None)})"
+
     def to_dict(self) -> dict[str, Any]:
         """All attributes, regret and skill as JSON types."""
         risk = None if self.risk is None else self.risk.to_dict()
@@ -138,9 +146,11 @@ def score(
     Parameters
     ----------
     env : environment, vector environment or id
-        With an id, ``arguments`` are those of its constructor.
-    policy : Policy or callable
-        A callable gets a batch of observations and returns a batch of actions.
+        With an id, ``arguments`` are those of its constructor. Wrappers that turn one observation or action into
+        another are honoured exactly; behind others the policy is simulated (`mmgym.baselines.through_wrappers`).
+    policy : Policy, callable, torch module or Stable-Baselines3 model
+        A callable gets a batch of observations and returns a batch of actions, or one and one: a call tells. A model
+        brings the statistics of the `VecNormalize` around its environment.
     method : {"auto", "exact", "simulated"}
         "auto" is exact where the policy is a function of the observation (``policy.markov``). "simulated" plays
         episodes with the advantage-sum control variate: unbiased for any policy, also a history-dependent one, and
@@ -174,8 +184,8 @@ def score(
         or one that says it is answers the same observations differently, or its actions are not finite or have not the
         shape of a batch.
     TypeError
-        If the environment is in a wrapper that changes what a policy sees, does or earns, or the policy is a model
-        behind one.
+        If the environment is in a wrapper that changes rewards or cuts episodes short, or the policy is a model that
+        was trained behind wrappers and ``env`` has none.
     ArithmeticError
         If a figure of the score is not finite.
     AboveOptimum
@@ -185,8 +195,14 @@ def score(
         raise ValueError(f"method = {method!r} is not allowed: it must be 'auto', 'exact' or 'simulated'")
     if episodes < 2 or (stderr is not None and not stderr > 0.0):
         raise ValueError(f"episodes = {episodes} must be >= 2 and stderr = {stderr} must be > 0")
-    base = environment_of(env, **arguments)
-    player = as_policy(policy, markov)
+    env, base, layers = opened(env, **arguments)
+    if not all(map(is_function, layers)):
+        if method == "exact" or quotes or risk:
+            raise Wrapped(
+                "behind a wrapper that remembers or draws a policy is simulated: no method, quotes or risk then"
+            )
+        return _behind_wrappers(env, base, policy, markov, deterministic, episodes, stderr, seed, progress)
+    base, player = player_in(env, policy, markov)
     if quotes:
         player = as_quotes(player, base)
     else:
@@ -222,6 +238,27 @@ def score(
     return replace(result, risk=measures)
 
 
+def _behind_wrappers(
+    env: Any,
+    base: Any,
+    policy: Any,
+    markov: bool | None,
+    deterministic: bool,
+    episodes: int,
+    stderr: float | None,
+    seed: int,
+    progress: bool,
+) -> Score:
+    """The score of a policy in a wrapped environment, simulated there; the market's own rewards count."""
+    baseline, player = baseline_of(base), as_policy(policy, markov, env, wrapped=True)
+    wrapped = WrappedEnvironment(env)
+    sample = _sample(wrapped, baseline, player, deterministic, episodes, stderr, seed, progress, Rewards())
+    result = _score(base, baseline, None, sample, trusted=False)
+    _require_finite(result)
+    _require_below_optimum(result)
+    return result
+
+
 def _evaluated(base: Any, baseline: Baseline, player: Any, deterministic: bool, progress: bool) -> Evaluation | None:
     """The evaluation of a policy that says it is a function of the observation, which is looked at if it has a mode."""
     if getattr(player, "has_mode", True):
@@ -255,7 +292,9 @@ def _require_function(base: Any, player: Any) -> None:
     shape = envs.single_action_space.shape
     for step in islice(played_episodes(envs, player, 0), PROBES):
         again = player.predict(step.decision.observations, deterministic=True)[0]
-        require_repeated(player, step.decision.actions, checked_actions(player, again, PROBES, shape))
+        require_repeated(
+            player, step.decision.actions, checked_actions(player, again, step.decision.observations, shape)
+        )
 
 
 def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
@@ -308,23 +347,24 @@ def _sample(
     stderr: float | None,
     seed: int,
     progress: bool,
+    variate: ControlVariate | None = None,
 ) -> _Sample:
-    """Episodes with the market's control variate, until there are enough."""
+    """Episodes with the market's control variate, or another one, until there are enough."""
     batch = min(episodes, 10_000)
     most = episodes if stderr is None else 1000 * episodes
     parts: list[Mapping[str, Array]] = []
     done, error = 0, math.inf
     first = int(np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)[0])
-    variate = baseline.control_variate(player)
+    variate = variate or baseline.control_variate(player)
     with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
         while done < episodes or (stderr is not None and error > stderr and done < most):
             count = min(batch, most - done)
             parts.append(simulated_columns(base, player, variate, count, first + done, deterministic=deterministic))
-            done += count
+            done += len(parts[-1]["estimate"])
             sample = np.concatenate([part["estimate"] for part in parts])
             mean, mean_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
             value, error = baseline.converted(mean, mean_error)
-            bar.update(count)
+            bar.update(len(parts[-1]["estimate"]))
             bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
     return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, value, error)
 
@@ -455,8 +495,7 @@ def rollout(
     """
     if episodes < 1:
         raise ValueError(f"episodes = {episodes} is not allowed: it must be a whole number >= 1")
-    base = environment_of(env, **arguments)
-    player = as_policy(policy, False)
+    base, player = player_in(env, policy, False, **arguments)
     envs = base.make_batch(episodes, info="full")
     frames, now = [], np.zeros(episodes)
     for step in played_episodes(envs, player, seed, deterministic=deterministic):

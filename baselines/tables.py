@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.catalogue import environment_of, problem_of
+from mmgym.baselines.foreign import as_policy
 from mmgym.baselines.frozen import Table, require_probabilities
-from mmgym.baselines.policy import as_policy
 from mmgym.baselines.table_policy import table_policy, tabulated
 from mmgym.plain_files import UnreadableFile, numbers, parse_json, read_arrays, replacing, shortened
 

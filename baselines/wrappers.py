@@ -1,13 +1,16 @@
 """Wrappers around environments: which of them leave alone what a policy sees, does and is paid for.
 
-A score is that of an environment as built. A wrapper that may change it is refused by name, never dropped.
+An optimum is that of an environment as built. A wrapper that may change it is honoured (in a score, see
+`mmgym.baselines.through_wrappers`) or refused by name, never dropped.
 """
 
+import copy
 from typing import Any
 
 import gymnasium
+import numpy as np
 
-__all__ = ["Wrapped", "innermost", "refuse_policy_wrappers", "unwrapped"]
+__all__ = ["Wrapped", "changing_layers", "innermost", "is_function", "refuse_policy_wrappers", "unwrapped"]
 
 # Exact types by name: a subclass may do anything.
 TRANSPARENT = {
@@ -84,9 +87,30 @@ def unwrapped(env: Any) -> Any:
     Wrapped
         If there is a wrapper that may change observations, actions, rewards or the length of an episode.
     """
+    base, layers = changing_layers(env)
+    for layer in layers:
+        allowed = ", ".join(sorted({entry.rpartition(".")[2] for entry in TRANSPARENT}))
+        raise Wrapped(
+            f"the environment is wrapped in {_name(layer)}, which may change observations or actions: the optimum, and "
+            "what is asked for here, are those of the environment as built (`score` sees through wrappers). Give "
+            f"env.unwrapped and a policy that does what the wrapper does. Allowed wrappers: {allowed}"
+        )
+    return base
+
+
+def changing_layers(env: Any) -> tuple[Any, list[Any]]:
+    """What is inside all wrappers, and those, from the outermost on, that may change what a policy sees or does.
+
+    Raises
+    ------
+    Wrapped
+        If there is a wrapper of Stable-Baselines3 that does, or one that changes rewards or cuts episodes short: what
+        they leave is another criterion, whose optimum is not known.
+    """
     layers, base = _layers(env)
     if not hasattr(base, "params"):
-        return base  # none of ours, whatever is around it
+        return base, []  # none of ours, whatever is around it
+    changing = []
     for layer in layers:
         name = _name(layer)
         if name in TIME_LIMITS and not _never_cuts(layer, base):
@@ -94,24 +118,54 @@ def unwrapped(env: Any) -> Any:
                 f"the environment is wrapped in TimeLimit({getattr(layer, '_max_episode_steps', None)}), which may cut "
                 "episodes short: optima and scores are those of whole episodes; give the environment without it"
             )
-        if name not in TRANSPARENT | TIME_LIMITS:
-            allowed = ", ".join(sorted({entry.rpartition(".")[2] for entry in TRANSPARENT}))
+        if name in TRANSPARENT | TIME_LIMITS:
+            continue
+        if isinstance(layer, gymnasium.RewardWrapper | gymnasium.vector.VectorRewardWrapper) or name in REWARDS_ONLY:
             raise Wrapped(
-                f"the environment is wrapped in {name}, which may change observations, actions or rewards: optima and "
-                f"scores are those of the environment as built, and a policy is scored on what that shows and takes. "
-                f"Give env.unwrapped and a policy that does what the wrapper does. Allowed wrappers: {allowed}"
+                f"the environment is wrapped in {name}, which changes rewards: optima and scores are those of the "
+                "market's own; give the environment inside it"
             )
-    return base
+        if not isinstance(layer, gymnasium.Wrapper | gymnasium.vector.VectorWrapper):
+            raise Wrapped(
+                f"the environment is wrapped in {name}, which may change observations, actions or rewards: give the "
+                "environment inside it (a model brings the statistics of its own VecNormalize)"
+            )
+        changing.append(layer)
+    return base, changing
 
 
-def refuse_policy_wrappers(model: Any, *, normalisation: bool) -> None:
-    """Refuse a Stable-Baselines3 model whose environment has wrappers that change what it sees or does.
+FUNCTIONS = (  # what a wrapper is whose method of that name is all that it does
+    (gymnasium.ObservationWrapper, "observation"),
+    (gymnasium.ActionWrapper, "action"),
+    (gymnasium.vector.VectorObservationWrapper, "observations"),
+    (gymnasium.vector.VectorActionWrapper, "actions"),
+)
 
-    Parameters
-    ----------
-    model : stable_baselines3 algorithm
-    normalisation : bool
-        Whether the caller honours the statistics of a `VecNormalize`.
+
+def is_function(layer: Any) -> bool:
+    """Whether a wrapper turns one observation or action into another, and neither remembers nor draws."""
+    for kind, method in FUNCTIONS:
+        if isinstance(layer, kind):
+            own = type(layer)
+            if any(getattr(own, name) is not getattr(kind, name) for name in ("step", "reset")):
+                return False
+            if not getattr(layer, "update_running_mean", False):
+                return _repeats(copy.deepcopy(layer), method)
+    return False
+
+
+def _repeats(layer: Any, method: str) -> bool:
+    """Whether a wrapper answers the same in between other questions."""
+    space = layer.env.observation_space if "observation" in method else layer.action_space
+    space = copy.deepcopy(space)
+    space.seed(0)
+    samples = [space.sample() for _ in range(8)]
+    answers = [[np.asarray(getattr(layer, method)(copy.deepcopy(each))).copy() for each in samples] for _ in range(2)]
+    return all(np.array_equal(first, again) for first, again in zip(*answers, strict=True))
+
+
+def refuse_policy_wrappers(model: Any) -> None:
+    """Refuse a Stable-Baselines3 model whose environment has wrappers that change what it does, besides `VecNormalize`.
 
     Raises
     ------
@@ -125,14 +179,8 @@ def refuse_policy_wrappers(model: Any, *, normalisation: bool) -> None:
         layers = layers + _layers(alike[0])[0]
     for layer in layers:
         name, model_name = _name(layer), type(model).__name__
-        if name == NORMALISATION:
-            if layer.norm_obs and not normalisation:
-                raise Wrapped(
-                    f"the {model_name} model sees observations through VecNormalize: give "
-                    "mmgym.agents.policies.as_policy(model), which carries its statistics"
-                )
-        elif name not in TRANSPARENT | REWARDS_ONLY | TIME_LIMITS:
+        if name not in TRANSPARENT | REWARDS_ONLY | TIME_LIMITS | {NORMALISATION}:
             raise Wrapped(
-                f"the {model_name} model was trained behind {name}, which may change observations or actions: give a "
-                "function that does what the wrapper does before and after model.predict"
+                f"the {model_name} model was trained behind {name}, which may change observations or actions: score it "
+                "in an environment with that wrapper around it"
             )

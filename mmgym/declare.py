@@ -343,12 +343,12 @@ class Market:
     @functools.cached_property
     def rates(self) -> Any:
         """`mmgym.declared_kernels.rates_function` of this market."""
-        return declared_kernels.rates_function(self.engine.record_dtype)
+        return declared_kernels.rates_function(self.engine.record_dtypes[-1])
 
     @functools.cached_property
     def slopes(self) -> Any:
         """`mmgym.declared_kernels.slopes_function` of this market."""
-        return declared_kernels.slopes_function(self.engine.record_dtype)
+        return declared_kernels.slopes_function(self.engine.record_dtypes[-1])
 
     def transitions(self, params: Any) -> Array:
         """States that `moves` lead to, int (E, S); -1 where one is not open.

@@ -35,6 +35,7 @@ from mmgym.variation import ParametersOfRows, Values, Variation, laws_of, refuse
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
 
+RENDERED = 4  # rows of a batch, at most
 _FLOAT32, _BOOL = np.dtype(np.float32), np.dtype(np.bool_)  # ready-made: cheaper per array than the types
 
 _SHARED_ARGUMENTS = (
@@ -474,7 +475,11 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         The market's own arguments.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
+    }
 
     def make_batch(self, num_envs: int, **options: Any) -> "KernelVectorEnv":
         """Another batch with this one's arguments."""
@@ -495,8 +500,6 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         **arguments: Any,
     ) -> None:
         self.num_envs = integer("num_envs", num_envs, low=1, high=100_000_000)
-        if render_mode is not None:
-            raise ValueError(f"render_mode = {render_mode!r} is not allowed for a batch: render a single environment")
         refuse_rows(self.market.params_type, arguments, self.num_envs)
         rows = None if parameters is None else rows_of(parameters, self.num_envs)
         self._take_arguments(arguments, randomise, observe_parameters, rows)
@@ -507,7 +510,8 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.autoreset_mode = modes[choice("autoreset_mode", mode, tuple(modes))]
         self._copy: bool = choice("copy", copy, (True, False))
         self._full_info = choice("info", info, (None, "full")) == "full"
-        self.render_mode = None
+        self.render_mode = choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        self._histories = [EpisodeHistory() for _ in range(min(self.num_envs, RENDERED) if self.render_mode else 0)]
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = self._spaces()
         entries = sum(
@@ -578,6 +582,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         observations = self._new_outputs()[0] if self._kept is None else self._kept[0]
         self._rows.reset(mask, observations, given)
         self._rows.controls[mask] = np.nan
+        self._note(mask, None)
         return observations, self._info() or ({"parameters": self.parameters} if self.variation else {})
 
     def _seeds(self, seed: Any) -> list[int | None]:
@@ -640,6 +645,9 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if code < 0:
             self._refuse_row(-1 - code, actions)
         rows.observe_values(outputs[0])
+        if self._histories:
+            played = ~np.isnan(rows.controls[: len(self._histories)]).all(axis=1)  # the others started an episode
+            self._note(~played, outputs[1])
         if code and self._same_step:
             return *outputs, self._restart(outputs[0], outputs[2])
         return *outputs, self._info() if self._full_info else {}
@@ -682,6 +690,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         final_info = self._info()
         self._rows.reset(terminated, observations)
         self._rows.controls[terminated] = np.nan
+        self._note(terminated, None)
         info["final_info"] = {**final_info, **{f"_{name}": terminated.copy() for name in final_info}}
         info["_final_info"] = terminated.copy()
         return {**info, **self._info()}
@@ -705,6 +714,31 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         columns = self.market.row_type._make(state[name].copy() for name in state.dtype.names or ())
         entries = self.describe(columns, list(self._rows.controls.T.copy()), True)
         return entries if self.variation is None else {**entries, "parameters": self.parameters}
+
+    def _note(self, started: Array, rewards: Array | None, observations: Array | None = None) -> None:
+        """Keep what is rendered of the first rows: the start of an episode, or a state to go on from; or a step."""
+        for row, history in enumerate(self._histories):
+            if rewards is None and not started[row]:
+                continue
+            state = self._rows.state[row : row + 1]
+            columns = self.market.row_type._make(state[name].copy() for name in state.dtype.names or ())
+            whole = self.describe(columns, list(self._rows.controls[row : row + 1].T.copy()), True)
+            entries = {name: values[0] for name, values in whole.items()}
+            if started[row]:
+                params = self.params if self.variation is None else self.params.rows[row]
+                history.start(params, entries, 0.0 if observations is None else self.time_of(observations[row]))
+            else:
+                assert rewards is not None
+                history.add(entries, float(rewards[row]))
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The episodes of the first rows (at most `RENDERED`) so far: a text ("ansi") or an RGB array of each."""
+        if not self._histories:
+            gymnasium.logger.warn("render() needs render_mode='ansi' or 'rgb_array' at construction")
+            return None
+        if not self._rows.started:
+            raise ResetNeeded("render() before reset(): call reset() first")
+        return tuple(each.text() if self.render_mode == "ansi" else each.picture() for each in self._histories)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
@@ -743,6 +777,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._rows.set_state(state, chosen)
         observations = self._new_outputs()[0]
         self._rows.reset(np.zeros(self.num_envs, dtype=np.bool_), observations)
+        self._note(np.isin(np.arange(self.num_envs), chosen), None, observations)
         return observations
 
     def _row_indices(self, rows: Any) -> Array:

@@ -47,6 +47,9 @@ class Market:
     arrays : dict of str to tuple of int
         Properties of the parameters that are arrays, and the shape to which they are padded for kernels: one shape
         for all parameters of a market, so that its kernels are compiled once.
+    compact : dict of str to tuple of int
+        Smaller shapes of ``arrays``, for records of parameters that fit into them: rows with parameters of their own
+        are read faster. Kernels are compiled apart for them.
     modules : tuple of str
         Names of other modules whose scalar functions the market's own ones call: their sources count as its own.
     num_controls, num_intensities : int
@@ -90,6 +93,7 @@ class Market:
     observe_one: Callable[..., Any]
     derived: tuple[str, ...] = ()
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    compact: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
     observation_low: Callable[[Any], Sequence[float]] | None = None
@@ -99,7 +103,7 @@ class Market:
     functions: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     declaration: Any = None
     row_type: Any = field(init=False)
-    record_dtype: np.dtype[Any] = field(init=False)
+    record_dtypes: tuple[np.dtype[Any], ...] = field(init=False)  # from the smallest to the largest
     literals: dict[str, tuple[Any, ...]] = field(init=False)  # fields that are a code in kernels, with their values
     numbers: tuple[str, ...] = field(init=False)  # other fields and properties that kernels read
     row_dtype: np.dtype[Any] = field(init=False)
@@ -114,13 +118,16 @@ class Market:
         getters = {name: getattr(self.params_type, name).fget for name in self.derived}
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
         fields += [(name, "f8") for name in self.functions if name not in self.arrays]
-        fields += [(name, "f8", shape) for name, shape in self.arrays.items()]
-        fields.append((f"{self.name}_{self._source_hash()}", "u1"))
-        object.__setattr__(self, "record_dtype", np.dtype(fields, align=True))
+        mark = (f"{self.name}_{self._source_hash()}", "u1")
+        sizes = [self.arrays | self.compact, self.arrays] if self.compact else [self.arrays]
+        shapes = [[(name, "f8", shape) for name, shape in size.items()] for size in sizes]
+        dtypes = tuple(np.dtype([*fields, *columns, mark], align=True) for columns in shapes)
+        object.__setattr__(self, "record_dtypes", dtypes)
         columns = ENGINE_COLUMNS[:2] + list(self.state.descr) + ENGINE_COLUMNS[2:]
         object.__setattr__(self, "row_dtype", np.dtype(columns, align=True))
         object.__setattr__(self, "row_type", namedtuple(f"{self.name}_row", self.row_dtype.names or ()))
-        batch_kernels.register(from_dtype(self.record_dtype), self)
+        for dtype in dtypes:
+            batch_kernels.register(from_dtype(dtype), self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _market_of, (self.name, self.params_type)  # unpickling the type imports the module that makes the market
@@ -141,7 +148,13 @@ class Market:
 
     def record(self, params: NamedTuple) -> np.ndarray[Any, Any]:
         """The parameters as kernels take them: a structured array of length 1."""
-        record = np.zeros(1, dtype=self.record_dtype)
+        arrays = {
+            name: np.asarray(
+                self.functions[name](params) if name in self.functions else getattr(params, name), np.float64
+            )
+            for name in self.arrays
+        }
+        record = np.zeros(1, dtype=next(dtype for dtype in self.record_dtypes if _holds(dtype, arrays)))
         for name, options in self.literals.items():
             record[name] = options.index(getattr(params, name))
         for name in self.numbers:
@@ -149,9 +162,7 @@ class Market:
         for name, function in self.functions.items():
             if name not in self.arrays:
                 record[name] = function(params)
-        for name in self.arrays:
-            found = self.functions[name](params) if name in self.functions else getattr(params, name)
-            values = np.asarray(found, dtype=np.float64)
+        for name, values in arrays.items():
             corner: Any = tuple(slice(length) for length in values.shape)
             record[name][0][corner] = values
         return record
@@ -168,6 +179,14 @@ def _market_of(name: str, params_type: Any) -> Any:
         if market.name == name and market.params_type is params_type:
             return market
     raise LookupError(f"no market {name!r} with parameters {params_type!r} is known here")
+
+
+def _holds(dtype: np.dtype[Any], arrays: Mapping[str, NDArray[Any]]) -> bool:
+    return all(
+        length <= place
+        for name, values in arrays.items()
+        for length, place in zip(values.shape, dtype[name].shape, strict=True)
+    )
 
 
 def _kernel_type(hint: Any) -> str:

@@ -1,10 +1,13 @@
 """Tables as commands print and write them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 from mmgym.plain_files import replacing, write_json
 from mmgym.provenance import provenance

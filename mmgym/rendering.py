@@ -21,6 +21,7 @@ class EpisodeHistory:
         self._unit = 1.0
         self._horizon = 1.0
         self._first = 0.0
+        self._picture: _Picture | None = None
 
     def start(self, params: Any, entries: dict[str, Any], time: float = 0.0) -> None:
         """Forget the last episode. ``entries`` are the market's full info entries at ``time``."""
@@ -61,41 +62,97 @@ class EpisodeHistory:
         ImportError
             Without matplotlib, the extra ``plot``.
         """
+        prices = int(np.size(self._steps[0]["mid"]))
+        if self._picture is None or self._picture.assets != prices:
+            self._picture = _Picture(prices)
+        names = ("mid", "bid", "ask", "bid_fills", "ask_fills", "inventory")
+        columns = {name: np.array([step[name] for step in self._steps], dtype=float) for name in names}
+        last = self._steps[-1]
+        title = f"inventory {_text(last['inventory'], 'g')}   cash {last['cash']:.2f}   return {last['return']:.2f}"
+        return self._picture.drawn(self._times(), columns, self._horizon, title)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_picture": None}
+
+
+class _Picture:
+    """Axes that are drawn once; for every step what changes is drawn over them, until it leaves them."""
+
+    def __init__(self, assets: int) -> None:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError("render_mode='rgb_array' needs matplotlib: pip install 'mmgym[plot]'") from error
-        columns = {name: np.array([step[name] for step in self._steps], dtype=float) for name in self._steps[0]}
-        assets = range(columns["mid"].reshape(len(self._steps), -1).shape[1])  # prices may be those of several
-        time = self._times()
-        figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        prices, inventory = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        lines = prices.plot(time, columns["mid"], color="black", linewidth=1.2)
-        lines[0].set_label("mid")
-        for name, color in (("bid", "tab:blue"), ("ask", "tab:red")):
-            if len(time) > 1:
-                for i in assets:
-                    quotes = columns[name].reshape(len(time), -1)[1:, i]
-                    label = None if i else name
-                    prices.stairs(quotes, time, baseline=None, color=color, linewidth=0.9, label=label)
+        self.assets = assets
+        figure = Figure(figsize=(6.4, 4.8), dpi=100)
+        self._canvas = FigureCanvasAgg(figure)
+        self._prices, self._inventory = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        figure.subplots_adjust(left=0.13, right=0.97, bottom=0.1, top=0.93, hspace=0.08)
+        several = {} if assets > 1 else {"color": "tab:green"}
+        self._lines: dict[str, list[Any]] = {
+            "mid": [self._prices.plot([], [], color="black", linewidth=1.2)[0] for _ in range(assets)],
+            "inventory": [self._inventory.plot([], [], drawstyle="steps-post", **several)[0] for _ in range(assets)],
+        }
+        for name, color, marker in (("bid", "tab:blue", "^"), ("ask", "tab:red", "v")):
+            self._lines[name] = [
+                self._prices.plot([], [], color=color, linewidth=0.9, drawstyle="steps-pre")[0] for _ in range(assets)
+            ]
+            self._lines[f"{name}_fills"] = self._prices.plot([], [], marker, color=color, markersize=4)
+        for name in ("mid", "bid", "ask"):
+            self._lines[name][0].set_label(name)
+        self._prices.set_ylabel("price")
+        self._prices.legend(loc="upper left", fontsize=8, ncols=3)
+        self._title = self._prices.set_title("", fontsize=10)
+        self._inventory.axhline(0.0, color="black", linewidth=0.6)
+        self._inventory.set(ylabel="inventory", xlabel="time")
+        self._moving = [(self._inventory, line) for line in self._lines["inventory"]]
+        self._moving += [
+            (self._prices, line)
+            for name in ("mid", "bid", "ask", "bid_fills", "ask_fills")
+            for line in self._lines[name]
+        ]
+        self._moving.append((self._prices, self._title))
+        for _, artist in self._moving:
+            artist.set_animated(True)
+        self._background: Any = None
+
+    def drawn(
+        self, time: NDArray[np.float64], columns: dict[str, NDArray[np.float64]], horizon: float, title: str
+    ) -> NDArray[np.uint8]:
+        """The picture of these columns, one entry of each for each time."""
+        for name in ("mid", "bid", "ask", "inventory"):
+            for line, values in zip(self._lines[name], columns[name].reshape(len(time), -1).T, strict=False):
+                line.set_data(time, values)
+        for name in ("bid", "ask"):
             filled = columns[f"{name}_fills"] > 0
-            marker = "^" if name == "bid" else "v"
-            if len(assets) == 1:  # fills are counted over all
-                prices.plot(time[filled], columns[name][filled], marker, color=color, markersize=4)
-        prices.set_ylabel("price")
-        prices.legend(loc="upper left", fontsize=8, ncols=3)
-        last = self._steps[-1]
-        prices.set_title(
-            f"inventory {_text(last['inventory'], 'g')}   cash {last['cash']:.2f}   return {last['return']:.2f}",
-            fontsize=10,
-        )
-        for held in columns["inventory"].reshape(len(time), -1).T:
-            inventory.step(time, held, where="post", color=None if len(assets) > 1 else "tab:green")
-        inventory.axhline(0.0, color="black", linewidth=0.6)
-        inventory.set_ylabel("inventory")
-        inventory.set_xlabel("time")
-        inventory.set_xlim(0.0, self._horizon)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+            if self.assets == 1:  # fills are counted over all
+                self._lines[f"{name}_fills"][0].set_data(time[filled], columns[name][filled])
+        self._title.set_text(title)
+        drawn = np.concatenate([columns[name].ravel() for name in ("mid", "bid", "ask")])
+        fits = [self._fits(self._prices, drawn), self._fits(self._inventory, columns["inventory"])]
+        if self._inventory.get_xlim() != (0.0, horizon):
+            self._inventory.set_xlim(0.0, horizon)
+            fits.append(False)
+        if self._background is None or not all(fits):
+            self._canvas.draw()
+            self._background = self._canvas.copy_from_bbox(self._canvas.figure.bbox)
+        self._canvas.restore_region(self._background)
+        for axis, artist in self._moving:
+            axis.draw_artist(artist)
+        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+
+    @staticmethod
+    def _fits(axis: Any, values: NDArray[np.float64]) -> bool:
+        """Whether values lie within the axis without leaving most of it empty; if not, limits with room to grow."""
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        bottom, top = axis.get_ylim()
+        edge = 0.02 * (top - bottom)
+        if bottom + edge <= low and high <= top - edge and top - bottom <= 4.0 * max(high - low, 1e-12) + 1e-9:
+            return True
+        room = 0.25 * (high - low) or 0.5
+        limits = (low - room, high + room)
+        if limits == (bottom, top):
+            return True
+        axis.set_ylim(*limits)
+        return False

@@ -88,9 +88,9 @@ class Rows:
         keys = [repr(values) for values in self.values]
         places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         slots = count if variation.laws else len(places)
-        need = float(slots) * self.market.record_dtype.itemsize
-        check_memory(need, f"parameters of {slots:,} rows", "num_envs")
-        self.record = kernel_rows(_aligned_rows(self.market.record_dtype, slots))
+        dtype = self._making(self.values[0])[1].dtype  # of all rows: what they may differ in changes no shape
+        check_memory(float(slots) * dtype.itemsize, f"parameters of {slots:,} rows", "num_envs")
+        self.record = kernel_rows(_aligned_rows(dtype, slots))
         self.which[:] = np.arange(count) if variation.laws else [places[key] for key in keys]
         rows = []
         for slot, values in zip(self.which, self.values, strict=True):

@@ -18,9 +18,10 @@ from mmgym import baselines
 from mmgym.adapters.sb3 import SB3VecEnv, make_sb3_env
 from mmgym.agents.config import load_config
 from mmgym.agents.model_files import ModelFileError, flatten, recover_folder, unflatten, write_folder
-from mmgym.agents.policies import _all_actions, as_policy
+from mmgym.agents.policies import as_policy
 from mmgym.agents.runs import derived_seed
 from mmgym.agents.train import load_model, train
+from mmgym.baselines import foreign
 
 AS = "mmgym/AvellanedaStoikov-v0"
 TS = "mmgym/TickSpread-v0"
@@ -179,6 +180,8 @@ t.train({config!r}, {AS!r}, seed=3, folder={str(tmp_path / "killed")!r}, checkpo
     first, second = parameters(whole), parameters(folder)
     assert all(np.array_equal(first[name], second[name]) for name in first)
     left, _ = train(config, AS, seed=3, folder=tmp_path / "killed", resume=True, progress=False)  # finished: left alone
+    with pytest.raises(FileExistsError, match=r"holds a finished run.*overwrite"):
+        train(config, AS, seed=3, folder=tmp_path / "killed", progress=False)
     assert left == folder
     with pytest.raises(ValueError, match="run with other settings"):
         train(config, AS, seed=4, folder=tmp_path / "killed", resume=True, progress=False)
@@ -241,7 +244,7 @@ def test_a_masked_model_is_trained_saved_resumed_and_scored(tmp_path):
     assert abs(drawn.value - acting.value) < 3.29 * drawn.stderr  # false alarms: 1e-3
     assert abs(acting.value - found.value) > 3.29 * drawn.stderr
     with pytest.raises(TypeError, match="too many actions to score them all"):
-        _all_actions(None, gymnasium.make(TS).action_space)
+        foreign.all_actions(None, gymnasium.make(TS).action_space)
 
 
 def test_a_model_of_flat_actions_is_scored_as_it_acts(tmp_path):

@@ -1,5 +1,6 @@
 """The benchmark: planned, killed and resumed, its failures shown, its report read back in a browser."""
 
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from mmgym.agents.benchmark_cell import result_file, run_cell
 from mmgym.agents.benchmark_report import markdown_table, results_page, write_report
 from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
 from mmgym.agents.cli import main
-from mmgym.agents.config import config_names, configurations_for
+from mmgym.agents.config import config_names, configurations_for, shipped_folder
 from mmgym.plot import new_figure
 from mmgym.registration import ENVIRONMENTS
 
@@ -431,3 +432,64 @@ def test_the_report_is_read_back_in_chromium(finished, browser):
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith("data:") for name in loaded)
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+OTHERS = """
+import numpy as np
+from mmgym.baselines import paper_policies
+
+def seeded(env, seed):
+    if env.action_space.shape != (2,):
+        return None
+    lean = 0.1 * seed
+    return lambda seen: np.clip(np.stack([lean + seen[:, 1], lean - seen[:, 1]], axis=1), -1, 1)
+
+def alone(env):
+    return paper_policies(env)["constant"] if "constant" in paper_policies(env) else None
+"""
+
+
+def test_agents_of_others_stand_beside_the_shipped_results(tmp_path, monkeypatch, capsys):
+    """Their rows are marked, told by source and digest, and scored as `score` does; the other rows stay."""
+    (tmp_path / "somebody_else.py").write_text(OTHERS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    env = gymnasium.make("mmgym/AvellanedaStoikov-v0")
+    runs = tmp_path / "theirs" / "mmgym-AvellanedaStoikov-v0"
+    runs.mkdir(parents=True)
+    baselines.write_table(baselines.paper_policies(env)["hjb"], env, runs / "0.npz")
+    folder = tmp_path / "board"
+    words = ["--add", "lean", "somebody_else:seeded", "--add", "saved", str(tmp_path / "theirs")]
+    assert main(["benchmark", "benchmark_quick", *words, "--folder", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "| lean | 3, added |" in out and "| saved | 1, added |" in out
+    tidy = pd.read_csv(folder / "results.csv")
+    shipped = pd.read_csv(shipped_folder() / "results" / "benchmark_quick" / "results.csv")
+    assert len(tidy[tidy["kind"] != "added"]) == len(shipped)
+    mine = tidy[(tidy["name"] == "lean") & (tidy["env"] == env.spec.id)].set_index("seed")
+    for seed in (0, 1, 2):
+        lean = 0.1 * seed
+        found = baselines.score(
+            env, lambda seen, lean=lean: np.clip(np.stack([lean + seen[:, 1], lean - seen[:, 1]], axis=1), -1, 1)
+        )
+        assert abs(mine.loc[seed, "value"] - found.value) < 5.0 * (mine.loc[seed, "stderr"] + found.stderr)
+    saved = tidy[tidy["name"] == "saved"].iloc[0]
+    assert saved["skill"] == pytest.approx(baselines.score(env, baselines.paper_policies(env)["hjb"]).skill, rel=1e-9)
+    about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256((tmp_path / "somebody_else.py").read_bytes()).hexdigest()
+    assert about["added"]["lean"] == {"source": "somebody_else:seeded", "sha256": digest}
+    for page in ("README.md", "report.html"):
+        text = (folder / page).read_text(encoding="utf-8")
+        assert "Added to the benchmark: lean from somebody_else:seeded" in text and "lean (added)" in text
+    # again, with another agent: those that were added before stay
+    assert main(["benchmark", "benchmark_quick", "--add", "flat", "somebody_else:alone", "--folder", str(folder)]) == 0
+    assert {"lean", "saved", "flat"} <= set(pd.read_csv(folder / "results.csv")["name"])
+    capsys.readouterr()
+    for source, words in (
+        ("nowhere", "neither a folder nor module:function"),
+        ("somebody_else:no_such", "has no function 'no_such'"),
+        (str(tmp_path), "has no policy for any market"),
+    ):
+        assert main(["benchmark", "benchmark_quick", "--add", "x", source, "--folder", str(folder)]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["benchmark", "benchmark_quick", "--add", "ppo", "somebody_else:alone", "--folder", str(folder)]) == 2
+    assert "the name 'ppo' is taken" in capsys.readouterr().err

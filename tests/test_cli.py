@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -10,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import mmgym
 from mmgym import baselines
 from mmgym.agents import cli
 from mmgym.agents.cli import main
+from mmgym.agents.commands.command import environment_id
 
 AS = "mmgym/AvellanedaStoikov-v0"
 
@@ -219,3 +223,45 @@ def test_an_equilibrium_that_is_not_found_is_an_error_line(monkeypatch, capsys):
         arguments = ["--env", "mmgym/MeanFieldMaker-v0", "--set", "impact=0.0123", "--set", "num_steps=100"]
         assert main([command[0], *command[1:], *arguments]) == 2
         assert capsys.readouterr().err == f"mmgym {command[0]}: no equilibrium found: lower the impact\n"
+
+
+def test_ids_are_understood_without_their_frame(capsys):
+    for text in (AS, "AvellanedaStoikov-v0", "AvellanedaStoikov", "avellanedastoikov"):
+        assert environment_id(text) == AS
+    assert environment_id("mylab.linear_fills:mylab/LinearFills-v0") == "mylab.linear_fills:mylab/LinearFills-v0"
+    for text, meant in (("Avelaneda", AS), ("hawkes", "mmgym/HawkesFlow-v0"), ("mmgym/GLFTT-v0", "mmgym/GLFT-v0")):
+        status, _, err = run(capsys, "solve", "--env", text)
+        assert status == 2 and f"--env {text}: no such environment; did you mean" in err and meant in err
+    status, _, err = run(capsys, "solve", "--env", "nothing_like_it")
+    assert status == 2 and "did you mean" not in err and "mmgym list" in err
+
+
+def test_solve_shows_inventory_0_and_writes_every_cell(capsys, tmp_path):
+    file = tmp_path / "cells.csv"
+    words = ("--set", "num_steps=8", "--set", "inventory_limit=9")
+    status, out, _ = run(capsys, "solve", "--env", "AvellanedaStoikov", *words, "--output", str(file))
+    assert status == 0 and re.search(r"^ +0 +0 ", out, re.MULTILINE)
+    env = gymnasium.make(AS, num_steps=8, inventory_limit=9.0)
+    best, cells = baselines.optimal_policy(env), pd.read_csv(file)
+    assert len(cells) == 8 * 19 and not cells.duplicated(["step", "inventory"]).any()
+    start = cells[(cells["step"] == 0) & (cells["inventory"] == 0)].iloc[0]
+    assert start["value"] == pytest.approx(best.optimum, rel=1e-12)
+    quotes = env.unwrapped.to_quotes(best.predict(env.reset(seed=0)[0])[0])
+    np.testing.assert_allclose(start[["bid_depth", "ask_depth"]].to_numpy(float), quotes, rtol=1e-6)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"mmgym {mmgym.__version__}\n"
+
+
+def test_help_loads_no_table_library():
+    """Help comes in half a second; only commands that read their options from the markets take longer."""
+    code = (
+        "import sys\nfrom mmgym.agents.cli import COMMANDS, make_parser\n"
+        "for name in set(COMMANDS) - {'calibrate', 'backtest', 'reproduce'}:\n    make_parser([name])\n"
+        "print(sorted({'torch', 'pandas', 'scipy.optimize', 'matplotlib', 'stable_baselines3'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

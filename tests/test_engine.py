@@ -20,6 +20,7 @@ from gymnasium.wrappers.vector import (
     NormalizeReward,
     RecordEpisodeStatistics,
 )
+from gymnasium.wrappers.vector import RecordVideo as RecordBatchVideo
 
 import mmgym  # noqa: F401
 from mmgym.envs.glft import GLFTEnv, GLFTVectorEnv
@@ -680,3 +681,45 @@ def test_other_vector_wrappers(mode):
             )
             assert_same_info(entries, wanted)
             assert ("final_obs" in info) == ("final_obs" in sync_info)
+
+
+def test_a_batch_renders_its_first_rows():
+    """As single environments with the rows' seeds do, over the end of episodes and states that are set."""
+    for mode in ("next_step", "same_step"):
+        envs = GLFTVectorEnv(6, render_mode="ansi", autoreset_mode=getattr(AutoresetMode, mode.upper()), **SHORT)
+        singles = [GLFTEnv(render_mode="ansi", **SHORT) for _ in range(4)]
+        envs.reset(seed=3)
+        for i, env in enumerate(singles):
+            env.reset(seed=3 + i)
+        ended = [False] * 4
+        for _ in range(7):
+            actions = np.random.default_rng(1).uniform(-1, 1, (6, 2)).astype(np.float32)
+            envs.step(actions)
+            for i, env in enumerate(singles):
+                if ended[i]:
+                    env.reset()
+                    ended[i] = False
+                    continue
+                ended[i] = env.step(actions[i])[2]
+                if ended[i] and mode == "same_step":
+                    env.reset()
+                    ended[i] = False
+            assert envs.render() == tuple(env.render() for env in singles)
+    pictures = GLFTVectorEnv(2, render_mode="rgb_array", **SHORT)
+    pictures.reset(seed=0)
+    assert [each.shape for each in pictures.render()] == [(480, 640, 3)] * 2
+    other = GLFTVectorEnv(2, render_mode="ansi", **SHORT)
+    other.reset(seed=5)
+    envs.set_state(other.get_state(), rows=[0, 1])
+    assert envs.render()[0].startswith("t 0/4")
+
+
+def test_a_batch_is_recorded_as_video(tmp_path):
+    envs = RecordBatchVideo(
+        GLFTVectorEnv(4, render_mode="rgb_array", **SHORT), str(tmp_path / "new"), video_aspect_ratio=(2, 2), fps=10
+    )
+    envs.reset(seed=0)
+    for _ in range(5):
+        envs.step(np.zeros((4, 2), np.float32))
+    envs.close()
+    assert len(list((tmp_path / "new").glob("*.mp4"))) >= 1

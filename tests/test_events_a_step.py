@@ -14,8 +14,8 @@ import mmgym  # noqa: F401  # registers the ids
 from mmgym.baselines import score
 from mmgym.baselines.baseline import baseline_of
 from mmgym.baselines.catalogue import environment_of
+from mmgym.baselines.foreign import as_policy
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
-from mmgym.baselines.policy import as_policy
 from mmgym.models import mean_field_steps
 from mmgym.uniformisation import num_terms, poisson_weights
 

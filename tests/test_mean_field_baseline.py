@@ -15,6 +15,7 @@ from mmgym import baselines
 from mmgym.baselines import frozen, optimal_policy, paper_policies, reference_policy, score, write_table
 from mmgym.baselines.catalogue import RandomPolicy, problem_of
 from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.foreign import as_policy
 from mmgym.baselines.frozen import Functional, Table
 from mmgym.baselines.gaussian import clipped_gaussian_nodes
 from mmgym.baselines.mean_field import (
@@ -27,7 +28,6 @@ from mmgym.baselines.mean_field import (
     population_exploitability,
     taker_exploitability,
 )
-from mmgym.baselines.policy import as_policy
 from mmgym.models import mean_field_flow as flows
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field_game import PRESETS, Game

@@ -262,3 +262,32 @@ def test_rollouts_have_the_parameters_and_times_of_their_episodes() -> None:
             single.unwrapped.params.fill_decay_ask,
         ]
         np.testing.assert_allclose(rows["time"], np.arange(3) * info["parameters"]["horizon"] / 3)
+
+
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_a_fixed_table_of_choices_against_all_actions(utility: str) -> None:
+    """In one step the mean is a sum over states, and every action can be tried in each."""
+    gains = []
+    for seed in range(6):
+        numbers = np.random.default_rng(seed)
+        names = "fill_rate_best, fill_rate_improved, volatility"
+        points = [[float(10.0**x) for x in numbers.uniform((-2.0, -2.0, -3.0), (0.0, 0.3, -1.0))] for _ in range(3)]
+        arguments = {"num_steps": 1, "horizon": 3.0, "inventory_limit": 100.0, "lot": 50.0, "initial_inventory": 50.0}
+        arguments |= {"actions": "flat", "utility": utility, "rebate": float(numbers.uniform(-0.003, 0.003))}
+        env = gymnasium.make("mmgym/TickSpread-v0", randomise={names: ["choice", points]}, **arguments)
+        baseline, each = baseline_of(env), [(w, baseline_of(market).problem) for w, market in markets(env)]
+        actions, states = env.unwrapped.to_quotes(np.arange(env.action_space.n)), np.arange(each[0][1].num_states)
+        worth = np.zeros((len(states), len(actions)))
+        for weight, chain in each:
+            end = chain.terminal(chain.criterion)
+            for a, controls in enumerate(actions):
+                played = np.tile(controls, (len(states), 1))
+                worth[:, a] += weight * chain.backward(0, states, played, end, chain.criterion)[:, 0]
+        best = each[0][1].initial @ (worth.max(axis=1) if utility == "mean" else worth.min(axis=1))
+        expected = best if utility == "mean" else -np.log(best) / env.unwrapped.params.risk_aversion
+        fixed, average = (
+            baseline.criterion_value(baseline.policies()[f"{name}_optimum"]()) for name in ("fixed", "average")
+        )
+        gains.append(fixed - average)
+        assert fixed == pytest.approx(expected, rel=1e-9)
+    assert max(gains) > 1e-6

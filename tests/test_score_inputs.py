@@ -17,15 +17,7 @@ AS = "mmgym/AvellanedaStoikov-v0"
 FLOW = "mmgym/HawkesFlow-v0"
 TICK = "mmgym/TickSpread-v0"
 SMALL = {"num_steps": 8, "inventory_limit": 3.0}
-DOORS = [
-    baselines.optimal_policy,
-    baselines.best_known_policy,
-    baselines.paper_policies,
-    lambda env: baselines.score(env, lambda seen: np.zeros((len(seen), 2)), episodes=10),
-    lambda env: baselines.risk_measures(env, lambda seen: np.zeros((len(seen), 2)), episodes=1000),
-    lambda env: baselines.rollout(env, lambda seen: np.zeros((len(seen), 2))),
-    lambda env: baselines.pnl_distribution(env, lambda seen: np.zeros((len(seen), 2))),
-]
+DOORS = [baselines.optimal_policy, baselines.best_known_policy, baselines.paper_policies]
 
 
 class Bold(gymnasium.ActionWrapper):
@@ -37,19 +29,37 @@ class Counting(wrappers.RecordEpisodeStatistics):
     """A subclass may do anything."""
 
 
-CHANGING = {
+class Remembering(gymnasium.ObservationWrapper):
+    """Shows the mean of what it has shown so far and the observation."""
+
+    shown = 0.0
+
+    def observation(self, observation):
+        self.shown = 0.5 * (self.shown + observation)
+        return self.shown.astype(np.float32)
+
+
+FUNCTIONS = {
     "Bold": Bold,
-    "Counting": Counting,
-    "TransformReward": lambda env: wrappers.TransformReward(env, lambda reward: 2.0 * reward),
     "TransformObservation": lambda env: wrappers.TransformObservation(env, lambda seen: -seen, env.observation_space),
     "RescaleAction": lambda env: wrappers.RescaleAction(env, np.float32(0.0), np.float32(1.0)),
     "FlattenObservation": wrappers.FlattenObservation,
-    "NormalizeObservation": wrappers.NormalizeObservation,
-    "NormalizeReward": wrappers.NormalizeReward,
     "ClipAction": wrappers.ClipAction,
+}
+OTHERS = {
+    "Counting": Counting,
+    "Remembering": Remembering,
+    "NormalizeObservation": wrappers.NormalizeObservation,
     "StickyAction": lambda env: wrappers.StickyAction(env, 0.5),
+    "FrameStackObservation": lambda env: wrappers.FlattenObservation(wrappers.FrameStackObservation(env, 2)),
+}
+REFUSED = {
+    "TransformReward": lambda env: wrappers.TransformReward(env, lambda reward: 2.0 * reward),
+    "NormalizeReward": wrappers.NormalizeReward,
     "TimeLimit": lambda env: wrappers.TimeLimit(env, 7),
 }
+OTHERS_BY_NAME = {name: wrap for name, wrap in OTHERS.items() if name != "FrameStackObservation"}
+CHANGING = {**FUNCTIONS, **OTHERS_BY_NAME, **REFUSED}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -61,6 +71,66 @@ def test_a_wrapper_that_changes_something_is_refused_by_name(door):
         ):
             with pytest.raises(Wrapped, match=name):
                 door(env)
+
+
+def towards_flat(seen):
+    """Depths that are linear in the last entries of an observation, of a batch of them."""
+    return np.clip(0.3 + np.stack([0.8 * seen[:, -1], -0.5 * seen[:, -1]], axis=1), -1.0, 1.0).astype(np.float32)
+
+
+def test_wrappers_that_are_functions_belong_to_the_policy():
+    """The exact score is that of the policy with what the wrappers do before and after it."""
+    env = gymnasium.make(AS, **SMALL)
+    by_hand = {
+        "Bold": lambda seen: towards_flat(seen) + np.float32(0.5),
+        "TransformObservation": lambda seen: towards_flat(-seen),
+        "RescaleAction": lambda seen: 2.0 * towards_flat(seen) - 1.0,
+        "FlattenObservation": towards_flat,
+        "ClipAction": towards_flat,
+    }
+    for name, wrap in FUNCTIONS.items():
+        found = baselines.score(wrappers.RecordEpisodeStatistics(wrap(env)), towards_flat, markov=True)
+        expected = baselines.score(env, by_hand[name], markov=True)
+        assert found.method == "exact" and found.value == pytest.approx(expected.value, rel=1e-7), name
+    both = Bold(FUNCTIONS["TransformObservation"](env))
+    expected = baselines.score(env, lambda seen: towards_flat(-seen) + np.float32(0.5), markov=True)
+    assert baselines.score(both, towards_flat, markov=True).value == pytest.approx(expected.value, rel=1e-7)
+    assert baselines.score(both, towards_flat, episodes=10).method == "simulated"
+    envs = gymnasium.make_vec(AS, num_envs=3, vectorization_mode="vector_entry_point", **SMALL)
+    wrapped = vector.TransformAction(envs, lambda actions: actions + np.float32(0.5), None, None)
+    expected = baselines.score(env, by_hand["Bold"], markov=True)
+    assert baselines.score(wrapped, towards_flat, markov=True).value == pytest.approx(expected.value, rel=1e-7)
+
+
+def test_behind_other_wrappers_a_policy_is_simulated():
+    """Against episodes that are played here, one by one: the same streams, the same rewards."""
+    env = gymnasium.make(AS, **SMALL)
+    for name, wrap in OTHERS.items():
+        with pytest.raises(Wrapped, match="simulated"):
+            baselines.score(wrap(env), towards_flat, method="exact", markov=True)
+        found = baselines.score(wrap(env), towards_flat, markov=True, episodes=20, seed=3)
+        first = int(np.random.SeedSequence([3, 0x5C0]).generate_state(1, np.uint64)[0])
+        totals = []
+        for episode in range(20):
+            wrapped = wrap(gymnasium.make(AS, **SMALL))
+            seen, ended, total = wrapped.reset(seed=first + episode)[0], False, 0.0
+            while not ended:
+                seen, reward, ended, _, _ = wrapped.step(towards_flat(seen[None])[0])
+                total += reward
+            totals.append(total)
+        assert (found.method, found.episodes) == ("simulated", 20)
+        assert found.value == pytest.approx(np.mean(totals), rel=1e-6), name
+        assert found.stderr == pytest.approx(np.std(totals, ddof=1) / np.sqrt(20), rel=1e-6)
+    batch = gymnasium.make_vec(AS, num_envs=10, vectorization_mode="vector_entry_point", **SMALL)
+    found = baselines.score(vector.NormalizeObservation(batch), towards_flat, episodes=20, seed=3)
+    assert (found.method, found.episodes) == ("simulated", 20)
+    assert batch.unwrapped.step.__name__ == "step" and not vars(batch.unwrapped).get("step")  # it is left as it was
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_criteria_are_refused(name):
+    with pytest.raises(Wrapped, match=name):
+        baselines.score(REFUSED[name](gymnasium.make(AS, **SMALL)), towards_flat, markov=True)
 
 
 @pytest.mark.parametrize(
@@ -132,18 +202,70 @@ def test_a_function_that_draws_is_no_function_of_the_observation(env_id):
     assert baselines.score(env_id, draw, episodes=20, **arguments).method == "simulated"
 
 
+def alone(seen):
+    """Takes one observation only."""
+    left, inventory = seen
+    return [0.5 * inventory + 0.1 * left, -0.5 * inventory]
+
+
+def whole(seen):
+    return np.stack([0.5 * seen[:, 1] + 0.1 * seen[:, 0], -0.5 * seen[:, 1]], axis=1)
+
+
+def test_a_function_may_take_one_observation():
+    for markov in (True, False):
+        found, expected = (baselines.score(AS, act, markov=markov, episodes=10, **SMALL) for act in (alone, whole))
+        assert found.value == pytest.approx(expected.value, rel=1e-12)
+    frame = baselines.rollout(AS, alone, episodes=2, **SMALL)
+    pd.testing.assert_frame_equal(frame, baselines.rollout(AS, whole, episodes=2, **SMALL))
+
+
 @pytest.mark.parametrize("env_id", [AS, TICK])
 @pytest.mark.parametrize("markov", [True, False])
-def test_a_function_of_one_observation_is_told_the_shape(env_id, markov):
+def test_a_function_that_answers_neither_is_told_the_shapes(env_id, markov):
     arguments = SMALL if env_id == AS else {"num_steps": 3, "lot": 100.0, "inventory_limit": 200.0}
     size = gymnasium.make(env_id, **arguments).action_space.shape[0]
 
-    def alone(seen):
-        return np.zeros(size, dtype=np.int64)
+    def short(seen):
+        return np.zeros(size - 1, dtype=np.int64)
 
-    wanted = rf"alone returned actions of shape \({size},\).*it must return \(\d+, {size}\)"
+    wanted = rf"short returned shape \({size - 1},\) for a batch.*it must return actions of shape \(\d+, {size}\)"
     with pytest.raises(ValueError, match=wanted):
-        baselines.score(env_id, alone, markov=markov, episodes=10, **arguments)
+        baselines.score(env_id, short, markov=markov, episodes=10, **arguments)
+
+    def broken(seen):
+        return seen.no_such_entry
+
+    with pytest.raises(ValueError, match=r"broken raised AttributeError: .*no_such_entry"):
+        baselines.score(env_id, broken, markov=markov, episodes=10, **arguments)
+
+
+def test_a_score_says_skill_first():
+    found = baselines.score(AS, whole, markov=True, **SMALL)
+    assert repr(found).startswith(f"Score(skill={found.skill!r}, regret={found.regret!r}, value=")
+    assert "utility=" not in repr(found)  # there is none
+
+
+def test_torch_modules_are_policies():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    found = baselines.score(AS, network, **SMALL)
+    first, last = network[0], network[3]
+    weights = [each.detach().numpy() for each in (first.weight, first.bias, last.weight, last.bias)]
+    by_hand = baselines.score(
+        AS, lambda seen: np.tanh(seen @ weights[0].T + weights[1]) @ weights[2].T + weights[3], markov=True, **SMALL
+    )
+    assert found.method == "exact" and found.value == pytest.approx(by_hand.value, rel=1e-6)
+    assert network.training  # it is left as it was
+    flat = {"num_steps": 3, "lot": 100.0, "inventory_limit": 200.0, "actions": "flat"}
+    size = gymnasium.make(TICK, **flat).action_space.n
+    logits = torch.nn.Linear(3, int(size))
+    matrix, shift = logits.weight.detach().numpy(), logits.bias.detach().numpy()
+    by_hand = baselines.score(TICK, lambda seen: (seen @ matrix.T + shift).argmax(axis=1), markov=True, **flat)
+    assert baselines.score(TICK, logits, **flat).value == pytest.approx(by_hand.value, rel=1e-9)
+    with pytest.raises(TypeError, match="GRU returned tuple"):
+        baselines.score(AS, torch.nn.GRU(2, 2), episodes=10, **SMALL)
 
 
 def test_no_figure_of_a_score_is_infinite(monkeypatch):
@@ -176,8 +298,8 @@ class Seen(gymnasium.ObservationWrapper):
 
 
 @pytest.mark.long
-def test_a_model_behind_normalisation_is_refused_or_honoured():
-    """The raw model sees unnormalised observations: `mmgym.agents.policies.as_policy` carries the statistics."""
+def test_a_model_brings_its_normalisation():
+    """The statistics of the `VecNormalize` around a model's environment are a part of its policy."""
     stable = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
@@ -191,16 +313,19 @@ def test_a_model_behind_normalisation_is_refused_or_honoured():
 
     normalised = model(VecNormalize(DummyVecEnv([make]), gamma=1.0))
     normalised.learn(64)
-    with pytest.raises(Wrapped, match=r"VecNormalize.*agents\.policies\.as_policy"):
-        baselines.score(AS, normalised, **SMALL)
-    honoured = baselines.score(AS, as_policy(normalised), **SMALL)
+    honoured = baselines.score(AS, normalised, **SMALL)
+    assert honoured.method == "exact"
+    assert honoured.value == baselines.score(AS, as_policy(normalised), **SMALL).value
     statistics = normalised.get_vec_normalize_env()
     by_hand = baselines.score(
         AS, lambda seen: normalised.predict(statistics.normalize_obs(seen), deterministic=True)[0], markov=True, **SMALL
     )
     assert honoured.value == pytest.approx(by_hand.value, abs=1e-12)
     rewards_only = model(VecNormalize(DummyVecEnv([make]), norm_obs=False, gamma=1.0))
-    assert baselines.score(AS, rewards_only, episodes=10, **SMALL).method == "simulated"
+    assert baselines.score(AS, rewards_only, **SMALL).method == "exact"
+    bold = model(DummyVecEnv([lambda: Bold(make())]))
+    by_hand = baselines.score(AS, lambda seen: bold.predict(seen, deterministic=True)[0] + 0.5, markov=True, **SMALL)
+    assert baselines.score(Bold(make()), bold).value == pytest.approx(by_hand.value, rel=1e-9)
     for venv, name in (
         (VecFrameStack(DummyVecEnv([make]), 2), "VecFrameStack"),
         (DummyVecEnv([lambda: Seen(make())]), "Seen"),

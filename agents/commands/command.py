@@ -2,17 +2,21 @@
 
 import argparse
 import ast
+import difflib
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
+    "POLICIES",
     "Command",
     "UsageError",
     "add_environment",
     "add_output",
     "check_endings",
     "environment_arguments",
+    "environment_id",
     "load_policy",
     "named_policies",
 ]
@@ -34,7 +38,8 @@ class UsageError(Exception):
 
 def add_environment(parser: argparse.ArgumentParser) -> None:
     """An environment and its arguments."""
-    parser.add_argument("--env", required=True, metavar="ID", help="environment id, see `mmgym list`")
+    text = "environment id, see `mmgym list`; its mmgym/ and version may be left out"
+    parser.add_argument("--env", required=True, metavar="ID", help=text)
     text = "constructor argument of the environment (may be repeated)"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
@@ -53,6 +58,32 @@ def check_endings(options: argparse.Namespace) -> None:
         file = getattr(options, option, None)
         if file is not None and Path(file).suffix not in endings:
             raise UsageError(f"--{option} {file}: the name must end in {' or '.join(endings)}")
+
+
+def environment_id(text: str) -> str:
+    """The id that is meant: of this project without ``mmgym/`` and the version too; others as they are.
+
+    Raises
+    ------
+    UsageError
+        If none is; the message has those that look like it.
+    """
+    import gymnasium
+
+    if ":" in text or text in gymnasium.registry:  # a module to import first, or an id
+        return text
+    ours = {_bare(name): name for name in gymnasium.registry if name.startswith("mmgym/")}
+    bare = _bare(text)
+    if bare in ours:
+        return ours[bare]
+    close = [name for name in ours if bare in name] or difflib.get_close_matches(bare, ours, n=3)
+    hint = f"did you mean {' or '.join(ours[name] for name in close)}? " if close else ""
+    raise UsageError(f"--env {text}: no such environment; {hint}`mmgym list` has them all")
+
+
+def _bare(name: str) -> str:
+    """An id of this project without its beginning, its version and capitals."""
+    return name.removeprefix("mmgym/").removesuffix("-v0").lower()
 
 
 def environment_arguments(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
@@ -76,8 +107,17 @@ def load_policy(folder: Path) -> tuple[Any, dict[str, Any]]:
     return load_model(folder / "model" if (folder / "model" / "model.json").exists() else folder)
 
 
-def named_policies(names: Sequence[str], env: Any) -> dict[str, Any]:
-    """Policies by name: "optimal" ("best" in a bracketed market), a paper policy, "all", a table (.npz), a folder."""
+POLICIES = (
+    "a policy of a paper or ours by name, all, a table (.npz), the folder of a run or model, a .zip file of "
+    "Stable-Baselines3, or module:function, which gets the environment and returns a policy"
+)
+
+
+def named_policies(names: Sequence[str], env: Any, normalisation: str | None = None) -> dict[str, Any]:
+    """Policies by name: "optimal" ("best" in a bracketed market), and what `POLICIES` says.
+
+    Observations of a .zip file are normalised by the statistics in the file ``normalisation``.
+    """
     from mmgym.baselines import best_known_policy, paper_policies
     from mmgym.baselines import load_policy as load_table
     from mmgym.baselines.catalogue import level_of
@@ -90,8 +130,14 @@ def named_policies(names: Sequence[str], env: Any) -> dict[str, Any]:
             policies[name] = best_known_policy(env)
         elif Path(name).suffix == ".npz" and Path(name).is_file():
             policies[name] = load_table(name, env)
+        elif Path(name).suffix == ".zip" and Path(name).is_file():
+            from mmgym.agents.sb3_files import load_sb3_file
+
+            policies[name] = load_sb3_file(name, env, normalisation)
         elif Path(name).exists():
             policies[name], _ = load_policy(Path(name))
+        elif ":" in name:
+            policies[name] = _made_by(name, env)
         else:
             papers = papers or paper_policies(env)
             if name == "all":
@@ -101,6 +147,19 @@ def named_policies(names: Sequence[str], env: Any) -> dict[str, Any]:
             else:
                 known = ", ".join(papers)
                 raise UsageError(
-                    f"policy {name!r} is neither a folder, a table (.npz) nor one of: all, {first}, {known}"
+                    f"policy {name!r} is neither a folder, a table (.npz), a model (.zip), module:function nor one "
+                    f"of: all, {first}, {known}"
                 )
     return policies
+
+
+def _made_by(name: str, env: Any) -> Any:
+    """The policy that ``module:function`` returns for an environment."""
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"policy {name!r}: {error}; module:function must name a function that returns a policy"
+        ) from error
+    return make(env)

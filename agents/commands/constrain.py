@@ -9,8 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mmgym.agents.commands.command import Command
 from mmgym.plain_files import write_json
 from mmgym.printing import table_text
@@ -138,7 +136,7 @@ def _progress() -> Any:
     return show
 
 
-def _show(table: pd.DataFrame) -> None:
+def _show(table: Any) -> None:
     print(table_text(table, digits=8))
 
 
@@ -198,6 +196,8 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) 
         f"\nplayed in {problem.environment.id}, where time is continuous and several orders may fill in a step, so that"
     )
     print(f"values and risks are others (optimum there, without limits: {optimum:.8g}):\n")
+    import pandas as pd
+
     _show(pd.DataFrame(rows))
     print(f"\nvalues are exact; probabilities from {EPISODES} episodes, with 95 % intervals")
     return {"id": problem.environment.id, "arguments": problem.environment.arguments, "optimum": optimum, **record}

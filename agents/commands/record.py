@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from mmgym.agents.commands.command import Command, add_environment, add_output, environment_arguments, named_policies
 from mmgym.printing import show
 
@@ -59,6 +57,8 @@ def _record(options: argparse.Namespace) -> None:
         f"{options.env}: {options.episodes} episodes a policy; returns of skill 0 and 1: "
         f"{first.reference_return:.10g} and {first.optimum_return:.10g} ({first.level})\n"
     )
+    import pandas as pd
+
     show(pd.DataFrame.from_dict(rows, orient="index"), options.output, index=True)
     folder = Path(options.folder).resolve()
     print(f"\nwritten: MINARI_DATASETS_PATH={folder}, then minari.load_dataset(DATASET)")

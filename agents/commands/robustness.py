@@ -5,10 +5,8 @@ import ast
 import sys
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from mmgym.agents.commands.command import (
+    POLICIES,
     Command,
     UsageError,
     add_environment,
@@ -23,8 +21,7 @@ __all__ = ["ROBUSTNESS"]
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
-    text = "optimal (best, where it is bracketed), a policy by name, a table (.npz), or the folder of a run or model"
-    parser.add_argument("policy", nargs="+", help=text)
+    parser.add_argument("policy", nargs="+", help=f"optimal (best, where it is bracketed), {POLICIES}")
     text = "values of a parameter: LOW:HIGH:COUNT, or a list with commas (may be repeated: all combinations)"
     parser.add_argument("--over", action="append", required=True, metavar="NAME=VALUES", help=text)
     text = "a law to take the mean over, as fill_decay=['uniform', 1, 2] (may be repeated); see mmgym.variation"
@@ -37,6 +34,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def values_of(pair: str) -> tuple[str, list[Any]]:
     """Name and values of ``name=low:high:count`` or ``name=value,value,...``."""
+    import numpy as np
+
     name, equals, text = pair.partition("=")
     values: list[Any] = []
     try:
@@ -53,6 +52,8 @@ def values_of(pair: str) -> tuple[str, list[Any]]:
 
 
 def _run(options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from mmgym.baselines import robustness, score_table
     from mmgym.baselines.catalogue import environment_of
 

@@ -3,17 +3,26 @@
 import argparse
 import sys
 import time
+from typing import Any
 
 import gymnasium
-import pandas as pd
 
-from mmgym.agents.commands.command import Command, add_environment, add_output, environment_arguments, named_policies
+from mmgym.agents.commands.command import (
+    POLICIES,
+    Command,
+    add_environment,
+    add_output,
+    environment_arguments,
+    named_policies,
+)
 from mmgym.printing import show, write_output
 
 __all__ = ["LIST", "SCORE", "SOLVE"]
 
 
 def _list(options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from mmgym.registration import ENVIRONMENTS
 
     rows = [{"id": row.id, "market": row.market, "optimum": row.level, "source": row.title} for row in ENVIRONMENTS]
@@ -22,10 +31,13 @@ def _list(options: argparse.Namespace) -> None:
 
 def _add_solve_options(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
-    add_output(parser)
+    text = "write values and best controls as .csv or .json: of all steps and states where these are finitely many"
+    parser.add_argument("--output", metavar="FILE", help=text)
 
 
 def _solve(options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from mmgym.baselines.baseline import BestKnownPolicy, OptimalPolicy, baseline_of, environment_of
 
     env = environment_of(options.env, **environment_arguments(options.set))
@@ -45,13 +57,16 @@ def _solve(options: argparse.Namespace) -> None:
         binding = best.binding.any(axis=-1)
         print(f"the bounds of the action space bind in {int(binding.sum())} of {binding.size} cells")
     print()
-    show(pd.DataFrame(baseline.examples(env.control_names)), options.output)
+    show(pd.DataFrame(baseline.examples(env.control_names)))
+    if options.output:
+        write_output(options.output, pd.DataFrame(baseline.cells(env.control_names)))
 
 
 def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
-    text = "optimal (best, where it is bracketed), a policy of a paper or ours by name, all, a table (.npz), or the "
-    parser.add_argument("policy", nargs="+", help=f"{text}folder of a run or model")
+    parser.add_argument("policy", nargs="+", help=f"optimal (best, where it is bracketed), {POLICIES}")
+    text = "of a .zip file: mean and var of its VecNormalize, as mmgym.agents.sb3_files has them"
+    parser.add_argument("--normalisation", metavar="FILE.npz", help=text)
     parser.add_argument("--simulated", action="store_true", help="simulate with the advantage-sum control variate")
     text = "score a stochastic policy as it acts, not at its mode"
     parser.add_argument("--as-it-acts", action="store_true", help=text)
@@ -73,8 +88,11 @@ def _score(options: argparse.Namespace) -> None:
     from mmgym.baselines.catalogue import environment_of, policy_origins
 
     env = environment_of(options.env, **environment_arguments(options.set))
-    scores = {
-        name: score(
+    scores: dict[str, Any] = {}
+    policies = named_policies(options.policy, env, options.normalisation)
+    for name, policy in policies.items():
+        started = time.perf_counter()
+        scores[name] = found = score(
             env,
             policy,
             method="simulated" if options.simulated else "auto",
@@ -85,8 +103,9 @@ def _score(options: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
             risk=options.risk and (options.risk_method if options.risk_method != "auto" else True),
         )
-        for name, policy in named_policies(options.policy, env).items()
-    }
+        seconds = time.perf_counter() - started
+        if seconds > 2.0 and len(policies) > 1:  # the table comes when all are scored
+            print(f"{name}: skill {found.skill:.6g} ({seconds:.0f} s)", file=sys.stderr, flush=True)
     table = score_table(scores)
     origins = policy_origins(env)
     table["from"] = [origins.get(name, "") for name in table.index]  # of a paper, or ours

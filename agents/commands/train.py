@@ -28,6 +28,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     text = "steps between two exact scores (default a twentieth of the run)"
     parser.add_argument("--score-steps", type=int, help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="train anew where the folder holds a finished run")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -45,6 +46,7 @@ def _train(options: argparse.Namespace) -> None:
         checkpoint_steps=options.checkpoint_steps,
         score_steps=options.score_steps,
         resume=options.resume,
+        overwrite=options.overwrite,
     )
     print(f"skill {score.skill:.4f}, regret {score.regret}, optimum {score.optimum_upper:.6f}; saved in {folder}")
 
@@ -57,6 +59,13 @@ def _add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["processes", "ray"], default="processes", help=text)
     parser.add_argument("--workers", type=int, help="worker processes (default one for each core)")
     parser.add_argument("--retry-failed", action="store_true", help="run cells again that failed")
+    text = (
+        "score agents of others instead, and put their rows beside those of the benchmark that was run (in the folder, "
+    )
+    text += (
+        "or as it is shipped): a folder of policies, or module:function (see mmgym.agents.leaderboard; may be repeated)"
+    )
+    parser.add_argument("--add", nargs=2, action="append", metavar=("NAME", "SOURCE"), help=text)
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -64,6 +73,13 @@ def _benchmark(options: argparse.Namespace) -> None:
     from mmgym.agents.benchmark_report import markdown_table, write_report
 
     benchmark = load_benchmark(options.config)
+    if options.add:
+        from mmgym.agents.leaderboard import add_agents
+
+        folder = Path(options.folder or Path("results") / f"leaderboard-{benchmark.title}")
+        print(markdown_table(add_agents(benchmark, dict(options.add), folder)))
+        print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")
+        return
     folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
     results = run_benchmark(
         benchmark,

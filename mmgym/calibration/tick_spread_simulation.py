@@ -191,10 +191,10 @@ def simulate_own_quotes(
 
 def _clock_ticks(params: Params, duration: float, random: np.random.Generator) -> Array:
     """Ticks of the piecewise-constant clock in (0, duration], rising."""
-    edges = np.minimum(params.piece_starts, duration)
+    edges = np.minimum(params.pieces[:, 0], duration)
     parts = [
         low + _poisson_times(rate, high - low, random)
-        for low, high, rate in zip(edges[:-1], edges[1:], params.piece_rates, strict=True)
+        for low, high, rate in zip(edges[:-1], edges[1:], params.pieces[:-1, 1], strict=True)
     ]
     return np.concatenate(parts)
 

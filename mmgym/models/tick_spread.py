@@ -51,6 +51,7 @@ MAX_SPREADS = 32
 MAX_PIECES = 64  # of the clock
 MAX_LOTS = 127  # of an order
 MAX_INVENTORY = 1_000_000  # lots
+BID_RATES, ASK_RATES, EDGES, CROSSING = 0, 2, 4, 6  # columns of Params.spread_table: best and improved, and the cost
 
 # Table 1 as printed (rows sum to 0.997..0.999), and Table 3 averaged over bid and ask (1 / s).
 TABLE_1 = (
@@ -423,14 +424,15 @@ class Params(NamedTuple):
         return np.asarray(_cumulative(self.initial_spread_law[None])[0])
 
     @property
-    def piece_starts(self) -> NDArray[np.float64]:
-        """Starts of the clock's pieces (s) and, after the last, infinity."""
-        return np.array([*self.clock_starts, math.inf])
+    def pieces(self) -> NDArray[np.float64]:
+        """Start (s) and rate (1 / s) of the clock's pieces and, after the last, infinity, shape (pieces + 1, 2)."""
+        return np.array([*zip(self.clock_starts, self.clock_rates, strict=True), (math.inf, 0.0)])
 
     @property
-    def piece_rates(self) -> NDArray[np.float64]:
-        """Rate of the clock on each piece (1 / s)."""
-        return np.array(self.clock_rates)
+    def spread_table(self) -> NDArray[np.float64]:
+        """What an event needs at a spread, side by side in memory, shape (m, 8); see `BID_RATES` and its like."""
+        rows = [*self.bid_rates, *self.ask_rates, *self.edges, self.crossing_costs, np.zeros(self.num_spreads)]
+        return np.stack(rows, axis=1)
 
     @property
     def action_sizes(self) -> NDArray[np.int64]:
@@ -532,7 +534,7 @@ def controls_one(p, action, controls, log_intensities):
     acceptable = True
     controls[5] = 0.0
     for i in range(5):
-        acceptable &= 0 <= action[i] < p.action_sizes[i]
+        acceptable &= 0 <= action[i] < (2 if i < 2 else p.size_max + 1 if i < 4 else 2 * p.order_max + 1)
         controls[i] = action[i]
     controls[4] -= p.order_max
     return acceptable
@@ -573,24 +575,24 @@ def step_one(p, s, controls, intensities):
 
     earned = 0.0
     if order != 0:
-        earned = -abs(order) * p.crossing_costs[spread] - p.fixed_fee
+        earned = -abs(order) * p.spread_table[spread, CROSSING] - p.fixed_fee
         q += order
 
     piece, boundary, last = 0, p.step_length, True
     if p.num_pieces > 1:
         started = s.step * p.step_length
-        while piece + 1 < p.num_pieces and p.piece_starts[piece + 1] <= started:
+        while piece + 1 < p.num_pieces and p.pieces[piece + 1, 0] <= started:
             piece += 1
-        last = p.piece_starts[piece + 1] >= started + p.step_length
-        boundary = p.step_length if last else p.piece_starts[piece + 1] - started
+        last = p.pieces[piece + 1, 0] >= started + p.step_length
+        boundary = p.step_length if last else p.pieces[piece + 1, 0] - started
 
     time = int_q = int_qq = 0.0
     bids = asks = 0
     clock, s0, s1 = exponential(s0, s1)
     while True:
-        tick_rate = p.piece_rates[piece]
-        active_bid = p.bid_rates[bid_quote, spread] if bid_size > 0 and q < p.limit else 0.0
-        active_ask = p.ask_rates[ask_quote, spread] if ask_size > 0 and q > -p.limit else 0.0
+        tick_rate = p.pieces[piece, 1]
+        active_bid = p.spread_table[spread, BID_RATES + bid_quote] if bid_size > 0 and q < p.limit else 0.0
+        active_ask = p.spread_table[spread, ASK_RATES + ask_quote] if ask_size > 0 and q > -p.limit else 0.0
         rate = tick_rate + active_bid + active_ask
         left = boundary - time
         if clock >= rate * left:
@@ -602,8 +604,8 @@ def step_one(p, s, controls, intensities):
             time = boundary
             started = s.step * p.step_length
             piece += 1
-            last = p.piece_starts[piece + 1] >= started + p.step_length
-            boundary = p.step_length if last else p.piece_starts[piece + 1] - started
+            last = p.pieces[piece + 1, 0] >= started + p.step_length
+            boundary = p.step_length if last else p.pieces[piece + 1, 0] - started
             continue
         elapsed = clock / rate
         time += elapsed
@@ -620,19 +622,19 @@ def step_one(p, s, controls, intensities):
             size = min(bid_size, p.limit - q)
             bids += 1
             q += size
-            earned += size * p.edges[bid_quote, spread]
+            earned += size * p.spread_table[spread, EDGES + bid_quote]
         else:
             size = min(ask_size, p.limit + q)
             asks += 1
             q -= size
-            earned += size * p.edges[ask_quote, spread]
+            earned += size * p.spread_table[spread, EDGES + ask_quote]
         clock, s0, s1 = exponential(s0, s1)
 
     int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
     s.step += 1
     terminated = s.step >= p.num_steps
     if terminated and q != 0:
-        earned -= abs(q) * p.crossing_costs[spread] + p.fixed_fee
+        earned -= abs(q) * p.spread_table[spread, CROSSING] + p.fixed_fee
     price_gain = p.lot * p.volatility * int_q_dw
     inventory_square = p.lot * p.lot * int_qq
     s.order_gain += earned
@@ -771,15 +773,16 @@ MARKET = Market(
         "order_max",
     ),
     arrays={
-        "bid_rates": (2, MAX_SPREADS),
-        "ask_rates": (2, MAX_SPREADS),
-        "edges": (2, MAX_SPREADS),
-        "crossing_costs": (MAX_SPREADS,),
+        "spread_table": (MAX_SPREADS, 8),
+        "pieces": (MAX_PIECES + 1, 2),
         "cumulative_transitions": (MAX_SPREADS, MAX_SPREADS),
         "cumulative_initial_law": (MAX_SPREADS,),
-        "piece_starts": (MAX_PIECES + 1,),
-        "piece_rates": (MAX_PIECES,),
-        "action_sizes": (5,),
+    },
+    compact={
+        "spread_table": (6, 8),
+        "pieces": (3, 2),
+        "cumulative_transitions": (6, 6),
+        "cumulative_initial_law": (6,),
     },
     num_controls=6,  # the last is the spread in ticks that the step started with
     num_intensities=0,
