@@ -358,7 +358,17 @@ def test_check_convert_and_calibrate_from_the_command_line(tmp_path: Path, capsy
     assert main(["tape", "formats"]) == 0
     assert "LOBSTER" in capsys.readouterr().out
     assert main(["tape", "check", str(folder / "databento_trades.csv")]) == 0
-    assert "2 trades" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 quotes and 2 trades" in shown
+    assert "WARNING (no_quotes): the files hold no quotes" in shown
+    seconds = simulated(16, 1000.0)
+    coarse = write(seconds.assign(time_s=np.floor(seconds["time_s"])), tmp_path / "coarse.csv")
+    assert main(["tape", "check", str(coarse)]) == 0
+    shown = capsys.readouterr().out
+    assert "stamps of trades are multiples of 1 s" in shown
+    assert "WARNING (time_unit): all times are whole numbers" in shown
+    assert "REFUSED where distances of orders from the mid are fitted" in shown
+    assert "coarse clock: time stamps are multiples of 1 s" in shown
 
 
 @pytest.mark.long

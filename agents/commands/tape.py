@@ -59,10 +59,14 @@ def _check(options: argparse.Namespace) -> None:
     recording = read_recording(options.file, selection_of(options), time_unit=options.time_unit)
     print("\n".join(_described(recording)))
     checked = check_level1(recording)
-    print()
+    clocks = {"quotes": checked.quote_clock(), "trades": checked.trade_clock()}
+    print("".join(f"stamps of {name} are multiples of {step:g} s\n" for name, step in clocks.items() if step))
     show(_sessions(checked), options.output)
     print()
     findings = described(checked.findings)
+    for event in ("quote", "trade"):
+        if not (recording.tape["event"] == event).any():
+            findings.append(f"WARNING (no_{event}s): the files hold no {event}s; calibrations need quotes and trades.")
     try:
         more = described(check_level1(recording, reach=True).findings)
         findings += [line for line in more if line not in findings]

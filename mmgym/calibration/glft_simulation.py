@@ -82,26 +82,9 @@ def simulate_tape(
     if params.price != "arithmetic":
         raise ValueError(f"price = {params.price!r} is not allowed: only an arithmetic mid is simulated")
     random = np.random.default_rng(seed)
-    count = random.poisson(quote_rate * duration)
-    times = np.concatenate([[0.0], np.sort(duration * (1 - random.random(count))), [duration]])
-    steps = random.normal(size=times.size) * params.volatility * np.sqrt(np.diff(times, prepend=0.0))
-    mid = params.initial_price + params.drift * times + steps.cumsum()
-    bid = np.rint(mid / tick - spread / 2).astype(np.int64)
-    frames = [
-        pd.DataFrame(
-            {
-                "time_s": times,
-                "event": "quote",
-                "bid": np.round(bid * tick, 10),
-                "bid_size": random.exponential(mean_queue, times.size),
-                "ask": np.round((bid + spread) * tick, 10),
-                "ask_size": random.exponential(mean_queue, times.size),
-                "price": np.nan,
-                "size": np.nan,
-                "side": "",
-            }
-        )
-    ]
+    quotes = _quotes(params, duration, quote_rate, tick, spread, mean_queue, random)
+    times, bid = quotes["time_s"].to_numpy(), np.rint(quotes["bid"].to_numpy() / tick).astype(np.int64)
+    frames = [quotes]
     laws = (
         ("sell", -1, params.fill_rate_bid, params.fill_decay_bid),
         ("buy", 1, params.fill_rate_ask, params.fill_decay_ask),
@@ -117,6 +100,36 @@ def simulate_tape(
         with replacing(Path(path)) as part:
             tape.to_csv(part, index=False)
     return tape
+
+
+def _quotes(
+    params: Params,
+    duration: float,
+    rate: float,
+    tick: float,
+    spread: int,
+    mean_queue: float,
+    random: np.random.Generator,
+) -> pd.DataFrame:
+    """Quotes that follow a Brownian mid, from 0 to the end."""
+    count = random.poisson(rate * duration)
+    times = np.concatenate([[0.0], np.sort(duration * (1 - random.random(count))), [duration]])
+    steps = random.normal(size=times.size) * params.volatility * np.sqrt(np.diff(times, prepend=0.0))
+    mid = params.initial_price + params.drift * times + steps.cumsum()
+    bid = np.rint(mid / tick - spread / 2).astype(np.int64)
+    return pd.DataFrame(
+        {
+            "time_s": times,
+            "event": "quote",
+            "bid": np.round(bid * tick, 10),
+            "bid_size": random.exponential(mean_queue, times.size),
+            "ask": np.round((bid + spread) * tick, 10),
+            "ask_size": random.exponential(mean_queue, times.size),
+            "price": np.nan,
+            "size": np.nan,
+            "side": "",
+        }
+    )
 
 
 def _trades(
