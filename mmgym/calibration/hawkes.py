@@ -36,7 +36,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from mmgym.calibration.exponential import QUANTILE, SMALLEST_EXPECTED_COUNT, UNKNOWN, WINDOWS, Estimate
+from mmgym.calibration.block_intervals import BLOCKS, QUANTILE, UNKNOWN, Estimate
+from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT
 from mmgym.calibration.hawkes_likelihood import (
     Windows,
     compensators,
@@ -127,7 +128,7 @@ class Residuals:
 
         Up to 30 stretches of five events or more; NaN and 0 where there are fewer than ten events.
         """
-        stretches = int(min(WINDOWS, self.points.size // SMALLEST_EXPECTED_COUNT))
+        stretches = int(min(BLOCKS, self.points.size // SMALLEST_EXPECTED_COUNT))
         if stretches < 2:
             return math.nan, 0
         counts = np.histogram(self.points, bins=stretches, range=(0.0, max(self.total, float(self.points[-1]))))[0]

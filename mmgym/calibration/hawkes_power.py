@@ -39,7 +39,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmgym.calibration.exponential import UNKNOWN, Estimate, ExponentialFit, fit_reaches
+from mmgym.calibration.block_intervals import Estimate, ratio_estimate
+from mmgym.calibration.exponential import ExponentialFit, fit_reaches
 from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_hawkes
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tape
 from mmgym.calibration.report import REJECTION, as_json, estimate_table, save_figure, verdict
@@ -392,7 +393,7 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
         tick=first.tick,
         processes=processes,
         impacts=impacts,
-        half_spread=_ratio(spreads, observed),
+        half_spread=ratio_estimate(spreads, observed),
         reaches=reaches,
         first_level_shares=shares,
         mean_moves=means,
@@ -461,13 +462,13 @@ def _averages(tapes: Sequence[PowerTape]) -> tuple[dict[str, Estimate], ...]:
     for name in EVENT_TYPES:
         moves = [tape.moves(name) for tape in tapes]
         sums, sizes = [move.sum() for move in moves], [move.size for move in moves]
-        impacts[name] = _ratio([half_tick * total for total in sums], sizes)
+        impacts[name] = ratio_estimate([half_tick * total for total in sums], sizes)
         if name in ORDERS:
-            shares[name] = _ratio([(move == 0).sum() for move in moves], sizes)
+            shares[name] = ratio_estimate([(move == 0).sum() for move in moves], sizes)
         if name in ("BID_UP", "ASK_DOWN"):
-            improvements[name] = _ratio(sums, [tape.room(name).sum() for tape in tapes])
+            improvements[name] = ratio_estimate(sums, [tape.room(name).sum() for tape in tapes])
         else:
-            means[name] = _ratio(sums, [(move > 0).sum() for move in moves])
+            means[name] = ratio_estimate(sums, [(move > 0).sum() for move in moves])
     return impacts, shares, means, improvements
 
 
@@ -479,20 +480,6 @@ def _refuse_ties(tape: PowerTape, name: str, times: Array) -> None:
             f"{tape.path}, line {line}, column 't_min': {times[ties[0]]:g} is not allowed; no two {name} happen at "
             "once (take those of one time stamp together, or spread them over the resolution of the clock)"
         )
-
-
-def _ratio(numerators: Sequence[Any], denominators: Sequence[Any] | Array) -> Estimate:
-    """Sum over sum of daily values, with the standard error of a ratio estimate over the days."""
-    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if bottom.sum() == 0:
-        return UNKNOWN
-    value = float(top.sum() / bottom.sum())
-    days = top.size
-    stderr = math.nan
-    if days > 1:
-        spread = float(((top - value * bottom) ** 2).sum()) * days / (days - 1)
-        stderr = math.sqrt(spread) / float(bottom.sum())
-    return Estimate.normal(value, stderr)
 
 
 def market_arguments(fit: ProductFit, tapes: Sequence[PowerTape] = ()) -> dict[str, Any]:
