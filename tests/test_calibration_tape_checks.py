@@ -16,7 +16,6 @@ import pytest
 from scipy import stats
 
 from mmgym.agents.cli import main
-from mmgym.baselines.reproduce import power_2017
 from mmgym.calibration import glft, hawkes_power, tick_spread
 from mmgym.calibration.block_intervals import Estimate, count_dispersion
 from mmgym.calibration.hawkes import fit_hawkes, fit_market_orders, fit_poisson, plot_residuals
@@ -517,18 +516,30 @@ def test_what_the_data_leave_open_is_warned_of(tmp_path: Path) -> None:
     assert regular.excitation.value == 0 and names(regular.findings) == ["not_identified"]
 
 
-def test_simulated_power_tapes_are_marked_as_impossible(tmp_path: Path) -> None:
-    """Orders that trade beyond the price that is left standing, counted row by row."""
-    paths = simulate_power_tapes(tmp_path, days=3, seed=4)
-    beyond = orders = 0
-    for path in paths:
+def test_no_simulated_order_trades_through_a_quote_that_stands(tmp_path: Path) -> None:
+    """Row by row: worst price, volume and move belong together. Those that move nothing stay at the best price."""
+    moved_volumes, others = [], []
+    for path in simulate_power_tapes(tmp_path, days=20, seed=4):
+        about = json.loads(side_file(path).read_text())
+        before = {"MO_BUY": about["start_ask"], "MO_SELL": about["start_bid"]}
         for line in path.read_text().splitlines()[1:]:
-            _, _, name, bid, ask, worst, _ = line.split(",")
+            _, _, name, bid, ask, worst, volume = line.split(",")
+            after = {"MO_BUY": int(ask), "MO_SELL": int(bid)}
             if worst:
-                orders += 1
-                beyond += int(worst) > int(ask) if name == "MO_BUY" else int(worst) < int(bid)
-    share = power_2017._impossible_share({("H11", "Late"): [read_power_tape(path) for path in paths]})
-    assert share == beyond / orders > 0.5
+                sign = 1 if name == "MO_BUY" else -1
+                assert sign * before[name] <= sign * int(worst) <= sign * after[name]
+                (others if after[name] == before[name] else moved_volumes).append(float(volume))
+            before = after
+        read_power_tape(path)
+    assert len(others) / (len(others) + len(moved_volumes)) == pytest.approx(0.8, abs=0.03)
+    assert np.mean(moved_volumes) > 3 * np.mean(others)
+    lines = path.read_text().splitlines()
+    row = next(k for k, line in enumerate(lines) if "MO_BUY" in line)
+    cells = lines[row].split(",")
+    cells[5] = str(int(cells[4]) + 1)
+    path.write_text("\n".join([*lines[:row], ",".join(cells), *lines[row + 1 :]]))
+    with pytest.raises(ValueError, match=rf"line {row + 1}, column 'worst_price': .*beyond the best price that stands"):
+        read_power_tape(path)
 
 
 # Clean records
