@@ -86,9 +86,12 @@ def test_varying_base_rates_are_recovered() -> None:
 
 
 def test_pieces_that_cannot_be_told_are_refused() -> None:
-    windows = [np.sort(np.random.default_rng(seed).uniform(0, 20, 60)) for seed in (1, 2)]
-    with pytest.raises(ValueError, match="of 3 holds no event"):
-        fit_hawkes(windows, LENGTH, base_pieces=3)
+    windows = [np.sort(np.random.default_rng(seed).uniform(0, 20, 20)) for seed in (1, 2)]
+    with pytest.raises(ValueError, match="piece 2 of 3 holds no event"):
+        fit_pieces(Windows.gather(windows, LENGTH), 3, (0.5, 1.0, 2.0), 1e3)
+    many = [np.sort(np.random.default_rng(seed).uniform(0, 20, 200)) for seed in (1, 2)]
+    with pytest.raises(ValueError, match="the windows have gaps, pieces need whole windows"):
+        fit_hawkes(many, LENGTH, base_pieces=3)
     for wrong in ({"base_pieces": 0}, {"base_pieces": 2, "initial_rate": 1.0}):
         with pytest.raises(ValueError, match="base_pieces"):
             fit_hawkes(windows, LENGTH, **wrong)
