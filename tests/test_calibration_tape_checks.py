@@ -204,7 +204,7 @@ def test_gaps_of_power_tapes_are_cut_out(tmp_path: Path) -> None:
 
 def _still(line: str, bid: int, ask: int) -> list[str]:
     name, volume = line.split(",")[2], line.split(",")[-1]
-    worst = {"MO_BUY": str(ask + 20), "MO_SELL": str(bid - 20)}.get(name, "")
+    worst = {"MO_BUY": str(ask), "MO_SELL": str(bid)}.get(name, "")
     return [name, str(bid), str(ask), worst, volume]
 
 

@@ -189,7 +189,9 @@ def measure(
                 numbers = [int(counts.sum()), found.value, found.stderr, found.lower, found.upper]
                 rows.append([side, float(f"{depth:.10g}"), horizon, *numbers, depth - found.value])
     filled = reach >= minimum_depth - tick / 1e6
-    law = fit_impact(np.array(chosen), *_all_sums(moves[filled], block[filled]))
+    sums, counts = _all_sums(moves[filled], block[filled])
+    seen = counts.sum(axis=0) > 0
+    law = fit_impact(np.array(chosen)[seen], sums[:, seen], counts[:, seen])
     return AdverseSelection(pd.DataFrame(rows, columns=COLUMNS), law)
 
 
@@ -243,13 +245,9 @@ def fit_impact(horizons: Array, sums: Array, counts: Array) -> Impact:
     positive = horizons[horizons > 0]
     decays = np.geomspace(0.5 / positive.max(), 4 / positive.min(), DECAYS)
     point = _least_squares(horizons, drift, weight, decays)
-    number = len(sums)
-    without = np.array(
-        [
-            _least_squares(horizons, (sums.sum(axis=0) - top) / (counts.sum(axis=0) - own), weight, decays)
-            for top, own in zip(sums, counts, strict=True)
-        ]
-    )
+    rests = [(sums.sum(axis=0) - top, counts.sum(axis=0) - own) for top, own in zip(sums, counts, strict=True)]
+    without = np.array([_least_squares(horizons, top / own, weight, decays) for top, own in rests if own.all()])
+    number = len(without)
     without[:, 2], value = np.log(without[:, 2]), np.array([point[0], point[1], math.log(point[2])])
     stderr = np.sqrt(((without - without.mean(axis=0)) ** 2).sum(axis=0) * (number - 1) / number)
     reach = student(number - 1) * stderr

@@ -422,16 +422,16 @@ def calibrate_tape(
     if not checked.seconds > 0:
         raise ValueError(f"{path}: nothing follows the first quote: a tape needs events at two times at least")
     tick = price_step(quotes) if tick is None else tick
-    touch = _touch(parts, bounds[:, 1], tick)
+    touch, clock = _touch(parts, bounds[:, 1], tick), checked.trade_clock()
 
     def fit(low: float, high: float | None) -> list[ExponentialFit]:
-        return [_fit_side(str(path), checked, *side, tick, low, high)[0] for side in SIDES]
+        return [_fit_side(str(path), checked, *side, clock, tick, low, high)[0] for side in SIDES]
 
     by_rule = minimum_depth is None or maximum_depth is None
     minimum_depth, maximum_depth = choose_window(fit, touch, tick, minimum_depth, maximum_depth)
     sides = []
     for name, aggressor in SIDES:
-        side, coarse = _fit_side(str(path), checked, name, aggressor, tick, minimum_depth, maximum_depth)
+        side, coarse = _fit_side(str(path), checked, name, aggressor, clock, tick, minimum_depth, maximum_depth)
         findings += [*overdispersion(f"{name}: orders", side.dispersion, BLOCKS - 1, _rate_names(name)), *coarse]
         sides.append(side)
     try:
@@ -471,6 +471,7 @@ def _fit_side(
     checked: CheckedTape,
     name: str,
     aggressor: str,
+    clock: float,
     tick: float,
     minimum_depth: float,
     maximum_depth: float | None,
@@ -479,9 +480,7 @@ def _fit_side(
     orders, bounds = checked.orders, checked.bounds
     own = orders[orders["reach"].notna() & (orders["side"] == aggressor)]
     concerned = (f"fill_rate_{name}", f"log_fill_rate_{name}", f"fill_decay_{name}")
-    hidden, coarse = coarse_clock(
-        path, f"{aggressor} orders", len(own), checked.seconds, checked.trade_clock(), concerned
-    )
+    hidden, coarse = coarse_clock(path, f"{aggressor} orders", len(own), checked.seconds, clock, concerned)
     try:
         side = fit_reaches(
             checked.observed(own["time_s"]),
