@@ -106,7 +106,7 @@ def test_a_number_of_steps_is_a_whole_number():
         ("threads", (0, -1, 1025, 1.0, None, True, "2")),
         ("copy", (0, 1, None, "False")),
         ("autoreset_mode", ("next_step", "NEXT_STEP", "", None, 1, True)),
-        ("render_mode", ("rgb_array", "ansi", "human")),
+        ("render_mode", ("rgb", "", "human")),
     ],
 )
 def test_wrong_arguments_of_the_batch(name, values):

@@ -20,9 +20,11 @@ import pytest
 from scipy import optimize, stats
 
 import mmgym  # noqa: F401
-from mmgym.calibration.exponential import Estimate, ExponentialFit, fit_brownian, fit_fills, fit_reaches
+from mmgym.calibration.block_intervals import Estimate
+from mmgym.calibration.exponential import ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.glft import Calibration, calibrate, calibrate_tape
 from mmgym.calibration.quotes import QUOTES_COLUMNS
+from mmgym.calibration.volatility import fit_brownian
 from mmgym.tapes import read_tape
 from mmgym.tapes.level1 import TAPE_COLUMNS, market_orders
 
@@ -204,8 +206,9 @@ def test_no_price_change_is_taken_across_episodes(tmp_path: Path) -> None:
 # Maximum likelihood and standard errors against independent computations
 
 
-def poisson_fit(rates: Estimate, decay: Estimate, mean_counts: object, counts: np.ndarray) -> None:
+def poisson_fit(fit: ExponentialFit, mean_counts: object, counts: np.ndarray) -> None:
     """Compare with a general optimiser of the Poisson likelihood and the inverse of its numerical Hessian."""
+    rates, decay = fit.log_fill_rate, fit.fill_decay
 
     def loss(point: np.ndarray) -> float:
         mean = mean_counts(point[0], point[1])  # type: ignore[operator]
@@ -226,16 +229,14 @@ def poisson_fit(rates: Estimate, decay: Estimate, mean_counts: object, counts: n
             x = best.x * scale
             corners = loss(x + a + b) - loss(x + a - b) - loss(x - a + b) + loss(x - a - b)
             hessian[i, j] = corners / (4 * step[i] * step[j])
-    assert [rates.stderr, decay.stderr] == pytest.approx(np.sqrt(np.diag(np.linalg.inv(hessian))), rel=1e-3)
+    assert list(fit.model_errors) == pytest.approx(np.sqrt(np.diag(np.linalg.inv(hessian))), rel=1e-3)
 
 
 def test_fit_fills_is_the_maximum_of_the_plain_likelihood() -> None:
     quotes = simulate_quotes(5, rows=600).dropna()
     depth, exposure, fills = (quotes[f"bid_{name}"].to_numpy() for name in ("depth", "exposure", "fills"))
     fit = fit_fills(depth, exposure, fills)
-    poisson_fit(
-        fit.log_fill_rate, fit.fill_decay, lambda log_rate, decay: np.exp(log_rate - decay * depth) * exposure, fills
-    )
+    poisson_fit(fit, lambda log_rate, decay: np.exp(log_rate - decay * depth) * exposure, fills)
 
 
 @pytest.mark.parametrize("maximum_depth", [None, 0.105])
@@ -260,7 +261,7 @@ def test_fit_reaches_is_the_maximum_of_the_plain_likelihood(maximum_depth: float
     def mean_counts(log_rate: float, decay: float) -> np.ndarray:
         return -500 * np.diff(np.exp(log_rate - decay * edges), append=0.0)
 
-    poisson_fit(fit.log_fill_rate, fit.fill_decay, mean_counts, counts)
+    poisson_fit(fit, mean_counts, counts)
 
 
 def test_fit_brownian_is_the_maximum_of_the_plain_likelihood() -> None:
@@ -376,12 +377,17 @@ def test_rates_by_depth() -> None:
 def test_table(calibration: Calibration) -> None:
     table = calibration.table()
     assert list(table.columns) == ["estimate", "standard_error", "lower", "upper", "unit"]
-    assert list(table.index) == [
+    fitted = [
         *("fill_rate_bid", "fill_rate_ask", "log_fill_rate_bid", "log_fill_rate_ask"),
         *("fill_decay_bid", "fill_decay_ask", "volatility", "drift"),
     ]
-    assert ((table["lower"] < table["estimate"]) & (table["estimate"] < table["upper"])).all()
-    assert (table["standard_error"] > 0).all()
+    sizes = ["tick", "queue_bid", "queue_ask", "order_size_bid", "order_size_ask"]
+    impact = ["impact", "pressure_drift", "pressure_decay"]
+    assert list(table.index) == (fitted if calibration.kind == "quotes" else fitted + sizes + impact)
+    assert ((table["lower"] <= table["estimate"]) & (table["estimate"] <= table["upper"])).all()
+    assert (table.loc[fitted, "standard_error"] > 0).all()
+    if calibration.kind == "tape":
+        assert table.loc[sizes, "estimate"].tolist() == [0.01, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_kwargs_make_an_environment(from_quotes: Calibration) -> None:
@@ -687,7 +693,7 @@ def test_small_tapes_are_read_as_documented(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL_TAPE.exists(), reason="the real tape is not part of the project")
 def test_real_tape_against_a_plain_loop(tmp_path: Path) -> None:
-    result = calibrate(REAL_TAPE)
+    result = calibrate_tape(REAL_TAPE, minimum_depth=0.005, maximum_depth=10.0)  # all depths
     mid = before = previous_time = None
     reaches: dict[tuple[float, str], float] = {}
     with gzip.open(REAL_TAPE, "rt") as stream:
@@ -713,8 +719,11 @@ def test_real_tape_against_a_plain_loop(tmp_path: Path) -> None:
         assert fit.p_value < 1e-6
     assert result.mid.increments == 344
     assert "is rejected" in result.summary()
+    assert result.rejected == ["exponential law of the bid", "exponential law of the ask"]
     assert result.plot(tmp_path / "tape.png").stat().st_size > 10_000
 
-    local = calibrate_tape(REAL_TAPE, minimum_depth=0.015, maximum_depth=0.105)
+    local = calibrate(REAL_TAPE)  # by rule: from the first tick behind the best price
+    assert (local.minimum_depth, local.maximum_depth) == (0.015, 0.165)
+    assert not local.rejected
     for fit in (local.bid, local.ask):
-        assert fit.rates["ratio"].between(0.9, 1.1).all()
+        assert fit.rates["ratio"].between(0.9, 1.25).all()

@@ -1,7 +1,7 @@
 """Calibration of the intraday power market: tapes by hand, recovery from simulated days, wrong files.
 
 False alarms. Seeds are fixed, so a check either always passes or never does; the rates say how likely a change of seed
-is to fail. An estimate within 4.5 standard errors: 6.8e-6 each by the normal law, 3e-4 for the 45 of a calibration; the
+is to fail. An estimate within 4.5 standard errors: 6.8e-6 each by the normal law, 3e-4 for the 47 of a calibration; the
 standard errors of averages come from 60 days, which makes that about 2e-3. Scores over 50 replications: means within
 4 standard errors and an allowance of a tenth, 6.3e-5 each, 2e-3 for the 30 of them.
 """
@@ -21,8 +21,9 @@ import pytest
 from scipy import optimize
 
 import mmgym  # noqa: F401
-from mmgym.calibration.exponential import Estimate
-from mmgym.calibration.hawkes_power import Calibration, ProductFit, calibrate
+from mmgym.calibration.block_intervals import Estimate
+from mmgym.calibration.hawkes import fit_hawkes
+from mmgym.calibration.hawkes_power import Calibration, ProductFit, calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
     EVENT_TYPES,
     ILLUSTRATIVE_SETS,
@@ -217,7 +218,7 @@ def truths() -> dict[str, float]:
         found |= {f"branching_ratio_{name}": zeta / rho, f"stationary_rate_{name}": mu / (1 - zeta / rho)}
         found[f"impact_{name}"] = EFFECTIVE_IMPACTS[k]
     for name in ("MO_BUY", "MO_SELL"):
-        found |= {f"fill_decay_{name}": 4.0, f"first_level_share_{name}": 0.8}
+        found |= {f"fill_decay_{name}": 4.0, f"first_level_share_{name}": 0.8, f"reach_atom_{name}": 0.8}
     for name in ("BID_UP", "ASK_DOWN"):
         found[f"improvement_{name}"] = 0.36
     return found
@@ -226,7 +227,7 @@ def truths() -> dict[str, float]:
 def test_simulated_days_recover_the_parameters(late: ProductFit) -> None:
     estimates = late.estimates()
     expected = truths()
-    assert len(expected) == 42
+    assert len(expected) == 44
     for name, truth in expected.items():
         assert errors(estimates[name][0], truth) < 4.5, name
     for name, mean in (("BID_DOWN", 20), ("ASK_UP", 20), ("MO_BUY", 40), ("MO_SELL", 40)):  # cut short at 300 ticks
@@ -235,7 +236,7 @@ def test_simulated_days_recover_the_parameters(late: ProductFit) -> None:
     assert (late.horizon, late.tick) == (60.0, 0.01)
     tests = late.tests().xs("hawkes", level="model")
     assert (tests[["gap_p_value", "point_p_value", "order_p_value"]] > 1e-4).all(axis=None)
-    assert all(fit.p_value > 1e-4 for fit in late.reaches.values())
+    assert all(reach.fit.p_value > 1e-4 for reach in late.reaches.values())
 
 
 @pytest.mark.parametrize("replications", [3, pytest.param(REPLICATIONS, marks=pytest.mark.slow)])
@@ -272,7 +273,12 @@ def test_estimates_by_hand(tmp_path: Path) -> None:
     assert fit.mean_moves["BID_DOWN"].value == pytest.approx(6)
     assert fit.improvements["ASK_DOWN"].value == pytest.approx(26 / (39 + 45))
     # ticks beyond the best price: buys 0, 15 and 2, 15, so 32 passed and 4 stops
-    assert fit.reaches["MO_BUY"].fill_decay.value == pytest.approx(np.log1p(4 / 32) / 0.01)
+    plain = calibrate(paths, allow_explosive=True, reach="exponential").group()
+    assert plain.reaches["MO_BUY"].fill_decay.value == pytest.approx(np.log1p(4 / 32) / 0.01)
+    # three get behind the best price; beyond the first tick there they pass 29 and stop 3 times
+    assert fit.reaches["MO_BUY"].fill_decay.value == pytest.approx(np.log1p(3 / 29) / 0.01)
+    atom = fit.reaches["MO_BUY"].atom
+    assert atom is not None and atom.value == pytest.approx(1 - (3 / 4) / (29 / 32))
     # spread: 40 for 0.3 min, 46 for 0.1, then as on the first day, with 54 and 60 at the end
     first = 16 + 9 + 24 + 9 + 50 * 0.35 + 54 * 0.01 + 60 * 0.04
     assert fit.half_spread.value == pytest.approx((2 * first + 6 * 0.1) / 4 * 0.005)
@@ -303,6 +309,60 @@ def test_a_process_is_fitted_by_itself_over_the_days(paths: list[Path], late: Pr
     assert point == pytest.approx(np.exp(best.x), rel=1e-3)
 
 
+def test_mirror_images_are_fitted_together(paths: list[Path]) -> None:
+    """As if there were twice as many days: on days whose sides are exchanged the same comes out."""
+    fit = calibrate(paths[:6], symmetric=True).group()
+    both = [read_power_tape(path).times(name) for name in ("MO_BUY", "MO_SELL") for path in paths[:6]]
+    alone = fit_hawkes(both, 60.0)
+    for name in ("MO_BUY", "MO_SELL"):
+        assert fit.processes[name].decay == alone.decay
+        assert fit.reaches[name] == fit.reaches["MO_BUY"]
+    moves = np.concatenate([read_power_tape(path).moves(name) for name in ("BID_UP", "ASK_DOWN") for path in paths[:6]])
+    assert fit.impacts["BID_UP"] == fit.impacts["ASK_DOWN"]
+    assert fit.impacts["BID_UP"].value == pytest.approx(0.005 * moves.mean())
+    arguments = market_arguments(fit)
+    assert arguments["base_rate"][:2] == arguments["base_rate"][3:1:-1]
+    with pytest.raises(ValueError, match="not allowed together"):
+        calibrate(paths[:2], symmetric=True, drift_neutral=True)
+
+
+def test_a_drift_neutral_fit_does_not_drift(paths: list[Path]) -> None:
+    """Rates times moves add up to nothing on each side, and no impact moves by more than two errors."""
+    free = calibrate(paths[:20]).group()
+    fit = calibrate(paths[:20], drift_neutral=True).group()
+    rate = {name: process.events / process.exposure for name, process in fit.processes.items()}
+
+    def drift(of: ProductFit, ups: str, downs: tuple[str, ...]) -> float:
+        return rate[ups] * of.impacts[ups].value - sum(rate[name] * of.impacts[name].value for name in downs)
+
+    assert abs(drift(free, "BID_UP", ("BID_DOWN", "MO_SELL"))) > 1e-4
+    assert drift(fit, "BID_UP", ("BID_DOWN", "MO_SELL")) == pytest.approx(0.0, abs=1e-12)
+    assert rate["ASK_DOWN"] * fit.impacts["ASK_DOWN"].value == pytest.approx(
+        rate["ASK_UP"] * fit.impacts["ASK_UP"].value + rate["MO_BUY"] * fit.impacts["MO_BUY"].value
+    )
+    for name in EVENT_TYPES:
+        before, after = free.impacts[name], fit.impacts[name]
+        assert abs(after.value - before.value) < 2 * before.stderr
+        assert after.stderr < before.stderr
+    ratio = fit.impacts["MO_BUY"].value / free.impacts["MO_BUY"].value
+    assert fit.mean_moves["MO_BUY"].value == pytest.approx(ratio * free.mean_moves["MO_BUY"].value)
+    buy, sell = fit.kwargs()["impact"]  # the reduced market, whose mid moves at orders alone
+    assert rate["MO_BUY"] * buy == pytest.approx(rate["MO_SELL"] * sell)
+    with pytest.raises(ValueError, match="one day does not tell"):
+        calibrate(paths[:1], drift_neutral=True, allow_explosive=True)
+
+
+def test_base_rates_in_pieces_are_estimated_and_offered_as_their_mean(paths: list[Path]) -> None:
+    fit = calibrate(paths[:10], base_pieces=2).group()
+    rates = [estimate.value for estimate in fit.processes["MO_BUY"].base_rates]
+    assert len(rates) == 2
+    assert fit.processes["MO_BUY"].base_rate.value == pytest.approx(np.mean(rates))
+    assert market_arguments(fit)["base_rate"][4] == pytest.approx(np.mean(rates))
+    assert fit.estimates()["base_rate_MO_BUY[2]"][0].value == rates[1]
+    assert "Base rates are constant over the window with p" in fit.summary()
+    assert min(process.constant_p_value for process in fit.processes.values()) > 1e-4  # they are
+
+
 def test_a_single_day_has_no_errors_between_days(paths: list[Path]) -> None:
     fit = calibrate(paths[0]).group()
     assert np.isnan(fit.impacts["MO_BUY"].stderr)
@@ -327,7 +387,7 @@ def test_table(several: Calibration) -> None:
     table = several.table()
     assert list(table.columns) == ["estimate", "standard_error", "lower", "upper", "unit"]
     assert table.index.names == ["product", "window", "parameter"]
-    assert len(table) == 4 * 47
+    assert len(table) == 4 * 49
     assert table.loc[("H15", "Late", "decay_MO_BUY"), "estimate"] == several.groups["H15", "Late"].processes[
         "MO_BUY"
     ].decay.value  # fmt: skip
@@ -504,6 +564,8 @@ def test_generator_arguments_are_refused(tmp_path: Path) -> None:
         (4, "2,0.7,MO_SELL,3470,3510,3475.5,8.0", "worst_price", "whole number"),
         (4, "2,0.7,MO_SELL,3470,3510,3481,8.0", "worst_price", "trades at the best price before it, or beyond"),
         (2, "0,0.2,MO_BUY,3480,3520,3519,5.0", "worst_price", "trades at the best price before it, or beyond"),
+        (2, "0,0.2,MO_BUY,3480,3520,3521,5.0", "worst_price", "beyond the best price that stands after it"),
+        (4, "2,0.7,MO_SELL,3470,3510,3469,8.0", "worst_price", "beyond the best price that stands after it"),
         (3, "1,0.4,ASK_DOWN,3480,3510,,0", "volume", "positive"),
         (3, "1,0.4,ASK_DOWN,3480,3510,,", "volume", "needs a number"),
         (3, "1,0.4,ASK_DOWN,3480,3510,,x", "volume", "a finite number is"),

@@ -16,15 +16,13 @@ import pytest
 from scipy import stats
 
 from mmgym.agents.cli import main
-from mmgym.baselines.reproduce import power_2017
 from mmgym.calibration import glft, hawkes_power, tick_spread
-from mmgym.calibration.exponential import Estimate
+from mmgym.calibration.block_intervals import Estimate, count_dispersion
 from mmgym.calibration.hawkes import fit_hawkes, fit_market_orders, fit_poisson, plot_residuals
 from mmgym.calibration.hawkes_power_tape import read_power_tape, side_file, simulate_power_tapes
 from mmgym.calibration.tape_checks import (
     marked,
     require_finite,
-    spread_of_counts,
 )
 from mmgym.calibration.tick_spread_simulation import simulate_own_quotes, simulate_tape
 from mmgym.models import hawkes
@@ -154,13 +152,14 @@ def test_gaps_of_the_spread_chain_are_no_jumps_and_no_time(tmp_path: Path) -> No
     tape = pd.concat(parts, ignore_index=True)
     log = [simulate_own_quotes(params, part, seed=seed) for seed, part in zip((3, 4), parts, strict=True)]
     found = tick_spread.calibrate(tape, own_quotes=pd.concat(log, ignore_index=True))
-    alone = [tick_spread.calibrate(part, num_spreads=found.num_spreads) for part in parts]
+    same = {"num_spreads": found.num_spreads, "own_size": found.own_size}
+    alone = [tick_spread.calibrate(part, **same) for part in parts]
     assert names(found.findings) == ["gaps"]
     assert found.transition_counts.tolist() == (alone[0].transition_counts + alone[1].transition_counts).tolist()
     assert found.seconds == pytest.approx(alone[0].seconds + alone[1].seconds, abs=1e-6)
     assert found.end - found.start == pytest.approx(2 * HOUR)
     np.testing.assert_array_equal(found.proxy.counts, alone[0].proxy.counts + alone[1].proxy.counts)
-    rates = found.clock_rates
+    rates = found.chain.clock_rates
     assert (np.abs(rates.value - 1.3) < 4.5 * rates.stderr).all()
     assert found.own_quotes is not None
     assert found.own_quotes.counts.sum() == sum((part["event"] == "fill").sum() for part in log)
@@ -204,7 +203,7 @@ def test_gaps_of_power_tapes_are_cut_out(tmp_path: Path) -> None:
 
 def _still(line: str, bid: int, ask: int) -> list[str]:
     name, volume = line.split(",")[2], line.split(",")[-1]
-    worst = {"MO_BUY": str(ask + 20), "MO_SELL": str(bid - 20)}.get(name, "")
+    worst = {"MO_BUY": str(ask), "MO_SELL": str(bid)}.get(name, "")
     return [name, str(bid), str(ask), worst, volume]
 
 
@@ -378,13 +377,14 @@ def test_an_own_size_in_another_unit_is_refused(tmp_path: Path, capsys: pytest.C
     tape = simulate_tape(market(), seed=10, mean_order_size=0.6, mean_queue=1.0)
     path = write(tape, tmp_path / "tape.csv")
     with pytest.raises(ValueError, match=r"own size: own_size = 100 .*unit of the tape's sizes, 6\.\d* at most"):
-        tick_spread.calibrate(path)
-    assert main(["calibrate", "tick_spread", str(path)]) == 2
+        tick_spread.calibrate(path, own_size=100.0)
+    assert main(["calibrate", "tick_spread", str(path), "--own-size", "100"]) == 2
     output = capsys.readouterr()
     assert "own_size = 100" in output.err and "gymnasium.make" not in output.out
     assert not tick_spread.calibrate(path, own_size=0.5).findings
+    assert tick_spread.calibrate(path).own_size == pytest.approx(0.6, rel=0.02)  # the mean of the orders
     log = simulate_own_quotes(market(), tape, seed=11)
-    assert names(tick_spread.calibrate(path, own_quotes=log).findings) == ["own_size"]
+    assert names(tick_spread.calibrate(path, own_quotes=log, own_size=100.0).findings) == ["own_size"]
 
 
 # Noise and dispersion
@@ -412,20 +412,17 @@ def test_bid_ask_noise_is_not_volatility(tmp_path: Path) -> None:
     for seed in range(12):
         path = write(noisy_tape(seed), tmp_path / "tape.csv")
         fit = glft.calibrate(path)
-        assert not fit.findings  # the interval is chosen, nothing is wrong
-        assert fit.volatility_interval is not None and fit.volatility_interval > 1
+        assert "noise" not in names(fit.findings)  # it is told from the volatility, nothing is wrong
+        assert fit.mid.signature is not None
         chosen.append(covers(fit.mid.volatility, 0.004))
-        fit = glft.calibrate(path, volatility_interval=1.0)
-        assert names(fit.findings) == ["noise"]
-        plain += fit.mid.volatility.value - 0.004 < 4 * fit.mid.volatility.value / np.sqrt(2 * 1800)
-        asked.append(covers(fit.mid.volatility, 0.004))
+        asked.append(covers(glft.calibrate(path, volatility_interval=3.0).mid.volatility, 0.004))
+        at_one_second = fit.mid.signature["volatility"].iloc[0]
+        plain += at_one_second - 0.004 < 4 * at_one_second / np.sqrt(2 * 1800)
     assert plain == 0
     assert_covers(chosen)
     assert_covers(asked)
     quotes = own_quotes_file(3, noise=1.5)
-    fit = glft.calibrate(write(quotes, tmp_path / "quotes.csv"))
-    assert names(fit.findings) == ["noise"]
-    assert covers(fit.mid.volatility, 0.8)
+    assert covers(glft.calibrate(write(quotes, tmp_path / "quotes.csv")).mid.volatility, 0.8)
 
 
 @pytest.mark.long
@@ -441,20 +438,26 @@ def test_intervals_hold_the_measured_overdispersion(tmp_path: Path) -> None:
     assert_covers(hits)
     assert 8 < np.mean(dispersions) < 20  # 1 / (1 - 3/4)^2
     summary, table = fit.summary(), fit.table()
-    assert "WARNING (overdispersed): bid: counts in 30 stretches" in summary
+    assert "WARNING (overdispersed): bid: orders vary" in summary
     assert table.loc["fill_rate_bid", "warning"] == "overdispersed" and table.loc["volatility", "warning"] == ""
     assert fit.to_dict()["warnings"][0]["name"] == "overdispersed"
 
 
 def test_dispersion_of_counts_is_that_of_poisson_counts() -> None:
     random = np.random.default_rng(6)
-    seconds = random.uniform(0, 100, (30, 4))
-    counts = random.poisson(seconds * [0.1, 0.2, 0.3, 0.4])
-    dispersion, freedom = spread_of_counts(counts, seconds, np.zeros(30))
-    assert stats.chi2.ppf(5e-4, freedom) < freedom * dispersion < stats.chi2.isf(5e-4, freedom)
-    assert 27 <= freedom <= 29
-    assert spread_of_counts(10 * counts, seconds, np.zeros(30))[0] == pytest.approx(10 * dispersion, rel=0.3)
-    assert spread_of_counts(np.zeros((30, 1)), np.ones((30, 1)), np.zeros(30))[1] == 0
+    seconds = random.uniform(0, 100, (30, 400))
+    rate = np.linspace(0.1, 0.5, 400)
+    counts = random.poisson(seconds * rate)
+    dispersion, freedom = count_dispersion(counts, seconds)
+    assert freedom == 29
+    # the mean of 400 of them, each of variance about 2 / 29
+    assert abs(dispersion.mean() - 1) < 4 * np.sqrt(2 / 29 / 400)
+    assert count_dispersion(10 * counts, seconds)[0] == pytest.approx(10 * dispersion)
+    halves = np.repeat([0, 1], 15)
+    steps = random.poisson(seconds * rate * np.where(halves == 0, 1.0, 3.0)[:, None])
+    assert count_dispersion(steps, seconds)[0].mean() > 3
+    assert abs(count_dispersion(steps, seconds, halves)[0].mean() - 1) < 4 * np.sqrt(2 / 28 / 400)
+    assert np.isnan(count_dispersion(np.ones((30, 1)) * (np.arange(30) < 9)[:, None], np.ones((30, 1)))[0])
 
 
 # Where warnings stand
@@ -512,18 +515,30 @@ def test_what_the_data_leave_open_is_warned_of(tmp_path: Path) -> None:
     assert regular.excitation.value == 0 and names(regular.findings) == ["not_identified"]
 
 
-def test_simulated_power_tapes_are_marked_as_impossible(tmp_path: Path) -> None:
-    """Orders that trade beyond the price that is left standing, counted row by row."""
-    paths = simulate_power_tapes(tmp_path, days=3, seed=4)
-    beyond = orders = 0
-    for path in paths:
+def test_no_simulated_order_trades_through_a_quote_that_stands(tmp_path: Path) -> None:
+    """Row by row: worst price, volume and move belong together. Those that move nothing stay at the best price."""
+    moved_volumes, others = [], []
+    for path in simulate_power_tapes(tmp_path, days=20, seed=4):
+        about = json.loads(side_file(path).read_text())
+        before = {"MO_BUY": about["start_ask"], "MO_SELL": about["start_bid"]}
         for line in path.read_text().splitlines()[1:]:
-            _, _, name, bid, ask, worst, _ = line.split(",")
+            _, _, name, bid, ask, worst, volume = line.split(",")
+            after = {"MO_BUY": int(ask), "MO_SELL": int(bid)}
             if worst:
-                orders += 1
-                beyond += int(worst) > int(ask) if name == "MO_BUY" else int(worst) < int(bid)
-    share = power_2017._impossible_share({("H11", "Late"): [read_power_tape(path) for path in paths]})
-    assert share == beyond / orders > 0.5
+                sign = 1 if name == "MO_BUY" else -1
+                assert sign * before[name] <= sign * int(worst) <= sign * after[name]
+                (others if after[name] == before[name] else moved_volumes).append(float(volume))
+            before = after
+        read_power_tape(path)
+    assert len(others) / (len(others) + len(moved_volumes)) == pytest.approx(0.8, abs=0.03)
+    assert np.mean(moved_volumes) > 3 * np.mean(others)
+    lines = path.read_text().splitlines()
+    row = next(k for k, line in enumerate(lines) if "MO_BUY" in line)
+    cells = lines[row].split(",")
+    cells[5] = str(int(cells[4]) + 1)
+    path.write_text("\n".join([*lines[:row], ",".join(cells), *lines[row + 1 :]]))
+    with pytest.raises(ValueError, match=rf"line {row + 1}, column 'worst_price': .*beyond the best price that stands"):
+        read_power_tape(path)
 
 
 # Clean records
@@ -550,10 +565,10 @@ def test_the_real_tape_is_warned_of_what_is_true(tmp_path: Path) -> None:
     """No gap, late trade or flipped side; its orders cluster. A millisecond is coarse to the Hawkes fit."""
     fit = glft.calibrate(REAL_TAPE)
     assert names(fit.findings) == ["overdispersed"]
-    assert [round(side.dispersion, 1) for side in (fit.bid, fit.ask)] == [12.2, 8.3]
+    assert [round(side.dispersion, 1) for side in (fit.bid, fit.ask)] == [11.2, 6.3]
     with pytest.raises(ValueError, match="own size: own_size = 100"):
-        tick_spread.calibrate(REAL_TAPE)
-    assert names(tick_spread.calibrate(REAL_TAPE, own_size=1.0).findings) == ["overdispersed"]
+        tick_spread.calibrate(REAL_TAPE, own_size=100.0)
+    assert names(tick_spread.calibrate(REAL_TAPE).findings) == ["overdispersed", "rejected"]
     assert names(fit_market_orders(REAL_TAPE)["buy"].findings)[-1] == "overdispersed"
     tape = read_tape(REAL_TAPE)
     late = tape["event"] == "trade"

@@ -144,21 +144,21 @@ def test_transitions_and_clock_of_a_small_tape(small: Path) -> None:
     found = calibrate(small, num_spreads=3, own_size=4.0)
     assert (found.tick, found.start, found.end, found.initial_price) == (1.0, 0.0, 15.0, 100.5)
     assert found.transition_counts.tolist() == [[0, 1, 1], [2, 0, 0], [0, 1, 0]]
-    assert found.spread_transitions.value.tolist() == [[0, 0.5, 0.5], [1, 0, 0], [0, 1, 0]]
-    assert found.spread_transitions.stderr[0].tolist() == pytest.approx([0, 0.3535533906, 0.3535533906])
+    assert found.chain.spread_transitions.value.tolist() == [[0, 0.5, 0.5], [1, 0, 0], [0, 1, 0]]
+    assert found.chain.spread_transitions.stderr[0].tolist() == pytest.approx([0, 0.3535533906, 0.3535533906])
     assert found.seconds.tolist() == [8.0, 5.0, 2.0]
     assert found.clock_counts.tolist() == [5]
-    assert found.clock_rates.value == pytest.approx([1 / 3])
-    assert found.clock_rates.stderr == pytest.approx([math.sqrt(5) / 15])
+    assert found.chain.clock_rates.value == pytest.approx([1 / 3])
+    assert found.chain.clock_rates.stderr == pytest.approx([math.sqrt(5) / 15])
 
     pieces = calibrate(small, num_spreads=3, clock_pieces=[8.0])
     assert pieces.clock_counts.tolist() == [3, 2]  # the jump at 8 s belongs to the piece that ends there
-    assert pieces.clock_rates.value == pytest.approx([3 / 8, 2 / 7])
+    assert pieces.chain.clock_rates.value == pytest.approx([3 / 8, 2 / 7])
     assert pieces.kwargs()["clock_rate"] == [[0.0, 3 / 8], [8.0, 2 / 7]]
     assert pieces.kwargs(episode_start=6.0)["clock_rate"] == [[0.0, 3 / 8], [2.0, 2 / 7]]
     assert pieces.kwargs(episode_start=8.0)["clock_rate"] == 2 / 7
     equal = calibrate(small, num_spreads=3, clock_pieces=3)
-    assert equal.clock_edges.tolist() == [0, 5, 10, 15]
+    assert equal.chain.edges.tolist() == [0, 5, 10, 15]
     assert equal.clock_counts.tolist() == [1, 3, 1]
 
 
@@ -203,7 +203,7 @@ def test_windows_and_merging_of_a_small_tape(small: Path) -> None:
     coarse = calibrate(small, tick=2.0)
     assert coarse.transition_counts.tolist() == [[0, 1], [1, 0]]
     assert coarse.seconds.tolist() == [13.0, 2.0]
-    assert coarse.spread_transitions.lower.tolist() == [[0, 1], [1, 0]]  # nothing to estimate
+    assert coarse.chain.spread_transitions.lower.tolist() == [[0, 1], [1, 0]]  # nothing to estimate
     merged = calibrate(small, num_spreads=2)
     assert merged.transition_counts.tolist() == [[0, 2], [2, 0]]
     assert merged.seconds.tolist() == [8.0, 7.0]
@@ -257,21 +257,21 @@ def scores(estimates: Estimates, truth: np.ndarray, seen: np.ndarray) -> np.ndar
 def test_a_day_recovers_the_parameters(day: Calibration) -> None:
     assert day.num_spreads == 6  # found, not given
     assert day.tick == 0.005
-    assert day.clock_edges.tolist() == [3600.0 * k for k in range(8)]
+    assert day.chain.edges.tolist() == [3600.0 * k for k in range(8)]
     assert day.own_quotes is not None and day.mid is not None
     seen = day.own_quotes.seconds > 0
     assert seen.sum() == 22
     z = np.concatenate(
         [
-            scores(day.spread_transitions, RHO, OFF_DIAGONAL),
-            scores(day.clock_rates, CLOCK, np.ones(7, dtype=bool)),
+            scores(day.chain.spread_transitions, RHO, OFF_DIAGONAL),
+            scores(day.chain.clock_rates, CLOCK, np.ones(7, dtype=bool)),
             scores(day.own_quotes.rates, FILL_RATES, seen),
             [(day.mid.volatility.value - 0.008) / day.mid.volatility.stderr],
         ]
     )
     assert np.abs(z).max() < stats.norm.isf(1e-3 / 2 / z.size)
     assert 0.7 < math.sqrt((z**2).mean()) < 1.3
-    for test in day.tests.values():
+    for test in day.chain.tests.values():
         assert test.p_value > 1e-3
         assert test.degrees_of_freedom >= 5
 
@@ -289,12 +289,12 @@ def test_intervals_cover_and_tests_keep_their_level() -> None:
         assert found.own_quotes is not None
         seen = found.own_quotes.seconds > 0
         for name, estimates, truth, mask in (
-            ("transitions", found.spread_transitions, RHO, OFF_DIAGONAL),
-            ("clock", found.clock_rates, CLOCK, np.ones(7, dtype=bool)),
+            ("transitions", found.chain.spread_transitions, RHO, OFF_DIAGONAL),
+            ("clock", found.chain.clock_rates, CLOCK, np.ones(7, dtype=bool)),
             ("fills", found.own_quotes.rates, FILL_RATES, seen),
         ):
             covered[name] += ((estimates.lower <= truth) & (truth <= estimates.upper))[mask]
-        for name, test in found.tests.items():
+        for name, test in found.chain.tests.items():
             rejected[name] += test.p_value < 0.05
     for name, counts in covered.items():
         pooled = stats.binom(DAYS * counts.size, 0.95)
@@ -343,9 +343,9 @@ def test_the_result_plugs_into_the_environment(day: Calibration) -> None:
     env = gymnasium.make("mmgym/TickSpread-v0", **arguments)
     assert day.own_quotes is not None and day.mid is not None
     params = env.unwrapped.params
-    np.testing.assert_allclose(params.spread_transitions, day.spread_transitions.value, rtol=1e-12)
+    np.testing.assert_allclose(params.spread_transitions, day.chain.spread_transitions.value, rtol=1e-12)
     assert params.clock_starts == tuple(3600.0 * k for k in range(7))
-    assert params.clock_rates == tuple(day.clock_rates.value)
+    assert params.clock_rates == tuple(day.chain.clock_rates.value)
     for side, side_rates in enumerate((params.bid_rates, params.ask_rates)):
         np.testing.assert_array_equal(side_rates[0], day.own_quotes.rates.value[side, 0])
         np.testing.assert_array_equal(side_rates[1, 1:], day.own_quotes.rates.value[side, 1, 1:])
@@ -456,10 +456,10 @@ def test_broken_laws_are_rejected() -> None:
 def test_table_dict_summary_and_plot(day: Calibration, tmp_path: Path) -> None:
     table = day.table()
     assert list(table.columns) == ["estimate", "standard_error", "lower", "upper", "unit", "count", "exposure"]
-    assert len(table) == 30 + 7 + 22 + 24 + 1
+    assert len(table) == 30 + 7 + 6 + 22 + 24 + 1 + 5
     assert ((table["lower"] <= table["estimate"]) & (table["estimate"] <= table["upper"])).all()
     row = table.loc["spread_transitions[5,6]"]
-    assert row["estimate"] == row["count"] / row["exposure"] == day.spread_transitions.value[4, 5]
+    assert row["estimate"] == row["count"] / row["exposure"] == day.chain.spread_transitions.value[4, 5]
     assert table.loc["clock_rate[3600..7200]", "count"] == day.clock_counts[1]
     content = day.to_dict()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
@@ -635,7 +635,12 @@ def test_command_line(tape: pd.DataFrame, log: pd.DataFrame, tmp_path: Path, cap
         clock_pieces=[1000.0, 5000.0],
     )
     assert found.summary() in output
+    assert found.rejected == ["Poisson clock", "Markov property"]  # spreads are merged, the pieces are wrong
+    assert "REJECTED: Poisson clock, Markov property" in output and "gymnasium.make(" not in output
+    assert main([*words, *options, "--force"]) == 0
+    output = capsys.readouterr().out
     assert f'gymnasium.make("mmgym/TickSpread-v0", **{json.dumps(found.kwargs())})' in output
+    assert "REJECTED: Poisson clock, Markov property" in output
     assert (tmp_path / "fit.png").stat().st_size > 30_000
     table = pd.read_csv(tmp_path / "fit.csv", index_col=0)
     assert table["estimate"].tolist() == pytest.approx(found.table()["estimate"].tolist())
@@ -692,9 +697,15 @@ def test_real_tape_against_a_plain_loop(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.transition_counts, transitions)
     np.testing.assert_array_equal(found.proxy.counts, counts)
     np.testing.assert_allclose(found.proxy.seconds[0, 0], seconds)
-    assert found.clock_rates.value == pytest.approx([802 / 344.744], rel=1e-6)
+    exits = transitions.sum(axis=1) / seconds
+    np.testing.assert_allclose(found.chain.exit_rates.value[1:], exits[1:])
+    assert found.chain.clock_rates.value == pytest.approx([exits.max()])
+    np.testing.assert_allclose(np.diag(found.chain.spread_transitions.value), 1 - exits / exits.max(), atol=1e-4)
     assert found.seconds[0] / found.seconds.sum() > 0.99
-    assert found.model_shares[0] < 0.5  # one clock for all spreads is wrong here, and it is said
+    np.testing.assert_allclose(found.chain.model_shares, found.seconds / found.seconds.sum(), atol=1e-3)
+    paper = calibrate(REAL_TAPE, own_size=1.0, holding_times="equal")
+    assert paper.chain.clock_rates.value == pytest.approx([802 / 344.744], rel=1e-6)
+    assert paper.chain.model_shares[0] < 0.5  # one clock for all spreads is wrong here, and it is said
     summary = found.summary()
     assert "(one clock): rejected" in summary
     assert "0.991 0.003 0.006 on the tape" in summary

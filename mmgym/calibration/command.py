@@ -7,14 +7,14 @@ adds the options, and ``run(options)`` fits, prints and writes.
 import argparse
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmgym.printing import show
 
-__all__ = ["INTERVAL", "add_file_options", "fit_and_show"]
+__all__ = ["INTERVAL", "add_file_options", "add_force", "fit_and_show", "may_offer"]
 
-INTERVAL = "between mids (default 1, or more where bid-ask noise asks for it)"
+INTERVAL = "between mids, the shortest scale (default 1, or more where quotes are rare)"
 
 
 def add_file_options(parser: argparse.ArgumentParser, market: str, kind: str) -> None:
@@ -23,10 +23,30 @@ def add_file_options(parser: argparse.ArgumentParser, market: str, kind: str) ->
     parser.add_argument("file", nargs="+", help=text)
     parser.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
     parser.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
+    add_force(parser)
 
 
-def fit_and_show(calibrate: Callable[..., Any], env_id: str, options: argparse.Namespace) -> None:
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """``--force``."""
+    parser.add_argument("--force", action="store_true", help="offer an environment although a law is rejected")
+
+
+def fit_and_show(
+    calibrate: Callable[..., Any], environments: Callable[[Any], Mapping[str, Any]], options: argparse.Namespace
+) -> Any:
     """Fit a file, with the options that are keyword arguments of ``calibrate``, and print what `gymnasium.make` takes.
+
+    Parameters
+    ----------
+    calibrate : callable
+    environments : callable
+        ``environments(fit)`` gives the arguments of each environment by its id.
+    options : argparse.Namespace
+
+    Returns
+    -------
+    object
+        The fit.
 
     Raises
     ------
@@ -42,7 +62,18 @@ def fit_and_show(calibrate: Callable[..., Any], env_id: str, options: argparse.N
     if options.plot:
         fit.plot(options.plot)
         print(f"\nwritten: {options.plot}")
-    arguments = json.dumps(fit.kwargs(), allow_nan=False)
     if fit.findings:
         print(f"\nwith warnings (above): {', '.join(dict.fromkeys(item.name for item in fit.findings))}")
-    print(f'\ngymnasium.make("{env_id}", **{arguments})')
+    if may_offer(fit.rejected, options.force):
+        for env_id, arguments in environments(fit).items():
+            print(f'\ngymnasium.make("{env_id}", **{json.dumps(arguments, allow_nan=False)})')
+    return fit
+
+
+def may_offer(rejected: Sequence[str], force: bool) -> bool:
+    """Say that laws are rejected; whether an environment is offered all the same."""
+    if not rejected:
+        return True
+    text = f"\nREJECTED: {', '.join(rejected)}; the record is not of this market"
+    print(f"{text}:" if force else f"{text}, and no gymnasium.make is offered (--force offers it all the same).")
+    return force

@@ -1,4 +1,4 @@
-r"""Maximum likelihood for exponential fill rates and for Brownian mid prices.
+r"""Maximum likelihood for exponential fill rates.
 
 An order at depth :math:`d` from the mid is filled at rate :math:`\lambda(d) = A e^{-k d}` per second, with
 :math:`A` = ``fill_rate`` and :math:`k` = ``fill_decay``. Two kinds of record tell :math:`A` and :math:`k`.
@@ -27,8 +27,8 @@ orders seen to stop,
 The :math:`n` orders in :math:`T` seconds are Poisson and independent of their reaches, hence
 :math:`\log A = \log(n/T) + k d_0` with :math:`\mathrm{var} \log A = 1/n + d_0^2\, \mathrm{var}\,k`.
 
-Standard errors are those of the model. Fills that cluster have larger ones: ``dispersion`` says by how much, and a
-calibration widens its intervals by that (`mmgym.calibration.tape_checks`).
+These are the errors of the model. Fills that cluster have larger ones, and intervals hold them: they are those of sums
+over blocks of time (`mmgym.calibration.block_intervals`).
 
 References
 ----------
@@ -49,32 +49,21 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
+from mmgym.calibration.block_intervals import (
+    BLOCKS,
+    LEVEL,
+    Estimate,
+    block_sums,
+    blocks_of,
+    count_dispersion,
+    sandwich,
+)
+
 Array = NDArray[np.float64]
 
-LEVEL = 0.95
-QUANTILE = float(stats.norm.isf((1 - LEVEL) / 2))
 SMALLEST_EXPECTED_COUNT = 5.0  # per cell of the chi-square test
 LARGEST_CELL_NUMBER = 12
-WINDOWS = 30  # stretches of time in which the dispersion counts
 LARGEST_EXPONENT = 700.0  # of the exponential function in floating point
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its standard error and 95 % interval."""
-
-    value: float
-    stderr: float
-    lower: float
-    upper: float
-
-    @classmethod
-    def normal(cls, value: float, stderr: float) -> Estimate:
-        """With the interval of the normal law."""
-        return cls(value, stderr, value - QUANTILE * stderr, value + QUANTILE * stderr)
-
-
-UNKNOWN = Estimate(math.nan, math.nan, math.nan, math.nan)  # what the data do not tell
 
 
 @dataclass(frozen=True)
@@ -101,8 +90,11 @@ class ExponentialFit:
         Chi-square probability of a larger deviance; NaN without degrees of freedom. The parameters come from the
         single observations, not from the cells, which makes it a little too small.
     dispersion : float
-        Variance of the counts in 30 stretches of time over that of Poisson counts. Where fills cluster it exceeds 1,
-        and the standard error of ``fill_rate`` is too small by about its square root.
+        Variance of the counts in 30 blocks of time over that of Poisson counts; it exceeds 1 where fills cluster, and
+        is in the intervals.
+    model_errors : tuple of float
+        Standard errors of ``log_fill_rate`` and ``fill_decay`` under the model; theirs are larger where the record
+        says so.
     rates : pandas.DataFrame
         By depth (units of price): ``exposure`` (s), ``fills``, ``rate`` (1/s) with its exact 95 % Poisson interval
         ``lower``, ``upper``, the ``fitted`` rate and ``ratio`` = rate / fitted.
@@ -117,35 +109,8 @@ class ExponentialFit:
     degrees_of_freedom: int
     p_value: float
     dispersion: float
+    model_errors: tuple[float, float]
     rates: pd.DataFrame = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class BrownianFit:
-    """Drift and volatility of a mid price.
-
-    Attributes
-    ----------
-    volatility, drift : Estimate
-        In price per square root of a second, and price per second.
-    increments : int
-        Price changes used.
-    duration : float
-        Their total time, seconds.
-    excess_kurtosis : float
-        Of the standardised changes; 0 under Brownian motion. Fat tails (positive) make the standard error of the
-        volatility too small by about ``sqrt(1 + excess_kurtosis / 2)``.
-    dispersion : float
-        Variance of the sums of squared changes in 30 stretches of time over that under Brownian motion, where it is
-        about 1; NaN where there are fewer than 60 changes.
-    """
-
-    volatility: Estimate
-    drift: Estimate
-    increments: int
-    duration: float
-    excess_kurtosis: float
-    dispersion: float = math.nan
 
 
 def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> ExponentialFit:
@@ -185,13 +150,17 @@ def fit_fills(depth: ArrayLike, exposure: ArrayLike, fills: ArrayLike) -> Expone
 
     cell = _depth_cells(depth, expected, int(min(LARGEST_CELL_NUMBER, total // SMALLEST_EXPECTED_COUNT)))
     seconds, counts, fitted = (_sums(cell, values) for values in (exposure, fills, expected))
-    block = np.arange(fills.size) * WINDOWS // fills.size
+    number = min(BLOCKS, fills.size)
+    block = np.arange(fills.size) * number // fills.size
+    surprise = fills - expected
+    scores = block_sums(block, np.stack([surprise, -surprise * (depth - mean)], axis=1), number)
     return _fit(
-        Estimate.normal(log_rate, math.sqrt(1 / total + (mean * decay_stderr) ** 2)),
-        Estimate.normal(decay, decay_stderr),
+        (log_rate, decay, mean),
+        np.diag([1 / total, decay_stderr**2]),
+        scores,
         (int(total), float(exposure.sum())),
         _deviance(counts, fitted),
-        _dispersion(_sums(block, fills), _sums(block, expected)),
+        float(count_dispersion(block_sums(block, fills, number), block_sums(block, expected, number))[0]),
         _rate_table(_sums(cell, exposure * depth) / seconds, seconds, counts, fitted / seconds),
     )
 
@@ -280,7 +249,8 @@ def fit_reaches(
         If an argument is out of range, or no order, or none that goes on beyond `minimum_depth`, or none that stops
         before `maximum_depth`, is left.
     """
-    time, passed, stops = _whole_reaches(time, reach, start, end, tick, minimum_depth, maximum_depth)
+    time, passed, limit = _whole_reaches(time, reach, start, end, tick, minimum_depth, maximum_depth)
+    stops = int((passed < limit).sum())
     total, exposure, steps = passed.size, end - start, float(passed.sum())
     decay = math.log1p(stops / steps) / tick
     decay_stderr = math.sqrt(stops / (steps * (steps + stops))) / tick
@@ -289,13 +259,18 @@ def fit_reaches(
     grid = _reach_grid(passed, decay * tick)
     counts = (total - np.searchsorted(np.sort(passed), grid)).astype(float)
     survival = np.exp(-decay * tick * grid)
-    windows = np.histogram(time, bins=WINDOWS, range=(start, end))[0]
+    block = blocks_of(time, start, end)
+    arrived, passes = np.bincount(block, minlength=BLOCKS).astype(float), block_sums(block, passed)
+    stopped = block_sums(block, passed < limit)
+    onward = math.exp(-decay * tick)
+    scores = np.stack([arrived - total / BLOCKS, tick * (stopped * onward / (1 - onward) - passes)], axis=1)
     return _fit(
-        Estimate.normal(log_rate, math.sqrt(1 / total + (minimum_depth * decay_stderr) ** 2)),
-        Estimate.normal(decay, decay_stderr),
+        (log_rate, decay, minimum_depth),
+        np.diag([1 / total, decay_stderr**2]),
+        scores,
         (total, exposure),
         _deviance(-np.diff(counts, append=0.0), -total * np.diff(survival, append=0.0)),
-        _dispersion(windows, np.full(WINDOWS, total / WINDOWS)),
+        float(count_dispersion(arrived, np.ones(BLOCKS))[0]),
         _rate_table(minimum_depth + tick * grid, np.full(grid.size, exposure), counts, total / exposure * survival),
     )
 
@@ -308,8 +283,8 @@ def _whole_reaches(
     tick: float,
     minimum_depth: float,
     maximum_depth: float | None,
-) -> tuple[Array, Array, int]:
-    """Times, ticks passed beyond the touch and number of orders seen to stop, of the orders that `fit_reaches` uses."""
+) -> tuple[Array, Array, float]:
+    """Times and ticks passed beyond the touch of the orders that `fit_reaches` uses, and the most ticks looked at."""
     time, reach = np.asarray(time, dtype=float), np.asarray(reach, dtype=float)
     if time.ndim != 1 or time.shape != reach.shape or not np.isfinite([time, reach]).all():
         raise ValueError(
@@ -332,76 +307,25 @@ def _whole_reaches(
     if steps == 0 or stops == 0:
         missing = "goes on beyond minimum_depth" if steps == 0 else "stops before maximum_depth"
         raise ValueError(f"no market order {missing}: fill_decay needs orders of different reach")
-    return time, passed, stops
-
-
-def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = None) -> BrownianFit:
-    """Fit drift and volatility of an arithmetic Brownian motion, at any spacing of the times.
-
-    With changes ``x_i`` over ``t_i`` seconds: drift ``sum x / sum t``, volatility squared
-    ``sum((x - drift t)^2 / t) / (n - 1)``; the intervals (chi-square and Student) are exact.
-
-    Parameters
-    ----------
-    time : array_like, shape (n,)
-        Seconds, strictly rising within an episode.
-    mid : array_like, shape (n,)
-        Mid price at these times.
-    episode : array_like, shape (n,), optional
-        Label of the stretch a row belongs to; no change is taken across two stretches. One stretch by default.
-
-    Returns
-    -------
-    BrownianFit
-
-    Raises
-    ------
-    ValueError
-        If times do not rise, values are not finite, the mid never moves, or fewer than two changes are left.
-    """
-    time, mid = np.asarray(time, dtype=float), np.asarray(mid, dtype=float)
-    label = np.zeros(time.shape) if episode is None else np.asarray(episode)
-    if time.ndim != 1 or not time.shape == mid.shape == label.shape or not np.isfinite([time, mid]).all():
-        raise ValueError(f"time and mid need one shape (n,) and finite values, got shapes {time.shape} and {mid.shape}")
-    within = label[1:] == label[:-1]
-    seconds, change = np.diff(time)[within], np.diff(mid)[within]
-    number = seconds.size
-    if number < 2:
-        raise ValueError(f"the volatility needs two price changes at least, got {number}")
-    if not (seconds > 0).all():
-        raise ValueError("time must rise strictly from one mid price to the next")
-    duration = float(seconds.sum())
-    drift = float(change.sum()) / duration
-    normal = (change - drift * seconds) / np.sqrt(seconds)
-    squares = float(normal @ normal)
-    if not squares > 0:
-        raise ValueError("the mid price never moves off its drift: the volatility needs changes that differ")
-    freedom = number - 1
-    volatility = math.sqrt(squares / freedom)
-    tail = (1 - LEVEL) / 2
-    lower, upper = (math.sqrt(squares / float(stats.chi2.isf(q, freedom))) for q in (tail, 1 - tail))
-    drift_stderr = volatility / math.sqrt(duration)
-    reach = drift_stderr * float(stats.t.isf(tail, freedom))
-    return BrownianFit(
-        volatility=Estimate(volatility, volatility / math.sqrt(2 * freedom), lower, upper),
-        drift=Estimate(drift, drift_stderr, drift - reach, drift + reach),
-        increments=number,
-        duration=duration,
-        excess_kurtosis=float((normal**4).mean() / (normal**2).mean() ** 2) - 3.0,
-        dispersion=_dispersion_of_squares(normal),
-    )
+    return time, passed, limit
 
 
 def _fit(
-    log_rate: Estimate,
-    decay: Estimate,
+    values: tuple[float, float, float],  # log A, k, and the depth at which rate and decay are independent
+    covariance: Array,
+    scores: Array,  # of the rate at that depth and of the decay, in blocks of time
     rests_on: tuple[int, float],  # fills, and seconds of exposure
     test: tuple[float, int, float],
     dispersion: float,
     rates: pd.DataFrame,
 ) -> ExponentialFit:
     """A fit with A itself (delta method, interval carried over from log A)."""
-    log_value, stderr = log_rate.value, log_rate.stderr
+    log_value, decay_value, depth = values
+    measured, to_rate = sandwich(scores, covariance), np.array([1.0, depth])
+    number, of_model = len(scores), float(to_rate @ covariance @ to_rate)
+    log_rate = Estimate.measured(log_value, float(to_rate @ measured @ to_rate), of_model, number)
+    decay = Estimate.measured(decay_value, float(measured[1, 1]), float(covariance[1, 1]), number)
+    stderr = log_rate.stderr
     if not max(abs(log_value), abs(log_rate.lower), abs(log_rate.upper)) < LARGEST_EXPONENT:
         raise ValueError(
             f"log(fill_rate) = {log_value:.4g} +- {stderr:.2g}: the rate at depth 0, an extrapolation, is beyond what "
@@ -409,7 +333,8 @@ def _fit(
         )
     rate = math.exp(log_value)
     fill_rate = Estimate(rate, rate * stderr, math.exp(log_rate.lower), math.exp(log_rate.upper))
-    return ExponentialFit(fill_rate, log_rate, decay, rests_on[0], rests_on[1], *test, dispersion, rates)
+    errors = math.sqrt(of_model), math.sqrt(float(covariance[1, 1]))
+    return ExponentialFit(fill_rate, log_rate, decay, *rests_on, *test, dispersion, errors, rates)
 
 
 def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:
@@ -428,22 +353,6 @@ def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:
     seen, mean = np.add.reduceat(observed, starts), np.add.reduceat(expected, starts)
     deviance = max(0.0, 2 * float(special.xlogy(seen, seen / mean).sum()))
     return deviance, freedom, float(stats.chi2.sf(deviance, freedom))
-
-
-def _dispersion(counts: ArrayLike, expected: Array) -> float:
-    """Pearson's statistic per degree of freedom, over stretches of time; NaN where there are too few."""
-    counts, expected = np.asarray(counts, dtype=float)[expected > 0], expected[expected > 0]
-    freedom = counts.size - 1
-    return float(((counts - expected) ** 2 / expected).sum()) / freedom if freedom > 0 else math.nan
-
-
-def _dispersion_of_squares(normal: Array) -> float:
-    """Variance of sums of squares in stretches of time over that of normal numbers."""
-    if normal.size < 2 * WINDOWS:
-        return math.nan
-    block = np.arange(normal.size) * WINDOWS // normal.size
-    number, mean = np.bincount(block), float((normal**2).mean())
-    return float(((_sums(block, normal**2) - number * mean) ** 2 / (2 * number * mean**2)).sum()) / (WINDOWS - 1)
 
 
 def _whole_ticks(distance: ArrayLike, tick: float) -> Array:

@@ -16,16 +16,18 @@ Best quotes and trades of a whole market, in any format of `mmgym.tapes`. Choice
 - Trades of one aggressor side at one time stamp are one market order. Sell orders fill bids, buy orders fill asks.
 - Its reach is the distance of its worst price from the mid *before that time stamp*: within a time stamp a tape may
   print the new quotes ahead of the trades that caused them.
-- The smallest depth is the median half-spread (weighted by time). Nothing can be seen nearer to the mid, so
-  ``fill_rate`` is an extrapolation from there to depth 0. Orders that do not get so far are left out, and counted.
-- The mid is sampled every ``volatility_interval`` seconds (the last quote at or before), because at the scale of
-  milliseconds it is no Brownian motion: prices are rounded to ticks, and one large order moves them in several steps.
-  The estimate depends on the interval: it is stated. By default it is one second, or more where changes are noisy.
+- The depths that are fitted are chosen by the rule of `mmgym.calibration.depth_window`: from the touch (the median
+  half-spread, weighted by time) on where the law holds there, farther out or in a window where it does not.
+  ``fill_rate`` is an extrapolation to depth 0. Orders that do not get so far are left out, and counted.
+- The mid is sampled every ``volatility_interval`` seconds (the last quote at or before). Rounding to ticks and the
+  bounce between bid and ask are no volatility: it is that of two scales (`mmgym.calibration.volatility`).
 - A quote at depth ``d`` is taken to be filled by every order that reaches ``d``: first in its queue, and too small to
   change what the others do.
 
-The estimators, their standard errors and the test of the exponential law are in `mmgym.calibration.exponential`; what
-can be wrong with a file, and what is done about it, in `mmgym.tapes.checker` and `mmgym.calibration.tape_checks`.
+The estimators and the test of the exponential law are in `mmgym.calibration.exponential`, the intervals, which hold the
+clustering of orders, in `mmgym.calibration.block_intervals`. What the mid does after fills, and the parameters of
+`mmgym/Impact-v0`, are in `mmgym.calibration.adverse_selection`; what can be wrong with a file, and what is done about
+it, is in `mmgym.tapes.checker` and `mmgym.calibration.tape_checks`.
 
 References
 ----------
@@ -48,25 +50,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.calibration.adverse_selection import AdverseSelection, measure, pressure_limit
+from mmgym.calibration.block_intervals import BLOCKS
+from mmgym.calibration.book_sizes import BookSizes, book_sizes
 from mmgym.calibration.command import INTERVAL, add_file_options, fit_and_show
-from mmgym.calibration.exponential import BrownianFit, ExponentialFit, fit_fills, fit_reaches
+from mmgym.calibration.depth_window import choose_window
+from mmgym.calibration.exponential import ExponentialFit, fit_fills, fit_reaches
 from mmgym.calibration.quotes import read_quotes
 from mmgym.calibration.report import (
     as_json,
     estimate_table,
     logarithmic_axis,
+    rejected_laws,
     save_figure,
     shown_p_value,
     verdict,
 )
 from mmgym.calibration.tape_checks import (
     check_own_record,
-    recorded_volatility,
+    overdispersion,
+    rejection,
     require_finite,
-    sampled_volatility,
     unhidden_rate,
-    widened_rate,
 )
+from mmgym.calibration.volatility import BrownianFit, draw_signature, recorded_volatility, sampled_volatility
 from mmgym.plot import new_figure
 from mmgym.tapes import CheckedTape, Finding, Selection, check_level1
 from mmgym.tapes.clocks import coarse_clock
@@ -82,8 +89,12 @@ UNITS = {
     "fill_decay": "1/price",
     "volatility": "price/sqrt(s)",
     "drift": "price/s",
+    "impact": "price",
+    "pressure_drift": "price/s",
+    "pressure_decay": "1/s",
 }
 
+SIDES = (("bid", "sell"), ("ask", "buy"))  # and the aggressor that fills it
 FIRM_COUNT = 25  # fills from which the summary compares a rate with the fitted one
 
 
@@ -107,8 +118,14 @@ class Calibration:
         Smallest depth fitted on a tape, units of price; None for a quotes file.
     maximum_depth : float or None
         Depth at which the reaches of a tape were censored; None where they were not.
+    depths_by_rule : bool
+        Whether these were chosen by the rule of `mmgym.calibration.depth_window`.
     orders_left_out : int
         Market orders of a tape that have no quote before them, or do not get to ``minimum_depth``.
+    sizes : BookSizes or None
+        Tick, queues at the best prices and market orders of a tape.
+    adverse_selection : AdverseSelection or None
+        What the mid of a tape does after fills, where there are enough.
     findings : tuple of Finding
         Warnings (see `mmgym.tapes.checker`).
     """
@@ -121,8 +138,16 @@ class Calibration:
     volatility_interval: float | None = None
     minimum_depth: float | None = None
     maximum_depth: float | None = None
+    depths_by_rule: bool = False
     orders_left_out: int = 0
+    sizes: BookSizes | None = None
+    adverse_selection: AdverseSelection | None = None
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def rejected(self) -> list[str]:
+        """The laws that the record rejects: the exponential one of a side."""
+        return rejected_laws(_p_values(self.bid, self.ask))
 
     def table(self) -> pd.DataFrame:
         """One row per parameter: ``estimate, standard_error, lower, upper, unit`` (95 % interval).
@@ -135,6 +160,11 @@ class Calibration:
                 estimates[f"{name}_{label}"] = (getattr(side, name), UNITS[name])
         for name in ("volatility", "drift"):
             estimates[name] = (getattr(self.mid, name), UNITS[name])
+        if self.sizes is not None:
+            estimates |= self.sizes.estimates()
+        if self.adverse_selection is not None:
+            for name in ("impact", "pressure_drift", "pressure_decay"):
+                estimates[name] = (getattr(self.adverse_selection.law, name), UNITS[name])
         return estimate_table(estimates, self.findings)
 
     def kwargs(self, *, drift: bool = False) -> dict[str, float | list[float]]:
@@ -163,6 +193,35 @@ class Calibration:
         require_finite(arguments)
         return arguments
 
+    def impact_kwargs(self) -> dict[str, float]:
+        """Arguments for ``gymnasium.make("mmgym/Impact-v0", **kwargs)``, in seconds; both sides are taken together.
+
+        The decay is the mean of the sides, and the rate is theirs together where they are fitted. The pressure is
+        bounded where such fills hardly take it.
+
+        Raises
+        ------
+        ValueError
+            As `kwargs`, or if the record does not tell the impact.
+        """
+        if self.adverse_selection is None:
+            raise ValueError("the impact market needs a tape with 50 fills or more on each side")
+        arguments, law = self.kwargs(), self.adverse_selection.law
+        sides, depth = (self.bid, self.ask), self.minimum_depth or 0.0
+        decay = sum(side.fill_decay.value for side in sides) / 2
+        at_depth = sum(side.fill_rate.value * math.exp(-side.fill_decay.value * depth) for side in sides) / 2
+        impact = {
+            "volatility": arguments["volatility"],
+            "fill_rate": at_depth * math.exp(decay * depth),
+            "fill_decay": decay,
+            "impact": law.impact.value,
+            "pressure_drift": law.pressure_drift.value,
+            "pressure_decay": law.pressure_decay.value,
+            "pressure_limit": pressure_limit(at_depth, law.pressure_decay.value),
+        }
+        require_finite(impact)
+        return impact
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types, the rates by depth included (a list of rows); NaN becomes None."""
         content: dict[str, Any] = as_json(self)
@@ -170,24 +229,25 @@ class Calibration:
 
     def summary(self) -> str:
         """A few sentences: warnings, the estimates, and how well the model holds."""
-        mid, volatility = self.mid, self.mid.volatility
-        sampled = "" if self.volatility_interval is None else f", the mid sampled every {self.volatility_interval:g} s"
-        sentences = [
-            f"{self.source} ({self.kind}): volatility {volatility.value:.4g} +- {volatility.stderr:.2g} price/sqrt(s) "
-            f"from {mid.increments} price changes over {mid.duration:.5g} s{sampled}; their excess kurtosis is "
-            f"{mid.excess_kurtosis:.2g} (0 under the model)."
-        ]
+        sampled = (
+            "" if self.volatility_interval is None else f" The mid is sampled every {self.volatility_interval:g} s."
+        )
+        sentences = [f"{self.source} ({self.kind}): {self.mid.sentence()}{sampled}"]
         if self.minimum_depth is not None:
             depths = "on" if self.maximum_depth is None else f"to {self.maximum_depth:g}"
+            if self.depths_by_rule and not self.rejected:
+                depths += ", the nearest and widest window in which the law holds"
             sentences.append(
                 f"Fitted from depth {self.minimum_depth:g} {depths} (price units); left out: {self.orders_left_out} "
                 "market orders that do not get so far or have no quote before them."
             )
         sentences += [_side_summary("Bid", self.bid, self.kind), _side_summary("Ask", self.ask, self.kind)]
+        if self.adverse_selection is not None:
+            sentences.append(self.adverse_selection.sentence())
         return "\n".join([*described(self.findings), *sentences])
 
     def plot(self, path: str | Path) -> Path:
-        """Write a PNG: empirical rates by depth with 95 % intervals and the fitted law, one panel per side.
+        """Write a PNG: rates by depth with 95 % intervals and the fitted law for each side, and the signature plot.
 
         Parameters
         ----------
@@ -205,8 +265,11 @@ class Calibration:
             If matplotlib is missing.
         """
         event = "fills" if self.kind == "quotes" else "market orders"
-        figure = new_figure(10, 4.5)
-        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        figure = new_figure(14, 4.5)
+        *panels, signature = figure.subplots(1, 3)
+        panels[1].sharex(panels[0])
+        panels[1].sharey(panels[0])
+        draw_signature(self.mid, signature)
         for panel, name, side in zip(panels, ("bid", "ask"), (self.bid, self.ask), strict=True):
             rates = side.rates[side.rates["fills"] > 0]
             errors = [rates["rate"] - rates["lower"], rates["upper"] - rates["rate"]]
@@ -225,7 +288,7 @@ class Calibration:
         logarithmic_axis(panels[0])
         panels[0].set_ylim(shown["lower"][shown["fills"] > 0].min() / 1.5, highest * 1.5)
         panels[0].set_ylabel("fills per second" if self.kind == "quotes" else "orders reaching depth d, per second")
-        return save_figure(figure, path, self.findings, dpi=150)
+        return save_figure(figure, path, self.findings, width=200)
 
 
 def calibrate(
@@ -247,11 +310,11 @@ def calibrate(
     kind : {"auto", "quotes", "tape"}
         Kind of file; ``"auto"`` looks at the header.
     volatility_interval : float, optional
-        Seconds between the sampled mid prices of a tape; by default 1, or more where bid-ask noise asks for it. Of a
-        quotes file all rows are used, or every so many where they are noisy.
+        Seconds between the sampled mid prices of a tape, the shortest scale of the volatility; by default 1, or more
+        where quotes are rare. Of a quotes file all rows are used.
     minimum_depth, maximum_depth : float, optional
         Depths of a tape between which the law is fitted, units of price: best those where quotes will stand. By default
-        from the median half-spread on. A quotes file takes neither.
+        those of the rule of `mmgym.calibration.depth_window`. A quotes file takes neither.
     time_unit : {"s", "ms", "us", "ns"}, optional
         Unit of ``time_s`` of a tape. By default seconds, and what looks like another unit is refused.
     selection : Selection, optional
@@ -307,18 +370,14 @@ def calibrate_quotes(path: str | Path) -> Calibration:
             fit = fit_fills(live[f"{side}_depth"], live[f"{side}_exposure"], live[f"{side}_fills"])
         except ValueError as error:
             raise ValueError(f"{path}: {side}: {error}") from error
-        depths, fills = (live[f"{side}_{name}"].to_numpy(dtype=float) for name in ("depth", "fills"))
-        mean_depth = float(depths @ fills) / fit.fills
-        fit, wide = widened_rate(fit, mean_depth, side)
-        findings += wide
+        findings += overdispersion(f"{side}: fills", fit.dispersion, min(BLOCKS, len(live)) - 1, _rate_names(side))
         sides.append(fit)
     try:
         mid, noisy = recorded_volatility(quotes["time"], quotes["mid"], episode)
     except ValueError as error:
         raise ValueError(f"{path}: mid: {error}") from error
-    return Calibration(
-        source=path.name, kind="quotes", bid=sides[0], ask=sides[1], mid=mid, findings=(*findings, *noisy)
-    )
+    findings += [*noisy, *rejection(rejected_laws(_p_values(*sides)), ("fill_", "log_fill"))]
+    return Calibration(source=path.name, kind="quotes", bid=sides[0], ask=sides[1], mid=mid, findings=tuple(findings))
 
 
 def calibrate_tape(
@@ -338,11 +397,12 @@ def calibrate_tape(
     path : str, Path or sequence of them
         The files of the tape.
     volatility_interval : float, optional
-        Seconds between the sampled mid prices; by default 1, or more where bid-ask noise asks for it.
+        Seconds between the sampled mid prices, the shortest scale of the volatility; by default 1, or more where quotes
+        are rare.
     minimum_depth : float, optional
-        Smallest depth fitted, units of price; by default the median half-spread, weighted by time.
+        Smallest depth fitted, units of price; by default by rule.
     maximum_depth : float, optional
-        Reaches are censored here; by default they are not.
+        Reaches are censored here; by default by rule.
     tick : float, optional
         Price grid; by default the smallest difference between two best quotes of the tape.
     time_unit : {"s", "ms", "us", "ns"}, optional
@@ -363,18 +423,24 @@ def calibrate_tape(
     if not checked.seconds > 0:
         raise ValueError(f"{name}: nothing follows the first quote: a tape needs events at two times at least")
     tick = price_step(quotes) if tick is None else tick
-    if minimum_depth is None:
-        minimum_depth = _touch(parts, bounds[:, 1], tick)
+    touch, clock = _touch(parts, bounds[:, 1], tick), checked.trade_clock()
+
+    def fit(low: float, high: float | None) -> list[ExponentialFit]:
+        return [_fit_side(str(path), checked, *side, clock, tick, low, high)[0] for side in SIDES]
+
+    by_rule = minimum_depth is None or maximum_depth is None
+    minimum_depth, maximum_depth = choose_window(fit, touch, tick, minimum_depth, maximum_depth)
     sides = []
-    for label, aggressor in (("bid", "sell"), ("ask", "buy")):
-        side, wide = _fit_side(name, checked, label, aggressor, tick, minimum_depth, maximum_depth)
-        findings += wide
+    for label, aggressor in SIDES:
+        side, coarse = _fit_side(name, checked, label, aggressor, clock, tick, minimum_depth, maximum_depth)
+        findings += [*overdispersion(f"{label}: orders", side.dispersion, BLOCKS - 1, _rate_names(label)), *coarse]
         sides.append(side)
     try:
-        mid, interval, noisy = sampled_volatility(parts, bounds, volatility_interval, required=True)
+        mid, interval, noisy = sampled_volatility(parts, bounds, volatility_interval, grid=tick, required=True)
     except ValueError as error:
         raise ValueError(f"{name}: mid, {error}") from error
     assert mid is not None
+    findings += [*noisy, *rejection(rejected_laws(_p_values(*sides)), ("fill_", "log_fill"))]
     return Calibration(
         source=checked.label,
         kind="tape",
@@ -384,9 +450,21 @@ def calibrate_tape(
         volatility_interval=interval,
         minimum_depth=minimum_depth,
         maximum_depth=maximum_depth,
+        depths_by_rule=by_rule,
         orders_left_out=len(orders) - sides[0].fills - sides[1].fills,
-        findings=(*findings, *noisy),
+        sizes=book_sizes(parts, bounds, orders, tick),
+        adverse_selection=measure(parts, bounds, orders, tick=tick, minimum_depth=minimum_depth),
+        findings=tuple(findings),
     )
+
+
+def _p_values(bid: ExponentialFit, ask: ExponentialFit) -> dict[str, float]:
+    """Of the tests of the exponential law."""
+    return {"exponential law of the bid": bid.p_value, "exponential law of the ask": ask.p_value}
+
+
+def _rate_names(side: str) -> tuple[str, ...]:
+    return f"fill_rate_{side}", f"log_fill_rate_{side}"
 
 
 def _fit_side(
@@ -394,17 +472,16 @@ def _fit_side(
     checked: CheckedTape,
     name: str,
     aggressor: str,
+    clock: float,
     tick: float,
     minimum_depth: float,
     maximum_depth: float | None,
 ) -> tuple[ExponentialFit, list[Finding]]:
-    """The law of one side of a tape, as wide as counts and clock say, with what is to be said of it."""
+    """The law of one side of a tape, as wide as its clock says, with what is to be said of that."""
     orders, bounds = checked.orders, checked.bounds
     own = orders[orders["reach"].notna() & (orders["side"] == aggressor)]
     concerned = (f"fill_rate_{name}", f"log_fill_rate_{name}", f"fill_decay_{name}")
-    hidden, coarse = coarse_clock(
-        path, f"{aggressor} orders", len(own), checked.seconds, checked.trade_clock(), concerned
-    )
+    hidden, coarse = coarse_clock(path, f"{aggressor} orders", len(own), checked.seconds, clock, concerned)
     try:
         side = fit_reaches(
             checked.observed(own["time_s"]),
@@ -417,8 +494,7 @@ def _fit_side(
         )
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from error
-    side, findings = widened_rate(side, minimum_depth, name)
-    return (side, findings) if coarse is None else (unhidden_rate(side, hidden), [*findings, coarse])
+    return (side, []) if coarse is None else (unhidden_rate(side, hidden), [coarse])
 
 
 def _touch(parts: Sequence[pd.DataFrame], ends: NDArray[np.float64], tick: float) -> float:
@@ -446,7 +522,7 @@ def _side_summary(name: str, side: ExponentialFit, kind: str) -> str:
         text += "The data leave nothing to test the exponential law with. "
     else:
         text += (
-            f"The exponential law is {verdict(side.p_value)}: deviance {side.deviance:.4g} on "
+            f"The exponential law is {verdict(side.p_value, 2)}: deviance {side.deviance:.4g} on "
             f"{side.degrees_of_freedom} degrees of freedom, p {shown_p_value(side.p_value)}. "
         )
     firm = side.rates[side.rates["fills"] >= FIRM_COUNT]
@@ -470,12 +546,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_file_options(parser, "glft", "quotes or level-1 tape")
     parser.add_argument("--kind", choices=["auto", "quotes", "tape"], default="auto")
     parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=f"tape: {INTERVAL}")
-    parser.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit")
-    parser.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit")
+    parser.add_argument("--minimum-depth", type=float, help="tape: smallest depth of the fit (default: by rule)")
+    parser.add_argument("--maximum-depth", type=float, help="tape: largest depth of the fit (default: by rule)")
+    text = "tape: drift of the mid after fills, as .csv or .json, or .png; may be given twice"
+    parser.add_argument("--adverse-selection", action="append", default=[], metavar="FILE", help=text)
     add_tape_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``mmgym calibrate glft``."""
+    """Run ``mmgym calibrate glft``.
+
+    Raises
+    ------
+    ValueError
+        As `calibrate`, or if adverse selection is asked for and cannot be told.
+    """
     options.selection = selection_of(options)
-    fit_and_show(calibrate, "mmgym/GLFT-v0", options)
+    fit = fit_and_show(calibrate, _environments, options)
+    for file in options.adverse_selection:
+        if fit.adverse_selection is None:
+            raise ValueError(f"{fit.source}: adverse selection needs a tape with 50 fills or more on each side")
+        fit.adverse_selection.write(file)
+        if file.endswith(".png"):
+            print(f"\nwritten: {file}")
+
+
+def _environments(fit: Calibration) -> dict[str, Any]:
+    """Arguments of the environments of a fit."""
+    own = {"mmgym/GLFT-v0": fit.kwargs()}
+    return own if fit.adverse_selection is None else own | {"mmgym/Impact-v0": fit.impact_kwargs()}

@@ -36,7 +36,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from mmgym.calibration.exponential import QUANTILE, SMALLEST_EXPECTED_COUNT, UNKNOWN, WINDOWS, Estimate
+from mmgym.calibration.block_intervals import BLOCKS, QUANTILE, UNKNOWN, Estimate
+from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT
 from mmgym.calibration.hawkes_likelihood import (
     Windows,
     compensators,
@@ -46,6 +47,7 @@ from mmgym.calibration.hawkes_likelihood import (
     start_rates,
     three_parameters,
 )
+from mmgym.calibration.hawkes_pieces import fit_pieces, piece_compensators
 from mmgym.calibration.report import as_json, estimate_table, save_figure, shown_p_value, verdict
 from mmgym.calibration.tape_checks import (
     FALSE_ALARM,
@@ -126,7 +128,7 @@ class Residuals:
 
         Up to 30 stretches of five events or more; NaN and 0 where there are fewer than ten events.
         """
-        stretches = int(min(WINDOWS, self.points.size // SMALLEST_EXPECTED_COUNT))
+        stretches = int(min(BLOCKS, self.points.size // SMALLEST_EXPECTED_COUNT))
         if stretches < 2:
             return math.nan, 0
         counts = np.histogram(self.points, bins=stretches, range=(0.0, max(self.total, float(self.points[-1]))))[0]
@@ -273,13 +275,17 @@ class HawkesFit:
     exposure : float
         Total length of the windows.
     log_likelihood, aic : float
-        At the maximum; Akaike's criterion with three parameters.
+        At the maximum; Akaike's criterion with three parameters, or as many more as there are further pieces.
     residuals : Residuals
         Of this fit.
     poisson : PoissonFit
         The homogeneous Poisson process on the same windows.
     findings : tuple of Finding
         Warnings (see `mmgym.calibration.tape_checks`).
+    base_rates : tuple of Estimate
+        mu of each piece of the windows, where it varies; ``base_rate`` is then their mean (`fit_hawkes`).
+    constant_p_value : float
+        Chance of so large a gain in likelihood by the pieces if the base rate is constant; NaN without pieces.
     """
 
     base_rate: Estimate
@@ -296,6 +302,8 @@ class HawkesFit:
     residuals: Residuals = field(repr=False, compare=False)
     poisson: PoissonFit = field(repr=False)
     findings: tuple[Finding, ...] = ()
+    base_rates: tuple[Estimate, ...] = ()
+    constant_p_value: float = math.nan
 
     @property
     def likelihood_ratio(self) -> float:
@@ -306,9 +314,10 @@ class HawkesFit:
         return 2.0 * (self.log_likelihood - self.poisson.log_likelihood)
 
     def estimates(self) -> dict[str, Estimate]:
-        """The five estimates by name."""
+        """The five estimates by name, and the base rates of pieces, ``base_rate[1]`` and on."""
         names = ("base_rate", "excitation", "decay", "branching_ratio", "stationary_rate")
-        return {name: getattr(self, name) for name in names}
+        pieces = {f"base_rate[{k}]": rate for k, rate in enumerate(self.base_rates, start=1)}
+        return {name: getattr(self, name) for name in names} | pieces
 
     def table(self) -> pd.DataFrame:
         """One row per parameter: ``estimate, standard_error, lower, upper`` (95 % interval).
@@ -388,6 +397,7 @@ def fit_hawkes(
     *,
     initial_rate: ArrayLike | None = None,
     allow_explosive: bool = False,
+    base_pieces: int = 1,
     unit: str = "unit of time",
 ) -> HawkesFit:
     """Fit a Hawkes process with exponential kernel to independent windows by maximum likelihood.
@@ -405,6 +415,9 @@ def fit_hawkes(
         Intensity at the start of each window; by default the base rate (no history).
     allow_explosive : bool
         Whether estimates with ``excitation >= decay`` are accepted.
+    base_pieces : int
+        Pieces of equal length of every window, each with a base rate of its own
+        (`mmgym.calibration.hawkes_pieces`); the windows then start without history.
     unit : str
         Unit of time, for warnings.
 
@@ -416,16 +429,25 @@ def fit_hawkes(
     ------
     ValueError
         If all windows are empty, a window is not in order, the clock is too coarse for the kernel, the maximum is
-        explosive, or there is none (the decay runs off to zero or infinity).
+        explosive, or there is none (the decay runs off to zero or infinity); or if base rates in pieces are asked for
+        and the windows have a history or gaps, or a piece no event.
     """
+    if base_pieces < 1 or (base_pieces > 1 and initial_rate is not None):
+        raise ValueError(f"base_pieces = {base_pieces} is not allowed: 1 or more, and 1 where initial rates are given")
     data = _with_events(Windows.gather(windows, duration))
     rates = start_rates(initial_rate, data)
     gaps = find_window_gaps(data)
     findings = []
+    if len(gaps) and base_pieces > 1:
+        raise ValueError(
+            f"base_pieces = {base_pieces} is not allowed: the windows have gaps, pieces need whole windows"
+        )
     if len(gaps):
         data, rates = without_gaps(data, rates, gaps)
         findings.append(gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], data.exposure, unit))
     fit = _maximum(data, rates, allow_explosive)
+    if base_pieces > 1:
+        fit = _with_pieces(fit, data, base_pieces, allow_explosive)
     apart = np.diff(data.times)
     same = np.repeat(np.arange(data.durations.size), np.diff(data.offsets))
     apart = apart[same[1:] == same[:-1]]
@@ -457,6 +479,7 @@ def _with_findings(fit: HawkesFit, data: Windows, findings: list[Finding]) -> Ha
             decay=wide["decay"],
             branching_ratio=wide["branching_ratio"],
             stationary_rate=wide["stationary_rate"],
+            base_rates=tuple(wide[f"base_rate[{k + 1}]"] for k in range(len(fit.base_rates))),
             covariance=fit.covariance * dispersion,
         )
         text = (
@@ -483,6 +506,31 @@ def _with_findings(fit: HawkesFit, data: Windows, findings: list[Finding]) -> Ha
             Finding("not_identified", "explosive: there is no stationary rate.", ("stationary_rate",)),
         ]
     return replace(fit, findings=tuple(findings))
+
+
+def _with_pieces(fit: HawkesFit, data: Windows, pieces: int, allow_explosive: bool) -> HawkesFit:
+    """The fit with a base rate for each piece of the windows; `fit` is that with a constant one."""
+    pace = data.count / data.exposure
+    none = fit.excitation.value == 0
+    start = (0.9 * pace, 0.3 * pace, 3 * pace) if none else (fit.base_rate.value, fit.excitation.value, fit.decay.value)
+    gaps = np.diff(data.times)
+    longest = 1e3 / float(gaps[gaps > 0].min()) if (gaps > 0).any() else 1e3 * pace
+    rates, zeta, rho, value, covariance = fit_pieces(data, pieces, start, longest)
+    if zeta >= rho and not allow_explosive:
+        raise ValueError(f"the estimates are explosive: {explosive(zeta, rho)}")
+    mean = np.vstack([np.append(np.full(pieces, 1 / pieces), [0, 0]), np.eye(pieces + 2)[pieces:]])
+    unused = np.full(data.durations.size, np.nan)
+    whole = _result(data, unused, (float(rates.mean()), zeta, rho), value, mean @ covariance @ mean.T)
+    return replace(
+        whole,
+        aic=2.0 * (pieces + 2) - 2.0 * value,
+        residuals=Residuals(*piece_compensators(data, rates, zeta, rho)),
+        base_rates=tuple(
+            _positive(float(rate), math.sqrt(variance))
+            for rate, variance in zip(rates, np.diag(covariance), strict=False)
+        ),
+        constant_p_value=float(stats.chi2.sf(max(2 * (value - fit.log_likelihood), 0.0), pieces - 1)),
+    )
 
 
 def _maximum(data: Windows, rates: Array, allow_explosive: bool) -> HawkesFit:

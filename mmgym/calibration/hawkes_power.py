@@ -1,20 +1,32 @@
-"""Calibration of the intraday power market from event tapes (von Luckner, Cartea, Jaimungal & Kiesel 2017, section 4).
+r"""Calibration of the intraday power market from event tapes (von Luckner, Cartea, Jaimungal & Kiesel 2017, section 4).
 
 The tapes are those of `mmgym.calibration.hawkes_power_tape`. For every product and window ("Mid", "Late") the days are
 pooled, and these are estimated:
 
 - the six Hawkes processes (new best quotes and cancelled ones on each side, market orders), each by itself, by maximum
-  likelihood over the days (`mmgym.calibration.hawkes`). Every day starts without history, at the base rate;
+  likelihood over the days (`mmgym.calibration.hawkes`). Every day starts without history, at the base rate, which may
+  vary over the window: ``base_pieces`` pieces of equal length (`mmgym.calibration.hawkes_pieces`);
 - the mean impacts: half the move of the best price, over all events of a type, those that move nothing included. They
   are the effective mean impacts of the model, the floor of the half-spread in them;
 - the half-spread, averaged over time;
-- ``fill_decay`` (kappa): a market order reaches an exponential distance beyond the best price before it, in whole ticks
-  a geometric one (`mmgym.calibration.exponential.fit_reaches`);
+- the law of the deepest price that a market order trades at, by `Reach`: with probability ``reach_atom`` (p0) the best
+  price before it, and else an exponential distance of decay ``fill_decay`` (kappa) behind that, in whole ticks a
+  geometric one. The decay is that of the orders that get a tick at least behind the best price
+  (`mmgym.calibration.exponential.fit_reaches`), and ``1 - p0`` their share over the chance of a tick. ``reach =
+  "exponential"`` takes p0 = 0 and all orders, as the markets do: they know no atom, so that a record which has one is
+  not of this market;
 - the laws of the moves in the model: the share of market orders that leave the best price alone, the mean move of those
   that do not, of cancellations that move it, and the share of the room in the spread by which new quotes improve it.
 
+Two options tie estimates together. ``symmetric``: buys and sells, and the two sides of the book, are taken to be
+mirror images, and pooled: nothing drifts. ``drift_neutral``: impacts are moved, by no more than their errors ask for,
+until bid and ask do not drift at the mean rates of their events: with :math:`e` the impacts, :math:`V` their variances
+and :math:`A e = 0` the two drifts, to :math:`e - V A^\top (A V A^\top)^{-1} A e`; improvements and mean moves go
+along. A drift that is left is a small difference of large numbers, and Corollary 3 of the paper quotes on it.
+
 Standard errors of the processes are those of the observed information; those of averages come from their spread over
-the days (a ratio estimate; NaN for a single day); that of ``fill_decay`` is the model's.
+the days (a ratio estimate with Student's interval; NaN for a single day); those of the reach hold the clustering of
+orders.
 
 The reduced market, `mmgym/HawkesFlow-v0`, moves its mid at market orders alone. `Calibration.kwargs` passes on the mean
 impact of the market orders, without the quotes and cancellations that follow them.
@@ -33,16 +45,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
-from mmgym.calibration.exponential import UNKNOWN, Estimate, ExponentialFit, fit_reaches
+from mmgym.calibration.block_intervals import QUANTILE, Estimate, ratio_estimate, student
+from mmgym.calibration.command import add_force, may_offer
+from mmgym.calibration.exponential import ExponentialFit, fit_reaches
 from mmgym.calibration.hawkes import HawkesFit, Windows, draw_residuals, fit_hawkes
-from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, WINDOW_NAMES, PowerTape, read_power_tapes
-from mmgym.calibration.report import REJECTION, as_json, estimate_table, save_figure, verdict
+from mmgym.calibration.hawkes_power_tape import (
+    DIRECTION,
+    EVENT_TYPES,
+    MOVES_BID,
+    WINDOW_NAMES,
+    PowerTape,
+    read_power_tapes,
+)
+from mmgym.calibration.report import (
+    REJECTION,
+    as_json,
+    estimate_table,
+    rejected_laws,
+    save_figure,
+    shown_p_value,
+    verdict,
+)
 from mmgym.calibration.tape_checks import (
     find_window_gaps,
     require_finite,
@@ -68,7 +98,42 @@ SYMBOLS = {
     "ASK_UP": "{}_upsilon+",
     "ASK_DOWN": "{}_upsilon-",
 }
+PAIRS = (("BID_UP", "ASK_DOWN"), ("BID_DOWN", "ASK_UP"), ("MO_BUY", "MO_SELL"))  # mirror images
+REACHES = ("atom", "exponential")
 LETTERS = {"base_rate": "mu", "excitation": "zeta", "decay": "rho"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `calibrate` takes for granted (see there)."""
+
+    allow_explosive: bool = False
+    reach: Literal["atom", "exponential"] = "atom"
+    symmetric: bool = False
+    drift_neutral: bool = False
+    base_pieces: int = 1
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Law of the deepest price that market orders trade at, behind the best price before them.
+
+    Attributes
+    ----------
+    atom : Estimate or None
+        Share of the orders that trade at the best price and nowhere else, beyond what the exponential law has there;
+        None where it is taken to be 0.
+    fit : ExponentialFit
+        Of the others; ``fill_decay`` is kappa, 1/(EUR/MWh), and times are minutes.
+    """
+
+    atom: Estimate | None
+    fit: ExponentialFit
+
+    @property
+    def fill_decay(self) -> Estimate:
+        """kappa, 1/(EUR/MWh)."""
+        return self.fit.fill_decay
 
 
 @dataclass(frozen=True)
@@ -91,8 +156,8 @@ class ProductFit:
         Mean half-moves of the best price, EUR/MWh.
     half_spread : Estimate
         Mean over time, EUR/MWh.
-    reaches : dict of str to ExponentialFit
-        Of market orders; ``fill_decay`` is kappa, 1/(EUR/MWh).
+    reaches : dict of str to Reach
+        Of market orders.
     first_level_shares : dict of str to Estimate
         Share of the market orders that leave the best price where it is.
     mean_moves : dict of str to Estimate
@@ -101,6 +166,8 @@ class ProductFit:
         Share of the room in the spread (all but one tick of it) by which new quotes improve the best price.
     findings : tuple of Finding
         Warnings (see `mmgym.calibration.tape_checks`).
+    options : Options
+        What was taken for granted.
     """
 
     product: str
@@ -111,21 +178,37 @@ class ProductFit:
     processes: dict[str, HawkesFit]
     impacts: dict[str, Estimate]
     half_spread: Estimate
-    reaches: dict[str, ExponentialFit]
+    reaches: dict[str, Reach]
     first_level_shares: dict[str, Estimate] = field(repr=False)
     mean_moves: dict[str, Estimate] = field(repr=False)
     improvements: dict[str, Estimate] = field(repr=False)
     findings: tuple[Finding, ...] = ()
+    options: Options = Options()
+
+    @property
+    def rejected(self) -> list[str]:
+        """The laws that the tapes reject: Hawkes processes, exponential reaches, and that these have no atom."""
+        gaps = self.tests().xs("hawkes", level="model")["gap_p_value"]
+        p_values = {f"Hawkes process of {name}": float(value) for name, value in gaps.items()}
+        for name, reach in self.reaches.items():
+            p_values[f"exponential reach of {name}"] = reach.fit.p_value
+            if reach.atom is not None:
+                p_values[f"reach of {name} without an atom at the best price"] = _no_atom(reach.atom)
+        return rejected_laws(p_values)
 
     def estimates(self) -> dict[str, tuple[Estimate, str]]:
         """All estimates with their units; the names end in the event type."""
         named: dict[str, tuple[Estimate, str]] = {}
         for name in EVENT_TYPES:
             for parameter, estimate in self.processes[name].estimates().items():
-                named[f"{parameter}_{name}"] = (estimate, "1" if parameter == "branching_ratio" else RATE)
+                word, piece = parameter.partition("[")[0], parameter.partition("[")[2]
+                full = f"{word}_{name}[{piece}" if piece else f"{word}_{name}"
+                named[full] = (estimate, "1" if parameter == "branching_ratio" else RATE)
         named |= {f"impact_{name}": (estimate, PRICE) for name, estimate in self.impacts.items()}
         named["half_spread"] = (self.half_spread, PRICE)
         named |= {f"fill_decay_{name}": (fit.fill_decay, f"1/({PRICE})") for name, fit in self.reaches.items()}
+        atoms = {name: reach.atom for name, reach in self.reaches.items()}
+        named |= {f"reach_atom_{name}": (atom, "1") for name, atom in atoms.items() if atom is not None}
         named |= {f"first_level_share_{name}": (share, "1") for name, share in self.first_level_shares.items()}
         named |= {f"mean_move_{name}": (move, "ticks") for name, move in self.mean_moves.items()}
         named |= {f"improvement_{name}": (share, "1") for name, share in self.improvements.items()}
@@ -134,7 +217,8 @@ class ProductFit:
     def kwargs(self, *, allow_explosive: bool = False) -> dict[str, Any]:
         """Arguments for ``gymnasium.make("mmgym/HawkesFlow-v0", **kwargs)``; pairs are ``[buy, sell]``.
 
-        The decay of a process without excitation, which has no effect, is given as 1.
+        The decay of a process without excitation, which has no effect, is given as 1. A base rate that varies is given
+        as its mean. Of a drift-neutral fit, the impacts are those at which the mid of this market does not drift.
 
         Raises
         ------
@@ -152,7 +236,7 @@ class ProductFit:
             "excitation": excitation,
             "decay": decay,
             "half_spread": self.half_spread.value,
-            "impact": [self.impacts[name].value for name in ORDERS],
+            "impact": self._flow_impacts(),
             "fill_decay": [self.reaches[name].fill_decay.value for name in ORDERS],
             "horizon": self.horizon,
         }
@@ -161,21 +245,31 @@ class ProductFit:
         require_finite(arguments)
         return arguments
 
+    def _flow_impacts(self) -> list[float]:
+        """Mean half-moves of market orders to buy and to sell."""
+        impacts = [self.impacts[name] for name in ORDERS]
+        if self.options.drift_neutral:
+            rates = [self.processes[name].events / self.processes[name].exposure for name in ORDERS]
+            impacts = neutral(impacts, np.array([[rates[0], -rates[1]]]))
+        return [impact.value for impact in impacts]
+
     def tests(self) -> pd.DataFrame:
         """Residual tests of the six processes, under Hawkes and under Poisson (see `HawkesFit.tests`)."""
         return pd.concat({name: self.processes[name].tests() for name in EVENT_TYPES}, names=["process"])
 
     def summary(self) -> str:
         """A few sentences: how much there is to fit, and how well the model holds."""
-        events = sum(fit.events for fit in self.processes.values())
+        shared = 2 if self.options.symmetric else 1  # a fit of mirror images stands at both
+        events = sum(fit.events for fit in self.processes.values()) // shared
         tests = self.tests().xs("hawkes", level="model")
-        rejected = [str(name) for name in tests.index[tests["gap_p_value"] < REJECTION]]
-        gain = sum(fit.poisson.aic - fit.aic for fit in self.processes.values())
+        level = REJECTION / (len(tests) + 2 * len(self.reaches))
+        rejected = [str(name) for name in tests.index[tests["gap_p_value"] < level]]
+        gain = sum(fit.poisson.aic - fit.aic for fit in self.processes.values()) / shared
         ratios = [self.processes[name].branching_ratio for name in ORDERS]
         text = "".join(f"{self.product} {self.window}: {line}\n" for line in described(self.findings))
         text += (
             f"{self.product} {self.window}: {events} events on {len(self.dates)} days. Residual gaps are unit "
-            f"exponential (Kolmogorov-Smirnov, p >= {REJECTION:g}) for {len(tests) - len(rejected)} of {len(tests)} "
+            f"exponential (Kolmogorov-Smirnov, p >= {level:g}) for {len(tests) - len(rejected)} of {len(tests)} "
             "processes"
         )
         text += f", rejected for {', '.join(rejected)}" if rejected else ""
@@ -185,9 +279,21 @@ class ProductFit:
         )
         shares = [self.first_level_shares[name].value for name in ORDERS]
         text += f". {100 * shares[0]:.3g} % and {100 * shares[1]:.3g} % of them leave the best price where it is. "
-        for name, fit in self.reaches.items():
-            if fit.degrees_of_freedom:
-                text += f"Exponential reach of {name} {verdict(fit.p_value)} (p = {fit.p_value:.2g}). "
+        for name, reach in self.reaches.items():
+            if reach.atom is not None:
+                share, error = 100 * reach.atom.value, 100 * reach.atom.stderr
+                text += (
+                    f"{share:.3g} +- {error:.2g} % of {name} are an atom at the best price, which the markets do not "
+                )
+                text += "know. "
+            if reach.fit.degrees_of_freedom:
+                told = verdict(reach.fit.p_value, len(tests) + 2 * len(self.reaches))
+                text += f"Exponential reach of {name} {told} (p = {reach.fit.p_value:.2g}). "
+        pieces = {name: fit.constant_p_value for name, fit in self.processes.items() if fit.base_rates}
+        if pieces:
+            text += "Base rates are constant over the window with p " + ", ".join(
+                f"{shown_p_value(p_value)} ({name})" for name, p_value in pieces.items()
+            ) + "; environments take their means. "  # fmt: skip
         return text.rstrip()
 
 
@@ -280,7 +386,8 @@ class Calibration:
             about = as_json(replace(fit, processes={}))
             about["processes"] = {name: process.to_dict() for name, process in fit.processes.items()}
             for reach in about["reaches"].values():
-                del reach["rates"]
+                del reach["fit"]["rates"]
+            about["rejected"] = fit.rejected
             content[f"{product} {window}"] = about
         return content
 
@@ -319,7 +426,15 @@ class Calibration:
         return save_figure(figure, path, list(dict.fromkeys(every)))
 
 
-def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool = False) -> Calibration:
+def calibrate(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    allow_explosive: bool = False,
+    reach: Literal["atom", "exponential"] = "atom",
+    symmetric: bool = False,
+    drift_neutral: bool = False,
+    base_pieces: int = 1,
+) -> Calibration:
     """Calibrate the intraday power market from tapes.
 
     Parameters
@@ -328,6 +443,14 @@ def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool
         Tapes of any days, products and windows, each with its side file.
     allow_explosive : bool
         Whether estimates with ``excitation >= decay`` are accepted.
+    reach : {"atom", "exponential"}
+        Law of the deepest price of market orders: with an atom at the best price, or without.
+    symmetric : bool
+        Whether buys and sells are mirror images.
+    drift_neutral : bool
+        Whether impacts are moved until neither bid nor ask drifts; needs two days or more.
+    base_pieces : int
+        Pieces of equal length of the window, each with base rates of its own.
 
     Returns
     -------
@@ -336,10 +459,15 @@ def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool
     Raises
     ------
     ValueError
-        If there is no tape, one breaks the format (the message names file, line and column), two tapes are of the same
-        day, the ticks of a product differ, two events of one type bear one time, or the data do not identify a
-        parameter (the message names product, window and event type).
+        If an argument is out of range, there is no tape, one breaks the format (the message names file, line and
+        column), two tapes are of the same day, the ticks of a product differ, two events of one type bear one time, or
+        the data do not identify a parameter (the message names product, window and event type).
     """
+    if reach not in REACHES:
+        raise ValueError(f"reach must be one of {', '.join(REACHES)}, got {reach!r}")
+    if symmetric and drift_neutral:
+        raise ValueError("symmetric and drift_neutral are not allowed together: a symmetric market does not drift")
+    options = Options(allow_explosive, reach, symmetric, drift_neutral, base_pieces)
     names = [paths] if isinstance(paths, str | Path) else list(paths)
     if not names:
         raise ValueError("no tapes: at least one is needed")
@@ -351,12 +479,10 @@ def calibrate(paths: str | Path | Sequence[str | Path], *, allow_explosive: bool
             raise ValueError(f"{both} are both of {tape.product} {tape.window} on {tape.delivery_date}")
         days[tape.delivery_date] = tape
     order = sorted(by_day, key=lambda key: (key[0], WINDOW_NAMES.index(key[1])))
-    return Calibration(
-        {key: _fit_group([tape for _, tape in sorted(by_day[key].items())], allow_explosive) for key in order}
-    )
+    return Calibration({key: _fit_group([tape for _, tape in sorted(by_day[key].items())], options) for key in order})
 
 
-def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
+def _fit_group(tapes: list[PowerTape], options: Options) -> ProductFit:
     """Fit the days of one product and window."""
     first = tapes[0]
     group = f"{first.product} {first.window}"
@@ -366,10 +492,12 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
     horizons = np.array([tape.horizon for tape in tapes])
     gaps, pauses, observed, findings = _pauses(tapes, horizons)
     findings = [*(item for tape in tapes for item in tape.findings), *findings]
-    processes, warnings = _processes(group, tapes, horizons, gaps, allow_explosive)
+    processes, warnings = _processes(group, tapes, horizons, gaps, options)
     findings += warnings
-    reaches = _reaches(group, tapes, horizons)
-    averages = _averages(tapes)
+    reaches = _reaches(group, tapes, horizons, options)
+    averages = _averages(tapes, options.symmetric)
+    if options.drift_neutral:
+        averages = _without_drift(group, averages, processes, len(tapes))
     spreads = [tape.mean_half_spread(own) * length for tape, own, length in zip(tapes, pauses, observed, strict=True)]
     if len(tapes) == 1:
         text = "standard errors and intervals of averages come from their spread over days: one day has none."
@@ -391,12 +519,13 @@ def _fit_group(tapes: list[PowerTape], allow_explosive: bool) -> ProductFit:
         tick=first.tick,
         processes=processes,
         impacts=impacts,
-        half_spread=_ratio(spreads, observed),
+        half_spread=ratio_estimate(spreads, observed),
         reaches=reaches,
         first_level_shares=shares,
         mean_moves=means,
         improvements=improvements,
         findings=tuple(findings),
+        options=options,
     )
 
 
@@ -411,62 +540,147 @@ def _pauses(tapes: Sequence[PowerTape], horizons: Array) -> tuple[Array, list[Ar
 
 
 def _processes(
-    group: str, tapes: Sequence[PowerTape], horizons: Array, gaps: Array, allow_explosive: bool
+    group: str, tapes: Sequence[PowerTape], horizons: Array, gaps: Array, options: Options
 ) -> tuple[dict[str, HawkesFit], list[Finding]]:
-    """The six processes, and their warnings."""
+    """The six processes, and their warnings; mirror images share a fit where they are taken to be the same."""
+    if len(gaps) and options.base_pieces > 1:
+        raise ValueError(f"{group}: the tapes have gaps, base rates in pieces need whole windows")
     processes: dict[str, HawkesFit] = {}
     findings: list[Finding] = []
-    for name in EVENT_TYPES:
-        windows = [tape.times(name) for tape in tapes]
-        for tape, times in zip(tapes, windows, strict=True):
-            _refuse_ties(tape, name, times)
-        try:
+    for names in PAIRS if options.symmetric else [(name,) for name in EVENT_TYPES]:
+        parts: list[Array] = []
+        lengths: list[Array] = []
+        for name in names:
+            windows = [tape.times(name) for tape in tapes]
+            for tape, times in zip(tapes, windows, strict=True):
+                _refuse_ties(tape, name, times)
             split = without_gaps(Windows.gather(windows, horizons), np.full(len(tapes), np.nan), gaps)[0]
-            fit = fit_hawkes(split.parts(), split.durations, allow_explosive=allow_explosive, unit="min")
-        except ValueError as error:
-            raise ValueError(f"{group}: {name}: {error}") from error
-        processes[name] = fit
-        for item in fit.findings:
-            concerned = tuple(f"{parameter}_{name}" for parameter in fit.estimates() if item.concerns(parameter))
-            findings.append(Finding(item.name, f"{name}: {item.text}", concerned))
-    return processes, findings
-
-
-def _reaches(group: str, tapes: Sequence[PowerTape], horizons: Array) -> dict[str, ExponentialFit]:
-    """The reach of market orders, the days laid end to end."""
-    reaches = {}
-    starts = np.concatenate([[0.0], horizons.cumsum()])
-    for name in ORDERS:
-        laid = [start + tape.times(name) for start, tape in zip(starts, tapes, strict=False)]
-        beyond = [tape.reaches(name) * tape.tick for tape in tapes]
+            parts += split.parts()
+            lengths.append(split.durations)
         try:
-            reaches[name] = fit_reaches(
-                np.concatenate(laid),
-                np.concatenate(beyond),
-                start=0.0,
-                end=float(starts[-1]),
-                tick=tapes[0].tick,
-                minimum_depth=0.0,
+            fit = fit_hawkes(
+                parts,
+                np.concatenate(lengths),
+                allow_explosive=options.allow_explosive,
+                base_pieces=options.base_pieces,
+                unit="min",
             )
         except ValueError as error:
-            raise ValueError(f"{group}: {name}: {error}") from error
+            raise ValueError(f"{group}: {' and '.join(names)}: {error}") from error
+        for name in names:
+            processes[name] = fit
+            for item in fit.findings:
+                concerned = tuple(f"{parameter}_{name}" for parameter in fit.estimates() if item.concerns(parameter))
+                findings.append(Finding(item.name, f"{name}: {item.text}", concerned))
+    return {name: processes[name] for name in EVENT_TYPES}, findings
+
+
+def _reaches(group: str, tapes: Sequence[PowerTape], horizons: Array, options: Options) -> dict[str, Reach]:
+    """The reach of market orders, the days (of both sides, where they are mirror images) laid end to end."""
+    reaches: dict[str, Reach] = {}
+    for names in (ORDERS,) if options.symmetric else [(name,) for name in ORDERS]:
+        days = [(tape, name, length) for name in names for tape, length in zip(tapes, horizons, strict=True)]
+        starts = np.concatenate([[0.0], np.cumsum([length for _, _, length in days])])
+        laid = [start + tape.times(name) for start, (tape, name, _) in zip(starts, days, strict=False)]
+        ticks = [tape.reaches(name) for tape, name, _ in days]
+        tick, with_atom = tapes[0].tick, options.reach == "atom"
+        if not any((day > 0).any() for day in ticks):
+            named = f"{group}: {' and '.join(names)}"
+            raise ValueError(f"{named}: no market order goes on beyond the best price: fill_decay needs some that do")
+        try:
+            fit = fit_reaches(
+                np.concatenate(laid),
+                np.concatenate(ticks) * tick,
+                start=0.0,
+                end=float(starts[-1]),
+                tick=tick,
+                minimum_depth=tick if with_atom else 0.0,
+            )
+        except ValueError as error:
+            raise ValueError(f"{group}: {' and '.join(names)}: {error}") from error
+        atom = _atom(ticks, fit, tick) if with_atom else None
+        reaches |= dict.fromkeys(names, Reach(atom, fit))
     return reaches
 
 
-def _averages(tapes: Sequence[PowerTape]) -> tuple[dict[str, Estimate], ...]:
-    """Averages over days by event type, in the order of `AVERAGES`."""
+def _atom(ticks: Sequence[Array], fit: ExponentialFit, tick: float) -> Estimate:
+    """p0: one less the share of orders that get behind the best price over the chance of a tick."""
+    behind = ratio_estimate([(day > 0).sum() for day in ticks], [day.size for day in ticks])
+    passed = math.exp(-fit.fill_decay.value * tick)
+    rest = behind.value / passed
+    orders = sum(day.size for day in ticks)
+    chance = math.sqrt(behind.value * (1 - behind.value) / orders)
+    error = chance if math.isnan(behind.stderr) else max(behind.stderr, chance)
+    stderr = rest * math.hypot(error / behind.value, tick * fit.fill_decay.stderr)
+    length = student(max(len(ticks) - 1, 1)) * stderr if len(ticks) > 1 else QUANTILE * stderr
+    return Estimate(1 - rest, stderr, 1 - rest - length, min(1 - rest + length, 1.0))
+
+
+def _no_atom(atom: Estimate) -> float:
+    """Chance of so large an atom where there is none."""
+    return float(stats.norm.sf(atom.value / atom.stderr)) if atom.stderr > 0 else math.nan
+
+
+def neutral(impacts: Sequence[Estimate], drifts: Array) -> list[Estimate]:
+    """Impacts moved by no more than their errors ask for, until ``drifts @ impacts`` is 0.
+
+    Parameters
+    ----------
+    impacts : sequence of Estimate
+    drifts : array, shape (constraints, impacts)
+        Signed rates of the events.
+    """
+    value, error = (np.array([getattr(item, name) for item in impacts]) for name in ("value", "stderr"))
+    spread = np.diag(error**2)
+    gain = spread @ drifts.T @ np.linalg.pinv(drifts @ spread @ drifts.T)
+    moved, variance = value - gain @ (drifts @ value), np.diag(spread - gain @ drifts @ spread)
+    reach = [(item.upper - item.lower) / 2 / item.stderr if item.stderr > 0 else 0.0 for item in impacts]
+    return [
+        Estimate(float(own), float(new), float(own - length * new), float(own + length * new))
+        for own, new, length in zip(moved, np.sqrt(np.maximum(variance, 0.0)), reach, strict=True)
+    ]
+
+
+def _without_drift(
+    group: str, averages: tuple[dict[str, Estimate], ...], processes: dict[str, HawkesFit], days: int
+) -> tuple[dict[str, Estimate], ...]:
+    """Averages of `_averages` whose impacts do not make bid or ask drift."""
+    if days < 2:
+        raise ValueError(f"{group}: drift_neutral needs the errors of impacts, which one day does not tell")
+    impacts, shares, means, improvements = averages
+    rates = np.array([processes[name].events / processes[name].exposure for name in EVENT_TYPES])
+    drifts = np.where(np.stack([MOVES_BID, ~np.array(MOVES_BID)]), rates * DIRECTION, 0.0)
+    moved = dict(zip(EVENT_TYPES, neutral([impacts[name] for name in EVENT_TYPES], drifts), strict=True))
+    if min(item.value for item in moved.values()) <= 0:
+        raise ValueError(f"{group}: no impacts of one sign leave bid and ask without drift: drift_neutral is no option")
+    factors = {name: moved[name].value / impacts[name].value for name in EVENT_TYPES if impacts[name].value > 0}
+    scaled = [
+        {name: _times(item, factors.get(name, 1.0)) for name, item in part.items()} for part in (means, improvements)
+    ]
+    return moved, shares, scaled[0], scaled[1]
+
+
+def _times(item: Estimate, factor: float) -> Estimate:
+    return Estimate(*(factor * value for value in (item.value, item.stderr, item.lower, item.upper)))
+
+
+def _averages(tapes: Sequence[PowerTape], symmetric: bool) -> tuple[dict[str, Estimate], ...]:
+    """Averages over days by event type, in the order of `AVERAGES`; those of mirror images are of both together."""
     half_tick = tapes[0].tick / 2
+    mirrors = {name: pair for pair in PAIRS for name in pair}
     impacts, shares, means, improvements = {}, {}, {}, {}
     for name in EVENT_TYPES:
-        moves = [tape.moves(name) for tape in tapes]
+        own = mirrors[name] if symmetric else (name,)
+        moves = [np.concatenate([tape.moves(mirror) for mirror in own]) for tape in tapes]
         sums, sizes = [move.sum() for move in moves], [move.size for move in moves]
-        impacts[name] = _ratio([half_tick * total for total in sums], sizes)
+        impacts[name] = ratio_estimate([half_tick * total for total in sums], sizes)
         if name in ORDERS:
-            shares[name] = _ratio([(move == 0).sum() for move in moves], sizes)
+            shares[name] = ratio_estimate([(move == 0).sum() for move in moves], sizes)
         if name in ("BID_UP", "ASK_DOWN"):
-            improvements[name] = _ratio(sums, [tape.room(name).sum() for tape in tapes])
+            rooms = [sum(tape.room(mirror).sum() for mirror in own) for tape in tapes]
+            improvements[name] = ratio_estimate(sums, rooms)
         else:
-            means[name] = _ratio(sums, [(move > 0).sum() for move in moves])
+            means[name] = ratio_estimate(sums, [(move > 0).sum() for move in moves])
     return impacts, shares, means, improvements
 
 
@@ -478,20 +692,6 @@ def _refuse_ties(tape: PowerTape, name: str, times: Array) -> None:
             f"{tape.path}, line {line}, column 't_min': {times[ties[0]]:g} is not allowed; no two {name} happen at "
             "once (take those of one time stamp together, or spread them over the resolution of the clock)"
         )
-
-
-def _ratio(numerators: Sequence[Any], denominators: Sequence[Any] | Array) -> Estimate:
-    """Sum over sum of daily values, with the standard error of a ratio estimate over the days."""
-    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if bottom.sum() == 0:
-        return UNKNOWN
-    value = float(top.sum() / bottom.sum())
-    days = top.size
-    stderr = math.nan
-    if days > 1:
-        spread = float(((top - value * bottom) ** 2).sum()) * days / (days - 1)
-        stderr = math.sqrt(spread) / float(bottom.sum())
-    return Estimate.normal(value, stderr)
 
 
 def market_arguments(fit: ProductFit, tapes: Sequence[PowerTape] = ()) -> dict[str, Any]:
@@ -551,6 +751,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="+", metavar="TAPE", help=text)
     text = "accept estimates with excitation >= decay"
     parser.add_argument("--allow-explosive", action="store_true", help=text)
+    text = "law of the deepest price: with an atom at the best price (default), or exponential from there"
+    parser.add_argument("--reach", choices=REACHES, default="atom", help=text)
+    ties = parser.add_mutually_exclusive_group()
+    ties.add_argument("--symmetric", action="store_true", help="buys and sells are mirror images")
+    ties.add_argument("--drift-neutral", action="store_true", help="impacts that let neither bid nor ask drift")
+    text = "pieces of the window with base rates of their own (default 1)"
+    parser.add_argument("--base-pieces", type=int, default=1, metavar="N", help=text)
+    add_force(parser)
     parser.add_argument("--plot", metavar="FILE.png", help="PP and QQ plots of residuals")
     text = "event type of the plot (default MO_BUY)"
     parser.add_argument("--process", default="MO_BUY", metavar="TYPE", help=text)
@@ -568,7 +776,14 @@ def run(options: argparse.Namespace) -> None:
     ImportError
         Without matplotlib, if a plot is asked for.
     """
-    fits = calibrate(options.file, allow_explosive=options.allow_explosive)
+    fits = calibrate(
+        options.file,
+        allow_explosive=options.allow_explosive,
+        reach=options.reach,
+        symmetric=options.symmetric,
+        drift_neutral=options.drift_neutral,
+        base_pieces=options.base_pieces,
+    )
     tapes = read_power_tapes(options.file)
     print("Estimates (standard errors); K: bid events, L: ask events, 1/min and EUR/MWh\n")
     print(table_text(fits.paper_table().reset_index(), missing=""))
@@ -587,6 +802,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"\n{group}")
         for of_env in of_group.values():
             require_finite(of_env)
+        if not may_offer(fits.group(*group.rsplit(" ", 1)).rejected, options.force):
+            continue
         for env, of_env in of_group.items():
             print(f'gymnasium.make("{env}", **{json.dumps(of_env)})')
     if options.plot:

@@ -12,13 +12,15 @@ t_min       all              minutes since the start of the window; never falls,
 type        all              BID_UP, BID_DOWN, ASK_UP, ASK_DOWN (new best quotes and cancelled ones) or MO_BUY, MO_SELL
 best_bid    all              best bid after the event, in whole ticks
 best_ask    all              best ask after the event, in whole ticks, above the bid
-worst_price MO_BUY, MO_SELL  deepest price level traded (the highest for a buy), in whole ticks; else empty
+worst_price MO_BUY, MO_SELL  deepest price level traded (the highest for a buy), in whole ticks, and not beyond the
+                             best price that stands after the order; else empty
 volume      all              positive
 =========== ================ ======================================================================================
 
 Every event moves one side of the book at most, and in its own direction: BID_UP, BID_DOWN and MO_SELL the bid, the
 others the ask. An event that leaves its price where it is still is one: most market orders do not exhaust the first
-level, and a move may be cut short where the spread is at its floor.
+level, and a move may be cut short where the spread is at its floor. An order trades level by level, so that one that
+gets behind the best price takes it away: no order trades through a price that still stands.
 
 The side file is a JSON object with ``start_bid`` and ``start_ask`` (whole ticks, before the first event), ``tick``
 (EUR/MWh), ``product`` (such as ``"H11"``), ``delivery_date`` (``"2015-04-01"``), ``window`` (``"Mid"`` or ``"Late"``)
@@ -54,6 +56,7 @@ NUMBERS = ("seq", "t_min", "best_bid", "best_ask", "worst_price", "volume")
 TAPE_COLUMNS = ("seq", "t_min", "type", "best_bid", "best_ask", "worst_price", "volume")
 WINDOW_NAMES = ("Mid", "Late")
 LONGEST_HORIZON = 1440.0  # minutes
+LEVEL_VOLUME, LEVEL_DISTANCE = 5.0, 10.0  # mean volume of a price level, and ticks between levels, in simulated days
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,10 @@ def check_power_tape(tape: PowerTape) -> PowerTape:
     require(path, events, "worst_price", worst.notna() == order, "market orders have one, other events an empty cell")
     short = ((events["type"] == "MO_BUY") & (worst < ask)) | ((events["type"] == "MO_SELL") & (worst > bid))
     require(path, events, "worst_price", ~short, "a market order trades at the best price before it, or beyond")
+    buys, sells = events["type"] == "MO_BUY", events["type"] == "MO_SELL"
+    through = (buys & (worst > events["best_ask"])) | (sells & (worst < events["best_bid"]))
+    rule = "a market order does not trade beyond the best price that stands after it (it would have taken that first)"
+    require(path, events, "worst_price", ~through, rule)
     return tape
 
 
@@ -266,6 +273,12 @@ def _read_side_file(path: Path) -> dict[str, Any]:
 class TapeParameters:
     """Parameters of simulated days (section 1 of the model), one entry per process in the order of `EVENT_TYPES`.
 
+    Worst price, volume and move of a market order belong together. An order that does not exhaust the first level
+    trades a part of it and moves nothing. One that does trades on to a level that is an exponential distance of mean
+    ``1 / fill_decay`` behind the best price, and leaves the book at a level farther still: the move is geometric, the
+    sum of the distance and of a rest that is nothing in a share of the cases, else geometric too. Where a spread at its
+    largest cuts the move, it cuts the distance.
+
     Attributes
     ----------
     base_rate, excitation, decay : tuple of float
@@ -276,10 +289,10 @@ class TapeParameters:
         Mean ticks, 1 or more, by which a cancellation, or a market order that moves the book, moves the best price
         (geometric).
     first_level_share : float
-        Share of market orders that do not move the book.
+        Share of market orders that do not move the book; their worst price is the best one.
     fill_decay : float
-        kappa: a market order reaches an exponential distance of mean ``1 / fill_decay`` beyond the best price,
-        1/(EUR/MWh).
+        kappa: the others reach an exponential distance of mean ``1 / fill_decay`` beyond the best price, 1/(EUR/MWh);
+        in whole ticks its mean is below ``order_move``.
     start_spread, largest_spread : int
         Ticks; no move widens the spread beyond the largest.
     tick : float
@@ -300,6 +313,12 @@ class TapeParameters:
     largest_spread: int = 300
     tick: float = 0.01
     horizon: float = 60.0
+
+    @property
+    def mean_reach(self) -> float:
+        """Mean ticks that an order which moves the book gets beyond the best price before it."""
+        passed = math.exp(-self.fill_decay * self.tick)
+        return passed / (1 - passed)
 
 
 # [base rate, excitation, decay] of M+, M-, K+ and L-, K- and L+ (1/min), and in EUR/MWh the mean impacts of market
@@ -397,6 +416,12 @@ def simulate_power_tapes(
     if days < 1:
         raise ValueError(f"days = {days} is not allowed: it must be 1 or more")
     p = illustrative(product, window) if parameters is None else parameters
+    if not p.mean_reach <= p.order_move - 1:
+        raise ValueError(
+            f"fill_decay = {p.fill_decay:g} and order_move = {p.order_move:g} are not allowed together: orders that "
+            f"move the book by {p.order_move:g} ticks on average cannot reach {p.mean_reach:.4g} ticks, on average, "
+            "behind the best price; a larger fill_decay or order_move is needed"
+        )
     sequence = np.random.SeedSequence([seed, *f"{product} {window}".encode()])
     draws = np.random.default_rng(sequence)
     stream = int(sequence.generate_state(1, np.uint64)[0])
@@ -421,21 +446,37 @@ def _play(
     rows: list[list[object]] = []
     for number, (time, process) in enumerate(zip(times, processes, strict=True)):
         name, spread = EVENT_TYPES[process], ask - bid
-        order = name in ("MO_BUY", "MO_SELL")
         worst: int | str = ""
-        if order:
-            reach = int(draws.exponential(1 / p.fill_decay) / p.tick)
+        volume = _rounded(draws.exponential(LEVEL_VOLUME))
+        if name in ("MO_BUY", "MO_SELL"):
+            move, reach, volume = _order(p, p.largest_spread - spread, volume, draws)
             worst = ask + reach if name == "MO_BUY" else bid - reach
-            move = 0 if draws.random() < p.first_level_share else int(draws.geometric(1 / p.order_move))
         elif name in ("BID_UP", "ASK_DOWN"):
             move = -int(draws.binomial(spread - 1, p.improvement))
         else:
-            move = int(draws.geometric(1 / p.cancellation_move))
-        move = min(move, p.largest_spread - spread)  # of the spread: narrower by spread - 1 at most
+            move = min(int(draws.geometric(1 / p.cancellation_move)), p.largest_spread - spread)
         if MOVES_BID[process]:
             bid -= move
         else:
             ask += move
-        volume = round(0.1 + float(draws.exponential(5.0)), 1)
         rows.append([number, time, name, bid, ask, worst, volume])
     return rows
+
+
+def _order(p: TapeParameters, room: int, level: float, draws: np.random.Generator) -> tuple[int, int, float]:
+    """Move, reach behind the best price (ticks) and volume of a market order that finds so much at the best price."""
+    if draws.random() < p.first_level_share:
+        return 0, 0, _rounded(level * draws.random())
+    reach = int(draws.exponential(1 / p.fill_decay) / p.tick)
+    rest = 0
+    if draws.random() * (p.order_move - 1) > p.mean_reach:
+        rest = int(draws.geometric(1 / p.order_move)) - 1
+    move = min(1 + reach + rest, room)
+    reach = min(reach, move)
+    levels = 1 + int(draws.poisson(reach / LEVEL_DISTANCE)) if reach else 0  # behind the best price
+    return move, reach, _rounded(level + draws.gamma(levels, LEVEL_VOLUME) if levels else level)
+
+
+def _rounded(volume: float) -> float:
+    """A volume in steps of 0.1, which is the least."""
+    return max(round(volume, 1), 0.1)

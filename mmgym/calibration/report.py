@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmgym.calibration.exponential import Estimate
+from mmgym.calibration.block_intervals import Estimate
 from mmgym.calibration.tape_checks import draw_findings, json_value, marked
 from mmgym.plot import write_figure
 from mmgym.tapes.findings import Finding
 
-REJECTION = 0.01  # p-value below which a summary calls a law rejected
+REJECTION = 0.01  # chance that a fit is called rejected although its laws hold, all its tests together
 
 
 def estimate_table(estimates: Mapping[str, tuple[Estimate, str]], findings: Sequence[Finding]) -> pd.DataFrame:
@@ -33,9 +33,14 @@ def shown_p_value(p_value: float) -> str:
     return f"= {p_value:.2g}" if p_value >= 1e-12 else "< 1e-12"
 
 
-def verdict(p_value: float) -> str:
-    """Whether a test rejects its law."""
-    return "rejected" if p_value < REJECTION else "not rejected"
+def verdict(p_value: float, tests: int = 1) -> str:
+    """Whether a test, one of so many of a fit, rejects its law."""
+    return "rejected" if p_value < REJECTION / tests else "not rejected"
+
+
+def rejected_laws(p_values: Mapping[str, float]) -> list[str]:
+    """The laws, by name, that the tests of a fit reject; NaN, where nothing could be tested, rejects none."""
+    return [name for name, p_value in p_values.items() if p_value < REJECTION / len(p_values)]
 
 
 def as_json(value: Any) -> Any:

@@ -9,15 +9,24 @@ Pham 2013, section 2.3):
           \quad (2.8), \qquad
           \lambda_k = \frac{N_{t_k} - N_{t_{k-1}}}{t_k - t_{k-1}} \quad (2.9).
 
-The model says four things that a tape can contradict, each with a test:
+So the paper has it, whose clock drives all spreads alike, and whose spread spends time in proportion to its *visits*. A
+market whose narrow spreads last and whose wide ones do not is left at rates of its own, :math:`\lambda_k g_i` out of
+state :math:`i` in piece :math:`k`, the largest :math:`g_i` being 1 (`fit_clock`: maximum likelihood, the numbers of
+jumps out of each state and in each piece are met). The clock of that is :math:`\lambda_k`, the rate of the spread that
+is left fastest, and at a tick of it nothing happens with probability
+
+.. math:: \rho_{ii} = 1 - g_i, \qquad \text{else} \qquad \rho_{ij} = g_i \frac{N_{ij}}{N_i}
+
+(uniformisation): with a single piece the fitted chain spends at each spread what the tape does.
+
+The model says things that a tape can contradict, each with a test:
 
 - *Poisson clock* (`clock_test`): the jumps in stretches of time are Poisson with the fitted rates. Pearson's statistic
   over its degrees of freedom is the dispersion.
-- *Exponential holding times* (`holding_times_test`): on the clock's own time :math:`\int \hat\lambda` they are standard
-  exponential. Ten cells of equal probability; one degree of freedom is spent on the scale.
+- *Exponential holding times* (`holding_times_test`): on the clock's own time :math:`\int \hat\lambda g` they are
+  standard exponential. Ten cells of equal probability; one degree of freedom is spent on the scale.
 - *One clock for all spreads* (`one_clock_test`): the jumps out of state :math:`i` are as many as
-  :math:`\int \hat\lambda\, 1\{S = i\}` says. The model has one clock, so its spread spends time in proportion to the
-  *visits*; a market whose narrow spreads last and whose wide ones do not is no such market, however long the tape.
+  :math:`\int \hat\lambda\, 1\{S = i\}` says. Where it is rejected, spreads get rates of their own.
 - *Markov property* (`markov_test`): given the state, the next one is independent of the one before. A chi-square test
   of independence for each state, the rare rows and columns left out until every cell expects five.
 """
@@ -32,7 +41,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT, WINDOWS
+from mmgym.calibration.block_intervals import BLOCKS
+from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -108,6 +118,22 @@ class SpreadPath:
     def jumps_between(self, edges: Array) -> Counts:
         """Jumps in each piece ``(edges[k], edges[k + 1]]``."""
         return np.diff(np.searchsorted(self.times[1:][self.jumped], edges, side="right"))
+
+    def transitions_in(self, edges: Array) -> Counts:
+        """Jumps from i to j in each piece, shape (K, m, m)."""
+        m, jumped = self.num_spreads, self.jumped
+        piece = np.searchsorted(edges[1:-1], self.times[1:][jumped])
+        cell = (piece * m + self.states[:-1][jumped] - 1) * m + self.states[1:][jumped] - 1
+        return np.bincount(cell, minlength=(edges.size - 1) * m * m).reshape(-1, m, m)
+
+    def seconds_in(self, edges: Array) -> Array:
+        """Time in each state in each piece, shape (K, m)."""
+        ends = np.append(self.times, self.end)
+        elapsed = np.zeros((edges.size, self.num_spreads))
+        for state in range(self.num_spreads):
+            held = np.where(self.states == state + 1, np.diff(ends), 0.0)
+            elapsed[:, state] = np.interp(edges, ends, np.append(0.0, held.cumsum()))
+        return np.asarray(np.diff(elapsed, axis=0))
 
     def state_before(self, times: Array) -> Counts:
         """State just before each time of the window."""
@@ -197,22 +223,69 @@ def clock_time(times: Array, edges: Array, rates: Array) -> Array:
     return np.asarray(np.interp(times, edges, integral))
 
 
-def clock_test(path: SpreadPath, edges: Array) -> ModelTest:
-    """Whether jumps in equal stretches of each piece are Poisson; up to 30 a piece, five jumps expected in each."""
+def fit_clock(exits: Counts, seconds: Array, by_spread: bool) -> tuple[Array, Array]:
+    """Rates of the clock's pieces, and by how much slower than it each spread is left.
+
+    Parameters
+    ----------
+    exits : array of int, shape (K, m)
+        Jumps out of each state in each piece.
+    seconds : array, shape (K, m)
+        Time there.
+    by_spread : bool
+        Whether spreads are left at rates of their own.
+
+    Returns
+    -------
+    rates : array, shape (K,)
+        1 / s.
+    shares : array, shape (m,)
+        ``g``, the largest 1.
+    """
+    shares = np.ones(exits.shape[1])
+    rates = exits.sum(axis=1) / seconds.sum(axis=1)
+    for _ in range(10_000 if by_spread else 0):
+        before = shares
+        shares = exits.sum(axis=0) / (rates @ seconds)
+        shares = shares / shares.max()
+        rates = exits.sum(axis=1) / (seconds @ shares)
+        if np.abs(shares - before).max() < 1e-13:
+            break
+    return rates, shares
+
+
+def clock_test(path: SpreadPath, edges: Array, shares: Array | None = None) -> ModelTest:
+    """Whether jumps in stretches of each piece are Poisson; up to 30 a piece, five jumps expected in each.
+
+    Parameters
+    ----------
+    path : SpreadPath
+    edges : array, shape (K + 1,)
+    shares : array, shape (m,), optional
+        By how much slower than the clock each spread is left; by default not at all.
+    """
     statistic, freedom = 0.0, 0
+    slow = np.ones(path.num_spreads) if shares is None else shares
     for low, high, count in zip(edges[:-1], edges[1:], path.jumps_between(edges), strict=True):
-        windows = int(min(WINDOWS, count // SMALLEST_EXPECTED_COUNT))
+        windows = int(min(BLOCKS, count // SMALLEST_EXPECTED_COUNT))
         if windows < 2:
             continue
-        seen = path.jumps_between(np.linspace(low, high, windows + 1))
-        statistic += float(((seen - count / windows) ** 2).sum() / (count / windows))
-        freedom += windows - 1
+        ends = np.linspace(low, high, windows + 1)
+        weight = path.seconds_in(ends) @ slow
+        expected = count * weight / weight.sum()
+        wide = np.unique(((expected.cumsum() - expected / 2) / count * windows).astype(int), return_inverse=True)[1]
+        seen, mean = np.bincount(wide, weights=path.jumps_between(ends)), np.bincount(wide, weights=expected)
+        statistic += float(((seen - mean) ** 2 / mean).sum())
+        freedom += seen.size - 1
     return ModelTest(statistic, freedom)
 
 
-def holding_times_test(path: SpreadPath, edges: Array, rates: Array) -> ModelTest:
-    """Whether holding times on the clock's own time are standard exponential."""
-    held = np.diff(clock_time(path.times, edges, rates))[path.jumped]
+def holding_times_test(path: SpreadPath, edges: Array, rates: Array, shares: Array | None = None) -> ModelTest:
+    """Whether holding times on the clock's own time are standard exponential (`shares` as in `clock_test`)."""
+    held = np.diff(clock_time(path.times, edges, rates))
+    if shares is not None:
+        held = held * shares[path.states[:-1] - 1]
+    held = held[path.jumped]
     expected = held.size / HOLDING_CELLS
     if expected < SMALLEST_EXPECTED_COUNT:
         return ModelTest(0.0, 0)

@@ -5,9 +5,10 @@ finding                 how it is told, and what is done
 ======================= ===========================================================================================
 gaps, coarse_clock      as on a tape, in files of own quotes and in windows of point processes
 own_size                own orders far larger than those on the tape: an error where nothing counts
-noise                   neighbouring changes of the mid are opposed (bid-ask bounce): a wider sampling interval
-overdispersed           counts (squared changes of the mid) in stretches of time vary more than the model has it:
-                        standard errors and intervals are widened by the root of the measured ratio
+noise                   too few changes of the mid to tell its volatility from rounding and bid-ask bounce
+overdispersed           counts in blocks of time vary more than chance has it under the model: their intervals, which
+                        are those of the blocks (`mmgym.calibration.block_intervals`), are so much wider
+rejected                the law of the model is rejected: the estimates describe the record, no environment is offered
 not_identified          the data leave a number open: its cells are empty
 ======================= ===========================================================================================
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from mmgym.calibration.exponential import (
-    LEVEL,
-    SMALLEST_EXPECTED_COUNT,
-    WINDOWS,
-    BrownianFit,
-    Estimate,
-    ExponentialFit,
-    fit_brownian,
-)
+from mmgym.calibration.block_intervals import Estimate, student
+from mmgym.calibration.exponential import ExponentialFit
 from mmgym.calibration.hawkes_likelihood import Windows
 from mmgym.tapes.clocks import clock_grid
 from mmgym.tapes.findings import Finding, described
 from mmgym.tapes.gaps import FEWEST_PAUSES, find_gaps, gap_finding
-from mmgym.tapes.level1 import sample_mid
 from mmgym.tapes.text_files import require
 from mmgym.tapes.units import DAY
 
@@ -53,14 +46,7 @@ SMALLEST_KERNEL_STEP, LARGEST_KERNEL_STEP = 0.02, 0.2  # decay in a step of the 
 FEWEST_ORDERS = 20
 LARGE_OWN_SIZE = 10.0  # in mean order sizes
 AS_LARGE = 0.01  # share of the orders that must be as large as an own one that is large
-FIRST_INTERVAL = 1.0  # s between mids, where none is asked for
-MOST_SAMPLES = 10_000_000
-SPREAD_OF_AGES = 4.5  # standard deviations of a mid's age in an interval: a tenth more variance of its square
-NOISE_BIAS = 0.3  # left in the variance by a chosen interval, in standard errors
-NOISE_CHOICE, NOISE_WARNING = -2.5, float(stats.norm.ppf(FALSE_ALARM))  # scores of the first autocovariance
 SHORT_EXPOSURE = 0.01  # of the time to the next row
-FEWEST_CHANGES = 30
-FEWEST_SQUARES = 300  # changes of the mid before their dispersion is measured
 
 
 # How findings are shown
@@ -185,170 +171,44 @@ def check_own_size(
     return [Finding("own_size", f"{text}: is it in the unit of the tape's sizes?", ("proxy",))]
 
 
-# Volatility
+# Overdispersion
 
 
-def sampled_volatility(
-    quotes: Sequence[pd.DataFrame], bounds: ArrayLike, interval: float | None, *, required: bool = False
-) -> tuple[BrownianFit | None, float, list[Finding]]:
-    """Volatility and drift of sampled mids, free of the noise of bid and ask.
+def overdispersion(what: str, dispersion: float, freedom: int, parameters: tuple[str, ...]) -> list[Finding]:
+    """The finding of counts that cluster, if they do.
 
     Parameters
     ----------
-    quotes : sequence of pandas.DataFrame
-        `best_quotes` of each session.
-    bounds : array_like, shape (sessions, 2)
-        First and last time of each.
-    interval : float, optional
-        Seconds between the mids. By default one second, more where quotes are rare (4.5 standard deviations of the age
-        of the mid), and more where neighbouring changes are opposed: so many that the noise left in the variance is 0.3
-        of its standard error.
-    required : bool
-        Whether a mid that does not move is an error.
-
-    Returns
-    -------
-    fit : BrownianFit or None
-        None where the sampled mid does not move off a line.
-    interval : float
-        Seconds between the mids.
-    findings : list of Finding
-
-    Raises
-    ------
-    ValueError
-        If the interval asks for more than ten million samples, or a required volatility cannot be fitted.
+    what : str
+        What is counted.
+    dispersion, freedom
+        See `excessive`.
+    parameters : tuple of str
+        Beginnings of the names of the estimates that rest on it.
     """
-    bounds = np.asarray(bounds, dtype=float)
-    seconds = float(np.diff(bounds, axis=1).sum())
-    first = FIRST_INTERVAL if interval is None else interval
-    if interval is None:  # sampled mids are old: their ages must not vary beside the interval
-        gaps = np.concatenate([np.diff(own["time_s"].to_numpy(dtype=float)) for own in quotes])
-        if gaps.size and gaps.sum() > 0:
-            age, square = (gaps**2).sum() / 2 / gaps.sum(), (gaps**3).sum() / 3 / gaps.sum()
-            longest = max(seconds / FEWEST_CHANGES, first)
-            first = min(max(_round_up(SPREAD_OF_AGES * math.sqrt(square - age**2)), first), longest)
-    if seconds / first > MOST_SAMPLES:
-        raise ValueError(
-            f"volatility_interval = {first:g} s is not allowed: over {seconds:.6g} s it must be "
-            f"{seconds / MOST_SAMPLES:.2g} s or more"
-        )
-
-    def sample(step: float) -> tuple[Array, Array, Array]:
-        parts = []
-        for number, (own, (start, end)) in enumerate(zip(quotes, bounds, strict=True)):
-            start = max(float(start), float(own["time_s"].iloc[0]))
-            time, mid = sample_mid(own, start=start, end=float(end), interval=step)
-            parts.append((time, mid, np.full(time.size, float(number))))
-        time, mid, label = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return time, mid, label
-
-    words = "price/sqrt(s), the mid sampled every {:g} s,"
-    fit, chosen, findings = _without_noise(sample, first, interval is not None, words)
-    if fit is None and required:
-        try:
-            fit_brownian(*sample(first))
-        except ValueError as error:
-            raise ValueError(f"sampled every {first:g} s: {error}") from error
-        raise ValueError(f"sampled every {first:g} s: the mid price moves along a line, no volatility can be told")
-    return fit, chosen, findings
+    if not excessive(dispersion, freedom):
+        return []
+    text = (
+        f"{what} vary {dispersion:.3g} times as much over blocks of time as Poisson counts: standard errors and "
+        "intervals are those of the blocks."
+    )
+    return [Finding("overdispersed", text, parameters)]
 
 
-def recorded_volatility(time: ArrayLike, mid: ArrayLike, label: ArrayLike) -> tuple[BrownianFit, list[Finding]]:
-    """Volatility and drift of mids as they are recorded, or of every so many of them where they are noisy.
+def rejection(laws: Sequence[str], parameters: tuple[str, ...] = ()) -> list[Finding]:
+    """The finding of rejected laws, if there are any.
 
-    Raises
-    ------
-    ValueError
-        See `mmgym.calibration.exponential.fit_brownian`.
+    Parameters
+    ----------
+    laws : sequence of str
+        What `mmgym.calibration.report.rejected_laws` returned.
+    parameters : tuple of str
+        Beginnings of the names of the estimates that rest on them.
     """
-    time, mid, label = (np.asarray(values, dtype=float) for values in (time, mid, label))
-
-    def sample(step: float) -> tuple[Array, Array, Array]:
-        begins = np.flatnonzero(np.diff(label, prepend=np.nan) != 0)
-        place = np.arange(label.size) - np.repeat(begins, np.diff(begins, append=label.size))
-        kept = place % int(step) == 0
-        return time[kept], mid[kept], label[kept]
-
-    fit, _, findings = _without_noise(sample, 1.0, False, "every {:g}th row is taken", warn=True)
-    return fit if fit is not None else fit_brownian(time, mid, label), findings
-
-
-def _without_noise(
-    sample: Callable[[float], tuple[Array, Array, Array]], first: float, asked: bool, words: str, warn: bool = False
-) -> tuple[BrownianFit | None, float, list[Finding]]:
-    """Fit at an interval free of noise; at the one asked for, warned of, with an interval that holds both."""
-    score, wanted = _noise(*sample(first), first)
-    chosen = first
-    while wanted > chosen:
-        chosen = wanted
-        wanted = _noise(*sample(chosen), chosen)[1]
-    fit = _brownian(*sample(chosen))
-    findings = []
-    if chosen > first and (asked or warn) and score < NOISE_WARNING and fit is not None:
-        text = "neighbouring changes of the mid are opposed (bid-ask noise), which "
-        if asked:
-            plain, free = _brownian(*sample(first)), fit.volatility
-            assert plain is not None
-            both = replace(
-                plain.volatility,
-                stderr=max(plain.volatility.stderr, free.stderr, abs(plain.volatility.value - free.value)),
-                lower=min(plain.volatility.lower, free.lower),
-                upper=max(plain.volatility.upper, free.upper),
-            )
-            text += (
-                f"makes the volatility too high, {plain.volatility.value:.4g}; {free.value:.4g} +- {free.stderr:.2g} "
-                f"{words.format(chosen)} is free of it. The interval holds both."
-            )
-            fit, chosen = replace(plain, volatility=both), first
-        else:
-            text += f"makes the volatility too high: {words.format(chosen)}."
-        findings.append(Finding("noise", text, ("volatility",)))
-    elif asked:
-        fit, chosen = _brownian(*sample(first)), first
-    if fit is not None:
-        fit, wide = _widened_brownian(fit)
-        findings += wide
-    return fit, chosen, findings
-
-
-def _brownian(time: Array, mid: Array, label: Array) -> BrownianFit | None:
-    change = np.diff(mid)[label[1:] == label[:-1]]
-    if change.size < 2 or not np.ptp(change / np.diff(time)[label[1:] == label[:-1]]) > 0:
-        return None
-    return fit_brownian(time, mid, label)
-
-
-def _noise(time: Array, mid: Array, label: Array, interval: float) -> tuple[float, float]:
-    """Score of the first autocovariance of the changes, and the interval that is free of noise."""
-    within = label[1:] == label[:-1]
-    change, seconds = np.where(within, np.diff(mid), 0.0), np.diff(time)[within]
-    number = int(within.sum())
-    products = change[1:] * change[:-1]
-    spread = math.sqrt(float(products @ products))
-    if number < FEWEST_CHANGES or spread == 0:
-        return 0.0, interval
-    covariance = float(products.sum())
-    score = covariance / spread
-    widest = interval * (number // FEWEST_CHANGES)
-    if score > NOISE_CHOICE or widest <= interval:
-        return score, interval
-    duration = float(seconds.sum())
-    noise, variance = -covariance / number, (float(change @ change) + 2 * covariance) / duration
-    step = duration / number  # seconds of one interval
-    if variance <= 0:
-        return score, min(4 * interval, widest)
-    needed = (2 * noise / (variance * NOISE_BIAS) * math.sqrt(duration / 2)) ** (2 / 3) / step
-    return score, float(min(max(_round_up(needed), 2) * interval, widest))
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, ..."""
-    power = 10.0 ** math.floor(math.log10(max(value, 1.0)))
-    return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= value * (1 - 1e-9))
-
-
-# Overdispersion
+    if not laws:
+        return []
+    text = f"{', '.join(laws)}: the estimates describe the record, but the market of the model is not of this kind."
+    return [Finding("rejected", text, parameters)]
 
 
 def excessive(dispersion: float, freedom: int) -> bool:
@@ -359,55 +219,11 @@ def excessive(dispersion: float, freedom: int) -> bool:
 def widened(estimate: Estimate, factor: float, freedom: int, *, logarithm: bool = False) -> Estimate:
     """An estimate with a standard error `factor` times as large, measured on so many degrees of freedom."""
     stderr = estimate.stderr * factor
-    reach = float(stats.t.isf((1 - LEVEL) / 2, freedom)) * stderr
+    reach = student(freedom) * stderr
     if not logarithm:
         return Estimate(estimate.value, stderr, estimate.value - reach, estimate.value + reach)
     ratio = math.exp(min(reach / estimate.value, 700.0)) if estimate.value > 0 else 1.0
     return Estimate(estimate.value, stderr, estimate.value / ratio, estimate.value * ratio)
-
-
-def widened_rate(fit: ExponentialFit, minimum_depth: float, label: str) -> tuple[ExponentialFit, list[Finding]]:
-    """Rates with the measured dispersion in their standard errors, and the finding.
-
-    Parameters
-    ----------
-    fit : ExponentialFit
-    minimum_depth : float
-        Depth at which the counts enter, where rate and decay are independent.
-    label : str
-        ``"bid"`` or ``"ask"``.
-    """
-    freedom = WINDOWS - 1
-    if not (math.isfinite(fit.dispersion) and excessive(fit.dispersion, freedom)):
-        return fit, []
-    stderr = math.sqrt(fit.dispersion / fit.fills + (minimum_depth * fit.fill_decay.stderr) ** 2)
-    log_rate = widened(replace(fit.log_fill_rate, stderr=stderr), 1.0, freedom)
-    rate = Estimate(
-        fit.fill_rate.value,
-        fit.fill_rate.value * stderr,
-        *(math.exp(min(value, 700.0)) for value in (log_rate.lower, log_rate.upper)),
-    )
-    text = (
-        f"{label}: counts in {WINDOWS} stretches of time vary {fit.dispersion:.3g} times as much as Poisson counts; "
-        "standard error and interval of the rate hold that."
-    )
-    finding = Finding("overdispersed", text, (f"fill_rate_{label}", f"log_fill_rate_{label}"))
-    return replace(fit, fill_rate=rate, log_fill_rate=log_rate), [finding]
-
-
-def _widened_brownian(fit: BrownianFit) -> tuple[BrownianFit, list[Finding]]:
-    freedom = WINDOWS - 1
-    if fit.increments < FEWEST_SQUARES or not excessive(fit.dispersion, freedom):
-        return fit, []
-    factor = math.sqrt(fit.dispersion)
-    text = (
-        f"squared changes of the mid vary {fit.dispersion:.3g} times as much over time as under Brownian motion; the "
-        f"standard error and the interval of the volatility are {factor:.3g} times as wide."
-    )
-    wide = widened(fit.volatility, factor, freedom, logarithm=True)
-    plain = fit.volatility
-    wide = replace(wide, lower=min(plain.lower, wide.lower), upper=max(plain.upper, wide.upper))
-    return replace(fit, volatility=wide), [Finding("overdispersed", text, ("volatility",))]
 
 
 def unhidden_rate(fit: ExponentialFit, hidden: float) -> ExponentialFit:
@@ -423,40 +239,6 @@ def unhidden_rate(fit: ExponentialFit, hidden: float) -> ExponentialFit:
         log_fill_rate=log,
         fill_decay=Estimate(decay.value, math.hypot(decay.stderr, reach), decay.lower - reach, decay.upper + reach),
     )
-
-
-def spread_of_counts(counts: ArrayLike, seconds: ArrayLike, pieces: ArrayLike) -> tuple[float, int]:
-    """Variance of counts in stretches of time over that of Poisson counts, and its degrees of freedom.
-
-    Parameters
-    ----------
-    counts, seconds : array_like, shape (K, n)
-        Events of n rates, and the time in which they could happen, in each stretch.
-    pieces : array_like of int, shape (K,)
-        Piece of time that a stretch belongs to; rates are constant in a piece.
-
-    Returns
-    -------
-    dispersion : float
-        Pearson's statistic of the counts of all rates together, stretches pooled until each expects five events, per
-        degree of freedom; NaN where there is none.
-    freedom : int
-    """
-    counts, seconds, pieces = np.asarray(counts, dtype=float), np.asarray(seconds, dtype=float), np.asarray(pieces)
-    statistic, freedom = 0.0, 0
-    for piece in np.unique(pieces):
-        own, time = counts[pieces == piece], seconds[pieces == piece]
-        total = time.sum(axis=0)
-        expected = time @ np.divide(own.sum(axis=0), total, out=np.zeros_like(total), where=total > 0)
-        cells = int(min(len(own), expected.sum() // SMALLEST_EXPECTED_COUNT))
-        if cells < 2:
-            continue
-        middle = (expected.cumsum() - expected / 2) / expected.sum()
-        cell = np.unique((middle * cells).astype(int), return_inverse=True)[1]
-        seen, expected = np.bincount(cell, weights=own.sum(axis=1)), np.bincount(cell, weights=expected)
-        statistic += float(((seen - expected) ** 2 / expected).sum())
-        freedom += seen.size - 1
-    return statistic / freedom if freedom else math.nan, freedom
 
 
 # Files of own quotes

@@ -5,14 +5,21 @@ The spread is a Markov chain with transition matrix :math:`\rho` that jumps at t
 spread :math:`i` and the quote :math:`q`. `calibrate` estimates all of them, with standard errors and 95 % intervals:
 
 =========================== ================================================ ========================================
-parameter                   estimate                                         standard error
+parameter                   estimate                                         standard error of the model
 =========================== ================================================ ========================================
 transition matrix, (2.8)    jumps from i to j over jumps from i              ``sqrt(p (1 - p) / jumps from i)``
 clock, (2.9)                jumps in a piece over its length                 ``sqrt(jumps) / length``
+exit rates                  jumps from i over the time at i                  ``sqrt(jumps) / time``
 intensities, (2.11), (2.12) fills over the time in (spread, own quote)       ``sqrt(fills) / time``
 proxy intensities, (2.13)   intervals of much traded volume over their time  ``sqrt(intervals) / time``
-volatility                  sampled mid prices                               see `mmgym.calibration.exponential`
+volatility                  sampled mids at two scales                       see `mmgym.calibration.volatility`
 =========================== ================================================ ========================================
+
+Standard errors and intervals hold the clustering that blocks of time measure (`mmgym.calibration.block_intervals`).
+
+The paper has one clock for all spreads. Where the tape rejects that, spreads are left at rates of their own: the clock
+has the largest of them, and the others stand on the diagonal of the transition matrix
+(`mmgym.calibration.spread_chain`).
 
 The first two and the last come from the tape (`mmgym.tapes`); execution intensities from a log of one's own
 quotes (`mmgym.calibration.own_quotes`) or, without one, from the volumes on the tape, by a rule that is biased
@@ -38,19 +45,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.calibration.block_intervals import BLOCKS, count_dispersion
+from mmgym.calibration.book_sizes import book_sizes
 from mmgym.calibration.command import INTERVAL, add_file_options, fit_and_show
-from mmgym.calibration.exponential import WINDOWS
 from mmgym.calibration.own_quotes import QUOTES, SIDES, check_own_quotes, own_counts, read_own_quotes
+from mmgym.calibration.report import REJECTION
 from mmgym.calibration.spread_chain import (
     MOST_SPREADS,
-    ModelTest,
     SpreadPath,
     clock_test,
+    fit_clock,
     holding_times_test,
     markov_test,
     one_clock_test,
@@ -58,11 +68,12 @@ from mmgym.calibration.spread_chain import (
 )
 from mmgym.calibration.tape_checks import (
     check_own_size,
-    excessive,
-    sampled_volatility,
-    spread_of_counts,
+    overdispersion,
+    rejection,
 )
+from mmgym.calibration.tick_spread_chain import SpreadChain, transition_dispersion
 from mmgym.calibration.tick_spread_report import Calibration, Executions, OrderFlow
+from mmgym.calibration.volatility import sampled_volatility
 from mmgym.calibration.volume_proxy import AGGRESSORS, proxy_counts
 from mmgym.models.tick_spread import MAX_PIECES
 from mmgym.tapes import CheckedTape, Finding, Selection, check_level1
@@ -76,6 +87,7 @@ Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 HOUR = 3600.0
+HOLDING_TIMES = ("auto", "equal", "by_spread")
 
 
 def calibrate(
@@ -85,7 +97,8 @@ def calibrate(
     tick: float | None = None,
     num_spreads: int | None = None,
     clock_pieces: int | Sequence[float] | None = None,
-    own_size: float = 100.0,
+    holding_times: Literal["auto", "equal", "by_spread"] = "auto",
+    own_size: float | None = None,
     volatility_interval: float | None = None,
     time_unit: str | None = None,
     selection: Selection | None = None,
@@ -109,10 +122,14 @@ def calibrate(
     clock_pieces : int or sequence of float, optional
         Number of pieces of equal length on which the clock is constant, or the times (seconds of the tape, inside the
         window, rising) at which it may change. By default one piece an hour.
-    own_size : float
-        ``V_0`` of the proxy, in the unit of the tape's sizes.
+    holding_times : {"auto", "equal", "by_spread"}
+        Whether all spreads are left at one rate, as in the paper, or each at its own. ``"auto"``: each at its own where
+        the tape rejects one rate.
+    own_size : float, optional
+        ``V_0`` of the proxy, in the unit of the tape's sizes. By default the mean size of its market orders.
     volatility_interval : float, optional
-        Seconds between the sampled mid prices; by default 1, or more where bid-ask noise asks for it.
+        Seconds between the sampled mid prices, the shortest scale of the volatility; by default 1, or more where quotes
+        are rare.
     time_unit : {"s", "ms", "us", "ns"}, optional
         Unit of ``time_s`` of tape and log. By default seconds, and what looks like another unit is refused.
     selection : Selection, optional
@@ -133,6 +150,8 @@ def calibrate(
     for word, value in (("own_size", own_size), ("volatility_interval", volatility_interval), ("tick", tick)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{word} must be positive and finite, got {value}")
+    if holding_times not in HOLDING_TIMES:
+        raise ValueError(f"holding_times must be one of {', '.join(HOLDING_TIMES)}, got {holding_times!r}")
     if num_spreads is not None and (num_spreads != int(num_spreads) or not 2 <= num_spreads <= MOST_SPREADS):
         raise ValueError(f"num_spreads must be a whole number from 2 to {MOST_SPREADS}, got {num_spreads}")
     checked = check_level1(path, selection, time_unit=time_unit)
@@ -159,67 +178,89 @@ def calibrate(
         spread = spread_path(quotes, tick=step, num_spreads=states, start=begin, end=finish)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    counts, hidden, tests, clock_dispersion, warnings = _clock(name, spread, edges, checked)
+    chain, warnings = _chain(name, spread, edges, checked, holding_times)
     findings += warnings
-    proxy, warnings = _proxy(spread, edges, checked, own_size)
+    orders = checked.orders
+    orders = orders[(orders["time_s"] > first) & (orders["time_s"] <= last)]
+    size = _mean_size(orders) if own_size is None else float(own_size)
+    proxy, warnings = _proxy(spread, edges, checked, size)
     findings += warnings
     logged = None
     if own_quotes is not None:
         logged, warnings = _logged(_own_log(own_quotes, time_unit), spread, edges, checked, first, last)
         findings += warnings
-    orders = checked.orders
-    orders = orders[(orders["time_s"] > first) & (orders["time_s"] <= last)]
-    findings += check_own_size(name, own_size, orders, proxy.counts.sum(axis=2)[:, 1], needed=logged is None)
-    mid, interval, noisy = sampled_volatility(parts, checked.bounds, volatility_interval)
+    findings += check_own_size(name, size, orders, proxy.counts.sum(axis=2)[:, 1], needed=logged is None)
+    bounds = np.clip(checked.bounds, first, last)
+    own = np.flatnonzero(bounds[:, 1] > bounds[:, 0])
+    within, prices = [parts[number] for number in own], price_step(quotes)
+    mid, interval, noisy = sampled_volatility(within, bounds[own], volatility_interval, grid=prices)
     return Calibration(
         source=checked.label,
         tick=step,
         start=begin,
         end=finish,
-        transition_counts=spread.transition_counts,
-        seconds=spread.seconds,
-        clock_edges=edges,
-        clock_counts=counts,
-        own_size=float(own_size),
+        chain=chain,
+        own_size=size,
         proxy=proxy,
         own_quotes=logged,
         flow=_order_flow(orders, spread, finish - begin),
-        tests=tests,
+        sizes=book_sizes(within, bounds[own], orders, prices),
         mid=mid,
         volatility_interval=float(interval),
-        initial_price=float(sample_mid(parts[0], start=first, end=first, interval=1.0)[1][0]),
-        clock_dispersion=clock_dispersion,
-        hidden_jumps=hidden,
-        findings=(*findings, *noisy),
+        initial_price=float(sample_mid(parts[own[0]], start=first, end=first, interval=1.0)[1][0]),
+        findings=(*findings, *noisy, *rejection(chain.rejected, ("spread_", "clock_", "exit_"))),
     )
 
 
-def _clock(
-    name: str, spread: SpreadPath, edges: Array, checked: CheckedTape
-) -> tuple[Counts, float, dict[str, ModelTest], float, list[Finding]]:
-    """Jumps in each piece, the share that the tape's clock hides, tests, dispersion, and what is to be said of them."""
-    counts = spread.jumps_between(edges)
-    concerned = ("clock_rate", "spread_transitions")
-    seconds, step = float(edges[-1] - edges[0]), checked.quote_clock()
-    hidden, coarse = coarse_clock(name, "jumps of the spread", int(counts.sum()), seconds, step, concerned)
+def _mean_size(orders: pd.DataFrame) -> float:
+    """Mean size of the market orders, to three digits; without orders nothing fills, whatever its size."""
+    return float(f"{orders['size'].mean():.3g}") if len(orders) else 1.0
+
+
+def _chain(
+    name: str, spread: SpreadPath, edges: Array, checked: CheckedTape, holding_times: str
+) -> tuple[SpreadChain, list[Finding]]:
+    """The spread and its clock, and what is to be said of them."""
+    concerned = ("clock_rate", "spread_transitions", "exit_rate")
+    transitions, seconds = spread.transitions_in(edges), spread.seconds_in(edges)
+    exits = transitions.sum(axis=2)
+    total, duration = int(exits.sum()), float(edges[-1] - edges[0])
+    hidden, coarse = coarse_clock(name, "jumps of the spread", total, duration, checked.quote_clock(), concerned)
     findings = [] if coarse is None else [coarse]
-    rates = counts / np.diff(edges)
+    plain = fit_clock(exits, seconds, False)[0]
+    one_clock = one_clock_test(spread, edges, plain)
+    by_spread = holding_times == "by_spread" or (holding_times == "auto" and one_clock.p_value < REJECTION)
+    rates, shares = fit_clock(exits, seconds, by_spread)
     tests = {
-        "clock": clock_test(spread, edges),
-        "holding_times": holding_times_test(spread, edges, rates),
-        "one_clock": one_clock_test(spread, edges, rates),
+        "clock": clock_test(spread, edges, shares),
+        "holding_times": holding_times_test(spread, edges, rates, shares),
+        "one_clock": one_clock,
         "markov": markov_test(spread),
     }
-    dispersion = _excess(tests["clock"].dispersion, tests["clock"].degrees_of_freedom)
-    if dispersion > 1:
-        findings.append(_overdispersed("jumps of the spread", dispersion, ("clock_rate",)))
-    return counts, hidden, tests, dispersion, findings
+    stretches, pieces = _stretches(edges)
+    jumps, time = spread.transitions_in(stretches), spread.seconds_in(stretches) * rates[pieces][:, None]
+    exit_dispersion, freedom = count_dispersion(jumps.sum(axis=2), time)
+    clock_dispersion = float(count_dispersion(jumps.sum(axis=(1, 2)), time @ shares, pieces)[0])
+    excess = tests["clock"]
+    findings += overdispersion("jumps of the spread", excess.dispersion, excess.degrees_of_freedom, ("clock_rate",))
+    return SpreadChain(
+        edges=edges,
+        transitions=transitions,
+        seconds=seconds,
+        by_spread=by_spread,
+        hidden_jumps=hidden,
+        transition_dispersion=transition_dispersion(jumps),
+        exit_dispersion=exit_dispersion,
+        clock_dispersion=clock_dispersion,
+        freedom=freedom,
+        tests=tests,
+    ), findings
 
 
 def _stretches(edges: Array) -> tuple[Array, Counts]:
     """Edges of the stretches of time in which executions are counted, and the piece of the clock of each."""
     pieces = edges.size - 1
-    each = max(WINDOWS // pieces, 2)
+    each = max(BLOCKS // pieces, 2)
     ends = np.append(np.linspace(edges[:-1], edges[1:], each, endpoint=False).T.ravel(), edges[-1])
     return ends, np.repeat(np.arange(pieces), each)
 
@@ -267,32 +308,17 @@ def _order_flow(orders: pd.DataFrame, spread: SpreadPath, duration: float) -> tu
     return flow[0], flow[1]
 
 
-def _excess(dispersion: float, freedom: int) -> float:
-    """A measured dispersion, 1 where chance explains it."""
-    return dispersion if excessive(dispersion, freedom) else 1.0
-
-
-def _overdispersed(what: str, dispersion: float, parameters: tuple[str, ...]) -> Finding:
-    text = (
-        f"{what} vary {dispersion:.3g} times as much over time as Poisson counts; standard errors and intervals are "
-        f"{math.sqrt(dispersion):.3g} times those of the model."
-    )
-    return Finding("overdispersed", text, parameters)
-
-
 def _executions(
     counts: Counts, seconds: Array, pieces: Counts, prefix: str, what: str
 ) -> tuple[Executions, list[Finding]]:
     """Executions over all stretches of time, with what their counts in stretches say of dispersion."""
-    findings, dispersions = [], []
-    kept = slice(1 if prefix == "proxy" else 0, None)  # an interval that counts for best counts for improved
-    for side, name in enumerate(SIDES):
-        seen, time = (table[:, side, kept].reshape(len(table), -1) for table in (counts, seconds))
-        dispersions.append(_excess(*spread_of_counts(seen, time, pieces)))
-        if dispersions[-1] > 1:
-            concerned = tuple(f"{prefix}_{quote}_{name}" for quote in QUOTES)
-            findings.append(_overdispersed(f"{what} ({name})", dispersions[-1], concerned))
-    return Executions(counts.sum(axis=0), seconds.sum(axis=0), (dispersions[0], dispersions[1])), findings
+    findings = []
+    dispersion, freedom = count_dispersion(counts, seconds, pieces)
+    for q, s in np.ndindex(2, 2):
+        together = count_dispersion(counts[:, s, q].sum(axis=1), seconds[:, s, q].sum(axis=1), pieces)
+        words = f"{what} ({SIDES[s]}, {QUOTES[q]})"
+        findings += overdispersion(words, float(together[0]), freedom, (f"{prefix}_{QUOTES[q]}_{SIDES[s]}",))
+    return Executions(counts.sum(axis=0), seconds.sum(axis=0), dispersion, freedom), findings
 
 
 def _outside(log: pd.DataFrame, checked: CheckedTape, first: float, last: float) -> Finding | None:
@@ -340,7 +366,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "M ticks or more are one spread"
     parser.add_argument("--spreads", dest="num_spreads", type=int, metavar="M", help=text)
     pieces.add_argument("--clock-pieces", type=int, metavar="N", help="pieces of the clock (default: one an hour)")
-    parser.add_argument("--own-size", type=float, default=100.0, metavar="V0", help="of the proxy (default 100)")
+    text = "all spreads left at one rate, or each at its own (default: as the tape has it)"
+    parser.add_argument("--holding-times", choices=HOLDING_TIMES, default="auto", help=text)
+    text = "of the proxy (default: mean size of the market orders)"
+    parser.add_argument("--own-size", type=float, metavar="V0", help=text)
     parser.add_argument("--volatility-interval", type=float, metavar="SECONDS", help=INTERVAL)
     add_tape_options(parser)
     text = "times of the tape at which the clock may change"
@@ -350,4 +379,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run ``mmgym calibrate tick_spread``."""
     options.selection = selection_of(options)
-    fit_and_show(calibrate, "mmgym/TickSpread-v0", options)
+    fit_and_show(calibrate, lambda fit: {"mmgym/TickSpread-v0": fit.kwargs()}, options)

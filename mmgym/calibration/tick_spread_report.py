@@ -12,17 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmgym.calibration.exponential import BrownianFit
+from mmgym.calibration.book_sizes import BookSizes
 from mmgym.calibration.own_quotes import QUOTES, SIDES
 from mmgym.calibration.report import REJECTION, as_json, logarithmic_axis, save_figure, shown_p_value, verdict
-from mmgym.calibration.score_intervals import Estimates, proportions, rates
+from mmgym.calibration.score_intervals import Estimates, rates
 from mmgym.calibration.spread_chain import ENOUGH_VISITS, ModelTest
 from mmgym.calibration.tape_checks import (
     marked,
     require_finite,
 )
+from mmgym.calibration.tick_spread_chain import LAWS, SpreadChain
+from mmgym.calibration.volatility import BrownianFit, draw_signature
 from mmgym.calibration.volume_proxy import proxy_limit, single_order_rate
-from mmgym.models.tick_spread import stationary_law
 from mmgym.plot import new_figure
 from mmgym.tapes.findings import Finding, described
 
@@ -39,19 +40,19 @@ class Executions:
     """Counts and time of one way to estimate the execution intensities, each of shape (2, 2, m).
 
     The axes are side (bid, ask), quote (best, improved) and spread; seconds are 0 where nothing was seen. The
-    dispersion of each side is the measured variance of its counts over that of Poisson counts, 1 where chance explains
-    it.
+    dispersion is the measured variance of the counts over that of Poisson counts, on ``freedom`` degrees of freedom,
+    NaN where it is not told.
     """
 
     counts: Counts
     seconds: Array
-    dispersion: tuple[float, float] = (1.0, 1.0)
+    dispersion: Array
+    freedom: int
 
     @property
     def rates(self) -> Estimates:
         """Intensities (1 / s), NaN where there is no time; the dispersion is in standard errors and intervals."""
-        dispersion = np.reshape(self.dispersion, (2, 1, 1))
-        return rates(self.counts / dispersion, self.seconds / dispersion)
+        return rates(self.counts, self.seconds, self.dispersion, self.freedom)
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,8 @@ class Calibration:
         Unit of the spread, price.
     start, end : float
         The window of the tape, seconds.
-    transition_counts : array of int, shape (m, m)
-        Jumps of the spread.
-    seconds : array, shape (m,)
-        Time at each spread.
-    clock_edges : array, shape (K + 1,)
-        Where the pieces of the clock begin and end, seconds of the tape.
-    clock_counts : array of int, shape (K,)
-        Jumps in each piece.
-    clock_dispersion : float
-        Measured variance of the jumps in stretches of time over that of Poisson counts, 1 where chance explains it.
-    hidden_jumps : float
-        Share of the jumps that a coarse clock of the tape hides.
+    chain : SpreadChain
+        Jumps of the spread, its clock, their intervals and tests.
     own_size : float
         ``V_0`` of the proxy.
     proxy : Executions
@@ -95,10 +86,10 @@ class Calibration:
         By (2.11) and (2.12), if a log was given.
     flow : tuple of OrderFlow
         Sell orders (they fill bids) and buy orders.
-    tests : dict of str to ModelTest
-        ``clock, holding_times, one_clock, markov``: see `mmgym.calibration.spread_chain`.
+    sizes : BookSizes
+        Price grid, queues at the best prices and market orders.
     mid : BrownianFit or None
-        Volatility and drift; None where the sampled mid does not move.
+        Volatility and drift; None where the sampled mid tells none.
     volatility_interval : float
         Seconds between the sampled mid prices.
     initial_price : float
@@ -113,57 +104,52 @@ class Calibration:
     tick: float
     start: float
     end: float
-    transition_counts: Counts
-    seconds: Array
-    clock_edges: Array
-    clock_counts: Counts
+    chain: SpreadChain
     own_size: float
     proxy: Executions
     own_quotes: Executions | None
     flow: tuple[OrderFlow, OrderFlow]
-    tests: dict[str, ModelTest]
+    sizes: BookSizes
     mid: BrownianFit | None
     volatility_interval: float
     initial_price: float
-    clock_dispersion: float = 1.0
-    hidden_jumps: float = 0.0
     findings: tuple[Finding, ...] = ()
 
     @property
     def num_spreads(self) -> int:
         """m."""
-        return len(self.seconds)
+        return self.chain.num_spreads
 
     @property
-    def spread_transitions(self) -> Estimates:
-        """Transition matrix (2.8), each array of shape (m, m)."""
-        shares = proportions(self.transition_counts, self.transition_counts.sum(axis=1, keepdims=True))
-        if self.num_spreads == 2:  # nothing to estimate: the other spread follows
-            return shares._replace(lower=shares.value, upper=shares.value)
-        for bound in (shares.lower, shares.upper):
-            np.fill_diagonal(bound, 0.0)
-        return shares
+    def rejected(self) -> list[str]:
+        """The laws of the fitted chain that the tape rejects."""
+        return self.chain.rejected
 
     @property
-    def model_shares(self) -> Array:
-        """Share of time at each spread under the model, shape (m,): the stationary law of the transition matrix."""
-        return np.asarray(stationary_law(self.spread_transitions.value), dtype=float)
+    def transition_counts(self) -> Counts:
+        """Jumps of the spread, shape (m, m)."""
+        counts: Counts = self.chain.transitions.sum(axis=0)
+        return counts
 
     @property
-    def clock_rates(self) -> Estimates:
-        """Clock (2.9) of each piece (1 / s), each array of shape (K,); dispersion and hidden jumps are in it."""
-        length, hidden = np.diff(self.clock_edges), self.hidden_jumps
-        value, stderr, lower, upper = rates(self.clock_counts / self.clock_dispersion, length / self.clock_dispersion)
-        shown = 1 - hidden
-        return Estimates(value / shown, np.hypot(stderr, hidden * value) / shown, lower, upper / shown * (1 + hidden))
+    def seconds(self) -> Array:
+        """Time at each spread, shape (m,)."""
+        return np.asarray(self.chain.seconds.sum(axis=0))
+
+    @property
+    def clock_counts(self) -> Counts:
+        """Jumps in each piece of the clock, shape (K,)."""
+        counts: Counts = self.chain.exits.sum(axis=1)
+        return counts
 
     def table(self) -> pd.DataFrame:
         """One row per parameter: ``estimate, standard_error, lower, upper, unit, count, exposure`` (95 % interval).
 
-        Rows ``spread_transitions[i,j]``, ``clock_rate[from..to]`` (seconds of the tape), ``fill_rate_QUOTE_SIDE[i]``
-        from own quotes if a log was given, ``proxy_QUOTE_SIDE[i]``, and ``volatility``. Spreads are in ticks. The
-        exposure is a number of jumps or seconds; an intensity that was never exposed has no row. Where there are
-        findings, their names stand in a column ``warning``.
+        Rows ``spread_transitions[i,j]`` (those of the diagonal, if spreads are left at rates of their own, with all
+        jumps out of i), ``clock_rate[from..to]`` (seconds of the tape), ``exit_rate[i]``, ``fill_rate_QUOTE_SIDE[i]``
+        from own quotes if a log was given, ``proxy_QUOTE_SIDE[i]``, ``volatility``, ``tick``, and mean sizes of queues
+        and orders. Spreads are in ticks. The exposure is a number of jumps or seconds; an intensity that was never
+        exposed has no row. Where there are findings, their names stand in a column ``warning``.
         """
         columns = ["estimate", "standard_error", "lower", "upper", "unit", "count", "exposure"]
         rows = dict(self._rows())
@@ -182,6 +168,12 @@ class Calibration:
         episode_start : float, optional
             Time of the tape at which an episode begins, seconds; by default the start of the window. The clock is
             shifted to it, and its last rate goes on after the end of the window.
+
+        Returns
+        -------
+        dict
+            With the rates of the proxy the largest orders are `own_size`, the lot a tenth of it, and the inventory is
+            limited to ten times it.
 
         Raises
         ------
@@ -204,19 +196,24 @@ class Calibration:
                 f"the {SIDES[side]} never stood {QUOTES[quote]} at a spread of {state + 1} ticks in the log: quote "
                 "there, merge spreads (a smaller num_spreads), or take executions = 'proxy'"
             )
+        edges, pace = self.chain.edges, self.chain.clock_rates.value
         pieces = [
             [max(float(low) - begin, 0.0), float(rate)]
-            for low, high, rate in zip(self.clock_edges[:-1], self.clock_edges[1:], self.clock_rates.value, strict=True)
+            for low, high, rate in zip(edges[:-1], edges[1:], pace, strict=True)
             if high > begin
         ]
         arguments: dict[str, Any] = {
             "tick": self.tick,
-            "spread_transitions": self.spread_transitions.value.tolist(),
+            "spread_transitions": self.chain.spread_transitions.value.tolist(),
             "clock_rate": pieces if len(pieces) > 1 else pieces[0][1],
             "fill_rate_best": fill_rates[:, 0].tolist(),
             "fill_rate_improved": fill_rates[:, 1].tolist(),
             "initial_price": self.initial_price,
         }
+        if source is self.proxy:  # lots and limits in the proportions of the market's defaults
+            size = self.own_size
+            arguments |= {"lot": size / 10, "limit_order_max": size, "market_order_max": size}
+            arguments["inventory_limit"] = 10 * size
         if self.mid is not None:
             arguments["volatility"] = self.mid.volatility.value
         require_finite(arguments)
@@ -250,9 +247,10 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; NaN becomes None."""
-        tests = {name: as_json(test) | {"p_value": as_json(test.p_value)} for name, test in self.tests.items()}
+        tests = {name: as_json(test) | {"p_value": as_json(test.p_value)} for name, test in self.chain.tests.items()}
         content: dict[str, Any] = as_json(self)
-        return content | {"tests": tests, "estimates": as_json(self.table().reset_index())}
+        content["chain"]["tests"] = tests
+        return content | {"rejected": self.rejected, "estimates": as_json(self.table().reset_index())}
 
     def summary(self) -> str:
         """A few sentences: warnings, what was seen, how well the model holds, and what the proxy is worth."""
@@ -268,13 +266,13 @@ class Calibration:
             _clock_sentence(self),
             _verdict(
                 "Holding times on the clock's time are exponential",
-                self.tests["holding_times"],
+                self.chain.tests["holding_times"],
                 "needs 50 jumps or more",
             ),
             _one_clock_sentences(self),
             _verdict(
                 "Given the spread, the next one does not depend on the one before (Markov)",
-                self.tests["markov"],
+                self.chain.tests["markov"],
                 "needs three spreads and more jumps",
             ),
             *_proxy_sentences(self),
@@ -282,18 +280,13 @@ class Calibration:
         if self.own_quotes is not None:
             sentences += [_own_quotes_sentence(self.own_quotes, side) for side in range(2)]
         if self.mid is None:
-            sentences.append("The sampled mid does not move: no volatility.")
+            sentences.append("The sampled mid does not move, or does not spread with time: no volatility.")
         else:
-            volatility, mid = self.mid.volatility, self.mid
-            sentences.append(
-                f"Volatility {volatility.value:.4g} +- {volatility.stderr:.2g} price/sqrt(s), the mid sampled every "
-                f"{self.volatility_interval:g} s; excess kurtosis of its changes {mid.excess_kurtosis:.2g} (0 under "
-                "the model)."
-            )
+            sentences.append(f"{self.mid.sentence()} The mid is sampled every {self.volatility_interval:g} s.")
         return "\n".join(sentences)
 
     def plot(self, path: str | Path) -> Path:
-        """Write a PNG: clock over time, transition matrix, and intensities over the spread, with 95 % intervals.
+        """Write a PNG: clock, transition matrix, time and intensities by spread, and the signature plot.
 
         Parameters
         ----------
@@ -310,30 +303,37 @@ class Calibration:
         ImportError
             If matplotlib is missing.
         """
-        figure = new_figure(12, 9)
-        (clock, matrix), sides = figure.subplots(2, 2)
+        figure = new_figure(17, 9)
+        (clock, matrix, shares), (*sides, signature) = figure.subplots(2, 3)
         _draw_clock(self, clock)
         _draw_matrix(self, matrix)
         sides[1].sharey(sides[0])
         for side, panel in enumerate(sides):
             _draw_rates(self, side, panel)
         _scale_rates(self, sides[0])
+        _draw_shares(self, shares)
+        if self.mid is None:
+            signature.set_axis_off()
+        else:
+            draw_signature(self.mid, signature)
         figure.suptitle(f"{self.source}: tick {self.tick:g}, {self.num_spreads} spreads")
-        return save_figure(figure, path, self.findings, width=190)
+        return save_figure(figure, path, self.findings, width=250)
 
     def _rows(self) -> Iterator[tuple[str, list[Any]]]:
         """Rows of the table, by name."""
-        rho, left = self.spread_transitions, self.transition_counts.sum(axis=1)
-        for i, j in np.argwhere(~np.eye(self.num_spreads, dtype=bool)):
-            numbers = [float(part[i, j]) for part in rho]
-            yield (
-                f"spread_transitions[{i + 1},{j + 1}]",
-                [*numbers, "1", int(self.transition_counts[i, j]), float(left[i])],
-            )
+        chain, left = self.chain, self.transition_counts.sum(axis=1)
+        rho, counts = chain.spread_transitions, self.transition_counts + np.diag(left)
+        for i, j in np.ndindex(*counts.shape):
+            if i != j or chain.by_spread:
+                numbers = [float(part[i, j]) for part in rho]
+                yield f"spread_transitions[{i + 1},{j + 1}]", [*numbers, "1", int(counts[i, j]), float(left[i])]
         for k, count in enumerate(self.clock_counts):
-            low, high = self.clock_edges[k : k + 2]
-            numbers = [float(part[k]) for part in self.clock_rates]
+            low, high = chain.edges[k : k + 2]
+            numbers = [float(part[k]) for part in chain.clock_rates]
             yield f"clock_rate[{low:.10g}..{high:.10g}]", [*numbers, "1/s", int(count), float(high - low)]
+        for i, count in enumerate(left):
+            numbers = [float(part[i]) for part in chain.exit_rates]
+            yield f"exit_rate[{i + 1}]", [*numbers, "1/s", int(count), float(self.seconds[i])]
         for prefix, executions in (("fill_rate", self.own_quotes), ("proxy", self.proxy)):
             if executions is None:
                 continue
@@ -346,19 +346,21 @@ class Calibration:
             v = self.mid.volatility
             numbers = [v.value, v.stderr, v.lower, v.upper]
             yield "volatility", [*numbers, "price/sqrt(s)", self.mid.increments, self.mid.duration]
+        for name, (size, unit) in self.sizes.estimates().items():
+            yield name, [*vars(size).values(), unit, math.nan, self.end - self.start]
 
 
 def _verdict(claim: str, test: ModelTest, lacking: str) -> str:
     if not test.degrees_of_freedom:
         return f"{claim}: not tested, that {lacking}."
     return (
-        f"{claim}: {verdict(test.p_value)} (chi-square {test.statistic:.4g} on {test.degrees_of_freedom} degrees of "
-        f"freedom, p {shown_p_value(test.p_value)})."
+        f"{claim}: {verdict(test.p_value, len(LAWS))} (chi-square {test.statistic:.4g} on {test.degrees_of_freedom} "
+        f"degrees of freedom, p {shown_p_value(test.p_value)})."
     )
 
 
 def _clock_sentence(calibration: Calibration) -> str:
-    clock, test = calibration.clock_rates.value, calibration.tests["clock"]
+    clock, test = calibration.chain.clock_rates.value, calibration.chain.tests["clock"]
     shown = f"{clock[0]:.4g} per s" if clock.size == 1 else f"{clock.min():.4g} to {clock.max():.4g} per s"
     text = f"Clock: {shown} on {clock.size} piece{'s' * (clock.size > 1)}. "
     text += _verdict("Jumps in stretches of time are Poisson", test, "needs ten jumps or more in a piece")
@@ -368,14 +370,16 @@ def _clock_sentence(calibration: Calibration) -> str:
 
 
 def _one_clock_sentences(calibration: Calibration) -> str:
-    observed, model = calibration.seconds / calibration.seconds.sum(), calibration.model_shares
+    observed, model = calibration.seconds / calibration.seconds.sum(), calibration.chain.model_shares
     stays = calibration.seconds / calibration.transition_counts.sum(axis=1)
     widest = int(np.abs(observed - model).argmax())
+    test, by_spread = calibration.chain.tests["one_clock"], calibration.chain.by_spread
+    text = _verdict("All spreads are left at one rate (one clock)", test, "needs two spreads")
+    text += " Each is left at a rate of its own, through the diagonal." if by_spread else " One rate is taken for all."
     return (
-        _verdict("All spreads are left at one rate (one clock)", calibration.tests["one_clock"], "needs two spreads")
-        + f" Shares of time at spreads 1 to {calibration.num_spreads}: {_shares(observed)} on the tape, "
+        f"{text} Shares of time at spreads 1 to {calibration.num_spreads}: {_shares(observed)} on the tape, "
         f"{_shares(model)} in the model; they differ most, by {abs(observed - model)[widest]:.3f}, at {widest + 1}. "
-        f"Mean stays there: {' '.join(f'{stay:.3g}' for stay in stays)} s; the model has one for all."
+        f"Mean stays there: {' '.join(f'{stay:.3g}' for stay in stays)} s."
     )
 
 
@@ -414,26 +418,27 @@ def _own_quotes_sentence(executions: Executions, side: int) -> str:
 
 def _draw_clock(calibration: Calibration, panel: Any) -> None:
     hours = calibration.end - calibration.start > 2 * 3600
-    edges = calibration.clock_edges / (3600 if hours else 1)
-    value, _, lower, upper = calibration.clock_rates
+    edges = calibration.chain.edges / (3600 if hours else 1)
+    value, _, lower, upper = calibration.chain.clock_rates
     panel.stairs(value, edges, color="tab:blue", linewidth=1.5, baseline=None)
     panel.errorbar(
         (edges[:-1] + edges[1:]) / 2, value, [value - lower, upper - value], fmt="o", markersize=4, capsize=3,
-        color="tab:blue", label="jumps over length, 95 %",
+        color="tab:blue", label="95 %",
     )  # fmt: skip
     panel.set_ylim(0, 1.2 * float(upper.max()))
     panel.set_xlabel(f"time of the tape ({'hours' if hours else 's'})")
-    panel.set_ylabel("jumps of the spread per second")
-    panel.set_title("clock (2.9)")
+    by_spread = calibration.chain.by_spread
+    panel.set_ylabel("ticks of the clock per second" if by_spread else "jumps of the spread per second")
+    panel.set_title("clock: rate of the spread left fastest" if by_spread else "clock (2.9)")
     panel.grid(alpha=0.3)
     panel.legend()
 
 
 def _draw_matrix(calibration: Calibration, panel: Any) -> None:
-    rho, m = calibration.spread_transitions, calibration.num_spreads
+    rho, m = calibration.chain.spread_transitions, calibration.num_spreads
     panel.imshow(rho.value, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if m <= 10:
-        for i, j in np.argwhere(~np.eye(m, dtype=bool)):
+        for i, j in np.argwhere(~np.eye(m, dtype=bool) | calibration.chain.by_spread):
             share, error = rho.value[i, j], rho.stderr[i, j]
             text = f"{share:.3f}\n±{error:.3f}"
             panel.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if share > 0.5 else "black")
@@ -443,7 +448,20 @@ def _draw_matrix(calibration: Calibration, panel: Any) -> None:
     panel.set_yticks(range(m), [f"{label}\n(n={n})" for label, n in zip(labels, left, strict=True)])
     panel.set_xlabel("to (ticks)")
     panel.set_ylabel("from (ticks)")
-    panel.set_title("transition matrix (2.8), ± standard error")
+    panel.set_title("transition matrix, ± standard error")
+
+
+def _draw_shares(calibration: Calibration, panel: Any) -> None:
+    m = calibration.num_spreads
+    place = np.arange(1, m + 1)
+    panel.bar(place - 0.2, calibration.seconds / calibration.seconds.sum(), 0.4, color="tab:gray", label="tape")
+    panel.bar(place + 0.2, calibration.chain.model_shares, 0.4, color="tab:orange", label="fitted chain")
+    panel.set_xticks(place, _spread_labels(m))
+    panel.set_xlabel("spread (ticks)")
+    panel.set_ylabel("share of the time")
+    panel.set_title("time at each spread")
+    panel.grid(alpha=0.3, axis="y")
+    panel.legend()
 
 
 def _draw_rates(calibration: Calibration, side: int, panel: Any) -> None:
