@@ -9,7 +9,17 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, robustness, score, train
+from mmgym.agents.commands import (
+    calibrate,
+    constrain,
+    fictitious_play,
+    record,
+    replay,
+    reproduce,
+    robustness,
+    score,
+    train,
+)
 from mmgym.agents.commands.command import UsageError, check_endings
 
 __all__ = ["COMMANDS", "main", "make_parser"]
@@ -28,7 +38,7 @@ COMMANDS = {
         calibrate.CALIBRATE,
         fictitious_play.FICTITIOUS_PLAY,
         constrain.CONSTRAIN,
-        calibrate.BACKTEST,
+        replay.REPLAY,
         reproduce.REPRODUCE,
         reproduce.THROUGHPUT,
     )
