@@ -541,6 +541,10 @@ def test_wrong_commands(days: list[Path], tmp_path: Path) -> None:
         run("replay", *days, "--alpha", -1)
     with pytest.raises(FileNotFoundError):
         run("replay", tmp_path / "none.csv")
+    with pytest.raises(UsageError, match="--queue, --folder: not for a replay of event tapes of the power market"):
+        run("replay", days[0], "--queue", "log", "--folder", tmp_path)
+    with pytest.raises(ValueError, match="event tapes are replayed with"):
+        run("replay", days[0], "--env", "mmgym/GLFT-v0")
 
 
 def test_intensities_return_to_their_mean() -> None:

@@ -137,12 +137,13 @@ def _run(options: argparse.Namespace) -> None:
 def _parameters(path: Path, env_id: str) -> dict[str, Any]:
     """Constructor arguments of a JSON file: they themselves, or the entry ``arguments``, by id or one fit by id."""
     content = read_json(path)
-    found = content.get("arguments", content) if isinstance(content, dict) else None
-    if isinstance(found, dict) and env_id not in found and len(found) == 1:
-        inner = next(iter(found.values()))
-        found = inner if isinstance(inner, dict) else found
-    if isinstance(found, dict) and env_id in found:
-        found = found[env_id]
+    found = content
+    if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
+        found = content["arguments"]
+        inner = list(found.values())
+        if env_id not in found and len(inner) == 1 and isinstance(inner[0], dict) and env_id in inner[0]:
+            found = inner[0]  # of the one group of tapes
+        found = found.get(env_id, found)
     if not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values()):
         raise UsageError(f"--params {path}: there are no constructor arguments of {env_id} in it")
     return found

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mmgym import declare
 from mmgym.baselines.baseline import baseline_for
+from mmgym.baselines.declared import register
 from mmgym.baselines.frozen import FrozenProblem
 from mmgym.baselines.replay.rules import ReplayRules, quadratic
 
@@ -34,6 +35,7 @@ def rules(declared: declare.Market, params: Any) -> ReplayRules:
         raise TypeError(f"{declared.name} cannot be replayed: it does not quote the depths of one bid and one ask")
     if len(declared.controls) != 2 or declared.impulse is not None:
         raise TypeError(f"{declared.name} cannot be replayed: its controls are not the depths of one bid and one ask")
+    register(declared)
     problem: FrozenProblem = baseline_for(p).problem  # type: ignore[assignment]
     held = np.unique(problem.coordinates["inventory"])
     unit, limit = float(np.diff(held).min()), round(np.abs(held).max() / np.diff(held).min())

@@ -8,6 +8,7 @@ that do not overlap): dependence within a block is kept. Intervals are 95 % perc
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,9 @@ def interval_of_ratio(numerator: Array, denominator: Array, seed: int = 0) -> tu
         return value, value
     options = {"vectorized": True, "paired": True, "n_resamples": RESAMPLES, "method": "percentile"}
     random = np.random.default_rng(seed)
-    found = stats.bootstrap((numerator, denominator), ratio, **options, random_state=random)  # type: ignore[call-overload]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # draws with nothing below are left out here
+        found = stats.bootstrap((numerator, denominator), ratio, **options, random_state=random)  # type: ignore[call-overload]
     spread = np.asarray(found.bootstrap_distribution)
     low, high = np.nanquantile(spread[np.isfinite(spread)], [0.025, 0.975])
     return float(low), float(high)

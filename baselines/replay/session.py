@@ -5,7 +5,7 @@ recording after the last whole episode is not played. The time left and the step
 At the end of an episode the inventory is what the market's criterion does with it, or is carried into the next one:
 
 - "pass_on": it is passed on at the mid, and the next episode starts without;
-- "liquidate": all quotes are cancelled and a market order closes it;
+- "liquidate": all quotes are cancelled and a market order closes it (what the book has no room for is passed on);
 - "carry": it stays.
 
 A policy of finitely many states plays its table; another one that is a function of the observation is asked for all
@@ -90,7 +90,7 @@ class Costs:
         words = []
         for name, own, given in (("maker", rules.fees[0], self.maker), ("taker", rules.fees[1], self.taker)):
             words.append(
-                f"{name} {own:g} for an asset (the model's own)" if given is None else f"{name} {given:g} {per}"
+                f"{name} {own + 0.0:g} for an asset (the model's own)" if given is None else f"{name} {given:g} {per}"
             )
         return "fees: " + ", ".join(words)
 

@@ -46,7 +46,8 @@ DEPTH, TRADE, CLEAR, SNAPSHOT = 1, 2, 3, 4  # their kinds
 KIND = 0xFF
 STREAM = re.compile(rb"\d{19} \{")
 QUEUES = ("risk_averse", "log", "power")
-MOST_STEP = 1e9  # of a price or size: their whole numbers stay exact
+DECIMALS, MOST_NUMBER = 10**8, 9e9  # of prices and sizes: both together fit into 63 bits
+MOST_STEPS = 10**12
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
     ----------
     path : str or Path
     tick, lot : float, optional
-        Steps of prices and of sizes; by default the smallest differences in the file.
+        Steps of prices and of sizes; by default the largest of which all in the file are multiples.
 
     Returns
     -------
@@ -174,11 +175,17 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
     depth = events[np.isin(events["ev"] & KIND, (DEPTH, SNAPSHOT))]
     if not len(depth):
         raise ValueError(f"{path}: no event of the book: a replay needs depth, or best quotes")
+    known = events[np.isin(events["ev"] & KIND, (DEPTH, SNAPSHOT, TRADE))]
     steps = []
     for name, column, given in (("tick", "px", tick), ("lot", "qty", lot)):
         if given is not None and not (math.isfinite(given) and given > 0.0):
             raise ValueError(f"{name} = {given!r} is not allowed: it must be positive")
-        steps.append(_step(path, name, depth[column]) if given is None else given)
+        steps.append(_step(path, name, known[column]) if given is None else given)
+    for name, column, step in (("tick", "px", steps[0]), ("lot", "qty", steps[1])):
+        count = known[column] / step
+        wrong = np.flatnonzero(np.abs(count - np.rint(count)) > 1e-4 + 1e-9 * np.abs(count))
+        if len(wrong):
+            raise ValueError(f"{path}: {known[column][wrong[0]]:g} is not a whole number of {name}s of {step:g}")
     start, end = _bounds(path, events)
     return Recording(path.name, events, steps[0], steps[1], start, end, remarks)
 
@@ -195,7 +202,7 @@ def _stored(path: Path, library: Any) -> Array:
     """Events of an npz file."""
     wanted = library.types.event_dtype
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             events = np.asarray(content["data"])
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a file of hftbacktest, which has an array 'data' ({error})") from error
@@ -259,7 +266,7 @@ def _messages(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                     raise ValueError("a message is an object of JSON")
                 yield line[:20], message
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
-        raise ValueError(f"{path}, after line {number}: a line is a local time and a message ({error})") from error
+        raise ValueError(f"{path}, line {number}: a line is a local time and a message ({error})") from error
 
 
 def _complete(path: Path, copy: Path) -> int:
@@ -301,41 +308,39 @@ def _level_1(times, quote, best, trades, buys):
     rows = np.empty((4 * len(times) + 16, 4))
     n = 0
     for i in range(len(times)):
+        if n + 8 + count.sum() > len(rows):
+            rows = np.concatenate((rows, np.empty_like(rows)))
         if not quote[i]:
-            rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3] = TRADE + (BUY if buys[i] else SELL), i, *trades[i]
+            rows[n] = np.array(
+                [np.float64(TRADE + (BUY if buys[i] else SELL)), np.float64(i), trades[i, 0], trades[i, 1]]
+            )
             n += 1
             continue
         for k in range(2):
-            price, sign = best[i, 2 * k], 1.0 if k == 0 else -1.0
+            kind, price, sign = np.float64(DEPTH + (BUY if k == 0 else SELL)), best[i, 2 * k], 1.0 - 2.0 * k
             while count[k] > 0 and sign * known[k, count[k] - 1] > sign * price:
-                if n + 4 > len(rows):
-                    rows = np.concatenate((rows, np.empty_like(rows)))
-                rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3] = DEPTH + (BUY, SELL)[k], i, known[k, count[k] - 1], 0.0
+                rows[n] = np.array([kind, np.float64(i), known[k, count[k] - 1], 0.0])
                 n += 1
                 count[k] -= 1
             if count[k] == 0 or known[k, count[k] - 1] != price:
                 known[k, count[k]] = price
                 count[k] += 1
         for k in range(2):
-            if n + 4 > len(rows):
-                rows = np.concatenate((rows, np.empty_like(rows)))
-            rows[n, 0], rows[n, 1] = DEPTH + (BUY, SELL)[k], i
-            rows[n, 2], rows[n, 3] = best[i, 2 * k], best[i, 2 * k + 1]
+            kind = np.float64(DEPTH + (BUY if k == 0 else SELL))
+            rows[n] = np.array([kind, np.float64(i), best[i, 2 * k], best[i, 2 * k + 1]])
             n += 1
     return rows[:n]
 
 
 def _step(path: Path, name: str, values: Array) -> float:
-    """Smallest difference of the numbers."""
-    distinct = np.unique(values[values > 0.0] if name == "lot" else values)
-    steps = np.diff(distinct)
-    steps = steps[steps > 1e-9 * np.abs(distinct).max()] if len(steps) else steps
-    found = float(steps.min()) if len(steps) else float(distinct[0] if len(distinct) else math.nan)
-    if name == "lot" and len(distinct):
-        found = min(found, float(distinct[0]))
-    if not (math.isfinite(found) and found > 0.0) or np.abs(distinct).max() / found > MOST_STEP * 1e3:
+    """Largest number, of eight decimals, of which all are whole multiples."""
+    if np.abs(values).max() > MOST_NUMBER:
+        raise ValueError(f"{path}: numbers beyond {MOST_NUMBER:g}")
+    whole = np.unique(np.rint(np.abs(values) * DECIMALS).astype(np.int64))
+    found = int(np.gcd.reduce(whole))
+    if found == 0 or whole.max() // found > MOST_STEPS:
         raise ValueError(f"{path}: the {name} cannot be told from the file: give it")
-    return float(f"{found:.6g}")
+    return found / DECIMALS
 
 
 def _bounds(path: Path, events: Array) -> tuple[int, int]:

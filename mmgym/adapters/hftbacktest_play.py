@@ -16,10 +16,13 @@ CARRY, PASS_ON, LIQUIDATE = 0, 1, 2  # what becomes of the inventory at the end 
 NOTHING = -(2**62)  # a price, in ticks, where there is no quote
 POST_ONLY, IMMEDIATE = 1, 3  # hftbacktest's codes: time in force,
 LIMIT, MARKET = 0, 1  # kinds of orders
-NEW, PARTLY, NO_REQUEST = 1, 5, 0  # states of an order, and of what is asked of it
-SLOTS = 64  # orders that may be under way at a time
+NEW, FILLED, PARTLY, NO_REQUEST = 1, 3, 5, 0  # states of an order, and of what is asked of it
+SLOTS = 32  # orders that may be under way at a time
 ROUNDING = 1e-9  # ticks
-NEXT, CASH, POSITION = range(3)  # places of the next order's number and of what is held
+SHORT = (
+    0.25  # lots that an order is sent short: hftbacktest 2.4.4 stops where the last fill is all that was left (#312)
+)
+NEXT, CASH, POSITION, ANSWER = range(4)  # places of the next order's number, what is held, what hftbacktest answered
 
 
 class Book(NamedTuple):
@@ -98,8 +101,9 @@ class Player:
     At a decision the quotes follow from the table: bids are rounded down to a tick and asks up, sizes down to a lot and
     cut to the room that the inventory's limit leaves; a quote stands at least a tick from the best price of the other
     side, is post-only, and is replaced only when its price changes (the old order is cancelled and the new one sent at
-    once, so that for a latency both may be filled). A market order is sent at the decisions marked as fresh only. The
-    table sees the inventory that is known here, partial fills rounded to the nearest unit.
+    once, so that for a latency both may be filled, unless that would break the limit). A market order is sent at the
+    decisions marked as fresh only. The table sees the inventory that is known here, partial fills rounded to the
+    nearest unit.
 
     Parameters
     ----------
@@ -136,9 +140,9 @@ class Player:
         self._fixed = (limit, tick, lot, ending)
         self.own, self.best = np.full((count, 2), NOTHING), np.zeros((count, 2), dtype=np.int64)
         self.inventory, self.wealth, self.closing = np.zeros(count), np.zeros(count), np.full(count, np.nan)
-        self._slots = np.zeros((SLOTS, 5))  # id, side (2: market order), price in ticks, size, filled
+        self._slots = np.zeros((SLOTS, 5))  # id, side (2, 3: market order), price in ticks, size, filled
         self._live = np.full(2, -1, dtype=np.int64)  # slots of the quotes
-        self._numbers = np.array([1.0, 0.0, 0.0])
+        self._numbers = np.array([1.0, 0.0, 0.0, 0.0])
         self._fills, self._count = np.empty((1024, 7)), 0
 
     def play(self, quotes: Quotes, first: int, last: int) -> None:
@@ -147,15 +151,23 @@ class Player:
         Raises
         ------
         RuntimeError
-            If more orders are under way than can be followed.
+            If more orders are under way than can be followed, or hftbacktest refuses to go on.
         """
         self._fills, self._count, good = _play(
             self._backtest, first, last, self._times, self._ends, self._fresh, quotes.table, quotes.rows, quotes.unit,
             quotes.from_mid, *self._fixed, self.own, self.best, self.inventory, self.wealth, self.closing, self._slots,
             self._live, self._numbers, self._fills, self._count,
         )  # fmt: skip
+        self._require_success()
         if not good:
             raise RuntimeError(f"more than {SLOTS} orders are under way: the latency is too long for this interval")
+
+    def _require_success(self) -> None:
+        if self._numbers[ANSWER] > 1.0:
+            raise RuntimeError(
+                f"hftbacktest stopped at {self._backtest.current_timestamp} ns with its error "
+                f"{self._numbers[ANSWER]:g}: are the sizes whole lots, and the times in order?"
+            )
 
     def inventory_at(self, decision: int) -> float:
         """Assets that are known to be held before a decision, for policies that remember."""
@@ -163,6 +175,7 @@ class Player:
             self._backtest, decision, self._times, self._fixed[1], self._slots, self._live, self._numbers,
             self._fills, self._count,
         )  # fmt: skip
+        self._require_success()
         if self._ends[decision] and self._fixed[3] != CARRY:
             return 0.0
         return float(self._numbers[POSITION])
@@ -202,10 +215,10 @@ def _collect(backtest, decision, start, tick, slots, live, numbers, fills, count
         order = orders.get(np.uint64(slots[j, 0]))
         if order is None:
             continue
-        amount = order.qty - order.leaves_qty - slots[j, 4]
+        amount = (slots[j, 3] if order.status == FILLED else order.qty - order.leaves_qty) - slots[j, 4]
         if amount > 1e-12:
             slots[j, 4] += amount
-            sign, taken = 1.0 if order.side == 1 else -1.0, slots[j, 1] == 2.0
+            sign, taken = 1.0 if order.side == 1 else -1.0, slots[j, 1] >= 2.0
             price = tick * (order.exec_price_tick if taken else slots[j, 2])
             fills[count, 0], fills[count, 1], fills[count, 2] = decision, order.exch_timestamp - start, sign
             fills[count, 3], fills[count, 4] = price, amount
@@ -225,25 +238,36 @@ def _collect(backtest, decision, start, tick, slots, live, numbers, fills, count
 @njit
 def _meet(backtest, decision, times, tick, slots, live, numbers, fills, count):
     """Go on to a decision and write what was filled."""
-    _reach(backtest, times[decision])
+    numbers[ANSWER] = max(numbers[ANSWER], _reach(backtest, times[decision]))
     return _collect(backtest, decision, times[0], tick, slots, live, numbers, fills, count)
 
 
 @njit
-def _send(backtest, side, kind, price, size, tick, slots, numbers, wait):
+def _send(backtest, side, kind, price, size, tick, lot, slots, numbers, wait):
     """Send an order; its slot, or -1 if there is none left."""
     for j in range(len(slots)):
         if slots[j, 0] == 0.0:
             number, force = np.uint64(numbers[NEXT]), POST_ONLY if kind == LIMIT else IMMEDIATE
             numbers[NEXT] += 1.0
-            slots[j, 0], slots[j, 1], slots[j, 2] = np.float64(number), side if kind == LIMIT else 2.0, price
+            slots[j, 0], slots[j, 1], slots[j, 2] = np.float64(number), side if kind == LIMIT else side + 2.0, price
             slots[j, 3], slots[j, 4] = size, 0.0
+            sent = size - SHORT * lot
             if side == 0:
-                backtest.submit_buy_order(0, number, price * tick, size, force, kind, wait)
+                backtest.submit_buy_order(0, number, price * tick, sent, force, kind, wait)
             else:
-                backtest.submit_sell_order(0, number, price * tick, size, force, kind, wait)
+                backtest.submit_sell_order(0, number, price * tick, sent, force, kind, wait)
             return j
     return -1
+
+
+@njit
+def _under_way(slots, side, but):
+    """Assets of a side's orders that may still be filled, but those of one slot."""
+    size = 0.0
+    for j in range(len(slots)):
+        if slots[j, 0] != 0.0 and j != but and np.int64(slots[j, 1]) % 2 == side:
+            size += slots[j, 3] - slots[j, 4]
+    return size
 
 
 @njit
@@ -286,16 +310,20 @@ def _play(
         q = min(max(int(np.rint(inventory[d] / unit)), -limit), limit)
         wanted = table[rows[d], q + middle, min(max(ask - bid, 1), table.shape[2]) - 1]
         if whole and fresh[d] and wanted[4] != 0.0:
-            size = lot * np.floor(abs(wanted[4]) / lot + 1e-6)
             side = 0 if wanted[4] > 0.0 else 1
+            room = limit * unit - (1 - 2 * side) * inventory[d] - _under_way(slots, side, -1)
+            size = lot * np.floor(min(abs(wanted[4]), room) / lot + 1e-6)
             if size > 0.0:
-                good &= _send(backtest, side, MARKET, ask if side == 0 else bid, size, tick, slots, numbers, False) >= 0
+                good &= (
+                    _send(backtest, side, MARKET, ask if side == 0 else bid, size, tick, lot, slots, numbers, False)
+                    >= 0
+                )
         for side in range(2):
             sign = 1 - 2 * side
             price, size = NOTHING, 0.0
             if whole and np.isfinite(wanted[side]):
                 distance, edge = wanted[side] / tick, mid if from_mid else np.float64(bid if side == 0 else ask)
-                room = limit * unit - sign * inventory[d] - max(sign * wanted[4], 0.0) * fresh[d]
+                room = limit * unit - sign * inventory[d] - _under_way(slots, side, live[side])
                 size = lot * np.floor(min(wanted[2 + side], room) / lot + 1e-6)
                 if size > 0.0 and distance < 1e9:
                     if side == 0:
@@ -307,8 +335,10 @@ def _play(
                 price = np.int64(slots[j, 2])  # nothing is known: what stands, stands
             if j >= 0 and price != slots[j, 2] and _cancel(backtest, j, slots, False):
                 live[side] = -1
+                if sign * inventory[d] + _under_way(slots, side, -1) + size > limit * unit + 1e-9:
+                    price = NOTHING  # both may be filled: not before the old one is gone
             if live[side] < 0 and price != NOTHING:
-                live[side] = _send(backtest, side, LIMIT, price, size, tick, slots, numbers, False)
+                live[side] = _send(backtest, side, LIMIT, price, size, tick, lot, slots, numbers, False)
                 good &= live[side] >= 0
             own[d, side] = np.int64(slots[live[side], 2]) if live[side] >= 0 else NOTHING
     return fills, count, good
@@ -319,13 +349,13 @@ def _liquidate(backtest, d, start, tick, lot, slots, live, numbers, fills, count
     """Cancel all quotes and close the position by a market order, waiting for both."""
     for _ in range(2):  # an order that has not arrived yet can be cancelled once it has
         for j in range(len(slots)):
-            if slots[j, 0] != 0.0 and slots[j, 1] != 2.0 and not _cancel(backtest, j, slots, True):
+            if slots[j, 0] != 0.0 and slots[j, 1] < 2.0 and not _cancel(backtest, j, slots, True):
                 backtest.wait_order_response(0, np.uint64(slots[j, 0]), 10_000_000_000)
         fills, count = _collect(backtest, d, start, tick, slots, live, numbers, fills, count)
     held = numbers[POSITION]
     size = lot * np.rint(abs(held) / lot)
     if size > 0.0:
         side, price = (1, bid) if held > 0.0 else (0, ask)
-        _send(backtest, side, MARKET, price, size, tick, slots, numbers, True)
+        _send(backtest, side, MARKET, price, size, tick, lot, slots, numbers, True)
         fills, count = _collect(backtest, d, start, tick, slots, live, numbers, fills, count)
     return fills, count
