@@ -667,7 +667,7 @@ def test_the_recording_of_a_future() -> None:
 @pytest.mark.long
 def test_the_recording_of_a_spot_market() -> None:
     read = read_recording(recording("btcusdt_spot_20240808_stream.gz"))
-    assert (read.tick, read.lot) == (0.01, 1e-5)
+    assert (read.tick, read.lot) == (0.01, 1e-6)
     assert any("left out" in remark for remark in read.remarks)
     env = glft(
         fill_rate=0.5, fill_decay=0.5, volatility=3.0, horizon=30.0, num_steps=30, order_size=0.01, inventory_limit=0.03

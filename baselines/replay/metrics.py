@@ -40,7 +40,7 @@ def adverse_moves(session: Session, horizon: float) -> Array:
     """
     fills = session.fills
     stamps = session.recording.start + np.rint(fills["time_s"].to_numpy() * SECOND).astype(np.int64)
-    later = session.book.mid(stamps + round(horizon * SECOND)) * session.recording.tick
+    later = session.recording.book.mid(stamps + round(horizon * SECOND)) * session.recording.tick
     return np.asarray(_signed(fills) * (later - fills["mid"].to_numpy()))
 
 

@@ -33,9 +33,8 @@ from mmgym.adapters.hftbacktest import (
     Assumptions,
     Recording,
     backtest_of,
-    without_feed_latency,
 )
-from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Book, Player, Quotes, book_of
+from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Player, Quotes, book_of
 from mmgym.baselines.baseline import baseline_of
 from mmgym.baselines.frozen import tabulate
 from mmgym.baselines.policy import as_policy, checked_actions
@@ -102,8 +101,6 @@ class Session:
     Attributes
     ----------
     recording : Recording
-    book : Book
-        Best prices in the exchange's time.
     times : int64 (D,)
         Of decisions, ns; the last one is the end of the last episode.
     steps : int
@@ -122,7 +119,6 @@ class Session:
     """
 
     recording: Recording
-    book: Book
     times: Array
     steps: int
     own: Array
@@ -274,8 +270,6 @@ def replay(
     fresh = np.diff(step, prepend=-1) != 0
     fresh[-1] = False
     fresh |= ends & (np.arange(len(times)) < len(times) - 1)
-    exchange = without_feed_latency(recording)
-    book = book_of(backtest_of(exchange, Assumptions()), len(exchange.events))
     player = Player(
         backtest_of(recording, assumptions or Assumptions()),
         times,
@@ -287,10 +281,9 @@ def replay(
         ENDINGS[ending or rules.ending],
     )
     _Asked(env, as_policy(policy, None), rules, recording, times, count, step, ends).play(player)
-    fills = _fills(player.close(), book, recording, times, count)
+    fills = _fills(player.close(), recording, times, count)
     session = Session(
         recording=recording,
-        book=book,
         times=times,
         steps=count,
         own=player.own,
@@ -314,11 +307,11 @@ def _check(recording: Recording, rules: ReplayRules, start: float) -> None:
         )
 
 
-def _fills(rows: Array, book: Book, recording: Recording, times: Array, count: int) -> pd.DataFrame:
+def _fills(rows: Array, recording: Recording, times: Array, count: int) -> pd.DataFrame:
     """Fills with the mid just before each."""
     sign, tick = rows[:, 2], recording.tick
     stamps = times[0] + rows[:, 1].astype(np.int64)
-    mid = book.mid(stamps, before=True) * tick if len(book.times) else np.full(len(rows), np.nan)
+    mid = recording.book.mid(stamps, before=True) * tick
     decision = rows[:, 0].astype(np.int64)
     return pd.DataFrame(
         {

@@ -16,6 +16,7 @@ those above the fastest message.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -33,6 +34,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mmgym.adapters.hftbacktest_play import Book, book_of
 from mmgym.calibration.tape import read_tape
 from mmgym.compiling import KERNEL
 
@@ -132,6 +134,15 @@ class Recording:
     def seconds(self) -> float:
         """Length of what can be played."""
         return (self.end - self.start) / SECOND
+
+    @functools.cached_property
+    def book(self) -> Book:
+        """Best prices in the exchange's time."""
+        exchange = without_feed_latency(self)
+        found = book_of(backtest_of(exchange, Assumptions()), len(exchange.events))
+        if not len(found.times):
+            raise ValueError(f"{self.source}: the best bid is never below the best ask")
+        return found
 
 
 def _library() -> Any:
@@ -364,7 +375,10 @@ def _bounds(path: Path, events: Array) -> tuple[int, int]:
 
 def without_feed_latency(recording: Recording) -> Recording:
     """The recording as the exchange had it: market data arrive when they are sent."""
-    events = recording.events[recording.events["ev"] & EXCHANGE != 0].copy()
+    flags = recording.events["ev"] & (EXCHANGE | LOCAL)
+    if (flags == EXCHANGE | LOCAL).all() and (recording.events["exch_ts"] == recording.events["local_ts"]).all():
+        return recording
+    events = recording.events[flags & EXCHANGE != 0]  # a copy
     events["local_ts"] = events["exch_ts"]
     events["ev"] |= LOCAL
     return replace(recording, events=events, end=int(events["exch_ts"].max()))
