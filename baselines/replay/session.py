@@ -486,7 +486,7 @@ def intensities(processes: Processes, stamps: Array, kinds: Array, times: Array,
 
 
 @njit(**KERNEL)
-def _excesses(stamps, kinds, times, start, excitation, decay):
+def _excesses(stamps: Array, kinds: Array, times: Array, start: Array, excitation: Array, decay: Array) -> Array:
     """What intensities exceed their base rates by (D, K)."""
     found, excess, now, i = np.empty((len(times), len(start))), start.copy(), 0.0, 0
     for d in range(len(times)):

@@ -312,7 +312,7 @@ def _tape_events(path: Path, library: Any) -> Array:
 
 
 @njit(**KERNEL)
-def _level_1(times, quote, best, trades, buys):
+def _level_1(times: Array, quote: Array, best: Array, trades: Array, buys: Array) -> Array:
     """Rows (kind and side, number, price, size) of hftbacktest's events of a tape."""
     known = np.empty((2, max(len(times), 1)))  # prices with a size, bids rising, asks falling: the best one is the last
     count = np.zeros(2, dtype=np.int64)

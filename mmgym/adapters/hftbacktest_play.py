@@ -41,8 +41,7 @@ class Book(NamedTuple):
 
     def mid(self, times: Any, *, before: bool = False) -> Array:
         """Mid in ticks at times (or just before them); the first one where there is none yet."""
-        side = "left" if before else "right"
-        row = np.searchsorted(self.times, times, side=side) - 1
+        row = np.searchsorted(self.times, times, side="left" if before else "right") - 1
         return np.asarray(self.ticks[np.maximum(row, 0)].sum(axis=-1) / 2.0)
 
 
@@ -320,7 +319,7 @@ def _play(
                 )
         for side in range(2):
             sign = 1 - 2 * side
-            price, size = NOTHING, 0.0
+            price, size = np.int64(NOTHING), 0.0
             if whole and np.isfinite(wanted[side]):
                 distance, edge = wanted[side] / tick, mid if from_mid else np.float64(bid if side == 0 else ask)
                 room = limit * unit - sign * inventory[d] - _under_way(slots, side, live[side])
@@ -336,7 +335,7 @@ def _play(
             if j >= 0 and price != slots[j, 2] and _cancel(backtest, j, slots, False):
                 live[side] = -1
                 if sign * inventory[d] + _under_way(slots, side, -1) + size > limit * unit + 1e-9:
-                    price = NOTHING  # both may be filled: not before the old one is gone
+                    price = np.int64(NOTHING)  # both may be filled: not before the old one is gone
             if live[side] < 0 and price != NOTHING:
                 live[side] = _send(backtest, side, LIMIT, price, size, tick, lot, slots, numbers, False)
                 good &= live[side] >= 0
