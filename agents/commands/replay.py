@@ -209,7 +209,8 @@ def _write(options: argparse.Namespace, results: dict[str, Any], about: dict[str
 
     def together(place: int, attribute: str | None = None) -> pd.DataFrame:
         tables = {k: getattr(v[place], attribute) if attribute else v[place] for k, v in results.items()}
-        return pd.concat(tables, names=["policy"]).reset_index()
+        whole: pd.DataFrame = pd.concat(tables, names=["policy"]).reset_index()
+        return whole
 
     tables = {
         "model_against_book": together(0, "table"),

@@ -34,8 +34,6 @@ Array = NDArray[Any]
 
 __all__ = ["Comparison", "compare"]
 
-INSTANT = {"order_latency": 0.0, "response_latency": 0.0, "feed_latency": 0.0}
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -99,7 +97,7 @@ def compare(
     full, rules = assumptions or Assumptions(), rules_of(env)
     options: dict[str, Any] = {"interval": interval, "ending": ending}
     still = [without_feed_latency(recording) for recording in recordings]
-    instant = replace(full, **INSTANT)
+    instant = replace(full, order_latency=0.0, response_latency=0.0, feed_latency=0.0)
 
     def played(played_on: Sequence[Recording], assumed: Assumptions) -> list[Session]:
         return [replay(env, policy, recording, assumed, **options) for recording in played_on]

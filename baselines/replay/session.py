@@ -360,6 +360,7 @@ class _Asked:
     def _tabulated(self) -> Quotes:
         """The table that the policy plays, by step, inventory and spread."""
         problem, rules = self._problem, self._rules
+        assert problem is not None
         controls = tabulate(problem, self._policy).controls
         table = np.full((len(controls) + 1, 2 * rules.limit + 1, rules.spreads, 5), 0.0)
         table[..., :2] = np.inf
@@ -457,7 +458,8 @@ def _market_orders(recording: Recording) -> tuple[Array, Array]:
     trades = events[((events["ev"] & KIND) == TRADE) & (events["ev"] & LOCAL != 0)]
     sides = np.where(trades["ev"] & BUY != 0, 1, -1)
     frame = pd.DataFrame({"sent": trades["exch_ts"], "side": sides, "known": trades["local_ts"]})
-    orders = frame.groupby(["sent", "side"], as_index=False)["known"].min().sort_values("known", kind="stable")
+    orders = frame.groupby(["sent", "side"], as_index=False).agg(known=("known", "min"))
+    orders = orders.sort_values("known", kind="stable")
     return orders["known"].to_numpy(), orders["side"].to_numpy()
 
 
