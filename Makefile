@@ -8,6 +8,9 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache/$(shell cat $$(find mmgym basel
 # One BLAS thread a process: the tests run two processes on small matrices.
 export OPENBLAS_NUM_THREADS := 1
 
+# The extra `replay`, beside the lock: it asks for numpy < 2.3, but runs with the one there (tests/test_replay.py).
+REPLAY := hftbacktest==2.4.4
+
 # Two processes: one of them has all tests of a market, so that each kernel is compiled once (tests/conftest.py).
 PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 
@@ -16,6 +19,7 @@ PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps $(REPLAY)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

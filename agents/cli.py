@@ -15,6 +15,7 @@ from mmgym.agents.commands import (
     constrain,
     fictitious_play,
     record,
+    replay,
     reproduce,
     robustness,
     score,
@@ -41,7 +42,7 @@ COMMANDS = {
         calibrate.CALIBRATE,
         fictitious_play.FICTITIOUS_PLAY,
         constrain.CONSTRAIN,
-        calibrate.BACKTEST,
+        replay.REPLAY,
         reproduce.REPRODUCE,
         reproduce.THROUGHPUT,
     )

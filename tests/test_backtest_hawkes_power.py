@@ -468,7 +468,7 @@ def test_calibrate_command(days: list[Path], tmp_path: Path, capsys: pytest.Capt
 def test_backtest_command(days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = simulate_power_tapes(tmp_path, days=5, seed=9)
     words = ["--policy", "corollary_3", "join_best", "--fit-on", *other, "--interval", 1, "--set", "inventory_limit=3"]
-    run("backtest", *days, *words, "--output", tmp_path / "r.json", "--windows", tmp_path / "w.csv")
+    run("replay", *days, *words, "--output", tmp_path / "r.json", "--windows", tmp_path / "w.csv")
     out = capsys.readouterr().out
     assert "6 tapes: H11 Late (6)" in out
     assert "fitted to 5 other tapes" in out
@@ -497,7 +497,7 @@ def test_backtest_command_with_the_reduced_market(
     days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--env", FLOW, "--policy", "corollary_3", "--alpha", 0.05, "--interval", 2]
-    run("backtest", *days, *words, "--output", tmp_path / "r.csv")
+    run("replay", *days, *words, "--output", tmp_path / "r.csv")
     assert "in sample" in capsys.readouterr().out
     tapes = [read_power_tape(path) for path in days]
     params = hawkes_flow.Params.create(**calibrate(days).kwargs(), terminal_penalty=0.05)
@@ -518,7 +518,7 @@ def test_backtest_command_with_a_model(env_id: str, tmp_path: Path, capsys: pyte
     arguments = {"terminal_penalty": 0.02}
     model = build_model(config, make_sb3_env(env_id, 2, **arguments), 0, None)
     save_model(tmp_path / "run" / "model", model, config, env_id, arguments)
-    run("backtest", write(tmp_path / "t.csv"), "--policy", tmp_path / "run", "--output", tmp_path / "r.csv")
+    run("replay", write(tmp_path / "t.csv"), "--policy", tmp_path / "run", "--output", tmp_path / "r.csv")
     assert "alpha = 0.02" in capsys.readouterr().out
     params: Any = gymnasium.make(env_id, **arguments).unwrapped.params  # type: ignore[attr-defined]
     expected = backtest([read_power_tape(tmp_path / "t.csv")], observed(model, params)).windows
@@ -529,18 +529,22 @@ def test_wrong_commands(days: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"must end in \.csv or \.json"):
         run("calibrate", days[0], "--output", tmp_path / "r.txt")
     with pytest.raises(UsageError, match=r"must end in \.csv or \.json"):
-        run("backtest", days[0], "--output", tmp_path / "r.txt")
+        run("replay", days[0], "--output", tmp_path / "r.txt")
     with pytest.raises(ValueError, match=r"must end in \.csv"):
-        run("backtest", days[0], "--windows", tmp_path / "r.json")
+        run("replay", days[0], "--windows", tmp_path / "r.json")
     with pytest.raises(ValueError, match="policy 'hope' is not one of"):
-        run("backtest", *days, "--policy", "hope", "--alpha", 0)
+        run("replay", *days, "--policy", "hope", "--alpha", 0)
     mid = simulate_power_tapes(tmp_path, product="H15", window="Mid", days=1, seed=9)
     with pytest.raises(ValueError, match=r"'H15' and window 'Mid'.*not calibrated; there are H11 Late"):
-        run("backtest", *mid, "--fit-on", *days)
+        run("replay", *mid, "--fit-on", *days)
     with pytest.raises(ValueError, match="terminal_penalty"):
-        run("backtest", *days, "--alpha", -1)
+        run("replay", *days, "--alpha", -1)
     with pytest.raises(FileNotFoundError):
-        run("backtest", tmp_path / "none.csv")
+        run("replay", tmp_path / "none.csv")
+    with pytest.raises(UsageError, match="--queue, --folder: not for a replay of event tapes of the power market"):
+        run("replay", days[0], "--queue", "log", "--folder", tmp_path)
+    with pytest.raises(ValueError, match="event tapes are replayed with"):
+        run("replay", days[0], "--env", "mmgym/GLFT-v0")
 
 
 def test_intensities_return_to_their_mean() -> None:

@@ -1,19 +1,17 @@
-"""``mmgym calibrate`` and ``backtest``: commands of the markets that declare them.
+"""``mmgym calibrate``: of the markets that declare it.
 
-A market declares its calibration in ``mmgym.calibration.<market>`` and its backtest in
-``mmgym.baselines.<market>.backtest_command``: ``TITLE``, ``add_options(parser)`` and ``run``.
+A market declares its calibration in ``mmgym.calibration.<market>``: ``TITLE``, ``add_options(parser)`` and ``run``.
 """
 
 import argparse
-import functools
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from mmgym.agents.commands.command import Command, environment_arguments, load_policy
+from mmgym.agents.commands.command import Command
 
-__all__ = ["BACKTEST", "CALIBRATE", "declared"]
+__all__ = ["CALIBRATE", "declared"]
 
 
 def declared(parser: argparse.ArgumentParser, place: str) -> Iterator[tuple[argparse.ArgumentParser, Any]]:
@@ -35,14 +33,4 @@ def _add_calibrations(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(run=module.run)
 
 
-def _add_backtests(parser: argparse.ArgumentParser) -> None:
-    for sub, module in declared(parser, "mmgym.baselines.{market}.backtest_command"):
-        sub.set_defaults(run=functools.partial(_backtest, module.run))
-
-
-def _backtest(run: Any, options: argparse.Namespace) -> None:
-    run(options, environment_arguments(options.set), load_policy)
-
-
 CALIBRATE = Command("calibrate", "fit a market's parameters to a file", _add_calibrations)
-BACKTEST = Command("backtest", "replay event tapes against policies", _add_backtests)

@@ -1,12 +1,12 @@
-"""``mmgym backtest hawkes_power``: the draft's Table 2 from tapes of one's own.
+"""``mmgym replay hawkes_power`` of event tapes: the draft's Table 2 from tapes of one's own, with price-time priority.
 
-The command line reads ``TITLE``, ``add_options`` and ``run``.
+The command line reads ``KIND``, ``OPTIONS``, ``reads``, ``add_options`` and ``run``.
 """
 
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +16,38 @@ from tqdm.auto import tqdm
 from mmgym.baselines.catalogue import environment_of
 from mmgym.baselines.hawkes_power.backtest import ALPHAS, backtest, named_rule, observed, table_2
 from mmgym.calibration.hawkes import json_value
-from mmgym.calibration.hawkes_power import FILES, FLOW, POWER, calibrate, market_arguments
-from mmgym.calibration.hawkes_power_tape import read_power_tape
+from mmgym.calibration.hawkes_power import FLOW, POWER, calibrate, market_arguments
+from mmgym.calibration.hawkes_power_tape import read_power_tape, side_file
 from mmgym.models import hawkes_flow, hawkes_power
 from mmgym.printing import table_text, write_result
 
-__all__ = ["TITLE", "add_options", "run"]
+__all__ = ["KIND", "OPTIONS", "add_options", "reads", "run"]
 
-TITLE = "replay event tapes against policies"
+KIND = "event tapes of the power market"
+OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows")
 Loader = Callable[[Path], tuple[Any, Mapping[str, Any]]]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `run`."""
-    text = f"{FILES} (see mmgym.calibration.hawkes_power_tape)"
-    parser.add_argument("file", nargs="+", metavar="TAPE", help=text)
-    text = "corollary_3 (default), corollary_3_as_printed, join_best, another policy of the environment, best, or the "
-    text += "folder of a run or model"
-    parser.add_argument("--policy", nargs="+", default=["corollary_3"], metavar="POLICY", help=text)
-    text = f"environment of the named policies, its arguments fitted to tapes (default {POWER})"
-    parser.add_argument("--env", default=POWER, choices=[POWER, FLOW], help=text)
+def reads(files: Sequence[str]) -> bool:
+    """Whether files are event tapes: the first has their columns, or its side file is there."""
+    path = Path(files[0])
+    if side_file(path).is_file():
+        return True
+    if path.suffix != ".csv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        header = stream.readline(1000).strip().split(",")
+    return {"t_min", "worst_price"} <= set(header)
+
+
+def add_options(group: Any) -> None:
+    """The options of `run` that replays of books do not have."""
     text = "terminal penalties, EUR/MWh per lot (default 0 0.01 0.05 0.1); a model has its own"
-    parser.add_argument("--alpha", nargs="+", type=float, default=list(ALPHAS), help=text)
-    text = "minutes between quotes (default 0.25); after an own fill there are new ones at once"
-    parser.add_argument("--interval", type=float, default=0.25, metavar="MINUTES", help=text)
-    text = "fit the parameters of the policies to these tapes (default: to those of the backtest)"
-    parser.add_argument("--fit-on", nargs="+", metavar="TAPE", help=text)
-    text = "constructor argument of the environment (may be repeated), instead of the fitted one"
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
-    parser.add_argument("--allow-explosive", action="store_true", help="accept estimates with excitation >= decay")
-    text = "also write the tables as .csv, or everything (each tape's result too) as .json"
-    parser.add_argument("--output", metavar="FILE", help=text)
-    parser.add_argument("--windows", metavar="FILE.csv", help="also write each tape's result")
+    group.add_argument("--alpha", nargs="+", type=float, help=text)
+    text = "fit the parameters of the policies to these tapes (default: to those of the replay)"
+    group.add_argument("--fit-on", nargs="+", metavar="TAPE", help=text)
+    group.add_argument("--allow-explosive", action="store_true", help="accept estimates with excitation >= decay")
+    group.add_argument("--windows", metavar="FILE.csv", help="also write each tape's result")
 
 
 def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loader) -> None:
@@ -56,7 +56,9 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
     Parameters
     ----------
     options : argparse.Namespace
-        As `add_options` has them.
+        ``file``, ``policy`` (default corollary_3; corollary_3_as_printed, join_best, another policy of the environment,
+        best, or a folder), ``env`` (HawkesPower, default, or HawkesFlow), ``interval`` (minutes between quotes, default
+        0.25; after an own fill there are new ones at once), ``output``, and those of `add_options`.
     changes : mapping
         Constructor arguments of the environment, instead of the fitted ones.
     load_model : callable
@@ -69,13 +71,14 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
     """
     if options.windows and Path(options.windows).suffix != ".csv":
         raise ValueError(f"--windows {options.windows}: the name must end in .csv")
+    options = _completed(options)
     tapes = [read_power_tape(path) for path in options.file]
     groups: dict[tuple[str, str], list[Any]] = {}
     for tape in tapes:
         groups.setdefault((tape.product, tape.window), []).append(tape)
     rows = []
     replays = _replays(options, groups, changes, load_model)
-    for policy, alpha, own, make_rule in tqdm(replays, desc="backtest", disable=not sys.stderr.isatty()):
+    for policy, alpha, own, make_rule in tqdm(replays, desc="replay", disable=not sys.stderr.isatty()):
         frame = backtest(own, make_rule(), interval=options.interval).windows
         frame.insert(0, "policy", policy)
         frame.insert(1, "alpha", alpha)
@@ -94,6 +97,16 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
         write_result(options.output, tables, {"interval": options.interval, "parameters": source, **records})
     if options.windows:
         write_result(options.windows, windows, {})
+
+
+def _completed(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with their defaults."""
+    defaults = {"policy": ["corollary_3"], "env": POWER, "interval": 0.25, "alpha": list(ALPHAS)}
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    completed = argparse.Namespace(**{**vars(options), **defaults, **given})
+    if completed.env not in (POWER, FLOW):
+        raise ValueError(f"--env {completed.env}: event tapes are replayed with {POWER} or {FLOW}")
+    return completed
 
 
 def _print_tables(windows: pd.DataFrame) -> pd.DataFrame:

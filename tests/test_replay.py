@@ -1,0 +1,751 @@
+"""Replays on recorded books: made books whose outcome is computed by hand, a book of the model itself, recordings.
+
+False alarms. Seeds are fixed. The book that the model itself makes is within 4 standard errors in two figures: a change
+of seed fails it with probability 1.3e-4.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pandas as pd
+import pytest
+
+import mmgym
+from mmgym.adapters.hftbacktest import Assumptions, Recording, first_in_queue, read_recording, without_feed_latency
+from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Player, Quotes
+from mmgym.agents.cli import main
+from mmgym.agents.commands.command import UsageError
+from mmgym.baselines import optimal_policy, paper_policies
+from mmgym.baselines.policy import CallablePolicy, PolicyThrough
+from mmgym.baselines.replay import Costs, compare, replay, rules_of
+from mmgym.baselines.replay.metrics import adverse_moves, fills_by_depth, interval_of_ratio, metrics
+from mmgym.baselines.replay.session import intensities, schedule
+from mmgym.tapes.level1 import TAPE_COLUMNS
+
+hftbacktest = pytest.importorskip("hftbacktest", reason="the extra replay is not installed")
+
+BUY, SELL = 1 << 29, 1 << 28
+DEPTH, TRADE = 1, 2
+BOTH = (1 << 31) | (1 << 30)
+SECOND = 10**9
+NOW = Assumptions(order_latency=0.0, response_latency=0.0)
+FOLDER = Path(os.environ.get("MMGYM_RECORDINGS", Path(mmgym.__file__).parents[2] / "shared" / "data"))
+
+
+def recording(name: str) -> Path:
+    path = FOLDER / name
+    if not path.is_file():
+        pytest.skip(f"the recording {name} is not there: MMGYM_RECORDINGS names its folder")
+    return path
+
+
+def made(rows: list[tuple[Any, ...]], *, end: float = 10.0, late: float = 0.0, lot: float = 0.1) -> Recording:
+    """A recording of rows (seconds, kind, side, price, size), whose data arrive so many seconds late; the tick is 1."""
+    events = np.zeros(len(rows), dtype=hftbacktest.types.event_dtype)
+    for event, (time, kind, side, price, size) in zip(events, rows, strict=True):
+        stamp = SECOND + round(time * SECOND)
+        event["ev"], event["exch_ts"], event["local_ts"] = kind | side | BOTH, stamp, stamp + round(late * SECOND)
+        event["px"], event["qty"] = price, size
+    return Recording("made", events, 1.0, lot, SECOND + round(late * SECOND), SECOND + round(end * SECOND))
+
+
+BOOK = [(0.0, DEPTH, BUY, 100, 5), (0.0, DEPTH, BUY, 99, 2), (0.0, DEPTH, SELL, 102, 5), (0.0, DEPTH, SELL, 103, 2)]
+LAST = [(9.9, DEPTH, SELL, 110, 1)]
+
+
+def orders(bid: float, ask: float, *, sizes: float = 1.0, market: float = 0.0, limit: int = 3) -> np.ndarray:
+    """A table that quotes the same whatever the inventory."""
+    return np.tile([bid, ask, sizes, sizes, market], (1, 2 * limit + 1, 1, 1)).astype(float)
+
+
+def play(
+    played: Recording,
+    table: np.ndarray,
+    assumptions: Assumptions = NOW,
+    *,
+    decisions: int = 10,
+    step: float = 1.0,
+    from_mid: bool = False,
+    ends: tuple[int, ...] = (),
+    ending: int = CARRY,
+    rows: Any = 0,
+    start: float = 0.0,
+) -> tuple[Player, list[tuple[Any, ...]]]:
+    """A table played every so many seconds; the fills as (decision, second, sign, price, size, market order)."""
+    from mmgym.adapters.hftbacktest import backtest_of
+
+    times = SECOND + np.round((start + step * np.arange(decisions)) * SECOND).astype(np.int64)
+    where = np.isin(np.arange(decisions), ends)
+    limit = (table.shape[1] - 1) // 2
+    player = Player(
+        backtest_of(played, assumptions),
+        times,
+        where,
+        np.arange(decisions) == 0,
+        limit,
+        played.tick,
+        played.lot,
+        ending,
+    )
+    number = np.broadcast_to(np.asarray(rows, dtype=np.int64), decisions)
+    player.play(Quotes(table, number, 1.0, from_mid), 0, decisions)
+    found = player.close()
+    seconds = (found[:, 1] + times[0] - SECOND) / SECOND
+    return player, [
+        (int(f[0]), round(float(s), 6), int(f[2]), float(f[3]), round(float(f[4]), 9), bool(f[5]))
+        for f, s in zip(found, seconds, strict=True)
+    ]
+
+
+# By hand
+
+
+@pytest.mark.long
+def test_queue_position_and_partial_fills() -> None:
+    trades = [(1.5, TRADE, SELL, 100, 5), (2.5, TRADE, SELL, 100, 0.3), (3.5, TRADE, SELL, 100, 9)]
+    book = made([*BOOK, *trades, *LAST])
+    player, fills = play(book, orders(0, np.inf), decisions=6)
+    # the 5 that stood before it go first; then 0.3 of the order, then its rest: the second order is behind 5 again
+    assert fills == [(3, 2.5, 1, 100.0, 0.3, False), (4, 3.5, 1, 100.0, 0.7, False)]
+    np.testing.assert_allclose(player.inventory, [0, 0, 0, 0.3, 1.0, 1.0])
+    np.testing.assert_allclose(player.wealth, [0, 0, 0, 0.3, 1.0, 1.0])  # bought at 100, the mid is 101
+    whole = play(book, orders(0, np.inf), Assumptions(fills="whole", order_latency=0, response_latency=0), decisions=4)[
+        1
+    ]
+    assert whole == [(3, 2.5, 1, 100.0, 1.0, False)]
+    _, front = play(first_in_queue(book), orders(0, np.inf), decisions=4)
+    assert front[0] == (2, 1.5, 1, 100.0, 1.0, False)  # only a lot of 0.1 stands before it
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("queue", ["risk_averse", "log", "power"])
+def test_cancellations_advance_an_order_as_the_queue_model_says(queue: Any) -> None:
+    """5 stand before the order and 10 come behind it; 5 of the 15 go away; then trades of 0.1 come every 10 ms."""
+    share = {"risk_averse": 0.0, "log": 1 - math.log(1 + 10) / math.log(1 + 15), "power": (5 / 15) ** 3}[queue]
+    before = 5 - share * 5
+    number = math.floor(before / 0.1 + 1e-9)  # of trades that pass by
+    rows = [(1.2, DEPTH, BUY, 100, 15), (1.5, DEPTH, BUY, 100, 10)]
+    rows += [(2.5 + 0.01 * k, TRADE, SELL, 100, 0.1) for k in range(60)]
+    assumptions = Assumptions(queue=queue, order_latency=0.0, response_latency=0.0)
+    _, fills = play(made([*BOOK, *rows, *LAST]), orders(0, np.inf), assumptions, decisions=320, step=0.01)
+    assert fills[0][1] == pytest.approx(2.5 + 0.01 * number)
+
+
+@pytest.mark.long
+def test_latency() -> None:
+    book = made([*BOOK, (0.5, TRADE, SELL, 99, 1), (2.5, TRADE, SELL, 99, 1), *LAST])  # through the best bid
+    assert play(book, orders(0, np.inf), decisions=4)[1][0] == (1, 0.5, 1, 100.0, 1.0, False)
+    late = Assumptions(order_latency=0.7, response_latency=0.6)
+    player, fills = play(book, orders(0, np.inf), late, decisions=6)
+    # sent at 0, there at 0.7: the first trade is missed; of the fill at 2.5 one hears at 3.1, at the decision at 4
+    assert fills == [(4, 2.5, 1, 100.0, 1.0, False)]
+    assert player.inventory.tolist() == [0, 0, 0, 0, 1, 1]
+    moved = [*BOOK, (0.5, DEPTH, BUY, 101, 1), (2.5, TRADE, SELL, 101, 9), *LAST]
+    for seconds, price in ((0.0, 101), (0.7, 100)):  # of market data: the quote of 1.0 knows of the move at 0.5, or not
+        feed = Assumptions(order_latency=0, response_latency=0, feed_latency=seconds)
+        player, _ = play(made(moved), orders(0, np.inf), feed, decisions=3, start=1.0, step=0.1)
+        assert player.own[0, 0] == price
+
+
+@pytest.mark.long
+def test_an_order_is_replaced_only_when_its_price_moves() -> None:
+    rows = [(1.5, DEPTH, BUY, 101, 4), (2.5, DEPTH, BUY, 101, 0), (4.5, TRADE, SELL, 100, 5.5)]
+    player, fills = play(made([*BOOK, *rows, *LAST]), orders(0, np.inf), decisions=7)
+    assert player.own[:, 0].tolist() == [100, 100, 101, 100, 100, 100, 100]
+    # cancelled at 2 and sent again at 3: behind the 5 again, of which one heard nothing since
+    assert fills == [(5, 4.5, 1, 100.0, 0.5, False)]
+    kept = made([*BOOK, (1.5, DEPTH, BUY, 100, 8), (4.5, TRADE, SELL, 100, 5.5), *LAST])
+    assert play(kept, orders(0, np.inf), decisions=7)[1] == [(5, 4.5, 1, 100.0, 0.5, False)]  # 3 came behind it
+
+
+@pytest.mark.long
+def test_rounding_to_ticks_and_lots_and_no_crossing() -> None:
+    book = made([*BOOK, *LAST])
+    player, _ = play(book, orders(1.4, 1.4, sizes=0.97), from_mid=True, decisions=2)
+    assert player.own[1].tolist() == [99, 103]  # 101 -+ 1.4, away from the mid
+    player, _ = play(book, orders(1.0, 1.0), from_mid=True, decisions=2)
+    assert player.own[1].tolist() == [100, 102]
+    player, _ = play(book, orders(-9.0, -9.0), from_mid=True, decisions=2)
+    assert player.own[1].tolist() == [101, 101]  # a tick from the other side's best price
+    player, _ = play(book, orders(np.inf, 1.0, sizes=0.05), from_mid=True, decisions=2)
+    assert player.own[1].tolist() == [NOTHING, NOTHING]  # none wanted; less than a lot
+    trade = made([*BOOK, (0.5, TRADE, SELL, 98, 9), *LAST])
+    assert play(trade, orders(0, np.inf, sizes=0.97), decisions=2)[1] == [(1, 0.5, 1, 100.0, 0.9, False)]
+    # the room up to the limit of 1 unit: after 0.9 there is a lot left
+    twice = made([*BOOK, (0.5, TRADE, SELL, 98, 9), (1.5, TRADE, SELL, 98, 9), (2.5, TRADE, SELL, 98, 9), *LAST])
+    _, fills = play(twice, orders(0, np.inf, sizes=0.97, limit=1), decisions=4)
+    assert [fill[4] for fill in fills] == [0.9, 0.1]
+
+
+@pytest.mark.long
+def test_market_orders_and_the_end_of_an_episode() -> None:
+    book = made([*BOOK, *LAST])
+    player, fills = play(book, orders(np.inf, np.inf, market=2.0), decisions=5, ends=(3,), ending=LIQUIDATE)
+    # two at 102 at once, sold at the best bid at the end
+    assert fills == [(1, 0.0, 1, 102.0, 2.0, True), (3, 3.0, -1, 100.0, 2.0, True)]
+    assert player.inventory.tolist() == [0, 2, 2, 0, 0]
+    assert player.closing[3] == 2.0
+    np.testing.assert_allclose(player.wealth, [0, -2, -2, -4, -4])
+    player, fills = play(book, orders(np.inf, np.inf, market=2.0), decisions=5, ends=(3,), ending=PASS_ON)
+    assert len(fills) == 1
+    assert player.inventory.tolist() == [0, 2, 2, 0, 0]
+    np.testing.assert_allclose(player.wealth, -2.0 * (np.arange(5) > 0))
+    player, _ = play(book, orders(np.inf, np.inf, market=2.0), decisions=5, ends=(3,))
+    assert player.inventory.tolist() == [0, 2, 2, 2, 2]
+    _, fills = play(book, orders(np.inf, np.inf, market=6.0, limit=9), decisions=3)
+    assert fills == [(1, 0.0, 1, 103.0, 6.0, True)]  # it walked the book: charged its worst price
+
+
+@pytest.mark.long
+def test_a_quote_that_the_market_crosses_is_filled_at_its_price() -> None:
+    book = made([*BOOK, (0.5, DEPTH, BUY, 100, 0), (0.5, DEPTH, SELL, 99, 3), (0.5, DEPTH, BUY, 99, 0), *LAST])
+    _, fills = play(book, orders(0, np.inf), decisions=2)
+    assert fills == [(1, 0.5, 1, 100.0, 1.0, False)]
+
+
+# Sessions
+
+
+def glft(**changes: Any) -> Any:
+    arguments = {"fill_rate": 1.0, "fill_decay": 1.0, "volatility": 0.3, "horizon": 4.0, "num_steps": 4}
+    return gymnasium.make("mmgym/GLFT-v0", **(arguments | {"inventory_limit": 3} | changes)).unwrapped
+
+
+def quoting(*depths: float) -> Any:
+    def constant(observations: Any) -> Any:
+        return env.from_quotes(np.tile(depths, (len(observations), 1)))
+
+    env = glft()
+    return CallablePolicy(constant, markov=True)
+
+
+HAND = [
+    *BOOK,
+    (0.5, TRADE, SELL, 98, 9),  # fills the bid at 100
+    (1.5, DEPTH, BUY, 100, 0),
+    (1.5, DEPTH, BUY, 99, 0),
+    (1.5, DEPTH, BUY, 98, 5),
+    (1.5, DEPTH, SELL, 100, 5),  # the mid falls from 101 to 99
+    (2.5, TRADE, BUY, 101, 9),  # fills the ask at 100
+    (8.5, DEPTH, SELL, 101, 1),
+]
+
+
+@pytest.mark.long
+def test_a_session_by_hand() -> None:
+    session = replay(glft(), quoting(1.0, 1.0), made(HAND, end=9.0), NOW, costs=Costs(0.01, 0.0), interval=1.0)
+    assert (session.episodes, session.steps, session.interval) == (2, 4, 1.0)
+    fills = session.fills
+    # the bid at 100 is filled by the trade, then, posted again at 1, by the book that comes down to it
+    assert fills["side"].tolist() == ["buy", "buy", "sell"]
+    assert fills["time_s"].tolist() == [0.5, 1.5, 2.5]
+    assert fills["price"].tolist() == [100.0, 100.0, 100.0]
+    assert fills["mid"].tolist() == [101.0, 101.0, 99.0]
+    assert fills["depth"].tolist() == [1.0, 1.0, 1.0]
+    assert fills["fee"].tolist() == [1.0, 1.0, 1.0]
+    assert fills["episode"].tolist() == [0, 0, 0]
+    # with fees, marked at 101 (known at 1), then 99; the one left is passed on at 4
+    np.testing.assert_allclose(session.wealth, [0, 0, -4, -4, -4, -4, -4, -4, -4])
+    assert session.inventory.tolist() == [0, 1, 2, 1, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(session.pnl, [-4.0, 0.0])
+    assert session.closing.tolist() == [1.0, 0.0]
+    assert session.squares.tolist() == [0 + 1 + 4 + 1, 0.0]
+    # a second later: the book fell by 2 at 1.5, after the first fill at 0.5 and at the second
+    assert adverse_moves(session, 1.0).tolist() == [-2.0, -2.0, 0.0]
+    frame = session.frame()
+    assert frame["filled"].tolist() == [0, 1, 1, -1, 0, 0, 0, 0, 0]
+    assert frame["bid"].iloc[:3].tolist() == [100, 100, 98]
+    assert np.isnan(frame["bid"].iloc[-1])
+    carried = replay(glft(), quoting(1.0, 1.0), made(HAND, end=9.0), NOW, interval=1.0, ending="carry")
+    assert carried.inventory.tolist() == [0, 1, 2, 1, 1, 1, 1, 1, 1]
+    closed = replay(glft(), quoting(1.0, 1.0), made(HAND, end=9.0), NOW, interval=1.0, ending="liquidate")
+    assert closed.fills.iloc[3][["side", "price", "taker"]].tolist() == ["sell", 98.0, True]
+    np.testing.assert_allclose(closed.pnl, [-2.0, 0.0])  # 98 + 100 - 200
+
+
+@pytest.mark.long
+def test_figures_and_fills_by_depth_of_the_session_by_hand() -> None:
+    env = glft()
+    session = replay(env, quoting(1.0, 1.0), made(HAND, end=9.0), NOW, costs=Costs(0.01, 0.0), interval=1.0)
+    figures, text = metrics([session], 1.0)
+    assert "8 blocks of 1 s" in text
+    value = figures["value"]
+    assert value["fills an hour"] == 3 / 8 * 3600
+    assert value["P&L an hour"] == -4 / 8 * 3600
+    assert value["P&L a fill"] == pytest.approx(-4 / 3)
+    assert value["depth of a fill"] == 1.0
+    assert value["move after a fill, 1 s"] == pytest.approx(-4 / 3)
+    assert value["fees an hour"] == 3 / 8 * 3600
+    assert value["mean |inventory|"] == 4 / 8
+    assert value["market orders an hour"] == 0.0
+    assert (figures["lower"] <= value).all()
+    assert (figures["upper"] >= value).all()
+    table = fills_by_depth([session], rules_of(env))
+    # bids stand at a depth of 1 all the time but the 8th second, asks too: exp(-1) fills a second
+    assert table["fills"].sum() == 3
+    assert table["expected"].sum() == pytest.approx(math.exp(-1.0) * table["seconds"].sum())
+    np.testing.assert_allclose(table["ratio"], table["fills"] / table["expected"])
+    few, said = metrics([session], 4.0)
+    assert "no intervals" in said
+    assert few["lower"].isna().all()
+
+
+def test_costs() -> None:
+    rules = rules_of(glft())
+    fills = pd.DataFrame({"size": [2.0, 3.0], "price": [10.0, 20.0], "taker": [False, True]})
+    assert Costs(0.1, -0.5).of(fills, rules).tolist() == [2.0, -30.0]
+    assert Costs(0.1, -0.5, "asset").of(fills, rules).tolist() == pytest.approx([0.2, -1.5])
+    assert Costs().of(fills, rules).tolist() == [0.0, 0.0]
+    assert Costs(0.1).of(fills, rules).tolist() == [2.0, 0.0]
+
+
+# The model's own book
+
+
+def model_tape(path: Path, env: Any, *, seconds: float, tick: float, seed: int) -> Path:
+    """A tape by the law of the GLFT market: wide best quotes, a mid that moves every 0.2 s, orders by their reach.
+
+    The sides' best prices are 8 / k from the mid; an order of size 1 trades at the last tick that its reach covers.
+    """
+    p, random = env.params, np.random.default_rng(seed)
+    half = round(8.0 / p.fill_decay_bid / tick)
+    rows = []
+    count = round(seconds / 0.2)
+    mids = 100_000 + np.rint(np.cumsum(random.normal(0.0, p.volatility * math.sqrt(0.2), count + 1)) / tick)
+    times = np.maximum(0.2 * np.arange(count + 1) - 1e-6, 0.0)  # just before decisions
+    for time, mid in zip(times, mids, strict=True):
+        rows.append((time, "quote", mid - half, 1.0, mid + half, 1.0, np.nan, np.nan, ""))
+    for side, sign in (("sell", -1), ("buy", 1)):
+        stamps = np.sort(random.uniform(0.0, seconds, random.poisson(p.fill_rate_bid * seconds)))
+        reach = np.floor(random.exponential(1.0 / p.fill_decay_bid, len(stamps)) / tick)
+        mid = mids[np.searchsorted(times, stamps, side="right") - 1]
+        prices = mid + sign * np.minimum(reach, half - 1)
+        rows += [(t, "trade", *[np.nan] * 4, x, 1.0, side) for t, x in zip(stamps, prices, strict=True)]
+    tape = pd.DataFrame(rows, columns=list(TAPE_COLUMNS)).sort_values("time_s", kind="stable")
+    for name in ("bid", "ask", "price"):
+        tape[name] *= tick
+    tape.to_csv(path, index=False, float_format="%.9f")
+    return path
+
+
+@pytest.mark.long
+def test_on_the_models_own_book_the_replay_earns_the_exact_score(tmp_path: Path) -> None:
+    env = glft(horizon=10.0, num_steps=100)
+    path = model_tape(tmp_path / "tape.csv", env, seconds=2400.0, tick=0.001, seed=5)
+    played = read_recording(path, tick=0.001, lot=0.001)
+    assumed = Assumptions(fills="whole", order_latency=0.0, response_latency=0.0)
+    found = compare(env, optimal_policy(env), [played], assumed, interval=0.02)
+    session = found.sessions[0]
+    assert session.episodes == 239  # the last event comes just before the end of the 240th
+    for figure, values in (("P&L", session.pnl), ("fills", np.bincount(session.fills["episode"], minlength=239))):
+        stderr = values.std(ddof=1) / math.sqrt(len(values))
+        assert abs(found.table.loc[figure, "model"] - values.mean()) < 4 * stderr
+        assert found.table.loc[figure, "book"] == pytest.approx(values.mean(), rel=1e-9)
+    assert found.table.loc["P&L, standard deviation", "book"] == pytest.approx(found.score.pnl_std, rel=0.2)
+    amounts = found.parts["amount"]
+    assert amounts["queue, size of orders"] == amounts["latency"] == amounts["fees beyond the model's"] == 0.0
+    assert amounts.iloc[:-1].sum() == pytest.approx(amounts.iloc[-1], abs=1e-9)
+    ratios = fills_by_depth([session], rules_of(env))
+    total = ratios["fills"].sum() / ratios["expected"].sum()
+    assert abs(total - 1.0) < 4 / math.sqrt(ratios["expected"].sum()) + 0.01  # an order is posted again 10 ms late
+
+
+@pytest.mark.long
+def test_the_parts_add_up_to_the_difference() -> None:
+    rows = [*HAND, (6.2, TRADE, SELL, 97, 0.4), (7.3, TRADE, BUY, 103, 9), (8.2, DEPTH, BUY, 98, 2)]
+    played = made(sorted(rows, key=lambda row: row[0]), end=9.0, late=0.05)
+    costs = Costs(0.001, 0.002)
+    assumed = Assumptions(order_latency=0.3, response_latency=0.2)
+    for ending in ("carry", "pass_on", "liquidate"):
+        found = compare(glft(), quoting(1.0, 1.0), [played], assumed, costs=costs, interval=0.5, ending=ending)  # type: ignore[arg-type]
+        amounts = found.parts["amount"]
+        assert amounts.iloc[:-1].sum() == pytest.approx(amounts.iloc[-1], abs=1e-9)
+        assert amounts.iloc[0] == found.score.pnl
+        fees = found.sessions[0].fills["fee"].sum() / found.sessions[0].episodes
+        assert amounts["fees beyond the model's"] == pytest.approx(-fees)
+        assert amounts.iloc[-1] == pytest.approx(found.sessions[0].pnl.mean())
+
+
+# Policies and markets
+
+
+class Remembering(PolicyThrough):
+    """A policy that says it remembers, and counts how often it was asked."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__(policy)
+        self.markov, self.starts = False, []  # type: ignore[var-annotated]
+
+    def predict(self, observation: Any, *rest: Any, **keywords: Any) -> Any:
+        self.starts.append(bool(keywords["episode_start"][0]))
+        return super().predict(observation, *rest, **keywords)
+
+
+def busy(seconds: float = 200.0, seed: int = 1) -> Recording:
+    """A random book around 100 with a tick of 1, orders of all sizes and a moving mid, whose data arrive 20 ms late."""
+    random, rows = np.random.default_rng(seed), []
+    bid, time = 100, 0.0
+    rows += [(0.0, DEPTH, BUY, 100 - k, 5) for k in range(8)] + [(0.0, DEPTH, SELL, 102 + k, 5) for k in range(8)]
+    while time < seconds - 1.0:
+        time += round(float(random.exponential(0.2)), 3)
+        if random.random() < 0.7:
+            sell = random.random() < 0.5
+            reach = int(random.geometric(0.5)) - 1
+            rows.append(
+                (
+                    time,
+                    TRADE,
+                    SELL if sell else BUY,
+                    bid - reach if sell else bid + 2 + reach,
+                    round(random.uniform(0.1, 3), 1),
+                )
+            )
+        else:
+            move = 1 if random.random() < 0.5 else -1
+            gone, new = ((SELL, bid + 2), (BUY, bid + 1)) if move > 0 else ((BUY, bid), (SELL, bid + 1))
+            far = (SELL, bid + 10) if move > 0 else (BUY, bid - 8)
+            rows += [
+                (time, DEPTH, *gone, 0),
+                (time, DEPTH, *new, round(random.uniform(1, 5), 1)),
+                (time, DEPTH, *far, 5),
+            ]
+            bid += move
+    return made(rows, end=seconds, late=0.02)
+
+
+SHORT = {"horizon": 20.0, "num_steps": 20}
+MINUTES = {"horizon": 0.5, "num_steps": 30, "inventory_limit": 3, "fill_decay": 0.7}
+SIZES = {"lot": 1.0, "limit_order_max": 2.0, "market_order_max": 1.0, "inventory_limit": 4.0}
+PLAYED = [
+    ("mmgym/GLFT-v0", {"fill_rate": 1.0, "fill_decay": 0.5, "inventory_limit": 2, **SHORT}, "hjb"),
+    ("mmgym/HawkesFlow-v0", {"half_spread": 1.0, **MINUTES}, "corollary_3"),
+    ("mmgym/HawkesPower-v0", {"tick": 1.0, **MINUTES}, "join_best"),
+    ("mmgym/TickSpread-v0", {"tick": 1.0, **SIZES, **SHORT}, "qvi"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("env_id", "arguments", "name"), PLAYED, ids=[row[0] for row in PLAYED])
+def test_a_policy_plays_the_same_asked_once_or_at_every_decision(
+    env_id: str, arguments: dict[str, Any], name: str
+) -> None:
+    env = gymnasium.make(env_id, **arguments).unwrapped
+    policies = paper_policies(env)
+    policy = policies[name]
+    played = busy()
+    session = replay(env, policy, played, interval=0.25)
+    asked = Remembering(policy)
+    again = replay(env, asked, played, interval=0.25)
+    pd.testing.assert_frame_equal(session.fills, again.fills)
+    np.testing.assert_array_equal(session.own, again.own)
+    assert len(session.fills) > 20
+    assert sum(asked.starts) >= session.episodes > 3
+    assert np.abs(session.inventory).max() <= rules_of(env).limit * rules_of(env).unit + 1e-9
+    signed = session.fills["size"] * np.where(session.fills["side"] == "buy", 1.0, -1.0)
+    if rules_of(env).ending == "liquidate":
+        assert signed.sum() == pytest.approx(0.0, abs=1e-9)
+        paid = -(signed * session.fills["price"]).sum()
+        assert session.gains[-1] == pytest.approx(paid, abs=1e-7)
+
+
+@pytest.mark.long
+def test_a_declared_market() -> None:
+    arguments = {"horizon": 20.0, "num_steps": 20, "fill_rate": 1.0, "fill_decay": 0.5, "inventory_limit": 2.0}
+    one = gymnasium.make("mmgym/FillCurves-v0", fee=0.25, **arguments).unwrapped
+    rules = rules_of(one)
+    assert rules.fees == (pytest.approx(0.25), 0.0)
+    depth = np.array([[1.0, 2.0], [0.5, 1.0]])
+    np.testing.assert_allclose(rules.intensity(1, depth, depth, depth), np.exp(-0.5 * depth))
+    session = replay(one, optimal_policy(one), busy(), interval=0.25)
+    np.testing.assert_allclose(session.fills["fee"], 0.25 * session.fills["size"])
+
+
+def test_intensities_are_the_sum_over_past_events() -> None:
+    rules = rules_of(gymnasium.make("mmgym/HawkesFlow-v0").unwrapped)
+    processes = rules.processes
+    assert processes is not None
+    stamps, kinds = SECOND * np.array([1, 70, 70, 100]), np.array([0, 1, 0, 1])
+    times = SECOND * np.array([60, 70, 90, 130])
+    found = intensities(processes, stamps, kinds, times, 60.0)
+    for time, row in zip(times, found, strict=True):
+        left = processes.initial - processes.base_rate
+        expected = processes.base_rate + left * np.exp(-processes.decay * (time - times[0]) / 60 / SECOND)
+        for stamp, kind in zip(stamps, kinds, strict=True):
+            if times[0] <= stamp <= time:
+                gap = (time - stamp) / 60 / SECOND
+                expected[kind] += processes.excitation[kind] * math.exp(-processes.decay[kind] * gap)
+        np.testing.assert_allclose(row, expected, rtol=1e-12)
+
+
+def test_events_of_the_power_market_on_a_book() -> None:
+    from mmgym.baselines.hawkes_power.replay import book_events
+
+    times = np.array([0, 1, 2, 3, 4])
+    ticks = np.array([[10, 12], [11, 12], [10, 12], [10, 13], [10, 12]])
+    stamps, kinds = book_events(times, ticks, np.array([2, 3]), np.array([-1, -1]))
+    # 1: a better bid; 2: it falls by the sell order; 3: the ask rises, not by the sell order; 4: a better ask
+    assert list(zip(stamps.tolist(), kinds.tolist(), strict=True)) == [(1, 0), (2, 5), (3, 5), (3, 2), (4, 3)]
+
+
+def test_markets_that_a_book_does_not_show() -> None:
+    for env_id in ("mmgym/Impact-v0", "mmgym/Dealer-v0", "mmgym/MultiAssetGLFT-v0", "mmgym/StochasticVolatility-v0"):
+        with pytest.raises(TypeError, match="cannot be replayed"):
+            rules_of(gymnasium.make(env_id).unwrapped)
+    drawn = gymnasium.make("mmgym/GLFT-v0", randomise={"volatility": ["uniform", 0.1, 0.2]}).unwrapped
+    with pytest.raises(TypeError, match="differ by row or episode"):
+        rules_of(drawn)
+
+
+def test_the_schedule() -> None:
+    played = made([*BOOK, *LAST], end=10.0)
+    times, count, step = schedule(played, 4.0, 2, 1.0)
+    assert (times - SECOND).tolist() == [k * SECOND for k in range(9)]
+    assert (count, step.tolist()) == (4, [0, 0, 1, 1, 0, 0, 1, 1, 2])
+    with pytest.raises(ValueError, match="10 s are less than one episode of 20 s"):
+        schedule(played, 20.0, 2, 1.0)
+    for interval in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="must be positive"):
+            schedule(played, 4.0, 2, interval)
+    with pytest.raises(ValueError, match="too often"):
+        schedule(played, 4.0, 2, 1e-8)
+
+
+def test_wrong_arguments() -> None:
+    played = made([*BOOK, *LAST])
+    with pytest.raises(ValueError, match=r"its tick is 1, that of the market 0\.005"):
+        replay(gymnasium.make("mmgym/TickSpread-v0").unwrapped, None, played)
+    with pytest.raises(ValueError, match=r"its lot is 0\.1, more than an order of the market, 0\.01"):
+        replay(glft(order_size=0.01, inventory_limit=0.1), None, played)
+    with pytest.raises(ValueError, match="starts without inventory"):
+        replay(glft(initial_inventory=1.0), None, played)
+    for wrong in ({"queue": "fifo"}, {"fills": "none"}, {"order_latency": -1.0}, {"feed_latency": math.nan}):
+        with pytest.raises(ValueError, match="must be"):
+            Assumptions(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be positive"):
+        compare(glft(), None, [played], horizon=0.0)
+
+
+def test_intervals_of_ratios() -> None:
+    random = np.random.default_rng(3)
+    values, ones = random.normal(5.0, 2.0, 400), np.ones(400)
+    low, high = interval_of_ratio(values, ones)
+    stderr = values.std() / 20
+    assert low == pytest.approx(values.mean() - 1.96 * stderr, abs=0.15 * stderr)
+    assert high == pytest.approx(values.mean() + 1.96 * stderr, abs=0.15 * stderr)
+    assert interval_of_ratio(2.0 * ones, ones) == (2.0, 2.0)
+    assert all(map(math.isnan, interval_of_ratio(values[:4], ones[:4])))
+    assert all(map(math.isnan, interval_of_ratio(values, 0 * ones)))
+
+
+# Files
+
+
+def test_a_level_1_tape_becomes_a_book(tmp_path: Path) -> None:
+    text = """time_s,event,bid,bid_size,ask,ask_size,price,size,side
+5.0,quote,99,3,101,4,,,
+6.0,quote,100,2,101,4,,,
+6.5,trade,,,,,100,2,sell
+6.5,quote,98,7,101,1,,,
+7.0,quote,99,1,100,5,,,
+"""
+    (tmp_path / "tape.csv").write_text(text, encoding="utf-8")
+    read = read_recording(tmp_path / "tape.csv", lot=0.5)
+    kinds = {DEPTH | BUY: "bid", DEPTH | SELL: "ask", TRADE | SELL: "sold"}
+    rows = [((e["exch_ts"] - SECOND) / SECOND, kinds[int(e["ev"]) & ~BOTH], e["px"], e["qty"]) for e in read.events]
+    assert rows == [
+        (0.0, "bid", 99, 3), (0.0, "ask", 101, 4),
+        (1.0, "bid", 100, 2), (1.0, "ask", 101, 4),
+        (1.5, "sold", 100, 2),
+        (1.5, "bid", 100, 0), (1.5, "bid", 99, 0), (1.5, "bid", 98, 7), (1.5, "ask", 101, 1),
+        (2.0, "bid", 99, 1), (2.0, "ask", 100, 5),
+    ]  # fmt: skip
+    assert (read.tick, read.lot, read.seconds) == (1.0, 0.5, 2.0)
+    np.testing.assert_array_equal(read.events["local_ts"], read.events["exch_ts"])
+
+
+def test_an_npz_file_of_hftbacktest(tmp_path: Path) -> None:
+    played = made(HAND, late=0.25)
+    np.savez(tmp_path / "a.npz", data=played.events)
+    read = read_recording(tmp_path / "a.npz", lot=0.1)
+    np.testing.assert_array_equal(read.events, played.events)
+    assert (read.start, read.tick) == (SECOND + SECOND // 4, 1.0)
+    still = without_feed_latency(read)
+    np.testing.assert_array_equal(still.events["local_ts"], played.events["exch_ts"])
+    late = played.events.copy()
+    late["exch_ts"][3] = 0
+    for name, arrays, message in (
+        ("b.npz", {"other": np.ones(3)}, "an array 'data'"),
+        ("c.npz", {"data": np.ones(3)}, "with the fields ev, exch_ts"),
+        ("d.npz", {"data": late}, "the time exch_ts falls"),
+        ("e.npz", {"data": played.events[played.events["ev"] & 0xFF == TRADE]}, "no event of the book"),
+        ("f.npz", {"data": played.events[:2]}, "one side only"),
+    ):
+        np.savez(tmp_path / name, **arrays)
+        with pytest.raises(ValueError, match=message):
+            read_recording(tmp_path / name)
+    (tmp_path / "g.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
+    with pytest.raises(ValueError, match="not a file of hftbacktest"):
+        read_recording(tmp_path / "g.npz")
+    with pytest.raises(ValueError, match="tick = -1"):
+        read_recording(tmp_path / "a.npz", tick=-1.0)
+
+
+def stream(path: Path, spot: bool) -> Path:
+    """A short stream: a snapshot, a change of the book, a trade, best quotes."""
+    stamp = {} if spot else {"T": 1_000}
+    lines = [
+        {"lastUpdateId": 1, **stamp, "bids": [["10.0", "2"]], "asks": [["10.5", "3"]]},
+        {"stream": "x@depth", "data": {"e": "depthUpdate", "E": 1_000, **stamp, "b": [["10.1", "1"]], "a": []}},
+        {"stream": "x@bookTicker", "data": {"u": 1, "b": "10.1", "B": "1", "a": "10.5", "A": "3"}
+         | ({} if spot else {"e": "bookTicker", "E": 1_001, "T": 1_001})},
+        {"stream": "x@trade", "data": {"e": "trade", "E": 3_000, "T": 3_000, "p": "10.1", "q": "0.5", "m": True}
+         | ({} if spot else {"X": "MARKET"})},
+    ]  # fmt: skip
+    with gzip.open(path, "wt", encoding="utf-8") as target:
+        for number, line in enumerate(lines):
+            target.write(f"{1_723_161_255_088_156_767 + 700_000_000 * number} {json.dumps(line)}\n")
+    return path
+
+
+@pytest.mark.parametrize("spot", [False, True])
+def test_a_stream_of_binance(tmp_path: Path, spot: bool) -> None:
+    read = read_recording(stream(tmp_path / "s.gz", spot), tick=0.1, lot=0.1)
+    trades = read.events[read.events["ev"] & 0xFF == TRADE]
+    assert trades["px"].tolist() == [10.1]
+    assert trades["exch_ts"].tolist() == [3_000_000_000]
+    assert any("left out" in remark for remark in read.remarks) == spot
+    assert (read.events["local_ts"] >= read.events["exch_ts"]).all()
+    (tmp_path / "t.gz").write_bytes((tmp_path / "s.gz").read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"t\.gz"):
+        read_recording(tmp_path / "t.gz")
+    with gzip.open(tmp_path / "u.gz", "wt", encoding="utf-8") as target:
+        target.write("1723161255088156767 {broken\n")
+    with pytest.raises(ValueError, match="line 1: a line is a local time and a message"):
+        read_recording(tmp_path / "u.gz")
+
+
+# The shared recordings
+
+
+@pytest.mark.long
+def test_the_recording_of_a_future() -> None:
+    path = recording("ethusdt_perpetual_20240808_stream.gz")
+    read = read_recording(path)
+    assert (read.tick, read.lot) == (0.01, 0.001)
+    tape = pd.read_csv(recording("ethusdt_perpetual_20240808_level1.csv.gz"))
+    level_1 = read_recording(recording("ethusdt_perpetual_20240808_level1.csv.gz"))
+    trades = [r.events[r.events["ev"] & 0xFF == TRADE] for r in (read, level_1)]
+    assert len(trades[1]) == (tape["event"] == "trade").sum()
+    arguments = {"fill_rate": 0.8, "fill_decay": 6.0, "volatility": 0.15, "horizon": 30.0, "num_steps": 30}
+    env = glft(**arguments)
+    found = [replay(env, optimal_policy(env), one, interval=0.1) for one in (read, level_1)]
+    for session in found:
+        assert session.episodes == 11
+        signed = session.fills["size"] * np.where(session.fills["side"] == "buy", 1.0, -1.0)
+        rest = np.add.reduceat(session.fills["size"].to_numpy(), [0]).sum()
+        assert rest > 50
+        cash = -(signed * session.fills["price"]).groupby(session.fills["episode"]).sum()
+        mids = session.best[:: session.steps].mean(axis=1)[1:] * read.tick
+        np.testing.assert_allclose(
+            session.pnl, cash.reindex(range(11), fill_value=0.0) + session.closing * mids, atol=1e-6
+        )
+        # the adverse selection of these minutes: a fill is followed by more than its depth
+        depth = (session.fills["depth"] * session.fills["size"]).sum()
+        assert adverse_moves(session, 1.0).sum() < -depth
+    # of the full book and of its best prices one plays much the same
+    assert found[0].fills["size"].sum() == pytest.approx(found[1].fills["size"].sum(), rel=0.25)
+
+
+@pytest.mark.long
+def test_the_recording_of_a_spot_market() -> None:
+    read = read_recording(recording("btcusdt_spot_20240808_stream.gz"))
+    assert (read.tick, read.lot) == (0.01, 1e-6)
+    assert any("left out" in remark for remark in read.remarks)
+    env = glft(
+        fill_rate=0.5, fill_decay=0.5, volatility=3.0, horizon=30.0, num_steps=30, order_size=0.01, inventory_limit=0.03
+    )
+    session = replay(env, optimal_policy(env), read)
+    assert session.episodes >= 10
+    assert len(session.fills) > 20
+    assert np.abs(session.inventory).max() < 0.03 + 1e-9
+
+
+# The command
+
+
+def command(*words: Any) -> None:
+    assert main(["--traceback", "replay", *(str(word) for word in words)]) == 0
+
+
+@pytest.mark.long
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "a.npz", data=busy().events)
+    arguments = {"fill_rate": 1.0, "fill_decay": 0.5, "horizon": 20.0, "num_steps": 20, "inventory_limit": 2}
+    (tmp_path / "fit.json").write_text(json.dumps({"arguments": {"mmgym/GLFT-v0": arguments}}), encoding="utf-8")
+    folder = tmp_path / "out"
+    words = [
+        "--params",
+        tmp_path / "fit.json",
+        "--set",
+        "volatility=0.5",
+        "--lot",
+        0.1,
+        "--policy",
+        "optimal",
+        "constant",
+    ]
+    words += ["--order-latency", 5, "--maker-fee", 0.001, "--folder", folder, "--output", tmp_path / "r.csv"]
+    command("glft", tmp_path / "a.npz", *words)
+    out = capsys.readouterr().out
+    for text in (
+        "queue risk_averse (only trades advance it), partial fills", "latency 5 ms to the exchange",
+        "maker 0.001 of the traded value", "9 episodes of 20 s, a decision every 0.1 s", "passed on at the mid",
+        "model (exact) against book", "adverse selection within 1 s", "constant: fills by depth",
+    ):  # fmt: skip
+        assert text in out
+    env = glft(**arguments, volatility=0.5)
+    assumed = Assumptions(order_latency=0.005, response_latency=0.005)
+    played = read_recording(tmp_path / "a.npz", lot=0.1)
+    expected = compare(env, optimal_policy(env), [played], assumed, costs=Costs(0.001))
+    table = pd.read_csv(tmp_path / "r.csv")
+    own = table[table["policy"] == "optimal"].set_index("figure")
+    np.testing.assert_allclose(own["book"], expected.table["book"], rtol=1e-9)
+    files = {"replay.csv", "fills.csv", "metrics.csv", "parts.csv", "model_against_book.csv", "fills_by_depth.csv"}
+    assert {file.name for file in folder.iterdir()} == files | {"replay.json", "replay.png"}
+    rows = pd.read_csv(folder / "replay.csv")
+    assert len(rows) == 2 * len(expected.sessions[0].times)
+    np.testing.assert_allclose(rows[rows["policy"] == "optimal"]["wealth"], expected.sessions[0].wealth, atol=1e-9)
+    assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads((folder / "replay.json").read_text(encoding="utf-8"))
+    assert content["arguments"] == arguments | {"volatility": 0.5}
+    assert "numpy" in content["provenance"]["versions"]
+
+
+def test_wrong_commands(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", data=made(HAND).events)
+    with pytest.raises(UsageError, match="name a market"):
+        command(tmp_path / "a.npz")
+    with pytest.raises(UsageError, match="no files"):
+        command("glft")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        command("glft", tmp_path / "none.npz")
+    with pytest.raises(UsageError, match="--alpha: not for a replay of a book"):
+        command("glft", tmp_path / "a.npz", "--alpha", 0)
+    with pytest.raises(UsageError, match="--output"):
+        command("glft", tmp_path / "a.npz", "--output", tmp_path / "r.txt")
+    (tmp_path / "fit.json").write_text('{"volatility": {"estimate": 1.0}}', encoding="utf-8")
+    with pytest.raises(UsageError, match="no constructor arguments"):
+        command("glft", tmp_path / "a.npz", "--params", tmp_path / "fit.json")
+    with pytest.raises(ValueError, match="less than one episode of 600 s"):
+        command("glft", tmp_path / "a.npz")
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="time_s"):
+        command("glft", tmp_path / "text.csv")
