@@ -260,7 +260,8 @@ def test_help_loads_no_table_library():
     """Help comes in half a second; only commands that read their options from the markets take longer."""
     code = (
         "import sys\nfrom mmgym.agents.cli import COMMANDS, make_parser\n"
-        "for name in set(COMMANDS) - {'calibrate', 'simulate', 'reproduce', 'tape', 'replay'}:\n    make_parser([name])\n"
+        "for name in set(COMMANDS) - {'calibrate', 'simulate', 'reproduce', 'tape', 'replay'}:\n"
+        "    make_parser([name])\n"
         "print(sorted({'torch', 'pandas', 'scipy.optimize', 'matplotlib', 'stable_baselines3'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

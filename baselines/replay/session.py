@@ -36,8 +36,9 @@ from mmgym.adapters.hftbacktest import (
 )
 from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Player, Quotes, book_of
 from mmgym.baselines.baseline import baseline_of
+from mmgym.baselines.foreign import as_policy
 from mmgym.baselines.frozen import tabulate
-from mmgym.baselines.policy import as_policy, checked_actions
+from mmgym.baselines.policy import checked_actions
 from mmgym.baselines.replay.rules import Processes, ReplayRules, rules_of
 from mmgym.compiling import KERNEL
 
@@ -280,7 +281,7 @@ def replay(
         recording.lot,
         ENDINGS[ending or rules.ending],
     )
-    _Asked(env, as_policy(policy, None), rules, recording, times, count, step, ends).play(player)
+    _Asked(env, as_policy(policy, None, env), rules, recording, times, count, step, ends).play(player)
     fills = _fills(player.close(), recording, times, count)
     session = Session(
         recording=recording,
@@ -404,10 +405,10 @@ class _Asked:
         ]
         return np.stack(rows)
 
-    def _quoted(self, actions: Any, count: int) -> Array:
+    def _quoted(self, actions: Any, observations: Array) -> Array:
         """Orders (B, 5) of actions."""
         shape = self._env.make_batch(1).single_action_space.shape
-        checked = checked_actions(self._policy, actions, count, shape)
+        checked = checked_actions(self._policy, actions, observations, shape)
         taken = checked.astype(np.float32) if checked.dtype.kind == "f" else checked
         return self._rules.orders(self._env.to_quotes(taken))
 
@@ -427,7 +428,7 @@ class _Asked:
             )
             flat = observations.reshape(-1, observations.shape[-1])
             actions = self._policy.predict(flat, deterministic=True)[0]
-            table = self._quoted(actions, len(flat)).reshape(*shape, 1, 5)
+            table = self._quoted(actions, flat).reshape(*shape, 1, 5)
             if decisions[-1] == total - 1:
                 table[-1, ..., :2] = np.inf
             rows = np.maximum(np.arange(total) - first, 0)
@@ -446,7 +447,7 @@ class _Asked:
             actions, memory = self._policy.predict(
                 observation, state=memory, episode_start=np.array([begins]), deterministic=True
             )
-            table = np.broadcast_to(self._quoted(actions, 1), (1, 2 * limit + 1, 1, 5)).copy()
+            table = np.broadcast_to(self._quoted(actions, observation), (1, 2 * limit + 1, 1, 5)).copy()
             if d == len(self._times) - 1:
                 table[..., :2] = np.inf
             player.play(Quotes(table, rows, self._rules.unit, self._rules.from_mid), d, d + 1)
