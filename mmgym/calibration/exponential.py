@@ -294,7 +294,7 @@ def _whole_reaches(
         raise ValueError(f"tick must be positive and finite, got {tick}")
     if not (math.isfinite(end - start) and end > start):
         raise ValueError(f"the window must have positive length, got start {start} and end {end}")
-    limit = math.inf if maximum_depth is None else _whole_ticks(maximum_depth - minimum_depth, tick)
+    limit = math.inf if maximum_depth is None else float(_whole_ticks(maximum_depth - minimum_depth, tick))
     if not (math.isfinite(minimum_depth) and limit >= 1):
         given = f"minimum_depth {minimum_depth} and maximum_depth {maximum_depth}"
         raise ValueError(f"maximum_depth must exceed minimum_depth by a tick ({tick:g}) at least, got {given}")
@@ -334,7 +334,7 @@ def _fit(
     rate = math.exp(log_value)
     fill_rate = Estimate(rate, rate * stderr, math.exp(log_rate.lower), math.exp(log_rate.upper))
     errors = math.sqrt(of_model), math.sqrt(float(covariance[1, 1]))
-    return ExponentialFit(fill_rate, log_rate, decay, *rests_on, *test, dispersion, errors, rates)
+    return ExponentialFit(fill_rate, log_rate, decay, rests_on[0], rests_on[1], *test, dispersion, errors, rates)
 
 
 def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:

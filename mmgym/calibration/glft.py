@@ -206,12 +206,13 @@ class Calibration:
         """
         if self.adverse_selection is None:
             raise ValueError("the impact market needs a tape with 50 fills or more on each side")
-        arguments, law = self.kwargs(), self.adverse_selection.law
+        self.kwargs()  # refuses what makes no market
+        law = self.adverse_selection.law
         sides, depth = (self.bid, self.ask), self.minimum_depth or 0.0
         decay = sum(side.fill_decay.value for side in sides) / 2
         at_depth = sum(side.fill_rate.value * math.exp(-side.fill_decay.value * depth) for side in sides) / 2
         impact = {
-            "volatility": arguments["volatility"],
+            "volatility": self.mid.volatility.value,
             "fill_rate": at_depth * math.exp(decay * depth),
             "fill_decay": decay,
             "impact": law.impact.value,

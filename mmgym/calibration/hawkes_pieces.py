@@ -112,9 +112,15 @@ def fit_pieces(
     mu, zeta, rho = start
     first = np.concatenate([np.full(number, math.log(mu)), [zeta / rho, math.log(rho)]])
     bounds = [(-30.0, 30.0)] * number + [(0.0, 1e3), (math.log(1e-3 / data.durations.max()), math.log(longest_decay))]
-    options = {"maxiter": 500, "ftol": 1e-13, "gtol": 1e-8}
-    best = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    mu_k, rho = np.exp(best.x[:number]), math.exp(best.x[number + 1])
+    best = optimize.minimize(
+        loss,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-8},
+    )
+    mu_k, rho = np.exp(np.asarray(best.x[:number], dtype=np.float64)), math.exp(best.x[number + 1])
     zeta = float(best.x[number]) * rho
     loss(best.x)
     rate = mu_k[piece] + zeta * sums
@@ -122,7 +128,7 @@ def fit_pieces(
     slope[np.arange(data.count), piece] = 1.0
     slope[:, number], slope[:, number + 1] = sums, zeta * slopes
     slope /= rate[:, None]
-    covariance = np.linalg.pinv(slope.T @ slope)
+    covariance = np.asarray(np.linalg.pinv(slope.T @ slope), dtype=np.float64)
     return mu_k, zeta, rho, -float(best.fun) * data.count, covariance
 
 

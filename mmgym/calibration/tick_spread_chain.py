@@ -32,7 +32,8 @@ def transition_dispersion(jumps: Counts) -> Array:
     share = total / np.maximum(total.sum(axis=1, keepdims=True), 1)
     measured = ((jumps - share * left) ** 2).sum(axis=0) * len(jumps) / (len(jumps) - 1)
     chance = total * (1 - share)
-    return np.divide(measured, chance, out=np.full(total.shape, math.nan), where=(total > 10) & (chance > 0))
+    dispersion = np.divide(measured, chance, out=np.full(total.shape, math.nan), where=(total > 10) & (chance > 0))
+    return np.asarray(dispersion, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class SpreadChain:
     @property
     def num_spreads(self) -> int:
         """m."""
-        return self.seconds.shape[1]
+        return int(self.seconds.shape[1])
 
     @property
     def rejected(self) -> list[str]:
