@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_endings(options)
         for name in options.imports:
             importlib.import_module(name)
-        if hasattr(options, "env"):
+        if getattr(options, "env", None) is not None:
             options.env = environment_id(options.env)
         options.run(options)
     except (Exception, KeyboardInterrupt) as error:

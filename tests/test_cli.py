@@ -201,7 +201,10 @@ def test_errors_say_what_is_allowed(capsys, tmp_path):
         (("solve", "--env", AS, "--set", "num_steps=0"), "whole number from 1"),
         (("solve", "--env", AS, "--set", "num_steps"), "name=value"),
         (("solve", "--env", AS, "--set", "colour=3"), "unknown argument 'colour'"),
-        (("score", "--env", AS, "nobody"), "neither a folder, a table (.npz) nor one of: all, optimal"),
+        (
+            ("score", "--env", AS, "nobody"),
+            "module:function nor one of: all, optimal",
+        ),
         (("train", "nothing", "--env", AS), "one of a2c, behaviour_cloning, dqn, exact_gradient"),
         (("calibrate", "glft", str(tmp_path / "none.csv")), "none.csv"),
         (("list", "--output", "table.txt"), ".csv or .json"),

@@ -8,9 +8,12 @@ import argparse
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mmgym.plain_files import write_json
 from mmgym.printing import show
+from mmgym.provenance import provenance
 
 __all__ = ["INTERVAL", "add_file_options", "add_force", "fit_and_show", "may_offer"]
 
@@ -23,6 +26,8 @@ def add_file_options(parser: argparse.ArgumentParser, market: str, kind: str) ->
     parser.add_argument("file", nargs="+", help=text)
     parser.add_argument("--plot", metavar="FILE.png", help="picture of the fit")
     parser.add_argument("--output", metavar="FILE", help="also write the table, as .csv or .json")
+    text = "write the arguments of the environments that are offered, as `mmgym replay --params` takes them"
+    parser.add_argument("--params", metavar="FILE.json", help=text)
     add_force(parser)
 
 
@@ -65,8 +70,14 @@ def fit_and_show(
     if fit.findings:
         print(f"\nwith warnings (above): {', '.join(dict.fromkeys(item.name for item in fit.findings))}")
     if may_offer(fit.rejected, options.force):
-        for env_id, arguments in environments(fit).items():
+        offered = environments(fit)
+        for env_id, arguments in offered.items():
             print(f'\ngymnasium.make("{env_id}", **{json.dumps(arguments, allow_nan=False)})')
+        if options.params:
+            write_json(Path(options.params), {"arguments": offered, "provenance": provenance()})
+            print(f"\nwritten: {options.params}")
+    elif options.params:
+        raise ValueError(f"{options.params} is not written: the data reject the fit (--force writes it all the same)")
     return fit
 
 
