@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -150,6 +151,7 @@ def prose():
         r"On another machine seeds \d to \d of the same run gave [\d.]+ on average, ([\d.]+ to [\d.]+)\.", notes
     )
     yield f"{elsewhere[1]} elsewhere"
+    yield re.search(REPLAYED, " ".join(TEXT.split()))[0]  # by the test that replays
     utility = f"{baselines.optimal_policy(AS, utility='cara').optimum:.7f}"
     yield f'{utility} with `utility="cara"`'
     policy, elsewhere = baselines.optimal_policy(AS), gymnasium.make(AS, fill_decay=1.0)
@@ -157,6 +159,26 @@ def prose():
         actions = baselines.score(elsewhere, policy).skill
     quotes = baselines.score(elsewhere, policy, quotes=True).skill
     yield f"the actions of this policy have skill {actions:.3f}, but its quotes {quotes:.3f}"
+
+
+REPLAYED = r"promises its optimum ([\d.]+) an episode of 30 s, the book pays (-[\d.]+):"
+
+
+@pytest.mark.long
+def test_from_a_recording_to_its_book(tmp_path, monkeypatch, capsys):
+    """The commands of the page on the recording that it names."""
+    pytest.importorskip("hftbacktest", reason="the extra replay is not installed")
+    folder = Path(os.environ.get("MMGYM_RECORDINGS", ROOT.parent / "shared" / "data"))
+    recording = folder / "ethusdt_perpetual_20240808_stream.gz"
+    if not recording.is_file():
+        pytest.skip("the recording is not there: MMGYM_RECORDINGS names its folder")
+    monkeypatch.chdir(tmp_path)
+    for line in re.findall(r"^    mmgym (.+ STREAM\.gz.*)$", TEXT, flags=re.M):
+        assert main(line.replace("STREAM.gz", str(recording)).split()) == 0
+    row = re.search(r"^P&L +(\S+) +(\S+)", capsys.readouterr().out, flags=re.M)
+    assert re.search(REPLAYED, " ".join(TEXT.split())).groups() == tuple(
+        f"{float(number):.2f}" for number in row.groups()
+    )
 
 
 def test_every_number_is_pinned():
