@@ -121,7 +121,7 @@ def _takes_one(function: Any, env: Any) -> bool:
 
     def answer(given: Array) -> tuple[int, ...] | Exception:
         try:
-            return np.shape(function(given))
+            return tuple(np.shape(function(given)))
         except Exception as error:  # whatever a function does that is given another shape than it expects
             return error
 

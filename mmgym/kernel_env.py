@@ -646,8 +646,8 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._refuse_row(-1 - code, actions)
         rows.observe_values(outputs[0])
         if self._histories:
-            played = ~np.isnan(rows.controls[: len(self._histories)]).all(axis=1)  # the others started an episode
-            self._note(~played, outputs[1])
+            started = np.isnan(rows.controls[: len(self._histories)]).all(axis=1)
+            self._note(np.atleast_1d(started), outputs[1])
         if code and self._same_step:
             return *outputs, self._restart(outputs[0], outputs[2])
         return *outputs, self._info() if self._full_info else {}

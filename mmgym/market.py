@@ -119,7 +119,7 @@ class Market:
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
         fields += [(name, "f8") for name in self.functions if name not in self.arrays]
         mark = (f"{self.name}_{self._source_hash()}", "u1")
-        sizes = [self.arrays | self.compact, self.arrays] if self.compact else [self.arrays]
+        sizes = [{**self.arrays, **self.compact}, self.arrays] if self.compact else [self.arrays]
         shapes = [[(name, "f8", shape) for name, shape in size.items()] for size in sizes]
         dtypes = tuple(np.dtype([*fields, *columns, mark], align=True) for columns in shapes)
         object.__setattr__(self, "record_dtypes", dtypes)

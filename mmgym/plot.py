@@ -83,7 +83,7 @@ def _shown(cells: pd.DataFrame, across: str | None, controls: Sequence[str]) -> 
     others = [name for name in coordinates if name != across]
     panels = []
     for step, part in cells.groupby("step"):
-        likely = part.loc[part["chance"].idxmax() if part["chance"].notna().any() else part.index[0]]
+        likely = part.iloc[int(np.argmax(np.nan_to_num(part["chance"].to_numpy())))]
         for name in others:
             part = part[part[name] == likely[name]]
         where = ", ".join([f"t = {likely['time']:g}", *(f"{_words(name)} {likely[name]:g}" for name in others)])

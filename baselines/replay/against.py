@@ -25,6 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmgym.adapters.hftbacktest import Assumptions, Recording, first_in_queue, without_feed_latency
+from mmgym.baselines.baseline import environment_of
 from mmgym.baselines.replay.metrics import adverse_moves, interval_of_ratio
 from mmgym.baselines.replay.rules import ReplayRules, rules_of
 from mmgym.baselines.replay.session import Costs, Ending, Session, replay
@@ -94,6 +95,7 @@ def compare(
     """
     if not (math.isfinite(horizon) and horizon > 0.0):
         raise ValueError(f"horizon = {horizon!r} is not allowed: it must be positive (seconds after a fill)")
+    env = environment_of(env)
     full, rules = assumptions or Assumptions(), rules_of(env)
     options: dict[str, Any] = {"interval": interval, "ending": ending}
     still = [without_feed_latency(recording) for recording in recordings]

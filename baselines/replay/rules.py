@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.baselines.baseline import environment_of
+
 Array = NDArray[Any]
 
 __all__ = ["Processes", "ReplayRules", "make_replay_rules", "rules_of"]
@@ -109,6 +111,7 @@ def rules_of(env: Any) -> ReplayRules:
     TypeError
         If its market cannot be played on a book.
     """
+    env = environment_of(env)
     market = env.market
     if env.variation is not None:
         raise TypeError("parameters that differ by row or episode cannot be replayed: give one value of each")

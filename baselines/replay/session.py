@@ -35,7 +35,7 @@ from mmgym.adapters.hftbacktest import (
     backtest_of,
 )
 from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Player, Quotes, book_of
-from mmgym.baselines.baseline import baseline_of
+from mmgym.baselines.baseline import baseline_of, environment_of
 from mmgym.baselines.foreign import as_policy
 from mmgym.baselines.frozen import tabulate
 from mmgym.baselines.policy import checked_actions
@@ -261,6 +261,7 @@ def replay(
     ValueError
         If an argument is out of range, the ticks differ, or the recording is too short.
     """
+    env = environment_of(env)
     rules, p = rules_of(env), env.params
     _check(recording, rules, getattr(p, "initial_inventory", 0))
     step_seconds = p.horizon / p.num_steps * rules.seconds

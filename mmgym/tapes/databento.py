@@ -18,6 +18,7 @@ to stand since a nanosecond before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,7 @@ def _read_dbn(source: Source) -> pd.DataFrame:
             f"{source.name}: DBN files need the extra databento: pip install 'mmgym[databento]'"
         ) from error
     packed = source.content.startswith(ZSTANDARD)
-    compression = databento_dbn.Compression.ZSTD if packed else databento_dbn.Compression.NONE
+    compression: Any = databento_dbn.Compression.ZSTD if packed else databento_dbn.Compression.NONE
     decoder = databento_dbn.DBNDecoder(compression=compression)
     try:
         decoder.write(source.content)
