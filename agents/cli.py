@@ -9,7 +9,17 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from mmgym.agents.commands import calibrate, constrain, fictitious_play, record, reproduce, robustness, score, train
+from mmgym.agents.commands import (
+    calibrate,
+    constrain,
+    explore,
+    fictitious_play,
+    record,
+    reproduce,
+    robustness,
+    score,
+    train,
+)
 from mmgym.agents.commands.command import UsageError, check_endings
 
 __all__ = ["COMMANDS", "main", "make_parser"]
@@ -27,6 +37,7 @@ COMMANDS = {
         train.DEMO,
         calibrate.CALIBRATE,
         fictitious_play.FICTITIOUS_PLAY,
+        explore.EXPLORE,
         constrain.CONSTRAIN,
         calibrate.BACKTEST,
         reproduce.REPRODUCE,
