@@ -151,7 +151,7 @@ def values_figure(view: Values, marked: Sequence[float]) -> go.Figure:
     figure.update_yaxes(title_text=words(view.across), row=1, col=1)
     figure.update_xaxes(title_text=words(view.across), row=1, col=2)
     _styled(figure, 340)
-    figure.update_layout(legend={"x": 1.0, "xanchor": "right", "y": 0.0, "yanchor": "bottom", "orientation": "v"})
+    figure.update_layout(legend={"x": 0.785, "xanchor": "center", "y": 0.02, "yanchor": "bottom", "orientation": "v"})
     return figure
 
 

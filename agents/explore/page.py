@@ -92,6 +92,20 @@ def _element(identifier: Mapping[str, str]) -> str:
     return json.dumps(identifier, sort_keys=True, separators=(",", ":"))
 
 
+def _slider(element: Any, low: float, high: float, step: float, value: float) -> dcc.Slider:
+    return dcc.Slider(
+        id=element,
+        min=low,
+        max=high,
+        step=step,
+        value=value,
+        marks=None,
+        included=True,
+        updatemode="drag",
+        allow_direct_input=False,
+    )
+
+
 def _parameter(control: Control) -> html.Div:
     """A parameter's label, slider and entry."""
     value = _identifier("value", control.name)
@@ -110,9 +124,7 @@ def _parameter(control: Control) -> html.Div:
     if control.slider is None:
         return html.Div([label, entry], className="parameter", title=control.help)
     low, high, step, position = control.slider
-    slider = dcc.Input(
-        id=_identifier("slider", control.name), type="range", min=low, max=high, step=step, value=position, debounce=0.1
-    )
+    slider = _slider(_identifier("slider", control.name), low, high, step, position)
     pair = html.Div([html.Div(slider, className="slider"), entry], className="pair")
     return html.Div([label, pair], className="parameter", title=control.help)
 
@@ -194,11 +206,11 @@ def _view_options() -> list[Any]:
 
 def _player() -> list[Any]:
     seed = _labelled("Seed", dcc.Input(id="seed", type="text", debounce=True, value="0"))
-    slider = dcc.Input(id="step", type="range", min=0, max=1, step=1, value=0, debounce=0.05)
+    slider = _slider("step", 0, 1, 1, 0)
     boxes = [seed, html.Button("Play", id="play", n_clicks=0), html.Span(id="step-text", className="hint")]
     return [
         html.Div(boxes, className="options"),
-        html.Div([html.Label("Step", htmlFor="step", className="hint"), slider], className="wide"),
+        html.Div([html.Span("Step", className="hint"), slider], className="slider"),
     ]
 
 
