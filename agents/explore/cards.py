@@ -13,7 +13,7 @@ from mmgym.agents.explore.computation import Comparison, Failure, Law, Optimum, 
 from mmgym.agents.explore.episode import Episode
 from mmgym.agents.explore.settings import Settings, write_address
 from mmgym.agents.explore.tables import facts, law_table, quotes_table, score_rows, step_table
-from mmgym.agents.explore.views import chosen_coordinate, coordinates_of, levels_of, quotes_view, values_view
+from mmgym.agents.explore.views import Values, chosen_coordinate, coordinates_of, levels_of, quotes_view, values_view
 
 __all__ = [
     "CARDS", "EMPTY", "PARTS", "TITLES", "Card", "Drawn", "axes_of", "episode_card", "facts_of", "policies_of",
@@ -70,18 +70,19 @@ class Card(NamedTuple):
 
 TITLES = {
     "quotes": Title("Quotes", "Lines: the optimum. Dots: the policy that is compared with it."),
-    "value": Title("Value", "What the optimum can still reach, and what a level costs at the chosen times."),
+    "value": Title("Value", "What the optimum can still reach."),
+    "cost": Title("What a level costs", "How far its value lies below that of the best level, at the chosen times."),
     "scores": Title(
         "Formulas and agents",
         "Skill is 0 at the reference policy and 1 at the optimum; regret is what is missing to the optimum.",
         graph=False,
     ),
     "regret": Title("Where value is lost", "Regret of the policy that is compared; the cells add up to all of it."),
+    "law": Title("Law of the final P&L", "VaR and CVaR are losses: a negative one is a profit."),
     "episode": Title(
         "An episode, step by step",
         "Both play the same seed. In the table: one step from the same state, with the same random numbers.",
     ),
-    "law": Title("Law of the final P&L", "VaR and CVaR are losses: a negative one is a profit."),
 }
 
 
@@ -191,18 +192,30 @@ def _home(comparison: Comparison | None, settings: Settings) -> str:
     return write_address(Settings(env, arguments, agent=settings.agent))
 
 
-def _values(results: Results, settings: Settings) -> Drawn | None:
-    optimum = _known(results, "optimum", Optimum)
-    if optimum is None or (optimum.grid is None and optimum.sample is None):
-        return _refusal(results, "optimum")
-    try:
-        view = values_view(optimum, settings)
-    except ValueError as error:
-        return Drawn(note=str(error), refused=True)
-    note = "Means over simulated decisions." if view.sampled else ""
-    if optimum.expected_utility:
-        note += " Certainty equivalents of what is still to come."
-    return Drawn(figures.values_figure(view, [f * optimum.horizon for f in settings.times]), note=note.strip())
+def _of_values(draw: Callable[[Values, Settings, Optimum], go.Figure]) -> Callable[[Results, Settings], Drawn | None]:
+    """What draws a card of the value function."""
+
+    def drawn(results: Results, settings: Settings) -> Drawn | None:
+        optimum = _known(results, "optimum", Optimum)
+        if optimum is None or (optimum.grid is None and optimum.sample is None):
+            return _refusal(results, "optimum")
+        try:
+            view = values_view(optimum, settings)
+        except ValueError as error:
+            return Drawn(note=str(error), refused=True)
+        notes = ["Means over simulated decisions."] if view.sampled else []
+        notes += ["Certainty equivalents of what is still to come."] if optimum.expected_utility else []
+        return Drawn(draw(view, settings, optimum), note=" ".join(notes))
+
+    return drawn
+
+
+def _value(view: Values, settings: Settings, optimum: Optimum) -> go.Figure:
+    return figures.value_figure(view)
+
+
+def _cost(view: Values, settings: Settings, optimum: Optimum) -> go.Figure:
+    return figures.cost_figure(view, [fraction * optimum.horizon for fraction in settings.times])
 
 
 def _scores(results: Results, settings: Settings) -> Drawn | None:
@@ -245,7 +258,8 @@ def _regret(results: Results, settings: Settings) -> Drawn | None:
 
 CARDS = {
     "quotes": Card(("optimum", "comparison"), True, _quotes),
-    "value": Card(("optimum",), True, _values),
+    "value": Card(("optimum",), True, _of_values(_value)),
+    "cost": Card(("optimum",), True, _of_values(_cost)),
     "scores": Card(("optimum", "scores", "comparison"), False, _scores),
     "law": Card(("optimum", "law", "law_compared"), True, _law),
     "regret": Card(("optimum", "comparison"), True, _regret),

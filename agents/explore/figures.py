@@ -18,11 +18,12 @@ from mmgym.baselines.regret import RegretMap
 __all__ = [
     "columns_of",
     "control_groups",
+    "cost_figure",
     "episode_figure",
     "law_figure",
     "quotes_figure",
     "regret_figure",
-    "values_figure",
+    "value_figure",
 ]
 
 Array = NDArray[Any]
@@ -52,6 +53,11 @@ def side_color(name: str) -> str:
     """The colour of a control's side."""
     parts = name.split("_")
     return BID if "bid" in parts else ASK if "ask" in parts else OTHER
+
+
+def side_of(name: str) -> str:
+    """The side of a control, or its name where it has none, in front of a policy's name."""
+    return next((word for word in name.split("_") if word in SIDES), words(name)) + ", "
 
 
 def _styled(figure: go.Figure, height: int) -> go.Figure:
@@ -84,75 +90,70 @@ def quotes_figure(view: Quotes, optimum: Optimum, best: str, compared: str) -> g
         vertical_spacing=0.25 / rows if rows > 1 else 0.0,
         subplot_titles=[f"{kind} {t:.4g}" for t in view.times],
     )
+    listed: set[str] = set()
+
+    def draw(values: Array, name: str, policy: str, place: dict[str, int], **style: Any) -> None:
+        label = f"{side_of(name)}{policy}"
+        figure.add_scatter(
+            x=view.levels, y=values, name=label, legendgroup=label, showlegend=label not in listed, **style, **place
+        )
+        listed.add(label)
+
     shape = "hvh" if optimum.discrete else "linear"
     for column in range(columns):
         for row, members in enumerate(groups.values()):
+            place = {"row": row + 1, "col": column + 1}
             for i in members:
-                color, first = side_color(names[i]), column == 0
-                common = {"x": view.levels, "legendgroup": names[i], "showlegend": first}
-                figure.add_scatter(
-                    **common,
-                    y=view.best[column, i],
-                    mode="lines",
-                    line={"color": color, "width": 2.5, "shape": shape},
-                    name=f"{words(names[i])}, {best}",
-                    row=row + 1,
-                    col=column + 1,
-                )
+                color = side_color(names[i])
+                line = {"color": color, "width": 2.5, "shape": shape}
+                draw(view.best[column, i], names[i], best, place, mode="lines", line=line)
                 if view.compared is not None:
-                    figure.add_scatter(
-                        **common,
-                        y=view.compared[column, i],
-                        mode="markers",
-                        marker={"color": color, "size": 6, "symbol": "circle-open" if row % 2 else "circle"},
-                        name=f"{words(names[i])}, {compared}",
-                        row=row + 1,
-                        col=column + 1,
-                    )
+                    marker = {"color": color, "size": 6}
+                    draw(view.compared[column, i], names[i], compared, place, mode="markers", marker=marker)
     for row, head in enumerate(groups):
         figure.update_yaxes(title_text=words(head), row=row + 1, col=1)
     figure.update_xaxes(title_text=words(view.across), row=rows)
-    _styled(figure, 130 + 200 * rows)
-    figure.update_layout(legend={"y": 1.0 + 0.16 / rows})
-    figure.update_layout(margin={"t": 90})
+    _styled(figure, 180 + 190 * rows)
+    figure.update_layout(margin={"t": 120}, legend={"yref": "container", "y": 1.0, "yanchor": "top"})
     return figure
 
 
-def values_figure(view: Values, marked: Sequence[float]) -> go.Figure:
-    """The value surface as a map over time and a coordinate, and what a level costs at the marked times."""
-    figure = make_subplots(
-        1, 2, horizontal_spacing=0.14, subplot_titles=["value that can still be reached", "below the best level"]
+def value_figure(view: Values) -> go.Figure:
+    """The value surface as a map over time and a coordinate."""
+    figure = go.Figure(
+        go.Heatmap(
+            x=view.times,
+            y=view.levels,
+            z=view.values,
+            colorscale="Viridis",
+            colorbar={"thickness": 10, "outlinewidth": 0},
+            hovertemplate="time %{x:.4g}<br>" + words(view.across) + " %{y:.4g}<br>value %{z:.6g}<extra></extra>",
+        )
     )
-    figure.add_heatmap(
-        x=view.times,
-        y=view.levels,
-        z=view.values,
-        colorscale="Viridis",
-        colorbar={"x": 0.435, "thickness": 10, "outlinewidth": 0},
-        hovertemplate="time %{x:.4g}<br>" + words(view.across) + " %{y:.4g}<br>value %{z:.6g}<extra></extra>",
-        row=1,
-        col=1,
-    )
+    figure.update_xaxes(title_text="time")
+    figure.update_yaxes(title_text=words(view.across))
+    return _styled(figure, 340)
+
+
+def cost_figure(view: Values, marked: Sequence[float]) -> go.Figure:
+    """How far the value of each level lies below that of the best one, at the marked times."""
+    figure = go.Figure()
     for i, time in enumerate(marked):
         n = int(np.abs(view.times - time).argmin())
         column = view.values[:, n]
         top = np.nanmax(column) if np.isfinite(column).any() else 0.0
+        color = TIMES[i % len(TIMES)]
         figure.add_scatter(
             x=view.levels,
             y=column - top,
             mode="lines+markers",
-            line={"color": TIMES[i % len(TIMES)]},
-            marker={"size": 4},
+            line={"color": color},
+            marker={"size": 4, "color": color},
             name=f"time {view.times[n]:.4g}",
-            row=1,
-            col=2,
         )
-    figure.update_xaxes(title_text="time", row=1, col=1)
-    figure.update_yaxes(title_text=words(view.across), row=1, col=1)
-    figure.update_xaxes(title_text=words(view.across), row=1, col=2)
-    _styled(figure, 340)
-    figure.update_layout(legend={"x": 0.785, "xanchor": "center", "y": 0.02, "yanchor": "bottom", "orientation": "v"})
-    return figure
+    figure.update_xaxes(title_text=words(view.across))
+    figure.update_yaxes(title_text="value less the best")
+    return _styled(figure, 340)
 
 
 def law_figure(laws: Sequence[Law]) -> go.Figure:
@@ -230,9 +231,7 @@ def columns_of(columns: Iterable[str], head: str) -> list[str]:
 
 def episode_figure(episode: Episode, step: int) -> go.Figure:
     """The episode up to a step: own quotes around the mid, inventory and what was earned, next to the optimum's."""
-    figure = make_subplots(
-        3, 1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.45, 0.25, 0.3], x_title="time"
-    )
+    figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.45, 0.25, 0.3])
     for played, color in ((episode.optimum, BEST), (episode.policy, COMPARED)):
         time = played.before["time"]
         count = int(np.searchsorted(time, episode.policy.before["time"][step], side="right"))
@@ -262,6 +261,7 @@ def episode_figure(episode: Episode, step: int) -> go.Figure:
     _add_prices(figure, episode, step)
     for row, title in enumerate(("price", "inventory", "reward so far"), start=1):
         figure.update_yaxes(title_text=title, row=row, col=1)
+    figure.update_xaxes(title_text="time", row=3, col=1)
     first, last = episode.policy.before["time"][0], episode.policy.before["time"][-1]
     figure.update_xaxes(range=[first, last if last > first else first + 1.0])
     return _styled(figure, 520)

@@ -25,6 +25,7 @@ __all__ = ["State", "Worker"]
 
 MOST_RESULTS = 200  # that are kept
 PATIENCE = 2.0  # seconds that the process has to stop by itself
+CLOSED = 90.0  # seconds after which a page that asks no more is taken for closed
 
 
 @dataclass
@@ -149,6 +150,7 @@ def serve(connection: Any, imports: Sequence[str]) -> None:
 class _Wish:
     settings: Settings
     started: float
+    seen: float  # when the page last asked
     cancelled: bool = False
 
 
@@ -184,7 +186,7 @@ class Worker:
                 if isinstance(self._results.get(part.key), Failure):
                     del self._results[part.key], self._serial[part.key]
                     self._complete.discard(part.key)
-            self._wishes[page] = _Wish(settings, time.monotonic())
+            self._wishes[page] = _Wish(settings, time.monotonic(), time.monotonic())
             self._wishes.move_to_end(page)
             while len(self._wishes) > 16:  # pages that are long closed
                 self._wishes.popitem(last=False)
@@ -216,6 +218,7 @@ class Worker:
             wish = self._wishes.get(page)
             if wish is None:
                 return State()
+            wish.seen = time.monotonic()
             parts = parts_of(wish.settings)
             state = State(seconds=time.monotonic() - wish.started, cancelled=wish.cancelled)
             for name, key in parts:
@@ -240,26 +243,24 @@ class Worker:
         return next((part for part in parts if part.key not in self._complete), None)
 
     def _next(self) -> tuple[Settings, Part] | None:
+        """The first part that is missing of what was asked for last, of pages that are still open."""
         for wish in reversed(self._wishes.values()):
-            if not wish.cancelled and (part := self._missing(wish)) is not None:
+            opened = time.monotonic() - wish.seen < CLOSED
+            if opened and not wish.cancelled and (part := self._missing(wish)) is not None:
                 return wish.settings, part
         return None
 
-    def _wanted(self, key: tuple[Any, ...]) -> bool:
-        return not self._closed and any(
-            not wish.cancelled and any(part.key == key for part in parts_of(wish.settings))
-            for wish in self._wishes.values()
-        )
+    def _first(self, key: tuple[Any, ...]) -> bool:
+        """Whether a part is what is to be computed now: another one stops it."""
+        task = self._next()
+        return not self._closed and task is not None and task[1].key == key
 
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
                 task = self._next()
-                if task is None:
-                    if self._process is not None:
-                        self._changed.wait()
-                        continue
-                elif not self._wanted(task[1].key):
+                if task is None and self._process is not None:
+                    self._changed.wait()
                     continue
             if self._process is None or not self._process.is_alive():
                 self._start_process()
@@ -300,7 +301,7 @@ class Worker:
                 elif not self._process.is_alive():
                     raise EOFError
                 with self._changed:
-                    wanted = self._wanted(part.key)
+                    wanted = self._first(part.key)
                 if not wanted and not stopping:
                     stopping = time.monotonic()
                     os.kill(self._process.pid, signal.SIGINT)
