@@ -4,6 +4,7 @@ import logging
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -18,6 +19,8 @@ dash = pytest.importorskip("dash", reason="needs the extra explore")
 
 from werkzeug.serving import make_server  # noqa: E402
 
+from mmgym.agents.cli import main, make_parser  # noqa: E402
+from mmgym.agents.commands.explore import _settings  # noqa: E402
 from mmgym.agents.explore import cards  # noqa: E402
 from mmgym.agents.explore.computation import compute, parts_of  # noqa: E402
 from mmgym.agents.explore.controls import controls_of  # noqa: E402
@@ -273,6 +276,35 @@ def test_cards_show_what_is_known(small):
     drawn, line = cards.episode_card(results, 99)
     assert line.startswith("step 10 of 10")
     assert "reward" in set(drawn.table["of the step"])
+
+
+# --- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--env", "mmgym/Nothing-v0"], "not a market that is known here"),
+        (["--set", "fill_decay=-1"], "fill_decay = -1"),
+        (["--set", "nothing=1"], "'nothing' of"),
+        (["--agent", "no/such/folder"], "no such folder"),
+        (["--port", "70000"], "from 0 to 65535"),
+        (["--env", "no_such_module:x/Y-v0"], "no_such_module"),
+    ],
+)
+def test_the_command_says_what_cannot_be_used(words, said, capsys):
+    assert main(["explore", "--no-browser", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_market_of_somebody_else_can_be_explored(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "third_party"))
+    words = ["explore", "--env", "mylab.linear_fills:mylab/LinearFills-v0", "--set", "num_steps=5"]
+    settings, imports = _settings(make_parser(words).parse_args(words))
+    assert imports == ["mylab.linear_fills"]
+    assert settings == Settings("mylab/LinearFills-v0", {"num_steps": 5})
+    assert "fee" in {control.name for control in controls_of(settings, checked_params(settings))}
+    assert read_address("?env=mylab/LinearFills-v0", DEFAULT).env == "mylab/LinearFills-v0"
 
 
 # --- the process that computes

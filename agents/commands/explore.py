@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
-
-import gymnasium
 
 from mmgym.agents.commands.command import Command, UsageError, environment_arguments
 
@@ -34,7 +33,7 @@ def _settings(options: argparse.Namespace) -> tuple[Any, list[str]]:
 
     module, colon, name = options.env.rpartition(":")
     if colon:
-        gymnasium.spec(options.env)  # imports the module
+        importlib.import_module(module)  # the user's own word, unlike an address
     if name not in known_environments():
         raise UsageError(f"--env {options.env}: not a market that is known here; `mmgym list` has the ids")
     arguments = environment_arguments(options.set)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
 
 from mmgym.kernel_env import MarketFace
 from mmgym.parameters import argument_names, create
@@ -75,9 +75,12 @@ def known_environments() -> dict[str, str]:
     """Ids that can be explored, with their titles: this project's, and registered markets of others."""
     known = {row.id: row.title for row in ENVIRONMENTS}
     for env_id, spec in gymnasium.registry.items():
-        entry = spec.entry_point
-        if env_id not in known and isinstance(entry, type) and issubclass(entry, MarketFace):
-            known[env_id] = str(entry.market.name).replace("_", " ")
+        face: Any = spec.entry_point
+        if isinstance(face, str):  # only what is imported already
+            module, _, name = face.partition(":")
+            face = getattr(sys.modules.get(module), name, None)
+        if env_id not in known and isinstance(face, type) and issubclass(face, MarketFace):
+            known[env_id] = str(face.market.name).replace("_", " ")
     return known
 
 
@@ -105,12 +108,6 @@ def checked_params(settings: Settings, allowed: Mapping[str, Any] | None = None)
                 f"{', '.join(argument_names(params_type))}"
             )
     return create(params_type, {**gymnasium.registry[settings.env].kwargs, **settings.arguments})
-
-
-def face_of(env_id: str) -> Any:
-    """The environment's class of a registered id."""
-    entry = gymnasium.registry[env_id].entry_point
-    return load_env_creator(entry) if isinstance(entry, str) else entry
 
 
 def value_of(text: str) -> Any:
