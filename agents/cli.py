@@ -13,6 +13,7 @@ import mmgym
 from mmgym.agents.commands import (
     calibrate,
     constrain,
+    explore,
     fictitious_play,
     lesson,
     record,
@@ -42,6 +43,7 @@ COMMANDS = {
         tape.SIMULATE,
         calibrate.CALIBRATE,
         fictitious_play.FICTITIOUS_PLAY,
+        explore.EXPLORE,
         constrain.CONSTRAIN,
         lesson.LESSON,
         replay.REPLAY,
