@@ -284,7 +284,7 @@ def test_cards_show_what_is_known(small):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--env", "mmgym/Nothing-v0"], "not a market that is known here"),
+        (["--env", "mmgym/Nothing-v0"], "no such environment"),
         (["--set", "fill_decay=-1"], "fill_decay = -1"),
         (["--set", "nothing=1"], "'nothing' of"),
         (["--agent", "no/such/folder"], "no such folder"),

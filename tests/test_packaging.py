@@ -55,7 +55,10 @@ def test_the_wheel_has_every_file_and_one_import_name(wheel):
         for folder, place in places.items()
         for file in (ROOT / folder).rglob("*")  # which does not follow links
         if file.is_file() and "__pycache__" not in file.parts
-    } | {f"mmgym/agents/configs/{file.name}" for file in (ROOT / "configs").glob("*.yml")}
+    }
+    kinds = ("*.yml", "results/*/*.csv", "results/*/*.json")
+    configs = [file for kind in kinds for file in (ROOT / "configs").glob(kind)]
+    expected |= {f"mmgym/agents/configs/{file.relative_to(ROOT / 'configs').as_posix()}" for file in configs}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert packed == expected

@@ -102,7 +102,7 @@ def play(env: Any, baseline: Baseline, name: str, policy: Any, best_name: str, b
 
     def answer(decision: Decision) -> None:
         twin.set_state(decision.envs.get_state())
-        actions = checked_actions(best, best.predict(decision.observations)[0], 1, shape)
+        actions = checked_actions(best, best.predict(decision.observations)[0], decision.observations, shape)
         instead.now = followed.now
         _, reward, _, _, info = twin.step(actions)
         instead.add(decision.info, info, float(reward[0]), actions)
