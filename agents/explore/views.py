@@ -111,7 +111,7 @@ def quotes_view(optimum: Optimum, comparison: Comparison | None, settings: Setti
     if optimum.grid is not None:
         rows, at = _held(optimum.grid, across, settings)
         steps = sorted(set(steps_of(optimum, settings.times)))
-        cut = np.ix_(steps, rows)
+        cut = np.ix_(np.array(steps), np.array(rows))
         best = optimum.grid.controls[cut].transpose(0, 2, 1)
         fits = others is not None and others.shape == optimum.grid.controls.shape
         compared = others[cut].transpose(0, 2, 1) if fits and others is not None else None
