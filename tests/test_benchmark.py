@@ -449,6 +449,7 @@ def alone(env):
 """
 
 
+@pytest.mark.long
 def test_agents_of_others_stand_beside_the_shipped_results(tmp_path, monkeypatch, capsys):
     """Their rows are marked, told by source and digest, and scored as `score` does; the other rows stay."""
     (tmp_path / "somebody_else.py").write_text(OTHERS, encoding="utf-8")

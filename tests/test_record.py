@@ -216,7 +216,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "data" / AS / "random-v0" / "data" / "metadata.json").exists()
     for extra, message in [
         (["hjb"], "is there already"),
-        (["nobody"], "neither a folder, a table (.npz) nor one of"),
+        (["nobody"], "module:function nor one of"),
         (["optimal", "--episodes", "0"], "episodes = 0 must be >= 1"),
     ]:
         assert main([*words, *extra]) == 2
