@@ -24,7 +24,7 @@ from mmgym.agents.explore.settings import (
     value_of,
     write_address,
 )
-from mmgym.agents.explore.style import style
+from mmgym.agents.explore.style import GRAPH, style
 from mmgym.agents.explore.worker import State as Known
 from mmgym.agents.explore.worker import Worker
 
@@ -32,7 +32,6 @@ __all__ = ["make_app"]
 
 POLL = 250  # milliseconds between questions to the process that computes
 PLAY = 180  # milliseconds a step of a played episode
-GRAPH = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 DEFAULT = "default"  # in a choice: what settings leave to the market
 
 INDEX = """<!DOCTYPE html>

@@ -14,7 +14,7 @@ from mmgym.agents.explore import cards
 from mmgym.agents.explore.computation import Failure, compute, parts_of
 from mmgym.agents.explore.controls import controls_of
 from mmgym.agents.explore.settings import Settings, checked_params
-from mmgym.agents.explore.style import style
+from mmgym.agents.explore.style import GRAPH, style
 from mmgym.plain_files import replacing
 
 __all__ = ["write_snapshot"]
@@ -78,9 +78,7 @@ def _table(frame: pd.DataFrame | None) -> str:
 def _drawn(name: str, shown: cards.Drawn) -> str:
     figure = ""
     if shown.figure is not None:
-        figure = shown.figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}, div_id=name
-        )
+        figure = shown.figure.to_html(full_html=False, include_plotlyjs=False, config=GRAPH, div_id=name)
     kind = 'class="problem" role="alert"' if shown.refused else 'class="note"'
     note = "<br>".join(html.escape(line) for line in shown.note.splitlines())
     table = _table(shown.table)

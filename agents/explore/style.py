@@ -1,10 +1,12 @@
-"""The style sheet that the page and snapshots share."""
+"""How the page and snapshots look: what they share."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 
-__all__ = ["style"]
+__all__ = ["GRAPH", "style"]
+
+GRAPH = {"displaylogo": False, "displayModeBar": False, "responsive": True}  # of every figure
 
 
 def style() -> str:
