@@ -220,7 +220,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize("as_printed", [False, True])
 def test_against_a_slow_replay(days: list[Path], as_printed: bool) -> None:
-    tapes = [read_power_tape(path) for path in days[:2]]
+    tapes = [read_power_tape(path) for path in days[:3:2]]  # days of much trading
     params = Params.create(inventory_limit=2, terminal_penalty=0.01, largest_spread=150)
     name = "corollary_3_as_printed" if as_printed else "corollary_3"
     windows = backtest(tapes, named_rule(name, params), interval=0.4).windows
@@ -228,7 +228,7 @@ def test_against_a_slow_replay(days: list[Path], as_printed: bool) -> None:
         pnl, inventory, volume = slow_replay(tape, params, 0.4, as_printed)
         assert (row.inventory, row.volume) == (inventory, volume)
         assert row.pnl == pytest.approx(pnl, abs=1e-9)
-        assert volume > 10
+        assert volume > 20
 
 
 def test_tapes_do_not_influence_each_other(days: list[Path]) -> None:

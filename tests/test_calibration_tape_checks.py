@@ -565,7 +565,17 @@ def test_the_real_tape_is_warned_of_what_is_true(tmp_path: Path) -> None:
     """No gap, late trade or flipped side; its orders cluster. A millisecond is coarse to the Hawkes fit."""
     fit = glft.calibrate(REAL_TAPE)
     assert names(fit.findings) == ["overdispersed"]
-    assert [round(side.dispersion, 1) for side in (fit.bid, fit.ask)] == [11.2, 6.3]
+    rows = pd.read_csv(REAL_TAPE)
+    quotes = rows[rows["event"] == "quote"].drop_duplicates("time_s", keep="last")
+    quotes = quotes.assign(mid=(quotes["bid"] + quotes["ask"]) / 2)[["time_s", "mid"]]
+    for side, sign, furthest, own in (("sell", -1, "min", fit.bid), ("buy", 1, "max", fit.ask)):
+        orders = rows[rows["side"] == side].groupby("time_s", as_index=False)["price"].agg(furthest)
+        orders = pd.merge_asof(orders, quotes, on="time_s", allow_exact_matches=False).dropna()
+        reached = sign * (orders["price"] - orders["mid"]) >= fit.minimum_depth - 1e-6
+        window = (quotes["time_s"].min(), rows["time_s"].max())
+        counts = np.histogram(orders["time_s"][reached], bins=30, range=window)[0]
+        assert own.dispersion == pytest.approx(counts.var(ddof=1) / counts.mean(), rel=1e-9)
+        assert own.dispersion > 5
     with pytest.raises(ValueError, match="own size: own_size = 100"):
         tick_spread.calibrate(REAL_TAPE, own_size=100.0)
     assert names(tick_spread.calibrate(REAL_TAPE).findings) == ["overdispersed", "rejected"]
