@@ -6,7 +6,7 @@ A recording is read from one of
 - a recorded stream of Binance, ``.gz``: a line a message, local time in ns and the exchange's JSON; futures as they
   are, spot messages with what futures have besides (the event time stands for the time of the transaction; best quotes,
   which bear no exchange time, are left out), both through hftbacktest's own converter,
-- a level-1 tape of mmgym (`mmgym.calibration.tape`): what is better than a new best price is deleted, sizes behind it
+- a level-1 tape of mmgym (`mmgym.tapes.level1`): what is better than a new best price is deleted, sizes behind it
   are those last seen there, and local times are exchange times.
 
 Times are nanoseconds. The converter moves local times so that no message arrives before it was sent: latencies are

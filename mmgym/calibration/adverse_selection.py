@@ -150,11 +150,11 @@ def measure(
     Parameters
     ----------
     quotes : sequence of pandas.DataFrame
-        `mmgym.calibration.tape.best_quotes` of each session.
+        `mmgym.tapes.level1.best_quotes` of each session.
     bounds : array_like, shape (sessions, 2)
         First and last time of each.
     orders : pandas.DataFrame
-        `mmgym.calibration.tape.market_orders`.
+        `mmgym.tapes.level1.market_orders`.
     tick, minimum_depth : float
         Depths are this one and some ticks more, five at most, with 50 fills on each side.
     horizons : sequence of float, optional

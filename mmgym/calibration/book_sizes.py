@@ -43,11 +43,11 @@ def book_sizes(quotes: Sequence[pd.DataFrame], bounds: ArrayLike, orders: pd.Dat
     Parameters
     ----------
     quotes : sequence of pandas.DataFrame
-        `mmgym.calibration.tape.best_quotes` of each session.
+        `mmgym.tapes.level1.best_quotes` of each session.
     bounds : array_like, shape (sessions, 2)
         First and last time of each.
     orders : pandas.DataFrame
-        `mmgym.calibration.tape.market_orders`.
+        `mmgym.tapes.level1.market_orders`.
     tick : float
     """
     bounds = np.asarray(bounds, dtype=float)

@@ -266,7 +266,7 @@ def sampled_volatility(
     Parameters
     ----------
     quotes : sequence of pandas.DataFrame
-        `mmgym.calibration.tape.best_quotes` of each session.
+        `mmgym.tapes.level1.best_quotes` of each session.
     bounds : array_like, shape (sessions, 2)
         First and last time of each.
     interval : float, optional
