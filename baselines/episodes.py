@@ -1,5 +1,6 @@
 """The loop that plays episodes: whoever simulates a policy walks through it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -102,6 +103,16 @@ class Rewards(ControlVariate):
 
     def after(self, step: Step) -> Array:
         return step.rewards
+
+    @staticmethod
+    def converted(mean: float, stderr: float, risk_aversion: float) -> tuple[float, float]:
+        """The criterion and its standard error from those of returns: with an aversion, a certainty equivalent.
+
+        Returns are then utilities, ``-exp(-risk_aversion * gain)``.
+        """
+        if not risk_aversion:
+            return mean, stderr
+        return -math.log(-mean) / risk_aversion, stderr / (-risk_aversion * mean)
 
 
 def simulated_columns(

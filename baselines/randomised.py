@@ -295,10 +295,7 @@ class RandomisedBaseline(FiniteBaseline):
 
     def converted(self, mean: float, stderr: float) -> tuple[float, float]:
         """As in `Baseline`, of the mean of rewards."""
-        exponents = self.mixture.criterion.exponents
-        if exponents is None:
-            return mean, stderr
-        return float(self.mixture.to_value(np.array(-mean), 0.0)), stderr / (float(exponents[0]) * mean)
+        return Rewards.converted(mean, stderr, self.params.risk_aversion if self.expected_utility else 0.0)
 
 
 class SeesValues(PolicyThrough):

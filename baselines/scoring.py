@@ -198,8 +198,10 @@ def score(
     env, base, layers = opened(env, **arguments)
     if not all(map(is_function, layers)):
         if method == "exact" or quotes or risk:
+            names = ", ".join(type(layer).__name__ for layer in layers if not is_function(layer))
             raise Wrapped(
-                "behind a wrapper that remembers or draws a policy is simulated: no method, quotes or risk then"
+                f"behind {names}, which is no function of one observation or action, a policy is simulated: allowed "
+                "are method 'auto' or 'simulated', without quotes and risk"
             )
         return _behind_wrappers(env, base, policy, markov, deterministic, episodes, stderr, seed, progress)
     base, player = player_in(env, policy, markov)
@@ -252,7 +254,7 @@ def _behind_wrappers(
     """The score of a policy in a wrapped environment, simulated there; the market's own rewards count."""
     baseline, player = baseline_of(base), as_policy(policy, markov, env, wrapped=True)
     wrapped = WrappedEnvironment(env)
-    sample = _sample(wrapped, baseline, player, deterministic, episodes, stderr, seed, progress, Rewards())
+    sample = _sample(wrapped, baseline, player, deterministic, episodes, stderr, seed, progress, rewards=True)
     result = _score(base, baseline, None, sample, trusted=False)
     _require_finite(result)
     _require_below_optimum(result)
@@ -347,15 +349,18 @@ def _sample(
     stderr: float | None,
     seed: int,
     progress: bool,
-    variate: ControlVariate | None = None,
+    rewards: bool = False,
 ) -> _Sample:
-    """Episodes with the market's control variate, or another one, until there are enough."""
+    """Episodes with the market's control variate, or with the rewards themselves, until there are enough."""
     batch = min(episodes, 10_000)
     most = episodes if stderr is None else 1000 * episodes
     parts: list[Mapping[str, Array]] = []
     done, error = 0, math.inf
     first = int(np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)[0])
-    variate = variate or baseline.control_variate(player)
+    variate: ControlVariate = Rewards() if rewards else baseline.control_variate(player)
+    aversion = None
+    if rewards:
+        aversion = float(baseline.params.risk_aversion) if baseline.expected_utility else 0.0
     with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
         while done < episodes or (stderr is not None and error > stderr and done < most):
             count = min(batch, most - done)
@@ -363,7 +368,10 @@ def _sample(
             done += len(parts[-1]["estimate"])
             sample = np.concatenate([part["estimate"] for part in parts])
             mean, mean_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
-            value, error = baseline.converted(mean, mean_error)
+            if aversion is None:
+                value, error = baseline.converted(mean, mean_error)
+            else:
+                value, error = Rewards.converted(mean, mean_error, aversion)
             bar.update(len(parts[-1]["estimate"]))
             bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
     return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, value, error)

@@ -121,6 +121,11 @@ def test_behind_other_wrappers_a_policy_is_simulated():
         assert (found.method, found.episodes) == ("simulated", 20)
         assert found.value == pytest.approx(np.mean(totals), rel=1e-6), name
         assert found.stderr == pytest.approx(np.std(totals, ddof=1) / np.sqrt(20), rel=1e-6)
+    cara = {**SMALL, "utility": "cara"}
+    exact = baselines.score(AS, towards_flat, markov=True, **cara)
+    seen_through = baselines.score(Counting(gymnasium.make(AS, **cara)), towards_flat, episodes=2000)
+    assert seen_through.method == "simulated" and 0.0 < seen_through.stderr < 0.5
+    assert abs(seen_through.value - exact.value) < 3.3 * seen_through.stderr  # false alarm 1e-3
     batch = gymnasium.make_vec(AS, num_envs=10, vectorization_mode="vector_entry_point", **SMALL)
     found = baselines.score(vector.NormalizeObservation(batch), towards_flat, episodes=20, seed=3)
     assert (found.method, found.episodes) == ("simulated", 20)
