@@ -1,7 +1,7 @@
 """Agents of other people beside those of a benchmark: scored in its markets, and marked as added in its report.
 
-An agent comes from ``module:function``, or from a folder. The function is called with the environment and, if it takes
-two arguments, with each seed of the benchmark; it returns a policy as `mmgym.baselines.score` takes it, or None for a
+An agent comes from ``module:function``, or from a folder. The function is called with the environment and, if it has an
+argument ``seed``, with each seed of the benchmark; it returns a policy as `mmgym.baselines.score` takes it, or None for a
 market that it has none for. A folder has a folder for each market, named as its id with ``-`` for ``/``
 (``mmgym-GLFT-v0``), and in it the runs: model folders of this project (``model.json`` and arrays), tables (``.npz``),
 or files of Stable-Baselines3 (``.zip``, `mmgym.agents.sb3_files`), of which nothing is run.
@@ -110,9 +110,9 @@ def _agents(source: str, env: Any, env_id: str, seeds: Sequence[int]) -> Iterato
     make = getattr(import_module(module), name, None)
     if not callable(make):
         raise ValueError(f"{module} has no function {name!r}")
-    seeded = len(inspect.signature(make).parameters) > 1
+    seeded = "seed" in inspect.signature(make).parameters
     for seed in seeds if seeded else [None]:
-        policy = make(env, seed) if seeded else make(env)
+        policy = make(env, seed=seed) if seeded else make(env)
         if policy is not None:
             yield seed, policy
 
