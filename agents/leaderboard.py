@@ -1,8 +1,8 @@
 """Agents of other people beside those of a benchmark: scored in its markets, and marked as added in its report.
 
 An agent comes from ``module:function``, or from a folder. The function is called with the environment and, if it has an
-argument ``seed``, with each seed of the benchmark; it returns a policy as `mmgym.baselines.score` takes it, or None for a
-market that it has none for. A folder has a folder for each market, named as its id with ``-`` for ``/``
+argument ``seed``, with each seed of the benchmark; it returns a policy as `mmgym.baselines.score` takes it, or None for
+a market that it has none for. A folder has a folder for each market, named as its id with ``-`` for ``/``
 (``mmgym-GLFT-v0``), and in it the runs: model folders of this project (``model.json`` and arrays), tables (``.npz``),
 or files of Stable-Baselines3 (``.zip``, `mmgym.agents.sb3_files`), of which nothing is run.
 
