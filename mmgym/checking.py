@@ -247,7 +247,10 @@ def _check_construction(suite: _Suite) -> None:
         try:
             (suite.make_batch if count else suite.make_single)(*count, no_such_argument=1)
         except TypeError as error:
-            _require("no_such_argument" in str(error), f"the error for an unknown argument does not name it: {error}")
+            _require(
+                "unexpected keyword argument 'no_such_argument'" in str(error),  # other libraries read this
+                f"the error for an unknown argument does not say so: {error}",
+            )
         else:
             raise AssertionError("an unknown argument was accepted")
 

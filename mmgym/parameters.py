@@ -221,7 +221,7 @@ def create(params_type: type[AnyParams], arguments: Mapping[str, Any]) -> AnyPar
     table = _table(kind)
     unknown = [name for name in arguments if name not in table]
     if unknown:
-        raise TypeError(f"unknown argument {unknown[0]!r}: allowed are {', '.join(table)}")
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}: allowed are {', '.join(table)}")
     given = {name: arguments.get(name, argument.row.default) for name, argument in table.items()}
     values: dict[str, Any] = {}
     fields = {field: kind._field_defaults.get(field) for field in kind._fields}

@@ -200,7 +200,7 @@ def test_errors_say_what_is_allowed(capsys, tmp_path):
         (("solve", "--env", "mmgym/Nothing-v0"), "Nothing"),
         (("solve", "--env", AS, "--set", "num_steps=0"), "whole number from 1"),
         (("solve", "--env", AS, "--set", "num_steps"), "name=value"),
-        (("solve", "--env", AS, "--set", "colour=3"), "unknown argument 'colour'"),
+        (("solve", "--env", AS, "--set", "colour=3"), "unexpected keyword argument 'colour'"),
         (
             ("score", "--env", AS, "nobody"),
             "module:function nor one of: all, optimal",

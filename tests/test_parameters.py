@@ -248,9 +248,9 @@ def test_a_table_of_ones_own_refuses(arguments, message):
 
 
 def test_an_unknown_argument_is_refused_with_those_that_there_are():
-    with pytest.raises(TypeError, match=r"unknown argument 'cost': allowed are price, rate, .*, lavish$"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'cost': allowed are price, rate, .*, lavish$"):
         Shop.create(cost=1.0)
-    with pytest.raises(TypeError, match="unknown argument 'volatilty': allowed are price, volatility"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'volatilty': allowed are price, volatility"):
         gymnasium.make("mmgym/GLFT-v0", volatilty=1.0)
 
 
