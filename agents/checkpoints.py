@@ -194,12 +194,15 @@ def save_checkpoint(
     venv = model.get_env()
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # SB3 draws from it
-    state = batch_under(venv).envs.get_state()
+    batch = batch_under(venv)
+    state = batch.envs.get_state()
     training: Arrays = {
         "torch": torch.get_rng_state().numpy(),
         "numpy": np.asarray(keys),
         "last_obs": np.asarray(model._last_obs),
         "last_episode_starts": np.asarray(model._last_episode_starts),
+        "returns": batch.returns,
+        "lengths": batch.lengths,
         **{f"env.{name}": np.asarray(value) for name, value in state.items()},
     }
     training |= _replay_arrays(model)
@@ -278,13 +281,17 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
     seen = (venv.num_envs, *venv.observation_space.shape)
     numbers(training["last_obs"], "last_obs", seen, "f")
     numbers(training["last_episode_starts"], "last_episode_starts", (venv.num_envs,), "b")
+    numbers(training["returns"], "returns", (venv.num_envs,), "f")
+    numbers(training["lengths"], "lengths", (venv.num_envs,), "iu")
     if "last_original_obs" in training or isinstance(venv, VecNormalize):
         numbers(training["last_original_obs"], "last_original_obs", seen, "f")
     state: dict[str, Any] = {name[4:]: value for name, value in training.items() if name.startswith("env.")}
     for name in ("format", "parameters", "started"):
         state[name] = int(numbers(state[name], f"env.{name}", (), "iu"))
     state["market"] = str(state["market"])
-    batch_under(venv).envs.set_state(state)
+    batch = batch_under(venv)
+    batch.envs.set_state(state)
+    batch.returns[:], batch.lengths[:] = training["returns"], training["lengths"]
     model._last_obs = training["last_obs"]
     model._last_episode_starts = training["last_episode_starts"]
     model._last_original_obs = training.get("last_original_obs")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from mmgym.arguments import check_memory, choice, integer
 from mmgym.batch_kernels import advance_rows, prepare_rows, step_row, step_rows
 from mmgym.market import Market
-from mmgym.parameters import arguments_section, create
+from mmgym.parameters import argument_names, arguments_section, create
 from mmgym.rendering import EpisodeHistory
 from mmgym.rows import Rows, row_layout
 from mmgym.variation import ParametersOfRows, Values, Variation, laws_of, refuse_rows, rows_of
@@ -739,6 +739,47 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if not self._rows.started:
             raise ResetNeeded("render() before reset(): call reset() first")
         return tuple(each.text() if self.render_mode == "ansi" else each.picture() for each in self._histories)
+
+    def call(self, name: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
+        """What the batch's method returns, or its attribute, for each row, as Gymnasium's vector environments give it.
+
+        The method is called once. An array with a row for each environment is handed out by rows, and so are the
+        pictures of `render` (None for rows without one); everything else is the same for all rows.
+        """
+        found = getattr(self, name)
+        if callable(found):
+            found = found(*arguments, **keywords)
+        if name == "render":
+            frames = found or ()
+            return (*frames, *[None] * (self.num_envs - len(frames)))
+        by_row = isinstance(found, np.ndarray) and found.ndim > 0 and len(found) == self.num_envs
+        return tuple(found) if by_row else (found,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute for each row, as `call` gives it."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of the batch: one value, or a list or tuple of equal ones.
+
+        Raises
+        ------
+        ValueError
+            If the values differ: the rows are one batch; if the attribute is an argument of the constructor, which
+            would have no effect; or if the number of values is not that of the rows.
+        """
+        arguments = argument_names(self.market.params_type)
+        if name in (*arguments, "params", "arguments", "parameters"):
+            raise ValueError(
+                f"{name!r} cannot be set: kernels have the parameters already; parameters that differ by row are "
+                "make_vec(..., parameters=...), by episode randomise=... and reset(options={'parameters': ...})"
+            )
+        given = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
+        if len(given) != self.num_envs:
+            raise ValueError(f"{len(given)} values of {name!r} are not allowed: there are {self.num_envs} rows")
+        if any(value is not given[0] and value != given[0] for value in given):
+            raise ValueError(f"{name!r} can be set for all rows only: they are one batch")
+        setattr(self, name, given[0])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

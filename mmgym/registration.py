@@ -142,7 +142,12 @@ ENVIRONMENTS = (
 
 
 def register_all() -> None:
-    """Register every id of the table with Gymnasium."""
+    """Register every id of the table with Gymnasium.
+
+    No id has ``max_episode_steps``: its `TimeLimit` would truncate what the market ends by itself. Gymnasium would copy
+    the number into ``spec`` whatever ``num_steps`` is given, and where decisions follow events an episode has a random
+    number of them. The length of the others is the argument ``num_steps``.
+    """
     for row in ENVIRONMENTS:
         if row.id not in gymnasium.registry:
             gymnasium.register(

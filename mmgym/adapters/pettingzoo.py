@@ -65,6 +65,8 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
         low |= {taker: np.array([0, -1, -1], np.float32) for taker in self.takers}
         self.observation_spaces = {agent: box(low[agent], one, dtype=np.float32) for agent in self.possible_agents}
         self.action_spaces = {agent: box(-1.0, 1.0, (2,), np.float32) for agent in self.possible_agents}
+        self.state_space = box(np.concatenate([low[MAKER], *[low[taker][1:] for taker in self.takers]]), one)
+        self._state: Array | None = None
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         """Observation space of a player, always the same object."""
@@ -128,7 +130,20 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
             infos,
         )
 
+    def state(self) -> Array:
+        """All that the players see, each number once: the maker's observation, and each taker's but for the time.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first reset.
+        """
+        if self._state is None:
+            raise RuntimeError("state() before reset(): call reset() first")
+        return self._state.copy()
+
     def _by_player(self, takers: Array, maker: Array) -> dict[str, Array]:
+        self._state = np.concatenate([maker, takers[:, 1:].ravel()])
         return {MAKER: maker, **dict(zip(self.takers, takers, strict=True))}
 
     def _infos(self) -> dict[str, dict[str, Any]]:
@@ -194,6 +209,8 @@ class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
         self.action_spaces = {
             agent: gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32) for agent, size in self._sizes.items()
         }
+        self.state_space = gymnasium.spaces.Box(space.low, space.high)
+        self._state: Array | None = None
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         """Observation space of a player, always the same object."""
@@ -209,6 +226,7 @@ class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
         """Start an episode: observations and infos of both players. There are no options: what is given is ignored."""
         observation, info = self.market.reset(seed=seed)
         self.agents = list(self.possible_agents)
+        self._state = observation
         return self._for_both(observation), self._for_both(info)
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -235,6 +253,7 @@ class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
                 )
         played = np.concatenate([np.asarray(actions[agent], np.float64) for agent in self._sizes])
         observation, reward, terminated, _, info = self.market.step(played.clip(-1.0, 1.0).astype(np.float32))
+        self._state = observation
         if terminated:
             self.agents = []
         first, second = self.possible_agents
@@ -245,6 +264,18 @@ class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
             self._for_both(False),
             self._for_both(info),
         )
+
+    def state(self) -> Array:
+        """What both players see.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first reset.
+        """
+        if self._state is None:
+            raise RuntimeError("state() before reset(): call reset() first")
+        return self._state.copy()
 
     def _for_both(self, value: Any) -> dict[str, Any]:
         return {agent: copy.copy(value) for agent in self.possible_agents}

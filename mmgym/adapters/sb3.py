@@ -1,6 +1,7 @@
 """A batch of environments as a Stable-Baselines3 `VecEnv`."""
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,8 +29,14 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
     ----------
     envs : KernelVectorEnv
         A batch with ``autoreset_mode="Disabled"``: this class restarts finished rows itself, as SB3 expects it, within
-        the step. The finished rows' infos have ``terminal_observation`` and ``TimeLimit.truncated`` (False: the horizon
-        is a true end). Unfinished rows share one empty dict.
+        the step. The finished rows' infos have ``terminal_observation``, ``TimeLimit.truncated`` (False: the horizon
+        is a true end) and ``episode``, from which SB3 logs ``rollout/ep_rew_mean``: its return ``r``, its number of
+        steps ``l`` and the seconds ``t`` since this object was made. Unfinished rows share one empty dict.
+
+    Attributes
+    ----------
+    returns, lengths : arrays (num_envs,)
+        Rewards and steps of the episodes that are played.
 
     Raises
     ------
@@ -43,12 +50,15 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         self.envs = envs
         self._actions: Array | None = None
         self._nothing: dict[str, Any] = {}
+        self._begun = time.monotonic()
+        self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> Array:
         """Start an episode in every row, with the seeds of the last `seed` call if there was one."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         observations, info = self.envs.reset(seed=seeds)
+        self.returns[:], self.lengths[:] = 0.0, 0
         self.reset_infos = self._row_infos(info)
         self._reset_seeds()
         self._reset_options()
@@ -62,12 +72,18 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         """Step every row and restart those that finished."""
         observations, rewards, finished, info = self.step_batch()
         infos = self._row_infos(info)
+        self.returns += rewards
+        self.lengths += 1
         if finished.any():
             finished = finished.copy()
             last = observations.copy()
             observations, _ = self.envs.reset(options={"reset_mask": finished})
+            seconds = round(time.monotonic() - self._begun, 6)
             for row in np.flatnonzero(finished):
-                infos[row] = {**infos[row], "terminal_observation": last[row], "TimeLimit.truncated": False}
+                episode = {"r": float(self.returns[row]), "l": int(self.lengths[row]), "t": seconds}
+                end = {"terminal_observation": last[row], "TimeLimit.truncated": False, "episode": episode}
+                infos[row] = {**infos[row], **end}
+            self.returns[finished], self.lengths[finished] = 0.0, 0
         return observations, rewards.astype(np.float32), finished, infos
 
     def step_batch(self) -> tuple[Array, Array, Array, dict[str, Any]]:
@@ -117,19 +133,18 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If it is asked for some rows only.
+            If it is asked for some rows only, or as `KernelVectorEnv.set_attr`.
         """
         if len(self._count(indices)) != self.num_envs:
             raise ValueError(f"{attr_name!r} can be set for all rows only: they are one batch")
-        setattr(self.envs, attr_name, value)
+        self.envs.set_attr(attr_name, [value] * self.num_envs)
 
     def env_method(
         self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
         """Call the batch's method once; an array with a row per environment is handed out by rows."""
-        result = getattr(self.envs, method_name)(*arguments, **keywords)
-        by_row = isinstance(result, np.ndarray) and result.ndim > 0 and len(result) == self.num_envs
-        return [result[row] if by_row else result for row in self._count(indices)]
+        results = self.envs.call(method_name, *arguments, **keywords)
+        return [results[row] for row in self._count(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
