@@ -1,11 +1,11 @@
 """An example: RLlib's PPO on the native vector environment, scored exactly.
 
-    from mmgym.agents.rllib import RLlibPolicy, ppo_config
+    from mmgym.agents.rllib import ppo_config
 
     algorithm = ppo_config("mmgym/AvellanedaStoikov-v0", num_envs=512, reward="expected").build_algo()
     for _ in range(100):
         algorithm.train()
-    print(score("mmgym/AvellanedaStoikov-v0", RLlibPolicy(algorithm)).skill)
+    print(score("mmgym/AvellanedaStoikov-v0", algorithm).skill)
 
 RLlib is the extra ``scale``: Ray with what ``ray.rllib`` imports besides.
 """
@@ -13,15 +13,13 @@ RLlib is the extra ``scale``: Ray with what ``ray.rllib`` imports besides.
 from typing import Any
 
 import gymnasium
-import numpy as np
-from numpy.typing import NDArray
 
 try:
     from ray.rllib.algorithms.ppo import PPOConfig
 except ImportError as error:
     raise ImportError(f"RLlib cannot be imported ({error}): pip install 'mmgym[scale]'") from error
 
-__all__ = ["RLlibPolicy", "ppo_config"]
+__all__ = ["ppo_config"]
 
 
 def ppo_config(env_id: str, *, num_envs: int, train_batch_size: int = 51_200, seed: int = 0, **arguments: Any) -> Any:
@@ -63,37 +61,3 @@ def ppo_config(env_id: str, *, num_envs: int, train_batch_size: int = 51_200, se
         )
         .debugging(seed=seed, log_level="ERROR")
     )
-
-
-class RLlibPolicy:
-    """An RLlib algorithm's network at its mode: a function of the observation.
-
-    Parameters
-    ----------
-    algorithm : ray.rllib.algorithms.Algorithm
-        Trained on a market whose actions are a box.
-    """
-
-    markov = True
-
-    def __init__(self, algorithm: Any) -> None:
-        self._module = algorithm.get_module()
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_masks: Any = None,
-    ) -> tuple[NDArray[Any], Any]:
-        """Actions of one observation or a batch: the mean of the Gaussian head, or one draw of it."""
-        import torch
-
-        rows = np.atleast_2d(np.asarray(observation, dtype=np.float32))
-        with torch.no_grad():
-            heads = self._module.forward_inference({"obs": torch.from_numpy(rows)})["action_dist_inputs"]
-            law = self._module.get_inference_action_dist_cls().from_logits(heads)
-            chosen = law.to_deterministic().sample() if deterministic else law.sample()
-        actions = np.clip(chosen.numpy(), -1.0, 1.0)
-        return actions.reshape(*np.shape(observation)[:-1], actions.shape[-1]), state

@@ -77,9 +77,10 @@ def as_policy(policy: Any, markov: bool | None = None, env: Any = None, *, wrapp
 
     Parameters
     ----------
-    policy : Policy, callable, torch module or Stable-Baselines3 model
+    policy : Policy, callable, torch module, Stable-Baselines3 or SBX model, TorchRL actor, RLlib algorithm or RLModule
         A model brings the statistics of the `VecNormalize` around its environment, and its action masks. A function
-        takes a batch of observations, or one; with ``env``, a call tells which.
+        takes a batch of observations, or one; with ``env``, a call tells which. Transforms of a TorchRL environment
+        are no part of its actor: give a function that has both.
     markov : bool, optional
         Whether a function depends on nothing but the observation.
     env : environment or vector environment, optional
@@ -98,12 +99,39 @@ def as_policy(policy: Any, markov: bool | None = None, env: Any = None, *, wrapp
         return model_policy(policy, wrapped=wrapped)
     if hasattr(policy, "predict"):
         return policy
+    policy = _module_of(policy)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(policy, torch.nn.Module):
         return ModulePolicy(policy, None if env is None else _spaces(env)[1])
     if not callable(policy):
         raise TypeError(f"{type(policy).__name__} is not a policy: it needs predict(observation), or be callable")
     return CallablePolicy(policy, bool(markov), env is not None and _takes_one(policy, env))
+
+
+def _module_of(policy: Any) -> Any:
+    """The RLModule of an RLlib algorithm; anything else as it is.
+
+    Raises
+    ------
+    TypeError
+        If the algorithm has several modules, or the module has not the observations of the environment, or a memory.
+    """
+    algorithms, modules = (
+        sys.modules.get(f"ray.rllib.{name}") for name in ("algorithms.algorithm", "core.rl_module.rl_module")
+    )
+    if algorithms is not None and isinstance(policy, algorithms.Algorithm):
+        if policy.config._env_to_module_connector is not None:
+            raise TypeError(
+                f"{type(policy).__name__} has connectors of its own between environment and module, which are not "
+                "scored: give a function of the observations that applies them"
+            )
+        names = list(policy.config.policies)
+        if len(names) != 1:
+            raise TypeError(f"{type(policy).__name__} has the modules {', '.join(names)}: give get_module() of one")
+        policy = policy.get_module(names[0])
+    if modules is not None and isinstance(policy, modules.RLModule) and policy.is_stateful():
+        raise TypeError(f"{type(policy).__name__} has a memory: give an object with predict(), as Stable-Baselines3's")
+    return policy
 
 
 def _spaces(env: Any) -> tuple[Any, Any]:
@@ -143,10 +171,32 @@ def _takes_one(function: Any, env: Any) -> bool:
     )
 
 
+def _answer(module: Any, observations: Any, deterministic: bool) -> Any:
+    """What a torch module answers to observations: TorchRL's actors and RLModules at the mode of their law or drawn."""
+    tensordict, rllib = sys.modules.get("tensordict"), sys.modules.get("ray.rllib.core.rl_module.rl_module")
+    if tensordict is not None and isinstance(module, tensordict.nn.TensorDictModuleBase):
+        if len(module.in_keys) != 1 or "action" not in module.out_keys:
+            raise TypeError(
+                f"{type(module).__name__} maps {module.in_keys} to {module.out_keys}: it must map the observation "
+                "alone to the action; give a function that takes the part that is meant"
+            )
+        given = tensordict.TensorDict({module.in_keys[0]: observations}, observations.shape[:-1])
+        kinds = tensordict.nn.InteractionType
+        with tensordict.nn.set_interaction_type(kinds.DETERMINISTIC if deterministic else kinds.RANDOM):
+            return module(given)["action"]
+    if rllib is not None and isinstance(module, rllib.RLModule):
+        heads = module.forward_inference({"obs": observations.reshape(-1, observations.shape[-1])})
+        law = module.get_inference_action_dist_cls().from_logits(heads["action_dist_inputs"])
+        found = (law.to_deterministic() if deterministic else law).sample()
+        return found.reshape(*observations.shape[:-1], *found.shape[1:])
+    return module(observations)
+
+
 class ModulePolicy(StatelessPolicy):
     """A torch module from a batch of observations to actions, or to logits where actions are discrete.
 
-    It is asked in evaluation mode, without gradients.
+    It is asked in evaluation mode, without gradients. Actors of TorchRL and modules of RLlib draw their actions where
+    they are not to be deterministic.
 
     Parameters
     ----------
@@ -160,7 +210,18 @@ class ModulePolicy(StatelessPolicy):
         torch = sys.modules["torch"]
         self.markov = not any(isinstance(part, torch.nn.RNNBase | torch.nn.RNNCellBase) for part in module.modules())
 
-    def act(self, observation: Any) -> Array:
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Actions of one observation or a batch, and the state as it was given."""
+        return self.act(observation, deterministic), state
+
+    def act(self, observation: Any, deterministic: bool = True) -> Array:
         """Actions of one observation or a batch."""
         torch = sys.modules["torch"]
         first = next(iter(self.module.parameters()), torch.zeros(1))
@@ -168,7 +229,8 @@ class ModulePolicy(StatelessPolicy):
         self.module.eval()
         try:
             with torch.no_grad():
-                found = self.module(torch.as_tensor(np.asarray(observation), dtype=first.dtype, device=first.device))
+                given = torch.as_tensor(np.asarray(observation), dtype=first.dtype, device=first.device)
+                found = _answer(self.module, given, deterministic)
         finally:
             self.module.train(training)
         if not isinstance(found, torch.Tensor):
@@ -178,7 +240,8 @@ class ModulePolicy(StatelessPolicy):
             )
         actions: Array = found.cpu().numpy()
         sizes = None if self._space is None else component_sizes(self._space)
-        if sizes is None or actions.shape[-1:] != (sum(sizes),) or actions.dtype.kind != "f":
+        logits = actions.dtype.kind == "f" or actions.ndim == np.ndim(observation)  # TorchRL's are one-hot integers
+        if sizes is None or actions.shape[-1:] != (sum(sizes),) or not logits:
             return actions
         parts = np.split(actions, np.cumsum(sizes)[:-1], axis=-1)
         entries = np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
