@@ -23,6 +23,7 @@ ROWS = {
     )
 }
 AS, ROBUST, TICK = "mmgym/AvellanedaStoikov-v0", "mmgym/RobustGLFT-v0", "mmgym/TickSpread-v0"
+FLAT = {"actions": "flat", "num_steps": 4}  # of the last one
 WEIGHTS = np.array([[0.05, 0.6], [-0.1, -0.5]], np.float32)  # an agent: quotes linear in time and inventory
 OFFSETS = np.array([0.45, 0.4], np.float32)
 
@@ -49,6 +50,11 @@ def evaluated(library, column, **names):
 
 def linear(observations):
     return np.clip(observations @ WEIGHTS.T + OFFSETS, -1.0, 1.0)
+
+
+def likeliest(logits, sizes):
+    """The largest of the logits of each component of an action."""
+    return np.stack([part.argmax(axis=1) for part in np.split(logits, np.cumsum(sizes)[:-1], axis=1)], axis=1)
 
 
 def linear_layer():
@@ -104,17 +110,26 @@ def test_torchrl(library):
         baselines.score(AS, net)
 
 
+def test_torchrl_has_the_state_of_a_game():
+    need("pettingzoo", "torchrl.envs")
+    from torchrl.envs.libs.pettingzoo import PettingZooWrapper
+
+    from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
+
+    env = PettingZooWrapper(env=MeanFieldParallelEnv(num_takers=3, num_steps=60), return_state=True)
+    assert env.rollout(100)["next", "state"].shape == (60, 14)
+
+
 @pytest.mark.parametrize("env_id", [TICK])
 def test_torchrl_one_hot_actions(env_id):
     need("torchrl.modules")
     from torchrl.envs import GymEnv
     from torchrl.modules import MLP, QValueActor
 
-    flat = {"actions": "flat", "num_steps": 4}
-    spec = GymEnv(env_id, **flat).action_spec
+    spec = GymEnv(env_id, **FLAT).action_spec
     net = MLP(3, spec.shape[-1], num_cells=[4])
-    found = baselines.score(env_id, QValueActor(net, in_keys=["observation"], spec=spec), **flat)
-    assert found.value == pytest.approx(baselines.score(env_id, net, **flat).value, rel=1e-9)
+    found = baselines.score(env_id, QValueActor(net, in_keys=["observation"], spec=spec), **FLAT)
+    assert found.value == pytest.approx(baselines.score(env_id, net, **FLAT).value, rel=1e-9)
 
 
 def test_skrl(tmp_path):
@@ -198,6 +213,34 @@ def test_rllib():
     finally:
         algorithm.stop()
         ray.shutdown()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("env_id", "arguments"), [(AS, {}), (TICK, {"num_steps": 4}), (TICK, FLAT)], ids=str)
+def test_rllib_module(env_id, arguments):
+    """An untrained RLModule: the mean of its Gaussian head, or the likeliest entries of its categorical ones."""
+    torch, spec, catalog, ppo = need(
+        "torch",
+        "ray.rllib.core.rl_module.rl_module",
+        "ray.rllib.algorithms.ppo.ppo_catalog",
+        "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module",
+    )
+    env = gymnasium.make(env_id, **arguments)
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    kinds = {"module_class": ppo.DefaultPPOTorchRLModule, "catalog_class": catalog.PPOCatalog, "model_config": {}}
+    module = spec.RLModuleSpec(**spaces, **kinds).build()
+
+    def heads(observations):
+        with torch.no_grad():
+            found = module.forward_inference({"obs": torch.as_tensor(observations)})["action_dist_inputs"].numpy()
+        if env_id == AS:
+            return found[:, :2]
+        if arguments is FLAT:
+            return found.argmax(axis=1)
+        return likeliest(found, env.action_space.nvec)
+
+    found = baselines.score(env_id, module, **arguments)
+    assert found.value == pytest.approx(baselines.score(env_id, heads, markov=True, **arguments).value, rel=1e-9)
 
 
 @pytest.mark.long
@@ -292,8 +335,7 @@ def test_pufferlib(env_id):
     module = torch.nn.Linear(3, int(sizes.sum()))
 
     def chosen(observations):
-        logits = module(torch.as_tensor(observations)).detach().numpy()
-        return np.stack([part.argmax(axis=1) for part in np.split(logits, np.cumsum(sizes)[:-1], axis=1)], axis=1)
+        return likeliest(module(torch.as_tensor(observations)).detach().numpy(), sizes)
 
     found = evaluated("PufferLib", 1, module=module)
     assert found.value == pytest.approx(baselines.score(env_id, chosen, markov=True).value, rel=1e-9)
@@ -319,9 +361,9 @@ def test_pettingzoo(env_id):
 
 def test_state_of_the_players():
     """The state has what the infos tell of every player, over what observations are scaled by."""
+    need("pettingzoo")
     from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
 
-    need("pettingzoo")
     env = MeanFieldParallelEnv(num_takers=3, num_steps=60)
     _, infos = env.reset(seed=3)
     random = np.random.default_rng(1)
@@ -336,11 +378,6 @@ def test_state_of_the_players():
             assert takers[row, 1] == pytest.approx(infos[taker]["signal"] / params.signal_limit)
         if n < 60:
             _, _, _, _, infos = env.step({agent: random.uniform(-1.0, 1.0, 2) for agent in env.agents})
-    need("torchrl.envs")
-    from torchrl.envs.libs.pettingzoo import PettingZooWrapper
-
-    played = PettingZooWrapper(env=env, return_state=True).rollout(100)
-    assert played["state"].shape == (60, 14)
 
 
 def test_call_and_attributes_of_a_batch():
@@ -388,6 +425,7 @@ def test_trackers_get_what_tensorboard_gets(library, tmp_path, monkeypatch):
         run = eval(code, {"wandb": tracker})
         train("ppo", AS, timesteps=1_200_000, progress=False)
         run.finish()
+        tracker.teardown()  # its service has written the file only then
         stored = next(tmp_path.glob("wandb/offline-run*/run-*.wandb")).read_bytes()
         assert b"rollout/ep_rew_mean" in stored and b"exact/skill" in stored
         return
