@@ -148,6 +148,7 @@ def test_a_run_is_reproducible_and_its_model_can_be_loaded(config, tmp_path):
     assert not (folder / "checkpoint").exists()
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_parameters(config, tmp_path):
     """The child process is killed right after its second checkpoint."""
     whole, _ = train(config, AS, seed=3, folder=tmp_path / "whole", progress=False)

@@ -71,6 +71,7 @@ def test_every_algorithm_is_tried():
     assert set(TINY) | set(EXACT_LEARNERS) == set(ALGORITHMS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", TINY)
 def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkeypatch):
     """Bit for bit: networks, optimisers, normalisation; replay buffer and hidden states are part of the checkpoint."""
@@ -133,6 +134,7 @@ def test_centred_rewards_are_less_by_the_constant_and_all_else_is_the_same(tmp_p
         CentredRewards(pair[1], np.inf)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("env_id", "arguments"), [(row.id, {}) for row in ENVIRONMENTS] + [("mmgym/HawkesPower-v0", {"decision": "order"})]
 )
@@ -167,6 +169,7 @@ def test_only_our_wrapper_can_be_named(wrapper, tmp_path):
         load_config(path, AS)
 
 
+@pytest.mark.long
 def test_a_recurrent_policy_remembers(tmp_path):
     config, env_id = write(tmp_path, "recurrent_ppo")
     folder, _ = train(config, env_id, folder=tmp_path / "run", arguments=MARKET[AS], progress=False)

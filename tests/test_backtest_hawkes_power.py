@@ -218,6 +218,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return simulate_power_tapes(tmp_path_factory.mktemp("days"), days=6, seed=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("as_printed", [False, True])
 def test_against_a_slow_replay(days: list[Path], as_printed: bool) -> None:
     tapes = [read_power_tape(path) for path in days[:3:2]]  # days of much trading

@@ -78,6 +78,7 @@ def finished(tmp_path_factory):
     return file, out, before, run_benchmark(load_benchmark(file), out, workers=2, progress=False)
 
 
+@pytest.mark.long
 def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
     file, out, before, results = finished
     cells = plan(load_benchmark(file))
@@ -92,6 +93,7 @@ def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
     assert after == {path: path.stat().st_mtime_ns for path in out.rglob("cells/*/*.json")}
 
 
+@pytest.mark.long
 def test_a_worker_dies_with_its_benchmark(tmp_path):
     """A worker whose standard input closes ends; one that is waiting for its cell too."""
     command = [sys.executable, "-m", "mmgym.agents.benchmark_cell"]
@@ -167,6 +169,7 @@ def test_failures_are_shown_and_count_as_losses(finished, capsys):
     assert failed[0]["error"].split(":")[0] in page
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_a_failed_cell_and_can_be_retried(tmp_path, monkeypatch):
     """The worker's interpreter ends at once, as if the system had killed it."""
     benchmark = load_benchmark(benchmark_file(tmp_path, seeds="[0]"))
@@ -359,6 +362,7 @@ def test_a_changed_budget_is_another_cell(tmp_path):
     assert len(keys[0] & keys[1]) == 1  # the papers' policies
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["benchmark_quick", "benchmark"])
 def test_the_page_shows_the_committed_results(name):
     folder = ROOT / "configs" / "results" / name

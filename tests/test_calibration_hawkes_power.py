@@ -460,6 +460,7 @@ def test_plot_writes_a_png(several: Calibration, tmp_path: Path, monkeypatch: py
 # Data that do not identify the parameters
 
 
+@pytest.mark.long
 def test_explosive_orders_must_be_asked_for(tmp_path: Path) -> None:
     explosive = replace(DEFAULT, excitation=(1.2, 1.2, 1.2, 1.2, 4.0, 1.5), horizon=3.0)
     with pytest.raises(ValueError, match="branching ratio"):

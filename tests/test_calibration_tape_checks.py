@@ -244,6 +244,7 @@ def test_gaps_are_few_and_far_longer_than_all_else() -> None:
 # Time stamps
 
 
+@pytest.mark.long
 def test_one_second_stamps_are_refused_and_finer_ones_corrected(tmp_path: Path) -> None:
     tape = simulate(1, 1800.0, rate=2.0, decay=60.0)
     path = tmp_path / "tape.csv"
@@ -463,6 +464,7 @@ def test_dispersion_of_counts_is_that_of_poisson_counts() -> None:
 # Where warnings stand
 
 
+@pytest.mark.long
 def test_warnings_stand_in_table_json_and_on_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     first, second = simulate(1, 900.0), simulate(2, 900.0)
     second["time_s"] += DAY
@@ -688,6 +690,7 @@ def fuzz(folder: Path, number: int, seed: int) -> dict[str, int]:
     return ended
 
 
+@pytest.mark.long
 def test_damaged_files_give_results_or_errors_that_name_them(tmp_path: Path) -> None:
     ended = fuzz(tmp_path, 72, 1)
     assert min(ended.values()) > 10, ended

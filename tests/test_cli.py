@@ -117,6 +117,7 @@ def test_solve_prints_the_optimum(capsys):
     assert "bind in 0 of 4200 cells" in out
 
 
+@pytest.mark.long
 def test_score_papers_and_risk(capsys, tmp_path):
     file = tmp_path / "scores.json"
     status, out, _ = run(
@@ -159,6 +160,7 @@ def test_train_score_and_resume(capsys, tmp_path):
     assert status == 0
 
 
+@pytest.mark.long
 def test_demo_writes_its_pictures_and_table(capsys, tmp_path):
     status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "12800", "--threads", "1")
     assert status == 0

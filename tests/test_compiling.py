@@ -30,6 +30,7 @@ def played(ids, steps=12):
     return outputs
 
 
+@pytest.mark.long
 def test_without_a_compiler(run_script):
     script = f"""
 import json, os, warnings
@@ -42,6 +43,7 @@ print(json.dumps(played({IDS!r})))
     assert json.loads(run_script(script)) == played(IDS)
 
 
+@pytest.mark.long
 def test_without_a_folder_for_compiled_kernels(run_script, tmp_path):
     copy = tmp_path / "site" / "mmgym"
     left_out = shutil.ignore_patterns("__pycache__", "baselines", "agents")

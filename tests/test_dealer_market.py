@@ -25,6 +25,7 @@ def test_one_size_is_the_glft_market(utility):
     assert np.allclose(found.solution.values, glft.solution.values, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.long
 def test_optimum(utility, check_optimum):
     shares, sizes, lots = (0.5, 0.3, 0.2), (1, 2, 4), 0.5
     q = lots * np.arange(-4, 5)

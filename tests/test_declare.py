@@ -105,6 +105,7 @@ WITH_PARAMETERS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_refused_with_parameters(name):
     changes, arguments, words = WITH_PARAMETERS[name]
@@ -128,6 +129,7 @@ def test_refused_as_stated():
             small(**changes)
 
 
+@pytest.mark.long
 def test_too_many_states_and_choices():
     with pytest.raises(MemoryError, match="held, other have 4,001 x 4,001 = 16,008,001 states, allowed are 5,000,000"):
         small(coordinates=[
@@ -138,6 +140,7 @@ def test_too_many_states_and_choices():
         _ = DeclaredProblem(wide, create(Params, {})).choices
 
 
+@pytest.mark.long
 def test_what_does_not_fit_into_memory_is_refused_beforehand(monkeypatch):
     params = create(Params, {"limit": 1000})
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 50_000}
@@ -159,6 +162,7 @@ def test_what_does_not_fit_into_memory_is_refused_beforehand(monkeypatch):
         _ = DeclaredProblem(choices, params).choices
 
 
+@pytest.mark.long
 def test_a_wrong_intensity_between_the_checked_points():
     narrow = small(events=[declare.Event("fill", lambda u: abs(u.depth - 0.3) - 0.01, further, when=room)])
     problem = DeclaredProblem(narrow, create(Params, {}))
@@ -183,6 +187,7 @@ def command(tmp_path, monkeypatch, capsys, caplog):
     return run
 
 
+@pytest.mark.long
 def test_every_command_takes_a_market_of_somebody_else(command):
     module, plain = "mylab.linear_fills", "mylab/LinearFills-v0"
     env = f"--env {module}:{plain} --set num_steps=4 --set horizon=1.0 --set limit=2"
@@ -216,6 +221,7 @@ def test_throughput_and_benchmark_of_a_market_of_somebody_else(command, monkeypa
     assert "mine" in command("--import mylab.linear_fills benchmark b.yml --folder found --workers 1")
 
 
+@pytest.mark.long
 def test_third_party_package_tests_itself():
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PACKAGE / "tests")],
@@ -234,6 +240,7 @@ print(optimal_policy("typed/LinearFills-v0", limit=2, num_steps=3).optimum)
 """
 
 
+@pytest.mark.long
 def test_a_market_that_is_typed_in_is_solved_and_not_kept(run_script):
     page = PACKAGE / "mylab" / "linear_fills.py"
     assert float(run_script(f"PAGE = {str(page)!r}\n{INTERACTIVE}", timeout=180.0)) > 0.0

@@ -273,6 +273,7 @@ def policy_gradient(problem, table):
     return value, weights[..., None] * np.array(slopes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FUNCTIONALS)
 @pytest.mark.parametrize("seed", range(3))
 def test_one_step_law_of_boxes(seed, name):
@@ -293,6 +294,7 @@ def test_one_step_law_of_boxes(seed, name):
         assert np.abs(found - expected[: problem.num_states]).max() < 1e-12 * (1.0 + np.abs(expected).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_laws_and_gradients_of_boxes(seed):
     for utility in ("mean", "cara"):
@@ -329,6 +331,7 @@ def test_policy_gradient_of_boxes():
     assert abs((slopes * way).sum() - (up - down) / 2e-5) < 1e-8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 @pytest.mark.parametrize("seed", range(2))
 def test_optimum_of_boxes(seed, utility):
@@ -360,6 +363,7 @@ def test_optimum_of_boxes(seed, utility):
         values = mine[:, None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 @pytest.mark.parametrize("seed", range(3))
 def test_optimum_and_values_of_choices(seed, utility):
@@ -399,6 +403,7 @@ def test_exact_gradient_of_choices_comes_near_the_optimum(utility):
     assert score(env, policy).skill > 0.95
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [{}, {"utility": "cara", "reward": "expected"}])
 @pytest.mark.parametrize("market", [BOXES, CHOICES])
 def test_played(market, arguments):

@@ -143,6 +143,7 @@ FUNCTIONALS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(6))
 @pytest.mark.parametrize("name", FUNCTIONALS)
 def test_one_step_law(number, name):

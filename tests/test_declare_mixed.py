@@ -310,6 +310,7 @@ def test_marks_are_separate_events(utility):
             assert np.array_equal(first[0], second[0]) and abs(first[1] - second[1]) < 1e-12
 
 
+@pytest.mark.long
 def test_columns_of_choices():
     env = MIXED.environment()
     assert env.action_space == gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -329,6 +330,7 @@ def test_columns_of_choices():
         expansions_of(env)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [{}, {"utility": "cara", "reward": "expected"}])
 def test_played(arguments):
     check_market(MIXED.environment, **arguments)
@@ -358,6 +360,7 @@ def test_random_policy_is_summed():
     assert score(env, policy).method != "simulation"
 
 
+@pytest.mark.long
 def test_refused():
     def wrong(p, x, mark):
         return 0.3 * (mark + 1.0)

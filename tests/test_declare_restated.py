@@ -471,6 +471,7 @@ def require_equal(found, expected, tolerance=1e-10):
     assert np.abs(found - expected).max() <= tolerance * (1e-3 + np.abs(expected).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("market", "number"), cases(*MARKETS))
 def test_one_step_law(market, number):
     hand, stated = MARKETS[market](number)
@@ -489,6 +490,7 @@ def test_one_step_law(market, number):
             require_equal(stated.backward_without_inventory(n, states, others, values, functional), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("market", "number"), cases(*MARKETS))
 def test_optimum_and_scores(market, number):
     """The optimum, and the exact value, moments and law of it and of a random policy."""

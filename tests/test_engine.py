@@ -714,6 +714,7 @@ def test_a_batch_renders_its_first_rows():
     assert envs.render()[0].startswith("t 0/4")
 
 
+@pytest.mark.long
 def test_a_batch_is_recorded_as_video(tmp_path):
     envs = RecordBatchVideo(
         GLFTVectorEnv(4, render_mode="rgb_array", **SHORT), str(tmp_path / "new"), video_aspect_ratio=(2, 2), fps=10

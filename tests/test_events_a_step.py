@@ -114,6 +114,7 @@ def test_a_maker_at_the_allowed_maximum():
         score(MAKER, constant(np.zeros(2, np.float32)), markov=True, maker_fill_rate=1.01 * rate, **sizes)
 
 
+@pytest.mark.long
 def test_stochastic_volatility_at_the_allowed_maximum():
     """9,999 expected fills a step on each side, and a refusal beyond: the mean of plain returns is the exact value."""
     sizes = {"num_steps": 2, "horizon": 2.0, "inventory_limit": 2.0, "fill_decay": 0.3, "min_depth": -1.0,

@@ -99,6 +99,7 @@ def test_a_short_run_comes_within_3e_4_of_the_optimum(tmp_path, utility):
     assert list((folder / "tensorboard").rglob("events*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("market", [(AS, SMALL), (TICK, TINY)], ids=["box", "discrete"])
 def test_a_killed_run_resumes_to_the_same_weights(market, tmp_path, monkeypatch):
     import mmgym.agents.train as module

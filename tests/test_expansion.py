@@ -31,6 +31,7 @@ class Affine(Float64Policy):
         return seen @ self.weights[:, : seen.shape[1]].T + self.weights[:, -1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("env_id", "arguments"), FROZEN)
 def test_slopes_and_curvatures_are_those_of_the_value_where_all_cells_are_drawn(env_id, arguments, monkeypatch):
     """Along a direction that moves one step only, in which the value is what the expansion says, to second order."""

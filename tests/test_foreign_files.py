@@ -369,6 +369,7 @@ def walk_checkpoint(algorithm, source, trap, tmp_path, share):
     return count, refused
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_no_field_of_a_checkpoint_is_imported_opened_or_unpickled(algorithm, runs, trap, tmp_path):
     count, refused = walk_checkpoint(algorithm, runs[f"{algorithm}-checkpoint"], trap, tmp_path, 0.01)

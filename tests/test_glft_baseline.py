@@ -227,6 +227,7 @@ def test_small_risk_aversion_approaches_the_mean_criterion():
     assert abs(values[1] - 66.2438786910) < 0.02 * abs(values[0] - 66.2438786910)
 
 
+@pytest.mark.long
 def test_large_risk_aversion_stays_in_range_or_is_refused():
     """Without scaling ``exp(-gamma X)`` is beyond double precision: its exponent is about 800 at the bound."""
     few = {"utility": "cara", "fill_rate": 14.0, "num_steps": 50}

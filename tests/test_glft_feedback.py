@@ -254,6 +254,7 @@ def test_constant_quote_has_the_certainty_equivalent_of_the_frozen_problem() -> 
     )
 
 
+@pytest.mark.long
 def test_constant_quote_has_the_law_of_the_frozen_problem() -> None:
     params = avellaneda_stoikov_market(20)
     quote = np.full((20, 2 * params.limit + 1, 2), 1.0 / 1.5)

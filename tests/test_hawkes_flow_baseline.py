@@ -102,6 +102,7 @@ def test_corollary_3_as_printed_differs_by_what_left_the_integral():
     assert expected == pytest.approx(0.8991621083843548 - 0.898671602462793, abs=1e-12)  # as in the full model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["corollary_3", "signal_poisson", "optimal"])
 def test_quotes_are_symmetric(name):
     """Depths swap sides with the sign of the inventory and the intensities (section 3)."""
@@ -451,6 +452,7 @@ def test_what_the_grids_do_not_resolve_is_not_called_certified(monkeypatch):
 # --- Policies and scores ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_optimum_at_events_and_its_policy():
     best = baselines.optimal_policy(ID)
     assert best.level == level_of(ID) == "certified"
@@ -504,6 +506,7 @@ def test_simulated_and_numerical_scores_agree():
     assert best.regret == pytest.approx(0.0, abs=2.0 * best.value_error)
 
 
+@pytest.mark.long
 def test_the_optimum_is_sampled_without_error():
     found = baselines.score(ID, baselines.optimal_policy(ID, **SMALL), method="simulated", episodes=500, **SMALL)
     assert found.stderr < 1e-6
@@ -549,6 +552,7 @@ def test_by_the_clock_the_optimum_lies_between_bounds():
     assert joined.method == "numerical"  # a constant quote is worth the same whenever it is decided on
 
 
+@pytest.mark.long
 def test_a_policy_that_the_grid_does_not_resolve_is_simulated():
     """Quotes that jump between neighbouring intensities: the stated error of the evaluation is large."""
 

@@ -148,6 +148,7 @@ def test_corollary_3_in_the_mirror():
         np.testing.assert_allclose(quotes, image[:, ::-1], atol=1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["first_order", "frozen"])
 def test_value_functions_in_the_mirror(kind):
     """Values are equal, and edges of bid and ask are swapped."""
@@ -185,6 +186,7 @@ def test_the_gain_of_an_order(edge):
     assert order_gain(edge, 4.0) == pytest.approx(max(-found.fun, edge), abs=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [fitted_space, functools.partial(expansion_space, order=1)])
 def test_features_and_the_generator(make):
     """Against sums over the laws of moves, and differences along the path between events."""
@@ -274,6 +276,7 @@ def test_without_excitation_the_bounds_meet_at_the_exact_optimum():
         np.testing.assert_allclose(solved(p, "first_order").at(p, *states)[:, 2], exact[:, q + 2], atol=2e-3)
 
 
+@pytest.mark.long
 def test_a_book_that_never_moves_is_the_reduced_market():
     """The certified optimum of HawkesFlow without impact, in continuous time, lies in the interval."""
     shared = {"fill_decay": [4.0, 5.0], "running_penalty": 0.02, "inventory_limit": 2, "horizon": 3.0, "num_steps": 6}
@@ -289,6 +292,7 @@ def test_a_book_that_never_moves_is_the_reduced_market():
     assert found.upper.mean() - found.policy.mean() < 0.01 * optimum
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -363,6 +367,7 @@ def test_policy_values_of_the_notes():
     assert interval.width < 0.02
 
 
+@pytest.mark.long
 def test_every_path_is_in_order():
     """Path by path: the policy below the dual bound, and that below the bound with fills known in advance."""
     p = Params.create(**SMALL)
@@ -415,6 +420,7 @@ def test_control_variates_are_unbiased(decision):
             assert found["estimate"].std() < 0.5 * found["returns"].std()
 
 
+@pytest.mark.long
 def test_the_best_policy_and_its_interval():
     best = best_known_policy(ID, **SMALL)
     interval = best.interval

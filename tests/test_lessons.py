@@ -15,6 +15,7 @@ from mmgym.agents.commands.lesson import LESSONS
 FOLDER = Path(__file__).parents[1] / "agents" / "lessons"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)]
 )

@@ -90,6 +90,7 @@ def level_by_hand(lower, upper, error):
     return "bracketed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("env_id", "arguments", "stated"), list(cases()))
 def test_a_level_is_what_the_bounds_say(env_id, arguments, stated, capsys):
     """And, for the arguments of the preset, what the table of ids states."""
@@ -285,6 +286,7 @@ def test_the_digest_sees_every_file_below_a_folder(tmp_path):
 # --- Expansions ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("env_id", "arguments"),
     [

@@ -107,6 +107,7 @@ def test_optima_of_frozen_quotes(num_steps, rate, taker, maker):
     assert optimal_policy(MAKER, **arguments).optimum == pytest.approx(maker, abs=6e-4)
 
 
+@pytest.mark.long
 def test_a_constant_quote_does_not_depend_on_the_steps():
     """1557.4556010 - 650.55344 for the taker, with any number of steps."""
     for num_steps in (100, 500):
@@ -244,6 +245,7 @@ def test_functions_and_callables_are_populations_as_score_takes_them():
         population_exploitability(TAKER, Drawing(), **COUPLED)
 
 
+@pytest.mark.long
 def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     """The mean inventory by matrix exponentials: what a polynomial misses is stated, and the level follows from it."""
     arguments = {**COUPLED, "horizon": 0.4, "num_steps": 4, "signal_rate": 0.0}
@@ -319,6 +321,7 @@ def test_the_smallest_depths_of_the_paper_s_game(tmp_path, num_steps, most, gap)
     assert abs(found.value - exact) <= found.value_error + 1e-9 * abs(exact)
 
 
+@pytest.mark.long
 def test_pairs_of_the_same_depths_are_worked_out_together():
     """One at a time, or all at once: bit for bit, for means, moments and exponentials."""
     random = np.random.default_rng(1)
@@ -426,6 +429,7 @@ def moment_equations(problem, n, state, depths, functional, values):
     return pair, z, start, tilted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("env_id", [TAKER, MAKER])
 def test_moments_and_exponentials_of_a_step(env_id):
     problem = problem_of(env_id, **{**COUPLED, "num_steps": 4})
@@ -454,6 +458,7 @@ def test_forward_laws_have_mass_1():
     assert laws.min() >= 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -334,6 +334,7 @@ def test_errors_of_time_stepping_show_their_own_order():
     assert limit.stepping_error([1.0, 1.1, 1.3]) > 0.1  # it does not converge
 
 
+@pytest.mark.long
 def test_a_start_and_a_tolerance():
     weak, strong = (Game.create(**{**SMALL, "impact": k, "initial_law": [30.0, 1]}) for k in (0.04, 0.05))
     near = limit.solve_equilibrium(weak, 1e-6)
@@ -379,6 +380,7 @@ def answer_to_a_still_crowd(num_steps, rate):
     return game, *flows.best_response(game, flow)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("num_steps", "rate", "value"),
     [
@@ -485,6 +487,7 @@ def test_frozen_depths_are_the_best_ones():
         assert -other.fun == pytest.approx(best.ravel()[state], abs=1e-6)
 
 
+@pytest.mark.long
 def test_an_asymmetric_equilibrium_on_steps_tends_to_the_continuous_one():
     """First order in the step; extrapolated from two step lengths it is the continuous value."""
     arguments = {"impact": 0.02, "initial_law": [30.0, 1], **SMALL}

@@ -119,6 +119,7 @@ def test_initial_laws():
     assert (maker.reset(seed=0)[1]["inventory"] == 0.0).all()  # the law is the takers'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [

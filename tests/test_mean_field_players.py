@@ -61,6 +61,7 @@ def play(games, takers, actions=None, seed=1, reward="expected", maker=(0.28, 0.
 # --- The step law -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("takers", [1, 2, 7])
 @pytest.mark.parametrize("reward", ["expected", "pnl"])
 def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_impact_say(takers, reward):
@@ -92,6 +93,7 @@ def test_the_maker_earns_what_the_limit_says_against_constant_quotes():
     close_mean(makers, value)
 
 
+@pytest.mark.long
 def test_laws_of_inventory_and_signal_at_the_horizon():
     game = Game.create(**COUPLED)
     actions = quote_table(game)

@@ -48,6 +48,7 @@ def somebody_elses(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_the_wheel_has_every_file_and_one_import_name(wheel):
     places = {"mmgym": "mmgym", "baselines": "mmgym/baselines", "agents": "mmgym/agents"}
     expected = {
@@ -93,6 +94,7 @@ def test_a_project_of_somebody_else_installed_beside_it(wheel, tmp_path):
         assert "optimum 0.9025000000" in run(commands / "mmgym", words[0], *env, *limits, *words[1:], **options)
 
 
+@pytest.mark.long
 def test_installed_beside_packages_of_the_same_names(wheel, tmp_path):
     commands, pip, options = installed(tmp_path, somebody_elses(tmp_path), wheel)
     python, options["env"] = commands / "python", options["env"] | {"NUMBA_DISABLE_JIT": "1"}

@@ -35,6 +35,7 @@ def same(first, second):
 """
 
 
+@pytest.mark.long
 @needs_fork
 @pytest.mark.parametrize("threads", [1, 2])
 def test_worker_processes_after_a_batch_was_stepped(run_script, threads):

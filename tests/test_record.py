@@ -100,6 +100,7 @@ def test_perturbed_optimum_by_a_finer_quadrature():
         MixedPolicy(noisy, noisy, 1.5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("env_id", "arguments"), [(AS, SHORT), (TICK, TICKS), (FLOW, FLOWS)])
 def test_minari_reads_back_what_a_single_environment_plays(env_id, arguments, tmp_path, monkeypatch):
     pytest.importorskip("h5py", reason="needs the extra offline")

@@ -263,6 +263,7 @@ class CoinEnv(CoinFace, KernelEnv):
     vector_class = CoinVectorEnv
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments", [{}, {"bias": 0.9, "num_steps": 30, "payoff": "square"}], ids=["coin", "early ends"]
 )

@@ -15,6 +15,7 @@ MARKETS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("env_id", "arguments"), MARKETS, ids=lambda value: str(value)[:25])
 def test_the_cells_sum_to_the_regret(env_id, arguments):
     env = environment_of(env_id, **arguments)

@@ -615,6 +615,7 @@ def stream(path: Path, spot: bool) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spot", [False, True])
 def test_a_stream_of_binance(tmp_path: Path, spot: bool) -> None:
     read = read_recording(stream(tmp_path / "s.gz", spot), tick=0.1, lot=0.1)

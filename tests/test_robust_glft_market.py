@@ -44,6 +44,7 @@ def played_tables(tmp_path):
     return str(files[0]), str(files[1]), depths, choices
 
 
+@pytest.mark.long
 def test_both_roles_and_the_game_play_the_same(played_tables):
     """What one earns the other loses, whoever of them is the agent; the opponent plays her table."""
     maker_file, adversary_file, depths, choices = played_tables

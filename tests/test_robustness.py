@@ -119,6 +119,7 @@ def test_a_policy_that_sees_the_parameters_can_be_optimal() -> None:
     assert score(env, linear(1)).value == pytest.approx(score(blind, linear(1)).value, rel=1e-12)
 
 
+@pytest.mark.long
 def test_simulated_episodes_have_the_exact_mean() -> None:
     """False-alarm rate 2e-3 for the four."""
     for arguments in ({}, {"horizon": 0.2, "num_steps": 5}):
@@ -264,6 +265,7 @@ def test_rollouts_have_the_parameters_and_times_of_their_episodes() -> None:
         np.testing.assert_allclose(rows["time"], np.arange(3) * info["parameters"]["horizon"] / 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_a_fixed_table_of_choices_against_all_actions(utility: str) -> None:
     """In one step the mean is a sum over states, and every action can be tried in each."""

@@ -178,12 +178,14 @@ def test_conformance_hidden_and_with_feller_violated(arguments):
     check_baseline(ID, episodes=1_000, num_steps=6, horizon=0.2, inventory_limit=2.0, **arguments)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Feller")
 def test_an_optimum_that_is_not_resolved_is_refused():
     with pytest.raises(ArithmeticError, match="variance spreads too far"):
         optimal_policy(ID, num_steps=20, variance_volatility=300.0, fill_rate=5.0)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Feller")
 @pytest.mark.parametrize(
     ("arguments", "nodes"),

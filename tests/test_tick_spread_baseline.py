@@ -342,6 +342,7 @@ def test_cara_charges_price_risk_like_the_running_penalty():
 # --- Properties ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -425,6 +426,7 @@ def test_simulation_agrees_for_every_named_policy(steps, length):
             assert z < stats.norm.isf(FAMILY / (4 * 6 * 3) / 2), (name, sample.mean(), expected)
 
 
+@pytest.mark.long
 def test_scores():
     arguments = {"num_steps": 60, "lot": 50.0}
     policies = {"optimal": baselines.optimal_policy(ID, **arguments), **baselines.paper_policies(ID, **arguments)}

@@ -577,6 +577,7 @@ def test_law_against_dense_exponentials(random_case: tuple[FeedbackProblem, Arra
     np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-13)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exponents", [np.array([-0.6, 0.3]), np.array([0.0, 1.1j, 6.0j])])
 def test_exponential_functionals_have_the_moments(random_case: tuple[FeedbackProblem, Array], exponents: Array) -> None:
     problem, table = random_case

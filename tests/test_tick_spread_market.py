@@ -539,6 +539,7 @@ def test_conformance_with_other_arguments(arguments):
     check_market(TickSpreadVectorEnv, **arguments)
 
 
+@pytest.mark.long
 def test_a_million_environments():
     envs = TickSpreadVectorEnv(1_000_000, num_steps=2)
     envs.reset(seed=0)
