@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -251,7 +252,9 @@ def _configured(
     if reward is not None and "reward" in fields:
         arguments.setdefault("reward", reward)
     if config.algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
-        arguments.setdefault("actions", "flat")
+        space = environment_of(env_id, **arguments).action_space
+        if not isinstance(space, Discrete):
+            arguments.setdefault("actions", "flat")
     return config, arguments
 
 

@@ -83,6 +83,15 @@ ENVIRONMENTS = (
         "Guilbaud-Pham (2013)",
     ),
     Registered(
+        "mmgym/TickSpreadCompact-v0",
+        "tick_spread",
+        "TickSpreadEnv",
+        "TickSpreadVectorEnv",
+        {"lot": 50.0, "inventory_limit": 300.0, "actions": "compact", "spread_encoding": "one_hot"},
+        "exact",
+        "Guilbaud-Pham (2013), a menu of 32 actions",
+    ),
+    Registered(
         "mmgym/HawkesFlow-v0",
         "hawkes_flow",
         "HawkesFlowEnv",

@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium
 import pandas as pd
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 import mmgym
 from mmgym import baselines
@@ -28,6 +28,7 @@ RESULTS = ROOT / "configs" / "results"
 RUNS = pd.read_csv(RESULTS / "benchmark" / "results.csv")
 QUICK_IDS = [AS, "mmgym/GLFT-v0", "mmgym/MeanFieldTaker-v0", "mmgym/MeanFieldMaker-v0"]  # solved in a second
 UNRUN = {row.id for row in ENVIRONMENTS if row.declared or row.market == "robust_glft"}  # no runs of the benchmark
+UNRUN.add("mmgym/TickSpreadCompact-v0")
 QUICK_IDS += sorted(UNRUN)
 
 
@@ -92,9 +93,9 @@ def test_the_table_has_every_environment():
             assert optimum == shown(known["optimum_lower"], known["optimum_upper"], optimum)
         if state.startswith("as the "):
             state = ROWS[f"mmgym/MeanField{state.removeprefix('as the ').capitalize()}-v0"][1]
-        box = isinstance(env.action_space, Box)
+        single = isinstance(env.action_space, Box | Discrete)
         sizes = {state: env.observation_space.shape[0], action: math.prod(env.action_space.shape)}
-        assert box or len(env.action_space.nvec) == sizes[action]
+        assert single or len(env.action_space.nvec) == sizes[action]
         for names, size in sizes.items():  # "time, 2 inventories" are three numbers
             counts = [re.findall(r"\d+", name) for name in names.split(",")]
             assert sum(int(count[0]) if count else 1 for count in counts) == size, (row.id, names)
@@ -220,7 +221,7 @@ def test_the_study_of_robustness():
 def test_reference_policies_and_seeds():
     names = {row.id: baseline_of(row.id).reference for row in ENVIRONMENTS}
     others = {env_id: name for env_id, name in names.items() if name != "constant"}
-    assert others.pop("mmgym/TickSpread-v0") == "inventory_capped"
+    assert others.pop("mmgym/TickSpread-v0") == others.pop("mmgym/TickSpreadCompact-v0") == "inventory_capped"
     assert others.pop("mmgym/RobustGLFTAdversary-v0") == "none"
     assert others == {"mmgym/HawkesFlow-v0": "join_best", "mmgym/HawkesPower-v0": "join_best"}
     words = "constant quotes; `inventory_capped` in `mmgym/TickSpread-v0`, `join_best` in the Hawkes markets"

@@ -168,7 +168,8 @@ class Dense:
 
     def played(self, j, y, action):
         """Order and posting of an action (bid quote, ask quote, bid lots, ask lots, order in lots) at a state."""
-        order = min(max(action[4], -self.limit - y), self.limit - y)
+        lowest, highest = sorted((0, -y)) if self.p.actions == "compact" else (-self.limit - y, self.limit - y)
+        order = min(max(action[4], lowest), highest)
         bid = min(action[2], self.limit - y - order)
         ask = min(action[3], self.limit + y + order)
         return order, (action[0], action[1], bid, ask)
@@ -178,10 +179,10 @@ class Dense:
         after = self.step(posting, n, j)[self.index(j, y + order)] @ values
         return after - self.cost(j, order * self.p.lot)
 
-    def optimum(self):
+    def optimum(self, actions=None):
         p = self.p
         sizes, orders = range(p.size_max + 1), range(-p.order_max, p.order_max + 1)
-        actions = list(itertools.product((0, 1), (0, 1), sizes, sizes, orders))
+        actions = actions or list(itertools.product((0, 1), (0, 1), sizes, sizes, orders))
         values = self.terminal()
         for n in reversed(range(p.num_steps)):
             best = [
@@ -223,6 +224,37 @@ def test_optimum_by_enumeration(changes):
     solution = frozen.solve(found)
     expected = Dense(found.params).optimum()
     np.testing.assert_allclose(solution.raw[0], expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_optimum_of_the_compact_menu_by_enumeration(seed):
+    """Random markets; the menu is written down again here, in lots of a third or half of the largest order."""
+    random = np.random.default_rng(seed)
+    rho = random.random((3, 3)) + 0.05
+    size, order = (3, 2) if seed % 2 else (2, 3)
+    arguments = {
+        "spread_transitions": (rho / rho.sum(axis=1, keepdims=True)).tolist(),
+        "clock_rate": float(random.choice([0.3, 3.0])),
+        "fill_rate_best": random.uniform(0.0, 0.6, (2, 3)).tolist(),
+        "fill_rate_improved": random.uniform(0.2, 2.0, (2, 3)).tolist(),
+        "running_penalty": float(10 ** random.uniform(-7, -4)),
+        "lot": 25.0,
+        "limit_order_max": 25.0 * size,
+        "market_order_max": 25.0 * order,
+        "inventory_limit": 100.0,
+        "initial_inventory": float(random.choice([-75.0, 50.0])),
+        "horizon": 6.0,
+    }
+    found = problem(3, actions="compact", spread_encoding="one_hot", **arguments)
+    half, block = (2, 1) if seed % 2 else (1, 2)
+    sides = [(False, 0), (False, half), (False, size), (True, size)]
+    menu = {(b, a, k, j, 0) for b, k in sides for a, j in sides}
+    menu |= {(b, False, k, 0, o) for b, k in sides for o in (block, order)}
+    menu |= {(False, a, 0, j, -o) for a, j in sides for o in (block, order)}
+    assert len(menu) == len(found.params.menu) == 32
+    solution = frozen.solve(found)
+    np.testing.assert_allclose(solution.raw[0], Dense(found.params).optimum(sorted(menu)), rtol=0, atol=1e-11)
+    assert value(found, solution.controls) == pytest.approx(float(found.initial @ solution.raw[0]), abs=1e-11)
 
 
 def test_join_best_by_a_second_method():
@@ -348,6 +380,7 @@ def test_cara_charges_price_risk_like_the_running_penalty():
     [
         {},
         {"actions": "flat"},
+        {"actions": "compact", "utility": "cara"},
         {"utility": "cara"},
         {"clock_rate": [[0, 2.0], [1.1, 0.3], [2.5, 5.0]], "initial_inventory": 100.0},
         {"market_order_max": 0.0, "initial_spread": 4},
@@ -375,7 +408,7 @@ def test_no_policy_is_above_the_optimum(seed):
     found = problem(arguments.pop("num_steps"), **arguments)
     solution = frozen.solve(found)
     optimum = float(found.initial @ solution.raw[0])
-    space = found.params.action_sizes if found.params.actions == "multi" else [len(found.params.flat_actions)]
+    space = found.params.action_sizes if found.params.actions == "multi" else [len(found.params.menu)]
     for keep in (0.0, 0.5, 0.9, 0.99):
         drawn = random.integers(0, space, (12, found.num_states, len(space)))
         drawn = found.controls(drawn if found.params.actions == "multi" else drawn[..., 0])

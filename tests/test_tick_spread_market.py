@@ -457,10 +457,9 @@ def test_masks_are_what_is_allowed_whatever_the_other_components_are():
             expected = [entry in allowed[i] for i, size in enumerate(p.action_sizes) for entry in range(size)]
             assert tick_spread.masks(p, lots, spread).tolist() == expected, (lots, spread)
             if orders:
-                flat = [
-                    all(entry in allowed[i] for i, entry in enumerate(action)) for action in p.flat_actions.tolist()
-                ]
-                assert tick_spread.flat_masks(p, lots, spread).tolist() == flat
+                menu = p._replace(actions="flat")
+                flat = [all(entry in allowed[i] for i, entry in enumerate(action)) for action in menu.menu.tolist()]
+                assert tick_spread.action_masks(menu, lots, spread).tolist() == flat
 
 
 def test_masks_of_single_batch_and_observation_agree():
@@ -493,7 +492,7 @@ def test_flat_actions_play_what_they_stand_for():
     flat, full = TickSpreadEnv(actions="flat"), TickSpreadEnv()
     assert flat.action_space == gymnasium.spaces.Discrete(15)
     for action in range(15):
-        stands_for = flat.params.flat_actions[action]
+        stands_for = flat.params.menu[action]
         flat.reset(seed=action)
         full.reset(seed=action)
         outputs, expected = flat.step(np.int64(action)), full.step(stands_for)

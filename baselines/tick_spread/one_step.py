@@ -81,11 +81,11 @@ class TickSpreadProblem:
 
     def controls(self, actions: Array) -> Array:
         p, entries = self.params, np.asarray(actions)
-        return tick_spread.to_quotes(p, entries if p.actions == "multi" else p.flat_actions[entries])
+        return tick_spread.to_quotes(p, entries if p.actions == "multi" else p.menu[entries])
 
     def actions(self, controls: Array) -> Integers:
         full = tick_spread.from_quotes(self.params, controls)
-        return full if self.params.actions == "multi" else tick_spread.nearest_flat(self.params, full)
+        return full if self.params.actions == "multi" else tick_spread.nearest_of_menu(self.params, full)
 
     def binding(self, controls: Array) -> NDArray[np.bool_]:
         return np.zeros(np.shape(controls), dtype=np.bool_)  # they are discrete: there is nothing beyond the largest
@@ -99,7 +99,7 @@ class TickSpreadProblem:
         p = self.params
         asked = np.rint(controls[:, 2:] / p.lot).astype(np.int64)
         lots, spread = self.lots[states], self.spread[states]
-        order = np.clip(asked[:, 2], -p.limit - lots, p.limit - lots)
+        order = np.clip(asked[:, 2], *tick_spread.order_bounds(p, lots))
         after = lots + order
         postings = np.empty((len(states), 4), dtype=np.int64)
         postings[:, 2] = np.minimum(asked[:, 0], p.limit - after)
@@ -218,8 +218,8 @@ class TickSpreadProblem:
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         p = self.params
-        if p.actions == "flat":
-            return self._improve_flat(n, values)
+        if p.actions != "multi":
+            return self._improve_in_menu(n, values)
         everything = bool(self.aversion) or self.filtered_fills > MOST_FILLS
         postings = self.every_posting(both=everything)
         after = self.posting_values(n, postings, values, self.criterion)[:, 0]
@@ -244,21 +244,21 @@ class TickSpreadProblem:
 
     def action_values(self, n: int, values: Array) -> ActionValues:
         """What every action is worth in every state at step n, from the values (S, 1) of step n + 1."""
-        if self.params.actions == "flat":
-            table = self._flat_values(n, values)
+        if self.params.actions != "multi":
+            table = self._menu_values(n, values)
             return ActionValues(table, lambda states, entries: table[states, entries][:, None])
         return self._full_values(n, values)
 
-    def _flat_values(self, n: int, values: Array) -> Array:
-        """Values (S, F) of the actions of ``actions="flat"``."""
-        actions = tick_spread.to_quotes(self.params, self.params.flat_actions)
+    def _menu_values(self, n: int, values: Array) -> Array:
+        """Values (S, F) of the actions of a menu."""
+        actions = tick_spread.to_quotes(self.params, self.params.menu)
         states = np.repeat(np.arange(self.num_states), len(actions))
         controls = np.tile(actions, (self.num_states, 1))
         return self.backward(n, states, controls, values, self.criterion).reshape(self.num_states, len(actions))
 
-    def _improve_flat(self, n: int, values: Array) -> tuple[Array, Array]:
-        actions = tick_spread.to_quotes(self.params, self.params.flat_actions)
-        table = self._flat_values(n, values)
+    def _improve_in_menu(self, n: int, values: Array) -> tuple[Array, Array]:
+        actions = tick_spread.to_quotes(self.params, self.params.menu)
+        table = self._menu_values(n, values)
         best = table.argmin(axis=1) if self.aversion else table.argmax(axis=1)
         return actions[best], np.take_along_axis(table, best[:, None], axis=1)
 

@@ -278,7 +278,14 @@ class Params(NamedTuple):
         '> 0 under "cara" (the default charges price risk like the running penalty 3e-6 does); not used under "mean"',
     ]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
-    actions: Annotated[Literal["multi", "flat"], Choice("multi")]
+    actions: Annotated[
+        Literal["multi", "flat", "compact"],
+        Choice("multi"),
+        '"flat" and "compact" are menus; with "compact" market orders only reduce the inventory',
+    ]
+    spread_encoding: Annotated[
+        Literal["number", "one_hot"], Choice("number"), "of observations: one entry, or one for each spread"
+    ]
 
     @classmethod
     def create(cls, **arguments: Any) -> "Params":
@@ -381,6 +388,11 @@ class Params(NamedTuple):
         return round(self.market_order_max / self.lot)
 
     @property
+    def one_hot(self) -> bool:
+        """Whether observations have an entry for each spread."""
+        return self.spread_encoding == "one_hot"
+
+    @property
     def spreads(self) -> NDArray[np.float64]:
         """``i d`` (euro), shape (m,)."""
         return np.asarray(self.tick * np.arange(1, self.num_spreads + 1), dtype=np.float64)
@@ -440,16 +452,26 @@ class Params(NamedTuple):
         return np.array([2, 2, self.size_max + 1, self.size_max + 1, 2 * self.order_max + 1])
 
     @property
-    def flat_actions(self) -> NDArray[np.int64]:
-        """The flat actions as full ones, shape (F, 5): nine quotes and, with a market order, three on its side."""
+    def orders_reduce(self) -> bool:
+        """Whether market orders are cut so that they bring the inventory towards 0, and not beyond it."""
+        return self.actions == "compact"
+
+    @property
+    def menu(self) -> NDArray[np.int64]:
+        """The actions of "flat" or "compact" as full ones, shape (F, 5): quotes and, with a market order, its side's.
+
+        A larger order comes after a smaller one, so that of actions that are played alike the first is not masked.
+        """
         full, none = self.size_max, self.order_max
-        block = max(min(full, none) // 2, min(1, none))
-        sides = [(0, 0), (0, full), (1, full)]
+        if self.actions == "flat":
+            sides, orders = [(0, 0), (0, full), (1, full)], [max(min(full, none) // 2, min(1, none))]
+        else:
+            sides, orders = [(0, 0), (0, (full + 1) // 2), (0, full), (1, full)], [(none + 1) // 2, none]
         actions = [(bid, ask, b, a, none) for bid, b in sides for ask, a in sides]
-        if block:
-            actions += [(bid, 0, b, 0, none + block) for bid, b in sides]
-            actions += [(0, ask, 0, a, none - block) for ask, a in sides]
-        return np.array(actions)
+        for order in filter(None, orders):
+            actions += [(bid, 0, b, 0, none + order) for bid, b in sides]
+            actions += [(0, ask, 0, a, none - order) for ask, a in sides]
+        return np.array(list(dict.fromkeys(actions)))
 
 
 def _effective(best: Any, improved: Any) -> NDArray[np.float64]:
@@ -548,15 +570,18 @@ def admit_one(p, inventory, spread, controls):
     the room that it leaves.
     """
     limit, masked = p.limit, 0
-    order = min(max(controls[4], -limit - inventory), limit - inventory)
+    lowest, highest = -limit - inventory, limit - inventory
+    if p.orders_reduce:
+        lowest, highest = min(-inventory, 0), max(-inventory, 0)
+    order = min(max(controls[4], lowest), highest)
     masked += order != controls[4]
     controls[4] = order
     if spread == 0:
         masked += (controls[0] != 0.0) + (controls[1] != 0.0)
         controls[0] = 0.0
         controls[1] = 0.0
-    masked += controls[2] > limit - inventory + min(p.order_max, limit + inventory)
-    masked += controls[3] > limit + inventory + min(p.order_max, limit - inventory)
+    masked += controls[2] > limit - inventory + min(p.order_max, -lowest)
+    masked += controls[3] > limit + inventory + min(p.order_max, highest)
     controls[2] = min(controls[2], limit - inventory - order)
     controls[3] = min(controls[3], limit + inventory + order)
     return masked
@@ -664,10 +689,14 @@ def step_one(p, s, controls, intensities):
 
 @scalar_kernel
 def observe_one(p, s, observation):
-    """Observation [elapsed fraction of the horizon, inventory / limit, (spread - 1) / (m - 1)]."""
+    """Observation [elapsed fraction of the horizon, inventory / limit, (spread - 1) / (m - 1)], or the last one-hot."""
     observation[0] = s.step / p.num_steps
     observation[1] = s.inventory / p.limit
-    observation[2] = s.spread / (p.num_spreads - 1)
+    if p.one_hot:
+        observation[2:] = 0.0
+        observation[2 + s.spread] = 1.0
+    else:
+        observation[2] = s.spread / (p.num_spreads - 1)
 
 
 def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
@@ -700,34 +729,46 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.int64]:
     return np.clip(np.rint(entries), 0, params.action_sizes - 1).astype(np.int64)
 
 
-def nearest_flat(params: Params, full: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Flat actions nearest to full ones of shape ``(..., 5)``, by the sum of distances of their entries."""
+def nearest_of_menu(params: Params, full: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices in the menu nearest to full actions of shape ``(..., 5)``, by the sum of distances of their entries."""
+    menu = params.menu
     entries = full.reshape(-1, 5)
     nearest = np.empty(len(entries), dtype=np.int64)
     for low in range(0, len(entries), 65_536):
         part = entries[low : low + 65_536]
-        nearest[low : low + 65_536] = np.abs(part[:, None] - params.flat_actions).sum(axis=-1).argmin(axis=1)
+        nearest[low : low + 65_536] = np.abs(part[:, None] - menu).sum(axis=-1).argmin(axis=1)
     return nearest.reshape(full.shape[:-1])
 
 
 def observe(params: Params, step: Any, inventory: Any, spread: Any) -> NDArray[np.float32]:
-    """Observations, shape ``(..., 3)``, of steps, inventories (lots) and spreads (ticks - 1), bit for bit."""
+    """Observations, shape ``(..., D)``, of steps, inventories (lots) and spreads (ticks - 1), bit for bit."""
     step, inventory, spread = np.broadcast_arrays(step, inventory, spread)
-    columns = [step / params.num_steps, inventory / params.limit, spread / (params.num_spreads - 1)]
-    return np.stack(columns, axis=-1).astype(np.float32)
+    m = params.num_spreads
+    encoded = [spread == i for i in range(m)] if params.one_hot else [spread / (m - 1)]
+    return np.stack([step / params.num_steps, inventory / params.limit, *encoded], axis=-1).astype(np.float32)
 
 
 def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., 3)``."""
+    """Step, inventory (lots) and spread (ticks - 1) of observations of shape ``(..., D)``."""
     observations = np.asarray(observations, dtype=np.float64)
     step = np.rint(observations[..., 0] * params.num_steps).astype(np.int64)
     inventory = np.rint(observations[..., 1] * params.limit).astype(np.int64)
-    spread = np.rint(observations[..., 2] * (params.num_spreads - 1)).astype(np.int64)
+    if params.one_hot:
+        spread = observations[..., 2:].argmax(axis=-1)
+    else:
+        spread = np.rint(observations[..., 2] * (params.num_spreads - 1)).astype(np.int64)
     return (
         np.clip(step, 0, params.num_steps),
         np.clip(inventory, -params.limit, params.limit),
         np.clip(spread, 0, params.num_spreads - 1),
     )
+
+
+def order_bounds(params: Params, inventory: Any) -> tuple[Any, Any]:
+    """Lowest and highest market order (lots) that is played at inventories (lots), of their shape."""
+    if params.orders_reduce:
+        return np.minimum(-inventory, 0), np.maximum(-inventory, 0)
+    return -params.limit - inventory, params.limit - inventory
 
 
 def masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
@@ -744,16 +785,19 @@ def masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
     limit, order_max = params.limit, params.order_max
     size, order = np.arange(params.size_max + 1), np.arange(-order_max, order_max + 1)
     quote = np.concatenate([np.ones_like(spread, dtype=bool), spread > 0], axis=-1)
-    bids = size <= limit - inventory + np.minimum(order_max, limit + inventory)
-    asks = size <= limit + inventory + np.minimum(order_max, limit - inventory)
-    return np.concatenate([quote, quote, bids, asks, np.abs(inventory + order) <= limit], axis=-1)
+    lowest, highest = order_bounds(params, inventory)
+    bids = size <= limit - inventory + np.minimum(order_max, -lowest)
+    asks = size <= limit + inventory + np.minimum(order_max, highest)
+    return np.concatenate([quote, quote, bids, asks, (lowest <= order) & (order <= highest)], axis=-1)
 
 
-def flat_masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
-    """Which flat actions are allowed, shape ``(..., F)``: those with no masked entry."""
+def action_masks(params: Params, inventory: Any, spread: Any) -> NDArray[np.bool_]:
+    """What is allowed in the action space: `masks`, or of a menu the actions with no masked entry, ``(..., F)``."""
     allowed = masks(params, inventory, spread)
+    if params.actions == "multi":
+        return allowed
     offsets = np.concatenate([[0], np.cumsum(params.action_sizes)[:-1]])
-    return np.asarray(allowed[..., params.flat_actions + offsets].all(axis=-1))
+    return np.asarray(allowed[..., params.menu + offsets].all(axis=-1))
 
 
 MARKET = Market(
@@ -771,6 +815,8 @@ MARKET = Market(
         "start",
         "size_max",
         "order_max",
+        "orders_reduce",
+        "one_hot",
     ),
     arrays={
         "spread_table": (MAX_SPREADS, 8),
@@ -791,7 +837,7 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
-    observation_low=lambda params: (0, -1, 0),
+    observation_low=lambda params: (0, -1, *[0] * (params.num_spreads if params.one_hot else 1)),
     to_quotes=to_quotes,
     from_quotes=from_quotes,
     locate=locate,
