@@ -141,7 +141,7 @@ _LAYERS = _Values(
     lambda value: isinstance(value, list) and 1 <= len(value) <= 20 and all(map(_whole(1, 10_000).allows, value)),
     "a list of whole numbers >= 1 and <= 10000, at most 20",
 )
-_PER_STEP = _mapping({"per_step": _number(-_BIG, _BIG)}, ("per_step",))
+_PER_STEP = _mapping({"per_step": _number(-_BIG, _BIG), "scale": _number(0.0, _BIG, above=True)}, ("per_step",))
 _NORMALIZE = _mapping(
     {
         "norm_obs": _BOOL,

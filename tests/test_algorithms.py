@@ -129,9 +129,17 @@ def test_centred_rewards_are_less_by_the_constant_and_all_else_is_the_same(tmp_p
         totals += [rewards for _, rewards, _, _ in steps]
         assert np.array_equal(steps[0][0], steps[1][0])
         assert np.array_equal(steps[0][2], steps[1][2])
+    scaled = CentredRewards(pair[1], 0.3, 4.0)
+    scaled.seed(5)
+    scaled.reset()
+    pair[0].seed(5)
+    pair[0].reset()
+    rewards = [venv.step(np.zeros((8, 2), np.float32))[1] for venv in (scaled, pair[0])]
+    np.testing.assert_array_equal(rewards[0], 4.0 * rewards[1])
     assert totals[0] == pytest.approx(totals[1] - 20 * 0.3, abs=1e-5)
-    with pytest.raises(ValueError, match="per_step = inf is not allowed"):
-        CentredRewards(pair[1], np.inf)
+    for words, numbers in (("per_step = inf", (np.inf,)), ("scale = 0.0", (0.3, 0.0))):
+        with pytest.raises(ValueError, match=f"{words} is not allowed"):
+            CentredRewards(pair[1], *numbers)
 
 
 @pytest.mark.long

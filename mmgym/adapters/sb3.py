@@ -158,7 +158,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
 
 
 class CentredRewards(VecEnvWrapper):  # type: ignore[misc]
-    """Rewards less a constant, for training.
+    """Rewards less a constant and times another, for training.
 
     Every policy's value falls by the same amount, so the optimum stays: an episode has a fixed number of steps or, in
     the Hawkes markets with decisions after events, one that the order flow decides and no policy changes. But what a
@@ -172,27 +172,32 @@ class CentredRewards(VecEnvWrapper):  # type: ignore[misc]
     per_step : float
         What is subtracted from every reward, in the unit of rewards (currency); about the value of constant quotes
         divided by the number of steps does well.
+    scale : float
+        By which rewards are then multiplied. DQN's loss is quadratic only where errors are below 1 (Huber): beyond, it
+        understates gains that are rare and large, such as fills.
 
     Raises
     ------
     ValueError
-        If `per_step` is not finite.
+        If `per_step` is not finite, or `scale` not positive and finite.
     """
 
-    def __init__(self, venv: VecEnv, per_step: float) -> None:
+    def __init__(self, venv: VecEnv, per_step: float, scale: float = 1.0) -> None:
         if not math.isfinite(per_step):
             raise ValueError(f"per_step = {per_step} is not allowed: it must be finite")
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"scale = {scale} is not allowed: it must be positive and finite")
         super().__init__(venv)
-        self.per_step = per_step
+        self.per_step, self.scale = per_step, scale
 
     def reset(self) -> Any:
         """Start an episode in every row."""
         return self.venv.reset()
 
     def step_wait(self) -> tuple[Any, Array, Array, list[dict[str, Any]]]:
-        """As of the environment below, with rewards less the constant."""
+        """As of the environment below, with rewards less the constant, times the other."""
         observations, rewards, finished, infos = self.venv.step_wait()
-        return observations, rewards - np.float32(self.per_step), finished, infos
+        return observations, (rewards - np.float32(self.per_step)) * np.float32(self.scale), finished, infos
 
 
 def make_sb3_env(
