@@ -3,9 +3,10 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ALGORITHMS", "EXACT_LEARNERS", "NEED_FLAT_ACTIONS", "RECURRENT", "algorithm_class"]
+__all__ = ["ALGORITHMS", "EXACT_LEARNERS", "NEED_FLAT_ACTIONS", "OWN_LEARNERS", "RECURRENT", "algorithm_class"]
 
 EXACT_LEARNERS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see mmgym.agents.exact_gradient
+OWN_LEARNERS = (*EXACT_LEARNERS, "natural_gradient")  # the others are those of Stable-Baselines3
 
 # Name -> package and class.
 _CLASSES = {
@@ -19,7 +20,7 @@ _CLASSES = {
     "td3": ("stable_baselines3", "TD3"),
     "tqc": ("sb3_contrib", "TQC"),
 }
-ALGORITHMS = tuple(sorted([*_CLASSES, *EXACT_LEARNERS]))
+ALGORITHMS = tuple(sorted([*_CLASSES, *OWN_LEARNERS]))
 NEED_FLAT_ACTIONS = ("dqn", "qrdqn")  # want one number as an action
 RECURRENT = ("recurrent_ppo",)  # have a memory: for observations that hide something
 

@@ -38,6 +38,7 @@ __all__ = [
     "restore_statistics",
     "save_checkpoint",
     "statistics_of",
+    "stored_state",
 ]
 
 Arrays = dict[str, NDArray[Any]]
@@ -285,12 +286,8 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
     numbers(training["lengths"], "lengths", (venv.num_envs,), "iu")
     if "last_original_obs" in training or isinstance(venv, VecNormalize):
         numbers(training["last_original_obs"], "last_original_obs", seen, "f")
-    state: dict[str, Any] = {name[4:]: value for name, value in training.items() if name.startswith("env.")}
-    for name in ("format", "parameters", "started"):
-        state[name] = int(numbers(state[name], f"env.{name}", (), "iu"))
-    state["market"] = str(state["market"])
     batch = batch_under(venv)
-    batch.envs.set_state(state)
+    batch.envs.set_state(stored_state(training))
     batch.returns[:], batch.lengths[:] = training["returns"], training["lengths"]
     model._last_obs = training["last_obs"]
     model._last_episode_starts = training["last_episode_starts"]
@@ -300,6 +297,15 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
     _restore_generators(model, description, training)
     _restore_replay(model, training)
     model._episode_num = whole_number(description, "episodes", "model.json")
+
+
+def stored_state(arrays: Arrays) -> dict[str, Any]:
+    """The state of a batch (see `KernelVectorEnv.get_state`) among arrays, where its names begin with ``env.``."""
+    state: dict[str, Any] = {name[4:]: value for name, value in arrays.items() if name.startswith("env.")}
+    for name in ("format", "parameters", "started"):
+        state[name] = int(numbers(state[name], f"env.{name}", (), "iu"))
+    state["market"] = str(state["market"])
+    return state
 
 
 def _restore_generators(model: Any, description: dict[str, Any], training: Arrays) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import yaml
 
-from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
+from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, OWN_LEARNERS
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -44,6 +44,9 @@ _DQN_KEYS = (
 _SAC_KEYS = (*_REPLAY_KEYS, "ent_coef", "target_entropy", "target_update_interval", "noise_type", "noise_std")
 ALGORITHM_KEYS = {
     **dict.fromkeys(EXACT_LEARNERS, ("gamma", "net_arch", "inner_steps")),
+    "natural_gradient": (
+        "gamma", "net_arch", "n_steps", "exploration", "step_size", "critic_step_size", "gae_lambda", "value_lambda",
+    ),
     "dqn": _DQN_KEYS,
     "qrdqn": _DQN_KEYS,
     "recurrent_ppo": _PPO_KEYS,
@@ -206,6 +209,15 @@ VALUES = {
     "use_rms_prop": _BOOL,
     "net_arch": _LAYERS,
     "inner_steps": _whole(1),
+    "exploration": _Values(
+        lambda value: (
+            isinstance(value, list) and len(value) == 2 and all(map(_number(0.0, 2.0, above=True).allows, value))
+        ),
+        "two numbers above 0 and at most 2: at the start and at the end",
+    ),
+    "step_size": _POSITIVE,
+    "critic_step_size": _number(0.0, 1.0, above=True),
+    "value_lambda": _SHARE,
 }
 _SAC_ENTROPY = _either(_number(0.0, _BIG), _words("auto"), _text_number("auto_", 0.0, _BIG))
 _NETWORK = {"net_arch": _LAYERS}
@@ -229,6 +241,7 @@ _RECURRENT = {
 OWN_VALUES: dict[str, dict[str, _Values]] = {
     "a2c": {"policy_kwargs": _mapping(_ACTOR_CRITIC)},
     "dqn": {"policy_kwargs": _mapping(_NETWORK)},
+    "natural_gradient": {"net_arch": _mapping({"pi": _LAYERS, "vf": _LAYERS}, ("pi", "vf"))},
     "maskable_ppo": {
         "policy_kwargs": _mapping({name: part for name, part in _ACTOR_CRITIC.items() if name != "log_std_init"})
     },
@@ -241,6 +254,22 @@ OWN_VALUES: dict[str, dict[str, _Values]] = {
     "sac": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping(_SAC)},
     "td3": {"policy_kwargs": _mapping(_OFF_POLICY)},
     "tqc": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping({**_SAC, "n_quantiles": _whole(1, 10_000)})},
+}
+
+
+_NOTHING_TO_SIMULATE = {"n_envs": 1, "net_arch": [32, 32], "inner_steps": 5}
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(EXACT_LEARNERS, _NOTHING_TO_SIMULATE),
+    "natural_gradient": {
+        "n_envs": 1024,
+        "net_arch": {"pi": [32], "vf": [32]},
+        "n_steps": 64,
+        "exploration": [0.15, 0.075],
+        "step_size": 0.1,
+        "critic_step_size": 0.5,
+        "gae_lambda": 0.5,
+        "value_lambda": 0.9,
+    },
 }
 
 
@@ -355,12 +384,10 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
         If a key or a value is not allowed; the message names key, value and what is allowed.
     """
     checked = dict(settings)
-    sampled = () if algorithm in EXACT_LEARNERS else ("vec_env_wrapper",)
-    allowed = (*RUN_KEYS, *sampled, *ALGORITHM_KEYS[algorithm])
+    run_keys = RUN_KEYS[:2] if algorithm in OWN_LEARNERS else (*RUN_KEYS, "vec_env_wrapper")
+    allowed = (*run_keys, *ALGORITHM_KEYS[algorithm])
     values = {**VALUES, **OWN_VALUES.get(algorithm, {})}
-    if algorithm in EXACT_LEARNERS:
-        for key, value in (("n_envs", 1), ("net_arch", [32, 32]), ("inner_steps", 5)):  # there is nothing to simulate
-            checked.setdefault(key, value)
+    checked = {**OWN_DEFAULTS.get(algorithm, {}), **checked}
     if checked.get("gamma") != 1.0:
         given = shortened(checked.get("gamma"))
         raise ValueError(f"{source}: gamma of {env_id} is {given}, but must be 1.0: no discounting")

@@ -196,7 +196,7 @@ def config_of(description: Mapping[str, Any], source: Any) -> Config:
     if not isinstance(given["hyperparameters"], dict) or not isinstance(given["normalize"], dict):
         raise ModelFileError(f"{source}: hyperparameters and normalize within hyperparameters must be mappings")
     run = {name: given[name] for name in ("n_envs", "n_timesteps")}
-    settings = {**given["hyperparameters"], **run, "normalize": given["normalize"] or False}
+    settings = {**given["hyperparameters"], **run, **({"normalize": given["normalize"]} if given["normalize"] else {})}
     try:
         return check_settings(algorithm, settings, str(source), str(description.get("env")))
     except ValueError as error:

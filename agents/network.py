@@ -28,13 +28,14 @@ __all__ = ["GaussNewton", "NetworkPolicy", "StandardisedNetwork", "restore_netwo
 Array = NDArray[Any]
 
 FARTHEST = 0.3  # that a target may lie from what is played, in units of actions
+RESOLUTION = 0.005  # of an episode, of networks that see a clock
 REACH = 0.1  # of actions: how far a policy may move before it is evaluated again
 TRIES = 8  # dampings of one step
 LARGEST_DAMPING = 1e6
 
 
 class StandardisedNetwork:
-    """A tanh network in float64 on standardised observations.
+    """A tanh network on standardised observations.
 
     Parameters
     ----------
@@ -44,26 +45,51 @@ class StandardisedNetwork:
         Widths of the hidden layers.
     seed : int
         Of the initial weights.
+    clock : bool
+        Whether it sees, beside the observation, the logarithms of its first entry and of what that lacks to 1: of time
+        since the start and time left, on scales that resolve both ends of an episode.
+    single : bool
+        Whether it computes in float32, which is faster, and not in float64.
     """
 
     markov = True
 
-    def __init__(self, observations: int, outputs: int, net_arch: list[int], seed: int = 0) -> None:
-        widths = [observations, *net_arch]
+    def __init__(
+        self,
+        observations: int,
+        outputs: int,
+        net_arch: list[int],
+        seed: int = 0,
+        *,
+        clock: bool = False,
+        single: bool = False,
+    ) -> None:
+        self.clock = clock
+        self.dtype = torch.float32 if single else torch.float64
+        widths = [observations + 2 * clock, *net_arch]
+        observations = widths[0]
         generator = torch.Generator().manual_seed(seed)
         layers: list[torch.nn.Module] = []
         for wide, narrow in zip(widths, [*net_arch, outputs], strict=True):
-            layer = torch.nn.Linear(wide, narrow, dtype=torch.float64)
+            layer = torch.nn.Linear(wide, narrow, dtype=self.dtype)
             for tensor in (layer.weight, layer.bias):
                 torch.nn.init.uniform_(tensor, -(wide**-0.5), wide**-0.5, generator=generator)
             layers += [layer, torch.nn.Tanh()]
         self.network = torch.nn.Sequential(*layers[:-1])
-        self.network.register_buffer("mean", torch.zeros(observations, dtype=torch.float64))
-        self.network.register_buffer("scale", torch.ones(observations, dtype=torch.float64))
+        self.network.register_buffer("mean", torch.zeros(observations, dtype=self.dtype))
+        self.network.register_buffer("scale", torch.ones(observations, dtype=self.dtype))
+
+    def _seen(self, observations: Array) -> Array:
+        """What the network sees of observations (..., D), before it is standardised."""
+        seen = np.asarray(observations, dtype=np.float64)
+        if not self.clock:
+            return seen
+        share = np.clip(seen[..., :1], 0.0, 1.0)
+        return np.concatenate([seen, np.log(share + RESOLUTION), np.log(1.0 - share + RESOLUTION)], axis=-1)
 
     def standardise(self, observations: Array) -> None:
         """Take mean and standard deviation from observations (B, D); a constant column keeps the scale 1."""
-        seen = np.asarray(observations, dtype=np.float64)
+        seen = self._seen(observations)
         spread = seen.std(axis=0)
         self.network.mean.copy_(torch.from_numpy(seen.mean(axis=0)))  # type: ignore[operator,union-attr]
         scale = np.where(spread > 1e-9, spread, 1.0)
@@ -71,14 +97,20 @@ class StandardisedNetwork:
 
     def inputs(self, observations: Array) -> Any:
         """Standardised observations as a tensor."""
-        seen = torch.from_numpy(np.asarray(observations, dtype=np.float64))
+        seen = torch.from_numpy(self._seen(observations)).to(self.dtype)
         return (seen - self.network.mean) / self.network.scale  # type: ignore[operator]
 
     def outputs(self, observations: Array) -> Array:
-        """What the network says of observations (..., D), in float64."""
+        """What the network says of observations (..., D), as float64."""
         with torch.no_grad():
-            values: Array = self.network(self.inputs(observations)).numpy()
+            values: Array = self.network(self.inputs(observations)).double().numpy()
         return values
+
+    def calm(self) -> None:
+        """Start near zero: outputs a hundredth as large."""
+        with torch.no_grad():
+            for tensor in self.network[-1].parameters():
+                tensor.mul_(0.01)
 
     def weights(self) -> Any:
         """A copy of all weights, as one vector."""

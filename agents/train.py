@@ -14,12 +14,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.agents.algorithms import EXACT_LEARNERS, NEED_FLAT_ACTIONS, RECURRENT, algorithm_class
+from mmgym.agents.algorithms import NEED_FLAT_ACTIONS, OWN_LEARNERS, RECURRENT, algorithm_class
 from mmgym.agents.config import ALGORITHM_KEYS, Config, load_config
 from mmgym.agents.model_files import (
     ModelFileError,
@@ -61,6 +62,8 @@ try:
         statistics_of,
     )
     from mmgym.agents.exact_gradient import ExactGradient, network_of, restore_network
+    from mmgym.agents.natural_gradient import NaturalGradient, actor_of
+    from mmgym.agents.network import NetworkPolicy
 except ImportError as error:
     raise ImportError("training needs Stable-Baselines3 and torch: pip install 'mmgym[agents]'") from error
 
@@ -193,9 +196,8 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     arguments = {name: value for name, value in given.items() if name not in face.file_arguments}
     description["arguments"] = arguments
     try:
-        if config.algorithm in EXACT_LEARNERS:
-            env = environment_of(env_id, **arguments)
-            network = network_of(env, config.hyperparameters["net_arch"])
+        if config.algorithm in OWN_LEARNERS:
+            network = _fresh_network(config, environment_of(env_id, **arguments), 0)
             restore_network(network, description, arrays)
             return network, description
         venv = build_env(config, env_id, arguments, 1)
@@ -207,6 +209,14 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     except Exception as error:
         raise ModelFileError(f"{folder}: model.json does not describe a model that can be built: {error}") from error
     return as_policy(model), description
+
+
+def _fresh_network(config: Config, env: Any, seed: int) -> Any:
+    """An untrained network of one of our own learners."""
+    layers = config.hyperparameters["net_arch"]
+    if config.algorithm == "natural_gradient":
+        return actor_of(env, layers["pi"], seed)
+    return network_of(env, layers, seed)
 
 
 class _Run(NamedTuple):
@@ -327,31 +337,42 @@ def _train_on_samples(run: _Run) -> _Trained:
     return _Trained(as_policy(model), int(model.num_timesteps), seconds, curve)
 
 
-def _train_exactly(run: _Run) -> _Trained:
-    """A run of exact rounds on a network; its model is saved."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    env, config = run.environment(), run.config
-    policy = network_of(env, config.hyperparameters["net_arch"], derived_seed(run.seed, "environment"))
+def _own_learner(run: _Run, env: Any, policy: Any) -> ExactGradient | NaturalGradient:
+    """The learner of a run that is not of Stable-Baselines3."""
+    config, settings, seed = run.config, run.config.hyperparameters, derived_seed(run.seed, "environment")
+    if config.algorithm == "natural_gradient":
+        options: dict[str, Any] = {"num_envs": config.n_envs, "threads": run.threads, "autoreset_mode": "SameStep"}
+        envs = gymnasium.make_vec(run.env_id, **options, **run.arguments)
+        return NaturalGradient(envs, policy, settings, config.n_timesteps, seed, expected=run.reward == "expected")
     if config.algorithm == "exact_gradient":
         expansions: Expansions | FrozenChoices = expansions_of(env)
     else:
         expansions = ImitationExpansions(env, derived_seed(run.seed, "recording"))
-    learner = ExactGradient(expansions, policy, config.hyperparameters["inner_steps"], run.seed)
-    before, curve = _resume_exactly(run, learner) if run.resumed else (0.0, [])
+    return ExactGradient(expansions, policy, settings["inner_steps"], run.seed)
+
+
+def _train_in_rounds(run: _Run) -> _Trained:
+    """A run of rounds on a network of ours; its model is saved."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    env, config = run.environment(), run.config
+    policy = _fresh_network(config, env, derived_seed(run.seed, "environment"))
+    learner = _own_learner(run, env, policy)
+    before, curve = _resume_rounds(run, learner) if run.resumed else (0.0, [])
     started = time.perf_counter() - before
     writer = SummaryWriter(str(run.home / "tensorboard"))
     next_score = (int(curve[-1]["steps"]) // run.score_steps + 1) * run.score_steps if curve else 0
     next_checkpoint = learner.steps + run.checkpoint_steps
-    with tqdm(total=config.n_timesteps, unit="round", desc=str(run.home), disable=not run.progress) as bar:
+    sampled = isinstance(learner, NaturalGradient)
+    shown = {"unit": "step", "unit_scale": True} if sampled else {"unit": "round"}
+    with tqdm(total=config.n_timesteps, desc=run.name, disable=not run.progress, **shown) as bar:
         bar.update(learner.steps)
         moving = True
         while moving and learner.steps < config.n_timesteps:
-            due = learner.steps >= next_score
-            scored = exact_skill(env, policy) if due and not isinstance(expansions, FrozenChoices) else None
+            due, step = learner.steps >= next_score, learner.steps
+            scored = exact_skill(env, policy) if due and isinstance(policy, NetworkPolicy) else None
             moving = learner.iterate()
             if due:
-                step = learner.steps - 1
                 next_score = (step // run.score_steps + 1) * run.score_steps
                 skill, regret = scored or skill_of_value(env, learner.value)  # of the weights before this round
                 curve.append({"steps": step, "skill": skill, "regret": regret})
@@ -362,15 +383,15 @@ def _train_exactly(run: _Run) -> _Trained:
             if learner.steps >= next_checkpoint:
                 next_checkpoint = learner.steps + run.checkpoint_steps
                 so_far = {"seconds": time.perf_counter() - started, "curve": curve, "seed": run.seed}
-                _write_exact(run, learner, run.checkpoint, so_far)
+                _write_rounds(run, learner, run.checkpoint, so_far)
     writer.close()
     learner.finish()
     seconds = time.perf_counter() - started
-    _write_exact(run, learner, run.home / "model")
+    _write_rounds(run, learner, run.home / "model")
     return _Trained(policy, learner.steps, seconds, curve)
 
 
-def _resume_exactly(run: _Run, learner: ExactGradient) -> tuple[float, list[dict[str, float]]]:
+def _resume_rounds(run: _Run, learner: ExactGradient | NaturalGradient) -> tuple[float, list[dict[str, float]]]:
     """Put a learner where the checkpoint left it; the seconds before it, and the curve."""
     description, arrays, _ = read_folder(run.checkpoint)
     require_same_run(description, run.config, run.env_id, run.arguments, run.seed, run.checkpoint)
@@ -381,7 +402,9 @@ def _resume_exactly(run: _Run, learner: ExactGradient) -> tuple[float, list[dict
         raise ModelFileError(f"{run.checkpoint} lacks {error}: train without --resume") from error
 
 
-def _write_exact(run: _Run, learner: ExactGradient, folder: Path, training: Mapping[str, Any] | None = None) -> None:
+def _write_rounds(
+    run: _Run, learner: ExactGradient | NaturalGradient, folder: Path, training: Mapping[str, Any] | None = None
+) -> None:
     """Write the model of a learner or, with what training needs besides, a checkpoint."""
     arrays: Arrays = {}
     layout = learner.state(arrays, training=training is not None)
@@ -480,7 +503,7 @@ def _train(run: _Run) -> Score:
     summary: dict[str, Any] = {"settings": run.settings, **provenance()}
     write_json(run.home / "run.json", summary)
     torch.set_num_threads(run.threads)
-    trained = _train_exactly(run) if run.config.algorithm in EXACT_LEARNERS else _train_on_samples(run)
+    trained = _train_in_rounds(run) if run.config.algorithm in OWN_LEARNERS else _train_on_samples(run)
     result = score(run.environment(), trained.policy)
     summary |= {
         "steps": trained.steps,

@@ -13,7 +13,7 @@ pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents
 import mmgym.agents.train as module
 from mmgym import baselines
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
-from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, algorithm_class
+from mmgym.agents.algorithms import ALGORITHMS, OWN_LEARNERS, algorithm_class
 from mmgym.agents.config import DEFAULTS, WRAPPER, config_names, load_config, shipped_folder
 from mmgym.agents.policies import as_policy
 from mmgym.agents.train import build_env, load_model, train
@@ -68,7 +68,7 @@ def arrays(folder):
 
 
 def test_every_algorithm_is_tried():
-    assert set(TINY) | set(EXACT_LEARNERS) == set(ALGORITHMS)
+    assert set(TINY) | set(OWN_LEARNERS) == set(ALGORITHMS)
 
 
 @pytest.mark.long
@@ -225,7 +225,7 @@ def test_cloning_comes_near_what_it_imitates(tmp_path):
 ZOO = [
     (name, env_id)
     for name in config_names()
-    if not name.startswith((*EXACT_LEARNERS, "maskable_ppo"))
+    if not name.startswith((*OWN_LEARNERS, "maskable_ppo"))
     for env_id in yaml.safe_load((shipped_folder() / f"{name}.yml").read_text(encoding="utf-8"))
     if env_id not in DEFAULTS
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import pytest
 
 import mmgym
 from mmgym.registration import ENVIRONMENTS
