@@ -11,6 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 # The extra `replay`, beside the lock: it asks for numpy < 2.3, but runs with the one there (tests/test_replay.py).
 REPLAY := hftbacktest==2.4.4
 
+# `make long SHARE=3/10` runs the fourth of ten parts of the long tests.
 # Two processes: one of them has all tests of a market, so that each kernel is compiled once (tests/conftest.py).
 PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 
@@ -30,7 +31,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -m "not long and not slow" $(PARALLEL)
 
 long: .venv/installed
-	$(BIN)/python -m pytest -m "long and not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "long and not slow" $(PARALLEL) $(if $(SHARE),--share $(SHARE))
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -264,7 +264,7 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         "n_envs": 1024,
         "net_arch": {"pi": [32], "vf": [32]},
         "n_steps": 64,
-        "exploration": [0.15, 0.075],
+        "exploration": [0.3, 0.1],
         "step_size": 0.1,
         "critic_step_size": 0.5,
         "gae_lambda": 0.5,

@@ -162,9 +162,9 @@ def test_train_score_and_resume(capsys, tmp_path):
 
 @pytest.mark.long
 def test_demo_writes_its_pictures_and_table(capsys, tmp_path):
-    status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "12800", "--threads", "1")
+    status, out, _ = run(capsys, "demo", "--folder", str(tmp_path / "demo"), "--timesteps", "200000", "--threads", "1")
     assert status == 0
-    for name in ("optimal", "PPO", "avellaneda_stoikov", "constant"):
+    for name in ("optimal", "natural_gradient", "avellaneda_stoikov", "constant"):
         assert name in out
     for picture in ("quotes.png", "regret.png"):
         assert (tmp_path / "demo" / picture).stat().st_size > 20_000

@@ -130,7 +130,7 @@ BENCHMARK = Command(
 )
 DEMO = Command(
     "demo",
-    "train PPO in the Avellaneda-Stoikov market and compare it with the optimum",
+    "train an agent in the Avellaneda-Stoikov market and compare it with the optimum",
     _add_demo_options,
     _demo,
 )
