@@ -469,7 +469,7 @@ def load_config(name_or_path: str, env_id: str) -> Config:
         known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"
         raise ValueError(f"{source} has no settings for {key!r}: it has them for {known}")
     if entry != key:
-        _LOG.warning("%s has no entry %s: training takes its entry %s, which is not tuned for it", source, key, entry)
+        _LOG.warning("%s has no entry %s: training takes %s, that of no market in particular", source, key, entry)
     return check_settings(algorithm, content[entry], source, key)
 
 

@@ -43,7 +43,7 @@ _SHARED_ARGUMENTS = (
     "  1.0, 3.0]}`; see `mmgym.variation`.",
     "- `observe_parameters` (False): whether observations end in the arguments that differ, scaled from their ranges",
     "  to [-1, 1].",
-    '- `render_mode` (None): "ansi" or "rgb_array".',
+    '- `render_mode` (None): "ansi", "rgb_array", or, of a single environment, "human": a window of matplotlib.',
     '- vector environment only: `num_envs`, `threads` (1), `autoreset_mode` ("NextStep"), `copy` (True), `parameters`',
     '  (None: arguments of which each row has its own, as `{"volatility": [one value a row]}`); `info` is empty there',
     '  unless "full".',
@@ -296,8 +296,9 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
     ----------
     info : None or "full"
         With "full", `info` has every entry that the market knows; otherwise the usual ones.
-    render_mode : None, "ansi" or "rgb_array"
-        "ansi" is one line of text, "rgb_array" a picture of the episode so far (needs matplotlib).
+    render_mode : None, "ansi", "rgb_array" or "human"
+        "ansi" is one line of text, "rgb_array" a picture of the episode so far (needs matplotlib), "human" shows it in
+        a window at every reset and step (needs an interactive backend of matplotlib).
     randomise : mapping, optional
         Laws of arguments that are drawn at every reset from the environment's random stream, by name (see
         `mmgym.variation`). `info` has the values as ``parameters``, and `params` are those of the episode.
@@ -307,7 +308,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         The market's own arguments.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 10}  # noqa: RUF012
     vector_class: ClassVar[type["KernelVectorEnv"]]
 
     def make_batch(self, num_envs: int, **options: Any) -> "KernelVectorEnv":
@@ -363,6 +364,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         self._rows.controls[:] = np.nan
         if self._history is not None:
             self._history.start(self.params, self._entries(True))
+            self._show()
         return observation, self._entries(self._full_info)
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -387,6 +389,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
             observation[-self._width :] = self._rows.entries[0]
         if self._history is not None:
             self._history.add(self._entries(True), reward)
+            self._show()
         return observation, reward, bool(status), False, self._entries(self._full_info)
 
     def _refuse_step(self, action: Array) -> None:
@@ -412,18 +415,29 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         entries = self.describe(row, controls, full)
         return entries if self.variation is None else {**entries, "parameters": self.parameters}
 
+    def _show(self) -> None:
+        if self._history is not None and self.render_mode == "human":
+            self._history.show(1.0 / self.metadata["render_fps"])
+
     def render(self) -> Any:
-        """The episode so far, as text ("ansi") or as an RGB array of shape (height, width, 3), uint8."""
+        """The episode so far, as text ("ansi") or as an RGB array of shape (height, width, 3), uint8.
+
+        None with "human", which shows every step by itself.
+        """
         if self._history is None:
             gymnasium.logger.warn("render() needs render_mode='ansi' or 'rgb_array' at construction")
             return None
         if not self._rows.started:
             raise ResetNeeded("render() before reset(): call reset() first")
+        if self.render_mode == "human":
+            return None
         return self._history.text() if self.render_mode == "ansi" else self._history.picture()
 
     def close(self) -> None:
         """End the environment: no step or reset is possible afterwards."""
         self._closed = True
+        if self._history is not None:
+            self._history.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unpack": None}

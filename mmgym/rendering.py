@@ -1,7 +1,8 @@
-"""Pictures of an episode: text lines and RGB arrays."""
+"""Pictures of an episode: text lines, RGB arrays and a window."""
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ class EpisodeHistory:
         self._horizon = 1.0
         self._first = 0.0
         self._picture: _Picture | None = None
+        self._window: _Window | None = None
 
     def start(self, params: Any, entries: dict[str, Any], time: float = 0.0) -> None:
         """Forget the last episode. ``entries`` are the market's full info entries at ``time``."""
@@ -71,8 +73,59 @@ class EpisodeHistory:
         title = f"inventory {_text(last['inventory'], 'g')}   cash {last['cash']:.2f}   return {last['return']:.2f}"
         return self._picture.drawn(self._times(), columns, self._horizon, title)
 
+    def show(self, seconds: float) -> None:
+        """Show the picture in a window of matplotlib, for at least so long; where there is none, warn.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, the extra ``plot``.
+        """
+        picture = self.picture()
+        if self._window is None:
+            self._window = _Window(picture)
+        self._window.show(picture, seconds)
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_picture": None}
+        return {**self.__dict__, "_picture": None, "_window": None}
+
+
+class _Window:
+    """A window of matplotlib's interactive backend with one picture in it."""
+
+    def __init__(self, picture: NDArray[np.uint8]) -> None:
+        from matplotlib import pyplot
+        from matplotlib.backends.registry import BackendFilter, backend_registry
+
+        self._pyplot, backend = pyplot, pyplot.get_backend()
+        self._there = backend.lower() not in backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
+        if not self._there:
+            gymnasium.logger.warn(
+                f"render_mode='human' shows nothing: matplotlib's backend here is {backend!r}, which has no window; use "
+                "'rgb_array', or an interactive backend"
+            )
+            return
+        height, width, _ = picture.shape
+        self._figure = pyplot.figure(figsize=(width / 100, height / 100), dpi=100)
+        axes = self._figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.axis("off")
+        self._image = axes.imshow(picture)
+
+    def show(self, picture: NDArray[np.uint8], seconds: float) -> None:
+        if self._there:
+            self._image.set_data(picture)
+            self._pyplot.figure(self._figure.number)
+            self._pyplot.pause(seconds)
+
+    def close(self) -> None:
+        if self._there:
+            self._pyplot.close(self._figure)
 
 
 class _Picture:
@@ -83,7 +136,7 @@ class _Picture:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("render_mode='rgb_array' needs matplotlib: pip install 'mmgym[plot]'") from error
+            raise ImportError("a picture needs matplotlib: pip install 'mmgym[plot]'") from error
         self.assets = assets
         figure = Figure(figsize=(6.4, 4.8), dpi=100)
         self._canvas = FigureCanvasAgg(figure)

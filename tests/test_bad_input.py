@@ -106,7 +106,7 @@ def test_a_number_of_steps_is_a_whole_number():
         ("threads", (0, -1, 1025, 1.0, None, True, "2")),
         ("copy", (0, 1, None, "False")),
         ("autoreset_mode", ("next_step", "NEXT_STEP", "", None, 1, True)),
-        ("render_mode", ("rgb", "", "human")),
+        ("render_mode", ("rgb", "", "window")),
     ],
 )
 def test_wrong_arguments_of_the_batch(name, values):
@@ -115,7 +115,7 @@ def test_wrong_arguments_of_the_batch(name, values):
 
 
 def test_wrong_render_mode_of_a_single_environment():
-    for value in ("human", "", "RGB_ARRAY", 0, True):
+    for value in ("window", "", "RGB_ARRAY", 0, True):
         refused(GLFTEnv, "render_mode", render_mode=value)
 
 

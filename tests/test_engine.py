@@ -21,6 +21,7 @@ from gymnasium.wrappers.vector import (
     RecordEpisodeStatistics,
 )
 from gymnasium.wrappers.vector import RecordVideo as RecordBatchVideo
+from matplotlib import pyplot
 
 import mmgym  # noqa: F401
 from mmgym.envs.glft import GLFTEnv, GLFTVectorEnv
@@ -513,6 +514,40 @@ def test_picture():
     assert not np.shares_memory(pictures[-1], env.render())
 
 
+WINDOW = """
+from matplotlib.backend_bases import FigureManagerBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvas
+
+FigureManager = FigureManagerBase
+"""
+
+
+def test_a_window(monkeypatch, tmp_path):
+    """A backend that draws into memory as if it had a window shows what `rgb_array` would; others are refused."""
+    env = GLFTEnv(render_mode="human", **SHORT)
+    with pytest.warns(UserWarning, match="shows nothing: matplotlib's backend here is 'agg'"):
+        env.reset(seed=1)
+    env = GLFTEnv(render_mode="human", **SHORT)
+    (tmp_path / "window_of_tests.py").write_text(WINDOW, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = pyplot.get_backend()
+    pyplot.switch_backend("module://window_of_tests")
+    try:
+        other = GLFTEnv(render_mode="rgb_array", **SHORT)
+        for each in (env, other):
+            each.reset(seed=1)
+            each.step(np.zeros(2, dtype=np.float32))
+        assert env.render() is None
+        (number,) = pyplot.get_fignums()
+        canvas = pyplot.figure(number).canvas
+        canvas.draw()
+        assert np.array_equal(np.asarray(canvas.buffer_rgba())[..., :3], other.render())
+        env.close()
+        assert pyplot.get_fignums() == []
+    finally:
+        pyplot.switch_backend(before)
+
+
 def test_rendering_does_not_change_the_play():
     expected = play_single(3, random_actions(9, 1)[:, 0], **SHORT)
     env = GLFTEnv(render_mode="ansi", **SHORT)
@@ -561,6 +596,7 @@ def test_a_video(tmp_path):
 # --- Gymnasium and Stable-Baselines3 ---------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*render_mode='human' shows nothing")  # where there is no window
 @pytest.mark.parametrize("arguments", [{}, {"utility": "cara"}, {"info": "full", "render_mode": "rgb_array", **SHORT}])
 def test_gymnasiums_checker(arguments):
     """Its warnings are errors here."""
