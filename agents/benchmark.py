@@ -144,7 +144,8 @@ def _cell(
 
 def _suitable(env_id: str, params: Any) -> list[str]:
     """Configurations with settings for an id: recurrent ones only where the observation hides something."""
-    hides = not all(getattr(params, field) for field in params._fields if field.startswith("observe_"))
+    observed = [getattr(params, field) for field in params._fields if field.startswith("observe")]
+    hides = any(what not in (True, "state") for what in observed)
     return [name for name in configurations_for(env_id) if hides or name not in RECURRENT]
 
 

@@ -313,7 +313,7 @@ def test_every_algorithm_has_settings_for_every_id_whose_actions_it_can_send():
     """So that no algorithm is left out of the benchmark unseen; one with a memory where something can be hidden."""
     fit = {(row.id, name) for row in BENCHMARKED for name in (DISCRETE if "TickSpread" in row.id else BOX)}
     arguments = {row.id: gymnasium.make(row.id).unwrapped.params._fields for row in BENCHMARKED}
-    hiding = {env for env, names in arguments.items() if any(name.startswith("observe_") for name in names)}
+    hiding = {env for env, names in arguments.items() if any(name.startswith("observe") for name in names)}
     assert "mmgym/HawkesFlow-v0" in hiding
     fit |= {(env, "recurrent_ppo") for env in hiding}
     assert fit <= {(row.id, name) for row in BENCHMARKED for name in configurations_for(row.id)}
@@ -325,7 +325,7 @@ def test_the_full_benchmark_covers_every_id_and_every_algorithm_with_settings():
     for cell in cells:
         if cell["kind"] == "agent":
             agents[cell["env"], cell["name"]].add(cell["seed"])
-            hidden = any(not value for name, value in cell["arguments"].items() if name.startswith("observe_"))
+            hidden = any(name.startswith("observe") for name in cell["arguments"])
             assert hidden or cell["name"] != "recurrent_ppo"  # a memory is for what is not seen
     every = {(row.id, name) for row in BENCHMARKED for name in configurations_for(row.id)}
     assert set(agents) == every
@@ -340,7 +340,7 @@ def test_a_market_has_a_name_of_its_own_and_the_algorithms_that_suit_it(tmp_path
     flow = "mmgym/HawkesFlow-v0"
     path = tmp_path / "hidden.yml"
     head = f"seeds: [0]\nenvironments:\n  {flow}:\n  hidden:\n    env: {flow}\n"
-    path.write_text(head + "    arguments: {observe_intensities: false}\n")
+    path.write_text(head + "    arguments: {observe: fills}\n")
     cells = plan(load_benchmark(path))
     names = {market: {cell["name"] for cell in cells if cell["market"] == market} for market in (flow, "hidden")}
     assert names["hidden"] - names[flow] == {"recurrent_ppo"}

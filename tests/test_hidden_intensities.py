@@ -1,10 +1,11 @@
-"""The Hawkes markets with hidden intensities: what is dropped, what is expected, and what can be earned.
+"""The Hawkes markets with hidden intensities: what is seen instead, what is expected, and what can be earned.
 
-Second methods: the matrix exponential of the linear equation of the mean, means of simulated intensities, the other
-way to score, and a filter that remembers. Statistical checks have fixed seeds; were they redrawn, each test function
-would fail with probability at most 1e-3.
+Second methods: the matrix exponential of the linear equation of the mean, means of simulated intensities, intensities
+as sums over the tape's orders, the law of the unseen sides by enumeration, and the other way to score. Statistical
+checks have fixed seeds; were they redrawn, each test function would fail with probability at most 1e-3.
 """
 
+import itertools
 import math
 
 import gymnasium
@@ -19,15 +20,17 @@ from mmgym.agents.cli import main
 from mmgym.agents.train import load_model
 from mmgym.baselines.catalogue import baseline_of, environment_of, expansions_of, level_of, reference_value
 from mmgym.baselines.checking import check_baseline
-from mmgym.baselines.hawkes_flow import FilteredPolicy
+from mmgym.baselines.episodes import Rewards, simulated_columns
+from mmgym.baselines.hawkes_flow import FilteredPolicy, ParticlePolicy
 from mmgym.baselines.policy import CallablePolicy
+from mmgym.baselines.replay.rules import rules_of
 from mmgym.checking import check_market
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models import hawkes_flow, hawkes_power
 
 FLOW, POWER = "mmgym/HawkesFlow-v0", "mmgym/HawkesPower-v0"
-HIDDEN = {"observe_intensities": False}
+HIDDEN, TAPE = {"observe": "fills"}, {"observe": "tape"}
 FALSE_ALARMS = 1e-3
 FLOW_UNEQUAL = {
     "base_rate": [0.8, 0.5],
@@ -97,23 +100,53 @@ def test_only_the_columns_of_the_intensities_are_dropped(env_id, decision):
         assert np.array_equal(model.observe(hidden.params, *shaped), second)
 
 
-@pytest.mark.parametrize("env_id", [FLOW, POWER])
-def test_the_market_conforms(env_id):
-    check_market(env_id, horizon=1.5, num_steps=5, **HIDDEN)
+@pytest.mark.parametrize(("env_id", "seen"), [(FLOW, HIDDEN), (FLOW, TAPE), (POWER, HIDDEN)])
+def test_the_market_conforms(env_id, seen):
+    check_market(env_id, horizon=1.5, num_steps=5, **seen)
+
+
+def test_the_tape_shows_the_last_order_and_nothing_else_changes():
+    arguments = {**FLOW_UNEQUAL, "horizon": 8.0, "num_steps": 10, "info": "full"}
+    whole, tape = (HawkesFlowVectorEnv(5, **arguments, **seen) for seen in ({}, TAPE))
+    (first, _), (second, info) = whole.reset(seed=4), tape.reset(seed=4)
+    random, sides = np.random.default_rng(0), set()
+    for _ in range(60):  # over several episodes
+        assert np.array_equal(first[:, :2], second[:, :2])
+        side, elapsed = np.subtract(info["buy_orders"], info["sell_orders"]), info["elapsed"]
+        assert np.array_equal(second[:, 2:], np.stack([side, elapsed / 0.8], axis=-1).astype(np.float32))
+        assert tape.single_observation_space.contains(second[0])
+        state = (info[name] for name in ("time_left", "inventory", "buy_rate", "sell_rate"))
+        assert np.array_equal(hawkes_flow.observe(tape.params, *state, side, elapsed), second)
+        found = hawkes_flow.last_order(tape.params, second)
+        assert np.array_equal(found[0], side) and np.allclose(found[1], elapsed, rtol=1e-6, atol=0.0)
+        sides.update(side.tolist())
+        action = random.uniform(-1.0, 0.0, (5, 2)).astype(np.float32)
+        (first, reward, *_), (second, same, *_, info) = whole.step(action), tape.step(action)
+        assert np.array_equal(reward, same)
+    assert sides == {-1, 0, 1}
 
 
 @pytest.mark.parametrize("env_id", [FLOW, POWER])
-@pytest.mark.parametrize("value", ["no", None, 2])
+@pytest.mark.parametrize("value", ["intensities", None, False])
 def test_bad_input(env_id, value):
-    with pytest.raises(ValueError, match=f"observe_intensities = {value!r} is not allowed: it must be one of"):
-        gymnasium.make(env_id, observe_intensities=value)
+    with pytest.raises(ValueError, match=f"observe = {value!r} is not allowed: it must be one of"):
+        gymnasium.make(env_id, observe=value)
+
+
+def test_the_tape_is_refused_where_a_step_may_have_several_orders():
+    with pytest.raises(ValueError, match="it needs decision = 'event'"):
+        gymnasium.make(FLOW, decision="clock", **TAPE)
+    with pytest.raises(TypeError, match="observe = 'tape' cannot be replayed"):
+        rules_of(environment_of(FLOW, **TAPE))
+    with pytest.raises(TypeError, match="observe = 'state' or 'fills'"):
+        expansions_of(environment_of(FLOW, **TAPE))
 
 
 def test_arguments_make_the_same_parameters():
     for model in (hawkes_flow, hawkes_power):
         params = model.Params.create(**HIDDEN)
         assert model.Params.create(**params.arguments()) == params
-        assert not params.observe_intensities
+        assert params.observe == "fills"
 
 
 # --- What is expected ------------------------------------------------------------------------------------------------
@@ -176,7 +209,7 @@ def test_levels_and_bounds():
 def test_the_solution_does_not_depend_on_what_is_observed(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     arguments = {**SMALL, "horizon": 1.3}
-    values = {baselines.best_known_policy(FLOW, **arguments, **more).optimum for more in ({}, HIDDEN)}
+    values = {baselines.best_known_policy(FLOW, **arguments, **more).optimum for more in ({}, HIDDEN, TAPE)}
     assert len(values) == len(list((tmp_path / "solutions").iterdir())) == 1
 
 
@@ -187,7 +220,8 @@ def test_the_best_known_policy_is_worth_what_the_bounds_say(decision):
     best = baselines.best_known_policy(FLOW, **arguments)
     found = baselines.score(FLOW, best, episodes=500, **arguments)
     assert (found.method, found.level) == ("simulated", "bracketed")
-    assert best.name in (["filtered"] if decision == "event" else ["hjb", "event_optimum", "signal_poisson", "poisson"])
+    without_memory = ["hjb", "event_optimum", "signal_poisson", "poisson"]
+    assert best.name in (["particle_filter"] if decision == "event" else without_memory)
     assert found.optimum_lower <= found.value + 4.0 * found.stderr
     assert found.value < found.optimum_upper
     assert found.regret == (found.optimum_lower - found.value, found.optimum_upper - found.value)
@@ -195,8 +229,9 @@ def test_the_best_known_policy_is_worth_what_the_bounds_say(decision):
 
 
 @pytest.mark.long
-def test_the_baseline_conforms():
-    figures = check_baseline(FLOW, horizon=1.0, num_steps=3, inventory_limit=1, episodes=300, **HIDDEN)
+@pytest.mark.parametrize("seen", [HIDDEN, TAPE])
+def test_the_baseline_conforms(seen):
+    figures = check_baseline(FLOW, horizon=1.0, num_steps=3, inventory_limit=1, episodes=300, **seen)
     assert figures["best suboptimal table"] < figures["optimum"]
 
 
@@ -245,6 +280,84 @@ def played(envs, policy, seed, steps):
     return np.array(rows)
 
 
+# The tape
+
+FLOWS = {
+    "unequal": FLOW_UNEQUAL,
+    "Poisson": {"excitation": 0.0, "initial_rates": [3.0, 0.7]},
+    "slow": {"base_rate": 0.1, "excitation": 0.04, "decay": 0.05, "initial_rates": [0.1, 2.0]},
+    "fast": {"base_rate": [4.0, 0.2], "excitation": [60.0, 100.0], "decay": [90.0, 101.0]},
+    "explosive": {"excitation": [3.2, 1.0], "initial_rates": [1.0, 2.0], "allow_explosive": True},
+}
+
+
+def summed_rates(params, tape):
+    """Intensities (2,) as sums over the orders of a tape: rows of side and length of each step so far."""
+    p, now = params, tape[:, 1].sum()
+    ages = now - np.cumsum(tape[:, 1])
+    rates = []
+    for side, base, jump, decay, start in (
+        (1, p.base_rate_buy, p.excitation_buy, p.decay_buy, p.initial_rate_buy),
+        (-1, p.base_rate_sell, p.excitation_sell, p.decay_sell, p.initial_rate_sell),
+    ):
+        fading = np.exp(-decay * ages[tape[:, 0] == side]).sum()
+        rates.append(base + (start - base) * math.exp(-decay * now) + jump * fading)
+    return rates
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_tape_tells_the_intensities(name):
+    """From what is observed alone: by the formula, and by the policy that remembers."""
+    envs = HawkesFlowVectorEnv(4, info="full", horizon=6.0, num_steps=9, **FLOWS[name], **TAPE)
+
+    def depths(time_left, inventory, buy_rate, sell_rate):
+        return 0.3 + np.stack([buy_rate, sell_rate], axis=-1) / 50.0
+
+    policy, state, ended, tapes = FilteredPolicy(envs.params, depths), None, np.zeros(4, dtype=bool), []
+    observations, info = envs.reset(seed=1)
+    while not ended.any():
+        actions, state = policy.predict(observations, state=state)
+        tapes.append(observations[:, 2:] * [1.0, envs.params.step_length])
+        truth = np.stack([info["buy_rate"], info["sell_rate"]], axis=-1)
+        summed = [summed_rates(envs.params, tape) for tape in np.stack(tapes, axis=1)]
+        np.testing.assert_allclose(summed, truth, rtol=1e-5)
+        np.testing.assert_allclose(state.rates, truth, rtol=1e-5)
+        observations, _, ended, _, info = envs.step(actions)
+    assert len(tapes) >= 9
+
+
+def test_memory_reaches_the_optimum_of_the_tape():
+    """By advantages, without noise, and by plain returns; without memory it is missed."""
+    seen, tape = (baselines.optimal_policy(FLOW, **SMALL, **more) for more in ({}, TAPE))
+    assert tape.bounds == seen.bounds and tape.level == "certified" and not tape.markov
+    env = environment_of(FLOW, **SMALL, **TAPE)
+    assert float(tape.value(env.reset(seed=0)[0])) == pytest.approx(tape.optimum, abs=1e-5)
+    policies = baselines.paper_policies(FLOW, **SMALL, **TAPE)
+    for policy in (tape, policies["reconstructed"]):
+        found = baselines.score(FLOW, policy, episodes=100, **SMALL, **TAPE)
+        assert found.skill == pytest.approx(1.0, abs=1e-6) and found.method == "simulated"
+    returns = simulated_columns(env, tape, Rewards(), 4_000, 5)["estimate"]
+    bound = stats.norm.isf(FALSE_ALARMS / 2) * returns.std(ddof=1) / math.sqrt(len(returns))
+    assert abs(returns.mean() - tape.optimum) < bound + tape.bounds.error
+    forgetful = baselines.score(FLOW, policies["event_optimum"], method="exact", episodes=20, **SMALL, **TAPE)
+    blind = baselines.paper_policies(FLOW, **SMALL, **HIDDEN)["event_optimum"]
+    assert forgetful.value == baselines.score(FLOW, blind, method="exact", episodes=20, **SMALL, **HIDDEN).value
+    assert forgetful.skill < 0.999
+    last = CallablePolicy(lambda rows: 0.1 * rows[:, 2:3] * np.float32([1.0, -1.0]) - 0.5, markov=True)
+    assert baselines.score(FLOW, last, episodes=100, **SMALL, **TAPE).method == "simulated"
+
+
+@pytest.mark.parametrize("seen", [HIDDEN, TAPE])
+def test_no_named_policy_is_above_the_optimum(seen):
+    """Four standard errors, as a score itself is checked, of fourteen or so policies: 5e-4."""
+    for name, policy in baselines.paper_policies(FLOW, **SMALL, **seen).items():
+        found = baselines.score(FLOW, policy, method="simulated", episodes=100, **SMALL, **seen)
+        assert found.value < found.optimum_upper + found.value_error + 4.0 * found.stderr + 1e-9, name
+
+
+# Fills
+
+
 def test_the_filter_knows_what_it_can_know():
     """Quotes at the best prices are always filled, so that each order's side is seen, and so are the intensities."""
     arguments = {**FLOW_UNEQUAL, "horizon": 20.0, "num_steps": 80, "inventory_limit": 100, **HIDDEN}
@@ -267,6 +380,61 @@ def test_the_filter_knows_the_sum_where_sides_are_alike():
 
     guess, truth = played(envs, FilteredPolicy(envs.params, deep), 2, 40)[-1]
     np.testing.assert_allclose(guess.sum(axis=-1), truth.sum(axis=-1), rtol=1e-4)
+
+
+def expected_by_enumeration(params, steps):
+    """Expected intensities (2,) given waits, whether orders came, fills, and chances that orders pass the quotes.
+
+    Every history of sides has its likelihood: of a buy's filling nothing, and the like, times that of the wait.
+    """
+    p = params
+    decays, jumps = np.array([p.decay_buy, p.decay_sell]), np.array([p.excitation_buy, p.excitation_sell])
+    base = np.array([p.base_rate_buy, p.base_rate_sell])
+    histories = [(1.0, np.array([p.initial_rate_buy, p.initial_rate_sell]) - base)]
+    for wait, ordered, filled, passed in steps:
+        longer = []
+        for (weight, excess), side in itertools.product(histories, (0, 1) if ordered else (0,)):
+            hazard = (base * wait + excess * -np.expm1(-decays * wait) / decays).sum()
+            faded, weight = excess * np.exp(-decays * wait), weight * math.exp(-hazard)
+            if ordered:
+                if filled and (filled < 0) != (side == 0):
+                    continue
+                weight *= (base + faded)[side] * ((1.0 - passed[side]) if filled else passed[side])
+                faded = faded + jumps * (np.arange(2) == side)
+            longer.append((weight, faded))
+        histories = longer
+    weights = np.array([weight for weight, _ in histories])
+    return base + weights @ np.array([excess for _, excess in histories]) / weights.sum()
+
+
+def test_particles_have_the_law_of_the_unseen_sides():
+    """10 000 of them against every history of sides, after up to a dozen orders."""
+    envs = HawkesFlowVectorEnv(8, info="full", horizon=6.0, num_steps=12, **FLOW_UNEQUAL, **HIDDEN)
+    p, particles = envs.params, 10_000
+
+    def depths(time_left, inventory, buy_rate, sell_rate):
+        return 0.3 + 0.1 * np.stack([buy_rate, sell_rate], axis=-1)
+
+    policy, state, steps = ParticlePolicy(p, depths, particles), None, [[] for _ in range(8)]
+    observations, info = envs.reset(seed=2)
+    for _ in range(12):
+        actions, state = policy.predict(observations, state=state)
+        for row in range(8):
+            np.testing.assert_allclose(state.rates[row], expected_by_enumeration(p, steps[row]), atol=2e-3)
+        passed = 1.0 - np.exp(-4.0 * (envs.to_quotes(actions)[:, ::-1] - 0.3))
+        before = info["inventory"].copy()
+        observations, _, ended, _, info = envs.step(actions)
+        assert not ended.any() and np.abs(info["inventory"]).max() < 10
+        ordered = info["buy_orders"] + info["sell_orders"]
+        for row in range(8):
+            filled = info["inventory"][row] - before[row]
+            steps[row].append((info["elapsed"][row], ordered[row], filled, passed[row]))
+    one, _ = policy.predict(observations[3], state=type(state)(*(pick(part, 3) for part in state)))
+    assert np.array_equal(one, policy.predict(observations, state=state)[0][3])  # whatever else is in the batch
+
+
+def pick(part, row):
+    return tuple(array[row] for array in part) if isinstance(part, tuple) else part[row]
 
 
 def test_the_filter_begins_again_with_an_episode():
@@ -345,14 +513,14 @@ def test_markets_without_derivatives_are_named():
 # --- From the command line -------------------------------------------------------------------------------------------
 
 WORDS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-WORDS += ["--set", "observe_intensities=false"]
+WORDS += ["--set", "observe=fills"]
 
 
 def test_the_argument_is_understood_on_the_command_line(capsys):
     assert main(["score", "--env", FLOW, *WORDS, "corollary_3", "--episodes", "100"]) == 0
     assert "optimum between" in capsys.readouterr().out
-    assert main(["solve", "--env", FLOW, "--set", "observe_intensities=no"]) == 2
-    assert "observe_intensities = 'no' is not allowed" in capsys.readouterr().err
+    assert main(["solve", "--env", FLOW, "--set", "observe=no"]) == 2
+    assert "observe = 'no' is not allowed" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,6 +1,12 @@
 """Baselines of the Hawkes flow market: the optimum at events, its continuous-time limit, and the paper's policies."""
 
-from mmgym.baselines.hawkes_flow.baseline import DepthPolicy, HawkesFlowBaseline, OptimalFlowPolicy, solve
+from mmgym.baselines.hawkes_flow.baseline import (
+    DepthPolicy,
+    HawkesFlowBaseline,
+    OptimalFlowPolicy,
+    OptimalTapePolicy,
+    solve,
+)
 from mmgym.baselines.hawkes_flow.closed_forms import (
     PoissonValues,
     corollary_3,
@@ -9,7 +15,7 @@ from mmgym.baselines.hawkes_flow.closed_forms import (
     price_drift,
     signal_poisson,
 )
-from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy
+from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy, ParticlePolicy
 from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, Resolution, march
 
 __all__ = [
@@ -19,6 +25,8 @@ __all__ = [
     "FilteredPolicy",
     "HawkesFlowBaseline",
     "OptimalFlowPolicy",
+    "OptimalTapePolicy",
+    "ParticlePolicy",
     "PoissonValues",
     "Resolution",
     "corollary_3",

@@ -34,9 +34,9 @@ def grid_actions(
 ) -> Array:
     """What a policy plays at a time left, float32 of the broadcast shape with two columns.
 
-    Where the intensities are hidden it plays the same at all of them: the shape is that of ``inventory`` then.
+    Where they are not observed it plays the same at all intensities: the shape is that of ``inventory`` then.
     """
-    if params.observe_intensities:
+    if params.observe == "state":
         inventory, buy_rate, sell_rate = np.broadcast_arrays(inventory, buy_rate, sell_rate)
     else:
         buy_rate = sell_rate = np.ones(())
@@ -55,12 +55,13 @@ class FlowExpansions:
     Raises
     ------
     TypeError
-        If decisions are taken by the clock: orders then change the state while depths are frozen.
+        If decisions are taken by the clock, where orders change the state while depths are frozen, or the tape is
+        observed: the last order is not on the grid.
     """
 
     def __init__(self, params: Params) -> None:
-        if params.decision != "event":
-            raise TypeError("exact derivatives in this market need decision = 'event'")
+        if params.decision != "event" or params.observe == "tape":
+            raise TypeError("exact derivatives in this market need decision = 'event' and observe = 'state' or 'fills'")
         self.params = params
         ends = model.to_quotes(params, np.array([[-1.0, -1.0], [1.0, 1.0]], dtype=np.float32))
         self._reach = 0.5 * (ends[1] - ends[0])

@@ -12,6 +12,7 @@ from numba import njit
 from mmgym.baselines.hawkes_flow.rates import CHORD
 from mmgym.compiling import KERNEL, SCALAR
 from mmgym.models.hawkes_flow import next_order
+from mmgym.random_streams import uniform
 
 PATH_X, PATH_W = np.polynomial.legendre.leggauss(6)  # nodes of an integral between two orders
 
@@ -230,3 +231,46 @@ def clock_advantages(
                 q += filled
                 sell += p.excitation_sell
         ends[i] = q + p.inventory_limit
+
+
+@njit(**KERNEL)
+def update_particles(base, jumps, decays, elapsed, ordered, sides, passed, excess, weights, streams):
+    """Particles (B, P, 2), their weights (B, P) and streams (B, 2) after a step; the rest has a row for each B."""
+    count = excess.shape[1]
+    chances, old = np.empty(2 * count), np.empty((count, 2))
+    for i in range(len(excess)):
+        total = 0.0
+        faded = np.exp(-decays * elapsed[i])
+        for j in range(count):
+            hazard = 0.0
+            for k in range(2):
+                hazard += excess[i, j, k] * (1.0 - faded[k]) / decays[k]
+                excess[i, j, k] *= faded[k]
+            likely = weights[i, j] * math.exp(-hazard)
+            for k in range(2):
+                side = 1 - 2 * k
+                if not ordered[i]:
+                    chance = 0.5
+                elif sides[i] == 0:
+                    chance = (base[k] + excess[i, j, k]) * passed[i, k]
+                else:
+                    chance = base[k] + excess[i, j, k] if sides[i] == side else 0.0
+                chances[k * count + j] = likely * chance  # buys first: steps of two would meet one side only
+                total += likely * chance
+        if ordered[i] and sides[i] == 0:
+            mark, s0, s1 = uniform(streams[i, 0], streams[i, 1])
+            streams[i, 0], streams[i, 1] = s0, s1
+            old[:] = excess[i]
+            c, passed_by = 0, chances[0]
+            for j in range(count):
+                while c < 2 * count - 1 and passed_by < total * (j + mark) / count:
+                    c += 1
+                    passed_by += chances[c]
+                excess[i, j] = old[c % count]
+                excess[i, j, c // count] += jumps[c // count]
+                weights[i, j] = 1.0 / count
+        else:
+            for j in range(count):
+                weights[i, j] = (chances[j] + chances[count + j]) / total
+            if ordered[i]:
+                excess[i, :, 0 if sides[i] > 0 else 1] += jumps[0 if sides[i] > 0 else 1]

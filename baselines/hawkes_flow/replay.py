@@ -22,8 +22,15 @@ def rules(params: Params) -> ReplayRules:
     """What `mmgym.baselines.replay` asks for. A depth's part beyond the half-spread is the offset from the best price.
 
     Intensities of fills are those at the mean intensity of orders, fees none.
+
+    Raises
+    ------
+    TypeError
+        If the tape is observed, which has the market order of each step: on a book decisions come by the clock.
     """
     p = params
+    if p.observe == "tape":
+        raise TypeError("observe = 'tape' cannot be replayed: decisions on a book come by the clock; give 'state'")
     both = np.array([p.initial_rate_sell, p.initial_rate_buy])  # of orders that fill bids and asks
     stable = np.array([p.excitation_sell < p.decay_sell, p.excitation_buy < p.decay_buy])
     base, jumps = np.array([p.base_rate_sell, p.base_rate_buy]), np.array([p.excitation_sell, p.excitation_buy])

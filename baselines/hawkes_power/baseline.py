@@ -215,8 +215,8 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     def value_of_reference(self) -> float:
         """What joining the best quotes is worth: simulated with the control variate of its own value function."""
-        if not self.params.observe_intensities:  # it does not look at them
-            return HawkesPowerBaseline(self.params._replace(observe_intensities=True)).reference_value()
+        if self.params.observe != "state":  # it does not look at them
+            return HawkesPowerBaseline(self.params._replace(observe="state")).reference_value()
         return self._simulated(self.reference, REFERENCE_SEED)[0]
 
     def _simulated(self, name: str, seed: int, most: int = MOST) -> tuple[float, float]:

@@ -119,7 +119,7 @@ def paths_for(params: Params) -> int:
 
 def _continuous(params: Params) -> Params:
     """The same market for all choices of decision times, its intensities observed."""
-    return params._replace(decision="event", num_steps=1, observe_intensities=True)
+    return params._replace(decision="event", num_steps=1, observe="state")
 
 
 @functools.lru_cache(maxsize=16)

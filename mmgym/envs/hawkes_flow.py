@@ -63,10 +63,15 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     with decisions after events. With decisions by the clock only bounds are known: `mmgym.baselines.best_known_policy`
     is the policy with the best lower bound, and depths that move at once are worth the upper one.
 
-    ``observe_intensities=False`` hides the intensities: orders and the times of decisions then tell of them, and an
-    agent gains by remembering. `mmgym.baselines.best_known_policy` is again the policy with the best lower bound (skill
-    1): with decisions after events, mostly "filtered", which remembers. The upper bound is what the optimum is worth to
-    who sees the intensities.
+    ``observe="tape"`` shows, instead of the intensities, the market order that the last step ended with and the length
+    of that step, which needs decisions after events. The initial intensities are parameters, and every change of them
+    follows from the orders: the intensities are a function of the history, and the optimum is that of who sees them.
+    Only memory can reach it.
+
+    ``observe="fills"`` shows neither: an agent sees when orders come, but their sides only where they fill its quotes,
+    and gains by remembering. `mmgym.baselines.best_known_policy` is then the policy with the best lower bound (skill
+    1): with decisions after events, mostly a particle filter, which remembers. The upper bound is what the optimum is
+    worth to who sees the intensities.
 
     Units: minutes, EUR / MWh, lots.
 
@@ -78,8 +83,9 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     ## Observation Space
     `Box([0, -1, 0, 0], [1, 1, 1, 1], (4,), float32)`: time left over the horizon, inventory over `inventory_limit`, and
     the two intensities ``y``, buy first, as ``y / (y + scale)`` with the stationary intensity as the scale (base rate
-    plus excitation where there is none). They are never clipped. Without the intensities, shape (2,), if
-    ``observe_intensities=False``. `to_state` converts.
+    plus excitation where there is none). They are never clipped. With ``observe="tape"`` these two are the side of the
+    market order that ended the last step (1: buy, -1: sell, 0: none, as at the start), at least -1, and the step's
+    length over ``horizon / num_steps``. With ``observe="fills"`` they are missing, shape (2,). `to_state` converts.
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``running_penalty * int inventory^2 dt`` over the step. The last reward also

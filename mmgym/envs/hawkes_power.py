@@ -82,7 +82,7 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     num_steps`` minutes. Everything is simulated exactly, event by event, in continuous time.
 
     The optimum is not known, only bounds: `mmgym.baselines.best_known_policy` has the certified interval, which holds
-    for any `decision`: the lower bound is its own value in the environment as built. ``observe_intensities=False``
+    for any `decision`: the lower bound is its own value in the environment as built. ``observe="fills"``
     hides the intensities: the policy is then played at the expected ones, and the upper bound is that of who sees them.
 
     Units: minutes, EUR / MWh, lots.
@@ -96,7 +96,7 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     `Box([0, -1, 0, ..., 0], 1, (9,), float32)`: time left over the horizon, inventory over `inventory_limit`, spread
     over `largest_spread`, and the six intensities ``y`` as ``y / (y + scale)`` with the stationary intensity as the
     scale (base rate plus excitation where there is none), in the order below. They are never clipped. Without the
-    intensities, shape (3,), if ``observe_intensities=False``. `to_state` converts.
+    intensities, shape (3,), if ``observe="fills"``. `to_state` converts.
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``running_penalty * int inventory^2 dt`` over the step. The last reward also

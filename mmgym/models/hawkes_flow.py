@@ -16,6 +16,11 @@ Depths are frozen from one decision to the next. Decisions are taken every ``hor
 every market order and at the latest so long after the last decision ("event"): then nothing random happens between two
 decisions. Everything is simulated event by event, exactly, without a time step (see `next_order`).
 
+What is observed beside time and inventory: the intensities ("state"); the side of the order that ended the last step,
+if one did, and the step's length ("tape"); nothing ("fills"). Between orders intensities decay, and at an order one of
+them jumps, by known amounts from known initial ones. Whoever remembers the tape therefore knows them, and the optimum
+is that of "state".
+
 Criterion: ``E[W_T - W_0 - |q_T| h - alpha q_T^2 - phi int q^2 dt]``: the liquidation crosses the half-spread.
 """
 
@@ -33,6 +38,7 @@ from mmgym.parameters import Choice, Integer, OtherSide, Pair, Real, arguments_o
 from mmgym.random_streams import exponential, uniform
 
 EVENT, CLOCK = 0, 1  # codes of `decision` in kernels, in the order of the Literal below
+SEE_STATE, SEE_TAPE, SEE_FILLS = 0, 1, 2  # codes of `observe`
 
 MAX_STEPS = 1_000_000
 MAX_ORDERS = 1_000_000.0  # expected market orders in an episode
@@ -99,8 +105,11 @@ class Params(NamedTuple):
         'or "stationary"; each at least its base rate',
     ]
     initial_rate_sell: OtherSide
-    observe_intensities: Annotated[
-        bool, Choice(True), "whether the intensities are observed; `info` has them either way"
+    observe: Annotated[
+        Literal["state", "tape", "fills"],
+        Choice("state"),
+        "beside time and inventory: the intensities, the order that ended the last step (needs "
+        '``decision="event"``), or nothing; `info` has all of it either way',
     ]
 
     @classmethod
@@ -120,6 +129,11 @@ class Params(NamedTuple):
     def completed(self, given: Mapping[str, Any]) -> "Params":
         """These parameters with the defaults that depend on others, checked against each other."""
         check_within(self, "initial_inventory", "inventory_limit")
+        if self.observe == "tape" and self.decision != "event":
+            raise together(
+                {"observe": self.observe, "decision": self.decision},
+                "the tape has the one order that a step ends with: it needs decision = 'event'",
+            )
         base = self.base_rate_buy, self.base_rate_sell
         jumps = self.excitation_buy, self.excitation_sell
         decays = self.decay_buy, self.decay_sell
@@ -380,10 +394,16 @@ def step_one(p, s, controls, intensities):
 
 @scalar_kernel
 def observe_one(p, s, observation):
-    """Observation [time left / horizon, inventory / limit] and, unless hidden, both rates as y / (y + scale)."""
+    """Observation [time left / horizon, inventory / limit] and what `observe` says.
+
+    Both rates as y / (y + scale), or the side of the last step's order (0: none) and length / longest length.
+    """
     observation[0] = s.time_left / p.horizon
     observation[1] = s.inventory / p.inventory_limit
-    if p.observe_intensities:
+    if p.observe == SEE_TAPE:
+        observation[2] = s.buy_orders - s.sell_orders
+        observation[3] = s.elapsed / p.step_length
+    elif p.observe == SEE_STATE:
         buy, sell = p.base_rate_buy + s.excess_buy, p.base_rate_sell + s.excess_sell
         observation[2] = buy / (buy + p.rate_scale_buy)
         observation[3] = sell / (sell + p.rate_scale_sell)
@@ -417,16 +437,34 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
     return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
 
-def observe(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> NDArray[np.float32]:
-    """Observations of minutes left, inventories (lots) and intensities (1 / minute).
+def observe(
+    params: Params,
+    time_left: Any,
+    inventory: Any,
+    buy_rate: Any,
+    sell_rate: Any,
+    side: Any = 0,
+    elapsed: Any = 0.0,
+) -> NDArray[np.float32]:
+    """Observations of minutes left, inventories (lots), intensities (1 / minute), and the last step.
 
-    Their shape is ``(..., 4)``, or ``(..., 2)`` where the intensities are hidden.
+    That is the side of its order (1: buy, -1: sell, 0: none) and its length (minutes), as at the start by default. The
+    shape is ``(..., 4)``, or ``(..., 2)`` where only fills are observed.
     """
-    time_left, inventory, buy, sell = np.broadcast_arrays(time_left, inventory, buy_rate, sell_rate)
-    columns = [time_left / params.horizon, inventory / params.inventory_limit]
-    if params.observe_intensities:
+    columns = [np.asarray(time_left) / params.horizon, np.asarray(inventory) / params.inventory_limit]
+    if params.observe == "state":
+        buy, sell = np.asarray(buy_rate), np.asarray(sell_rate)
         columns += [buy / (buy + params.rate_scale_buy), sell / (sell + params.rate_scale_sell)]
-    return np.stack(columns, axis=-1).astype(np.float32)
+    elif params.observe == "tape":
+        columns += [np.asarray(side), np.asarray(elapsed) / params.step_length]
+    shape = np.broadcast_shapes(*(np.shape(value) for value in (time_left, inventory, buy_rate, sell_rate)))
+    return np.stack([np.broadcast_to(column, shape) for column in columns], axis=-1).astype(np.float32)
+
+
+def last_order(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Side of the order that ended the last step (0: none) and the step's minutes, of observations of the tape."""
+    seen = np.asarray(observations, dtype=np.float64)
+    return np.rint(seen[..., 2]).astype(np.int64), np.clip(seen[..., 3], 0.0, 1.0) * params.step_length
 
 
 def locate(
@@ -435,7 +473,8 @@ def locate(
     """Minutes left, inventory (lots), buy and sell rate (1 / minute) of observations ``(..., 4)``.
 
     The inventory is exact; with decisions by the clock the time is too; the rest is good to float32 rounding. Where the
-    intensities are hidden, observations are ``(..., 2)`` and rates those that are to be expected at that time.
+    intensities are not observed, the rates are those that are to be expected at that time (`last_order` has what else
+    the tape shows).
     """
     seen = np.asarray(observations, dtype=np.float64)
     time_left = np.clip(seen[..., 0], 0.0, 1.0) * params.horizon
@@ -443,7 +482,7 @@ def locate(
         time_left = np.rint(time_left / params.step_length) * params.step_length
     limit = params.inventory_limit
     inventory = np.clip(np.rint(seen[..., 1] * limit), -limit, limit).astype(np.int64)
-    if not params.observe_intensities:
+    if params.observe != "state":
         expected = params.expected_rates(params.horizon - time_left)
         return time_left, inventory, expected[..., 0], expected[..., 1]
     shares = np.clip(seen[..., 2:], 0.0, 1.0 - 2.0**-24)
@@ -472,7 +511,7 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
-    observation_low=lambda params: (0, -1, 0, 0) if params.observe_intensities else (0, -1),
+    observation_low=lambda params: {"state": (0, -1, 0, 0), "tape": (0, -1, -1, 0), "fills": (0, -1)}[params.observe],
     to_quotes=to_quotes,
     from_quotes=from_quotes,
     locate=locate,

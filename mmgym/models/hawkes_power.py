@@ -61,6 +61,7 @@ BUY, SELL = 4, 5
 
 EVENT, ORDER, CLOCK = 0, 1, 2  # codes of `decision` in kernels, in the order of the Literal below
 BINOMIAL, GEOMETRIC = 0, 1  # codes of `placement`
+SEE_STATE, SEE_FILLS = 0, 1  # codes of `observe`
 
 MAX_EVENTS = 1_000_000.0  # expected events in an episode
 MAX_SPREAD = 1000  # ticks
@@ -168,7 +169,11 @@ class Params(NamedTuple):
         InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "y"),
         'or "stationary"; each at least its base rate',
     ]
-    observe_intensities: Annotated[bool, as_flow("observe_intensities")]
+    observe: Annotated[
+        Literal["state", "fills"],
+        Choice("state"),
+        "beside time, inventory and spread: the intensities, or nothing; `info` has them either way",
+    ]
 
     @classmethod
     def create(cls, **arguments: Any) -> "Params":
@@ -541,7 +546,7 @@ def observe_one(p, s, observation):
     observation[0] = s.time_left / p.horizon
     observation[1] = s.inventory / p.inventory_limit
     observation[2] = s.spread / p.largest_spread
-    if not p.observe_intensities:
+    if p.observe != SEE_STATE:
         return
     y = p.base_rates[0] + s.excess_bid_improvement
     observation[3] = y / (y + p.rate_scales[0])
@@ -598,7 +603,7 @@ def observe(params: Params, time_left: Any, inventory: Any, spread: Any, rates: 
         np.asarray(spread) / params.largest_spread,
         *np.moveaxis(rates / (rates + params.rate_scales), -1, 0),
     ]
-    shown = np.broadcast_arrays(*columns)[: 9 if params.observe_intensities else 3]
+    shown = np.broadcast_arrays(*columns)[: 9 if params.observe == "state" else 3]
     return np.stack(shown, axis=-1).astype(np.float32)
 
 
@@ -615,7 +620,7 @@ def locate(params: Params, observations: Any) -> tuple[Array, Array, Array, Arra
     limit = params.inventory_limit
     inventory = np.clip(np.rint(seen[..., 1] * limit), -limit, limit).astype(np.int64)
     spread = np.clip(np.rint(seen[..., 2] * params.largest_spread), 1, params.largest_spread).astype(np.int64)
-    if not params.observe_intensities:
+    if params.observe != "state":
         return time_left, inventory, spread, params.expected_rates(params.horizon - time_left)
     shares = np.clip(seen[..., 3:], 0.0, 1.0 - 2.0**-24)
     rates = np.maximum(shares / (1.0 - shares) * params.rate_scales, params.base_rates)
@@ -644,7 +649,7 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
-    observation_low=lambda params: (0, -1, *[0] * (7 if params.observe_intensities else 1)),
+    observation_low=lambda params: (0, -1, *[0] * (7 if params.observe == "state" else 1)),
     to_quotes=to_quotes,
     from_quotes=from_quotes,
     locate=locate,
