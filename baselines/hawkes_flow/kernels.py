@@ -237,16 +237,19 @@ def clock_advantages(
 def update_particles(base, jumps, decays, elapsed, ordered, sides, passed, excess, weights, streams):
     """Particles (B, P, 2), their weights (B, P) and streams (B, 2) after a step; the rest has a row for each B."""
     count = excess.shape[1]
-    chances, old = np.empty(2 * count), np.empty((count, 2))
+    hazards, chances, old = np.empty(count), np.empty(2 * count), np.empty((count, 2))
     for i in range(len(excess)):
-        total = 0.0
+        total, least = 0.0, np.inf
         faded = np.exp(-decays * elapsed[i])
         for j in range(count):
-            hazard = 0.0
+            hazards[j] = 0.0
             for k in range(2):
-                hazard += excess[i, j, k] * (1.0 - faded[k]) / decays[k]
+                hazards[j] += excess[i, j, k] * (1.0 - faded[k]) / decays[k]
                 excess[i, j, k] *= faded[k]
-            likely = weights[i, j] * math.exp(-hazard)
+            if weights[i, j] > 0.0:
+                least = min(least, hazards[j])
+        for j in range(count):
+            likely = weights[i, j] * math.exp(min(least - hazards[j], 0.0))
             for k in range(2):
                 side = 1 - 2 * k
                 if not ordered[i]:
