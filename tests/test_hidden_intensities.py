@@ -22,6 +22,7 @@ from mmgym.baselines.catalogue import baseline_of, environment_of, expansions_of
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.episodes import Rewards, simulated_columns
 from mmgym.baselines.hawkes_flow import FilteredPolicy, ParticlePolicy
+from mmgym.baselines.hawkes_power.backtest import observed
 from mmgym.baselines.policy import CallablePolicy
 from mmgym.baselines.replay.rules import rules_of
 from mmgym.checking import check_market
@@ -100,7 +101,7 @@ def test_only_the_columns_of_the_intensities_are_dropped(env_id, decision):
         assert np.array_equal(model.observe(hidden.params, *shaped), second)
 
 
-@pytest.mark.parametrize(("env_id", "seen"), [(FLOW, HIDDEN), (FLOW, TAPE), (POWER, HIDDEN)])
+@pytest.mark.parametrize(("env_id", "seen"), [(FLOW, HIDDEN), (FLOW, TAPE), (POWER, HIDDEN), (POWER, TAPE)])
 def test_the_market_conforms(env_id, seen):
     check_market(env_id, horizon=1.5, num_steps=5, **seen)
 
@@ -134,10 +135,13 @@ def test_bad_input(env_id, value):
 
 
 def test_the_tape_is_refused_where_a_step_may_have_several_orders():
-    with pytest.raises(ValueError, match="it needs decision = 'event'"):
-        gymnasium.make(FLOW, decision="clock", **TAPE)
-    with pytest.raises(TypeError, match="observe = 'tape' cannot be replayed"):
-        rules_of(environment_of(FLOW, **TAPE))
+    for env_id, decision in ((FLOW, "clock"), (POWER, "clock"), (POWER, "order")):
+        with pytest.raises(ValueError, match="it needs decision = 'event'"):
+            gymnasium.make(env_id, decision=decision, **TAPE)
+        with pytest.raises(TypeError, match="observe = 'tape' cannot be replayed"):
+            rules_of(environment_of(env_id, **TAPE))
+        with pytest.raises(TypeError, match="observe = 'tape' cannot be played by the clock"):
+            observed(Tilted(), environment_of(env_id, **TAPE).params)
     with pytest.raises(TypeError, match="observe = 'state' or 'fills'"):
         expansions_of(environment_of(FLOW, **TAPE))
 
@@ -324,6 +328,33 @@ def test_the_tape_tells_the_intensities(name):
         np.testing.assert_allclose(state.rates, truth, rtol=1e-5)
         observations, _, ended, _, info = envs.step(actions)
     assert len(tapes) >= 9
+
+
+@pytest.mark.long
+def test_memory_plays_the_full_market_on_the_tape_as_if_it_saw_the_intensities():
+    """Action for action, over whole episodes; the tape shows the event that the counts and the jumps tell of."""
+    arguments = {**POWER_UNEQUAL, "horizon": 1.0, "num_steps": 3, "inventory_limit": 2, "info": "full"}
+    whole, tape = (HawkesPowerVectorEnv(3, **arguments, **seen) for seen in ({}, TAPE))
+    arguments.pop("info")
+    sees = baselines.paper_policies(POWER, **arguments)["fitted"]
+    remembers = baselines.paper_policies(POWER, **arguments, **TAPE)["reconstructed"]
+    (first, _), (second, info) = whole.reset(seed=4), tape.reset(seed=4)
+    state, ended, events, names = None, np.zeros(3, dtype=bool), set(), hawkes_power.PROCESSES
+    while not ended.any():
+        assert np.array_equal(first[:, :3], second[:, :3])
+        actions, state = remembers.predict(second, state=state)
+        np.testing.assert_allclose(actions, sees.predict(first)[0], atol=1e-4)
+        rates = np.stack([info[f"{name}_rate"] for name in names], axis=-1)
+        np.testing.assert_allclose(state.rates, rates, rtol=1e-5)
+        event, elapsed = hawkes_power.last_event(tape.params, second)
+        assert np.array_equal(np.isin(event, [4, 5]), info["buy_orders"] + info["sell_orders"] == 1)
+        coordinates = (info[name] for name in ("time_left", "inventory", "spread"))
+        assert np.array_equal(hawkes_power.observe(tape.params, *coordinates, rates, event, info["elapsed"]), second)
+        np.testing.assert_allclose(elapsed, info["elapsed"], rtol=1e-6)
+        events.update(event.tolist())
+        (first, reward, *_), (second, same, ended, _, info) = whole.step(actions), tape.step(actions)
+        assert np.array_equal(reward, same)
+    assert events == set(range(-1, 6))
 
 
 def test_memory_reaches_the_optimum_of_the_tape():

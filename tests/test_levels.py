@@ -71,7 +71,7 @@ def cases():
             arguments = dict(zip(names, values, strict=True))
             if row.market == "hawkes_flow" and arguments["decision"] == "order":
                 continue
-            if arguments.get("observe") == "tape" and (row.market != "hawkes_flow" or arguments["decision"] != "event"):
+            if arguments.get("observe") == "tape" and arguments["decision"] != "event":
                 continue
             stated = row.level if arguments == preset else None
             marks = [pytest.mark.long] if row.market.startswith("hawkes") and stated is None else []

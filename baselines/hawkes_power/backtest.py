@@ -137,8 +137,11 @@ def observed(policy: Policy, params: Any, *, tick: float = 0.01) -> QuoteRule:
     Raises
     ------
     TypeError
-        If the parameters are those of another market.
+        If the parameters are those of another market, or observe the last event of each step: here decisions come by
+        the clock.
     """
+    if isinstance(params, hawkes_power.Params | hawkes_flow.Params) and params.observe == "tape":
+        raise TypeError("observe = 'tape' cannot be played by the clock; give 'state' or 'fills'")
     if isinstance(params, hawkes_power.Params):
         return _power_rule(params, lambda: _PowerPolicy(policy, params), params.horizon)
     if isinstance(params, hawkes_flow.Params):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,20 @@ from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_f
 from mmgym.baselines.hawkes_power.price_noise import price_noise
 from mmgym.baselines.hawkes_power.values import ValueFunction
 from mmgym.baselines.kept import is_named, is_pair, kept
-from mmgym.baselines.policy import Policy, StatePolicy
+from mmgym.baselines.policy import Policy, RememberingPolicy, StatePolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
 Array = NDArray[Any]
 
-__all__ = ["BestPowerPolicy", "DistancePolicy", "FittedPolicy", "HawkesPowerBaseline", "ValuePolicy"]
+__all__ = [
+    "BestPowerPolicy",
+    "DistancePolicy",
+    "FittedPolicy",
+    "HawkesPowerBaseline",
+    "ReconstructedPolicy",
+    "ValuePolicy",
+]
 
 ROUGH_SEED, LOWER_SEED, REFERENCE_SEED = 0x10BD, 0x10BE, 0x10BF
 ROUGH = 200  # paths of all policies that may be the best one
@@ -105,6 +112,37 @@ class FittedPolicy(ValuePolicy):
         return super()._best_distances(time_left - ahead, inventory, spread, faded)
 
 
+class _Memory(NamedTuple):
+    rates: Array  # (..., 6), 1 / minute
+    time_left: Array
+
+
+class ReconstructedPolicy(RememberingPolicy):
+    """`FittedPolicy` on the tape: at the intensities that the events so far tell, from the initial ones.
+
+    In between they decay, and each event lifts its own process's by ``excitation``.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.params, self._fitted = params, FittedPolicy(params)
+
+    def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Array, Any]:
+        """Action of one observation, or actions of a batch, and what is remembered."""
+        p, (left, inventory, spread, _) = self.params, model.locate(self.params, observation)
+        rates = np.broadcast_to(p.initial_rates, (*left.shape, len(PROCESSES)))
+        if state is not None:
+            begun = left > state.time_left
+            if episode_start is not None:
+                begun = begun | np.reshape(episode_start, left.shape).astype(np.bool_)
+            event, elapsed = model.last_event(p, observation)
+            faded = p.base_rates + (state.rates - p.base_rates) * np.exp(-p.decays * elapsed[..., None])
+            jumped = faded + p.excitations * (event[..., None] == np.arange(len(PROCESSES)))
+            rates = np.where(begun[..., None], rates, jumped)
+        distances = self._fitted.depths(left, inventory, spread, rates)
+        actions = model.from_quotes(p, distances - p.half_tick * spread[..., None])
+        return actions, _Memory(rates, left)
+
+
 class BestPowerPolicy(BestKnownPolicy):
     """The best policy known; its bounds are simulated when first asked for, and four standard errors are in them.
 
@@ -154,7 +192,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     only_bounds = True
     reference = "join_best"
-    ours = ("fitted", "first_order_expansion", "frozen_intensity", "join_best")
+    ours = ("reconstructed", "fitted", "first_order_expansion", "frozen_intensity", "join_best")
 
     def best_policy(self) -> BestPowerPolicy:
         """The policy with the best lower bound."""
@@ -204,7 +242,9 @@ class HawkesPowerBaseline(SimulatedBaseline):
         def of(distances: Callable[..., Array], control: str = "fitted", **options: Any) -> Callable[[], Policy]:
             return lambda: DistancePolicy(p, functools.partial(distances, p, **options), control)
 
+        remembering = {"reconstructed": lambda: ReconstructedPolicy(p)} if p.observe == "tape" else {}
         return {
+            **remembering,
             "fitted": lambda: FittedPolicy(p),
             "first_order_expansion": lambda: ValuePolicy(p, "first_order"),
             "frozen_intensity": lambda: ValuePolicy(p, "frozen"),

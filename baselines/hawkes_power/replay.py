@@ -30,8 +30,16 @@ def book_events(times: Array, ticks: Array, orders: Array, sides: Array) -> tupl
 
 @make_replay_rules.register
 def rules(params: Params) -> ReplayRules:
-    """What `mmgym.baselines.replay` asks for. Intensities of fills are those at the mean intensity of orders."""
+    """What `mmgym.baselines.replay` asks for. Intensities of fills are those at the mean intensity of orders.
+
+    Raises
+    ------
+    TypeError
+        If the tape is observed, which has the event of each step: on a book decisions come by the clock.
+    """
     p = params
+    if p.observe == "tape":
+        raise TypeError("observe = 'tape' cannot be replayed: decisions on a book come by the clock; give 'state'")
     mean, kappas = mean_rates(p)[[SELL, BUY]], (p.fill_decay_sell, p.fill_decay_buy)
 
     def observe(time_left: Any, inventory: Any, spread: Any, rates: Array) -> Array:

@@ -82,8 +82,13 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     num_steps`` minutes. Everything is simulated exactly, event by event, in continuous time.
 
     The optimum is not known, only bounds: `mmgym.baselines.best_known_policy` has the certified interval, which holds
-    for any `decision`: the lower bound is its own value in the environment as built. ``observe="fills"``
-    hides the intensities: the policy is then played at the expected ones, and the upper bound is that of who sees them.
+    for any `decision`: the lower bound is its own value in the environment as built. The upper bound
+    is that of who sees the intensities: it holds for every `observe`.
+
+    ``observe="tape"`` shows, instead of the intensities, the event that the last step ended with and the length of that
+    step, which needs decisions after events: the intensities are then a function of the history, and who remembers it
+    can play as if they were seen. ``observe="fills"`` shows neither; the best known policy is then played at the
+    expected intensities.
 
     Units: minutes, EUR / MWh, lots.
 
@@ -95,8 +100,10 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     ## Observation Space
     `Box([0, -1, 0, ..., 0], 1, (9,), float32)`: time left over the horizon, inventory over `inventory_limit`, spread
     over `largest_spread`, and the six intensities ``y`` as ``y / (y + scale)`` with the stationary intensity as the
-    scale (base rate plus excitation where there is none), in the order below. They are never clipped. Without the
-    intensities, shape (3,), if ``observe="fills"``. `to_state` converts.
+    scale (base rate plus excitation where there is none), in the order below. They are never clipped. With
+    ``observe="tape"``, shape (10,), these six are 1 for the process whose event ended the last step and otherwise 0,
+    and the step's length over ``horizon / num_steps`` comes last. With ``observe="fills"`` they are missing, shape
+    (3,). `to_state` converts.
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``running_penalty * int inventory^2 dt`` over the step. The last reward also

@@ -61,7 +61,7 @@ BUY, SELL = 4, 5
 
 EVENT, ORDER, CLOCK = 0, 1, 2  # codes of `decision` in kernels, in the order of the Literal below
 BINOMIAL, GEOMETRIC = 0, 1  # codes of `placement`
-SEE_STATE, SEE_FILLS = 0, 1  # codes of `observe`
+SEE_STATE, SEE_TAPE, SEE_FILLS = 0, 1, 2  # codes of `observe`
 
 MAX_EVENTS = 1_000_000.0  # expected events in an episode
 MAX_SPREAD = 1000  # ticks
@@ -170,9 +170,10 @@ class Params(NamedTuple):
         'or "stationary"; each at least its base rate',
     ]
     observe: Annotated[
-        Literal["state", "fills"],
+        Literal["state", "tape", "fills"],
         Choice("state"),
-        "beside time, inventory and spread: the intensities, or nothing; `info` has them either way",
+        "beside time, inventory and spread: the intensities, the event that ended the last step (needs "
+        '``decision="event"``), or nothing; `info` has the intensities either way',
     ]
 
     @classmethod
@@ -196,6 +197,11 @@ class Params(NamedTuple):
             value, bound = getattr(self, name), getattr(self, limit)
             if abs(value) > bound:
                 raise together({name: value, limit: bound}, f"{name} must be within {limit}")
+        if self.observe == "tape" and self.decision != "event":
+            raise together(
+                {"observe": self.observe, "decision": self.decision},
+                "the tape has the one event that a step ends with: it needs decision = 'event'",
+            )
         if self.allow_explosive and not given["allow_explosive"]:
             raise ValueError(hawkes.explosive(jumps, decays))
         if isinstance(given["initial_rates"], str):
@@ -329,6 +335,7 @@ STATE = np.dtype(
         ("sell_orders", "i4"),
         ("bid_fills", "i4"),
         ("ask_fills", "i4"),
+        ("last_event", "i4"),  # process whose event ended the last step, -1: none
     ]
 )
 
@@ -356,6 +363,7 @@ def reset_one(p, s):
     s.sell_orders = 0
     s.bid_fills = 0
     s.ask_fills = 0
+    s.last_event = -1
 
 
 @scalar_kernel
@@ -532,6 +540,7 @@ def step_one(p, s, controls, intensities):
     s.sell_orders = sells
     s.bid_fills = bids
     s.ask_fills = asks
+    s.last_event = process
     s.s0 = s0
     s.s1 = s1
     reward = earned + price_gain - p.running_penalty * int_qq
@@ -542,10 +551,17 @@ def step_one(p, s, controls, intensities):
 
 @scalar_kernel
 def observe_one(p, s, observation):
-    """Observation [time left / horizon, inventory / limit, spread / largest]; unless hidden, rates y / (y + scale)."""
+    """Observation [time left / horizon, inventory / limit, spread / largest] and what `observe` says.
+
+    Rates as y / (y + scale), or which process ended the last step (1 of six, or none) and its length / longest length.
+    """
     observation[0] = s.time_left / p.horizon
     observation[1] = s.inventory / p.inventory_limit
     observation[2] = s.spread / p.largest_spread
+    if p.observe == SEE_TAPE:
+        for k in range(6):
+            observation[3 + k] = 1.0 if s.last_event == k else 0.0
+        observation[9] = s.elapsed / p.step_length
     if p.observe != SEE_STATE:
         return
     y = p.base_rates[0] + s.excess_bid_improvement
@@ -576,6 +592,7 @@ def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
         "inventory": (-p.inventory_limit, p.inventory_limit),
         "spread": (1, p.largest_spread),
         **dict.fromkeys(counts, (0, math.inf)),
+        "last_event": (-1, len(PROCESSES) - 1),
     }
 
 
@@ -591,10 +608,13 @@ def from_quotes(params: Params, quotes: Any) -> NDArray[np.float32]:
     return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
 
-def observe(params: Params, time_left: Any, inventory: Any, spread: Any, rates: Any) -> NDArray[np.float32]:
-    """Observations of minutes left, lots, ticks and intensities ``(..., 6)`` (1 / minute).
+def observe(
+    params: Params, time_left: Any, inventory: Any, spread: Any, rates: Any, event: Any = -1, elapsed: Any = 0.0
+) -> NDArray[np.float32]:
+    """Observations of minutes left, lots, ticks, intensities ``(..., 6)`` (1 / minute), and the last step.
 
-    Their shape is ``(..., 9)``, or ``(..., 3)`` where the intensities are hidden.
+    That is the process whose event ended it (-1: none) and its length (minutes), as at the start by default. The shape
+    is ``(..., 9)``, ``(..., 10)`` of the tape, or ``(..., 3)`` where only fills are observed.
     """
     rates = np.asarray(rates, dtype=np.float64)
     columns = [
@@ -603,15 +623,28 @@ def observe(params: Params, time_left: Any, inventory: Any, spread: Any, rates: 
         np.asarray(spread) / params.largest_spread,
         *np.moveaxis(rates / (rates + params.rate_scales), -1, 0),
     ]
-    shown = np.broadcast_arrays(*columns)[: 9 if params.observe == "state" else 3]
-    return np.stack(shown, axis=-1).astype(np.float32)
+    if params.observe == "tape":
+        happened = [np.asarray(event) == k for k in range(len(PROCESSES))]
+        columns += [*happened, np.asarray(elapsed) / params.step_length]
+    shown = np.broadcast_arrays(*columns)
+    kept = shown if params.observe == "state" else shown[:3] + shown[3 + len(PROCESSES) :]
+    return np.stack(kept, axis=-1).astype(np.float32)
+
+
+def last_event(params: Params, observations: Any) -> tuple[NDArray[np.int64], Array]:
+    """The process whose event ended the last step (-1: none) and the step's minutes, of observations of the tape."""
+    seen = np.asarray(observations, dtype=np.float64)
+    happened = seen[..., 3:9] > 0.5
+    event = np.where(happened.any(axis=-1), happened.argmax(axis=-1), -1)
+    return event, np.clip(seen[..., 9], 0.0, 1.0) * params.step_length
 
 
 def locate(params: Params, observations: Any) -> tuple[Array, Array, Array, Array]:
     """Minutes left, inventory (lots), spread (ticks) and intensities ``(..., 6)`` of observations ``(..., 9)``.
 
     Inventory and spread are exact; with decisions by the clock the time is too; the rest is good to float32 rounding.
-    Where the intensities are hidden, observations are ``(..., 3)`` and intensities those that are to be expected then.
+    Where the intensities are not observed, they are those that are to be expected then (`last_event` has what else the
+    tape shows).
     """
     seen = np.asarray(observations, dtype=np.float64)
     time_left = np.clip(seen[..., 0], 0.0, 1.0) * params.horizon
@@ -649,7 +682,7 @@ MARKET = Market(
     step_one=step_one,
     observe_one=observe_one,
     ranges=state_ranges,
-    observation_low=lambda params: (0, -1, *[0] * (7 if params.observe == "state" else 1)),
+    observation_low=lambda params: (0, -1, *[0] * {"state": 7, "tape": 8, "fills": 1}[params.observe]),
     to_quotes=to_quotes,
     from_quotes=from_quotes,
     locate=locate,
