@@ -357,6 +357,7 @@ def test_memory_plays_the_full_market_on_the_tape_as_if_it_saw_the_intensities()
     assert events == set(range(-1, 6))
 
 
+@pytest.mark.long
 def test_memory_reaches_the_optimum_of_the_tape():
     """By advantages, without noise, and by plain returns; without memory it is missed."""
     seen, tape = (baselines.optimal_policy(FLOW, **SMALL, **more) for more in ({}, TAPE))

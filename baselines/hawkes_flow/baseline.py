@@ -457,7 +457,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
                     state = time_left, inventory, factor * p.initial_rate_buy, p.initial_rate_sell
                     names = ("time_left", "inventory", "buy_rate", "sell_rate")
                     controls = dict(zip(control_names, best.depths(*state).tolist(), strict=True))
-                    value = float(best.value(model.observe(p, *state)))
+                    value = float(best._at(*state)[2])
                     rows.append({**dict(zip(names, state, strict=True)), "value": value, **controls})
         return rows
 

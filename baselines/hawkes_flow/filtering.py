@@ -2,7 +2,8 @@
 
 On the tape every order is seen, with its side and its time. Between orders intensities decay, and each order lifts its
 own side's by ``excitation``: from the initial ones, which are parameters, a policy knows them to float32 rounding, and
-the best depths of who sees them are its optimum.
+the best depths of who sees them are its optimum. (Where parameters are drawn at every reset it starts from wrong ones;
+of wrong initial intensities it forgets the error at the rate ``decay``.)
 
 Of fills alone a decision that comes early tells of an order. If it filled a quote, its side is known; if not, the sides
 are weighed by the intensities and by how likely their orders are to pass the quotes. `FilteredPolicy` lifts each
