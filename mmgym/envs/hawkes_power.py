@@ -87,8 +87,8 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
 
     ``observe="tape"`` shows, instead of the intensities, the event that the last step ended with and the length of that
     step, which needs decisions after events: the intensities are then a function of the history, and who remembers it
-    can play as if they were seen. ``observe="fills"`` shows neither; the best known policy is then played at the
-    expected intensities.
+    can play as if they were seen ("reconstructed"). ``observe="fills"`` shows neither; the best known policy is then
+    played at the expected intensities.
 
     Units: minutes, EUR / MWh, lots.
 
