@@ -107,7 +107,7 @@ class _Window:
         self._there = backend.lower() not in backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
         if not self._there:
             gymnasium.logger.warn(
-                f"render_mode='human' shows nothing: matplotlib's backend here is {backend!r}, which has no window; use "
+                f"render_mode='human' shows nothing: matplotlib's backend here is {backend!r}, which has none; use "
                 "'rgb_array', or an interactive backend"
             )
             return

@@ -192,9 +192,7 @@ def test_every_command_takes_a_market_of_somebody_else(command):
     module, plain = "mylab.linear_fills", "mylab/LinearFills-v0"
     env = f"--env {module}:{plain} --set num_steps=4 --set horizon=1.0 --set limit=2"
     Path("mine.yml").write_text(yaml.safe_dump({"algorithm": "ppo", "default_box": TINY}))
-    assert "mine.yml has no entry mylab/LinearFills-v0: training training takes default_box" in command(
-        f"train mine.yml {env}"
-    )
+    assert "mine.yml has no entry mylab/LinearFills-v0: training takes default_box" in command(f"train mine.yml {env}")
     Path("mine.yml").write_text(yaml.safe_dump({"algorithm": "ppo", plain: TINY}))
     assert "default" not in command(f"train mine.yml {env} --folder other")
     assert "training takes default_box" in command(f"train exact_gradient {env} --timesteps 2")
