@@ -39,6 +39,7 @@ __all__ = [
     "continuous_solution",
     "continuous_values",
     "scheme",
+    "splitting",
     "stable_step",
 ]
 
@@ -124,6 +125,30 @@ class _Scheme:
             )
         return np.asarray(-(np.log(-w.ravel()) + log_scale) / self.eta)
 
+    def march(self, step: float, clock: Array, block: int, w: Array, choices: Array) -> float:
+        """`continuous_kernels.march` in this market, with market orders of at most ``block`` lots."""
+        p = self.params
+        market = (np.array(p.spread_transitions), p.bid_rates, p.ask_rates)
+        value = (self.factors, self.addends, self.growth, self.source)
+        log_scale: float = kernels.march(
+            step, clock, *market, *value, block, *self.orders, self.floor, bool(self.eta), w, choices
+        )
+        return log_scale
+
+    def after_one_order(self, w: Array) -> tuple[Array, Array]:
+        """Best value (m, Y) of exactly one market order, and its size in lots (negative: sold), a small one."""
+        scale, shift, back, cost = self.orders
+        best, size = np.full_like(w, -1e300), np.zeros(w.shape, dtype=np.int64)  # where none fits
+        for sign, values in ((-1, w), (1, w[:, ::-1])):  # a purchase is a sale with the inventory mirrored
+            key = values * scale + shift
+            for lots in range(1, min(self.params.order_max, w.shape[1] - 1) + 1):
+                found = np.full_like(w, -np.inf)
+                found[:, lots:] = key[:, :-lots] * back[:, lots:] + cost[:, lots:]
+                found = found[:, ::-sign]
+                better = found > best + kernels.TIE * np.abs(best) + self.floor
+                best[better], size[better] = found[better], sign * lots
+        return best, size
+
     def controls(self, choices: Array) -> Array:
         """Controls (m, Y, 5) in shares of the kernels' choices."""
         p, columns = self.params, np.arange(len(self.lots))
@@ -171,27 +196,54 @@ def scheme(params: Params, num_steps: int, substeps: int, *, with_controls: bool
     controls = np.empty((num_steps, states, 5)) if with_controls else None
     values[num_steps] = problem.values(w, 0.0)
     for n in reversed(range(num_steps)):
-        log_scale += kernels.march(
-            step,
-            clock[n],
-            np.array(params.spread_transitions),
-            params.bid_rates,
-            params.ask_rates,
-            problem.factors,
-            problem.addends,
-            problem.growth,
-            problem.source,
-            params.order_max,
-            *problem.orders,
-            problem.floor,
-            bool(problem.eta),
-            w,
-            choices,
-        )
+        log_scale += problem.march(step, clock[n], params.order_max, w, choices)
         values[n] = problem.values(w, log_scale)
         if controls is not None:
             controls[n] = problem.controls(choices).reshape(states, 5)
     return values, controls
+
+
+def splitting(params: Params, num_steps: int) -> Array:
+    """Controls of the explicit backward splitting ``phi(t) = max(T phi(t + dt), M phi(t + dt))``, mean criterion.
+
+    ``T`` is a step of `scheme` without market orders and ``M`` one market order, against the value a step later: who
+    sends an order forgoes what the step would earn, so orders are rarer and larger than in the limit of short steps.
+    This is how the abstract of Guilbaud & Pham (2013) describes their scheme.
+
+    Parameters
+    ----------
+    params : Params
+    num_steps : int
+        Steps of equal length ``dt`` in the horizon.
+
+    Returns
+    -------
+    (num_steps, S, 5)
+        As `ContinuousSolution.controls`, but for one market order an instant.
+
+    Raises
+    ------
+    ValueError
+        If ``dt`` is so long that ``T`` is not monotone, or the criterion is not the mean.
+    """
+    step = params.horizon / num_steps
+    if params.utility != "mean":
+        raise ValueError(f"utility = {params.utility!r} is not allowed: the splitting is for the mean criterion")
+    if step > stable_step(params):
+        raise ValueError(f"a step of {step:g} s is too long: at most {stable_step(params):g} s; raise num_steps")
+    problem = _Scheme(params)
+    clock = mean_clock(params, np.linspace(0.0, params.horizon, num_steps + 1))
+    w = problem.last.copy()
+    choices = np.zeros((*w.shape, 5), dtype=np.int64)
+    controls = np.empty((num_steps, w.size, 5))
+    for n in reversed(range(num_steps)):
+        ordered, size = problem.after_one_order(w)
+        problem.march(step, clock[n : n + 1], 0, w, choices)
+        sent = ordered > w + kernels.TIE * np.abs(w) + problem.floor
+        choices[..., 4] = np.arange(w.shape[1]) + sent * size
+        controls[n] = problem.controls(choices).reshape(w.size, 5)
+        w[sent] = ordered[sent]
+    return controls
 
 
 def continuous_solution(
