@@ -27,22 +27,24 @@ TABLES = {
     "table_3_intensities.csv": 6,
     "table_4_parameters.csv": 17,
     "table_5_strategies.csv": 66,
+    "table_5_gains.csv": 3,
+    "policy_over_time.csv": 60 * 6 * 101,
     "wealth_histogram.csv": 140,
     "count_histogram.csv": 600,
 }
 
 
 def check_artifacts(folder: Path, tables: dict[str, int]) -> None:
-    """Tables have so many rows or more, there are six pictures, and nothing else."""
+    """Tables have so many rows or more, there are seven pictures, and nothing else."""
     for name, rows in tables.items():
         assert len(pd.read_csv(folder / name)) >= rows, name
     found = sorted(folder.glob("*.png"))
-    assert [path.name[:8] for path in found] == [f"figure_{k}" for k in range(1, 7)]
+    assert [path.name[:8] for path in found] == [f"figure_{k}" for k in (1, 2, 3, 3, 4, 5, 6)]
     for path in found:
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 15_000
-    assert len(list(folder.iterdir())) == len(tables) + 6
+    assert len(list(folder.iterdir())) == len(tables) + 7
 
 
 def test_registered() -> None:
@@ -55,7 +57,8 @@ def test_quick_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     text = guilbaud_pham_2013.reproduce(folder, quick=True, progress=False)
     assert capsys.readouterr() == ("", "")
     check_artifacts(folder, {**TABLES, "table_6_frontier.csv": 4, "policy.csv": 3 * 1206})
-    assert text.count("NOT matched") == 3
+    assert "Mean wealth: NOT matched (optimal, without market orders; within three standard errors: con" in text
+    assert "Market orders: NOT matched (optimal)" in text
     assert "NOT as in the paper" not in text
     for number in ("26.76", "51.48", "6.336", "25.290", "27.76", "28.1 and 25.5", "not the authors' code"):
         assert number in text, number
@@ -202,6 +205,32 @@ def test_a_ranking_is_contradicted_only_beyond_three_standard_errors() -> None:
     assert unclear.endswith(", as in the paper") and "optimal and without market orders, which" in unclear
     assert ranking(names, [2.1, 2.2, 0.5], [0.01, 0.01, 0.01]) == "NOT as in the paper"
     assert ranking(names, [2.3, 0.4, 0.5], [0.01, 0.01, 0.01]) == "NOT as in the paper"
+
+
+def test_a_verdict_names_what_is_beyond_three_standard_errors() -> None:
+    rows = pd.DataFrame(
+        [("optimal", 27.0, 0.1, 26.759), ("constant", 22.6, 1.6, 24.314), ("random", 30.0, 1.9, 24.022)],
+        columns=["strategy", "here", "stderr", "paper"],
+    ).assign(quantity="wealth")
+    verdict = guilbaud_pham_2013.verdict
+    assert verdict(rows, "wealth", ["optimal"]) == "matched within three standard errors (optimal)"
+    assert verdict(rows, "wealth", ["random"]) == "NOT matched (random)"
+    mixed = "NOT matched (random; within three standard errors: optimal, constant)"
+    assert verdict(rows, "wealth", ["optimal", "constant", "random"]) == mixed
+
+
+def test_gains_are_those_of_the_paper_and_of_another_program() -> None:
+    """The paper's from its Table 5: (26.759 - 24.314) / 12.634, (26.759 - 25.19) / 12.634 and 2.445 / 43.876."""
+    counts = {"optimal": (19.7, 13.16), "optimal, splitting": (18.4, 7.0)}  # the other program's in front
+    samples = {}
+    for strategy, (fills, orders) in counts.items():
+        sample = {name: np.full(2, fills) for name in guilbaud_pham_2013.SUMMED}
+        samples[strategy] = sample | {"market orders": np.full(2, orders), "wealth": np.array([1.0, 2.0])}
+    gains = guilbaud_pham_2013.gain_table(strategy_table(samples), frontier((5.0,), 200))
+    np.testing.assert_allclose(gains["paper"], (0.194, 0.124, 0.0557), atol=1e-3)
+    np.testing.assert_allclose(gains["here"][:2], (4.45 / 12.52, 2.02 / 12.52), atol=0.01)
+    assert gains["here"][2] == pytest.approx(4.45 / (2 * 19.7 + 13.16), rel=0.03)
+    np.testing.assert_allclose(gains["splitting"], gains["paper"], atol=0.02)
 
 
 def test_missing_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
