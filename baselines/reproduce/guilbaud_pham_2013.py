@@ -409,16 +409,15 @@ def gain_table(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         without market orders, in standard deviations of the optimal one; and the gain over constant quotes (euro) by
         limit and market order executed.
     """
-    counted = rows.set_index(["strategy", "quantity"])
     at = table.set_index("gamma").loc[GAMMA]
     columns: dict[str, Any] = {"quantity": ["over constant / std", "over without market orders / std", "per trade"]}
     sources = (("here", "", "here"), ("splitting", "split_", "here"), ("paper", "paper_", "paper"))
     for name, prefix, source in sources:
         strategy = VARIANTS[0] if name == "splitting" else STRATEGIES[0]
-        trades = sum(counted.loc[(strategy, kind), source] for kind in SUMMED[1:4])
+        counts = rows[(rows["strategy"] == strategy) & rows["quantity"].isin(SUMMED[1:4])]
         std, ratio = at[f"{prefix}std"], at[f"{prefix}net_ratio"]
         added = (at[f"{prefix}mean"] - at[f"{prefix}mean_without"]) / std
-        columns[name] = [ratio, added, ratio * std / trades]
+        columns[name] = [ratio, added, ratio * std / counts[source].sum()]
     return pd.DataFrame(columns)
 
 
