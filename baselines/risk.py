@@ -3,7 +3,7 @@
 Losses are positive: a negative value at risk is a profit that is exceeded with that confidence. VaR and CVaR are those
 of the final P&L ``W_T - W_0``, from its law where it is cheap to have, and otherwise simulated; the drawdown
 ``max_t (max_{s <= t} W_s - W_t)`` depends on the whole path and is always simulated, with ``W`` observed at the start
-and at step ends.
+and at step ends, as is the largest absolute inventory.
 """
 
 import math
@@ -26,6 +26,7 @@ from mmgym.baselines.table_policy import tabulated
 
 __all__ = [
     "Estimate",
+    "PathRisks",
     "RiskMeasures",
     "frozen_position_risk",
     "path_risks",
@@ -61,6 +62,14 @@ class Estimate(NamedTuple):
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
+class PathRisks(NamedTuple):
+    """Of simulated episodes, each of shape (episodes,)."""
+
+    gains: Array  # final P&L
+    drawdowns: Array  # the largest, at step ends
+    inventories: Array  # the largest absolute one at step ends, over all assets
+
+
 @dataclass(frozen=True)
 class RiskMeasures:
     """Risk of a policy from an environment's initial state, in its currency.
@@ -75,10 +84,12 @@ class RiskMeasures:
         Expected largest drawdown, observed at step ends.
     drawdown_quantile : dict of float to Estimate
         By confidence: the largest drawdown that is not exceeded with it.
+    largest_inventory : Estimate
+        Expected largest absolute inventory at step ends (assets, over all of them).
     method : str
         How VaR and CVaR were found: "exact" (from the law of the P&L, with errors below 1e-8 of a probability and of
-        a standard deviation), "numerical" (from the law, as well as the intervals say) or "simulated". Drawdowns are
-        simulated.
+        a standard deviation), "numerical" (from the law, as well as the intervals say) or "simulated". Drawdowns and
+        inventories are simulated.
     truncation : float
         About the error of a probability of the law (0 for a simulation).
     episodes : int
@@ -89,6 +100,7 @@ class RiskMeasures:
     expected_shortfall: Mapping[float, Estimate]
     drawdown: Estimate
     drawdown_quantile: Mapping[float, Estimate]
+    largest_inventory: Estimate
     method: str
     truncation: float
     episodes: int
@@ -102,6 +114,7 @@ class RiskMeasures:
         rows["drawdown"] = self.drawdown
         for level, estimate in self.drawdown_quantile.items():
             rows[f"drawdown {100.0 * level:.6g}%"] = estimate
+        rows["max |inventory|"] = self.largest_inventory
         return rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +122,8 @@ class RiskMeasures:
         plain = asdict(self)
         for name in ("value_at_risk", "expected_shortfall", "drawdown_quantile"):
             plain[name] = {str(level): estimate._asdict() for level, estimate in getattr(self, name).items()}
-        plain["drawdown"] = self.drawdown._asdict()
+        for name in ("drawdown", "largest_inventory"):
+            plain[name] = getattr(self, name)._asdict()
         return plain
 
 
@@ -175,27 +189,28 @@ def path_risks(
     deterministic: bool = True,
     progress: bool = False,
     **arguments: Any,
-) -> tuple[Array, Array]:
-    """Final P&L and largest drawdown at step ends of simulated episodes, each of shape (episodes,)."""
+) -> PathRisks:
+    """Final P&L, largest drawdown and largest absolute inventory at step ends of simulated episodes."""
     base, player = player_in(env, policy, False, **arguments)
     first = int(np.random.SeedSequence([seed, 0x715C]).generate_state(1, np.uint64)[0])
-    gains, drawdowns = np.empty(episodes), np.empty(episodes)
+    risks = np.empty((3, episodes))
     with tqdm(total=episodes, desc="risk", unit="episode", disable=not progress) as bar:
         for start in range(0, episodes, BATCH):
             count = min(BATCH, episodes - start)
-            part = slice(start, start + count)
-            gains[part], drawdowns[part] = _play(base, player, deterministic, count, first + start)
+            risks[:, start : start + count] = _play(base, player, deterministic, count, first + start)
             bar.update(count)
-    return gains, drawdowns
+    return PathRisks(*risks)
 
 
-def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array]:
-    gain, peak, drawdown = np.zeros((3, count))
+def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array, Array]:
+    gain, peak, drawdown, held = np.zeros((4, count))
     for step in played_episodes(base.make_batch(count, info="full"), player, seed, deterministic=deterministic):
         gain[step.running] = step.info["gain"][step.running]
         np.maximum(peak, gain, out=peak)
         np.maximum(drawdown, peak - gain, out=drawdown)
-    return gain, drawdown
+        inventory = np.abs(step.info["inventory"]).reshape(count, -1).sum(axis=1)
+        held = np.where(step.running, np.maximum(held, inventory), held)
+    return gain, drawdown, held
 
 
 def mean_estimate(sample: Array) -> Estimate:
@@ -247,7 +262,7 @@ def risk_measures(
     progress: bool = False,
     **arguments: Any,
 ) -> RiskMeasures:
-    """VaR, CVaR and drawdown of a policy in an environment.
+    """VaR, CVaR, drawdown and largest inventory of a policy in an environment.
 
     Parameters
     ----------
@@ -266,7 +281,7 @@ def risk_measures(
     markov : bool, optional
         Overrides what the policy says of itself.
     episodes : int
-        Simulated episodes, >= 1000, for drawdowns and what has no exact law.
+        Simulated episodes, >= 1000, for drawdowns, inventories and what has no exact law.
     seed : int
         Of the simulation.
     progress : bool
@@ -290,11 +305,18 @@ def risk_measures(
     law = None
     if method != "simulated":
         law = _exact_law(base, player, is_markov, deterministic, method == "exact", progress)
-    gains, drawdowns = path_risks(base, player, episodes, seed, deterministic=deterministic, progress=progress)
-    tails = _simulated_tails(gains, levels) if law is None else _tails_of_law(law, levels)
-    quantiles = {level: quantile_estimate(drawdowns, level) for level in levels}
-    truncation = 0.0 if law is None else law.truncation
-    return RiskMeasures(*tails[:2], mean_estimate(drawdowns), quantiles, tails[2], truncation, episodes)
+    paths = path_risks(base, player, episodes, seed, deterministic=deterministic, progress=progress)
+    at_risk, shortfall, found_by = _simulated_tails(paths.gains, levels) if law is None else _tails_of_law(law, levels)
+    return RiskMeasures(
+        value_at_risk=at_risk,
+        expected_shortfall=shortfall,
+        drawdown=mean_estimate(paths.drawdowns),
+        drawdown_quantile={level: quantile_estimate(paths.drawdowns, level) for level in levels},
+        largest_inventory=mean_estimate(paths.inventories),
+        method=found_by,
+        truncation=0.0 if law is None else law.truncation,
+        episodes=episodes,
+    )
 
 
 Tails = tuple[dict[float, Estimate], dict[float, Estimate], str]  # VaR and CVaR by confidence, and how they were found

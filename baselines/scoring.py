@@ -76,7 +76,7 @@ class Score:
     episodes : int
         Simulated episodes (0 for an exact score).
     risk : RiskMeasures or None
-        VaR, CVaR and drawdown, where they were asked for.
+        VaR, CVaR, drawdown and largest inventory, where they were asked for.
     clipped : float or None
         Share of decisions at which the quotes that a baseline policy wants lie outside the action box, so that the
         nearest ones are played (see `mmgym.baselines.catalogue.clipped_share`); None of a policy that does not tell
@@ -115,15 +115,21 @@ class Score:
         span = self.optimum_lower - self.reference
         return (self.value - self.reference) / span if span > 0.0 else math.nan
 
+    @property
+    def information_ratio(self) -> float | None:
+        """Mean by standard deviation of an episode's final P&L; None where it does not vary."""
+        return self.pnl / self.pnl_std if self.pnl_std > 0.0 else None
+
     def __repr__(self) -> str:
         """Skill and regret first, then the attributes that there are."""
         shown = {"skill": self.skill, "regret": self.regret, **vars(self)}
         return f"Score({', '.join(f'{name}={value!r}' for name, value in shown.items() if value is not None)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes, regret and skill as JSON types."""
+        """All attributes, regret, skill and information ratio as JSON types."""
         risk = None if self.risk is None else self.risk.to_dict()
-        return {**asdict(self), "regret": self.regret, "skill": self.skill, "risk": risk}
+        derived = {"regret": self.regret, "skill": self.skill, "information_ratio": self.information_ratio}
+        return {**asdict(self), **derived, "risk": risk}
 
 
 def score(
@@ -174,8 +180,8 @@ def score(
     progress : bool
         Whether to show a progress bar.
     risk : bool or {"auto", "exact", "simulated"}
-        Whether to add VaR, CVaR and drawdown (see `mmgym.baselines.risk.risk_measures`; True is "auto", "simulated"
-        where ``method`` is), from ``episodes`` episodes or 10 000 if those are fewer.
+        Whether to add VaR, CVaR, drawdown and largest inventory (see `mmgym.baselines.risk.risk_measures`; True is
+        "auto", "simulated" where ``method`` is), from ``episodes`` episodes or 10 000 if those are fewer.
 
     Raises
     ------

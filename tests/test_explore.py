@@ -238,7 +238,7 @@ def test_a_law_has_the_quantiles_of_a_simulation():
     settings = Settings(AS, SMALL)
     law = last(settings, "law")
     assert law.method == "exact"
-    gains, _ = baselines.risk.path_risks(AS, baselines.optimal_policy(AS, **SMALL), 20_000, seed=1, **SMALL)
+    gains = baselines.risk.path_risks(AS, baselines.optimal_policy(AS, **SMALL), 20_000, seed=1, **SMALL).gains
     below = float((gains <= -law.risk["VaR 95%"][0]).mean())
     assert abs(below - 0.05) < 4.0 * np.sqrt(0.05 * 0.95 / 20_000)
     assert abs(gains.mean() - law.mean) < 4.0 * stats.sem(gains)

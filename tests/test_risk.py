@@ -61,7 +61,7 @@ def test_drawdowns_of_the_model_file(episodes):
     limit = stats.norm.isf(FAMILY_FALSE_ALARM / 2 / 4 / 2)  # four figures, two sizes
     reference = {"optimal": (2.217, 0.004, 4.44, 0.02), "constant": (5.419, 0.010, 11.6, 0.1)}
     for name, (mean, mean_error, quantile, quantile_error) in reference.items():
-        _, drawdowns = risk.path_risks(AS, policies[name], episodes, seed=1)
+        drawdowns = risk.path_risks(AS, policies[name], episodes, seed=1).drawdowns
         found, tail = risk.mean_estimate(drawdowns), risk.quantile_estimate(drawdowns, 0.95)
         deviation = (found.high - found.low) / (2 * stats.norm.isf(0.025))
         assert abs(found.value - mean) < limit * np.hypot(deviation, mean_error)
@@ -69,22 +69,24 @@ def test_drawdowns_of_the_model_file(episodes):
         assert abs(tail.value - quantile) < limit * deviation + quantile_error
 
 
-def test_drawdown_is_that_of_the_rollout():
+def test_drawdown_and_largest_inventory_are_those_of_the_rollout():
     """Step by step from the environment's own cash, mid and inventory."""
     policy = baselines.paper_policies(AS)["avellaneda_stoikov"]
     seed = int(np.random.SeedSequence([5, 0x715C]).generate_state(1, np.uint64)[0])
-    gains, drawdowns = risk.path_risks(AS, policy, 3, seed=5)
+    gains, drawdowns, inventories = risk.path_risks(AS, policy, 3, seed=5)
     base = baselines.catalogue.environment_of(AS)
     for episode in range(3):
         observation, info = base.reset(seed=seed + episode)
         wealth = [info["cash"] + info["inventory"] * info["mid"]]
-        done = False
+        held, done = [info["inventory"]], False
         while not done:
             observation, _, done, _, info = base.step(policy.predict(observation)[0])
             wealth.append(info["cash"] + info["inventory"] * info["mid"])
+            held.append(info["inventory"])
         path = np.array(wealth) - wealth[0]
         assert gains[episode] == pytest.approx(path[-1], abs=1e-9)
         assert drawdowns[episode] == pytest.approx((np.maximum.accumulate(path) - path).max(), abs=1e-9)
+        assert inventories[episode] == max(abs(inventory) for inventory in held)
 
 
 @pytest.mark.long
@@ -142,6 +144,8 @@ def test_score_carries_the_measures():
     table = baselines.score_table({"constant": found})
     assert table.loc["constant", "CVaR 95%"] == measures.expected_shortfall[0.95].value
     assert table.loc["constant", "drawdown"] == measures.drawdown.value
+    assert table.loc["constant", "max |inventory|"] == content["risk"]["largest_inventory"]["value"]
+    assert found.information_ratio == content["information_ratio"] == found.pnl / found.pnl_std
     assert "[" in baselines.risk_table({"constant": found}).loc["constant", "drawdown 99%"]
     assert baselines.score(AS, policy, num_steps=20).risk is None
 

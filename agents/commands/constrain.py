@@ -176,7 +176,7 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) 
         folder.mkdir(parents=True, exist_ok=True)
         write_table(policy, env, folder / f"{name}.npz", deterministic=not hasattr(policy, "distribution"))
         exact = score(env, policy)
-        gains, drawdowns = path_risks(env, policy, EPISODES)
+        gains, drawdowns, _ = path_risks(env, policy, EPISODES)
         risks = {}
         for limit_name, limit in problem.chain.risk_limits.items():
             amount = limit.amount * problem.environment.tick

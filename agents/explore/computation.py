@@ -432,7 +432,7 @@ def _numerical_law(name: str, law: PnlLaw) -> Law:
 
 
 def _simulated_law(env: Any, name: str, policy: Any) -> Law:
-    gains, _ = path_risks(env, policy, EPISODES, progress=True)
+    gains = path_risks(env, policy, EPISODES, progress=True).gains
     density, edges = np.histogram(gains, BINS, density=True)
     risk = {}
     for level in LEVELS:
