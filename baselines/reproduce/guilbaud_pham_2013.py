@@ -687,7 +687,7 @@ def ranking(names: Sequence[str], values: Sequence[float], stderrs: Sequence[flo
             unclear.append(f"{first.replace('_', ' ')} and {second.replace('_', ' ')}")
     if not unclear:
         return "as in the paper"
-    return f"but for {' and for '.join(unclear)}, which are within three standard errors of each other, as in the paper"
+    return f"as in the paper, but for {' and for '.join(unclear)}, which are within three standard errors of each other"
 
 
 def verdict(rows: pd.DataFrame, quantity: str, strategies: Sequence[str] = STRATEGIES) -> str:
