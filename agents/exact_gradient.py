@@ -8,6 +8,10 @@ clipped to the box.
 
 Where actions are discrete, a round takes the exact advantages of all of them (`mmgym.baselines.choices`) and fits
 softmax heads to the better ones (`mmgym.agents.choice_network`), the sharper the later the round: policy iteration too.
+
+In the power market states are too many for exact values. A round fits the network's own value function
+(`mmgym.baselines.hawkes_power.expansion`); what the step gains at any offsets is then a closed form, which Adam climbs.
+The gradient is as good as the fit; what the network is worth, only a simulation tells.
 """
 
 import math
@@ -19,10 +23,10 @@ from numpy.typing import NDArray
 
 from mmgym.agents.choice_network import ChoicePolicy, ChoiceSearch
 from mmgym.agents.model_files import ModelFileError, flatten
-from mmgym.agents.network import GaussNewton, NetworkPolicy, restore_network
+from mmgym.agents.network import GaussNewton, NetworkPolicy, ascend, restore_network
 from mmgym.agents.stored_tensors import check_tensors
-from mmgym.baselines.choices import FrozenChoices, component_sizes
-from mmgym.baselines.expansion import Expansions
+from mmgym.baselines.choices import Choices, FrozenChoices, component_sizes
+from mmgym.baselines.expansion import Expansion, Expansions
 from mmgym.plain_files import shortened
 
 __all__ = ["ChoicePolicy", "ExactGradient", "NetworkPolicy", "network_of", "restore_network"]
@@ -68,7 +72,10 @@ class ExactGradient:
         """One round: whether the weights changed, or may change in another one."""
         expansion = self.expansions.around(self.policy, np.random.default_rng([self.seed, self.steps]))
         self._remember(expansion.value)
-        taken = self.search.climb(expansion, self.inner_steps)
+        if isinstance(expansion, Expansion | Choices):
+            taken = self.search.climb(expansion, self.inner_steps)
+        else:
+            taken = ascend(self.policy, expansion, self.inner_steps, [self.seed, self.steps])
         self.steps += 1
         return bool(taken > 0 or not self.search.exhausted)
 

@@ -4,14 +4,14 @@ A network of a thousand weights that is to fit a smooth table has a least-square
 the minimum in tens of steps, where first-order methods take thousands. The damping is Marquardt's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.agents.model_files import ModelFileError, unflatten
-from mmgym.baselines.expansion import Expansion
+from mmgym.baselines.expansion import Expansion, Gains
 from mmgym.baselines.policy import Float64Policy
 from mmgym.plain_files import shortened
 
@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 
-__all__ = ["GaussNewton", "NetworkPolicy", "StandardisedNetwork", "restore_network"]
+__all__ = ["GaussNewton", "NetworkPolicy", "StandardisedNetwork", "ascend", "restore_network"]
 
 Array = NDArray[Any]
 
@@ -32,6 +32,8 @@ RESOLUTION = 0.005  # of an episode, of networks that see a clock
 REACH = 0.1  # of actions: how far a policy may move before it is evaluated again
 TRIES = 8  # dampings of one step
 LARGEST_DAMPING = 1e6
+BATCH = 2_048  # cells of a step of Adam
+RATE = 5e-3  # of Adam's first step
 
 
 class StandardisedNetwork:
@@ -224,6 +226,27 @@ class GaussNewton:
             if float((((rest + target) ** 2).sum()) ** 0.5) > reach:
                 break
         return taken
+
+
+def ascend(policy: StandardisedNetwork, gains: Gains, steps: int, seed: Sequence[int]) -> int:
+    """Take steps of Adam uphill on a gain, each on some of its cells, at a rate that falls to 0; their number.
+
+    Actions outside the box that are to move farther out stay: an atom at the edge of the box costs the network nothing.
+    """
+    random, inputs = np.random.default_rng(seed), policy.inputs(gains.observations)
+    optimizer = torch.optim.Adam(policy.network.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for _ in range(steps):
+        cells = random.integers(len(inputs), size=BATCH)
+        raw = policy.network(inputs[cells])
+        played = raw.detach().numpy()
+        slopes = gains.slopes(cells, played.clip(-1.0, 1.0)) * (len(inputs) / BATCH)
+        slopes[(np.abs(played) > 1.0) & (slopes * played > 0.0)] = 0.0
+        optimizer.zero_grad()
+        raw.backward(torch.from_numpy(-slopes))
+        optimizer.step()
+        schedule.step()
+    return steps
 
 
 def restore_network(

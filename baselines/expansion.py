@@ -18,7 +18,7 @@ from mmgym.baselines.drawn_cells import sampled, time_slices
 from mmgym.baselines.frozen import FrozenProblem, visits
 from mmgym.baselines.policy import Float64Policy, Policy
 
-__all__ = ["Expansion", "Expansions", "FrozenExpansions"]
+__all__ = ["Expansion", "Expansions", "FrozenExpansions", "Gains"]
 
 Array = NDArray[Any]
 
@@ -36,6 +36,21 @@ class Expansion(NamedTuple):
     curvatures: Array  # (B, A, A)
 
 
+class Gains(Protocol):
+    """The gain where it is known for all actions, not only near those of the policy: a sum over drawn cells."""
+
+    @property
+    def value(self) -> float:
+        """The criterion of the policy."""
+
+    @property
+    def observations(self) -> Array:
+        """Of the cells (B, D)."""
+
+    def slopes(self, cells: Array, actions: Array) -> Array:
+        """Derivatives of the gain in the actions (M, A), inside the box, of some of the cells (M,)."""
+
+
 class Expansions(Protocol):
     """Expansions around policies of one environment."""
 
@@ -44,8 +59,8 @@ class Expansions(Protocol):
     def value(self, policy: Policy) -> float:
         """The criterion of a deterministic policy of the observation."""
 
-    def around(self, policy: Policy, random: np.random.Generator) -> Expansion:
-        """The expansion around a deterministic policy of the observation, on drawn cells."""
+    def around(self, policy: Policy, random: np.random.Generator) -> Expansion | Gains:
+        """The expansion around a deterministic policy of the observation, on drawn cells; or the gain itself."""
 
 
 class FrozenExpansions:

@@ -13,8 +13,9 @@ from mmgym.agents.exact_gradient import ExactGradient, network_of
 from mmgym.agents.model_files import ModelFileError
 from mmgym.agents.network import GaussNewton, NetworkPolicy
 from mmgym.agents.train import load_model, train
-from mmgym.baselines.catalogue import environment_of, expansions_of, problem_of
+from mmgym.baselines.catalogue import environment_of, expansions_of, problem_of, reference_policy
 from mmgym.baselines.choices import FrozenChoices, component_sizes
+from mmgym.baselines.episodes import Rewards, simulated_columns
 from mmgym.baselines.expansion import Expansion
 from mmgym.baselines.frozen import criterion_value, evaluate, tabulate
 
@@ -22,7 +23,7 @@ AS = "mmgym/AvellanedaStoikov-v0"
 SMALL = {"num_steps": 20, "horizon": 0.1, "inventory_limit": 4.0}
 CONFIG = f"{AS}:\n  n_timesteps: 8\n  gamma: 1.0\n  net_arch: [8]\n"
 
-TICK = "mmgym/TickSpread-v0"
+TICK, POWER = "mmgym/TickSpread-v0", "mmgym/HawkesPower-v0"
 TINY = {
     "num_steps": 10, "horizon": 30.0, "lot": 20.0, "inventory_limit": 120.0, "limit_order_max": 40.0,
     "market_order_max": 40.0, "spread_transitions": [[0.0, 1.0], [1.0, 0.0]], "fill_rate_best": [0.06, 0.04],
@@ -207,8 +208,9 @@ def test_what_is_masked_is_never_played():
 
 
 def test_what_cannot_be_trained_is_named(tmp_path):
-    with pytest.raises(TypeError, match="no exact derivatives in the market hawkes_power"):
-        train("exact_gradient", "mmgym/HawkesPower-v0", folder=tmp_path / "none", progress=False)
+    clock = {"decision": "clock"}
+    with pytest.raises(TypeError, match="derivatives in this market need decision = 'event'"):
+        train("exact_gradient", POWER, folder=tmp_path / "none", arguments=clock, progress=False)
     path = tmp_path / "exact_gradient.yml"
     path.write_text(CONFIG.replace("[8]", "[0]"))
     with pytest.raises(ValueError, match=r"net_arch = .* must be a list of whole numbers >= 1"):
@@ -240,6 +242,26 @@ def test_the_shipped_configuration_comes_close_to_the_optimum(env_id, regret, tm
 def test_the_hawkes_flow_is_learned_to_a_thousandth(tmp_path):
     _, found = train("exact_gradient", "mmgym/HawkesFlow-v0", folder=tmp_path / "run", progress=False)
     assert -found.value_error <= found.optimum_upper - found.value < 1e-3 * found.optimum_upper
+
+
+def test_a_small_power_market_is_learned():
+    """Two rounds gain more, on common paths, than the best quotes of the book; 5 standard errors."""
+    env = environment_of(POWER, horizon=2.0, num_steps=8, inventory_limit=2)
+    learner = ExactGradient(expansions_of(env), network_of(env, [16], 0), inner_steps=200)
+    assert learner.iterate() and learner.iterate()
+    first = learner.policy.weights()
+    assert learner.finish() == learner.best_value > -np.inf
+    assert learner.policy.weights().equal(first)
+    joined = reference_policy(env)
+    gains = [simulated_columns(env, policy, Rewards(), 4_000, 1)["estimate"] for policy in (learner.policy, joined)]
+    better = gains[0] - gains[1]
+    assert better.mean() > 5.0 * better.std() / 4_000**0.5
+
+
+@pytest.mark.slow
+def test_the_power_market_is_learned(tmp_path):
+    _, found = train("exact_gradient", POWER, seed=7, folder=tmp_path / "run", progress=False)
+    assert found.skill > 0.99
 
 
 @pytest.mark.slow

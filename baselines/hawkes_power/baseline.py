@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +13,7 @@ from mmgym.baselines.baseline import BestKnownPolicy, Bounds, PriceNoise, Simula
 from mmgym.baselines.episodes import ControlVariate, Decision, Step
 from mmgym.baselines.hawkes_power import closed_forms, kernels
 from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
+from mmgym.baselines.hawkes_power.expansion import PowerExpansions
 from mmgym.baselines.hawkes_power.price_noise import price_noise
 from mmgym.baselines.hawkes_power.values import ValueFunction
 from mmgym.baselines.kept import is_named, is_pair, kept
@@ -278,6 +280,16 @@ class HawkesPowerBaseline(SimulatedBaseline):
         inner = policy.policy if isinstance(policy, BestKnownPolicy) else policy
         kind = inner.control if isinstance(inner, DistancePolicy) else "fitted"
         return Replay(self.params, solved(self.params, kind))
+
+    def expansions(self, action_space: gymnasium.Space[Any]) -> PowerExpansions:
+        """Expansions around policies, with values that are fitted to each (`mmgym.baselines.hawkes_power.expansion`).
+
+        Raises
+        ------
+        TypeError
+            If decisions are not taken at every event.
+        """
+        return PowerExpansions(self.params)
 
     def price_noise(self) -> PriceNoise | None:
         """As in `Baseline`: see `mmgym.baselines.hawkes_power.price_noise`."""

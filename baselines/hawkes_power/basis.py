@@ -83,23 +83,23 @@ def _basis(params: Params, degrees: NDArray[np.int64], table: Array, shapes: Arr
     )
 
 
-def sampled_states(params: Params) -> tuple[NDArray[np.int64], Array]:
+def sampled_states(params: Params, per_path: int = PER_PATH) -> tuple[NDArray[np.int64], Array]:
     """States at uniform times of simulated paths, longer than the horizon where that is short: (S,) and (S, 6)."""
     pull = params.decays - params.excitations
     horizon = params.horizon
     if (pull > 0.0).all():
         longest = PATH_EVENTS / float(book.mean_rates(params).sum())
         horizon = max(horizon, min(RELAXATION / float(pull.min()), longest))
-    spreads, rates = np.empty(PATHS * PER_PATH, dtype=np.int64), np.empty((PATHS * PER_PATH, len(PROCESSES)))
+    spreads, rates = np.empty(PATHS * per_path, dtype=np.int64), np.empty((PATHS * per_path, len(PROCESSES)))
     seeds = np.random.SeedSequence(SEED).generate_state(PATHS, np.uint64)
     rows = np.zeros(1, MARKET.row_dtype)
-    kernels.sample_states(MARKET.record(params), rows, horizon, PER_PATH, seeds, spreads, rates)
+    kernels.sample_states(MARKET.record(params), rows, horizon, per_path, seeds, spreads, rates)
     return spreads, rates
 
 
-def fitted_space(params: Params) -> Space:
+def fitted_space(params: Params, weight: float = WEIGHT, per_path: int = PER_PATH) -> Space:
     """Products of features up to a total weight, fitted to states of simulated paths."""
-    spreads, rates = sampled_states(params)
+    spreads, rates = sampled_states(params, per_path)
     bounded = rates / (rates + params.rate_scales)
     columns: list[Array] = [
         rates.mean(axis=0),
@@ -116,7 +116,7 @@ def fitted_space(params: Params) -> Space:
     ranges = [range(table.shape[1]), *(range(n + 1 if v else 1) for n, v in zip(most, varies, strict=True))]
     weights = np.array([SPREAD_WEIGHT, *[BOOK_WEIGHT] * 4, *[ORDER_WEIGHT] * 2])
     degrees = np.array(list(itertools.product(*ranges)), dtype=np.int64)
-    basis = _basis(params, degrees[degrees @ weights <= WEIGHT + 1e-9], table, shapes)
+    basis = _basis(params, degrees[degrees @ weights <= weight + 1e-9], table, shapes)
     features = features_at(params, basis, spreads, rates)[:, 0]
     size = len(basis.degrees)
     projection = np.asarray(np.linalg.pinv(features, rcond=1e-9), dtype=np.float64)

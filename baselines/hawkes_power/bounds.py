@@ -38,7 +38,7 @@ from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["Interval", "PathBounds", "path_bounds", "paths_for", "solved", "upper_bound"]
+__all__ = ["Interval", "PathBounds", "expected_events", "path_bounds", "paths_for", "solved", "upper_bound"]
 
 EVENTS = 1_500_000  # simulated for a bound
 FEWEST, MOST = 200, 2_000  # paths
@@ -92,7 +92,7 @@ def path_bounds(params: Params, function: ValueFunction, paths: int, seed: int) 
     values = np.empty((paths, 3))
     seeds = np.random.SeedSequence([seed, SEED]).generate_state(paths, np.uint64)
     record, rows = MARKET.record(params), np.zeros(1, MARKET.row_dtype)
-    most = 64 + int(4.0 * _expected_events(params)[4:].sum())
+    most = 64 + int(4.0 * expected_events(params)[4:].sum())
     kernels.bound_paths(record, rows, *function, seeds, most, values)
     while (missing := np.flatnonzero(np.isnan(values[:, 0]))).size:
         most *= 4
@@ -103,7 +103,7 @@ def path_bounds(params: Params, function: ValueFunction, paths: int, seed: int) 
     return PathBounds(*values.T)
 
 
-def _expected_events(params: Params) -> Array:
+def expected_events(params: Params) -> Array:
     """Expected events of each process in an episode, shape (6,)."""
     p = params
     return hawkes.expected_count(p.base_rates, p.excitations, p.decays, np.array(p.initial_rates), p.horizon)
@@ -111,7 +111,7 @@ def _expected_events(params: Params) -> Array:
 
 def paths_for(params: Params) -> int:
     """Paths to simulate for a bound."""
-    return int(np.clip(EVENTS / _expected_events(params).sum(), FEWEST, MOST))
+    return int(np.clip(EVENTS / expected_events(params).sum(), FEWEST, MOST))
 
 
 # Kept in memory and on disk

@@ -180,15 +180,20 @@ def order_gain(edge, decay):
 
 
 @njit(**KERNEL)
-def add_order_gains(rates, edges, decay, ask, joined, total):
-    """Add ``rate * psi(edge)`` of the orders of one side to total (S, Q), for edges (S, Q - 1) between lots.
+def add_order_gains(rates, edges, decay, ask, offsets, total):
+    """Add the orders of one side to total (S, Q), for edges (S, Q - 1) between lots.
 
-    ``joined``: at the best quote instead of the best offset, ``psi(c) = c``.
+    That is ``rate * exp(-kappa d) (d + edge)`` at offsets ``d`` (S, Q), or ``rate * psi(edge)`` for None.
     """
     for s in range(edges.shape[0]):
         for q in range(edges.shape[1]):
-            edge = edges[s, q]
-            total[s, q + 1 if ask else q] += rates[s] * (edge if joined else order_gain(edge, decay))
+            before = q + 1 if ask else q
+            if offsets is None:
+                gain = order_gain(edges[s, q], decay)
+            else:
+                offset = offsets[s, before]
+                gain = math.exp(-decay * offset) * (offset + edges[s, q])
+            total[s, before] += rates[s] * gain
 
 
 @njit(**KERNEL)

@@ -14,6 +14,7 @@ What that costs is measured, not assumed, by `mmgym.baselines.hawkes_power.bound
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -72,21 +73,28 @@ class ValueFunction(NamedTuple):
         return float(features[0, 0] @ self.table[-1, :, p.initial_inventory + p.inventory_limit])
 
 
-def slice_borders(params: Params) -> Array:
+def slice_borders(params: Params, growth: float = GROWTH, largest: float = LARGEST_SLICE) -> Array:
     """Borders of the slices of the time left: short ones at the end of the episode."""
     unit = 3.0 / float(params.decays.max())
     borders = [0.0]
     while borders[-1] < params.horizon:
-        width = min(max(FIRST_SLICE * unit, GROWTH * borders[-1]), max(LARGEST_SLICE * unit, params.horizon / 2_000))
+        width = min(max(FIRST_SLICE * unit, growth * borders[-1]), max(largest * unit, params.horizon / 2_000))
         borders.append(borders[-1] + width)
     return np.array(borders) * (params.horizon / borders[-1])
 
 
 class _RightHandSide:
-    """The equation of ``Theta``, projected on a space; ``joined``: for quotes at the best prices."""
+    """The equation of ``Theta``, projected on a space.
 
-    def __init__(self, params: Params, space: Space, joined: bool) -> None:
-        self.params, self.joined = params, joined
+    Attributes
+    ----------
+    offsets : pair of arrays (S, 2 Q + 1) or None
+        Of bid and ask at the states and inventories (EUR / MWh); None for the best ones.
+    """
+
+    def __init__(self, params: Params, space: Space) -> None:
+        self.params = params
+        self.offsets: tuple[Array | None, Array | None] = (None, None)
         features = features_at(params, space.basis, space.spreads, space.rates)
         self.bought, self.sold = (np.ascontiguousarray(features[:, row]) for row in (2, 3))
         self.projection = space.projection
@@ -111,9 +119,9 @@ class _RightHandSide:
         p, steps = self.params, np.diff(table, axis=1)
         self.total[:] = 0.0
         asks = self.asks[:, None] - self.bought @ steps
-        kernels.add_order_gains(self.buys, asks, p.fill_decay_buy, True, self.joined, self.total)
+        kernels.add_order_gains(self.buys, asks, p.fill_decay_buy, True, self.offsets[1], self.total)
         bids = self.bids[:, None] + self.sold @ steps
-        kernels.add_order_gains(self.sells, bids, p.fill_decay_sell, False, self.joined, self.total)
+        kernels.add_order_gains(self.sells, bids, p.fill_decay_sell, False, self.offsets[0], self.total)
         return np.asarray(self.generator @ table + self.source + self.projection @ self.total)
 
     def fastest(self) -> float:
@@ -123,18 +131,36 @@ class _RightHandSide:
         return float(max(np.abs(np.linalg.eigvals(a)).max() for a in (self.generator, alternating)))
 
 
-def march(params: Params, space: Space, *, joined: bool = False) -> ValueFunction:
+def march(
+    params: Params,
+    space: Space,
+    *,
+    offsets: Callable[[float], Array] | None = None,
+    borders: Array | None = None,
+) -> ValueFunction:
     """Solve for ``Theta`` in a space, by fourth-order Runge-Kutta steps.
+
+    Parameters
+    ----------
+    params : Params
+    space : Space
+    offsets : callable, optional
+        Time left in the middle of a slice -> offsets (2, S, 2 Q + 1) of bid and ask, at the states of the space and all
+        inventories, EUR / MWh, of the policy whose value is meant; the best ones by default.
+    borders : array, optional
+        Of the slices of the time left; `slice_borders` by default.
 
     Raises
     ------
     ArithmeticError
         If the solution is not finite.
     """
-    slope = _RightHandSide(params, space, joined)
-    borders, fastest = slice_borders(params), slope.fastest()
+    slope = _RightHandSide(params, space)
+    borders, fastest = slice_borders(params) if borders is None else borders, slope.fastest()
     tables, table = [], slope.terminal
-    for half in 0.5 * np.diff(borders):
+    for left, half in zip(borders, 0.5 * np.diff(borders), strict=False):
+        if offsets is not None:
+            slope.offsets = tuple(offsets(left + half))
         steps = max(1, int(np.ceil(half * fastest / STABLE)))
         width = half / steps
         for part in range(2):
@@ -154,5 +180,7 @@ def value_function(params: Params, kind: str) -> ValueFunction:
     if kind == "fitted":
         return march(params, fitted_space(params))
     if kind == "join_best":
-        return march(params, fitted_space(params), joined=True)
+        space = fitted_space(params)
+        best_quotes = np.zeros((2, len(space.spreads), 2 * params.inventory_limit + 1))
+        return march(params, space, offsets=lambda left: best_quotes)
     return march(params, expansion_space(params, 1 if kind == "first_order" else 0))
