@@ -22,7 +22,7 @@ __all__ = ["demo", "plot_quotes", "plot_regret", "skills_over_seeds"]
 
 ENV = "mmgym/AvellanedaStoikov-v0"
 LEARNER = "natural_gradient"
-SEEDS = "unseen_seeds"  # the benchmark of seeds that no setting was chosen on
+SEEDS = "benchmark_unseen"  # the benchmark of seeds that no setting was chosen on
 
 
 def plot_quotes(path: Path, env: Any, policy: Any, best: OptimalPolicy, title: str) -> None:

@@ -134,14 +134,17 @@ def test_benchmark_rows():
 def prose():
     """Fragments of the README with numbers in them, each computed again or read where it was measured."""
     played = pd.read_csv(RESULTS / "demo" / "scores.csv", index_col="policy")
-    ppo, formula = (f"{played.loc[name, 'regret']:.4f}" for name in ("PPO", "avellaneda_stoikov"))
-    yield f"the cells add up to the regret, {ppo} and {formula} of an optimum of {played.loc['optimal', 'value']:.4f}"
+    agent, formula = (f"{played.loc[name, 'regret']:.4f}" for name in ("natural_gradient", "avellaneda_stoikov"))
+    yield f"the cells add up to the regret, {agent} and {formula} of an optimum of {played.loc['optimal', 'value']:.4f}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     tested = [line.split()[-1] for line in project["classifiers"] if re.search(r"Python :: \d\.\d", line)]
     assert project["requires-python"] == f">={tested[0]}"
     yield f"Python {tested[0]} or newer ({tested[0]} to {tested[-1]} are tested)"
     hidden = RUNS[RUNS["env"] == "mmgym/HawkesFlow-v0, intensities hidden"].iloc[0]
     yield f"bracketed between {hidden['optimum_lower']:.4f} and {hidden['optimum_upper']:.4f}"
+    unseen = pd.read_csv(RESULTS / "benchmark_unseen" / "results.csv").groupby("name")["skill"]
+    (low, ppo_low), (high, ppo_high) = (part[["natural_gradient", "ppo"]] for part in (unseen.min(), unseen.max()))
+    yield f"reached skill {low:.3f} to {high:.3f} in `{AS}`, PPO {ppo_low:.3f} to {ppo_high:.3f}"
     ours = RUNS[(RUNS["env"] == AS) & (RUNS["name"] == "ppo")]
     yield (
         f"PPO reached skill {ours['skill'].min():.3f} to {ours['skill'].max():.3f} in `{AS}` (seeds "
