@@ -9,9 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmgym.agents.benchmark_tables import curve_of
 from mmgym.plot import COLORS, new_figure, plain
 
-__all__ = ["AGENT", "PAPER", "picture_of_curves", "picture_of_quotes", "picture_of_regret", "picture_of_skill"]
+__all__ = [
+    "AGENT",
+    "PAPER",
+    "picture_of_curves",
+    "picture_of_profiles",
+    "picture_of_quotes",
+    "picture_of_regret",
+    "picture_of_skill",
+]
 
 AGENT, OPTIMUM, PAPER = "#b8442c", "#7a8794", "#2f6690"
 WORST = -0.5  # where the axis of skill ends: lower ones are drawn there, with their number
@@ -50,22 +59,37 @@ def picture_of_skill(summary: pd.DataFrame) -> str:
 
 
 def picture_of_curves(results: Sequence[Result]) -> str:
-    """Skill during training, one line for each run, over its own length: algorithms count different steps."""
+    """Skill during training, one line for each run: over steps (rounds of exact learners) and over seconds."""
     figure = new_figure(7.5, 3.2)
-    axis, names = figure.subplots(), list(dict.fromkeys(result["cell"]["name"] for result in results))
+    axes = figure.subplots(1, 2, sharey=True)
+    names = list(dict.fromkeys(result["cell"]["name"] for result in results))
     for result in results:
         color = COLORS[names.index(result["cell"]["name"]) % len(COLORS)]
-        curve = result.get("curve") or []
         label = result["cell"]["name"] if result["cell"]["seed"] == results[0]["cell"]["seed"] else None
-        done = [point["steps"] / result["steps"] for point in curve] + [1.0]
-        skills = [point["skill"] for point in curve] + [result["score"]["skill"]]
-        axis.plot(done, skills, color=color, linewidth=1.3, label=label)
-    axis.axhline(1.0, color=OPTIMUM, linewidth=1)
-    axis.set_ylim(-0.3, 1.05)
-    axis.set_xlabel("fraction of the run")
-    axis.set_ylabel("skill")
+        steps, skills = curve_of(result)
+        axes[0].plot(np.maximum(steps, 1), skills, color=color, linewidth=1.3, label=label)
+        axes[1].plot(steps * result["seconds"] / result["steps"], skills, color=color, linewidth=1.3)
+    axes[0].set_xscale("log")
+    axes[0].set_ylabel("skill")
+    for axis, what in zip(axes, ("steps", "seconds"), strict=True):
+        axis.axhline(1.0, color=OPTIMUM, linewidth=1)
+        axis.set_ylim(-0.3, 1.05)
+        axis.set_xlabel(what)
+        plain(axis)
     if names:
-        axis.legend(fontsize=8, loc="lower right")
+        axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower right")
+    return _uri(figure)
+
+
+def picture_of_profiles(skills: Mapping[str, Sequence[float]]) -> str:
+    """Performance profiles (Agarwal et al. 2021): the share of an algorithm's runs whose skill is above a threshold."""
+    figure = new_figure(7.5, 3.2)
+    axis, thresholds = figure.subplots(), np.linspace(0.0, 1.0, 501)
+    for number, (name, runs) in enumerate(skills.items()):
+        share = (np.asarray(runs)[:, None] > thresholds).mean(axis=0)
+        axis.plot(thresholds, share, color=COLORS[number % len(COLORS)], linewidth=1.5, label=f"{name} ({len(runs)})")
+    axis.set(xlabel="skill", ylabel="share of runs above it", ylim=(-0.02, 1.02))
+    axis.legend(fontsize=8, loc="lower left")
     plain(axis)
     return _uri(figure)
 

@@ -14,11 +14,19 @@ from mmgym.agents.benchmark import Benchmark, plan
 from mmgym.agents.benchmark_pictures import (
     median_run,
     picture_of_curves,
+    picture_of_profiles,
     picture_of_quotes,
     picture_of_regret,
     picture_of_skill,
 )
-from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
+from mmgym.agents.benchmark_tables import (
+    efficiency_table,
+    overall_table,
+    pairwise_table,
+    skills_of,
+    summary_table,
+    tidy_table,
+)
 from mmgym.plain_files import replacing, write_json
 from mmgym.printing import write_table
 from mmgym.provenance import provenance
@@ -208,6 +216,7 @@ def _market(
         "anchor": re.sub(r"\W+", "-", env_id),
         "facts": facts,
         "table": _text_table(summary),
+        "efficiency": _text_table(efficiency_table(finished)) if finished else None,
         "pictures": pictures,
         "undecomposed": bool(finished) and not decomposed,
     }
@@ -284,13 +293,14 @@ def write_pages(
         part.write_text(results_page(folder), encoding="utf-8")
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    pairwise = pairwise_table(tidy)
+    pairwise, skills = pairwise_table(tidy), skills_of(tidy)
     facts = {name: value for name, value in about.items() if name not in ("benchmark", "failures")}
     html = page.render(
         about=about,
         added=_said_of_added(about),
         overall=_text_table(overall_table(tidy)),
         pairwise=_text_table(pairwise) if len(pairwise) else None,
+        profiles=picture_of_profiles(skills) if skills else None,
         markets=[_market(env_id, summary, tidy, results) for env_id, summary in summaries.items()],
         failures=about["failures"],
         missing=missing,

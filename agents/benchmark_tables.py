@@ -5,11 +5,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmgym.agents.statistics import Interval, bootstrap_interval, probability_of_improvement
 
-__all__ = ["added_row", "overall_table", "pairwise_table", "summary_table", "tidy_table"]
+__all__ = [
+    "added_row",
+    "curve_of",
+    "efficiency_table",
+    "overall_table",
+    "pairwise_table",
+    "skills_of",
+    "summary_table",
+    "tidy_table",
+]
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -114,6 +125,41 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
         *("P(improvement)", "P(improvement) low", "P(improvement) high", "steps", "seconds", "clipped"),
     ]
     return pd.DataFrame(rows, columns=columns).sort_values("skill", ascending=False, ignore_index=True, kind="stable")
+
+
+def curve_of(result: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and skills during the training of a run, its end included."""
+    points = [(point["steps"], point["skill"]) for point in result.get("curve") or []]
+    steps, skills = np.array([*points, (result["steps"], result["score"]["skill"])], dtype=np.float64).T
+    return steps, skills
+
+
+ENOUGH = 0.9  # the skill whose cost `efficiency_table` tells
+
+
+def efficiency_table(results: Results) -> pd.DataFrame:
+    """What it takes to reach skill 0.9 in a market: runs that do, and medians of steps and seconds when they first do.
+
+    Between two points of a run's curve the later one counts. Medians are over all finished runs: infinite where at
+    most half of them get there.
+    """
+    rows = []
+    for name in dict.fromkeys(result["cell"]["name"] for result in results):
+        runs = [result for result in results if result["cell"]["name"] == name]
+        first, seconds = [], []
+        for run in runs:
+            steps, skills = curve_of(run)
+            reached = np.flatnonzero(skills >= ENOUGH)
+            first.append(steps[reached[0]] if len(reached) else math.inf)
+            seconds.append(first[-1] * run["seconds"] / run["steps"])
+        there = f"{np.isfinite(first).sum()} of {len(runs)}"
+        rows.append({"algorithm": name, "runs": there, "steps": np.median(first), "seconds": np.median(seconds)})
+    return pd.DataFrame(rows, columns=["algorithm", "runs", "steps", "seconds"])
+
+
+def skills_of(tidy: pd.DataFrame) -> dict[str, list[float]]:
+    """Skills of all runs of each algorithm, over all markets that it was trained in."""
+    return {name: [skill for runs in markets.values() for skill in runs] for name, markets in _agents(tidy).items()}
 
 
 def _agents(tidy: pd.DataFrame) -> dict[str, dict[str, list[float]]]:

@@ -21,7 +21,14 @@ from mmgym.agents import benchmark_pictures as pictures
 from mmgym.agents.benchmark import load_benchmark, plan, run_benchmark
 from mmgym.agents.benchmark_cell import result_file, run_cell
 from mmgym.agents.benchmark_report import markdown_table, results_page, write_report
-from mmgym.agents.benchmark_tables import overall_table, pairwise_table, summary_table, tidy_table
+from mmgym.agents.benchmark_tables import (
+    efficiency_table,
+    overall_table,
+    pairwise_table,
+    skills_of,
+    summary_table,
+    tidy_table,
+)
 from mmgym.agents.cli import main
 from mmgym.agents.config import config_names, configurations_for, shipped_folder
 from mmgym.plot import new_figure
@@ -246,6 +253,33 @@ def test_overall_and_pairwise_tables_of_made_up_runs():
     assert pairs.loc[("y", "x"), "P(improvement) high"] > 16 / 25 > pairs.loc[("y", "x"), "P(improvement) low"]
 
 
+def test_what_it_takes_to_reach_a_skill():
+    """By hand: the later of two points of a curve counts, the end of a run too, and runs that never do are infinite."""
+
+    def run(name, curve, end):
+        points = [{"steps": steps, "skill": skill} for steps, skill in curve]
+        return {"cell": {"name": name}, "curve": points, "steps": 100, "seconds": 50.0, "score": {"skill": end}}
+
+    x = [run("x", [(0, 0.1), (40, 0.95)], 0.99), run("x", [(0, 0.1), (60, 0.89)], 0.9), run("x", [(20, 0.9)], 0.5)]
+    table = efficiency_table([*x, run("y", [(0, 0.0)], 0.8)]).set_index("algorithm")
+    assert table.loc["x"].tolist() == ["3 of 3", 40.0, 20.0]
+    assert table.loc["y"].tolist() == ["0 of 1", math.inf, math.inf]
+
+
+def test_performance_profiles(monkeypatch):
+    """The share of runs above a threshold; failed runs are above none."""
+    drawn, figures = new_figure, []
+    monkeypatch.setattr(pictures, "new_figure", lambda *size: figures.append(drawn(*size)) or figures[-1])
+    skills = skills_of(made_up())
+    assert {name: len(runs) for name, runs in skills.items()} == {"x": 8, "y": 5}
+    pictures.picture_of_profiles(skills)
+    lines = {line.get_label().split()[0]: line.get_xydata() for line in figures[0].axes[0].lines}
+    for name, shares in {"x": {0.15: 7, 0.55: 3, 0.95: 0}, "y": {0.15: 4, 0.95: 0}}.items():
+        for threshold, count in shares.items():
+            at = np.abs(lines[name][:, 0] - threshold).argmin()
+            assert lines[name][at, 1] == pytest.approx(count / len(skills[name]))
+
+
 def test_skills_below_the_axis_are_shown_with_their_number(monkeypatch):
     """No policy is left out of the picture: a bad one and one whose runs failed lie on its edge."""
     drawn, figures = new_figure, []
@@ -328,7 +362,7 @@ def test_the_full_benchmark_covers_every_id_and_every_algorithm_with_settings():
             hidden = any(name.startswith("observe") for name in cell["arguments"])
             assert hidden or cell["name"] != "recurrent_ppo"  # a memory is for what is not seen
     every = {(row.id, name) for row in BENCHMARKED for name in configurations_for(row.id)}
-    assert set(agents) == every
+    assert set(agents) == every - {("mmgym/HawkesPower-v0", "exact_gradient")}  # in benchmark_boxes.yml
     assert all(len(seeds) >= 5 for seeds in agents.values())
     assert {cell["env"] for cell in cells if cell["kind"] == "policies"} == {row.id for row in BENCHMARKED}
     assert len({cell["key"] for cell in cells}) == len(cells)
