@@ -67,7 +67,7 @@ def picture_of_curves(results: Sequence[Result]) -> str:
         color = COLORS[names.index(result["cell"]["name"]) % len(COLORS)]
         label = result["cell"]["name"] if result["cell"]["seed"] == results[0]["cell"]["seed"] else None
         steps, skills = curve_of(result)
-        axes[0].plot(np.maximum(steps, 1), skills, color=color, linewidth=1.3, label=label)
+        axes[0].plot(steps[steps > 0], skills[steps > 0], color=color, linewidth=1.3, label=label)
         axes[1].plot(steps * result["seconds"] / result["steps"], skills, color=color, linewidth=1.3)
     axes[0].set_xscale("log")
     axes[0].set_ylabel("skill")
