@@ -23,6 +23,7 @@ from mmgym.agents.commands import (
     score,
     tape,
     train,
+    tune,
 )
 from mmgym.agents.commands.command import UsageError, check_endings, environment_id
 
@@ -37,6 +38,7 @@ COMMANDS = {
         robustness.ROBUSTNESS,
         train.TRAIN,
         train.BENCHMARK,
+        tune.TUNE,
         record.RECORD,
         train.DEMO,
         tape.TAPE,
@@ -79,6 +81,7 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 RESUMED = {  # what an interrupted command leaves, and how to go on
     "train": "the same command with --resume goes on from the last checkpoint, if there is one",
     "benchmark": "the same command goes on with the cells that are missing",
+    "tune": "the same command goes on with the trials that are missing",
 }
 
 

@@ -9,7 +9,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +70,7 @@ except ImportError as error:
 __all__ = ["load_model", "save_model", "train"]
 
 Arrays = dict[str, NDArray[Any]]
+Watch = Callable[[int, float], object]
 
 
 def _linear(initial: float) -> Any:
@@ -234,6 +235,7 @@ class _Run(NamedTuple):
     score_steps: int
     resumed: bool  # from the checkpoint
     progress: bool
+    watch: Watch | None
 
     @property
     def checkpoint(self) -> Path:
@@ -251,6 +253,18 @@ class _Run(NamedTuple):
         return environment_of(self.env_id, **self.arguments)
 
 
+def configured_arguments(algorithm: str, env_id: str, arguments: dict[str, Any], reward: str | None) -> dict[str, Any]:
+    """An environment's arguments with those that an algorithm asks for, which are put there."""
+    fields = params_of(env_id, **arguments)._fields
+    if reward is not None and "reward" in fields:
+        arguments.setdefault("reward", reward)
+    if algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
+        space = environment_of(env_id, **arguments).action_space
+        if not isinstance(space, Discrete):
+            arguments.setdefault("actions", "flat")
+    return arguments
+
+
 def _configured(
     config_name: str, env_id: str, arguments: dict[str, Any], reward: str | None, timesteps: int | None
 ) -> tuple[Config, dict[str, Any]]:
@@ -258,14 +272,7 @@ def _configured(
     config = load_config(config_name, env_id)
     if timesteps is not None:
         config = config._replace(n_timesteps=timesteps)
-    fields = params_of(env_id, **arguments)._fields
-    if reward is not None and "reward" in fields:
-        arguments.setdefault("reward", reward)
-    if config.algorithm in NEED_FLAT_ACTIONS and "actions" in fields:
-        space = environment_of(env_id, **arguments).action_space
-        if not isinstance(space, Discrete):
-            arguments.setdefault("actions", "flat")
-    return config, arguments
+    return config, configured_arguments(config.algorithm, env_id, arguments, reward)
 
 
 class _Trained(NamedTuple):
@@ -302,6 +309,8 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
             self._bar.set_postfix(skill=f"{skill:.4f}")
             self.logger.record("exact/skill", skill)
             self.logger.record("exact/regret", regret)
+            if self._run.watch is not None:
+                self._run.watch(self.num_timesteps, skill)
         if self.num_timesteps >= self._next_checkpoint:
             self._next_checkpoint += self._run.checkpoint_steps
             self._save()
@@ -360,12 +369,12 @@ def _train_in_rounds(run: _Run) -> _Trained:
     learner = _own_learner(run, env, policy)
     before, curve = _resume_rounds(run, learner) if run.resumed else (0.0, [])
     started = time.perf_counter() - before
-    writer = SummaryWriter(str(run.home / "tensorboard"))
     next_score = (int(curve[-1]["steps"]) // run.score_steps + 1) * run.score_steps if curve else 0
     next_checkpoint = learner.steps + run.checkpoint_steps
     sampled = isinstance(learner, NaturalGradient)
     shown = {"unit": "step", "unit_scale": True} if sampled else {"unit": "round"}
-    with tqdm(total=config.n_timesteps, desc=run.name, disable=not run.progress, **shown) as bar:
+    bar = tqdm(total=config.n_timesteps, desc=run.name, disable=not run.progress, **shown)
+    with SummaryWriter(str(run.home / "tensorboard")) as writer, bar:
         bar.update(learner.steps)
         moving = True
         while moving and learner.steps < config.n_timesteps:
@@ -379,12 +388,13 @@ def _train_in_rounds(run: _Run) -> _Trained:
                 bar.set_postfix(skill=f"{skill:.6f}")
                 writer.add_scalar("exact/skill", skill, step)
                 writer.add_scalar("exact/regret", regret, step)
+                if run.watch is not None:
+                    run.watch(step, skill)
             bar.update(learner.steps - bar.n)
             if learner.steps >= next_checkpoint:
                 next_checkpoint = learner.steps + run.checkpoint_steps
                 so_far = {"seconds": time.perf_counter() - started, "curve": curve, "seed": run.seed}
                 _write_rounds(run, learner, run.checkpoint, so_far)
-    writer.close()
     learner.finish()
     seconds = time.perf_counter() - started
     _write_rounds(run, learner, run.home / "model")
@@ -427,6 +437,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> tuple[Path, Score]:
     """Train one agent and save it with its exact score.
 
@@ -460,6 +471,8 @@ def train(
         Train anew although the folder holds a finished run.
     progress : bool
         Whether to show a progress bar.
+    watch : function, optional
+        Called with steps and exact skill at each point of the curve; what it raises ends the run.
 
     Returns
     -------
@@ -486,7 +499,7 @@ def train(
     recover_folder(home / "checkpoint")
     resumed = resume and (home / "checkpoint").exists()
     how_often = (checkpoint_steps, score_steps or max(config.n_timesteps // 20, 1))
-    run = _Run(config, env_id, arguments, reward, seed, home, run_name, threads, *how_often, resumed, progress)
+    run = _Run(config, env_id, arguments, reward, seed, home, run_name, threads, *how_often, resumed, progress, watch)
     if resume and _is_finished(run):
         return home, score(run.environment(), load_model(home / "model")[0])
     if not resume and not overwrite and _score_of(home):

@@ -1,0 +1,211 @@
+"""Studies of settings: spaces that configurations allow, planted curves, interruptions, and runs that train again."""
+
+import json
+import sys
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+
+optuna = pytest.importorskip("optuna", reason="needs the extra tune")
+pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
+
+from filelock import FileLock  # noqa: E402
+from sqlalchemy import event  # noqa: E402
+from sqlalchemy.engine import Engine  # noqa: E402
+
+from mmgym.agents import tune as module  # noqa: E402
+from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS  # noqa: E402
+from mmgym.agents.cli import main  # noqa: E402
+from mmgym.agents.config import check_settings  # noqa: E402
+from mmgym.agents.search_spaces import ENVS, search_space, settings_of  # noqa: E402
+from mmgym.agents.train import train  # noqa: E402
+from mmgym.agents.tune import tune  # noqa: E402
+
+AS = "mmgym/AvellanedaStoikov-v0"
+SMALL = {"num_steps": 10, "horizon": 0.5, "inventory_limit": 3.0}
+WORDS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+BOX, LIST = gymnasium.spaces.Box(-1.0, 1.0, (2,)), gymnasium.spaces.Discrete(15)
+CHOOSING = ("dqn", "qrdqn", "maskable_ppo")
+TUNED = sorted(set(ALGORITHMS) - set(EXACT_LEARNERS))
+
+
+@pytest.fixture(autouse=True)
+def database_that_does_not_wait_for_the_disk():
+    def connected(connection, _):
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", connected)
+    yield
+    event.remove(Engine, "connect", connected)
+
+
+def planted(monkeypatch, skills, interrupted=()):
+    """Put straight curves to planted skills in the place of training; what it was asked for, one run after the other.
+
+    ``skills`` are those of the runs in turn, where one that is an exception is raised at the end of the run; or a
+    function of the settings and the seed. Runs that are numbered in ``interrupted`` end halfway.
+    """
+    runs = []
+
+    def run(config, env_id, *, seed, watch, score_steps, **options):
+        settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))[AS]
+        number, points = len(runs), []
+        runs.append({"points": points, "settings": settings, "trial": Path(config).parent.name})
+        skill = skills(settings, seed) if callable(skills) else skills[number]
+        failing = isinstance(skill, Exception)
+        for point in range(0, 20, 3):
+            if point == 9 and number in interrupted:
+                raise KeyboardInterrupt
+            watch(point * score_steps, point / 20.0 * (0.5 if failing else skill))
+            points.append(point)
+        if failing:
+            raise skill
+        return options["folder"], SimpleNamespace(skill=skill)
+
+    monkeypatch.setattr(module, "train", run)
+    return runs
+
+
+def study_of(folder, trials=8, seeds=(100,), **options):
+    options = {"timesteps": 100_000, "arguments": SMALL, "progress": False, **options}
+    _, best = tune("ppo", AS, trials=trials, seeds=seeds, folder=folder, **options)
+    return best, json.loads((folder / "study.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("algorithm", TUNED)
+def test_what_is_drawn_is_a_configuration(algorithm):
+    """Configurations are checked by `check_settings`, which knows nothing of the spaces; a batch divides a rollout."""
+    for seed, timesteps in enumerate([1, 50_000, 1_000_000, 30_000_000] * 10):
+        space = search_space(algorithm, LIST if algorithm in CHOOSING else BOX, timesteps)
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        settings = settings_of(algorithm, study.ask(space).params, timesteps, -0.3)
+        config = check_settings(algorithm, json.loads(json.dumps(settings)), "drawn", AS)
+        assert config.n_timesteps == timesteps and config.hyperparameters["gamma"] == 1.0
+        if "n_steps" in settings:
+            rollout = settings["n_envs"] * settings["n_steps"]
+            assert rollout % settings.get("batch_size", 1) == 0
+            assert rollout <= max(timesteps / 16, 16 * ENVS["natural_gradient"])
+        else:
+            assert settings["learning_starts"] >= settings["n_envs"] and settings["buffer_size"] <= timesteps
+
+
+def test_pruned_by_the_median_of_planted_curves(tmp_path, monkeypatch):
+    """Of curves to 0.1, ..., 0.5 the median is 0.3: that to 0.2 ends where any may, after a quarter; 0.9 does not."""
+    every = list(range(0, 20, 3))
+    runs = planted(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.2])
+    best, study = study_of(tmp_path, trials=6)
+    assert [run["points"] for run in runs] == [every] * 5 + [[0, 3]] and len(best) == 5
+    runs = planted(monkeypatch, [0.9])
+    best, study = study_of(tmp_path, trials=7)
+    assert runs[0]["points"] == every
+    assert study["trials"] == {"complete": 6, "pruned": 1, "failed": 0}
+    assert list(best["skill"]) == [0.9, 0.5, 0.4, 0.3, 0.2, 0.1] and best["trial"][0] == "0006"
+    best, study = study_of(tmp_path, trials=7)  # nothing is left to run
+    assert len(runs) == 1 and len(study["sessions"]) == 2 and study["best"]["skill"] == 0.9
+    written = yaml.safe_load((tmp_path / "best.yml").read_text(encoding="utf-8"))
+    assert written["algorithm"] == "ppo" and written[AS] == runs[0]["settings"]
+
+
+def test_an_interrupted_study_has_the_trials_of_one_that_was_not(tmp_path, monkeypatch, capsys):
+    """Past the tenth trial too, from where on they follow from those before."""
+
+    def skills(settings, seed):
+        return 0.5 + 0.1 * np.log10(float(settings["learning_rate"].removeprefix("lin_"))) - 1e-4 * seed
+
+    whole = planted(monkeypatch, skills)
+    study_of(tmp_path / "whole", trials=12, seeds=(100, 7))
+    numbers = ["--seeds", "100,7", "--trials", "12", "--timesteps", "100000", "--folder", str(tmp_path / "parts")]
+    words = ["tune", "ppo", "--env", AS, *WORDS, *numbers]
+    parts = []
+    for at in (1, 14):
+        parts.append(planted(monkeypatch, skills, interrupted=(at,)))
+        assert main(words) == 130
+        line = "mmgym tune: interrupted; the same command goes on with the trials that are missing\n"
+        assert capsys.readouterr().err == line
+    parts.append(planted(monkeypatch, skills))
+    output = tmp_path / "best.csv"
+    assert main([*words, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert f"mmgym train {tmp_path}/parts/best.yml --env {AS} --set num_steps=10" in printed
+    assert output.read_text(encoding="utf-8").startswith("trial,skill,seed 100,seed 7,seconds,")
+    studies = [json.loads((tmp_path / name / "study.json").read_text()) for name in ("whole", "parts")]
+    assert studies[0]["trials"] == studies[1]["trials"] and sum(studies[0]["trials"].values()) == 12
+    assert [study["interrupted"] for study in studies] == [0, 2]
+    drawn = [{run["trial"]: run["settings"] for run in runs} for runs in (whole, chain(*parts))]
+    assert len(drawn[0]) == 12 and drawn[0] == drawn[1]
+
+
+def test_a_trial_that_fails_is_counted(tmp_path, monkeypatch):
+    planted(monkeypatch, [0.5, ValueError("nan in the weights"), 0.6, float("inf")])
+    best, study = study_of(tmp_path, trials=4)
+    assert study["trials"] == {"complete": 2, "pruned": 0, "failed": 2} and list(best["skill"]) == [0.6, 0.5]
+    assert study["errors"]["0001"] == "ValueError: nan in the weights" and "skill inf" in study["errors"]["0003"]
+    planted(monkeypatch, [ValueError("no room")] * 2)
+    with pytest.raises(RuntimeError, match="none of 2 trials came to its end; the last: ValueError: no room"):
+        study_of(tmp_path / "failed", trials=2)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "natural_gradient"])
+def test_the_best_configuration_trains_again(tmp_path, algorithm):
+    """Real runs, of samples and of rounds: on one thread the same seed has the same skill again, bit for bit."""
+    _, best = tune(
+        algorithm, AS, trials=2, timesteps=20_000, seeds=(100,), folder=tmp_path, arguments=SMALL, progress=False
+    )
+    again = {"seed": 100, "folder": tmp_path / "again", "arguments": SMALL, "progress": False}
+    _, score = train(str(tmp_path / "best.yml"), AS, **again)
+    assert score.skill == best["skill"][0] == best["skill"].max()
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "natural_gradient"])
+def test_what_watches_may_end_a_run(tmp_path, algorithm):
+    seen = []
+
+    def watch(steps, skill):
+        seen.append((steps, skill))
+        if len(seen) == 2:
+            raise InterruptedError
+
+    options = {"arguments": SMALL, "timesteps": 200_000, "score_steps": 50_000, "progress": False}
+    with pytest.raises(InterruptedError):
+        train(algorithm, AS, folder=tmp_path, watch=watch, **options)
+    assert seen[0][0] == 0 and seen[1][0] >= 50_000 and all(skill < 1.0 for _, skill in seen)
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_is_refused(tmp_path, monkeypatch):
+    runs = planted(monkeypatch, [0.5])
+    for algorithm, actions, message in [
+        ("exact_gradient", BOX, "nothing to tune"),
+        ("behaviour_cloning", BOX, "nothing to tune"),
+        ("dreamer", BOX, "must be one of a2c, dqn, maskable_ppo, natural_gradient, ppo"),
+        ("dqn", BOX, "chooses from a list"),
+        ("td3", LIST, "needs a box"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            search_space(algorithm, actions, 1000)
+    for options, message in [
+        ({"seeds": (100, 100)}, "each once"),
+        ({"seeds": ()}, "one or more"),
+        ({"trials": 0}, "trials = 0"),
+        ({"timesteps": 0}, "timesteps = 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            study_of(tmp_path, **options)
+    assert not runs
+    study_of(tmp_path, trials=1)
+    with pytest.raises(ValueError, match="holds a study with other settings"):
+        study_of(tmp_path, trials=1, timesteps=100_001)
+    with FileLock(tmp_path / "lock"), pytest.raises(RuntimeError, match="another study is at work"):
+        study_of(tmp_path, trials=2)
+
+
+def test_the_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "mmgym.agents.tune")
+    assert main(["tune", "ppo", "--env", AS]) == 2
+    assert "pip install 'mmgym[agents,tune]'" in capsys.readouterr().err
