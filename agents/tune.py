@@ -33,6 +33,7 @@ try:
     import optuna
     from optuna.distributions import distribution_to_json
     from optuna.trial import FrozenTrial, TrialState
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:
     raise ImportError("tuning needs Optuna: pip install 'mmgym[agents,tune]'") from error
 
@@ -224,8 +225,8 @@ def tune(
     """Search an algorithm's settings in one market, or go on with the study that the folder holds.
 
     A trial trains on every seed and counts with its mean final skill. It is pruned (`optuna.pruners.MedianPruner`)
-    where the best exact skill of its curve so far is below the median of earlier trials' at that point; trials that
-    fail are counted. Settings are drawn by `optuna.samplers.TPESampler`.
+    where its best skill so far, as `mmgym.baselines.scoring.exact_skill` finds it, is below the median of earlier
+    trials' at that point; trials that fail are counted. Settings are drawn by `optuna.samplers.TPESampler`.
 
     Parameters
     ----------
@@ -255,8 +256,10 @@ def tune(
     ValueError
         If an argument is out of range, the algorithm has nothing to tune or does not suit the market, or the folder
         holds another study.
+    OSError
+        If the folder's database cannot be read.
     RuntimeError
-        If every trial failed, or another process is at work in the folder.
+        If no trial came to its end, or another process is at work in the folder.
     """
     from filelock import FileLock, Timeout
 
@@ -276,7 +279,11 @@ def tune(
 def _run(search: _Search, trials: int, home: Path, progress: bool) -> list[FrozenTrial]:
     """The trials that are missing; all complete ones, best first."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{(home / 'study.db').resolve()}")
+    file = (home / "study.db").resolve()
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    except SQLAlchemyError as error:
+        raise OSError(f"{file} is no database of a study: choose another folder ({error})") from error
     try:
         study = _open(search, storage, home)
         versions = {"optuna": optuna.__version__, **provenance()["versions"]}
@@ -290,6 +297,7 @@ def _run(search: _Search, trials: int, home: Path, progress: bool) -> list[Froze
                 bar.update()
                 ranked = _ranked(study)
                 bar.set_postfix(skill=f"{ranked[0].value:.4f}" if ranked else "none")
+        _write(search, study, home)  # a session may have ended between a trial and its files
         ranked = _ranked(study)
         if not ranked:
             last = _counted(study)[-1].user_attrs.get("error", "it was pruned")

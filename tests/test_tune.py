@@ -202,6 +202,9 @@ def test_what_is_refused(tmp_path, monkeypatch):
         study_of(tmp_path, trials=1, timesteps=100_001)
     with FileLock(tmp_path / "lock"), pytest.raises(RuntimeError, match="another study is at work"):
         study_of(tmp_path, trials=2)
+    (tmp_path / "study.db").write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(OSError, match="no database of a study"):
+        study_of(tmp_path, trials=2)
 
 
 def test_the_missing_extra_is_named(monkeypatch, capsys):
