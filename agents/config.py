@@ -414,6 +414,8 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
     kwargs = settings.get("policy_kwargs", {})
     if "buffer_size" not in ALGORITHM_KEYS[algorithm] and n_envs * n_steps > MOST_TRANSITIONS:
         raise ValueError(f"{before}n_envs * n_steps = {n_envs * n_steps}{after} must be at most {MOST_TRANSITIONS}")
+    if algorithm == "natural_gradient" and n_envs * n_steps < 2:
+        raise ValueError(f"{before}n_envs * n_steps = {n_envs * n_steps}{after} must be at least 2")
     if "n_epochs" in ALGORITHM_KEYS[algorithm]:
         if n_envs * settings.get("n_steps", 128) < 2:
             raise ValueError(f"{before}n_envs * n_steps = 1{after} must be at least 2")

@@ -6,6 +6,7 @@ near sampling comes to the optimum, each found with the exact tools of this suit
 - **Two-point exploration.** Actions are ``mean + s z`` with ``z = +-1`` in each component (random directions: Spall
   1992). The gradient ``E[A z] / s`` is that of the value at the mean up to ``s^2 / 6`` times its third derivatives;
   Gaussian noise of the same size, hence the same variance, has ``s^2 / 2``: quotes that are three times as far off.
+  At the edge of the box exploration goes inwards alone, to first order in ``s``.
 - **A critic that resolves inventory.** Most of a value is time left. The critic is a table over time, of running means
   of returns, plus a network for the rest, fitted to TD(lambda) targets by Gauss-Newton with running curvature. Adam on
   whole returns leaves five times the error in what one unit of inventory is worth, and training ends where that is.
@@ -46,7 +47,7 @@ Array = NDArray[Any]
 
 VIEW = {"clock": True, "single": True}  # of actor and critic
 MOST_TIMES = 2000  # cells of the table over time
-MOST_SEEN = 50  # steps of the first episodes whose observations are standardised
+SEEN = 50  # steps of the first episodes, up to twice as many, whose observations are standardised
 CURVATURE_SAMPLES = 2048  # of a round, for the metric of a network
 MEMORY = 0.9  # of what was known of a metric before, in a round
 DAMPING = 1e-3  # of a metric, relative to its largest entry
@@ -104,7 +105,7 @@ class NaturalGradient:
     Parameters
     ----------
     envs : KernelVectorEnv
-        A batch with a box of actions that restarts finished rows within the step ("SameStep").
+        A batch with a box of actions, ``autoreset_mode="Disabled"``: finished rows are restarted here.
     policy : NetworkPolicy
         The actor, with the network's view of time (``clock=True``). It is trained.
     settings : mapping
@@ -142,20 +143,43 @@ class NaturalGradient:
         policy.calm()
         self._observations = self._spread_out(seed)
 
-    def _spread_out(self, seed: int) -> Array:
-        """Start all rows, each at another time of its episode, and standardise what the networks see."""
-        steps = self.envs.params.num_steps
+    def _stepped(self, actions: Array) -> tuple[Array, Array, Array]:
+        """What a step leads to, finished rows restarted: observations (E, D), rewards (E,), and which finished (E,)."""
+        before = {} if self._noise is None else self.envs.get_state()
+        observations, rewards, finished, *_ = self.envs.step(actions)
+        if self._noise is not None:
+            rewards = rewards - self._noise(before, self.envs.get_state())
+        if finished.any():
+            finished = finished.copy()
+            observations, _ = self.envs.reset(options={"reset_mask": finished})
+        return observations, rewards, finished
+
+    def _first_episodes(self, seed: int) -> int:
+        """Play until every row has ended once, and standardise what the networks see; how many decisions that took."""
         observations, _ = self.envs.reset(seed=seed)
-        seen = [observations]
-        ages = torch.randint(1, steps + 1, (self.envs.num_envs,), generator=self._random).numpy()
-        for step in range(1, steps + 1):
-            observations = self.envs.step(self._played(self.policy.outputs(observations))[0])[0]
+        ended = np.zeros(self.envs.num_envs, dtype=np.bool_)
+        seen, stride, count = [], 1, 0
+        while not ended.all():
+            if count % stride == 0:
+                seen.append(observations)
+            if len(seen) == 2 * SEEN:
+                seen, stride = seen[::2], 2 * stride
+            observations, _, finished = self._stepped(self._played(self.policy.outputs(observations))[0])
+            ended |= finished
+            count += 1
+        for network in (self.policy, self.critic):
+            network.standardise(np.concatenate(seen))
+        return count
+
+    def _spread_out(self, seed: int) -> Array:
+        """Observations (E, D) of rows at different times of their episodes."""
+        count = self._first_episodes(seed)
+        observations, _ = self.envs.reset()
+        ages = torch.randint(1, count + 1, (self.envs.num_envs,), generator=self._random).numpy()
+        for step in range(1, count + 1):
+            observations, _, _ = self._stepped(self._played(self.policy.outputs(observations))[0])
             if (ages == step).any():
                 observations, _ = self.envs.reset(options={"reset_mask": ages == step})
-            seen.append(observations)
-        every = np.concatenate(seen[:: max(steps // MOST_SEEN, 1)])
-        self.policy.standardise(every)
-        self.critic.standardise(every)
         last: Array = observations
         return last
 
@@ -169,9 +193,9 @@ class NaturalGradient:
         return float(last * (first / last) ** self.left)
 
     def _played(self, mean: Array) -> tuple[Array, Any]:
-        """Actions (E, A) around a mean, clipped to the box, and their signs (E, A)."""
+        """Actions (E, A) around the nearest mean in the box, clipped to it, and their signs (E, A)."""
         signs = 2.0 * torch.randint(0, 2, mean.shape, generator=self._random).float() - 1.0
-        actions = mean + self._exploration() * signs.numpy()
+        actions = mean.clip(-1.0, 1.0) + self._exploration() * signs.numpy()
         return actions.clip(-1.0, 1.0).astype(np.float32), signs
 
     def _play(self) -> tuple[Any, Any, Any, Any]:
@@ -181,10 +205,7 @@ class NaturalGradient:
         rewards, goes_on = np.empty((2, length, rows), dtype=np.float32)
         for i in range(length):
             actions, sign = self._played(self.policy.outputs(observations[-1]))
-            before = {} if self._noise is None else self.envs.get_state()
-            seen, rewards[i], finished, *_ = self.envs.step(actions)
-            if self._noise is not None:
-                rewards[i] -= self._noise(before, self.envs.get_state())
+            seen, rewards[i], finished = self._stepped(actions)
             goes_on[i] = ~finished
             signs.append(sign)
             observations.append(seen)
@@ -233,16 +254,23 @@ class NaturalGradient:
             metric.update(self._drawn(inputs))
             found = network(inputs)[:, 0]
             step = metric.step((found * (targets - found).detach()).mean())
-            size = min(self.settings["critic_step_size"] * max(self.left, 0.02), CRITIC_REACH / metric.length(step))
-            self.critic.set_weights(self.critic.weights() + size * step)
+            length = metric.length(step)
+            if length > 0.0:
+                size = min(self.settings["critic_step_size"] * max(self.left, 0.02), CRITIC_REACH / length)
+                self.critic.set_weights(self.critic.weights() + size * step)
 
     def _improve_actor(self, inputs: Any, signs: Any, advantages: Any) -> None:
         metric, spread = self._metrics["actor"], self._exploration()
         metric.update(self._drawn(inputs))
         weights = (advantages - advantages.mean()) / (advantages.std() + 1e-12)
-        step = metric.step((weights[:, None] * signs * self.policy.network(inputs)).sum(1).mean())
-        reach = self.settings["step_size"] * spread * self.left * signs.shape[1] ** 0.5
-        self.policy.set_weights(self.policy.weights() + step * (reach / max(metric.length(step), 1e-300)))
+        mean, pull = self.policy.network(inputs), weights[:, None] * signs
+        outward = (mean.abs() > 1.0) & (mean * pull > 0.0)  # of what is outside the box already
+        pull = torch.where(outward, 0.0, pull)
+        step = metric.step((pull * mean).sum(1).mean())
+        length = metric.length(step)
+        if length > 0.0:
+            reach = self.settings["step_size"] * spread * self.left * signs.shape[1] ** 0.5
+            self.policy.set_weights(self.policy.weights() + step * (reach / length))
 
     def finish(self) -> None:
         """Nothing to do: the weights are the last ones."""
@@ -272,6 +300,8 @@ class NaturalGradient:
         own = {"table": self._table, "random": self._random.get_state()}
         try:
             check_tensors(tree["critic"], self.critic.network.state_dict(), "critic")
+            if not bool((tree["critic"]["scale"] > 0.0).all()):
+                raise ModelFileError("critic.scale must be above 0: train without --resume")
             check_tensors({name: tree[name] for name in own}, own, "the run")
             for name, metric in self._metrics.items():
                 metric.matrix = tree[f"metric of {name}"]

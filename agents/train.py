@@ -350,7 +350,7 @@ def _own_learner(run: _Run, env: Any, policy: Any) -> ExactGradient | NaturalGra
     """The learner of a run that is not of Stable-Baselines3."""
     config, settings, seed = run.config, run.config.hyperparameters, derived_seed(run.seed, "environment")
     if config.algorithm == "natural_gradient":
-        options: dict[str, Any] = {"num_envs": config.n_envs, "threads": run.threads, "autoreset_mode": "SameStep"}
+        options: dict[str, Any] = {"num_envs": config.n_envs, "threads": run.threads, "autoreset_mode": "Disabled"}
         envs = gymnasium.make_vec(run.env_id, **options, **run.arguments)
         return NaturalGradient(envs, policy, settings, config.n_timesteps, seed, expected=run.reward == "expected")
     if config.algorithm == "exact_gradient":

@@ -208,6 +208,8 @@ def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) ->
         gain[step.running] = step.info["gain"][step.running]
         np.maximum(peak, gain, out=peak)
         np.maximum(drawdown, peak - gain, out=drawdown)
+        if step.decision.number == 0:
+            held = np.abs(step.decision.info["inventory"]).reshape(count, -1).sum(axis=1)
         inventory = np.abs(step.info["inventory"]).reshape(count, -1).sum(axis=1)
         held = np.where(step.running, np.maximum(held, inventory), held)
     return gain, drawdown, held

@@ -49,6 +49,10 @@ _SHARED_ARGUMENTS = (
     '  unless "full".',
 )
 
+_GIVEN_ONCE = (
+    *("params", "arguments", "parameters", "info", "randomise", "observe_parameters", "render_mode"),
+    *("num_envs", "threads", "autoreset_mode", "copy"),
+)
 Array = NDArray[Any]
 
 
@@ -757,7 +761,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
     def call(self, name: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
         """What the batch's method returns, or its attribute, for each row, as Gymnasium's vector environments give it.
 
-        The method is called once. An array with a row for each environment is handed out by rows, and so are the
+        The method is called once. An array whose length is the number of rows is handed out by rows, and so are the
         pictures of `render` (None for rows without one); everything else is the same for all rows.
         """
         found = getattr(self, name)
@@ -783,15 +787,15 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
             would have no effect; or if the number of values is not that of the rows.
         """
         arguments = argument_names(self.market.params_type)
-        if name in (*arguments, "params", "arguments", "parameters"):
+        if name in (*arguments, *_GIVEN_ONCE):
             raise ValueError(
-                f"{name!r} cannot be set: kernels have the parameters already; parameters that differ by row are "
+                f"{name!r} cannot be set: it is given when the batch is made; parameters that differ by row are "
                 "make_vec(..., parameters=...), by episode randomise=... and reset(options={'parameters': ...})"
             )
         given = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
         if len(given) != self.num_envs:
             raise ValueError(f"{len(given)} values of {name!r} are not allowed: there are {self.num_envs} rows")
-        if any(value is not given[0] and value != given[0] for value in given):
+        if any(value is not given[0] and not np.array_equal(value, given[0]) for value in given):
             raise ValueError(f"{name!r} can be set for all rows only: they are one batch")
         setattr(self, name, given[0])
 

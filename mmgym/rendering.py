@@ -118,7 +118,7 @@ class _Window:
         self._image = axes.imshow(picture)
 
     def show(self, picture: NDArray[np.uint8], seconds: float) -> None:
-        if self._there:
+        if self._there and self._pyplot.fignum_exists(self._figure.number):  # it may have been closed
             self._image.set_data(picture)
             self._pyplot.figure(self._figure.number)
             self._pyplot.pause(seconds)

@@ -112,7 +112,7 @@ UNEQUAL = {
     "largest_spread": 40,
     "initial_spread": 20,
     "fill_decay": [6.0, 9.0],
-    "observe_intensities": False,
+    "observe": "fills",
 }
 
 

@@ -12,7 +12,7 @@ from mmgym.agents import train as train_module
 from mmgym.agents.config import OWN_DEFAULTS, load_config
 from mmgym.agents.model_files import ModelFileError
 from mmgym.agents.natural_gradient import NaturalGradient, actor_of
-from mmgym.agents.train import load_model, train
+from mmgym.agents.train import build_env, load_model, train
 from mmgym.baselines import score
 from mmgym.baselines.catalogue import environment_of, problem_of
 from mmgym.baselines.frozen import tabulate, visits
@@ -25,7 +25,7 @@ CONFIG = f"{AS}:\n  n_timesteps: 300000\n  gamma: 1.0\n  n_envs: 256\n  n_steps:
 def learner_of(total=1_000_000, env_id=AS, arguments=SMALL, seed=0, **settings):
     settings = {**OWN_DEFAULTS["natural_gradient"], **settings}
     torch.set_num_threads(1)
-    envs = gymnasium.make_vec(env_id, num_envs=settings["n_envs"], autoreset_mode="SameStep", **arguments)
+    envs = gymnasium.make_vec(env_id, num_envs=settings["n_envs"], autoreset_mode="Disabled", **arguments)
     policy = actor_of(environment_of(env_id, **arguments), settings["net_arch"]["pi"], seed)
     return NaturalGradient(envs, policy, settings, total, seed)
 
@@ -75,7 +75,7 @@ def test_a_metric_is_how_far_outputs_move():
 
 def test_the_critic_finds_the_exact_values_of_a_policy_that_stands_still():
     """The exact values of the actor, where it goes: to 1 %, and what inventory adds to them to 10 % of its range."""
-    learner = learner_of(300_000, n_envs=256, n_steps=20, step_size=1e-9, exploration=[1e-6, 1e-6])
+    learner = learner_of(600_000, n_envs=512, n_steps=20, step_size=1e-9, exploration=[1e-6, 1e-6])
     while learner.iterate():
         pass
     problem = problem_of(environment_of(AS, **SMALL))
@@ -86,6 +86,33 @@ def test_the_critic_finds_the_exact_values_of_a_policy_that_stands_still():
         mean = chances[n] @ away
         assert abs(mean) < 0.01 * exact[0].max()
         assert np.sqrt(chances[n] @ (away - mean) ** 2) < 0.1 * np.ptp(exact[0])
+
+
+def test_rewards_without_price_noise_are_those_of_training_with_sb3():
+    """Episode for episode, the last reward of each included, where prices move with the order flow."""
+    env_id, arguments, rows = "mmgym/HawkesFlow-v0", {"horizon": 3.0, "num_steps": 12}, 6
+    learner = learner_of(env_id=env_id, arguments=arguments, n_envs=rows)
+    other = build_env(load_config("ppo", env_id)._replace(n_envs=rows, normalize={}), env_id, arguments, 1, "expected")
+    actions = np.full((rows, 2), -0.3, dtype=np.float32)
+    learner.envs.reset(seed=5)
+    other.seed(5)
+    other.reset()
+    ends = 0
+    for _ in range(60):
+        observations, rewards, finished = learner._stepped(actions)
+        expected = other.step(actions)
+        ends += int(finished.sum())
+        assert np.array_equal(observations, expected[0])
+        assert np.array_equal(finished, expected[2])
+        assert np.allclose(rewards, expected[1], rtol=1e-5, atol=1e-6)
+    assert ends > rows
+
+
+def test_rows_begin_at_different_times():
+    """Where decisions follow events too: of the start of the first round, over the whole episode."""
+    learner = learner_of(env_id="mmgym/HawkesFlow-v0", arguments={"horizon": 20.0, "num_steps": 60}, n_envs=200)
+    left = learner._observations[:, 0]
+    assert np.histogram(left, bins=4, range=(0.0, 1.0))[0].min() > 20
 
 
 def test_two_point_exploration_is_a_third_as_biased():

@@ -70,11 +70,12 @@ def test_drawdowns_of_the_model_file(episodes):
 
 
 def test_drawdown_and_largest_inventory_are_those_of_the_rollout():
-    """Step by step from the environment's own cash, mid and inventory."""
-    policy = baselines.paper_policies(AS)["avellaneda_stoikov"]
+    """Step by step from the environment's own cash, mid and inventory; the start counts."""
+    market = {"num_steps": 20, "initial_inventory": 9}
+    policy = baselines.paper_policies(AS, **market)["avellaneda_stoikov"]
     seed = int(np.random.SeedSequence([5, 0x715C]).generate_state(1, np.uint64)[0])
-    gains, drawdowns, inventories = risk.path_risks(AS, policy, 3, seed=5)
-    base = baselines.catalogue.environment_of(AS)
+    base = baselines.catalogue.environment_of(AS, **market)
+    gains, drawdowns, inventories = risk.path_risks(base, policy, 3, seed=5)
     for episode in range(3):
         observation, info = base.reset(seed=seed + episode)
         wealth = [info["cash"] + info["inventory"] * info["mid"]]

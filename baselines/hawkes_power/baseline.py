@@ -287,7 +287,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
         Raises
         ------
         TypeError
-            If decisions are not taken at every event.
+            If decisions are not taken at every event, or with ``observe="tape"``.
         """
         return PowerExpansions(self.params)
 
@@ -305,7 +305,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
                     now = rates * np.where(np.arange(6) == model.BUY, factor, 1.0)
                     state = (time_left, inventory, p.initial_spread, now)
                     offsets = (best.depths(*state) - p.half_tick * p.initial_spread).tolist()
-                    value = float(best.value(model.observe(p, *state)))
+                    value = float(best.value(model.observe(p._replace(observe="state"), *state)))
                     names = {"time_left": time_left, "inventory": inventory, "spread": p.initial_spread}
                     controls = dict(zip(control_names, offsets, strict=True))
                     rows.append({**names, "buy_rate": float(now[model.BUY]), "value": value, **controls})

@@ -58,12 +58,13 @@ class PowerExpansions:
     Raises
     ------
     TypeError
-        If decisions are rarer: the book then moves while quotes are frozen.
+        If decisions are rarer: the book then moves while quotes are frozen; or with ``observe="tape"``: the policy then
+        is no function of the state.
     """
 
     def __init__(self, params: Params) -> None:
-        if params.decision != "event":
-            raise TypeError("derivatives in this market need decision = 'event'")
+        if params.decision != "event" or params.observe == "tape":
+            raise TypeError("derivatives in this market need decision = 'event', and observe = 'state' or 'fills'")
         self.params = params
         self._space = fitted_space(params, WEIGHT, PER_PATH)
         self._borders = slice_borders(params, GROWTH, LARGEST_SLICE)

@@ -43,13 +43,15 @@ def _part(problem: TickSpreadProblem, controls: Array, step: float) -> _Part:
     return _Part(order, cost, landing, step * rates, sizes, p.edges[quotes, spread] * sizes)
 
 
-def _checked_step(params: Params, num_steps: int) -> float:
+def _checked_step(params: Params, controls: Array, num_steps: int) -> float:
     if params.num_pieces > 1:
         raise ValueError("clock_rate is not allowed: the Euler scheme has one rate of the clock")
     step = params.horizon / num_steps
     fastest = max(params.clock_rates[0], float(params.bid_rates.max()), float(params.ask_rates.max()))
     if step * fastest > 1.0:
         raise ValueError(f"a step of {step:g} s is too long: probabilities need at most {1.0 / fastest:g} s")
+    if num_steps % len(controls):
+        raise ValueError(f"num_steps = {num_steps} must be a multiple of the {len(controls)} parts of the table")
     return step
 
 
@@ -70,7 +72,7 @@ def euler_moments(params: Params, controls: Array, num_steps: int) -> tuple[floa
     ValueError
         If a step is so long that probabilities would exceed 1, or the clock has several rates.
     """
-    step, problem = _checked_step(params, num_steps), TickSpreadProblem(params)
+    step, problem = _checked_step(params, controls, num_steps), TickSpreadProblem(params)
     moved = params.clock_rates[0] * step
     mixing = (1.0 - moved) * np.eye(params.num_spreads) + moved * problem.transitions
     costs = np.abs(problem.lots) * params.crossing_costs[problem.spread] + params.fixed_fee * (problem.lots != 0)
@@ -106,7 +108,7 @@ def euler_paths(
         ``wealth`` (euro, gained by the end), ``bid fills, ask fills`` (executions, of quotes of size 0 too), ``market
         orders`` and ``maximum inventory`` (shares, the largest absolute one at the end of a step).
     """
-    step, problem = _checked_step(params, num_steps), TickSpreadProblem(params)
+    step, problem = _checked_step(params, controls, num_steps), TickSpreadProblem(params)
     cumulative, row = params.cumulative_transitions, -1
     state = random.choice(problem.num_states, paths, p=problem.initial)
     wealth, squares, fills, orders, highest = (np.zeros(shape) for shape in (paths, paths, (2, paths), paths, paths))
