@@ -11,7 +11,8 @@ softmax heads to the better ones (`mmgym.agents.choice_network`), the sharper th
 
 In the power market states are too many for exact values. A round fits the network's own value function
 (`mmgym.baselines.hawkes_power.expansion`); what the step gains at any offsets is then a closed form, which Adam climbs.
-The gradient is as good as the fit; what the network is worth, only a simulation tells.
+The gradient is as good as the fit, by which the best round is chosen too; what the network is worth, only a simulation
+tells.
 """
 
 import math
