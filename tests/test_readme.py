@@ -145,6 +145,10 @@ def prose():
     unseen = pd.read_csv(RESULTS / "benchmark_unseen" / "results.csv").groupby("name")["skill"]
     (low, ppo_low), (high, ppo_high) = (part[["natural_gradient", "ppo"]] for part in (unseen.min(), unseen.max()))
     yield f"reached skill {low:.3f} to {high:.3f} in `{AS}`, PPO {ppo_low:.3f} to {ppo_high:.3f}"
+    boxes = pd.read_csv(RESULTS / "benchmark_boxes" / "results.csv")
+    boxes = boxes[boxes["name"] == "natural_gradient"]
+    assert boxes["env"].nunique() == 10
+    yield f"the same recipe in ten other markets {boxes['skill'].min():.3f} to {boxes['skill'].max():.3f}"
     ours = RUNS[(RUNS["env"] == AS) & (RUNS["name"] == "ppo")]
     yield (
         f"PPO reached skill {ours['skill'].min():.3f} to {ours['skill'].max():.3f} in `{AS}` (seeds "
