@@ -270,6 +270,7 @@ def test_stable_baselines_logs_episodes(tmp_path):
     model = Recording("MlpPolicy", envs, n_steps=20, batch_size=60, n_epochs=1, gamma=1.0, seed=5, device="cpu")
     model.set_logger(logger.configure(str(tmp_path), ["csv"]))
     model.learn(120, log_interval=2)
+    model.logger.close()
     logged = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True)
     reference = gymnasium.make_vec(AS, num_envs=3, num_steps=7, vectorization_mode="sync")
     reference.reset(seed=5)
