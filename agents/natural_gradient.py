@@ -28,13 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.agents.model_files import ModelFileError, flatten
-from mmgym.agents.network import NetworkPolicy, StandardisedNetwork, restore_network
+from mmgym.agents.network import NetworkPolicy, StandardisedNetwork, jacobian_of, restore_network
 from mmgym.baselines.baseline import baseline_of
 from mmgym.plain_files import shortened
 
 try:
     import torch
-    from torch.func import functional_call, jacrev, vmap
 
     from mmgym.agents.checkpoints import stored_state
     from mmgym.agents.stored_tensors import check_tensors
@@ -78,12 +77,11 @@ class _Metric:
     def __init__(self, network: Any, damping: float) -> None:
         self.network, self._damping = network, damping
         self.matrix: Any = None
-        self._jacobian = vmap(jacrev(lambda weights, x: functional_call(network, weights, (x,))), in_dims=(None, 0))
+        self._jacobian = jacobian_of(network)
 
     def update(self, inputs: Any) -> None:
         """Learn from inputs (B, D)."""
-        parts = self._jacobian(dict(self.network.named_parameters()), inputs)
-        jacobian = torch.cat([part.detach().flatten(2) for part in parts.values()], dim=2).flatten(0, 1)
+        jacobian = self._jacobian(inputs).flatten(0, 1)
         found = jacobian.T @ jacobian / len(inputs)
         self.matrix = found if self.matrix is None else MEMORY * self.matrix + (1.0 - MEMORY) * found
 
@@ -140,8 +138,9 @@ class NaturalGradient:
         self._metrics = {"actor": _Metric(policy.network, 1e-3), "critic": _Metric(self.critic.network, 1e-5)}
         self._table = torch.zeros(min(envs.params.num_steps, MOST_TIMES) + 1)  # values, by time
         self._unit = 1.0  # of what the critic adds to the table
+        self._seed = seed
+        self._observations: Array | None = None  # of the batch, once it has started
         policy.calm()
-        self._observations = self._spread_out(seed)
 
     def _stepped(self, actions: Array) -> tuple[Array, Array, Array]:
         """What a step leads to, finished rows restarted: observations (E, D), rewards (E,), and which finished (E,)."""
@@ -154,9 +153,9 @@ class NaturalGradient:
             observations, _ = self.envs.reset(options={"reset_mask": finished})
         return observations, rewards, finished
 
-    def _first_episodes(self, seed: int) -> int:
+    def _first_episodes(self) -> int:
         """Play until every row has ended once, and standardise what the networks see; how many decisions that took."""
-        observations, _ = self.envs.reset(seed=seed)
+        observations, _ = self.envs.reset(seed=self._seed)
         ended = np.zeros(self.envs.num_envs, dtype=np.bool_)
         seen, stride, count = [], 1, 0
         while not ended.all():
@@ -171,9 +170,9 @@ class NaturalGradient:
             network.standardise(np.concatenate(seen))
         return count
 
-    def _spread_out(self, seed: int) -> Array:
+    def _spread_out(self) -> Array:
         """Observations (E, D) of rows at different times of their episodes."""
-        count = self._first_episodes(seed)
+        count = self._first_episodes()
         observations, _ = self.envs.reset()
         ages = torch.randint(1, count + 1, (self.envs.num_envs,), generator=self._random).numpy()
         for step in range(1, count + 1):
@@ -201,7 +200,7 @@ class NaturalGradient:
     def _play(self) -> tuple[Any, Any, Any, Any]:
         """Observations (T + 1, E, D), signs (T, E, A), rewards (T, E) and which go on (T, E)."""
         length, rows = self.settings["n_steps"], self.envs.num_envs
-        observations, signs = [self._observations], []
+        observations, signs = [self._spread_out() if self._observations is None else self._observations], []
         rewards, goes_on = np.empty((2, length, rows), dtype=np.float32)
         for i in range(length):
             actions, sign = self._played(self.policy.outputs(observations[-1]))

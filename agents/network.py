@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError("training needs torch: pip install 'mmgym[agents]'") from error
 
-__all__ = ["GaussNewton", "NetworkPolicy", "StandardisedNetwork", "ascend", "restore_network"]
+__all__ = ["GaussNewton", "NetworkPolicy", "StandardisedNetwork", "ascend", "jacobian_of", "restore_network"]
 
 Array = NDArray[Any]
 
@@ -139,6 +139,17 @@ class NetworkPolicy(StandardisedNetwork, Float64Policy):
         return self.outputs(observations)
 
 
+def jacobian_of(network: Any) -> Callable[[Any], Any]:
+    """From inputs (B, D) to the derivatives (B, outputs, weights) of a network's outputs at its present weights."""
+    derivatives = vmap(jacrev(lambda weights, x: functional_call(network, weights, (x,))), in_dims=(None, 0))
+
+    def jacobian(inputs: Any) -> Any:
+        parts = derivatives(dict(network.named_parameters()), inputs)
+        return torch.cat([part.detach().flatten(2) for part in parts.values()], dim=2)
+
+    return jacobian
+
+
 class GaussNewton:
     """Weights of a network that maximise expansions of its gain.
 
@@ -151,8 +162,7 @@ class GaussNewton:
 
     def __init__(self, policy: NetworkPolicy, damping: float = 1e-2) -> None:
         self.policy, self.damping = policy, damping
-        module = policy.network
-        self._jacobian = vmap(jacrev(lambda weights, x: functional_call(module, weights, (x,))), in_dims=(None, 0))
+        self._jacobian = jacobian_of(policy.network)
 
     @property
     def exhausted(self) -> bool:
@@ -195,8 +205,7 @@ class GaussNewton:
 
         raw, rest = residuals()
         for _ in range(steps):
-            parts = self._jacobian(dict(network.named_parameters()), inputs)
-            jacobian = torch.cat([part.detach().flatten(2) for part in parts.values()], dim=2)
+            jacobian = self._jacobian(inputs)
             pull = torch.einsum("bij,bi->bj", frame, rest)  # downhill is against it
             outward = (raw.abs() > 1.0) & (pull * raw < 0.0)
             jacobian = torch.bmm(frame, jacobian * (~outward)[:, :, None]).flatten(0, 1)

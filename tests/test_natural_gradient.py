@@ -111,7 +111,7 @@ def test_rewards_without_price_noise_are_those_of_training_with_sb3():
 def test_rows_begin_at_different_times():
     """Where decisions follow events too: of the start of the first round, over the whole episode."""
     learner = learner_of(env_id="mmgym/HawkesFlow-v0", arguments={"horizon": 20.0, "num_steps": 60}, n_envs=200)
-    left = learner._observations[:, 0]
+    left = learner._spread_out()[:, 0]
     assert np.histogram(left, bins=4, range=(0.0, 1.0))[0].min() > 20
 
 
