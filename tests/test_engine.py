@@ -542,8 +542,10 @@ def test_a_window(monkeypatch, tmp_path):
         canvas = pyplot.figure(number).canvas
         canvas.draw()
         assert np.array_equal(np.asarray(canvas.buffer_rgba())[..., :3], other.render())
-        env.close()
+        pyplot.close("all")  # as a user may
+        env.step(np.zeros(2, dtype=np.float32))
         assert pyplot.get_fignums() == []
+        env.close()
     finally:
         pyplot.switch_backend(before)
 

@@ -208,9 +208,9 @@ def test_what_is_masked_is_never_played():
 
 
 def test_what_cannot_be_trained_is_named(tmp_path):
-    clock = {"decision": "clock"}
-    with pytest.raises(TypeError, match="derivatives in this market need decision = 'event'"):
-        train("exact_gradient", POWER, folder=tmp_path / "none", arguments=clock, progress=False)
+    for arguments in ({"decision": "clock"}, {"observe": "tape"}):  # on the tape a policy is no function of the state
+        with pytest.raises(TypeError, match="need decision = 'event', and observe = 'state' or 'fills'"):
+            train("exact_gradient", POWER, folder=tmp_path / "none", arguments=arguments, progress=False)
     path = tmp_path / "exact_gradient.yml"
     path.write_text(CONFIG.replace("[8]", "[0]"))
     with pytest.raises(ValueError, match=r"net_arch = .* must be a list of whole numbers >= 1"):

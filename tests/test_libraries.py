@@ -404,6 +404,8 @@ def test_call_and_attributes_of_a_batch():
         ("note", [1, 1], "there are 3 rows"),
         ("volatility", 1.0, "parameters"),
         ("params", None, "parameters"),
+        ("num_envs", 2, "'num_envs' cannot be set: it is given when the batch is made"),
+        ("note", [np.zeros(2), np.ones(2), np.zeros(2)], "all rows only"),
     ):
         with pytest.raises(ValueError, match=message):
             envs.set_attr(name, values)

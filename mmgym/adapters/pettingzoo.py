@@ -22,7 +22,27 @@ Array = NDArray[Any]
 MAKER = "maker"
 
 
-class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
+class _Game(ParallelEnv):  # type: ignore[misc]
+    """A game with a state: all that the players see, each number once."""
+
+    _state: Array | None = None
+
+    def state(self) -> Array:
+        """All that the players see, each number once, shape of `state_space`.
+
+        In a mean-field game the maker's observation, and each taker's but for the time; in a game of two what both see.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first reset.
+        """
+        if self._state is None:
+            raise RuntimeError("state() before reset(): call reset() first")
+        return self._state.copy()
+
+
+class MeanFieldParallelEnv(_Game):
     """One game of ``maker`` and ``taker_0`` ... ``taker_{N-1}``: `MeanFieldPlayers` with a dict entry for each player.
 
     Observations, actions and rewards are those of `mmgym.envs.mean_field_players.MeanFieldPlayers`. All players
@@ -66,7 +86,6 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
         self.observation_spaces = {agent: box(low[agent], one, dtype=np.float32) for agent in self.possible_agents}
         self.action_spaces = {agent: box(-1.0, 1.0, (2,), np.float32) for agent in self.possible_agents}
         self.state_space = box(np.concatenate([low[MAKER], *[low[taker][1:] for taker in self.takers]]), one)
-        self._state: Array | None = None
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         """Observation space of a player, always the same object."""
@@ -130,18 +149,6 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
             infos,
         )
 
-    def state(self) -> Array:
-        """All that the players see, each number once: the maker's observation, and each taker's but for the time.
-
-        Raises
-        ------
-        RuntimeError
-            Before the first reset.
-        """
-        if self._state is None:
-            raise RuntimeError("state() before reset(): call reset() first")
-        return self._state.copy()
-
     def _by_player(self, takers: Array, maker: Array) -> dict[str, Array]:
         self._state = np.concatenate([maker, takers[:, 1:].ravel()])
         return {MAKER: maker, **dict(zip(self.takers, takers, strict=True))}
@@ -169,7 +176,7 @@ class MeanFieldParallelEnv(ParallelEnv):  # type: ignore[misc]
         """Nothing is held."""
 
 
-class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
+class ZeroSumParallelEnv(_Game):
     """A market of two players, both of whom act: what one earns the other one loses.
 
     Observations and actions of a player are those of her own environment. Both terminate together; nobody is truncated.
@@ -210,7 +217,6 @@ class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
             agent: gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32) for agent, size in self._sizes.items()
         }
         self.state_space = gymnasium.spaces.Box(space.low, space.high)
-        self._state: Array | None = None
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         """Observation space of a player, always the same object."""
@@ -264,18 +270,6 @@ class ZeroSumParallelEnv(ParallelEnv):  # type: ignore[misc]
             self._for_both(False),
             self._for_both(info),
         )
-
-    def state(self) -> Array:
-        """What both players see.
-
-        Raises
-        ------
-        RuntimeError
-            Before the first reset.
-        """
-        if self._state is None:
-            raise RuntimeError("state() before reset(): call reset() first")
-        return self._state.copy()
 
     def _for_both(self, value: Any) -> dict[str, Any]:
         return {agent: copy.copy(value) for agent in self.possible_agents}
