@@ -562,3 +562,15 @@ def test_a_recurrent_agent_trains(tmp_path, capsys):
     found = baselines.score(FLOW, load_model(tmp_path / "run" / "model")[0], episodes=200, **SMALL, **HIDDEN)
     assert found.method == "simulated"
     assert found.value < found.optimum_upper
+
+
+@pytest.mark.long
+def test_examples_of_the_power_market_have_the_value_of_their_intensities():
+    """Whatever is observed, `solve` tells the values of rows that differ in their intensities as with all seen."""
+    small = {"horizon": 0.5, "num_steps": 10, "inventory_limit": 3}
+    shown = {}
+    for observe in ("state", "tape", "fills"):
+        rows = baseline_of(environment_of(POWER, observe=observe, **small)).examples(("bid", "ask"))
+        shown[observe] = [row["value"] for row in rows]
+    assert shown["tape"] == shown["fills"] == shown["state"]
+    assert len(set(shown["state"])) > 0.7 * len(shown["state"])

@@ -297,7 +297,8 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best offsets at some times, inventories, spreads and intensities."""
-        p, best = self.params, FittedPolicy(self.params)
+        p = self.params._replace(observe="state")  # rows have intensities of their own, seen or not
+        best = FittedPolicy(p)
         rates, rows = np.array(p.initial_rates), []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():
@@ -305,7 +306,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
                     now = rates * np.where(np.arange(6) == model.BUY, factor, 1.0)
                     state = (time_left, inventory, p.initial_spread, now)
                     offsets = (best.depths(*state) - p.half_tick * p.initial_spread).tolist()
-                    value = float(best.value(model.observe(p._replace(observe="state"), *state)))
+                    value = float(best.value(model.observe(p, *state)))
                     names = {"time_left": time_left, "inventory": inventory, "spread": p.initial_spread}
                     controls = dict(zip(control_names, offsets, strict=True))
                     rows.append({**names, "buy_rate": float(now[model.BUY]), "value": value, **controls})
