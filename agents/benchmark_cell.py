@@ -89,7 +89,7 @@ def _sampled_quotes(env: Any, policy: Any, best: Any) -> list[dict[str, Any]]:
 
 def _regret(baseline: Baseline, policy: Any) -> dict[str, Any] | None:
     """The regret by time and coordinate (see `mmgym.baselines.regret`); None where no such identity is at hand."""
-    table = getattr(policy, "markov", False) and getattr(policy, "has_mode", True)
+    table = policy.markov and policy.has_mode
     problem, solution = baseline.problem, baseline.solution
     if problem is None or solution is None or baseline.expected_utility or not table:
         return None
@@ -125,7 +125,7 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     baseline = baseline_of(env)
     best, problem = baseline.best_policy(), baseline.problem
     analysis: dict[str, Any] = {"regret": _regret(baseline, policy), "controls": list(env.control_names)}
-    if getattr(policy, "markov", False):
+    if policy.markov:
         quotes = _sampled_quotes(env, policy, best) if problem is None else _state_quotes(problem, policy, best)
         analysis["quotes"] = quotes
     kept = ("steps", "seconds", "steps_per_second", "curve")

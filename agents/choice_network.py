@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmgym.agents.model_files import whole_number
 from mmgym.agents.network import StandardisedNetwork
 from mmgym.baselines.choices import Choices
+from mmgym.baselines.policy import StatelessPolicy
 
 try:
     import torch
@@ -32,7 +33,7 @@ SMALLEST_TEMPERATURE = 1e-3
 MOST_NEGATIVE = -1e9  # logarithm: a masked entry counts nothing where its target is 0
 
 
-class ChoicePolicy(StandardisedNetwork):
+class ChoicePolicy(StandardisedNetwork, StatelessPolicy):
     """A network with a head for each component of a discrete action, as a policy.
 
     Parameters

@@ -85,7 +85,7 @@ def exact_score(env: Any, policy: Any) -> ExactScore:
     baseline = baseline_of(base)
     bounds, reference, problem = baseline.bounds(), baseline.reference_value(), baseline.problem
     optimum, aversion = bounds.lower, 0.0
-    if problem is None or not getattr(policy, "markov", False):  # nothing to tabulate
+    if problem is None or not policy.markov:  # nothing to tabulate
         result = score(base, policy, episodes=SIMULATED_EPISODES)
         value, error, stderr, method = result.value, result.value_error, result.stderr, result.method
     else:

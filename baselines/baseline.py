@@ -26,7 +26,7 @@ from mmgym.baselines.expansion import Expansions, FrozenExpansions
 from mmgym.baselines.frozen import FrozenProblem, Functional, Solution, Table, criterion_value, solve
 from mmgym.baselines.kept import load_solution, save_solution
 from mmgym.baselines.pnl_law import PnlLaw, pnl_law
-from mmgym.baselines.policy import Policy, RandomPolicy
+from mmgym.baselines.policy import Policy, PolicyThrough, RandomPolicy
 from mmgym.baselines.table_policy import TablePolicy, table_policy, tabulated
 from mmgym.baselines.wrappers import unwrapped
 from mmgym.market import Market
@@ -302,10 +302,10 @@ class Bracketed(Protocol):
         """What can still be reached from an observation, or from each of a batch (at most, where it is bracketed)."""
 
 
-class BestKnownPolicy:
+class BestKnownPolicy(PolicyThrough):
     """The policy with the best lower bound of all that a bracketed market knows: it acts as that one does.
 
-    Which one it is, is found when it is first asked for. What is not listed here is that policy's.
+    Which one it is, is found when it is first asked for.
 
     Attributes
     ----------
@@ -326,8 +326,22 @@ class BestKnownPolicy:
         return self._baseline.best_known()[0]
 
     @cached_property
-    def policy(self) -> Any:
+    def policy(self) -> Policy:
         return self._baseline.policies()[self.name]()
+
+    @property
+    def _policy(self) -> Policy:  # type: ignore[override]  # found when it is asked for
+        return self.policy
+
+    @property
+    def quotes_of(self) -> Callable[[Any], Array] | None:  # type: ignore[override]
+        """As the policy."""
+        return self.policy.quotes_of
+
+    @property
+    def clips(self) -> Callable[[Any], Array] | None:  # type: ignore[override]
+        """As the policy."""
+        return self.policy.clips
 
     @property
     def bounds(self) -> Bounds:
@@ -344,11 +358,6 @@ class BestKnownPolicy:
     def value(self, observation: Any) -> Array:
         """What can still be reached from an observation, or from each of a batch, by the market's value function."""
         return self._baseline.value(observation)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self.policy, name)
 
 
 class SimulatedBaseline:
@@ -463,12 +472,11 @@ class SimulatedBaseline:
 
     def clipped_share(self, base: Any, policy: Any, seed: int) -> float | None:
         """As in `Baseline`, from 200 episodes."""
-        clips = getattr(policy, "clips", None)  # of a `QuotingPolicy`, or what stands for one
-        if clips is None:
+        if policy.clips is None:
             return None
         envs, clipped, decisions = base.make_batch(CLIPPING_EPISODES), 0, 0
         for step in episodes(envs, policy, seed):
-            clipped += int(clips(step.decision.observations)[step.running].sum())
+            clipped += int(policy.clips(step.decision.observations)[step.running].sum())
             decisions += int(step.running.sum())
         return clipped / decisions
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.baseline import environment_of
 from mmgym.baselines.choices import component_sizes
 from mmgym.baselines.gaussian import clipped_gaussian_nodes
-from mmgym.baselines.policy import CallablePolicy, StatelessPolicy
+from mmgym.baselines.policy import CallablePolicy, GivenPolicy, Policy, RememberingPolicy, StatelessPolicy, title
 from mmgym.baselines.through_wrappers import ThroughWrappers
 from mmgym.baselines.wrappers import Wrapped, changing_layers, innermost, is_function, refuse_policy_wrappers
 
@@ -72,17 +72,17 @@ def opened(env: Any, **arguments: Any) -> tuple[Any, Any, list[Any]]:
     return env, environment_of(base, **arguments), layers
 
 
-def as_policy(policy: Any, markov: bool | None = None, env: Any = None, *, wrapped: bool = False) -> Any:
-    """Something that has ``predict``.
+def as_policy(policy: Any, markov: bool | None = None, env: Any = None, *, wrapped: bool = False) -> Policy:
+    """A policy made from what can act.
 
     Parameters
     ----------
-    policy : Policy, callable, torch module, Stable-Baselines3 or SBX model, TorchRL actor, RLlib algorithm or RLModule
+    policy : object with predict, callable, torch module, model of Stable-Baselines3 or SBX, TorchRL actor, RLlib's
         A model brings the statistics of the `VecNormalize` around its environment, and its action masks. A function
         takes a batch of observations, or one; with ``env``, a call tells which. Transforms of a TorchRL environment
         are no part of its actor: give a function that has both.
     markov : bool, optional
-        Whether a function depends on nothing but the observation.
+        Whether what does not say so itself depends on nothing but the observation.
     env : environment or vector environment, optional
         Where it is to play.
     wrapped : bool
@@ -97,8 +97,10 @@ def as_policy(policy: Any, markov: bool | None = None, env: Any = None, *, wrapp
     """
     if hasattr(policy, "get_vec_normalize_env") and not hasattr(policy, "markov"):
         return model_policy(policy, wrapped=wrapped)
-    if hasattr(policy, "predict"):
+    if isinstance(policy, Policy):
         return policy
+    if hasattr(policy, "predict"):
+        return GivenPolicy(policy, bool(markov))
     policy = _module_of(policy)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(policy, torch.nn.Module):
@@ -159,7 +161,7 @@ def _takes_one(function: Any, env: Any) -> bool:
     of_one = answer(observations[0])
     if of_one == space.shape:
         return True
-    name = getattr(function, "__name__", type(function).__name__)
+    name = title(CallablePolicy(function))
     told = [
         f"raised {type(found).__name__}: {found}" if isinstance(found, Exception) else f"returned shape {found}"
         for found in (of_batch, of_one)
@@ -248,7 +250,7 @@ class ModulePolicy(StatelessPolicy):
         return entries[..., 0] if isinstance(self._space, gymnasium.spaces.Discrete) else entries
 
 
-class ModelPolicy:
+class ModelPolicy(RememberingPolicy):
     """A Stable-Baselines3 model with its normalisation: a function of the observation, unless it is recurrent.
 
     Parameters

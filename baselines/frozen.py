@@ -461,9 +461,10 @@ def tabulate_distribution(problem: FrozenProblem, policy: Policy, chunk: int = 3
     """The table of a stochastic policy as it acts, from its `distribution`: quadrature nodes and weights."""
     observations = _all_observations(problem)
     flat = observations.reshape(-1, observations.shape[-1])
+    assert policy.distribution is not None
     actions, weights = [], []
     for i in range(0, len(flat), chunk):
-        nodes, mass = policy.distribution(flat[i : i + chunk])  # type: ignore[attr-defined]
+        nodes, mass = policy.distribution(flat[i : i + chunk])
         if not np.isfinite(nodes).all():
             raise ValueError(f"the distribution of {type(policy).__name__} has nodes that are not finite")
         require_probabilities(mass)

@@ -13,6 +13,7 @@ Array = NDArray[Any]
 __all__ = [
     "CallablePolicy",
     "Float64Policy",
+    "GivenPolicy",
     "Policy",
     "PolicyThrough",
     "QuotingPolicy",
@@ -22,20 +23,40 @@ __all__ = [
     "StatelessPolicy",
     "checked_actions",
     "draws_actions",
+    "title",
     "uniform_nodes",
 ]
 
 
+Distribution = Callable[[Array], tuple[Array, Array]]  # observations -> nodes (B, M, action) and weights (B, M)
+
+
 @runtime_checkable
 class Policy(Protocol):
-    """Something that acts: Stable-Baselines3's `predict` and whether it is a function of the observation alone.
+    """Something that acts, and what is known of how: Stable-Baselines3's `predict` with five properties.
 
-    A policy may have ``quotes_of(actions)``, the quotes in model units that its actions stand for where it was made
-    (`mmgym.baselines.quotes`). A stochastic policy may also have ``distribution(observations)``, which returns
-    quadrature nodes of its actions, shape (B, M, action), and their weights, shape (B, M).
+    `mmgym.baselines.foreign.as_policy` makes one of whatever has `predict`, or is called.
     """
 
-    markov: bool
+    @property
+    def markov(self) -> bool:
+        """Whether it is a function of the observation alone."""
+
+    @property
+    def has_mode(self) -> bool:
+        """Whether `predict` finds one action, its mode; if not, it draws one, whatever ``deterministic`` says."""
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """Of a stochastic policy: observations -> quadrature nodes of its actions and their weights."""
+
+    @property
+    def quotes_of(self) -> Callable[[Any], Array] | None:
+        """Actions -> the quotes in model units that they stand for where it was made (`mmgym.baselines.quotes`)."""
+
+    @property
+    def clips(self) -> Callable[[Any], Array] | None:
+        """Observations -> whether the quotes that it wants lie outside the action box."""
 
     def predict(
         self,
@@ -55,6 +76,10 @@ class RememberingPolicy:
     """
 
     markov = False
+    has_mode = True
+    distribution: Distribution | None = None
+    quotes_of: Callable[[Any], Array] | None = None
+    clips: Callable[[Any], Array] | None = None
 
     def respond(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
         """Action of one observation, or actions of a batch, and the next hidden state."""
@@ -156,11 +181,26 @@ class PolicyThrough:
     policy : Policy
     """
 
-    def __init__(self, policy: Any) -> None:
+    quotes_of: Callable[[Any], Array] | None = None
+    clips: Callable[[Any], Array] | None = None
+
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self.markov, self.has_mode = getattr(policy, "markov", False), getattr(policy, "has_mode", True)
-        if hasattr(policy, "distribution"):
-            self.distribution = self._distribution
+
+    @property
+    def markov(self) -> bool:
+        """As the policy."""
+        return self._policy.markov
+
+    @property
+    def has_mode(self) -> bool:
+        """As the policy."""
+        return self._policy.has_mode
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """That of the policy, through what is changed."""
+        return None if self._policy.distribution is None else self._distribution
 
     def seen(self, observations: Any) -> Any:
         """What the policy sees: the observations."""
@@ -176,6 +216,7 @@ class PolicyThrough:
         return self.played(actions), state
 
     def _distribution(self, observations: Array) -> tuple[Array, Array]:
+        assert self._policy.distribution is not None
         nodes, weights = self._policy.distribution(self.seen(observations))
         return self.played(nodes), weights
 
@@ -248,12 +289,42 @@ class CallablePolicy(StatelessPolicy):
         return self._function(observation)
 
 
-def draws_actions(policy: Any, deterministic: bool) -> bool:
+class GivenPolicy(RememberingPolicy):
+    """Somebody else's object with ``predict``, which may have the other members of a `Policy` or not.
+
+    Parameters
+    ----------
+    policy : object
+    markov : bool
+        Whether it is a function of the observation, if it does not say so itself.
+    """
+
+    def __init__(self, policy: Any, markov: bool = False) -> None:
+        self._policy = policy
+        self.markov, self.has_mode = bool(getattr(policy, "markov", markov)), getattr(policy, "has_mode", True)
+        self.distribution = getattr(policy, "distribution", None)
+        self.quotes_of, self.clips = (getattr(policy, name, None) for name in ("quotes_of", "clips"))
+
+    def predict(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        """As the object."""
+        action, state = self._policy.predict(*arguments, **keywords)
+        return action, state
+
+
+def draws_actions(policy: Policy, deterministic: bool) -> bool:
     """Whether a policy is to be scored as it draws its actions: it has no mode, or that is not what is asked for."""
-    return not getattr(policy, "has_mode", True) or (not deterministic and hasattr(policy, "distribution"))
+    return not policy.has_mode or (not deterministic and policy.distribution is not None)
 
 
-def checked_actions(policy: Any, actions: Any, observations: Any, shape: tuple[int, ...]) -> Array:
+def title(policy: Any) -> str:
+    """What errors call a policy: its function's name, or the class of what acts in the end."""
+    while isinstance(policy, PolicyThrough | GivenPolicy):
+        policy = policy._policy
+    function = policy._function if isinstance(policy, CallablePolicy) else policy
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def checked_actions(policy: Policy, actions: Any, observations: Any, shape: tuple[int, ...]) -> Array:
     """Actions of shape ``(B, *shape)`` as a policy gave them for a batch of observations.
 
     Raises
@@ -262,8 +333,7 @@ def checked_actions(policy: Any, actions: Any, observations: Any, shape: tuple[i
         If they have another shape, or are not finite numbers.
     """
     given, count = np.asarray(actions), len(observations)
-    function = getattr(policy, "_function", None) if isinstance(policy, CallablePolicy) else policy
-    name = getattr(function, "__name__", type(function).__name__)
+    name = title(policy)
     if given.shape != (count, *shape):
         raise ValueError(
             f"{name} returned actions of shape {given.shape} for a batch of {count} observations: it must return "

@@ -57,7 +57,7 @@ def as_quotes(policy: Any, env: Any, trained_in: Any = None, **arguments: Any) -
         If the policy does not tell what its actions meant, and ``trained_in`` is not given.
     """
     base, player = player_in(env, policy, None, **arguments)
-    meant = getattr(player, "quotes_of", None) if trained_in is None else environment_of(trained_in).to_quotes
+    meant = player.quotes_of if trained_in is None else environment_of(trained_in).to_quotes
     if meant is None:
         raise TypeError(
             f"{type(policy).__name__} does not tell which quotes its actions stood for: give the environment that it "
@@ -68,7 +68,7 @@ def as_quotes(policy: Any, env: Any, trained_in: Any = None, **arguments: Any) -
 
 def warn_of_another_box(policy: Any, base: Any) -> None:
     """Warn where the actions of a policy stood for other quotes than they do in an environment."""
-    meant, space = getattr(policy, "quotes_of", None), base.single_spaces()[1]
+    meant, space = policy.quotes_of, base.single_spaces()[1]
     if meant is None or not isinstance(space, gymnasium.spaces.Box):
         return
     ends = np.stack([space.low, space.high])

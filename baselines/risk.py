@@ -303,7 +303,7 @@ def risk_measures(
     integer("episodes", episodes, low=1000, high=10**9)
     levels = [_checked_confidence(level) for level in levels]
     base, player = player_in(env, policy, markov, **arguments)
-    is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
+    is_markov = player.markov if markov is None else markov
     law = None
     if method != "simulated":
         law = _exact_law(base, player, is_markov, deterministic, method == "exact", progress)

@@ -1,7 +1,8 @@
 """Scores: how far a policy is from the optimum, exactly where the policy is a function of the observation."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -201,21 +202,19 @@ def score(
         raise ValueError(f"method = {method!r} is not allowed: it must be 'auto', 'exact' or 'simulated'")
     if episodes < 2 or (stderr is not None and not stderr > 0.0):
         raise ValueError(f"episodes = {episodes} must be >= 2 and stderr = {stderr} must be > 0")
+    simulation = _Simulation(deterministic, episodes, stderr, seed, progress)
     env, base, layers = opened(env, **arguments)
     if not all(map(is_function, layers)):
         if method == "exact" or quotes or risk:
-            names = ", ".join(type(layer).__name__ for layer in layers if not is_function(layer))
-            raise Wrapped(
-                f"behind {names}, which is no function of one observation or action, a policy is simulated: allowed "
-                "are method 'auto' or 'simulated', without quotes and risk"
-            )
-        return _behind_wrappers(env, base, policy, markov, deterministic, episodes, stderr, seed, progress)
+            raise _exact_behind(layers)
+        played = simulation.behind_wrappers(env, baseline_of(base), as_policy(policy, markov, env, wrapped=True))
+        return _checked(_score(baseline_of(base), None, played, trusted=False))
     base, player = player_in(env, policy, markov)
     if quotes:
         player = as_quotes(player, base)
     else:
         warn_of_another_box(player, base)
-    is_markov = bool(getattr(player, "markov", False)) if markov is None else markov
+    is_markov = player.markov if markov is None else markov
     if method == "exact" and not is_markov:
         raise ValueError("an exact score needs a function of the observation: pass markov=True if the policy is one")
     baseline, evaluation = baseline_of(base), None
@@ -225,11 +224,9 @@ def score(
         raise ValueError("this policy has no numerical evaluation in this environment: use method='simulated'")
     sample = None
     if evaluation is None or evaluation.std is None:
-        wanted = stderr if evaluation is None else None
-        sample = _sample(base, baseline, player, deterministic, episodes, wanted, seed, progress)
-    result = _score(base, baseline, evaluation, sample, trusted=method == "exact")
-    _require_finite(result)
-    _require_below_optimum(result)
+        wanted = simulation if evaluation is None else replace(simulation, stderr=None)
+        sample = wanted.sample(base, player, baseline.control_variate(player), baseline.converted)
+    result = _checked(_score(baseline, evaluation, sample, trusted=method == "exact"))
     result = replace(result, clipped=baseline.clipped_share(base, player, 0))
     if risk is False:
         return result
@@ -246,43 +243,33 @@ def score(
     return replace(result, risk=measures)
 
 
-def _behind_wrappers(
-    env: Any,
-    base: Any,
-    policy: Any,
-    markov: bool | None,
-    deterministic: bool,
-    episodes: int,
-    stderr: float | None,
-    seed: int,
-    progress: bool,
-) -> Score:
-    """The score of a policy in a wrapped environment, simulated there; the market's own rewards count."""
-    baseline, player = baseline_of(base), as_policy(policy, markov, env, wrapped=True)
-    wrapped = WrappedEnvironment(env)
-    sample = _sample(wrapped, baseline, player, deterministic, episodes, stderr, seed, progress, rewards=True)
-    result = _score(base, baseline, None, sample, trusted=False)
-    _require_finite(result)
-    _require_below_optimum(result)
-    return result
+def _exact_behind(layers: Sequence[Any]) -> Wrapped:
+    names = ", ".join(type(layer).__name__ for layer in layers if not is_function(layer))
+    return Wrapped(
+        f"behind {names}, which is no function of one observation or action, a policy is simulated: allowed are method "
+        "'auto' or 'simulated', without quotes and risk"
+    )
 
 
 def _evaluated(base: Any, baseline: Baseline, player: Any, deterministic: bool, progress: bool) -> Evaluation | None:
     """The evaluation of a policy that says it is a function of the observation, which is looked at if it has a mode."""
-    if getattr(player, "has_mode", True):
+    if player.has_mode:
         _require_function(base, player)
     steps = baseline.evaluation_steps
     with tqdm(total=steps, desc="score", unit="step", delay=2.0, disable=not progress) as bar:
         return baseline.evaluate(player, deterministic, bar.update)
 
 
-def _require_below_optimum(result: Score) -> None:
+def _checked(result: Score) -> Score:
+    """The score, refused if it has a figure that is not finite, or is above the optimum."""
+    _require_finite(result)
     slack = result.value_error + 4.0 * result.stderr + 1e-9 * abs(result.optimum_upper) + 1e-12
     if result.value > result.optimum_upper + slack:
         raise AboveOptimum(
             f"the policy scored {result.value!r}, above the optimum {result.optimum_upper!r} by more than {slack:.3g}: "
             "this is a bug, please report it"
         )
+    return result
 
 
 def _require_finite(result: Score) -> None:
@@ -346,46 +333,46 @@ class _Sample:
         return self.std(name) / math.sqrt(self.episodes)
 
 
-def _sample(
-    base: Any,
-    baseline: Baseline,
-    player: Any,
-    deterministic: bool,
-    episodes: int,
-    stderr: float | None,
-    seed: int,
-    progress: bool,
-    rewards: bool = False,
-) -> _Sample:
-    """Episodes with the market's control variate, or with the rewards themselves, until there are enough."""
-    batch = min(episodes, 10_000)
-    most = episodes if stderr is None else 1000 * episodes
-    parts: list[Mapping[str, Array]] = []
-    done, error = 0, math.inf
-    first = int(np.random.SeedSequence([seed, 0x5C0]).generate_state(1, np.uint64)[0])
-    variate: ControlVariate = Rewards() if rewards else baseline.control_variate(player)
-    aversion = None
-    if rewards:
+Converted = Callable[[float, float], tuple[float, float]]  # mean and its standard error -> the criterion's
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """How episodes are simulated: see `score`."""
+
+    deterministic: bool
+    episodes: int
+    stderr: float | None
+    seed: int
+    progress: bool
+
+    def sample(self, base: Any, player: Any, variate: ControlVariate, converted: Converted) -> _Sample:
+        """Episodes with a control variate, until there are enough."""
+        most = self.episodes if self.stderr is None else 1000 * self.episodes
+        parts: list[Mapping[str, Array]] = []
+        done, error = 0, math.inf
+        first = int(np.random.SeedSequence([self.seed, 0x5C0]).generate_state(1, np.uint64)[0])
+        total = most if self.stderr is None else None
+        with tqdm(total=total, desc="score", unit="episode", disable=not self.progress) as bar:
+            while done < self.episodes or (self.stderr is not None and error > self.stderr and done < most):
+                count = min(self.episodes, 10_000, most - done)
+                part = simulated_columns(base, player, variate, count, first + done, deterministic=self.deterministic)
+                parts.append(part)
+                done += len(part["estimate"])
+                sample = np.concatenate([part["estimate"] for part in parts])
+                value, error = converted(float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done)))
+                bar.update(len(part["estimate"]))
+                bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
+        return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, value, error)
+
+    def behind_wrappers(self, env: Any, baseline: Baseline, player: Any) -> _Sample:
+        """Episodes in a wrapped environment, without a control variate; the market's own rewards count."""
         aversion = float(baseline.params.risk_aversion) if baseline.expected_utility else 0.0
-    with tqdm(total=most if stderr is None else None, desc="score", unit="episode", disable=not progress) as bar:
-        while done < episodes or (stderr is not None and error > stderr and done < most):
-            count = min(batch, most - done)
-            parts.append(simulated_columns(base, player, variate, count, first + done, deterministic=deterministic))
-            done += len(parts[-1]["estimate"])
-            sample = np.concatenate([part["estimate"] for part in parts])
-            mean, mean_error = float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(done))
-            if aversion is None:
-                value, error = baseline.converted(mean, mean_error)
-            else:
-                value, error = Rewards.converted(mean, mean_error, aversion)
-            bar.update(len(parts[-1]["estimate"]))
-            bar.set_postfix(value=f"{value:.6g}", stderr=f"{error:.2g}")
-    return _Sample({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, value, error)
+        converted = functools.partial(Rewards.converted, risk_aversion=aversion)
+        return self.sample(WrappedEnvironment(env), player, Rewards(), converted)
 
 
-def _score(
-    base: Any, baseline: Baseline, evaluation: Evaluation | None, sample: _Sample | None, trusted: bool
-) -> Score:
+def _score(baseline: Baseline, evaluation: Evaluation | None, sample: _Sample | None, trusted: bool) -> Score:
     """The score of an evaluation, of a simulation, or of both, unless the simulation speaks against the evaluation."""
     bounds, reference, taken = baseline.bounds(), baseline.reference_value(), evaluation
     if taken is not None and sample is not None and not trusted:

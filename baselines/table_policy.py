@@ -124,11 +124,11 @@ def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple
     ValueError
         If the policy draws its actions and has no distribution, or its actions are of a wrong shape or not finite.
     """
-    if deterministic and getattr(policy, "has_mode", True):
+    if deterministic and policy.has_mode:
         mode = tabulate(problem, policy)
         require_repeated(policy, mode.controls, tabulate(problem, policy).controls)
         return mode, "exact"
-    if hasattr(policy, "distribution"):
+    if policy.distribution is not None:
         return tabulate_distribution(problem, policy), "exact, as it acts"
     if deterministic:
         raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")

@@ -33,6 +33,7 @@ from mmgym.baselines.hawkes_flow import (
 )
 from mmgym.baselines.hawkes_flow import baseline as baseline_module
 from mmgym.baselines.hawkes_flow.rates import RateGrid
+from mmgym.baselines.policy import StatelessPolicy
 from mmgym.models import hawkes
 from mmgym.models.hawkes_flow import Params, observe
 
@@ -556,12 +557,10 @@ def test_by_the_clock_the_optimum_lies_between_bounds():
 def test_a_policy_that_the_grid_does_not_resolve_is_simulated():
     """Quotes that jump between neighbouring intensities: the stated error of the evaluation is large."""
 
-    class Rough:
-        markov = True
-
-        def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
+    class Rough(StatelessPolicy):
+        def act(self, observation):
             wave = np.sin(4_000.0 * np.asarray(observation, dtype=float)[..., 2:])
-            return np.where(wave > 0.0, -1.0, 1.0).astype(np.float32), state
+            return np.where(wave > 0.0, -1.0, 1.0).astype(np.float32)
 
     found = baselines.score(ID, Rough(), episodes=1_000, **SMALL)
     assert baseline_of(ID, **SMALL).evaluate(Rough()).error > 0.05

@@ -35,6 +35,7 @@ from mmgym.baselines.hawkes_power import (
 )
 from mmgym.baselines.hawkes_power.basis import expansion_space, features_at, fitted_space, sampled_states
 from mmgym.baselines.hawkes_power.kernels import order_gain
+from mmgym.baselines.policy import StatelessPolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models import hawkes_flow
 from mmgym.models.hawkes_power import MID_SIGN, PROCESSES, SPREAD_SIGN, Params
@@ -167,8 +168,8 @@ def test_fitted_quotes_are_nearly_mirror_images():
     spread, rates = sampled_states(p)
     left, inventory, _, _ = random_states(len(spread), limit=3)
     left = np.minimum(left, 2.0)
-    quotes = best.depths(left, inventory, spread, rates)
-    image = best.depths(left, -inventory, spread, rates[:, MIRROR])[:, ::-1]
+    quotes = best.policy.depths(left, inventory, spread, rates)
+    image = best.policy.depths(left, -inventory, spread, rates[:, MIRROR])[:, ::-1]
     assert np.sqrt(((quotes - image) ** 2).mean()) < 0.01
 
 
@@ -392,15 +393,13 @@ def test_any_value_function_gives_valid_bounds():
 # --- Scores ----------------------------------------------------------------------------------------------------------
 
 
-class Tilted:
+class Tilted(StatelessPolicy):
     """A rough function of the observation."""
 
-    markov = True
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
+    def act(self, observation):
         seen = np.asarray(observation)
         tilt = 0.5 * np.sin(7.0 * seen[..., 7]) - 0.4 + 0.3 * seen[..., 1]
-        return np.stack([tilt, -0.6 - tilt], axis=-1).astype(np.float32), state
+        return np.stack([tilt, -0.6 - tilt], axis=-1).astype(np.float32)
 
 
 @pytest.mark.long

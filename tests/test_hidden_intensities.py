@@ -23,7 +23,7 @@ from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.episodes import Rewards, simulated_columns
 from mmgym.baselines.hawkes_flow import FilteredPolicy, ParticlePolicy
 from mmgym.baselines.hawkes_power.backtest import observed
-from mmgym.baselines.policy import CallablePolicy
+from mmgym.baselines.policy import CallablePolicy, StatelessPolicy
 from mmgym.baselines.replay.rules import rules_of
 from mmgym.checking import check_market
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
@@ -58,15 +58,13 @@ def _cache(tmp_path_factory):
         yield
 
 
-class Tilted:
+class Tilted(StatelessPolicy):
     """A smooth function of the columns that are always there."""
 
-    markov = True
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
+    def act(self, observation):
         seen = np.asarray(observation, dtype=np.float64)
         tilt = 0.3 * seen[..., 1] - 0.2 * seen[..., 0]
-        return np.stack([tilt - 0.3, -0.5 - tilt], axis=-1).astype(np.float32), state
+        return np.stack([tilt - 0.3, -0.5 - tilt], axis=-1).astype(np.float32)
 
 
 # --- What is dropped -------------------------------------------------------------------------------------------------
@@ -502,10 +500,8 @@ def test_memory_is_worth_something():
 # --- Training on the exact value -------------------------------------------------------------------------------------
 
 
-class Affine:
+class Affine(StatelessPolicy):
     """Actions that are an affine function of the observation."""
-
-    markov = True
 
     def __init__(self, weights):
         self.weights = weights
@@ -513,8 +509,8 @@ class Affine:
     def actions(self, observations):
         return np.asarray(observations, dtype=np.float64) @ self.weights[:, :2].T + self.weights[:, 2]
 
-    def predict(self, observation, state=None, episode_start=None, deterministic=True, action_masks=None):
-        return self.actions(observation).astype(np.float32), state
+    def act(self, observation):
+        return self.actions(observation).astype(np.float32)
 
 
 @pytest.mark.long

@@ -331,7 +331,7 @@ def _mean_controls(table: Table) -> Array:
 
 def _table(problem: FrozenProblem, policy: Any) -> Table | None:
     """What a policy of the observation plays; None of another one."""
-    return tabulated(problem, policy, True)[0] if getattr(policy, "markov", False) else None
+    return tabulated(problem, policy, True)[0] if policy.markov else None
 
 
 def _home_notes(settings: Settings, compared: _Compared) -> list[str]:
@@ -359,7 +359,7 @@ def _comparison(settings: Settings) -> Iterator[Comparison]:
         controls = _mean_controls(table)
     if problem is None or solution is None:
         why = "The states of this market are continuous: there is no exact map. The score has the regret as a whole."
-        if getattr(policy, "markov", False):
+        if policy.markov:
             sample = _sampled(env, baseline.best_policy())
             actions, _ = policy.predict(sample.observations)
             controls = np.asarray(env.to_quotes(np.asarray(actions)), np.float64)
@@ -408,7 +408,7 @@ def _law_of_compared(settings: Settings) -> Iterator[Law]:
 def law_of_policy(env: Any, baseline: Baseline, name: str, policy: Any) -> Law:
     """The law of a policy's final P&L: as it is known where that takes seconds, else from simulated episodes."""
     law = None
-    if getattr(policy, "markov", False):
+    if policy.markov:
         from tqdm.auto import tqdm
 
         try:

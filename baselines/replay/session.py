@@ -348,7 +348,7 @@ class _Asked:
         self._env, self._policy, self._rules = env, policy, rules
         self._recording, self._times, self._count, self._step, self._ends = recording, times, count, step, ends
         self._problem = baseline_of(env).problem
-        self._remembers = not getattr(policy, "markov", False)
+        self._remembers = not policy.markov
         if self._problem is None and rules.observe is None:
             raise TypeError(f"the market {env.market.name} cannot be replayed: nothing says what it observes of a book")
 

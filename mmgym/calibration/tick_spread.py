@@ -147,21 +147,11 @@ def calibrate(
         number can be given from it, the spread never jumps, or a state of it is never visited or never left (the
         message says what to change).
     """
-    for word, value in (("own_size", own_size), ("volatility_interval", volatility_interval), ("tick", tick)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{word} must be positive and finite, got {value}")
-    if holding_times not in HOLDING_TIMES:
-        raise ValueError(f"holding_times must be one of {', '.join(HOLDING_TIMES)}, got {holding_times!r}")
-    if num_spreads is not None and (num_spreads != int(num_spreads) or not 2 <= num_spreads <= MOST_SPREADS):
-        raise ValueError(f"num_spreads must be a whole number from 2 to {MOST_SPREADS}, got {num_spreads}")
+    _require(holding_times, num_spreads, own_size=own_size, volatility_interval=volatility_interval, tick=tick)
     checked = check_level1(path, selection, time_unit=time_unit)
     name = checked.name
-    findings = [
-        replace(item, text=f"{item.text} All times are observed ones, the gaps cut out.")
-        if item.name == "gaps"
-        else item
-        for item in checked.findings
-    ]
+    cut = " All times are observed ones, the gaps cut out."
+    findings = [replace(each, text=each.text + cut) if each.name == "gaps" else each for each in checked.findings]
     parts = checked.quotes
     quotes = pd.concat([part.assign(session=number) for number, part in enumerate(parts)], ignore_index=True)
     if len(quotes) < 2:
@@ -210,6 +200,17 @@ def calibrate(
         initial_price=float(sample_mid(parts[own[0]], start=first, end=first, interval=1.0)[1][0]),
         findings=(*findings, *noisy, *rejection(chain.rejected, ("spread_", "clock_", "exit_"))),
     )
+
+
+def _require(holding_times: str, num_spreads: int | None, **positive: float | None) -> None:
+    """Refuse arguments of `calibrate` that are out of range."""
+    for word, value in positive.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{word} must be positive and finite, got {value}")
+    if holding_times not in HOLDING_TIMES:
+        raise ValueError(f"holding_times must be one of {', '.join(HOLDING_TIMES)}, got {holding_times!r}")
+    if num_spreads is not None and (num_spreads != int(num_spreads) or not 2 <= num_spreads <= MOST_SPREADS):
+        raise ValueError(f"num_spreads must be a whole number from 2 to {MOST_SPREADS}, got {num_spreads}")
 
 
 def _mean_size(orders: pd.DataFrame) -> float:
