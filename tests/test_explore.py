@@ -1,6 +1,7 @@
 """The explorer: settings in addresses, sliders, what is computed, the process that computes, the page, snapshots."""
 
 import logging
+import re
 import shutil
 import threading
 import time
@@ -449,6 +450,32 @@ def test_a_slider_is_moved_and_the_page_shows_what_the_solver_gives(browser, pag
     assert text(browser, "problem") == ""
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith((page, "data:")) for name in loaded)
+    assert not errors_of(browser)
+
+
+@pytest.mark.long
+def test_a_narrow_window_needs_no_scrolling_sideways_and_dark_is_dark(browser, page):
+    """At the width of a telephone; light text on a dark ground, where the reader's system asks for it, in plots too."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    grounds = {}
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.get(page)
+        shows(browser, bid_at_start())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        colours = browser.execute_script(
+            "const of = getComputedStyle(document.body);"
+            "const label = getComputedStyle(document.querySelector('#quotes text, .js-plotly-plot text'));"
+            "return [of.backgroundColor, of.color, label.fill]"
+        )
+        grounds[scheme] = [sum(map(int, re.findall(r"\d+", colour)[:3])) / 765.0 for colour in colours]
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert grounds["light"][0] > 0.8 > 0.4 > max(grounds["light"][1:])
+    assert grounds["dark"][0] < 0.2 < 0.6 < min(grounds["dark"][1:])
     assert not errors_of(browser)
 
 
