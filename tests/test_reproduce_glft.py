@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mmgym import baselines
 from mmgym.baselines import frozen
 from mmgym.baselines.glft import continuous_depths, continuous_values, stationary_depths
 from mmgym.baselines.pnl_law import pnl_law
-from mmgym.baselines.reproduce import PAPERS, avellaneda_stoikov_2008, gueant_2013
+from mmgym.baselines.reproduce import PAPERS, avellaneda_stoikov_2008, gueant_2013, market_making_note
 from mmgym.baselines.reproduce.artifacts import write_table
 from mmgym.models.glft import Params
 
@@ -257,3 +258,78 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_table(pd.DataFrame({"a": [3.0]}), path)
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- The note with errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_corrected_recursion_converges_at_first_order(seed: int) -> None:
+    """To the exact value of quotes that move at once: halved steps halve the error, which extrapolation removes."""
+    random = np.random.default_rng(seed)
+    params = Params.create(
+        fill_rate=random.uniform(5.0, 40.0, 2).tolist(),
+        fill_decay=random.uniform(1.0, 3.0, 2).tolist(),
+        order_size=float(random.choice([1.0, 2.0])),
+        inventory_limit=8,
+        drift=random.uniform(-0.1, 0.1),
+        running_penalty=random.uniform(0.0, 0.05),
+        terminal_penalty=random.uniform(0.0, 0.05),
+        horizon=1.0,
+        num_steps=10,
+    )
+    exact = continuous_values(params, 1)[0]
+    coarse, fine = (market_making_note.finite_differences(params, steps)[0][0] - exact for steps in (400, 800))
+    assert np.abs(coarse).max() > 1e-4
+    assert np.abs(2.0 * fine - coarse).max() < 0.02 * np.abs(coarse).max()
+    depths = market_making_note.finite_differences(params, 3200)[1][0]
+    expected = continuous_depths(params, exact)
+    assert depths[:-1, 0] == pytest.approx(expected[:-1, 0], abs=2e-3)
+    assert depths[1:, 1] == pytest.approx(expected[1:, 1], abs=2e-3)
+    assert np.isinf([depths[-1, 0], depths[0, 1]]).all()
+
+
+def test_what_the_corrected_recursion_refuses() -> None:
+    params = Params.create(horizon=1.0, fill_rate=140.0, fill_decay=1.5, inventory_limit=10, num_steps=10)
+    with pytest.raises(ValueError, match=r"num_steps = 50 is not allowed: .* must be more than"):
+        market_making_note.finite_differences(params, 50)
+    with pytest.raises(ValueError, match="utility = 'cara' is not allowed"):
+        market_making_note.finite_differences(params._replace(utility="cara", risk_aversion=0.1), 1000)
+
+
+def test_quotes_of_the_note_as_written() -> None:
+    """Half the base earns e^0.5 / 2 of the best rate; the pseudo-code is the same as one on a circle of inventories."""
+    free = {"running_penalty": 0.0, "inventory_limit": 60, "fill_rate": 20.0}
+    env = baselines.catalogue.environment_of("mmgym/AvellanedaStoikov-v0", **free)
+    written = market_making_note.policies(env)
+    constant = baselines.score(env, baselines.paper_policies(env)["constant"]).value
+    assert baselines.score(env, written["half_base"]).value / constant == pytest.approx(0.5 * np.exp(0.5), rel=1e-6)
+    env = baselines.catalogue.environment_of(
+        "mmgym/AvellanedaStoikov-v0", terminal_penalty=1e-3, num_steps=40, fill_rate=5.0
+    )
+    p, limit = env.params, 10
+    v = -p.terminal_penalty * np.arange(-limit, limit + 1) ** 2
+    for n in reversed(range(p.num_steps)):
+        bid = 1.0 / (2.0 * p.fill_decay_bid) + np.roll(v, -1) - v
+        ask = 1.0 / (2.0 * p.fill_decay_bid) + v - np.roll(v, 1)
+        table = np.roll(np.stack([bid, ask], axis=1), limit, axis=0)  # the entry of q = 0 is the first
+        played = market_making_note.policies(env)["pseudocode"].controls[n]  # type: ignore[attr-defined]
+        assert played == pytest.approx(table.clip(*env.to_quotes(np.array([[-1.0], [1.0]]))), abs=1e-6)
+        fills = p.fill_rate_bid * np.exp(-p.fill_decay_bid * np.stack([bid, ask]))
+        v = v - p.step_length * (fills[0] * (np.roll(v, -1) - v - bid) + fills[1] * (np.roll(v, 1) - v + ask))
+    with pytest.raises(ValueError, match="one fill rate"):
+        market_making_note.policies("mmgym/AvellanedaStoikov-v0", fill_rate=[100.0, 140.0])
+    with pytest.raises(TypeError, match="not the market of the note"):
+        market_making_note.policies("mmgym/TickSpread-v0")
+
+
+def test_the_page_of_errors_names_every_one(tmp_path: Path) -> None:
+    text = market_making_note.reproduce(tmp_path, progress=False)
+    written = pd.read_csv(tmp_path / "scores.csv").set_index(["criterion", "policy"])
+    assert len(pd.read_csv(tmp_path / "errors.csv")) == 25
+    assert all(f"{number}. " in text for number in range(1, 26))
+    named = {each.policy for each in market_making_note.CORRECTIONS if each.policy}
+    assert set(written.loc["running penalty"].index) == named | {"finite_differences"}
+    assert (written["regret"] >= 0.0).all()
+    assert written.loc["running penalty", "skill"]["finite_differences"] == pytest.approx(1.0, abs=1e-3)
+    assert (tmp_path / "quotes.png").stat().st_size > 10_000

@@ -14,4 +14,5 @@ PAPERS: dict[str, str] = {
     "guilbaud-pham-2013": "guilbaud_pham_2013",
     "power-2017": "power_2017",
     "mean-field-2022": "mean_field_2022",
+    "market-making-note": "market_making_note",
 }
