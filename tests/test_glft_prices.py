@@ -45,6 +45,11 @@ SMALL = {
     "jump_volatility": 0.7,
 }
 
+MERTON_JUMPS = {"jump_mean": 0.6, "jump_volatility": 0.7}
+KOU_JUMPS = {"jump_law": "double_exponential", "jump_up_share": 0.7, "jump_up_mean": 0.8, "jump_down_mean": 0.5}
+LAWS = {"normal": MERTON_JUMPS, "double_exponential": KOU_JUMPS}
+BARE = {name: value for name, value in SMALL.items() if name not in MERTON_JUMPS}
+
 # Reference mathematics, section 5: AS_cara with jumps of the same variance.
 CONTINUOUS = [
     ({}, 64.1284801551),
@@ -105,18 +110,30 @@ def test_variance_of_the_gain():
     assert std**2 == pytest.approx((0.8**2 + 3.0 * (0.6**2 + 0.7**2)) * square, rel=1e-11)
 
 
+def jump_nodes(p):
+    """Quadrature nodes and weights of the size of a jump: Gauss-Hermite, or on a fine grid of exponential sizes."""
+    if p.jump_law == "normal":
+        x, w = np.polynomial.hermite_e.hermegauss(60)
+        return p.jump_mean + p.jump_volatility * x, w / w.sum()
+    x, w = np.polynomial.legendre.leggauss(4_000)
+    size, weight = 40.0 * (x + 1.0), 40.0 * w * np.exp(-40.0 * (x + 1.0))
+    share = p.jump_up_share
+    jumps = np.concatenate([p.jump_up_mean * size, -p.jump_down_mean * size])
+    return jumps, np.concatenate([share * weight, (1.0 - share) * weight])
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("compensated", [False, True])
-@pytest.mark.parametrize("z", [-0.9, 0.7j])
-def test_exponentials_against_dense_exponentials_and_quadrature(compensated, z):
-    """One step of a constant quote, the moments of the jumps from Gauss-Hermite quadrature."""
-    arguments = {**SMALL, "compensated": compensated}
+@pytest.mark.parametrize("z", [-0.5, 0.7j])
+def test_exponentials_against_dense_exponentials_and_quadrature(law, compensated, z):
+    """One step of a constant quote, the moments of the jumps from quadrature."""
+    arguments = {**BARE, **LAWS[law], "compensated": compensated}
     problem = problem_of(GLFT, **arguments)
     p, q = problem.params, problem.inventory
     depths = np.array([0.4, 0.9])
-    x, w = np.polynomial.hermite_e.hermegauss(60)
-    jumps = p.jump_mean + p.jump_volatility * x
-    expected = (w / w.sum()) @ (np.exp(np.multiply.outer(jumps, z * q)) - 1.0)
-    trend = p.drift - (p.jump_rate * p.jump_mean if compensated else 0.0)
+    jumps, w = jump_nodes(p)
+    expected = w @ (np.exp(np.multiply.outer(jumps, z * q)) - 1.0)
+    trend = p.drift - (p.jump_rate * (w @ jumps) if compensated else 0.0)
     growth = z * trend * q + 0.5 * (z * p.volatility * q) ** 2 + p.jump_rate * expected
     growth = growth - z * (p.running_penalty * q**2)
     rates = [12.0 * math.exp(-1.5 * 0.4), 8.0 * math.exp(-2.0 * 0.9)]
@@ -142,9 +159,10 @@ def test_feedback_evaluation_of_a_constant_quote_agrees():
     np.testing.assert_allclose(law.probability(x), other.probability(x), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("utility", ["mean", "cara"])
-def test_conformance_with_jumps(utility):
-    arguments = {**SMALL, "num_steps": 5, "utility": utility, "risk_aversion": 0.3}
+def test_conformance_with_jumps(utility, law):
+    arguments = {**BARE, **LAWS[law], "num_steps": 5, "utility": utility, "risk_aversion": 0.3}
     check_market(GLFTVectorEnv, **arguments)
     check_baseline(GLFT, **arguments)
 
@@ -183,9 +201,25 @@ def test_law_of_the_mid(compensated):
 
 
 @pytest.mark.parametrize("compensated", [False, True])
-def test_law_of_the_gain(compensated):
+def test_law_of_the_mid_with_double_exponential_jumps(compensated):
+    """Against a sample of the same law that numpy draws."""
+    count, random = 50_000, np.random.default_rng(17)
+    envs = GLFTVectorEnv(count, info="full", **{**BARE, **KOU_JUMPS, "num_steps": 2, "compensated": compensated})
+    _, before = envs.reset(seed=11)
+    _, _, _, _, info = envs.step(np.zeros((count, 2), np.float32))
+    number = random.poisson(3.0 * 0.5, count)
+    up = random.binomial(number, 0.7)
+    jumped = 0.8 * random.standard_gamma(up) - 0.5 * random.standard_gamma(number - up)
+    trend = 0.3 - (3.0 * (0.7 * 0.8 - 0.3 * 0.5) if compensated else 0.0)
+    drawn = 0.5 * trend + 0.8 * np.sqrt(0.5) * random.standard_normal(count) + jumped
+    assert stats.ks_2samp(info["mid"] - before["mid"], drawn).pvalue > 0.5 * FALSE_ALARMS
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("compensated", [False, True])
+def test_law_of_the_gain(compensated, law):
     """Many fills and jumps: the simulated P&L against its exact law."""
-    count, arguments = 20_000, {**SMALL, "num_steps": 2, "compensated": compensated}
+    count, arguments = 20_000, {**BARE, **LAWS[law], "num_steps": 2, "compensated": compensated}
     envs = GLFTVectorEnv(count, info="full", **arguments)
     envs.reset(seed=5)
     action = np.tile(np.array([-0.3, 0.2], np.float32), (count, 1))
@@ -226,6 +260,10 @@ def test_bad_jumps_are_refused():
         ({"jump_mean": math.nan}, "jump_mean = nan is not allowed"),
         ({"compensated": 1}, "compensated = 1 is not allowed: it must be one of False, True"),
         ({"utility": "cara", "jump_rate": 1.0, "jump_volatility": 40.0, "risk_aversion": 1.0}, "lower one of them"),
+        ({"jump_law": "kou"}, "jump_law = 'kou' is not allowed: it must be one of 'normal', 'double_exponential'"),
+        ({"jump_up_mean": 0.1}, "jump_up_mean = 0.1 is not allowed with jump_law='normal', whose parameters are"),
+        ({**KOU_JUMPS, "jump_mean": 0.1}, "jump_mean = 0.1 is not allowed with jump_law='double_exponential'"),
+        ({**KOU_JUMPS, "jump_rate": 1.0, "utility": "cara", "risk_aversion": 0.05}, "lower one of them"),
     ):
         with pytest.raises(ValueError, match=message):
             GLFTEnv(**arguments)

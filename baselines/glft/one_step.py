@@ -33,8 +33,12 @@ def price_cumulant(params: glft.Params, exposure: Array, jumps: bool = True) -> 
     diffusion = np.asarray(0.5 * (exposure * p.volatility) ** 2)
     if not jumps:
         return diffusion
-    excess = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2) - exposure * p.jump_mean
-    return np.asarray(diffusion + p.jump_rate * excess)
+    if p.jump_law == "normal":
+        growth = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2)
+    else:
+        up, down = exposure * p.jump_up_mean, -exposure * p.jump_down_mean
+        growth = p.jump_up_share * up / (1.0 - up) + (1.0 - p.jump_up_share) * down / (1.0 - down)
+    return np.asarray(diffusion + p.jump_rate * (growth - exposure * p.average_jump))
 
 
 class GLFTProblem:

@@ -54,11 +54,12 @@ class GLFTEnv(GLFTFace, KernelEnv):
     several fills may happen in a step, there is no discretisation bias, and a constant quote has the same value for
     every number of steps. `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built.
 
-    With `jump_rate` the mid also jumps (Merton 1976) by normal amounts of mean `jump_mean` and standard deviation
-    `jump_volatility`, on average `jump_rate` times per unit of time; `compensated` takes their trend ``jump_rate *
-    jump_mean`` out of the drift. All stays exact, the law of the P&L included. Under ``utility="mean"`` compensated
-    jumps change the risk but neither the optimum nor its value; others are a drift. Under ``utility="cara"`` the whole
-    law of the jumps counts.
+    With `jump_rate` the mid also jumps, on average `jump_rate` times per unit of time: by normal amounts of mean
+    `jump_mean` and standard deviation `jump_volatility` (Merton 1976), or with ``jump_law="double_exponential"`` (Kou
+    2002) by exponential ones, upward with probability `jump_up_share`, of means `jump_up_mean` and `jump_down_mean`.
+    `compensated` takes their trend, `jump_rate` times their mean, out of the drift. All stays exact, the law of the
+    P&L included. Under ``utility="mean"`` compensated jumps change the risk but neither the optimum nor its value;
+    others are a drift. Under ``utility="cara"`` the whole law of the jumps counts.
 
     With ``price="geometric"`` the mid is a geometric Brownian motion without drift, ``dS = volatility S dW``. What
     does not change: fills, observations, the optimum and its value, which see the mid only through its trend, and the
@@ -115,6 +116,7 @@ class GLFTEnv(GLFTFace, KernelEnv):
     - Guéant, O., Lehalle, C.-A. & Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
       making problem. Mathematics and Financial Economics 7(4).
     - Cartea, Á., Jaimungal, S. & Penalva, J. (2015). Algorithmic and High-Frequency Trading, chapter 10.
+    - Kou, S. G. (2002). A jump-diffusion model for option pricing. Management Science 48(8).
     - Merton, R. C. (1976). Option pricing when underlying stock returns are discontinuous. Journal of Financial
       Economics 3(1-2).
     """

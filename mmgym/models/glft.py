@@ -11,10 +11,13 @@ mid) are filled at the intensities (Avellaneda & Stoikov 2008, eqs. 2.1 and 2.11
 so the wealth ``W = X + q S`` obeys ``dW = D d_bid dN_bid + D d_ask dN_ask + q dS``.
 
 The mid may also jump (Merton 1976): ``dS = mu dt + sigma dW + J dN``, ``N`` Poisson of intensity ``lambda_J`` and ``J``
-normal with mean ``m`` and standard deviation ``s``; compensated, ``- lambda_J m dt`` is added. Then ``S`` has the trend
-``mu + lambda_J m`` (compensated: ``mu``), and what is left of it is a martingale with ``ln E[exp(z S_1)]`` equal to
+normal with mean ``m`` and standard deviation ``s`` (with ``s = 0`` of a fixed size), or double exponential (Kou 2002):
+upward with probability ``p`` and mean ``eta_up``, else downward with mean ``eta_down``, ``m = p eta_up - (1 - p)
+eta_down``. Compensated, ``- lambda_J m dt`` is added. Then ``S`` has the trend ``mu + lambda_J m`` (compensated:
+``mu``), and what is left of it is a martingale with ``ln E[exp(z S_1)]`` equal to
 
-    sigma^2 z^2 / 2 + lambda_J (exp(z m + z^2 s^2 / 2) - 1 - z m).
+    sigma^2 z^2 / 2 + lambda_J (E[exp(z J)] - 1 - z m),
+    E[exp(z J)] = exp(z m + z^2 s^2 / 2),    or    p / (1 - z eta_up) + (1 - p) / (1 + z eta_down).
 
 Or the mid is geometric, ``dS = sigma S dW``: it is drawn at every fill and step end, exactly, and given the inventory
 path ``q`` the P&L it brings has mean 0 and variance ``sigma^2 S_0^2 int q^2 exp(sigma^2 t) dt``. Fills do not see the
@@ -49,7 +52,14 @@ MAX_EXPONENT = 600.0  # |fill_decay * depth|: beyond, an intensity leaves the ra
 MAX_PENALTY = 1e9  # price / (assets * time)
 MAX_LOG_VARIANCE = 50.0  # of a geometric mid over the horizon
 GEOMETRIC = 1  # code of `price` in kernels
+DOUBLE_EXPONENTIAL = 1  # code of `jump_law` in kernels
 MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under CARA
+
+
+JUMP_LAWS = {  # the parameters of each, and what they are under another one
+    "normal": {"jump_mean": 0.0, "jump_volatility": 0.0},
+    "double_exponential": {"jump_up_share": 0.5, "jump_up_mean": 0.0, "jump_down_mean": 0.0},
+}
 
 
 class Params(NamedTuple):
@@ -94,10 +104,16 @@ class Params(NamedTuple):
     ]
     max_depth_ask: OtherSide
     jump_rate: Annotated[float, Real(0.0, 0.0, 1e12, "1 / time", "lambda_J"), "of jumps of the mid"]
-    jump_mean: Annotated[float, Real(0.0, -1e9, 1e9, "price", "m")]
+    jump_law: Annotated[Literal["normal", "double_exponential"], Choice("normal"), "of the size of a jump"]
+    jump_mean: Annotated[float, Real(0.0, -1e9, 1e9, "price", "m"), 'of "normal" jumps']
     jump_volatility: Annotated[
-        float, Real(0.0, 0.0, 1e9, "price", "s"), 'under "cara" limited together with the inventory limit'
+        float,
+        Real(0.0, 0.0, 1e9, "price", "s"),
+        'of "normal" jumps, 0: of one size; under "cara" jumps are limited together with the inventory limit',
     ]
+    jump_up_share: Annotated[float, Real(0.5, 0.0, 1.0, symbol="p"), 'of upward ones among "double_exponential" jumps']
+    jump_up_mean: Annotated[float, Real(0.0, 0.0, 1e9, "price", "eta_up"), "mean size of an upward one"]
+    jump_down_mean: Annotated[float, Real(0.0, 0.0, 1e9, "price", "eta_down"), "mean size of a downward one"]
     compensated: Annotated[bool, Choice(False), "whether the jumps' trend is taken out of the drift"]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
@@ -138,16 +154,32 @@ class Params(NamedTuple):
             )
         if geometric:
             p._check_geometric()
+        p._check_jump_law()
         if p.jump_rate > 0.0 and p.utility == "cara":
             p._check_jump_exponent()
         return p
 
+    def _check_jump_law(self) -> None:
+        """Refuse parameters of another law of jumps than this one."""
+        (other,) = set(JUMP_LAWS) - {self.jump_law}
+        for name, neutral in JUMP_LAWS[other].items():
+            if getattr(self, name) != neutral:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is not allowed with jump_law={self.jump_law!r}, whose "
+                    f"parameters are {', '.join(JUMP_LAWS[self.jump_law])}: it must be {neutral:g}"
+                )
+
     def _check_jump_exponent(self) -> None:
         """Refuse jumps whose exponential moments at the largest inventory leave the range of floating point."""
         exposure = self.risk_aversion * self.inventory_limit
-        exponent = abs(exposure * self.jump_mean) + 0.5 * (exposure * self.jump_volatility) ** 2
-        if exponent > MAX_EXPONENT or self.jump_rate * math.expm1(exponent) * self.horizon > MAX_JUMP_EXPONENT:
-            names = ("jump_rate", "jump_mean", "jump_volatility", "risk_aversion", "inventory_limit", "horizon")
+        if self.jump_law == "normal":
+            exponent = abs(exposure * self.jump_mean) + 0.5 * (exposure * self.jump_volatility) ** 2
+            growth = math.expm1(exponent) if exponent <= MAX_EXPONENT else math.inf
+        else:
+            mean = exposure * max(self.jump_up_mean, self.jump_down_mean)  # of the exponent of a jump against her
+            growth = mean / (1.0 - mean) if mean < 1.0 else math.inf
+        if self.jump_rate * growth * self.horizon > MAX_JUMP_EXPONENT:
+            names = ("jump_rate", *JUMP_LAWS[self.jump_law], "risk_aversion", "inventory_limit", "horizon")
             raise together(
                 {name: getattr(self, name) for name in names},
                 "with utility='cara' the expected utility of the jumps leaves the range of floating point at the "
@@ -209,14 +241,28 @@ class Params(NamedTuple):
     @property
     def trend(self) -> float:
         """Expected change of the mid per unit of time, jumps included (price / time)."""
-        return self.drift if self.compensated else self.drift + self.jump_rate * self.jump_mean
+        return self.drift if self.compensated else self.drift + self.jump_rate * self.average_jump
+
+    @property
+    def average_jump(self) -> float:
+        """``m`` (price)."""
+        if self.jump_law == "normal":
+            return self.jump_mean
+        return self.jump_up_share * self.jump_up_mean - (1.0 - self.jump_up_share) * self.jump_down_mean
+
+    @property
+    def jump_square(self) -> float:
+        """``E[J^2]`` (price^2)."""
+        if self.jump_law == "normal":
+            return self.jump_mean**2 + self.jump_volatility**2
+        return 2.0 * (self.jump_up_share * self.jump_up_mean**2 + (1.0 - self.jump_up_share) * self.jump_down_mean**2)
 
     @property
     def variance_rate(self) -> float:
         """Variance of the mid per unit of time, jumps included (price^2 / time); geometric: at the start."""
         if self.price == "geometric":
             return (self.volatility * self.initial_price) ** 2
-        return self.volatility**2 + self.jump_rate * (self.jump_mean**2 + self.jump_volatility**2)
+        return self.volatility**2 + self.jump_rate * self.jump_square
 
     @property
     def center_bid(self) -> float:
@@ -319,7 +365,23 @@ def jump_exponent_rate(p, q):
     if p.jump_rate == 0.0 or p.utility != CARA:
         return 0.0
     z = -p.risk_aversion * p.order_size * q
-    return p.jump_rate * (math.expm1(z * p.jump_mean + 0.5 * (z * p.jump_volatility) ** 2) - z * p.jump_mean)
+    if p.jump_law == DOUBLE_EXPONENTIAL:
+        up, down = z * p.jump_up_mean, -z * p.jump_down_mean
+        growth = p.jump_up_share * up / (1.0 - up) + (1.0 - p.jump_up_share) * down / (1.0 - down)
+    else:
+        growth = math.expm1(z * p.jump_mean + 0.5 * (z * p.jump_volatility) ** 2)
+    return p.jump_rate * (growth - z * p.average_jump)
+
+
+@scalar_kernel
+def draw_jump(p, s0, s1):
+    """The size of a jump (price)."""
+    if p.jump_law == DOUBLE_EXPONENTIAL:
+        side, s0, s1 = uniform(s0, s1)
+        size, s0, s1 = exponential(s0, s1)
+        return (p.jump_up_mean * size if side < p.jump_up_share else -p.jump_down_mean * size), s0, s1
+    z, s0, s1 = normal(s0, s1)
+    return p.jump_mean + p.jump_volatility * z, s0, s1
 
 
 @scalar_kernel
@@ -358,8 +420,7 @@ def step_one(p, s, controls, intensities):
         side, s0, s1 = uniform(s0, s1)
         side *= rate
         if p.jump_rate > 0.0 and side >= fill_rate:
-            jump, s0, s1 = normal(s0, s1)
-            jump = p.jump_mean + p.jump_volatility * jump
+            jump, s0, s1 = draw_jump(p, s0, s1)
             jumped += jump
             q_jumped += q * jump
         else:
@@ -385,7 +446,7 @@ def step_one(p, s, controls, intensities):
     else:
         int_q_dw, brownian, s0, s1 = price_noise(p, q, bids + asks > 0, int_q, int_qq, s0, s1)
     size = p.order_size
-    jump_trend = p.jump_rate * p.jump_mean
+    jump_trend = p.jump_rate * p.average_jump
     spread_gain = size * (earned + p.trend * int_q)
     price_gain = size * (p.volatility * int_q_dw + q_jumped - jump_trend * int_q)
     inventory_square = size * size * int_qq
@@ -471,6 +532,7 @@ MARKET = Market(
         "limit",
         "start",
         "trend",
+        "average_jump",
         "center_bid",
         "center_ask",
         "reach_bid",
