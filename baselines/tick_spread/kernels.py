@@ -19,7 +19,7 @@ from mmgym.compiling import KERNEL
 from mmgym.uniformisation import num_terms, poisson_weights
 
 TIE = 1e-12  # relative: controls that are better by less are not preferred
-MAX_ESTIMATES = 32_000_000  # numbers kept at once
+ROUNDING = 1e-11  # of values, relative: above what rounding makes of them
 
 
 @njit(**KERNEL)
@@ -348,186 +348,7 @@ def law_of_postings(steps, transitions, bid_rates, ask_rates, postings, laws, re
         result += p
 
 
-# The filter: which postings with both sides can be best in some state ------------------------------------------------
-
-
-@njit(**KERNEL)
-def count_laws(steps, transitions, bid_rates, ask_rates, fills):
-    """Fills of frozen quotes in one step without an inventory bound, by starting spread and quotes.
-
-    Returns
-    -------
-    laws : (m, 2, 2, fills + 1, fills + 1, m)
-        Probability of (bid fills, ask fills, final spread), for up to ``fills`` fills in all.
-    products : (m, 2, 2)
-        Expected time integral of bid fills times ask fills so far.
-    """
-    spreads = transitions.shape[0]
-    laws = np.zeros((spreads, 2, 2, fills + 1, fills + 1, spreads))
-    products = np.zeros((spreads, 2, 2))
-    shape = (fills + 1, fills + 1, spreads)
-    for start in range(spreads):
-        for bid_quote in range(2):
-            for ask_quote in range(2):
-                bid, ask = bid_rates[bid_quote], ask_rates[ask_quote]
-                fastest = (bid + ask).max()
-                p, next_p = np.zeros(shape), np.zeros(shape)
-                p[0, 0, start] = 1.0
-                time = np.zeros(shape)
-                for piece in range(steps.shape[0]):
-                    clock, length = steps[piece, 0], steps[piece, 1]
-                    rate = clock + fastest
-                    if rate == 0.0:
-                        time += length * p
-                        continue
-                    terms = num_terms(rate * length)
-                    weights = poisson_weights(rate * length, terms)
-                    total = weights[0] * p
-                    tail = max(1.0 - weights[0], 0.0)
-                    time += tail / rate * p
-                    for term in range(1, terms):
-                        for b in range(fills + 1):
-                            for a in range(fills + 1 - b):
-                                for j in range(spreads):
-                                    mass = (rate - clock - bid[j] - ask[j]) * p[b, a, j]
-                                    for k in range(spreads):
-                                        mass += clock * transitions[k, j] * p[b, a, k]
-                                    if b > 0:
-                                        mass += bid[j] * p[b - 1, a, j]
-                                    if a > 0:
-                                        mass += ask[j] * p[b, a - 1, j]
-                                    next_p[b, a, j] = mass / rate
-                        p, next_p = next_p, p
-                        total += weights[term] * p
-                        tail = max(tail - weights[term], 0.0)
-                        time += tail / rate * p
-                    p = total
-                laws[start, bid_quote, ask_quote] = p
-                for b in range(fills + 1):
-                    for a in range(fills + 1 - b):
-                        products[start, bid_quote, ask_quote] += a * b * time[b, a].sum()
-    return laws, products
-
-
-@njit(**KERNEL)
-def _expected_values(law, values, reach, mixed):
-    """``mixed[b, a, reach + y]``: value after ``b`` and ``a`` fills that end at inventory ``y``, over final spreads."""
-    spreads, count = values.shape
-    for b in range(1, law.shape[0]):
-        for a in range(1, law.shape[0] - b):
-            mixed[b, a] = 0.0
-            row = mixed[b, a, reach : reach + count]
-            for j in range(spreads):
-                weight, source = law[b, a, j], values[j]
-                for y in range(count):
-                    row[y] += weight * source[y]
-            mixed[b, a, :reach] = row[0]
-            mixed[b, a, reach + count :] = row[count - 1]
-
-
-@njit(**KERNEL)
-def promising_postings(laws, products, penalty, slack, loss, values, bid_alone, ask_alone):
-    """Postings with both sides that may be the best of some state, shape (G, 4), for the mean criterion.
-
-    Such a posting is worth what its bid is worth alone, plus its ask alone, minus no quotes, plus what they are worth
-    together, on both sides' filling:
-
-        sum over b, a >= 1 of E[v(y + b l_bid - a l_ask) - v(y + b l_bid) - v(y - a l_ask) + v(y); b, a fills]
-        + 2 penalty l_bid l_ask E int b a dt.
-
-    This last part is estimated without an inventory bound, the inventory at the end clipped to it;
-    ``loss[size, k]`` bounds the error where the ``k``-th fill of a side is the first that leaves the bound, and
-    ``slack`` every other error.
-
-    Parameters
-    ----------
-    laws, products
-        What `count_laws` returns.
-    penalty : float
-        Running penalty of a squared lot per unit of time.
-    slack : float
-    loss : (size_max + 1, F)
-    values : (m, Y)
-        The criterion at the end of the step.
-    bid_alone, ask_alone : (2, size_max + 1, m, Y)
-        Exact values of each quote and size of one side alone; the entries [:, 0] are those of no quotes.
-    """
-    spreads, count = values.shape
-    fills, size_max = laws.shape[3] - 1, bid_alone.shape[1] - 1
-    reach, sizes = fills * size_max, size_max + 1
-    marked = np.zeros((2, 2, sizes, sizes), dtype=np.bool_)
-    mixed = np.empty((fills + 1, fills + 1, count + 2 * reach))
-    by_ask = np.empty((fills + 1, count + 2 * reach))
-    error, reflected = np.empty((sizes, count)), np.empty((sizes, count))  # of bid sizes and of ask sizes
-    for size in range(1, sizes):
-        for y in range(count):
-            first = (count - 1 - y) // size + 1
-            error[size, y] = loss[size, min(first, loss.shape[1] - 1)]
-            reflected[size, count - 1 - y] = error[size, y]
-    block = min(count, max(64, MAX_ESTIMATES // (4 * sizes * sizes)))
-    estimates = np.empty((2, 2, sizes, sizes, block))
-    best, base = np.empty(block), np.empty(block)
-    for start in range(spreads):
-        quotes = 1 if start == 0 else 2
-        for left in range(0, count, block):
-            right = min(left + block, count)
-            width = right - left
-            best[:] = -np.inf
-            for quote in range(quotes):  # one side alone, or none
-                for size in range(sizes):
-                    for y in range(left, min(right, count - size)):
-                        best[y - left] = max(best[y - left], bid_alone[quote, size, start, y])
-                    for y in range(max(left, size), right):
-                        best[y - left] = max(best[y - left], ask_alone[quote, size, start, y])
-            nothing = bid_alone[0, 0, start, left:right]
-            for bid_quote in range(quotes):
-                for ask_quote in range(quotes):
-                    _expected_values(laws[start, bid_quote, ask_quote], values, reach, mixed)
-                    product = 2.0 * penalty * products[start, bid_quote, ask_quote]
-                    for bid_size in range(1, sizes):
-                        bid = bid_alone[bid_quote, bid_size, start, left:right]
-                        for y in range(width):
-                            base[y] = bid[y] - nothing[y]
-                        for a in range(1, fills):
-                            low, high = reach + left - a * size_max, reach + right
-                            into = by_ask[a, low:high]
-                            into[:] = 0.0
-                            for b in range(1, fills + 1 - a):
-                                here = mixed[b, a, low:high]
-                                moved = mixed[b, a, low + b * bid_size : high + b * bid_size]
-                                for i in range(high - low):
-                                    into[i] += moved[i] - here[i]
-                            unmoved = by_ask[a, reach + left : reach + right]
-                            for y in range(width):
-                                base[y] -= unmoved[y]
-                        for ask_size in range(1, sizes):
-                            ask = ask_alone[ask_quote, ask_size, start, left:right]
-                            estimated = estimates[bid_quote, ask_quote, bid_size, ask_size]
-                            constant = product * bid_size * ask_size
-                            for y in range(width):
-                                estimated[y] = base[y] + ask[y] + constant
-                            for a in range(1, fills):
-                                shift = reach - a * ask_size
-                                row = by_ask[a, shift + left : shift + right]
-                                for y in range(width):
-                                    estimated[y] += row[y]
-                            low, high = max(left, ask_size), min(right, count - bid_size)
-                            if low < high:
-                                estimate, record = estimated[low - left : high - left], best[low - left : high - left]
-                                above, below = error[bid_size, low:high], reflected[ask_size, low:high]
-                                for y in range(high - low):
-                                    record[y] = max(record[y], estimate[y] - above[y] - below[y])
-            for bid_quote in range(quotes):
-                for ask_quote in range(quotes):
-                    for bid_size in range(1, sizes):
-                        for ask_size in range(1, sizes):
-                            estimated = estimates[bid_quote, ask_quote, bid_size, ask_size]
-                            for y in range(max(left, ask_size), min(right, count - bid_size)):
-                                if marked[bid_quote, ask_quote, bid_size, ask_size]:
-                                    break
-                                high = estimated[y - left] + error[bid_size, y] + reflected[ask_size, y] + slack
-                                marked[bid_quote, ask_quote, bid_size, ask_size] = high >= best[y - left]
-    return np.argwhere(marked)
+# The best of all postings ---------------------------------------------------------------------------------------------
 
 
 @njit(**KERNEL)
@@ -549,6 +370,33 @@ def best_postings(postings, values, sign, posting_of, best):
                 if gap > TIE * abs(values[g, j, y]):
                     best[j, y] = values[g, j, y]
                     posting_of[j, y] = g
+
+
+@njit(**KERNEL)
+def margins(postings, values, best, common):
+    """By how much postings (G, 4) miss the best, the least over spreads, (G, Y); infinite where they are not allowed.
+
+    Values (G, m, Y) and ``best`` (m, Y) are of amounts of money, and margins are differences; or, with ``common``
+    (m, Y) not empty, they are minimised expectations of which that part is the same for all postings, and margins are
+    logarithms of the ratio of the rests. They are negative where rounding may matter.
+    """
+    groups, spreads, count = values.shape
+    margin = np.full((groups, count), np.inf)
+    slack = ROUNDING * (1.0 + np.abs(best).max())
+    for g in range(groups):
+        bid_size, ask_size = postings[g, 2], postings[g, 3]
+        first = 1 if postings[g, 0] + postings[g, 1] > 0 else 0
+        for y in range(ask_size, count - bid_size):
+            least = np.inf
+            for j in range(first, spreads):
+                if common.size == 0:
+                    least = min(least, best[j, y] - values[g, j, y] - slack)
+                else:
+                    error = ROUNDING * best[j, y]
+                    rest = values[g, j, y] - common[j, y] - error
+                    least = min(least, rest / (best[j, y] - common[j, y] + error))
+            margin[g, y] = least if common.size == 0 else math.log(max(least, 1e-300))
+    return margin
 
 
 @njit(**KERNEL)

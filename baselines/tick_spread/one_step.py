@@ -1,17 +1,21 @@
 """The frozen-control problem of the tick-spread market, exact to rounding (the step law: `mmgym.models.tick_spread`).
 
-The market order and the quotes separate: after the order the quotes face an inventory, whatever it was before. For the
-mean criterion the best quotes come in two stages: a filter that neglects the inventory bound, with a bound of what that
-can matter, leaves some dozens of the hundreds of combinations of quotes and sizes; those are evaluated exactly, for all
-states at once. Continuous-time counterpart: Guilbaud & Pham (2013), eqs. (3.8), (3.10).
+The market order and the quotes separate: after the order the quotes face an inventory, whatever it was before. Of the
+hundreds of combinations of quotes and sizes those are evaluated, for all states at once, that can be the best of one: a
+bound of how fast their values drift apart leaves some dozens, but for the last steps of an episode, which see all.
+Where both sides fill alike, bid and ask are exchanged with the sign of the inventory, and one half is the mirror image
+of the other. Continuous-time counterpart: Guilbaud & Pham (2013), eqs. (3.8), (3.10).
 """
 
+import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 from scipy.stats import poisson
 
 from mmgym.baselines.frozen import ActionValues, Functional, check_tables, terminal_values
@@ -23,8 +27,7 @@ Integers = NDArray[np.int64]
 
 __all__ = ["TickSpreadProblem", "clock_profile"]
 
-FILTERED = 1e-15  # probability of more fills in a step than the filter looks at
-MOST_FILLS = 64  # in a step that is filtered: beyond, its laws cost more than evaluating every posting
+MIRROR = [1, 0, 3, 2, 4]  # controls with bid and ask exchanged, but for the sign of the market order
 
 
 def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array:
@@ -68,7 +71,8 @@ class TickSpreadProblem:
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
         self.transitions = np.array(p.spread_transitions)
         self.bid_rates, self.ask_rates = p.bid_rates, p.ask_rates
-        self._counts: dict[bytes, tuple[Array, Array, Array, Array, float]] = {}
+        # steps and symmetry that margins of postings hold for, the values that they were found with, and they, (G, Y)
+        self._eliminated: tuple[tuple[bytes, bool], Array, Array] = ((b"", False), np.empty(0), np.empty(0))
 
     # States, observations, actions
 
@@ -217,23 +221,75 @@ class TickSpreadProblem:
         raise TypeError("the controls of the tick-spread market are not continuous: there is no gradient in them")
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
-        p = self.params
+        p, flat = self.params, values[:, 0].reshape(self.shape)
         if p.actions != "multi":
             return self._improve_in_menu(n, values)
-        everything = bool(self.aversion) or self.filtered_fills > MOST_FILLS
-        postings = self.every_posting(both=everything)
-        after = self.posting_values(n, postings, values, self.criterion)[:, 0]
-        if not everything:
-            promising = self._promising(n, values[:, 0].reshape(self.shape), after)
-            postings = np.concatenate([postings, promising])
-            after = np.concatenate([after, self.posting_values(n, promising, values, self.criterion)[:, 0]])
-        posting_of, best_after = self._best_postings(postings, after)
+        mirrored = bool(np.array_equal(self.bid_rates, self.ask_rates) and np.array_equal(flat, flat[:, ::-1]))
+        postings, best_after = self._best_after(n, values, mirrored)
         order, best = np.empty(self.shape, dtype=np.int64), np.empty(self.shape)
         kernels.best_orders(p.crossing_costs, p.fixed_fee, p.order_max, self.aversion, best_after, order, best)
-        chosen = postings[posting_of.ravel()[np.arange(self.num_states) + order.ravel()]]
+        chosen = postings.reshape(-1, 4)[np.arange(self.num_states) + order.ravel()]
         controls = np.column_stack([chosen, order.ravel()]).astype(np.float64)
         controls[:, 2:] *= p.lot
+        if mirrored:
+            sides, half = controls.reshape(*self.shape, 5), p.limit
+            sides[:, :half] = sides[:, :half:-1, MIRROR] * np.array([1.0, 1.0, 1.0, 1.0, -1.0]) + 0.0
+            best[:, :half] = best[:, :half:-1]
         return controls, best.reshape(-1, 1)
+
+    def _best_after(self, n: int, values: Array, mirrored: bool) -> tuple[Integers, Array]:
+        """Best posting of each state after the market order, (m, Y, 4), and its value (m, Y).
+
+        Left out are postings that cannot be the best of any state, by the margin that they missed it by when they were
+        last evaluated and by what values at the end of the step have changed since: `_drift_apart`. Under CARA, where
+        those are factors ``exp(d(state))``, the parts of two postings' values with a point of `_fills` differ, and
+        their ratio changes by at most ``exp(max d - min d)``.
+        """
+        everything = self._half if mirrored else self.postings
+        key, before, margin = self._eliminated
+        if key == (self.steps(n).tobytes(), mirrored):
+            margin = margin - (np.ptp(np.log(values / before)) if self.aversion else self._drift_apart(values - before))
+        else:
+            margin = np.full((len(everything), self.count), -1.0)
+        margin[0] = -1.0  # no posting is always evaluated
+        left = np.flatnonzero((margin <= 0.0).any(axis=1))
+        postings = everything[left]
+        after = self.posting_values(n, postings, values, self.criterion)[:, 0]
+        posting_of, best = self._best_postings(postings, after)
+        chosen = postings[posting_of]
+        if mirrored:
+            other = best[:, ::-1]
+            better = other < best if self.aversion else other > best
+            chosen = np.where(better[..., None], chosen[:, ::-1, MIRROR[:4]], chosen)
+            best = np.where(better, other, best)
+        common = self._fills[0] * after[0] if self.aversion else np.empty((0, 0))
+        margin[left] = kernels.margins(postings, np.ascontiguousarray(after), best, common)
+        self._eliminated = ((self.steps(n).tobytes(), mirrored), values.copy(), margin)
+        return chosen, best
+
+    @cached_property
+    def _fills(self) -> tuple[float, Array, float]:
+        """Points in a step of a Poisson process that has the fills of both sides among its points.
+
+        Chance of none; of 1, 2, .. until both bounds are in reach or the rest does not matter; and of more.
+        """
+        mean = float(self.bid_rates.max() + self.ask_rates.max()) * self.params.step_length
+        reach = -(-2 * self.params.limit // self.params.size_max)
+        most = min(reach, int(poisson.isf(1e-15, mean)) if mean > 0.0 else 0)
+        return math.exp(-mean), poisson.pmf(np.arange(1, most + 1), mean), float(poisson.sf(most, mean))
+
+    def _drift_apart(self, change: Array) -> Array:
+        """By how much two postings' values may drift apart as values (S, 1) at the end of the step change, (Y,).
+
+        After ``k`` points of `_fills` both have led to within ``k`` largest sizes, and after none to the same.
+        """
+        high, low = change.reshape(self.shape).max(axis=0), change.reshape(self.shape).min(axis=0)
+        _, chances, more = self._fills
+        reach, apart = 2 * self.params.size_max + 1, np.full(self.count, more * np.ptp(change))
+        for chance in chances:
+            high, low = maximum_filter1d(high, reach, mode="nearest"), minimum_filter1d(low, reach, mode="nearest")
+            apart += chance * (high - low)
+        return apart
 
     def _best_postings(self, postings: Integers, after: Array) -> tuple[Integers, Array]:
         """Index of the best posting of each state after the market order, and its value, both (m, Y)."""
@@ -264,8 +320,7 @@ class TickSpreadProblem:
 
     def _full_values(self, n: int, values: Array) -> ActionValues:
         """Of ``actions="multi"``: the last component is the market order."""
-        p, sizes = self.params, self.params.size_max + 1
-        postings = self.every_posting(both=True)
+        p, sizes, postings = self.params, self.params.size_max + 1, self.postings
         after = self.posting_values(n, postings, values, self.criterion)[:, 0]
         best_after = self._best_postings(postings, after)[1].ravel()
         after = after.reshape(len(postings), -1)
@@ -296,66 +351,19 @@ class TickSpreadProblem:
         last = self.with_order(states, order, best_after[landed][:, None], self.criterion)
         return ActionValues(last.reshape(self.num_states, -1), others)
 
-    def every_posting(self, both: bool) -> Integers:
-        """All postings whose quotes matter, or those with one side at most: none, bids, then asks, by quote, size."""
-        sizes = range(1, self.params.size_max + 1)
-        sides = [(quote, size) for quote in (0, 1) for size in sizes]
-        postings = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
-        postings += [(0, quote, 0, size) for quote, size in sides]
-        if both:
-            postings += [(b, a, k, size) for b, k in sides for a, size in sides]
-        return np.array(postings)
+    @cached_property
+    def postings(self) -> Integers:
+        """All postings whose quotes matter, (G, 4): none, bids, asks, then both, by quote and size."""
+        sides = [(quote, size) for quote in (0, 1) for size in range(1, self.params.size_max + 1)]
+        found = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
+        found += [(0, quote, 0, size) for quote, size in sides]
+        return np.array(found + [(b, a, k, size) for b, k in sides for a, size in sides])
 
-    def _promising(self, n: int, values: Array, singles: Array) -> Integers:
-        """Postings with both sides that may be the best of some state, given the values of those with one at most."""
-        p, steps = self.params, self.steps(n)
-        key = steps.tobytes()
-        if key not in self._counts:
-            self._counts[key] = self._count(steps)
-        laws, products, overshoot, square, missed = self._counts[key]
-        size = np.arange(p.size_max + 1)[:, None]
-        slope = float(np.abs(np.diff(values, axis=1)).max()) + 2.0 * float(np.abs(p.edges).max())
-        curvature = 2.0 * p.running_penalty * p.lot**2 * p.step_length
-        loss = size * overshoot * (slope + 2.0 * p.limit * curvature) + size**2 * square * curvature
-        slack = 4.0 * missed * float(np.ptp(values)) + 1e-11 * (1.0 + float(np.abs(values).max()))
-        bid_alone, ask_alone = np.empty((2, 2, p.size_max + 1, *self.shape))
-        for alone, first in ((bid_alone, 1), (ask_alone, 1 + 2 * p.size_max)):
-            alone[:, 0] = singles[0]
-            alone[:, 1:] = singles[first : first + 2 * p.size_max].reshape(2, p.size_max, *self.shape)
-        centered = values - 0.5 * (values.max() + values.min())
-        penalty = p.running_penalty * p.lot**2
-        singly = (bid_alone, ask_alone)
-        return np.ascontiguousarray(kernels.promising_postings(laws, products, penalty, slack, loss, centered, *singly))
-
-    @property
-    def highest_means(self) -> Array:
-        """Expected fills in a step, [bid, ask], at the highest rates."""
-        return np.array([self.bid_rates.max(), self.ask_rates.max()]) * self.params.step_length
-
-    @property
-    def filtered_fills(self) -> int:
-        """Fills in a step that are exceeded with the probability `FILTERED` at most."""
-        return max(int(poisson.isf(FILTERED, self.highest_means.sum())), 2)
-
-    def _count(self, steps: Array) -> tuple[Array, Array, Array, Array, float]:
-        """Laws of fills in a step without an inventory bound, and what it can matter that there is one.
-
-        With and without a bound, what a bid and an ask are worth together differs only where both sides fill and the
-        path leaves the bound, by ``size (n - k + 1)`` lots at most if a side's ``k``-th of ``n`` fills is the first to
-        do so. Then inventories and executed lots differ by no more than that at any time (Skorokhod's reflection).
-        Returned are, by ``k``, bounds of the expectations of ``n - k + 1`` and of its square, with the other side
-        filling too, from independent Poisson numbers of fills at the highest rates; and the probability of more fills
-        than the laws have.
-        """
-        means, fills = self.highest_means, self.filtered_fills
-        laws, products = kernels.count_laws(steps, self.transitions, self.bid_rates, self.ask_rates, fills)
-        number = np.arange(2 * fills + 2)
-        beyond = np.maximum(number - np.arange(fills + 2)[:, None] + 1, 0)
-        overshoot, square = (
-            np.max([beyond**power @ poisson.pmf(number, a) * -np.expm1(-b) for a, b in (means, means[::-1])], axis=0)
-            for power in (1, 2)
-        )
-        return laws, products, overshoot, square, float(poisson.sf(fills, means.sum()))
+    @cached_property
+    def _half(self) -> Integers:
+        """One of two postings that are mirror images of each other."""
+        bid, ask = (2 * self.postings[:, side + 2] + self.postings[:, side] for side in (0, 1))
+        return self.postings[bid >= ask]
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
