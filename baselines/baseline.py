@@ -616,10 +616,17 @@ class FiniteBaseline:
         return criterion_value(self._problem, tabulated(self._problem, policy, True)[0])
 
     def evaluate(self, policy: Policy, deterministic: bool, progress: Progress | None) -> Evaluation | None:
-        """As in `Baseline`: all figures, by one backward recursion each."""
+        """As in `Baseline`: all figures, by backward recursions."""
         problem = self._problem
         table, how = tabulated(problem, policy, deterministic)
-        mean, std = frozen.moments(problem, table, problem.criterion, progress)
+        sums = (
+            problem.criterion._replace(moments=2, exponents=None),
+            frozen.PNL._replace(moments=2),
+            Functional(fills=1.0),
+            Functional(absolute_inventory=1.0),
+            *([Functional(orders=1.0)] if problem.has_market_orders else []),
+        )
+        (mean, square), (pnl, pnl_square), fills, absolute_inventory, *orders = self._moments(table, sums, progress)
         value, utility = mean, None
         if self.expected_utility:
             values, log_scale = frozen.evaluate(problem, table, progress=progress)
@@ -627,24 +634,24 @@ class FiniteBaseline:
             value = float(problem.to_value(raw, log_scale[0]))
             with np.errstate(over="ignore"):
                 utility = float(-raw * np.exp(log_scale[0]))
-        pnl, pnl_std = frozen.moments(problem, table, frozen.PNL, progress)
-
-        def expected(functional: Functional) -> float:
-            values, _ = frozen.evaluate(problem, table, functional, progress)
-            return float(problem.initial @ values[0, :, 0])
-
         return Evaluation(
             value=value,
             error=0.0,  # the tolerance is that of the bounds
             pnl=pnl,
-            fills=expected(Functional(fills=1.0)),
-            absolute_inventory=expected(Functional(absolute_inventory=1.0)),
-            orders=expected(Functional(orders=1.0)) if problem.has_market_orders else 0.0,
-            std=std,
-            pnl_std=pnl_std,
+            fills=fills[0],
+            absolute_inventory=absolute_inventory[0],
+            orders=orders[0][0] if orders else 0.0,
+            std=frozen.deviation(mean, square),
+            pnl_std=frozen.deviation(pnl, pnl_square),
             utility=utility if utility is not None and math.isfinite(utility) else None,
             method=how,
         )
+
+    def _moments(self, table: Table, sums: Sequence[Functional], progress: Progress | None) -> list[list[float]]:
+        """The moments of each of several sums from the initial law; ``progress`` is called after each step."""
+        problem = self._problem
+        values = (frozen.evaluate(problem, table, functional, progress)[0][0] for functional in sums)
+        return [(problem.initial @ first).tolist() for first in values]
 
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`."""

@@ -32,6 +32,7 @@ __all__ = [
     "characteristic_function",
     "check_tables",
     "criterion_value",
+    "deviation",
     "evaluate",
     "moments",
     "require_probabilities",
@@ -269,12 +270,9 @@ def solve(problem: FrozenProblem) -> Solution:
     return Solution(controls, problem.to_value(raw, log_scale[:, None]), raw, log_scale)
 
 
-def backward_step(
-    problem: FrozenProblem, n: int, table: Table, values: Array, functional: Functional, inventory: bool = True
-) -> Array:
-    """A step of `evaluate`; without ``inventory``, of the paths that have none all through it."""
-    backward = problem.backward if inventory else problem.backward_without_inventory
-    states = np.arange(problem.num_states)
+def backward_step(backward: Callable[..., Array], n: int, table: Table, values: Array, functional: Any) -> Array:
+    """A step of `evaluate`, by a problem's `FrozenProblem.backward` or another method of its arguments."""
+    states = np.arange(len(values))
     controls = table.controls[n]
     if table.weights is None:
         return backward(n, states, controls, values, functional)
@@ -314,7 +312,7 @@ def evaluate(
     log_scale = np.zeros(problem.num_steps + 1)
     values[-1], log_scale[-1] = _rescaled(last, functional)
     for n in _ticks(problem.num_steps, progress):
-        step = backward_step(problem, n, table, values[n + 1], functional)
+        step = backward_step(problem.backward, n, table, values[n + 1], functional)
         values[n], scale = _rescaled(step, functional)
         log_scale[n] = log_scale[n + 1] + scale
     return values, log_scale
@@ -370,7 +368,12 @@ def moments(
     """Mean and standard deviation of a functional from the initial law; ``progress`` is called after each step."""
     values, _ = evaluate(problem, table, functional._replace(moments=2, exponents=None), progress)
     first, second = problem.initial @ values[0]
-    return float(first), float(np.sqrt(max(second - first**2, 0.0)))
+    return float(first), deviation(first, second)
+
+
+def deviation(first: float, second: float) -> float:
+    """Standard deviation from the first and second moment."""
+    return math.sqrt(max(second - first**2, 0.0))
 
 
 def certainty_equivalent(

@@ -139,7 +139,7 @@ def _flat_paths(problem: FrozenProblem, table: Table, functional: Functional, st
     weighted = functional._replace(moments=1, exponents=exponents)
     values = problem.terminal(weighted)
     for n in reversed(range(problem.num_steps)):
-        values = backward_step(problem, n, table, values, weighted, inventory=False)
+        values = backward_step(problem.backward_without_inventory, n, table, values, weighted)
     chances: dict[float, float] = {}
     for chance, (mass, once, twice) in zip(problem.initial, values, strict=True):
         if chance > 0.0 and mass > 1e-300:

@@ -17,7 +17,8 @@ from mmgym import baselines
 from mmgym.baselines import baseline, catalogue, frozen, kept
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.frozen import Functional
-from mmgym.baselines.tick_spread import tick_spread_baseline
+from mmgym.baselines.tick_spread import one_step, tick_spread_baseline
+from mmgym.baselines.tick_spread import rows as rows_module
 from mmgym.baselines.tick_spread.one_step import TickSpreadProblem, clock_profile
 from mmgym.models.tick_spread import Params
 
@@ -326,7 +327,7 @@ def test_optimum_by_the_search_of_all_postings(seed):
         scale = np.exp(solution.log_scale[n + 1] - solution.log_scale[n])
         np.testing.assert_allclose(solution.raw[n], best.ravel() * scale, rtol=1e-12, atol=1e-12, err_msg=f"step {n}")
     optimum = float(found.to_value(found.initial @ solution.raw[0], solution.log_scale[0]))
-    assert value(found, solution.controls) == pytest.approx(optimum, rel=1e-9, abs=1e-11)
+    assert value(found, solution.controls) == pytest.approx(optimum, rel=1e-9, abs=1e-12 / (found.aversion or 1.0))
     if np.array_equal(found.bid_rates, found.ask_rates):
         values = solution.raw.reshape(steps + 1, p.num_spreads, -1)
         np.testing.assert_array_equal(values, values[..., ::-1])
@@ -341,6 +342,46 @@ def test_few_postings_are_evaluated(utility, monkeypatch):
     frozen.solve(found)
     assert counts[0] == 231  # the others are their mirror images
     assert max(counts[100:]) < 60
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_single_states_and_whole_postings_agree(seed, monkeypatch):
+    """Two algorithms: laws of single states forward in time, and values of all states under a posting backward."""
+    random = np.random.default_rng([seed, 9])
+    found = TickSpreadProblem(Params.create(**random_market(random, 4)))
+    p, pairs = found.params, 300
+    states = random.integers(0, found.num_states, pairs)
+    sizes = [random.integers(0, p.size_max + 1, (pairs, 2)), random.integers(-p.order_max, p.order_max + 1, pairs)]
+    controls = np.column_stack([random.integers(0, 2, (pairs, 2)), *(p.lot * size for size in sizes)]).astype(float)
+    sums = (
+        found.criterion._replace(exponents=None, moments=2),
+        Functional(fills=1.0),
+        Functional(absolute_inventory=1.0, fills=0.3, gain=0.2, moments=2),
+        Functional(orders=1.0),
+    )
+    values = random.normal(size=(found.num_states, 6))
+    tilted = frozen.PNL._replace(penalty=0.3, fills=0.02, exponents=np.full(2, random.choice([-2.0, -0.3, 0.5])))
+    results = []
+    for rows, most in ((1e9, 2**25), (1e9, 10), (-1.0, 0)):  # rows; rows that are forgotten; whole postings
+        monkeypatch.setattr(one_step, "ROWS_PER_POSTING", rows)
+        monkeypatch.setattr(rows_module, "MOST_ENTRIES", most)
+        monkeypatch.setattr(rows_module, "BLOCK", 4096 if most > 10 else 100)
+        additive = found.backward_together(2, states, controls, values, sums)
+        results.append((additive, found.backward(2, states, controls, np.exp(values[:, :2]), tilted)))
+    for additive, exponential in results[:2]:
+        np.testing.assert_allclose(additive, results[2][0], rtol=1e-12, atol=1e-12 * np.abs(results[2][0]).max())
+        np.testing.assert_allclose(exponential, results[2][1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [-1.0, 1e9])
+def test_where_nothing_moves_only_the_price_varies(rows, monkeypatch):
+    """Without clock and fills the penalty of 50 shares in 6 s is 3e-4 * 2500 * 6 = 4.5 for certain."""
+    monkeypatch.setattr(one_step, "ROWS_PER_POSTING", rows)
+    still = {"clock_rate": 0.0, "fill_rate_best": 0.0, "fill_rate_improved": 0.0, "running_penalty": 3e-4}
+    found = TickSpreadProblem(Params.create(**SMALL | still | {"initial_inventory": 50.0, "initial_spread": 1}))
+    mean, std = frozen.moments(found, np.zeros((3, found.num_states, 5)), Functional(penalty=1.0, price=1.0))
+    assert mean == pytest.approx(-4.5, rel=1e-13)
+    assert std == pytest.approx(0.008 * 50.0 * math.sqrt(6.0), rel=1e-12)
 
 
 def test_second_moments_and_counts_by_a_second_method():

@@ -18,6 +18,7 @@ from numba import njit
 from mmgym.compiling import KERNEL
 from mmgym.uniformisation import num_terms, poisson_weights
 
+LEAST_EVENTS = 0.1  # in a piece, of the clock that sums are over: moments lose digits where it hardly ever ticks
 TIE = 1e-12  # relative: controls that are better by less are not preferred
 ROUNDING = 1e-11  # of values, relative: above what rounding makes of them
 
@@ -127,12 +128,10 @@ def moments_of_postings(
                 o[j, width : width + count] = values[1, j]
         for piece in range(steps.shape[0] - 1, -1, -1):
             clock, length = steps[piece, 0], steps[piece, 1]
-            rate = clock + fastest
-            inverse = 1.0 / rate if rate > 0.0 else length  # nothing moves: two terms are exact, K is 0
+            rate = max(clock + fastest, LEAST_EVENTS / length)
+            inverse = 1.0 / rate
             terms = num_terms(rate * length)
             weights = poisson_weights(rate * length, terms)
-            if rate == 0.0:
-                terms, weights = 2, np.array([0.0, 1.0])
             stay = 1.0 - (clock + bid + ask) * inverse
             up, down, jump = bid * inverse, ask * inverse, clock * inverse
             total_f[:] = 0.0
@@ -233,9 +232,7 @@ def exponentials_of_postings(
                 f[part, :, width : width + count] = values[part, column]
             for piece in range(steps.shape[0] - 1, -1, -1):
                 clock, length = steps[piece, 0], steps[piece, 1]
-                rate = clock + fastest - slowest
-                if rate == 0.0:
-                    rate = 1e-3 / length  # nothing moves but, for complex exponents, the phase
+                rate = max(clock + fastest - slowest, LEAST_EVENTS / length)
                 inverse = 1.0 / rate
                 terms = num_terms((max(rate, grown) + clock + largest) * length)
                 weights = poisson_weights(rate * length, terms)
@@ -346,6 +343,241 @@ def law_of_postings(steps, transitions, bid_rates, ask_rates, postings, laws, re
                 _add(total, weights[term], p, low, high - low)
             p, total = total, p
         result += p
+
+
+# Single states -------------------------------------------------------------------------------------------------------
+
+
+@njit(**KERNEL)
+def _prepare_gains(rates, edges, fills, size, room, exponent, factors, gains):
+    """Of a side's fills: rates with the factor ``exp(exponent * gain)`` (m, Y), and functionals' gains (K, m, Y)."""
+    functionals, spreads, count = gains.shape
+    for j in range(spreads):
+        for y in range(count):
+            lots = min(size, room[y])
+            for k in range(functionals):
+                gains[k, j, y] = edges[k, j] * lots + (fills[k] if lots > 0 else 0.0)
+            factors[j, y] = rates[j]
+            if exponent != 0.0:
+                if y > 0 and lots == min(size, room[y - 1]):
+                    factors[j, y] = factors[j, y - 1]
+                else:
+                    factors[j, y] *= math.exp(exponent * gains[0, j, y])
+
+
+@njit(**KERNEL)
+def _raise(target, moved, low, size):
+    """Add what is in columns from ``low`` on, ``size`` columns further up; what has no room, to the last column."""
+    count, width = target.shape[0], moved.shape[0]
+    inside = max(min(low + width, count - size) - low, 0)
+    into = target[low + size : low + size + inside]
+    for y in range(inside):
+        into[y] += moved[y]
+    for y in range(inside, width):
+        target[count - 1] += moved[y]
+
+
+@njit(**KERNEL)
+def _lower(target, moved, low, size):
+    """Add what is in columns from ``low`` on, ``size`` columns further down; what has no room, to the first column."""
+    width = moved.shape[0]
+    outside = min(max(size - low, 0), width)
+    for y in range(outside):
+        target[0] += moved[y]
+    into, source = target[low + outside - size : low + width - size], moved[outside:]
+    for y in range(width - outside):
+        into[y] += source[y]
+
+
+@njit(**KERNEL)
+def _advance(target, x, low, high, new_low, new_high, stay, jumps, inverse, up, down, sizes, moments, moved):
+    """One uniformised step of the law ``x[0]`` (m, Y), and of expectations ``x[1:]`` of ``2 G`` on each state.
+
+    All that is not 0 lies in the columns from ``low`` to ``high``, and afterwards from ``new_low`` to ``new_high``;
+    ``moments`` are the drifts (K, Y), gains of bid and ask fills (K, m, Y), and the functionals of ``x[1:]``.
+    """
+    drift, bid_gains, ask_gains, second = moments
+    spreads, width = x.shape[1], high - low
+    target[:, :, new_low:new_high] = 0.0
+    for v in range(x.shape[0]):
+        for j in range(spreads):
+            here, out, keep = x[v, j, low:high], target[v, j, low:high], stay[j, low:high]
+            for y in range(width):
+                out[y] += keep[y] * here[y]
+            for k in range(spreads):
+                jump = jumps[k, j]
+                if jump != 0.0:
+                    other = x[v, k, low:high]
+                    for y in range(width):
+                        out[y] += jump * other[y]
+            law = x[0, j, low:high]
+            if v > 0:
+                gain = drift[second[v - 1], low:high]
+                for y in range(width):
+                    out[y] += 2.0 * inverse * gain[y] * law[y]
+            for side in range(2):
+                if sizes[side] == 0:
+                    continue
+                rate = (up if side == 0 else down)[j, low:high]
+                if v == 0:
+                    for y in range(width):
+                        moved[y] = inverse * rate[y] * here[y]
+                else:
+                    gain = (bid_gains if side == 0 else ask_gains)[second[v - 1], j, low:high]
+                    for y in range(width):
+                        moved[y] = inverse * rate[y] * (here[y] + 2.0 * gain[y] * law[y])
+                if side == 0:
+                    _raise(target[v, j], moved[:width], low, sizes[0])
+                else:
+                    _lower(target[v, j], moved[:width], low, sizes[1])
+
+
+@njit(**KERNEL)
+def rows_of_postings(
+    steps,
+    transitions,
+    bid_rates,
+    ask_rates,
+    edges,
+    fills,
+    drift,
+    variance,
+    second,
+    exponent,
+    postings,
+    landed,
+    ends,
+    states,
+    law,
+    cross,
+    first,
+    square,
+):
+    """Rows of pairs of a posting and a state (see `mmgym.baselines.tick_spread.rows`), as many as there is room for.
+
+    Parameters
+    ----------
+    steps, transitions, bid_rates, ask_rates
+        As in `moments_of_postings`.
+    edges, fills, drift, variance, second, exponent
+        `mmgym.baselines.tick_spread.rows.Gains`.
+    postings, landed : (M, 4), (M,) int
+    ends : (M,) int
+        Where the entries of each row end.
+    states, law, cross : (E,), (E,), (E, K2)
+        Entries: states at the end, their probabilities, and expectations of ``2 G`` on them.
+    first, square : (M, K), (M, K2)
+        Means of ``G`` and of ``G^2``; (M, 0) where there is an exponent.
+
+    Returns
+    -------
+    int
+        Number of rows written.
+    """
+    spreads, count = transitions.shape[0], drift.shape[1]
+    functionals, vectors = edges.shape[0], 1 + second.shape[0]
+    shape = (vectors, spreads, count)
+    x, next_x, total, spent = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    bid_gains, ask_gains = np.zeros((functionals, spreads, count)), np.zeros((functionals, spreads, count))
+    up, down, stay = np.zeros((spreads, count)), np.zeros((spreads, count)), np.zeros((spreads, count))
+    moved, moments = np.zeros(count), (drift, bid_gains, ask_gains, second)
+    growth = exponent * drift[0] + 0.5 * exponent * exponent * variance[0]
+    slowest, grown = min(growth.min(), 0.0), np.abs(growth).max()
+    bid_room, ask_room = count - 1 - np.arange(count), np.arange(count)
+    bid, ask, filled = bid_rates[0], ask_rates[0], 0
+    for r in range(postings.shape[0]):
+        if filled + spreads * count > states.shape[0]:
+            return r
+        sizes = (postings[r, 2], postings[r, 3])
+        if r == 0 or (postings[r] != postings[r - 1]).any():
+            bid, ask = (
+                _fill_rates(bid_rates, postings[r, 0], sizes[0]),
+                _fill_rates(ask_rates, postings[r, 1], sizes[1]),
+            )
+            _prepare_gains(bid, edges[:, postings[r, 0]], fills, sizes[0], bid_room, exponent, up, bid_gains)
+            _prepare_gains(ask, edges[:, postings[r, 1]], fills, sizes[1], ask_room, exponent, down, ask_gains)
+        x[:], spent[:] = 0.0, 0.0
+        low = landed[r] % count
+        high = low + 1
+        x[0, landed[r] // count, low] = 1.0
+        for piece in range(steps.shape[0]):
+            clock, length = steps[piece, 0], steps[piece, 1]
+            rate = max(clock + (bid + ask).max() - slowest, LEAST_EVENTS / length)
+            norm = rate if exponent == 0.0 else max(rate, grown) + clock + (up + down).max()
+            terms = num_terms(norm * length)
+            inverse, weights = 1.0 / rate, poisson_weights(rate * length, terms)
+            for j in range(spreads):
+                for y in range(count):
+                    stay[j, y] = 1.0 + (growth[y] - clock - bid[j] - ask[j]) * inverse
+            jumps, later = clock * inverse * transitions, np.zeros(terms)  # weights of later terms
+            for term in range(terms - 1, 0, -1):
+                later[term - 1] = later[term] + weights[term]
+            total[:] = 0.0
+            for term in range(terms):
+                if term > 0:
+                    new_low = max(low - sizes[1], 0)
+                    new_high = min(high + sizes[0], count)
+                    _advance(
+                        next_x, x, low, high, new_low, new_high, stay, jumps, inverse, up, down, sizes, moments, moved
+                    )
+                    x, next_x, low, high = next_x, x, new_low, new_high
+                for v in range(vectors):
+                    _add(total[v], weights[term], x[v], low, high - low)
+                    _add(spent[v], later[term] * inverse, x[v], low, high - low)
+            x, total = total, x
+        for j in range(spreads):
+            for y in range(low, high):
+                for k in range(first.shape[1]):
+                    b, a, d = bid_gains[k, j, y], ask_gains[k, j, y], drift[k, y]
+                    first[r, k] += spent[0, j, y] * (bid[j] * b + ask[j] * a + d)
+                for v in range(1, vectors):
+                    k = second[v - 1]
+                    b, a, d = bid_gains[k, j, y], ask_gains[k, j, y], drift[k, y]
+                    square[r, v - 1] += spent[v, j, y] * (bid[j] * b + ask[j] * a + d)
+                    square[r, v - 1] += spent[0, j, y] * (bid[j] * b * b + ask[j] * a * a + variance[k, y])
+                if x[0, j, y] > (1e-20 if exponent == 0.0 else 0.0):
+                    states[filled], law[filled] = j * count + y, x[0, j, y]
+                    for v in range(1, vectors):
+                        cross[filled, v - 1] = x[v, j, y]
+                    filled += 1
+        ends[r] = filled
+    return postings.shape[0]
+
+
+@njit(**KERNEL)
+def apply_rows(rows, offsets, states, law, cross, first, square, second, values, result):
+    """Values (M, columns) of rows: see `mmgym.baselines.tick_spread.rows.PostingRows.values`."""
+    columns, functionals, seconds = values.shape[1], first.shape[1], second.shape[0]
+    for i in range(rows.shape[0]):
+        row, into = rows[i], result[i]
+        into[:] = 0.0
+        for k in range(functionals):
+            into[k] = first[row, k]
+        for k in range(seconds):
+            into[functionals + k] = square[row, k]
+        if columns == 1:
+            total = 0.0
+            for e in range(offsets[row], offsets[row + 1]):
+                total += law[e] * values[states[e], 0]
+            into[0] += total
+            continue
+        e, end = offsets[row], offsets[row + 1]
+        while e + 3 < end:  # four at once: a sum waits for the one before
+            w0, w1, w2, w3 = law[e], law[e + 1], law[e + 2], law[e + 3]
+            f0, f1, f2, f3 = values[states[e]], values[states[e + 1]], values[states[e + 2]], values[states[e + 3]]
+            for column in range(columns):
+                into[column] += (w0 * f0[column] + w1 * f1[column]) + (w2 * f2[column] + w3 * f3[column])
+            for k in range(seconds):
+                s = second[k]
+                pair = cross[e, k] * f0[s] + cross[e + 1, k] * f1[s]
+                into[functionals + k] += pair + (cross[e + 2, k] * f2[s] + cross[e + 3, k] * f3[s])
+            e += 4
+        for rest in range(e, end):
+            weight, source = law[rest], values[states[rest]]
+            for column in range(columns):
+                into[column] += weight * source[column]
+            for k in range(seconds):
+                into[functionals + k] += cross[rest, k] * source[second[k]]
 
 
 # The best of all postings ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from scipy.stats import poisson
 
 from mmgym.baselines.frozen import ActionValues, Functional, check_tables, terminal_values
 from mmgym.baselines.tick_spread import kernels
+from mmgym.baselines.tick_spread.rows import Gains, PostingRows
 from mmgym.models import tick_spread
 
 Array = NDArray[np.float64]
@@ -27,6 +28,8 @@ Integers = NDArray[np.int64]
 
 __all__ = ["TickSpreadProblem", "clock_profile"]
 
+ROWS_PER_POSTING = 1.0  # rows of single states that take as long to find as all states of a posting
+MOST_SYSTEMS = 64  # of rows that are kept: kinds of steps times functionals
 MIRROR = [1, 0, 3, 2, 4]  # controls with bid and ask exchanged, but for the sign of the market order
 
 
@@ -36,6 +39,17 @@ def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array
     low, high = np.maximum(edges[:-1], start), np.minimum(edges[1:], end)
     inside = high - low > 1e-12 * (end - start)
     return np.stack([np.array(params.clock_rates)[inside], (high - low)[inside]], axis=1)
+
+
+def columns_of(functionals: tuple[Functional, ...]) -> list[Any]:
+    """Where the columns of each functional are among those of several: see `TickSpreadProblem.backward_together`."""
+    if functionals[0].exponents is not None:
+        return [slice(None)]
+    second, columns = len(functionals), []
+    for first, functional in enumerate(functionals):
+        columns.append([first] if functional.moments == 1 else [first, second])
+        second += functional.moments == 2
+    return columns
 
 
 class TickSpreadProblem:
@@ -71,6 +85,7 @@ class TickSpreadProblem:
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
         self.transitions = np.array(p.spread_transitions)
         self.bid_rates, self.ask_rates = p.bid_rates, p.ask_rates
+        self._kept_rows: dict[tuple[Any, ...], PostingRows] = {}
         # steps and symmetry that margins of postings hold for, the values that they were found with, and they, (G, Y)
         self._eliminated: tuple[tuple[bytes, bool], Array, Array] = ((b"", False), np.empty(0), np.empty(0))
 
@@ -154,11 +169,58 @@ class TickSpreadProblem:
     # The protocol
 
     def backward(self, n: int, states: Integers, controls: Array, values: Array, functional: Functional) -> Array:
+        exponents = functional.exponents
+        if exponents is None or (np.isrealobj(values) and np.ptp(exponents) == 0.0):
+            return self.backward_together(n, states, controls, values, (functional,))
         postings, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
+        return self.with_order(states, order, self._by_posting(n, postings, landed, values, functional), functional)
+
+    def backward_together(
+        self, n: int, states: Integers, controls: Array, values: Array, functionals: tuple[Functional, ...]
+    ) -> Array:
+        """`backward` of several sums at once, or of one functional whose exponents are one real number.
+
+        Columns of values are the first moments of all, then the second moments of those that have them.
+        """
+        postings, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
+        rows, columns = self._rows(n, functionals), columns_of(functionals)
+        codes = rows.coded(postings, landed)
+        few = len(rows.missing(codes)) <= ROWS_PER_POSTING * (n + 1) * len(np.unique(codes // self.num_states))
+        after = rows.values(codes, values) if few else np.empty((len(states), values.shape[1]))
+        for functional, own in zip(functionals, columns, strict=True):
+            if not few:
+                after[:, own] = self._by_posting(n, postings, landed, values[:, own], functional)
+            after[:, own] = self.with_order(states, order, after[:, own], functional)
+        return after
+
+    def _rows(self, n: int, functionals: tuple[Functional, ...]) -> PostingRows:
+        """Rows of a step for functionals."""
+        exponents, steps = functionals[0].exponents, self.steps(n)
+        exponent = 0.0 if exponents is None else float(exponents[0])
+        key = (steps.tobytes(), exponent, *(functional._replace(exponents=None) for functional in functionals))
+        if key not in self._kept_rows:
+            if len(self._kept_rows) >= MOST_SYSTEMS:
+                self._kept_rows.clear()
+            drift, variance = (np.stack(part) for part in zip(*map(self._rates, functionals), strict=True))
+            gains = Gains(
+                np.stack([functional.gain * self.params.edges for functional in functionals]),
+                np.array([functional.fills for functional in functionals]),
+                drift,
+                variance,
+                np.flatnonzero([functional.moments == 2 for functional in functionals]),
+                exponent,
+            )
+            market = (steps, self.transitions, self.bid_rates, self.ask_rates)
+            self._kept_rows[key] = PostingRows(market, gains, self.params.size_max)
+        return self._kept_rows[key]
+
+    def _by_posting(
+        self, n: int, postings: Integers, landed: Integers, values: Array, functional: Functional
+    ) -> NDArray[Any]:
+        """Values (M, K) of postings (M, 4) in states (M,), from those of each different posting in all states."""
         groups, which = self._grouped(postings)
         of_groups = self.posting_values(n, groups, values, functional)
-        after = np.ascontiguousarray(of_groups.reshape(*of_groups.shape[:2], -1)[which, :, landed])
-        return self.with_order(states, order, after, functional)
+        return np.ascontiguousarray(of_groups.reshape(*of_groups.shape[:2], -1)[which, :, landed])
 
     def with_order(self, states: Integers, order: Integers, after: Array, functional: Functional) -> Array:
         """Values (M, K) of market orders (lots) in states (M,), from those after them (M, K)."""
