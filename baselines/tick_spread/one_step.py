@@ -185,10 +185,10 @@ class TickSpreadProblem:
         postings, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
         rows, columns = self._rows(n, functionals), columns_of(functionals)
         codes = rows.coded(postings, landed)
-        few = len(rows.missing(codes)) <= ROWS_PER_POSTING * (n + 1) * len(np.unique(codes // self.num_states))
-        after = rows.values(codes, values) if few else np.empty((len(states), values.shape[1]))
+        worth = rows.are_worth(codes, ROWS_PER_POSTING * len(np.unique(codes // self.num_states)), n + 1)
+        after = rows.values(codes, values) if worth else np.empty((len(states), values.shape[1]))
         for functional, own in zip(functionals, columns, strict=True):
-            if not few:
+            if not worth:
                 after[:, own] = self._by_posting(n, postings, landed, values[:, own], functional)
             after[:, own] = self.with_order(states, order, after[:, own], functional)
         return after

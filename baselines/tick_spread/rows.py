@@ -53,6 +53,7 @@ class PostingRows:
         """Drop all rows."""
         self.codes: Integers = np.empty(0, dtype=np.int64)  # of posting and state, ascending
         self.numbers: Integers = np.empty(0, dtype=np.int64)  # of their rows
+        self.wanted: Integers = np.empty(0, dtype=np.int64)  # codes that were asked for last and have no row
         self.used = 0  # entries; arrays are longer
         self.offsets: Integers = np.zeros(1, dtype=np.int64)
         self.states = np.empty(0, dtype=np.int32)
@@ -71,6 +72,18 @@ class PostingRows:
             return np.unique(codes)
         nearest = self.codes[np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)]
         return np.unique(codes[nearest != codes])
+
+    def are_worth(self, codes: Integers, others: float, steps: int) -> bool:
+        """Whether to find the rows that are missing, where a step takes as long as so many ``others`` without them.
+
+        They are if they are fewer, or mostly asked for the second time and likely to be in all of so many ``steps``.
+        """
+        missing = self.missing(codes)
+        again = 2 * np.isin(missing, self.wanted).sum() > len(missing)
+        worth = bool(len(missing) <= others or (again and len(missing) <= others * steps))
+        if not worth:
+            self.wanted = missing
+        return worth
 
     def values(self, codes: Integers, values: Array) -> Array:
         """Values (M, columns) at the start of the step, from those at its end (S, columns).
