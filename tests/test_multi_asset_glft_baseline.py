@@ -52,9 +52,10 @@ def test_the_frozen_optimum_approaches_the_continuous_one_at_first_order():
     assert gaps[0] / gaps[1] == pytest.approx(2.0, abs=0.1)
 
 
-def test_uncorrelated_assets_are_plain_markets_side_by_side():
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_uncorrelated_assets_are_plain_markets_side_by_side(utility):
     """With a diagonal covariance the optimum is the sum of two optima of `mmgym/GLFT-v0`, in steps too."""
-    both = {**SMALL, "covariance": [[2.0, 0.0], [0.0, 1.0]], "inventory_limit": [2.0, 1.0]}
+    both = {**SMALL, "covariance": [[2.0, 0.0], [0.0, 1.0]], "inventory_limit": [2.0, 1.0], "utility": utility}
     found = baselines.optimal_policy(TWO, **both).optimum
     alone = []
     for i, variance in enumerate((2.0, 1.0)):
@@ -70,7 +71,9 @@ def test_uncorrelated_assets_are_plain_markets_side_by_side():
                 "horizon": 0.6,
                 "num_steps": 3,
                 "terminal_penalty": 0.1,
-                "running_penalty": 0.25 * variance,
+                "running_penalty": 0.25 * variance if utility == "mean" else None,
+                "utility": utility,
+                "risk_aversion": 0.5,
             }
         )
     expected = sum(baselines.optimal_policy("mmgym/GLFT-v0", **arguments).optimum for arguments in alone)
@@ -133,13 +136,15 @@ def test_a_step_is_a_dense_matrix_exponential(z):
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
-def test_forward_and_backward_are_adjoint_and_gradients_are_derivatives():
-    problem = problem_of(TWO, **SMALL)
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_forward_and_backward_are_adjoint_and_gradients_are_derivatives(utility):
+    problem = problem_of(TWO, **SMALL, utility=utility)
     generator = np.random.default_rng(0)
     depths = generator.uniform(-0.2, 1.5, (problem.num_states, 4))
-    values = generator.normal(size=(problem.num_states, 1))
+    values = generator.normal(size=(problem.num_states, 1)) if utility == "mean" else np.ones((problem.num_states, 1))
     law = generator.dirichlet(np.ones(problem.num_states))
     states = np.arange(problem.num_states)
+    values = values + 0.3 * generator.random((problem.num_states, 1))
     count = problem.backward(0, states, depths, values, Functional())
     after = problem.forward(0, depths, law)
     assert after.sum() == pytest.approx(1.0, abs=1e-13)
@@ -154,14 +159,45 @@ def test_forward_and_backward_are_adjoint_and_gradients_are_derivatives():
         np.testing.assert_allclose(slopes[:, j], (ends[0] - ends[1])[:, 0] / 2e-5, rtol=0, atol=1e-7)
 
 
-def test_no_other_depths_are_better():
-    problem = problem_of(TWO, **SMALL)
-    best = baselines.optimal_policy(TWO, **SMALL)
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_no_other_depths_are_better(utility):
+    problem = problem_of(TWO, **SMALL, utility=utility)
+    best = baselines.optimal_policy(TWO, **SMALL, utility=utility)
     generator = np.random.default_rng(1)
     low, high = np.array(problem.params.min_depth), np.array(problem.params.max_depth)
     for size in (1e-4, 1e-2, 1.0):
         moved = np.clip(best.controls + size * generator.normal(size=best.controls.shape), low, high)
         assert frozen.criterion_value(problem, moved) < best.optimum
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("decay", [1.5, [1.5, 2.0]])
+def test_certainty_equivalents_approach_those_of_quotes_that_move_at_once(decay):
+    """At first order, by the linear system and by the nonlinear equation; the closed form is near; a small aversion
+    leaves the mean."""
+    cara = {"utility": "cara", "risk_aversion": 0.2, "fill_decay": decay, "inventory_limit": 3.0, "horizon": 0.5}
+    params = params_of(TWO, **cara)
+    limit = continuous_values(params)[0, 24]
+    if decay == 1.5:
+        assert continuous_values(params, linear=False)[0, 24] == pytest.approx(limit, abs=1e-9)
+    best = [baselines.optimal_policy(TWO, num_steps=n, **cara).optimum for n in (40, 80)]
+    assert 0.0 < limit - best[1] < 0.5
+    assert (limit - best[0]) / (limit - best[1]) == pytest.approx(2.0, abs=0.15)
+    problem = problem_of(TWO, num_steps=80, **cara)
+    tables = {name: policy.controls for name, policy in baselines.paper_policies(TWO, num_steps=80, **cara).items()
+              if name in ("hjb", "riccati", "constant")}  # fmt: skip
+    values = {name: frozen.criterion_value(problem, table) for name, table in tables.items()}
+    assert values["constant"] < values["riccati"] < best[1]
+    assert best[1] - values["riccati"] < 0.4 * (best[1] - values["constant"])
+    assert 0.0 <= best[1] - values["hjb"] < 0.02 * (best[1] - values["constant"])
+    small = {**SMALL, "risk_aversion": 1e-7}
+    found = baselines.optimal_policy(TWO, **small, utility="cara").optimum
+    assert found == pytest.approx(baselines.optimal_policy(TWO, **small).optimum, abs=1e-5)
+
+
+@pytest.mark.long
+def test_conformance_under_cara():
+    check_baseline(TWO, **SMALL, utility="cara")
 
 
 def test_riccati_is_near_the_optimum_inside_and_solves_its_stationary_equation():
@@ -230,12 +266,15 @@ def test_four_assets_are_bracketed():
     assert Params.create(**params.arguments()) == params
 
 
-def test_uncorrelated_assets_close_the_bracket_from_above():
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_uncorrelated_assets_close_the_bracket_from_above(utility):
     """With a diagonal covariance the separate markets are the market: the bound is what its halves are worth."""
-    four = {**FOUR, "covariance": np.diag([4.0, 2.0, 1.0, 1.5]).tolist()}
-    upper = baselines.best_known_policy(TWO, **four).bounds.upper
+    four = {**FOUR, "covariance": np.diag([4.0, 2.0, 1.0, 1.5]).tolist(), "utility": utility}
+    bounds = baselines.best_known_policy(TWO, **four).bounds
+    upper = bounds.upper
+    assert 0.97 * upper < bounds.lower < upper
     halves = [
-        {"covariance": np.diag(d).tolist(), "fill_rate": rates, "num_steps": 20, "horizon": 0.5}
+        {"covariance": np.diag(d).tolist(), "fill_rate": rates, "num_steps": 20, "horizon": 0.5, "utility": utility}
         for d, rates in (([4.0, 2.0], [60.0, 50.0]), ([1.0, 1.5], [[40.0, 45.0], 30.0]))
     ]
     assert upper == pytest.approx(sum(baselines.optimal_policy(TWO, **half).optimum for half in halves), rel=1e-9)

@@ -139,6 +139,21 @@ def test_rewards_with_and_without_price_noise_have_the_same_fills():
     assert difference.std() > 0.1
 
 
+def test_utilities_with_and_without_price_noise_have_the_same_mean():
+    found = []
+    for reward in ("pnl", "expected"):
+        batch = MultiAssetGLFTVectorEnv(20_000, reward=reward, **{**THREE, "num_steps": 2, "utility": "cara"})
+        batch.reset(seed=3)
+        first = batch.step(np.zeros((20_000, 6), np.float32))[1]
+        assert (first == 0.0).all()
+        found.append(batch.step(np.zeros((20_000, 6), np.float32))[1])
+    difference = found[0] - found[1]
+    assert abs(difference.mean()) < stats.norm.isf(FALSE_ALARM / 2) * difference.std() / math.sqrt(20_000)
+    assert found[1].std() < found[0].std()
+    with pytest.raises(ValueError, match=r"risk_aversion = 0\.0 is not allowed with utility='cara'"):
+        MultiAssetGLFTVectorEnv(2, utility="cara", risk_aversion=0.0)
+
+
 def test_four_assets_run():
     batch = MultiAssetGLFTVectorEnv(100, covariance=np.diag([1.0, 2.0, 3.0, 4.0]).tolist(), info="full")
     batch.reset(seed=0)

@@ -2,8 +2,8 @@
 
 The penalty is at least that of a diagonal matrix below ``Sigma``, ``q' Sigma q >= lambda q' diag(Sigma) q``, ``lambda``
 the smallest eigenvalue of the correlation matrix. With the diagonal one the assets are separate markets, whose exact
-optima add up to an upper bound of every policy's value. The policies, of which the quadratic closed form is mostly the
-best, are simulated.
+optima add up to an upper bound of every policy's value; under CARA their certainty equivalents do. The policies, of
+which the quadratic closed form is mostly the best, are simulated.
 """
 
 import functools
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.baseline import SimulatedBaseline, best_lower
 from mmgym.baselines.catalogue import optimal_policy
-from mmgym.baselines.episodes import ControlVariate, Step
+from mmgym.baselines.episodes import ControlVariate, Rewards, Step
 from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.one_step import aversion_of
 from mmgym.baselines.policy import Policy, StatePolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
 from mmgym.models.multi_asset_glft import Params
+from mmgym.models.wealth import MAX_EXPONENT
 
 Array = NDArray[Any]
 
@@ -71,7 +73,9 @@ class SeparateMarket:
                 initial_inventory=p.initial_inventory[i],
                 horizon=p.horizon,
                 num_steps=p.num_steps,
-                running_penalty=0.5 * p.risk_aversion * variance,
+                utility=p.utility,
+                risk_aversion=p.risk_aversion,
+                running_penalty=None if aversion_of(p) else 0.5 * p.risk_aversion * variance,
                 terminal_penalty=p.terminal_penalty,
                 min_depth=[p.min_depth[i], p.min_depth[n + i]],
                 max_depth=[p.max_depth[i], p.max_depth[n + i]],
@@ -82,13 +86,18 @@ class SeparateMarket:
 
 
 class WithoutPriceNoise(ControlVariate):
-    """Rewards without their price noise."""
+    """Rewards whose price noise is integrated out."""
 
     def after(self, step: Step) -> Array:
-        """A reward, less the noise in it."""
-        if step.decision.envs.params.reward != "pnl":
+        """A reward, less the noise in it; of a utility, its expectation given the inventories."""
+        p, info = step.decision.envs.params, step.info
+        if p.reward != "pnl":
             return step.rewards
-        return np.asarray(step.rewards - (step.info["price_gain"] - step.decision.info["price_gain"]))
+        if not (gamma := aversion_of(p)):
+            return np.asarray(step.rewards - (info["price_gain"] - step.decision.info["price_gain"]))
+        gain = info["gain"] - info["price_gain"] - p.terminal_penalty * (info["inventory"] ** 2).sum(axis=-1)
+        utility = -np.exp(np.minimum(0.5 * gamma**2 * info["risk"] - gamma * gain, MAX_EXPONENT))
+        return np.asarray(np.where(step.terminated, utility, 0.0))
 
 
 class BracketedBaseline(SimulatedBaseline):
@@ -97,6 +106,10 @@ class BracketedBaseline(SimulatedBaseline):
     only_bounds = True
     reference = "constant"
     ours = ("constant",)
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params)
+        self.expected_utility = params.utility == "cara"
 
     @functools.cached_property
     def alone(self) -> list[SeparateMarket]:
@@ -148,6 +161,10 @@ class BracketedBaseline(SimulatedBaseline):
     def control_variate(self, policy: Policy) -> ControlVariate:
         """As in `Baseline`: the estimate has no price noise."""
         return WithoutPriceNoise()
+
+    def converted(self, mean: float, stderr: float) -> tuple[float, float]:
+        """As in `Baseline`: under CARA a certainty equivalent."""
+        return Rewards.converted(mean, stderr, aversion_of(self.params))
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Depths and bounds of the value at some inventories of the first asset."""

@@ -2,13 +2,14 @@ r"""Bergault & Guéant's closed form for several assets.
 
 With the Hamiltonian to second order, ``v = -q' A q - B' q - C`` (see `mmgym.baselines.multi_asset_glft.continuous`)
 solves a Riccati equation (Bergault & Guéant 2021), ``A' = Sigma gamma / 2 - 4 A R A`` in the time left, ``R =
-diag(k_i D_i (A_i^bid + A_i^ask) / (2 e))``.
+diag(k_i D_i C (A_i^bid + A_i^ask) / 2)``, ``C = 1 / e`` or that of CARA.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.differential_equations import solution_at
+from mmgym.baselines.multi_asset_glft.one_step import base_depths, effective_rates
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
@@ -19,14 +20,16 @@ __all__ = ["riccati_depths", "riccati_matrices"]
 def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Array, Array]:
     """``A`` (N + 1, n, n) and ``B`` (N + 1, n) of the quadratic approximation at the times of so many equal steps.
 
-    With ``f = A D / e`` and ``s = f k`` of each side and their sum ``S``: ``B' = -mu - 2 A (S B - w)`` in the time
-    left, ``w_i = f_bid - f_ask - (s_bid - s_ask) D_i A_ii``; with equal sides and no drift it vanishes.
+    With ``f = A C D`` (``C = 1 / e``, or that of CARA) and ``s = f k`` of each side and their sum ``S``: ``B' = -mu -
+    2 A (S B - w)`` in the time left, ``w_i = f_bid - f_ask - (s_bid - s_ask) D_i A_ii``; with equal sides and no drift
+    it vanishes.
     """
     p, n = params, params.num_assets
     steps = p.num_steps if num_steps is None else num_steps
-    bids, asks = p.rates[:n], p.rates[n:]
     decay_bids, decay_asks = p.decays[:n], p.decays[n:]
-    first_bid, first_ask = bids * p.sizes / np.e, asks * p.sizes / np.e  # slopes of the Hamiltonians, times D
+    first_bid, first_ask = np.tile(p.sizes, (2, 1)) * effective_rates(p).reshape(
+        2, n
+    )  # slopes of Hamiltonians, times D
     second_bid, second_ask = first_bid * decay_bids, first_ask * decay_asks
 
     def slope(_: float, y: Array) -> Array:
@@ -54,6 +57,6 @@ def riccati_depths(params: Params, matrices: tuple[Array, Array], lots: Array) -
     a, b = matrices
     lean = 2.0 * np.einsum("...ij,...j->...i", a, lots * p.sizes) + b
     own = np.diagonal(a, axis1=-2, axis2=-1) * p.sizes
-    bids = 1.0 / p.decays[:n] + lean + own
-    asks = 1.0 / p.decays[n:] - lean + own
+    base = base_depths(p)
+    bids, asks = base[:n] + lean + own, base[n:] - lean + own
     return np.asarray(np.clip(np.concatenate([bids, asks], axis=-1), p.min_depth, p.max_depth))

@@ -2,10 +2,11 @@ r"""The continuous-time optimum of several assets.
 
 With ``u = x + q' S + v(t, q)`` and quotes that move at once,
 
-    v_t + mu' q - (gamma / 2) q' Sigma q + sum_j (A_j D_j / (k_j e)) exp((k_j / D_j) (v(q +- D_j e_j) - v)) = 0
+    v_t + mu' q - (gamma / 2) q' Sigma q + sum_j (A_j C_j D_j / k_j) exp((k_j / D_j) (v(q +- D_j e_j) - v)) = 0
 
-over all open sides ``j``, ``v(T) = -alpha |q|^2``. Where ``k_j / D_j`` is the same for all sides, ``omega = exp(k v /
-D)`` makes it linear.
+over all open sides ``j``, ``v(T) = -alpha |q|^2``, ``C_j = 1 / e``; under CARA ``v`` is the certainty equivalent and
+``C_j = (1 + gamma D_j / k_j)^-(1 + k_j / (gamma D_j))``, as in `mmgym.baselines.glft.continuous`. Where ``k_j / D_j``
+is the same for all sides, ``omega = exp(k v / D)`` makes it linear.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from mmgym.baselines.differential_equations import solution_at
-from mmgym.baselines.multi_asset_glft.one_step import depths_of_values, grid, moves_of
+from mmgym.baselines.multi_asset_glft.one_step import depths_of_values, effective_rates, grid, moves_of
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
@@ -62,8 +63,8 @@ def continuous_values(params: Params, num_steps: int | None = None, *, linear: b
 
 
 def _weights(params: Params) -> Array:
-    """``A_j D_j / (k_j e)``, shape (2 n,)."""
-    return np.asarray(params.rates * np.tile(params.sizes, 2) / (params.decays * np.e))
+    """``A_j C_j D_j / k_j``, shape (2 n,)."""
+    return np.asarray(effective_rates(params) * np.tile(params.sizes, 2) / params.decays)
 
 
 def _by_exponential(params: Params, steps: int, unit: float, flow: Array, last: Array) -> Array:

@@ -161,8 +161,8 @@ def forward_law(step, rates, moves, law, result):
 
 
 @njit(**KERNEL)
-def value_and_slopes(step, state, rates, depths, decays, sizes, drift, moves, values, work, slopes):
-    """Mean of the criterion from one state under frozen depths, and its derivatives in the depths.
+def value_and_slopes(step, state, rates, depths, decays, sizes, aversion, growth, drift, moves, values, work, slopes):
+    """The criterion from one state under frozen depths, and its derivatives in the depths.
 
     The derivative of ``K`` and of the source in a depth is the source of another function on the grid, which is carried
     along: exact to rounding like the value.
@@ -172,7 +172,10 @@ def value_and_slopes(step, state, rates, depths, decays, sizes, drift, moves, va
     step, state : float, int
     rates, depths, decays, sizes : (2 n,)
         Intensities at the depths; size of an order of each side.
-    drift : (S,)
+    aversion : float
+        Of an exponential criterion: its values are expectations of ``exp(-aversion ...)``. 0 for a mean.
+    growth, drift : (S,)
+        Growth of the criterion per unit of time besides fills: relative, of an exponential one, and absolute.
     moves : (2 n, S)
     values : (S,)
     work : (2, 2 n + 1, S)
@@ -181,8 +184,14 @@ def value_and_slopes(step, state, rates, depths, decays, sizes, drift, moves, va
         Takes the derivatives.
     """
     count, sides = len(values), len(rates)
-    scale = _total(rates)
-    terms = num_terms(2.0 * scale * step)
+    scale, norm = _total(rates), 0.0
+    if aversion > 0.0:
+        for x in range(count):
+            norm = max(norm, abs(growth[x]))
+        scale += norm
+        for j in range(sides):
+            norm += rates[j] * math.exp(-aversion * sizes[j] * depths[j])
+    terms = num_terms((2.0 * scale + norm) * step)
     y, z = work[0], work[1]
     y[:] = 0.0
     y[sides] = values
@@ -197,24 +206,33 @@ def value_and_slopes(step, state, rates, depths, decays, sizes, drift, moves, va
         z[:] = y
         for j in range(sides):
             rate, decay, size, gain = rates[j] / scale, decays[j], sizes[j], sizes[j] * depths[j]
+            factor, steep = 1.0, 0.0
+            if aversion > 0.0:
+                size, gain, factor, steep = 0.0, 0.0, math.exp(-aversion * gain), aversion * size
             for x in range(count):
                 to = moves[j, x]
                 if to >= 0:
-                    jump = gain + y[sides, to] - y[sides, x]
+                    there = factor * y[sides, to]
+                    jump = gain + there - y[sides, x]
                     z[sides, x] += rate * jump
-                    z[j, x] += rate * (size - decay * jump)
+                    z[j, x] += rate * (size - decay * jump - steep * there)
                     for i in range(sides):
-                        z[i, x] += rate * (y[i, to] - y[i, x])
+                        z[i, x] += rate * (factor * y[i, to] - y[i, x])
         for x in range(count):
             z[sides, x] += drift[x] / scale
+        if aversion > 0.0:
+            for i in range(sides + 1):
+                for x in range(count):
+                    z[i, x] += growth[x] / scale * y[i, x]
         y, z = z, y
     return total
 
 
 @njit(**KERNEL)
 def improve(
-    step, factors, decays, sizes, low, high, drift, moves, values, units, noise, curvatures, depths, best, shortfalls
-):
+    step, factors, decays, sizes, aversion, low, high, growth, drift, moves, values, units, noise, curvatures, depths,
+    best, shortfalls,
+):  # fmt: skip
     """Best frozen depths of every state near a guess, and their value, by `mmgym.trust_region`.
 
     Parameters
@@ -233,6 +251,7 @@ def improve(
     count, sides = depths.shape
     work, slopes, rates = np.empty((2, sides + 1, count)), np.empty(sides), np.empty(sides)
     search, none = new_search(sides), np.empty((0, 0))
+    sign = 1.0 if aversion == 0.0 else -1.0
     for s in range(count):
         for j in range(sides):
             depths[s, j] = min(max(depths[s, j], low[j]), high[j])
@@ -244,25 +263,30 @@ def improve(
             for j in range(sides):
                 opposite = rates[j + sides // 2 if j < sides // 2 else j - sides // 2]
                 chance = 1.0 if moves[j, s] >= 0 else 0.5 * (1.0 - math.exp(-opposite * step))
-                search.curvature[j, j] = -decays[j] * sizes[j] * rates[j] * step * max(chance, 1e-3)
+                weight = 1.0 if aversion == 0.0 else aversion * values[s]
+                search.curvature[j, j] = -weight * decays[j] * sizes[j] * rates[j] * step * max(chance, 1e-3)
         while True:
             for j in range(sides):
                 rates[j] = factors[j] * math.exp(-decays[j] * search.trial[j])
             value = value_and_slopes(
-                step, s, rates, search.trial, decays, sizes, drift, moves, values, work, slopes
+                step, s, rates, search.trial, decays, sizes, aversion, growth, drift, moves, values, work, slopes
             )  # fmt: skip
-            if advance(search, value, slopes, none, low, high, units, noise[s]):
+            slopes *= sign
+            if advance(search, sign * value, slopes, none, low, high, units, noise[s]):
                 break
         depths[s] = search.point
         curvatures[s] = search.curvature
-        best[s], shortfalls[s] = search.numbers[VALUE], search.numbers[SHORTFALL]
+        best[s], shortfalls[s] = sign * search.numbers[VALUE], search.numbers[SHORTFALL]
 
 
 @njit(**KERNEL)
-def backward_gradient(step, states, rates, depths, decays, sizes, drift, moves, values, result, gradient):
+def backward_gradient(
+    step, states, rates, depths, decays, sizes, aversion, growth, drift, moves, values, result, gradient
+):
     """One-step criterion (M,) of states (M,) under depths (M, 2 n), and its derivatives (M, 2 n) in them."""
     work = np.empty((2, rates.shape[1] + 1, len(values)))
     for m in range(len(states)):
         result[m] = value_and_slopes(
-            step, states[m], rates[m], depths[m], decays, sizes, drift, moves, values, work, gradient[m]
+            step, states[m], rates[m], depths[m], decays, sizes, aversion, growth, drift, moves, values, work,
+            gradient[m],
         )  # fmt: skip

@@ -13,7 +13,16 @@ from mmgym.models import multi_asset_glft as model
 
 Array = NDArray[Any]
 
-__all__ = ["MAX_STATES", "MultiAssetProblem", "depths_of_values", "grid", "moves_of"]
+__all__ = [
+    "MAX_STATES",
+    "MultiAssetProblem",
+    "aversion_of",
+    "base_depths",
+    "depths_of_values",
+    "effective_rates",
+    "grid",
+    "moves_of",
+]
 
 MAX_STATES = 3_000  # beyond, a solution takes minutes to hours
 
@@ -35,17 +44,35 @@ def moves_of(params: model.Params) -> Array:
     return np.ascontiguousarray(np.stack(bids + asks), dtype=np.int64)
 
 
+def aversion_of(params: model.Params) -> float:
+    """Risk aversion of the criterion: 0 for the mean criterion."""
+    return params.risk_aversion if params.utility == "cara" else 0.0
+
+
+def base_depths(params: model.Params) -> Array:
+    """Best depths (2 n,) where inventory has no cost (price): 1 / k, or ln(1 + gamma D / k) / (gamma D) under CARA."""
+    xi = aversion_of(params) * np.tile(params.sizes, 2)
+    return np.asarray(np.log1p(xi / params.decays) / xi if xi.any() else 1.0 / params.decays)
+
+
+def effective_rates(params: model.Params) -> Array:
+    """``A C`` of all sides (1 / time), ``C = 1 / e`` or ``(1 + gamma D / k)^-(1 + k / (gamma D))`` under CARA."""
+    xi = aversion_of(params) * np.tile(params.sizes, 2)
+    factor = np.exp(-(params.decays / xi + 1.0) * np.log1p(xi / params.decays)) if xi.any() else np.exp(-1.0)
+    return np.asarray(params.rates * factor)
+
+
 def depths_of_values(params: model.Params, moves: Array, values: Array) -> Array:
     """Best depths (..., S, 2 n) of a short step before values (..., S), in the box; a closed side has its neighbour's.
 
     ``moves`` are those of `moves_of`.
     """
-    p, n, states = params, params.num_assets, np.arange(values.shape[-1])
+    p, n, states, base = params, params.num_assets, np.arange(values.shape[-1]), base_depths(params)
     sizes, depths = np.tile(p.sizes, 2), np.empty((*values.shape, 2 * n))
     for j in range(2 * n):
         back = moves[j + n if j < n else j - n]  # where a closed side reopens
         here = np.where(moves[j] >= 0, states, back)
-        depths[..., j] = 1.0 / p.decays[j] - (values[..., moves[j][here]] - values[..., here]) / sizes[j]
+        depths[..., j] = base[j] - (values[..., moves[j][here]] - values[..., here]) / sizes[j]
     return np.clip(depths, p.min_depth, p.max_depth)
 
 
@@ -58,7 +85,6 @@ class MultiAssetProblem:
         If there are too many states.
     """
 
-    aversion = 0.0
     tolerance = 0.0
     search_tolerance = 1e-12
     action_values = None
@@ -85,11 +111,13 @@ class MultiAssetProblem:
         self.coordinates: Mapping[str, Array] = {name: self.inventory[:, i] for i, name in enumerate(names)}
         self.initial = np.zeros(self.num_states)
         self.initial[self._cells(p.starts.astype(np.int64))] = 1.0
-        self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
+        self.aversion = aversion_of(p)
+        exponents = np.array([-self.aversion]) if self.aversion else None
+        self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
         self.low_controls, self.high_controls = np.array(p.min_depth), np.array(p.max_depth)
         self.control_units = 1.0 / np.array(p.decays)
         self.unit_value = float((self.sizes * self.control_units).max())
-        self.step_reward = p.step_length * float(np.abs(self._rates(self.criterion)[0]).max())
+        self.step_reward = p.step_length * float(max(np.abs(rates).max() for rates in self._growth()))
         # Second derivatives at the depths that were found last: the next search starts from them.
         self._curvatures = np.zeros((self.num_states, self.num_controls, self.num_controls))
 
@@ -127,9 +155,22 @@ class MultiAssetProblem:
         """Gain of the functional per unit of time besides fills (S,), and variance of its price noise (S,)."""
         p = self.params
         drift = functional.gain * (self.inventory @ p.drifts)
-        drift = drift - 0.5 * functional.penalty * p.risk_aversion * self.variance
+        if not self.aversion:  # the noise of an exponential criterion is its penalty
+            drift = drift - 0.5 * functional.penalty * p.risk_aversion * self.variance
         drift = drift + functional.absolute_inventory * np.abs(self.inventory).sum(axis=1)
         return drift, functional.price**2 * self.variance
+
+    def growth(self, functional: Functional, exponents: Array) -> Array:
+        """Logarithm of ``E[exp(z R)]`` per unit of time besides fills, for exponents (K,): (S, K)."""
+        drift, variance = self._rates(functional)
+        return np.asarray(np.multiply.outer(drift, exponents) + 0.5 * np.multiply.outer(variance, exponents**2))
+
+    def _growth(self) -> tuple[Array, Array]:
+        """Growth rate and reward rate of the criterion's values (S,), besides fills."""
+        functional, none = self.criterion, np.zeros(self.num_states)
+        if functional.exponents is not None:
+            return self.growth(functional, functional.exponents)[:, 0], none
+        return none, self._rates(functional)[0]
 
     def terminal(self, functional: Functional) -> Array:
         reward = -functional.penalty * self.params.terminal_penalty * (self.inventory**2).sum(axis=1)
@@ -142,13 +183,12 @@ class MultiAssetProblem:
         values = np.ascontiguousarray(values)
         result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
         system = (self.params.step_length, np.ascontiguousarray(states, dtype=np.int64), rates, gains)
-        drift, variance = self._rates(functional)
         if functional.exponents is None:
-            kernels.backward_moments(*system, drift, variance, self.moves, values, result)
+            kernels.backward_moments(*system, *self._rates(functional), self.moves, values, result)
         else:
             z = functional.exponents.astype(values.dtype)
-            growth = np.multiply.outer(drift, z) + 0.5 * np.multiply.outer(variance, z**2)
-            kernels.backward_exponential(*system, np.ascontiguousarray(growth), z, self.moves, values, result)
+            growth = np.ascontiguousarray(self.growth(functional, z))
+            kernels.backward_exponential(*system, growth, z, self.moves, values, result)
         return result
 
     def backward_without_inventory(
@@ -166,7 +206,10 @@ class MultiAssetProblem:
     def region(self, n: int, values: Array) -> Region:
         """As `mmgym.baselines.maximise.ContinuousProblem` has it."""
         p, sides = self.params, 2 * self.params.num_assets
-        ahead = np.stack([values, values + p.step_length * self._rates(self.criterion)[0]])
+        diagonal, source = self._growth()
+        reward = source - diagonal / self.aversion if self.aversion else source
+        values = self.to_value(values, 0.0)
+        ahead = np.stack([values, values + p.step_length * reward])
         slopes, bends = np.empty((1, sides, 2)), np.zeros(1)
         for j in range(sides):
             here = np.flatnonzero(self.moves[j] >= 0)
@@ -178,35 +221,38 @@ class MultiAssetProblem:
                 at = np.flatnonzero(move >= 0)
                 bend = np.abs(change[:, move[at]] - change[:, at])
                 bends = np.maximum(bends, np.nan_to_num(bend).max(initial=0.0))
-        return depth_region(self, self.control_units, p.step_length * p.rates, slopes, bends)
+        return depth_region(self, base_depths(p), p.step_length * p.rates, slopes, bends)
 
     def cell(self, state: int) -> str:
         return f"inventories {self.inventory[state]}"
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         p, column = self.params, np.ascontiguousarray(values[:, 0])
-        depths = np.ascontiguousarray(depths_of_values(p, self.moves, column) if guess is None else guess)
+        first = depths_of_values(p, self.moves, self.to_value(column, 0.0)) if guess is None else guess
+        depths = np.ascontiguousarray(first)
         best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
-        drift, _ = self._rates(self.criterion)
+        if self.aversion:
+            self._curvatures[:] = 0.0  # they are of values whose scale has changed
         kernels.improve(
-            p.step_length, p.rates, p.decays, self.sizes, self.low_controls, self.high_controls, drift, self.moves,
-            column, self.control_units, rounding(self, column), self._curvatures, depths, best, shortfalls,
+            p.step_length, p.rates, p.decays, self.sizes, self.aversion, self.low_controls, self.high_controls,
+            *self._growth(), self.moves, column, self.control_units, rounding(self, column), self._curvatures, depths,
+            best, shortfalls,
         )  # fmt: skip
         return best_controls(self, n, values, depths, best, shortfalls)
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         p = self.params
         depths = np.ascontiguousarray(controls, dtype=np.float64)
-        drift, _ = self._rates(self.criterion)
         result, slopes = np.empty(len(states)), np.empty(depths.shape)
         kernels.backward_gradient(
             p.step_length, np.asarray(states), np.ascontiguousarray(self.intensities(depths)), depths, p.decays,
-            self.sizes, drift, self.moves, np.ascontiguousarray(values[:, 0]), result, slopes,
+            self.sizes, self.aversion, *self._growth(), self.moves, np.ascontiguousarray(values[:, 0]), result, slopes,
         )  # fmt: skip
         return result[:, None], slopes
 
     def to_value(self, values: Array, log_scale: Any) -> Array:
-        return values
+        return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
-        raise TypeError("the criterion of this market has no exponent")
+        gamma = self.aversion
+        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * info["risk"])

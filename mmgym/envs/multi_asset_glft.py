@@ -61,7 +61,8 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     Each asset is a market like `mmgym/GLFT-v0`: a bid and an ask around a mid, filled at intensity ``fill_rate *
     exp(-fill_decay * depth)``, a filled order replaced at once, a side inactive exactly while the inventory is at its
     limit. The mids are Brownian motions with a common covariance matrix, and the penalty ``risk_aversion / 2 * int q'
-    covariance q dt`` is on the variance of the whole book: what hedges costs less. Fills in one asset do not move
+    covariance q dt`` is on the variance of the whole book: what hedges costs less. With ``utility="cara"`` the
+    criterion is the expected utility ``-exp(-risk_aversion * ...)`` of wealth. Fills in one asset do not move
     another's.
 
     A step freezes all depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time.
@@ -84,6 +85,10 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     The gain of marked-to-mid wealth minus ``risk_aversion / 2 * int q' covariance q dt`` over the step; the last reward
     also has ``-terminal_penalty * sum of inventory^2``. With ``reward="expected"`` the Brownian part of the gain is
     integrated out: same expectation, less variance. Undiscounted, they add up to the criterion.
+
+    With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty *
+    sum of inventory^2))``, its exponent cut at 700; ``reward="expected"`` integrates the Brownian part out of it. That
+    reward depends on wealth, which is not observed; the best policy is still a function of the observation.
 
     ## Starting State
     Step 0, `initial_inventory`, mids `initial_price`, no cash.

@@ -7,7 +7,9 @@ every asset ``i`` has its own bid and ask, filled at the intensities
 
 in orders of ``D_i`` assets. Criterion (Bergault & Guéant 2021 with a quadratic penalty; Guéant 2017, section 4):
 
-    E[W_T - W_0 - int (gamma / 2) q' Sigma q dt - alpha sum_i q_i^2(T)],    W = X + q' S.
+    E[W_T - W_0 - int (gamma / 2) q' Sigma q dt - alpha sum_i q_i^2(T)],    W = X + q' S,
+
+or under "cara" ``E[-exp(-gamma (W_T - W_0 - alpha sum_i q_i^2(T)))]``, whose certainty equivalent has the same penalty.
 
 One step freezes all depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential clocks
 of all sides. Given the inventory path, ``(int q' dB, B_h)`` is Gaussian with covariance ``[[int q' Sigma q, m' Sigma],
@@ -25,7 +27,7 @@ from mmgym.arguments import TINY, multiple, pair, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import glft
 from mmgym.models.glft import MAX_STEPS, check_depths
-from mmgym.models.wealth import PNL
+from mmgym.models.wealth import require_aversion, step_reward
 from mmgym.parameters import Choice, Integer, Real, Row, arguments_of, create
 from mmgym.random_streams import exponential, normal, uniform
 
@@ -152,7 +154,8 @@ class Params(NamedTuple):
     initial_price: Annotated[Vector, EachAsset(100.0, -1e12, 1e12, "price", "S_0")]
     horizon: Annotated[float, Real(1.0, TINY, 1e9, "time", "T")]
     num_steps: Annotated[int, Integer(100, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
-    risk_aversion: Annotated[float, Real(0.1, 0.0, 1e6, "1 / (price * assets)", "gamma")]
+    utility: Annotated[Literal["mean", "cara"], Choice("mean")]
+    risk_aversion: Annotated[float, Real(0.1, 0.0, 1e6, "1 / (price * assets)", "gamma"), '> 0 under "cara"']
     terminal_penalty: Annotated[float, Real(0.0, 0.0, 1e9, "price / assets", "alpha")]
     min_depth: Annotated[
         Vector,
@@ -179,6 +182,8 @@ class Params(NamedTuple):
         """These parameters with the defaults that depend on others, checked against each other."""
         n = len(self.covariance)
         changes: dict[str, Any] = {"num_assets": n}
+        if self.utility == "cara":
+            require_aversion(self.risk_aversion)
         for i, (size, limit, start) in enumerate(
             zip(self.order_size, self.inventory_limit, self.initial_inventory, strict=True)
         ):
@@ -398,12 +403,20 @@ def step_one(p, s, controls, intensities):
     s.s1 = s1
     s.step += 1
     terminated = s.step >= p.num_steps
-    reward = earned + drift_gain - 0.5 * p.risk_aversion * risk
-    if p.reward == PNL:
-        reward += price_gain
+    penalty = 0.0
     if terminated:
         for i in range(n):
-            reward -= p.terminal_penalty * q[i] * q[i]
+            penalty += p.terminal_penalty * q[i] * q[i]
+    reward = step_reward(
+        p,
+        terminated,
+        earned + drift_gain - penalty,
+        price_gain,
+        0.5 * p.risk_aversion * risk,
+        s.spread_gain - penalty,
+        s.price_gain,
+        0.5 * p.risk_aversion**2 * s.risk,
+    )
     return reward, terminated
 
 

@@ -13,7 +13,7 @@ MEAN, CARA = 0, 1  # codes of `utility` in kernels: Literal["mean", "cara"]
 PNL, EXPECTED = 0, 1  # codes of `reward`: Literal["pnl", "expected"]
 MAX_EXPONENT = 700.0  # of a CARA reward
 
-__all__ = ["CARA", "EXPECTED", "MEAN", "PNL", "checked_penalty", "price_noise", "step_reward"]
+__all__ = ["CARA", "EXPECTED", "MEAN", "PNL", "checked_penalty", "price_noise", "require_aversion", "step_reward"]
 
 
 def checked_penalty(params: Any, given: Any, default: float) -> float:
@@ -25,8 +25,7 @@ def checked_penalty(params: Any, given: Any, default: float) -> float:
         If risk aversion and running penalty, which was ``given`` so, do not go with the utility.
     """
     if params.utility == "cara":
-        if params.risk_aversion == 0.0:
-            raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
+        require_aversion(params.risk_aversion)
         if params.running_penalty:
             raise ValueError(
                 f"running_penalty = {given!r} is not allowed with utility='cara', whose criterion has none: it must be "
@@ -34,6 +33,18 @@ def checked_penalty(params: Any, given: Any, default: float) -> float:
             )
         return 0.0
     return default if params.running_penalty is None else float(params.running_penalty)
+
+
+def require_aversion(risk_aversion: float) -> None:
+    """Refuse a risk aversion of 0 under "cara".
+
+    Raises
+    ------
+    ValueError
+        If it is 0.
+    """
+    if risk_aversion == 0.0:
+        raise ValueError("risk_aversion = 0.0 is not allowed with utility='cara': it must be a finite number > 0")
 
 
 @scalar_kernel
