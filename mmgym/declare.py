@@ -8,8 +8,9 @@ scores and gradients are derived from it. Between decisions the controls ``u`` a
     the penalty grows by running_penalty(p, x, u) dt;
 
 at a decision, before time runs, an impulse may move ``x`` and pay; at the end liquidation and a terminal penalty are
-taken off. "mean" maximises the expectation of gain minus penalties; with an aversion ``gamma`` it is their certainty
-equivalent ``-ln E[exp(-gamma (gain - penalties))] / gamma``.
+taken off. Where coordinates tell the price, ``mid(p, x)``, what moves them revalues the position after it. "mean"
+maximises the expectation of gain minus penalties; with an aversion ``gamma`` it is their certainty equivalent ``-ln
+E[exp(-gamma (gain - penalties))] / gamma``.
 
 All functions are scalar functions whose parameters are named ``p`` (the parameters), ``x`` (``x.step`` and the
 coordinates) and ``u`` (the controls), as many of them as they need: an intensity of ``p`` and ``u`` alone is computed
@@ -190,6 +191,10 @@ class Market:
         Coordinates at the start, or a list of pairs of them and their probabilities; zeros by default.
     position, variance, drift : functions of p, x, optional
         Assets exposed to the price, its variance and its expected change per unit of time; 0 by default.
+    mid : function of p, x, optional
+        What the coordinates add to the mid price: the events (and the impulse) that move it revalue the position after
+        them, beside their payoffs. Under "mean" what such events bring beyond their expectation is price noise, which
+        ``reward`` "expected" leaves out; under "cara" all of it belongs to the gain.
     income, running_penalty : functions of p, x, u, optional
         Per unit of time, part of the gain or of the criterion only; 0 by default.
     liquidation, terminal_penalty : functions of p, x, optional
@@ -214,6 +219,7 @@ class Market:
     position: Function | None = None
     variance: Function | None = None
     drift: Function | None = None
+    mid: Function | None = None
     income: Function | None = None
     running_penalty: Function | None = None
     liquidation: Function | None = None
@@ -238,6 +244,13 @@ class Market:
     def fingerprint(self) -> bytes:
         """A hash of what the declaration computes with, the files of its functions included."""
         return _fingerprint(*_Source(self).text())
+
+    @functools.cached_property
+    def reads_step(self) -> bool:
+        """Whether a function may read ``x.step``. Where none does, ``x`` has no such field: all steps are alike."""
+        parts = [self, *self.events, *self.controls, *([self.impulse] if self.impulse else [])]
+        functions = [value for part in parts for value in vars(part).values() if callable(value)]
+        return any("step" in names for function in functions for names in _names(function, set()))
 
     # What follows from parameters
 
@@ -505,7 +518,7 @@ class _Source:
             return f"def {name}({arguments}, k):\n{cases}\n    return {last}"
 
         def moved(target: str) -> str:
-            return "X(x.step, " + integers.format(*(f"{target}[{j}]" for j in range(len(names)))) + ")"
+            return f"X({same}" + integers.format(*(f"{target}[{j}]" for j in range(len(names)))) + ")"
 
         row = ", ".join(f"row[{j}]" if box else f"np.int64(row[{j}])" for j, box in enumerate(d.boxed))
         duals = ", ".join(
@@ -522,13 +535,15 @@ class _Source:
         impulse = d.impulse
         landed = "x" if impulse is None else f"landed(p, {self.call(impulse.effect, '')}, x)"
         needed = "".join(f"{line}\n" for line in before)
+        fields = names if not d.reads_step else ["step", *names]
+        at, same = ("np.int64({}), ", "x.step, ") if d.reads_step else ("", "")
         blocks = [
-            f"def load(p, s): return X(np.int64(s.step), {integers.format(*(f's.{name}' for name in names))})",
+            f"def load(p, s): return X({at.format('s.step')}{integers.format(*(f's.{name}' for name in names))})",
             "def place(p, s, x):\n" + lines("s.{1} = x.{1}", names),
-            f"def from_row(p, step, row): return X(np.int64(step), "
+            f"def from_row(p, step, row): return X({at.format('step')}"
             f"{integers.format(*(f'row[{j}]' for j in range(len(names))))})",
             "def to_row(p, x, row):\n" + lines("row[{0}] = x.{1}", names),
-            f"def at_step(p, step, x): return X(np.int64(step), {', '.join(f'x.{name}' for name in names)})",
+            f"def at_step(p, step, x): return X({at.format('step')}{', '.join(f'x.{name}' for name in names)})",
             f"def differs(p, x, y): return {' or '.join(f'x.{name} != y.{name}' for name in names)}",
             "def observe_one(p, s, observation):\n    observation[0] = s.step / p.num_steps\n"
             + "\n".join(
@@ -561,6 +576,7 @@ class _Source:
             f"def counts_as(p, k): return ({', '.join(str(COUNTS[event.counts]) for event, _ in d.moves)},)[k]",
             f"def num_events(p): return {count}",
             f"def has_impulse(p): return {impulse is not None}",
+            f"def has_mid(p): return {d.mid is not None}",
             f"def paid(p, x, u): return {self.number(impulse.payoff if impulse else None)}",
             f"def moved(p, x, u): return {landed}",
             f"def impulse_payoff(p, x, u): return paid(p, x, {chosen})",
@@ -571,9 +587,9 @@ class _Source:
         ]
         blocks += [
             f"def {name}(p, x): return {self.number(getattr(d, name), ('p', 'x'))}"
-            for name in ("position", "variance", "drift", "liquidation", "terminal_penalty")
+            for name in ("position", "variance", "drift", "liquidation", "terminal_penalty", "mid")
         ]
-        self.functions["X"] = namedtuple("X", ["step", *names])
+        self.functions["X"] = namedtuple("X", fields)
         self.functions["U"] = namedtuple("U", controls)
         self.functions["V"] = namedtuple("V", choices)
         return "\n\n\n".join(blocks) + "\n", self.functions
@@ -605,6 +621,24 @@ def _code(function: Any) -> Iterator[bytes]:
     for cell in plain.__closure__ or ():
         inner = cell.cell_contents
         yield from _code(inner) if callable(inner) else [repr(inner).encode()]
+
+
+def _names(function: Any, seen: set[Any]) -> Iterator[tuple[str, ...]]:
+    """The names that a function and those that it calls use, as far as Python tells."""
+    plain = getattr(function, "py_func", function)
+    if not inspect.isfunction(plain) or plain in seen:
+        return
+    seen.add(plain)
+    codes = [plain.__code__]
+    for code in codes:
+        yield code.co_names
+        codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+        found = [plain.__globals__.get(name) for name in code.co_names]
+        found += [getattr(home, name, None) for home in found if inspect.ismodule(home) for name in code.co_names]
+        for other in found:
+            yield from _names(other, seen)
+    for cell in plain.__closure__ or ():
+        yield from _names(cell.cell_contents, seen)
 
 
 def _fingerprint(source: str, functions: Mapping[str, Any]) -> bytes:
@@ -731,8 +765,8 @@ def _transitions(declared: Market, params: Any) -> Array:
             if len(none) and not d.boxed[j]:
                 refuse(getattr(control, "allowed", None), int(none[0]), f"allows no entry of {control.name}")
     sample = sampled_controls(d, params, max(min(MOST_CHECKED, 2_000_000 // (len(rows) * count)), 2 ** len(low)))
-    numbers = np.empty((7, len(rows)))
-    words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty")
+    words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty", "mid")
+    numbers = np.empty((len(words), len(rows)))
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         _require_chances(d, params, step, found)
         for controls in sample:
@@ -794,7 +828,7 @@ def _rates(
 ) -> tuple[Array, Array, Array, Array]:
     count, states = len(declared.moves), len(rows)
     rate, pay, flow, noise = np.empty((count, states)), np.empty((count, states)), np.empty(states), np.empty(states)
-    weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    weights = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
     declared_kernels.find_rates(
         declared.rates, record.view(np.uint8), step, rows, np.arange(states),
         np.ascontiguousarray(controls, np.float64), weights, rate, pay, flow, noise,

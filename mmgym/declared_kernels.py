@@ -103,6 +103,25 @@ variance = _declared("variance")  # (p, x): variance of the price per unit of ti
 drift = _declared("drift")  # (p, x): expected change of the price per unit of time
 liquidation = _declared("liquidation")  # (p, x): what is paid at the end
 terminal_penalty = _declared("terminal_penalty")  # (p, x): penalty at the end
+has_mid = _declared("has_mid")  # (p): whether coordinates tell the mid
+mid = _declared("mid")  # (p, x): what they add to it
+
+
+@scalar_kernel
+def revalued(p, x, y):
+    """What the position in ``y`` gains as the mid moves from ``x`` to ``y``."""
+    return position(p, y) * (mid(p, y) - mid(p, x)) if has_mid(p) else 0.0
+
+
+@scalar_kernel
+def carry(p, x, r):
+    """What events at the intensities ``r`` gain on average by moving the mid, per unit of time; 0 under CARA."""
+    found = 0.0
+    if has_mid(p) and p.aversion == 0.0:
+        for k in range(num_events(p)):
+            if r[k] > 0.0:
+                found += r[k] * revalued(p, x, effect(p, x, k))
+    return found
 
 
 @scalar_kernel
@@ -119,7 +138,7 @@ def reset_one(p, s):
     s.price_gain = 0.0
     s.penalty = 0.0
     s.price_square = 0.0
-    s.mid = p.start_price
+    s.mid = p.start_price + mid(p, x)
     s.position = position(p, x)
     s.start_position = s.position
     s.step = 0
@@ -179,7 +198,7 @@ def admit(p, x, controls):
 def step_one(p, s, controls, intensities):
     """One exact step: (reward, terminated). Puts the choices that were played in the place of masked ones."""
     x = load(p, s)
-    step = x.step
+    step, before = np.int64(s.step), x
     s.masked_actions += np.int32(admit(p, x, controls))
     u = to_controls(p, controls)
     s0, s1 = s.s0, s.s1
@@ -188,11 +207,12 @@ def step_one(p, s, controls, intensities):
     if has_impulse(p):
         gain += impulse_payoff(p, x, u)
         landed = impulse_effect(p, x, u)
+        gain += revalued(p, x, landed)
         orders += differs(p, landed, x)
         x = landed
 
     left = p.step_length
-    noise = noise_q = noise_qq = trend = penalty = 0.0
+    noise = noise_q = noise_qq = trend = penalty = jumps = 0.0
     moved = False
     fixed = fixed_rates(p, u)
     r = rates(p, x, u, fixed)
@@ -207,7 +227,9 @@ def step_one(p, s, controls, intensities):
         noise_q += q * weight
         noise_qq += q * q * weight
         trend += mu * elapsed
-        gain += (income(p, x, u) + q * mu) * elapsed
+        carried = carry(p, x, r)
+        gain += (income(p, x, u) + q * mu + carried) * elapsed
+        jumps -= carried * elapsed
         penalty += running_penalty(p, x, u) * elapsed
         if not happens:
             break
@@ -219,7 +241,12 @@ def step_one(p, s, controls, intensities):
         bids += kind == BID
         asks += kind == ASK
         orders += kind == ORDER
-        x = effect(p, x, k)
+        y = effect(p, x, k)
+        if p.aversion == 0.0:
+            jumps += revalued(p, x, y)
+        else:
+            gain += revalued(p, x, y)
+        x = y
         moved = True
         r = rates(p, x, u, fixed)
         rate = total(p, r)
@@ -240,11 +267,12 @@ def step_one(p, s, controls, intensities):
         gain -= liquidation(p, x)
         penalty += terminal_penalty(p, x)
     place(p, s, x)
+    price_gain += jumps
     s.gain += gain
     s.price_gain += price_gain
     s.penalty += penalty
     s.price_square += noise_qq
-    s.mid += trend + brownian
+    s.mid += trend + brownian + (mid(p, x) - mid(p, before))
     s.position = position(p, x)
     s.bid_fills = bids
     s.ask_fills = asks
@@ -294,8 +322,9 @@ def find_impulses(params, step, rows, controls, reached, paid):
     u = to_controls(p, controls)
     for i in range(rows.shape[0]):
         x = from_row(p, step, rows[i])
-        to_row(p, impulse_effect(p, x, u), reached[i])
-        paid[i] = impulse_payoff(p, x, u)
+        landed = impulse_effect(p, x, u)
+        to_row(p, landed, reached[i])
+        paid[i] = impulse_payoff(p, x, u) + revalued(p, x, landed)
 
 
 @njit(**KERNEL)
@@ -328,8 +357,8 @@ def find_rates(take, raw, step, rows, order, controls, weights, rate, pay, flow,
 
 @njit(**KERNEL)
 def find_state_rates(params, step, rows, controls, found):
-    """Numbers of states (S, C) under controls (controls,): income, running penalty, position, variance, drift, and
-    what is paid at the end, as liquidation and as penalty: (7, S)."""
+    """Numbers of states (S, C) under controls (controls,): income, running penalty, position, variance, drift,
+    what is paid at the end, as liquidation and as penalty, and what they add to the mid: (8, S)."""
     p = params[0]
     u = to_controls(p, controls)
     for i in range(rows.shape[0]):
@@ -341,11 +370,12 @@ def find_state_rates(params, step, rows, controls, found):
         found[4, i] = drift(p, x)
         found[5, i] = liquidation(p, x)
         found[6, i] = terminal_penalty(p, x)
+        found[7, i] = mid(p, x)
 
 
 # What happens in states under controls, as functions of one type: what calls them is compiled once for all markets.
 
-GAIN, PRICE, PENALTY, FILLS, ORDERS, ABSOLUTE = range(6)  # of the weights of a functional
+GAIN, PRICE, PENALTY, FILLS, ORDERS, ABSOLUTE, JUMPS = range(7)  # of the weights of a functional
 
 _LINE, _TABLE = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
 _RECORD, _STATES = types.Array(types.uint8, 1, "C"), types.Array(types.int64, 1, "C")
@@ -369,7 +399,7 @@ def _take_rates(p, step, rows, order, size, controls, weights, rate, pay, flow, 
         x = from_row(p, step, rows[order[i]])
         fill_rates(p, x, u, fixed, buffer[0])
         fill_payoffs(p, x, u, buffer[1])
-        leaving = 0.0
+        leaving = carried = 0.0
         for k in range(num_events(p)):
             found = buffer[0, k]
             wrong |= not 0.0 <= found < np.inf
@@ -380,10 +410,15 @@ def _take_rates(p, step, rows, order, size, controls, weights, rate, pay, flow, 
                 paid += weights[ORDERS]
             elif kind in (BID, ASK):
                 paid += weights[FILLS]
+            if has_mid(p) and found > 0.0:
+                jump = revalued(p, x, effect(p, x, k))
+                carried += found * jump
+                paid += weights[JUMPS] * jump
             rate[k, i], pay[k, i] = found, paid
         highest = max(highest, leaving)
         q = position(p, x)
         gained = weights[GAIN] * (income(p, x, u) + q * drift(p, x)) + weights[ABSOLUTE] * abs(q)
+        gained += (weights[GAIN] - weights[JUMPS]) * carried
         flow[i] = gained - weights[PENALTY] * running_penalty(p, x, u)
         noise[i] = weights[PRICE] * weights[PRICE] * variance(p, x) * q * q
     return -1.0 if wrong else highest

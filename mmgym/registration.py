@@ -132,6 +132,7 @@ ENVIRONMENTS = (
             ("FillCurves", "fill_curves", "Guéant (2017), fill curves and fees"),
             ("Impact", "impact", "Cartea-Jaimungal-Ricci (2014), impact of fills"),
             ("ShortTermAlpha", "short_term_alpha", "Cartea-Jaimungal-Penalva (2015), drift on a chain"),
+            ("GeometricPrice", "geometric_price", "Avellaneda-Stoikov (2008), geometric mid on a grid"),
             ("Dealer", "dealer", "Bergault-Guéant (2021), requests of several sizes"),
         )
     ),

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pytest
+from numba import njit
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
@@ -19,6 +20,8 @@ from mmgym.baselines import score
 from mmgym.baselines.catalogue import expansions_of
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.declared import DeclaredProblem
+from mmgym.baselines.declared.interpolation import Interpolation
+from mmgym.baselines.declared.vectors import LANES, scatter_products, sum_products
 from mmgym.baselines.frozen import Functional, solve, state_laws, visits
 from mmgym.baselines.pnl_law import pnl_law
 from mmgym.checking import check_market
@@ -424,3 +427,109 @@ def test_law_of_the_gain():
     for x in np.quantile(info["gain"], np.linspace(0.1, 0.9, 9)):
         share, error = float(law.probability(x)), 0.5 / 200.0
         assert abs((info["gain"] <= x).mean() - share) < 4.4 * error
+
+
+def flat_market(name, season):
+    """Fills in 150 states, at intensities that read the step or do not."""
+
+    def fills(side, sign, j):
+        return declare.Event(
+            side,
+            intensity=lambda p, x, u: season(p, x) * 4.0 * declare.exp(-u[j]) * (1.0 + 0.1 * sign * x.level),
+            effect=lambda x: (x.held + sign, x.level),
+            payoff=lambda u: u[j],
+            when=lambda x: abs(x.held + sign) <= 12,
+        )
+
+    return declare.Market(
+        name=name,
+        params=BoxParams,
+        coordinates=[declare.Coordinate("held", -12, 12), declare.Coordinate("level", -3, 2)],
+        controls=[declare.Box("bid_depth", -0.5, 3.0, 1.0), declare.Box("ask_depth", -0.5, 3.0, 1.0)],
+        events=[
+            fills("bid", 1, 0),
+            fills("ask", -1, 1),
+            declare.Event("flip", intensity=lambda: 1.5, effect=lambda x: (x.held, -x.level - 1)),
+        ],
+        position=lambda x: 1.0 * x.held,
+        variance=lambda: 0.5,
+        drift=lambda x: 0.3 * x.level,
+        running_penalty=lambda x: 0.1 * x.held**2,
+        policies={"constant": lambda p, x, n: np.ones(2)},
+    )
+
+
+@njit
+def constant(p, x):
+    return 1.0
+
+
+@njit
+def by_step(p, x):
+    return 1.0 if x.step < 1000 else 2.0
+
+
+def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
+    """With controls that differ in every cell: the market whose steps are alike against the same one, read by step."""
+    alike, stepwise = flat_market("alike", constant), flat_market("stepwise", by_step)
+    assert (alike.reads_step, stepwise.reads_step) == (False, True)
+    params = BoxParams.create(seed=0)
+    one, other = DeclaredProblem(alike, params), DeclaredProblem(stepwise, params)
+    random = np.random.default_rng(7)
+    for moments in (1, 2):
+        functional = one.criterion._replace(moments=moments)
+        values = one.terminal(functional)
+        for n in (3, 2, 1):
+            controls, states = random.uniform(-0.2, 1.0 + 0.3 * n, (150, 2)), np.arange(150)
+            expected = other.law.run("pair", n, (states, controls), functional, values, np.ones(150))
+            for problem in (one, other):
+                found = problem.backward(n, states, controls, values, functional)
+                assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
+            law = random.dirichlet(np.ones(150))
+            assert np.abs(one.forward(n, controls, law) - other.forward(n, controls, law)).max() < 1e-15
+            values = expected
+    assert one.law._kept
+    assert not other.law._kept
+
+
+@pytest.mark.parametrize("degree", [2, 9, 14])
+def test_padua_points_interpolate_polynomials_of_their_total_degree(degree):
+    random = np.random.default_rng(degree)
+    low, high = np.array([-1.0, 2.0]), np.array([0.5, 5.0])
+    grid = Interpolation(low, high, np.array([degree, degree]))
+    assert len(grid.nodes) == (degree + 1) * (degree + 2) // 2
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+    factors = random.normal(size=len(powers))
+
+    def height(points):
+        x = 2.0 * (points - low) / (high - low) - 1.0
+        return sum(f * x[:, 0] ** i * x[:, 1] ** j for f, (i, j) in zip(factors, powers, strict=True))
+
+    points = random.uniform(low, high, (40, 2))
+    x = 2.0 * (points - low) / (high - low) - 1.0
+    heights = height(grid.nodes)[:, None]
+    assert np.allclose(grid.basis(points) @ heights[:, 0], height(points), atol=1e-11)
+    table = grid.coefficients(heights)[0]
+    assert np.allclose(np.polynomial.chebyshev.chebval2d(*x.T, table), height(points), atol=1e-11)
+
+
+def test_sums_of_eight_numbers_side_by_side():
+    random = np.random.default_rng(8)
+    start, weights = random.normal(size=(5, LANES)), random.normal(size=(5, 3, LANES))
+    places, values = random.integers(0, 5, (5, 3)).astype(np.uint32), random.normal(size=(5, LANES))
+
+    @njit
+    def compiled(start, weights, places, values, summed, scattered):
+        for i in range(5):
+            sum_products(i, start, weights, places, values, summed)
+            scatter_products(i, weights, places, values, scattered)
+
+    summed, scattered, one, other = np.zeros((4, 5, LANES))
+    compiled(start, weights, places, values, summed, scattered)
+    for i in range(5):
+        sum_products(i, start, weights, places, values, one)
+        scatter_products(i, weights, places, values, other)
+    expected = start + np.einsum("ikb,ikb->ib", weights, values[places])
+    assert np.allclose(one, expected, rtol=1e-14)
+    assert np.allclose(summed, expected, rtol=1e-13, atol=1e-14)
+    assert np.allclose(scattered, other, rtol=1e-13, atol=1e-14)

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+from scipy.linalg import expm
 
 from mmgym import baselines
 from mmgym.baselines.catalogue import params_of
 from mmgym.baselines.glft.continuous import continuous_depths, continuous_values
+from mmgym.declare import rates_of
+from mmgym.models import quoting, short_term_alpha
 
 ID, GLFT = "mmgym/ShortTermAlpha-v0", "mmgym/GLFT-v0"
 FEW = {"num_steps": 6, "horizon": 0.1, "inventory_limit": 4.0, "order_size": 2.0, "initial_inventory": 2.0}
@@ -73,3 +77,60 @@ def test_the_drift_moves_the_quotes():
     controls = baselines.optimal_policy(ID, **FEW).solution.controls.reshape(6, 5, 3, 2)
     assert (controls[0, 1:-1, 2, 0] < controls[0, 1:-1, 0, 0] - 0.1).all()
     assert np.abs(controls - controls[:, ::-1, ::-1, ::-1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("levels", [1, 2, 9])
+def test_moments_of_the_drift_are_those_of_an_ornstein_uhlenbeck_process(levels):
+    """Given any level, after any time: mean and variance; the stationary kurtosis is less by 1 / levels."""
+    a, eta, market = 3.0, 2.5, short_term_alpha.MARKET
+    p = params_of(ID, alpha=a, switching_rate=eta, signal_levels=levels, inventory_limit=1.0, num_steps=1000)
+    following, rates = market.transitions(p), rates_of(market, p, 0, np.zeros(2))[0]
+    size, middle = 2 * levels + 1, 2 * levels + 1  # the states at inventory 0
+    chain = np.zeros((size, size))
+    for k in (2, 3):
+        for m in range(size):
+            if following[k, middle + m] >= 0:
+                chain[m, following[k, middle + m] - middle] += rates[k, middle + m]
+    chain -= np.diag(chain.sum(axis=1))
+    drift = a * np.arange(-levels, levels + 1) / np.sqrt(levels)
+    for time in (0.1, 1.0):
+        law = expm(chain * time)
+        assert np.allclose(law @ drift, drift * np.exp(-eta * time), atol=1e-12)
+        variance = law @ drift**2 - (law @ drift) ** 2
+        assert np.allclose(variance, 0.5 * a**2 * (1.0 - np.exp(-2.0 * eta * time)), rtol=1e-11)
+    chances = market.starts(p)[1]
+    assert np.abs(chances @ chain).max() < 1e-14 * np.abs(chain).max() * size
+    assert chances @ drift**4 / (chances @ drift**2) ** 2 == pytest.approx(3.0 - 1.0 / levels, rel=1e-12)
+
+
+def test_many_levels_converge_to_the_ornstein_uhlenbeck_drift():
+    """Quotes at drift 0 against Hermite collocation of the true process: first order in 1 / levels."""
+    a, eta, phi, rate, decay, horizon = 3.0, 2.0, 0.4, 4.0, 1.0, 1.0
+    arguments = {"alpha": a, "switching_rate": eta, "running_penalty": phi, "fill_rate": rate, "fill_decay": decay}
+    arguments |= {"horizon": horizon, "inventory_limit": 2.0, "min_depth": -15.0, "max_depth": 20.0}
+    found = []
+    for levels in (8, 16):
+        p = params_of(ID, **arguments, num_steps=100_000, signal_levels=levels)._replace(num_steps=1)
+        depths = quoting.continuous_depths(short_term_alpha.MARKET, p)[0].reshape(5, 2 * levels + 1, 2)[:, levels]
+        found.append(np.concatenate([depths[:-1, 0], depths[1:, 1]]))
+    size, hermite = 17, np.polynomial.hermite_e
+    z, _ = hermite.hermegauss(size)
+    basis = hermite.hermevander(z, size - 1)
+    degree = np.arange(size)
+    moved = -eta * basis * degree @ np.linalg.inv(basis)  # of the standardised process: He_k at the rate eta k
+    q, mu = np.arange(-2.0, 3.0)[:, None], a / np.sqrt(2.0) * z
+
+    def derivative(_, flat):
+        v = flat.reshape(5, size)
+        change = v @ moved.T + mu * q - phi * q**2
+        steps = np.diff(v, axis=0)
+        change[:-1] += rate / (decay * np.e) * np.exp(decay * steps)
+        change[1:] += rate / (decay * np.e) * np.exp(-decay * steps)
+        return change.ravel()
+
+    path = solve_ivp(derivative, (0.0, horizon), np.zeros(5 * size), "DOP853", rtol=1e-10, atol=1e-10)
+    steps = np.diff(path.y[:, -1].reshape(5, size)[:, size // 2])
+    limit = np.concatenate([1.0 / decay - steps, 1.0 / decay + steps])
+    errors = [np.abs(one - limit).max() for one in (*found, 2.0 * found[1] - found[0])]
+    assert 0.4 * errors[0] < errors[1] < 0.6 * errors[0] < 0.05
+    assert errors[2] < 0.1 * errors[1]

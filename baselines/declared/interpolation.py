@@ -1,4 +1,8 @@
-"""Chebyshev interpolation in a few controls: what is smooth in them is known everywhere from a grid of nodes."""
+"""Chebyshev interpolation in a few controls: what is smooth in them is known everywhere from a grid of nodes.
+
+Of two controls, what is smooth has small coefficients of high total degree: the Padua points (Bos, Caliari, De Marchi,
+Vianello & Xu 2006) give the polynomial of a total degree from half the nodes of a tensor grid, as stably.
+"""
 
 import functools
 from typing import Any
@@ -11,7 +15,7 @@ __all__ = ["FIRST_DEGREE", "LEAST_DEGREE", "MOST_DEGREE", "Interpolation"]
 Array = NDArray[Any]
 
 LEAST_DEGREE, FIRST_DEGREE, MOST_DEGREE = 2, 8, 32
-RAISED, LOWERED = 4, 2  # by how much degrees change
+RAISED, LOWERED = 2, 2  # by how much degrees change
 LAST = 2  # coefficients that tell how well a degree does
 
 
@@ -27,8 +31,33 @@ def chebyshev_transform(degree: int) -> Array:
     return found
 
 
+@functools.cache
+def padua(degree: int) -> tuple[Array, Array]:
+    """The Padua points (G, 2) in [-1, 1]^2 of a total degree, and from values there to its coefficients (G, G).
+
+    The coefficients are those of ``T_k T_l``, ``k + l`` up to the degree, the last index first.
+    """
+    j, k = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 2)) % 2 == 0)
+    points = np.cos(np.pi * np.stack([j / degree, k / (degree + 1)], axis=1))
+    ends = (np.isin(j, [0, degree])).astype(int) + np.isin(k, [0, degree + 1])
+    share = np.array([2.0, 1.0, 0.5])[ends] / (degree * (degree + 1))
+    norm = np.where(np.arange(degree + 1) > 0, 2.0, 1.0)
+    first, second = (norm * np.polynomial.chebyshev.chebvander(column, degree) for column in points.T)
+    found = (share * (first[:, :, None] * second[:, None, :]).T).transpose(1, 0, 2)
+    number = np.arange(degree + 1)
+    found[degree, 0] *= 0.5
+    return points, np.ascontiguousarray(found[np.add.outer(number, number) <= degree])
+
+
+def num_nodes(degrees: Array) -> int:
+    """How many nodes an interpolation of these degrees (B,) has; 0 of a control that is constant."""
+    tensor = int(np.prod(degrees + 1.0))
+    highest = int(degrees.max(initial=0))
+    return min(tensor, (highest + 1) * (highest + 2) // 2) if len(degrees) == 2 and degrees.min() > 0 else tensor
+
+
 class Interpolation:
-    """A tensor grid of Chebyshev points on a box.
+    """A grid of Chebyshev points on a box: a tensor grid, or Padua points where these are fewer.
 
     Parameters
     ----------
@@ -41,13 +70,21 @@ class Interpolation:
     ----------
     nodes : (G, B)
     sizes : tuple of int
-        Number of nodes in each control; their product is G, and the last control runs first.
+        Number of coefficients in each control; of a tensor grid that of nodes too, and the last control runs first.
     """
 
     def __init__(self, low: Array, high: Array, degrees: Array) -> None:
         self.low, self.high = low, high
         self.degrees = np.where(high > low, degrees, 0)
+        self.total = num_nodes(self.degrees) < int(np.prod(self.degrees + 1.0))
+        if self.total:
+            self.degrees = np.full(2, self.degrees.max())
         self.sizes = tuple(int(degree) + 1 for degree in self.degrees)
+        if self.total:
+            points, self._transform = padua(int(self.degrees[0]))
+            self.nodes = 0.5 * (low + high) + 0.5 * (high - low) * points
+            self._orders = np.add.outer(np.arange(self.sizes[0]), np.arange(self.sizes[0]))
+            return
         axes = [
             0.5 * (a + b) + 0.5 * (b - a) * (np.cos(np.pi * np.arange(size) / (size - 1)) if size > 1 else np.zeros(1))
             for a, b, size in zip(low, high, self.sizes, strict=True)
@@ -60,12 +97,18 @@ class Interpolation:
         for j, degree in enumerate(self.degrees):
             width = self.high[j] - self.low[j]
             place = 2.0 * (points[:, j] - self.low[j]) / width - 1.0 if width > 0.0 else np.zeros(len(points))
-            along = np.polynomial.chebyshev.chebvander(place, int(degree)) @ chebyshev_transform(int(degree))
+            along = np.polynomial.chebyshev.chebvander(place, int(degree))
+            if not self.total:
+                along = along @ chebyshev_transform(int(degree))
             found = (found[:, :, None] * along[:, None, :]).reshape(len(points), -1)
-        return found
+        return np.asarray(found[:, self._orders.ravel() < self.sizes[0]] @ self._transform) if self.total else found
 
     def coefficients(self, heights: Array) -> Array:
         """Chebyshev coefficients (S, K, L) of two controls, or (S, K, 1) of one, from heights (G, S)."""
+        if self.total:
+            table = np.zeros((heights.shape[1], *self.sizes))
+            table[:, self._orders < self.sizes[0]] = (self._transform @ heights).T
+            return table
         found = heights
         for j, degree in enumerate(self.degrees):
             found = chebyshev_transform(int(degree)) @ self._along(j, found)
@@ -78,6 +121,10 @@ class Interpolation:
     def excesses(self, heights: Array, tolerance: Array) -> Array:
         """The last coefficients of heights (G, ..) in every control over the tolerance (..), the largest: (B,)."""
         found = np.zeros(len(self.sizes))
+        if self.total:
+            orders = self._orders[self._orders < self.sizes[0]]
+            last = self._transform[orders > self.degrees[0] - LAST]
+            return np.asarray(found + (np.abs(np.tensordot(last, heights, 1)) / tolerance).max())
         for j, degree in enumerate(self.degrees):
             if degree > 0:
                 last = chebyshev_transform(int(degree))[-LAST:] @ self._along(j, heights)

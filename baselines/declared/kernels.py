@@ -13,6 +13,7 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
+from mmgym.baselines.declared.vectors import LANES, scatter_products, sum_products
 from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import fill_poisson_weights, num_terms
@@ -172,7 +173,7 @@ def pair_moments(market, step, rows, following, states, controls, weights, value
     rows, following : (S, C), (E, S) int
         Coordinates, and the states that events lead to.
     states, controls : (M,) int, (M, controls)
-    weights : (6,)
+    weights : (7,)
         Of the functional.
     values : (S, K)
         ``K = 1``: expectation of the rest. ``K = 2``: and its second moment.
@@ -223,10 +224,10 @@ def pair_moments(market, step, rows, following, states, controls, weights, value
     return -1
 
 
-# Eight sweeps side by side, which vector instructions take at once: by state and event, then by lane.
-Lanes = namedtuple("Lanes", ["next", "jump", "extra", "stay", "source", "flow", "square"])
-LANES = 8
-FEW = 4  # rows that are swept one by one
+# Sweeps side by side (`mmgym.baselines.declared.vectors`): by state and event, then by lane. The first event leaves a
+# state where it is.
+Lanes = namedtuple("Lanes", ["next", "jump", "extra", "source", "square"])
+FEW = 1  # rows that are swept one by one
 
 
 @njit(**KERNEL)
@@ -234,10 +235,15 @@ def new_lanes(window, second):
     """Memory for lanes in a window of all states."""
     events, states = window.next.shape
     extra = states if second else 0
-    return Lanes(
-        np.ascontiguousarray(window.next.T), np.empty((states, events, LANES)), np.empty((extra, events, LANES)),
-        np.empty((states, LANES)), np.empty((states, LANES)), np.empty((extra, LANES)), np.empty((extra, LANES)),
+    lanes = Lanes(
+        np.empty((states, events + 1), np.uint32), np.empty((states, events + 1, LANES)),
+        np.zeros((extra, events + 1, LANES)), np.empty((states, LANES)), np.empty((extra, LANES)),
     )  # fmt: skip
+    for i in range(states):
+        lanes.next[i, 0] = i
+        for k in range(events):
+            lanes.next[i, k + 1] = window.next[k, i]
+    return lanes
 
 
 @njit(**KERNEL)
@@ -246,7 +252,7 @@ def fill_lanes(market, step, rows, controls, row, weights, window, buffer, lanes
 
     The shift and -1, or the first row with a wrong intensity.
     """
-    states, events = lanes.next.shape
+    events, states = window.next.shape
     second, shift = len(lanes.extra) > 0, LEAST_EVENTS / market.length
     for b in range(LANES):
         at = min(row + b, len(controls) - 1)
@@ -260,130 +266,129 @@ def fill_lanes(market, step, rows, controls, row, weights, window, buffer, lanes
                 rate, pay = window.rate[k, i], window.pay[k, i]
                 leaving += rate
                 source += rate * pay
-                lanes.jump[i, k, b] = rate
+                lanes.jump[i, k + 1, b] = rate
                 if second:
                     square += rate * pay * pay
-                    lanes.extra[i, k, b] = 2.0 * rate * pay
-            lanes.stay[i, b], lanes.source[i, b] = leaving, source
+                    lanes.extra[i, k + 1, b] = 2.0 * rate * pay
+            lanes.jump[i, 0, b], lanes.source[i, b] = leaving, source
             if second:
-                lanes.flow[i, b], lanes.square[i, b] = 2.0 * window.flow[i], square
+                lanes.extra[i, 0, b], lanes.square[i, b] = 2.0 * window.flow[i], square
     inverse = 1.0 / shift
     lanes.jump[:] *= inverse
     lanes.extra[:] *= inverse
     lanes.source[:] *= inverse
-    lanes.flow[:] *= inverse
     lanes.square[:] *= inverse
     for i in range(states):
         for b in range(LANES):
-            lanes.stay[i, b] = 1.0 - lanes.stay[i, b] * inverse
+            lanes.jump[i, 0, b] = 1.0 - lanes.jump[i, 0, b]
     return shift, -1
 
 
 @njit(**KERNEL)
 def next_lanes(lanes, f, g, m, o):
     """The next terms (S, lanes) of the first moment, and of the second where there is one."""
-    states, events = lanes.next.shape
-    for i in range(states):
-        for b in range(LANES):
-            g[i, b] = lanes.stay[i, b] * f[i, b] + lanes.source[i, b]
-        for k in range(events):
-            to = lanes.next[i, k]
-            for b in range(LANES):
-                g[i, b] += lanes.jump[i, k, b] * f[to, b]
-    if len(m) == 0:
-        return
-    for i in range(states):
-        for b in range(LANES):
-            o[i, b] = lanes.stay[i, b] * m[i, b] + lanes.flow[i, b] * f[i, b] + lanes.square[i, b]
-        for k in range(events):
-            to = lanes.next[i, k]
-            for b in range(LANES):
-                o[i, b] += lanes.jump[i, k, b] * m[to, b] + lanes.extra[i, k, b] * f[to, b]
+    for i in range(len(f)):
+        sum_products(i, lanes.source, lanes.jump, lanes.next, f, g)
+    for i in range(len(m)):
+        sum_products(i, lanes.square, lanes.jump, lanes.next, m, o)
+        sum_products(i, o, lanes.extra, lanes.next, f, o)
 
 
 @njit(**KERNEL)
-def sweep_lanes(market, step, rows, following, controls, weights, values, result):
-    """As `sweep_moments`, eight controls at once."""
-    count, moments = values.shape
-    window, buffer = new_window(following.shape[0], count), np.zeros((2, following.shape[0]))
+def add_lanes(weight, numbers, total):
+    """``total += weight numbers``, of (S, lanes)."""
+    one, other = numbers.reshape(-1), total.reshape(-1)
+    for i in range(len(one)):
+        other[i] += weight * one[i]
+
+
+@njit(**KERNEL)
+def prepare(market, step, rows, following, controls, weights, second):
+    """Lanes of controls (G, C), by groups of eight, their shifts, and the first row with a wrong intensity, or -1."""
+    events, states = following.shape
+    groups = (len(controls) + LANES - 1) // LANES
+    extra = groups if second else 0
+    window, buffer = new_window(events, states), np.zeros((2, events))
     everything(following, window)
-    lanes = new_lanes(window, moments == 2)
-    kept = count if moments == 2 else 0
-    f, g, first = np.empty((count, LANES)), np.empty((count, LANES)), np.empty((count, LANES))
-    m, o, second = np.empty((kept, LANES)), np.empty((kept, LANES)), np.empty((kept, LANES))
-    for row in range(0, len(controls), LANES):
-        shift, wrong = fill_lanes(market, step, rows, controls, row, weights, window, buffer, lanes)
+    one = new_lanes(window, False)
+    kept = Lanes(
+        one.next, np.empty((groups, states, events + 1, LANES)), np.zeros((extra, states, events + 1, LANES)),
+        np.empty((groups, states, LANES)), np.empty((extra, states, LANES)),
+    )  # fmt: skip
+    shifts = np.empty(groups)
+    for g in range(groups):
+        lanes = group(kept, g)
+        shifts[g], wrong = fill_lanes(market, step, rows, controls, g * LANES, weights, window, buffer, lanes)
         if wrong >= 0:
-            return wrong
-        poisson = np.empty(num_terms(shift * market.length))
-        fill_poisson_weights(shift * market.length, poisson)
+            return kept, shifts, wrong
+    return kept, shifts, -1
+
+
+@njit(**KERNEL)
+def group(kept, g):
+    """The lanes of a group."""
+    if len(kept.extra) > 0:
+        return Lanes(kept.next, kept.jump[g], kept.extra[g], kept.source[g], kept.square[g])
+    return Lanes(kept.next, kept.jump[g], kept.jump[g, :0], kept.source[g], kept.source[g, :0])
+
+
+@njit(**KERNEL)
+def sweep_lanes(length, kept, shifts, values, result):
+    """As `sweep_moments`, eight controls at once, from what `prepare` found."""
+    count, moments = values.shape
+    second = count if moments == 2 else 0
+    f, g, first = np.empty((count, LANES)), np.empty((count, LANES)), np.empty((count, LANES))
+    m, o, square = np.empty((second, LANES)), np.empty((second, LANES)), np.empty((second, LANES))
+    for number in range(len(shifts)):
+        lanes, mean = group(kept, number), shifts[number] * length
+        poisson = np.empty(num_terms(mean))
+        fill_poisson_weights(mean, poisson)
         for i in range(count):
             f[i] = values[i, 0]
             first[i] = poisson[0] * values[i, 0]
-        for i in range(kept):
+        for i in range(second):
             m[i] = values[i, 1]
-            second[i] = poisson[0] * values[i, 1]
+            square[i] = poisson[0] * values[i, 1]
         for j in range(1, len(poisson)):
             next_lanes(lanes, f, g, m, o)
             f, g = g, f
             m, o = o, m
-            weight = poisson[j]
-            for i in range(count):
-                for b in range(LANES):
-                    first[i, b] += weight * f[i, b]
-            for i in range(kept):
-                for b in range(LANES):
-                    second[i, b] += weight * m[i, b]
-        for b in range(min(LANES, len(controls) - row)):
+            add_lanes(poisson[j], f, first)
+            add_lanes(poisson[j], m, square)
+        row = number * LANES
+        for b in range(min(LANES, len(result) - row)):
             for i in range(count):
                 result[row + b, i, 0] = first[i, b]
-            for i in range(kept):
-                result[row + b, i, 1] = second[i, b]
-    return -1
+            for i in range(second):
+                result[row + b, i, 1] = square[i, b]
 
 
 @njit(**KERNEL)
-def law_lanes(market, step, rows, following, controls, masses, result):
-    """As `sweep_laws`, eight controls at once."""
-    events, count = following.shape
-    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
-    everything(following, window)
-    lanes = new_lanes(window, False)
-    f, g = np.empty((count, LANES)), np.empty((count, LANES))
-    for row in range(0, len(controls), LANES):
-        shift, wrong = fill_lanes(market, step, rows, controls, row, none, window, buffer, lanes)
-        if wrong >= 0:
-            return wrong
-        poisson = np.empty(num_terms(shift * market.length))
-        fill_poisson_weights(shift * market.length, poisson)
+def law_lanes(length, kept, shifts, masses, result):
+    """As `sweep_laws`, eight controls at once, from what `prepare` found."""
+    count = masses.shape[1]
+    f, g, total = np.empty((count, LANES)), np.empty((count, LANES)), np.zeros((count, LANES))
+    for number in range(len(shifts)):
+        lanes, mean = group(kept, number), shifts[number] * length
+        poisson = np.empty(num_terms(mean))
+        fill_poisson_weights(mean, poisson)
         f[:] = 0.0
-        for b in range(min(LANES, len(controls) - row)):
-            f[:, b] = masses[row + b]
-        for j in range(len(poisson)):
-            if j > 0:
-                for i in range(count):
-                    for b in range(LANES):
-                        g[i, b] = lanes.stay[i, b] * f[i, b]
-                for i in range(count):
-                    for k in range(events):
-                        to = lanes.next[i, k]
-                        for b in range(LANES):
-                            g[to, b] += lanes.jump[i, k, b] * f[i, b]
-                f, g = g, f
-            weight = poisson[j]
+        for b in range(min(LANES, len(masses) - number * LANES)):
+            f[:, b] = masses[number * LANES + b]
+        add_lanes(poisson[0], f, total)
+        for j in range(1, len(poisson)):
+            g[:] = 0.0
             for i in range(count):
-                found = 0.0
-                for b in range(LANES):
-                    found += f[i, b]
-                result[i] += weight * found
-    return -1
+                scatter_products(i, lanes.jump, lanes.next, f, g)
+            f, g = g, f
+            add_lanes(poisson[j], f, total)
+    for i in range(count):
+        result[i] += total[i].sum()
 
 
 @njit(**KERNEL)
 def sweep_moments(market, step, rows, following, controls, weights, values, result):
     """As `pair_moments`, of all states under each of controls (G, C): result (G, S, K); the first wrong G, or -1."""
-    if len(controls) > FEW:
-        return sweep_lanes(market, step, rows, following, controls, weights, values, result)
     count, moments = values.shape
     events = following.shape[0]
     window, buffer = new_window(events, count), np.zeros((2, events))
@@ -548,7 +553,7 @@ def push(window, size, reached, f, g):
 def pair_laws(market, step, rows, following, states, controls, masses, result):
     """Add the law (S,) after a step from masses (M,) in states (M,) under controls (M, C); the first wrong M, or -1."""
     events, count = following.shape
-    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
+    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(7)
     f, g = np.empty(count), np.empty(count)
     for row in range(len(states)):
         terms, mean = 0, 0.0
@@ -577,10 +582,8 @@ def pair_laws(market, step, rows, following, states, controls, masses, result):
 @njit(**KERNEL)
 def sweep_laws(market, step, rows, following, controls, masses, result):
     """Add the law (S,) after a step from masses (G, S) under each of the controls (G, C); the first wrong G, or -1."""
-    if len(controls) > FEW:
-        return law_lanes(market, step, rows, following, controls, masses, result)
     events, count = following.shape
-    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(6)
+    window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(7)
     everything(following, window)
     f, g = np.empty(count), np.empty(count)
     for row in range(len(controls)):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from mmgym import declare
 from mmgym.arguments import check_memory
 from mmgym.baselines.declared import kernels
-from mmgym.baselines.declared.interpolation import FIRST_DEGREE, LEAST_DEGREE, MOST_DEGREE, Interpolation
+from mmgym.baselines.declared.interpolation import FIRST_DEGREE, LEAST_DEGREE, MOST_DEGREE, Interpolation, num_nodes
+from mmgym.baselines.declared.vectors import LANES
 from mmgym.baselines.frozen import Functional
 from mmgym.uniformisation import num_terms
 
@@ -30,6 +31,9 @@ SMALL = 1e-2  # of the largest value: those of moments that are smaller need not
 OFF_NODES = np.random.default_rng(0).random((2, 16))  # shares of the box: where interpolation is held against sweeps
 HAPPEN = 10.0  # terms: what it costs to find what happens in a state
 MARGIN = 0.75  # of the costs of two ways: sweeps of many controls go side by side
+KEPT = 3  # sets of controls of which what happens is kept, where all steps are alike
+KEPT_MEMORY = 64_000_000  # bytes, of each of them
+WIDENED, TOO_WIDE = 0.05, 1.5  # shares of a box of controls: how far it is taken for the next steps
 KEYS = np.random.default_rng(1).normal(size=64)
 
 
@@ -81,6 +85,8 @@ class RunningLaw:
         self.length = float(params.step_length)
         self._set_scales()
         self._degrees: dict[str, Array | None] = {}
+        self._kept: dict[Any, Any] = {}
+        self._boxes: dict[Any, tuple[Array, Array]] = {}
 
     def _set_scales(self) -> None:
         """What a payoff and the other rewards of a step are worth at most, how many events it has, and costs."""
@@ -119,13 +125,52 @@ class RunningLaw:
         )
         result = np.empty(shape, dtype=values.dtype)
         system = (self.market, n, *self.chain, *pairs, weights(functional))
-        if functional.exponents is None:
+        if functional.exponents is None and kind == "sweep" and len(controls) > kernels.FEW:
+            wrong = -1
+            for part, lanes in self._lanes(n, controls, functional, columns == 2):
+                kernels.sweep_lanes(self.length, *lanes, values, result[part])
+        elif functional.exponents is None:
             wrong = getattr(kernels, f"{kind}_moments")(*system, values, result)
         else:
             exponents = functional.exponents.astype(values.dtype)
             wrong = getattr(kernels, f"{kind}_exponentials")(*system, exponents, flat, values, result)
         self.require_rates(n, wrong, controls)
         return result
+
+    def _lanes(self, n: int, controls: Array, functional: Functional, second: bool) -> Iterator[tuple[slice, Any]]:
+        """What happens under controls (G, C), by parts of them: kept for later steps where all are alike."""
+        events, states = self.following.shape
+        size = LANES * max(1, int(KEPT_MEMORY / (8.0 * states * (events + 2) * (1 + second))) // LANES)
+        whole = len(controls) <= size and not self.declared.reads_step
+        key = (weights(functional).tobytes(), second, controls.tobytes()) if whole else None
+        if key is not None and key in self._kept:
+            yield slice(None), self._kept[key]
+            return
+        for start in range(0, len(controls), size if whole else LANES):
+            part = slice(start, start + (size if whole else LANES))
+            played = np.ascontiguousarray(controls[part])
+            *lanes, wrong = kernels.prepare(self.market, n, *self.chain, played, weights(functional), second)
+            self.require_rates(n, wrong, played)
+            if key is not None:
+                if len(self._kept) >= KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = lanes
+            yield part, lanes
+
+    def _box(self, kind: str, controls: Array) -> tuple[Array, Array]:
+        """A box around controls (M, C) that share their choices: where all steps are alike, that of the step before."""
+        low, high = controls[:, self.boxed].min(axis=0), controls[:, self.boxed].max(axis=0)
+        if self.declared.reads_step:
+            return low, high
+        key = (kind, controls[0, ~self.boxed].tobytes())
+        if key in self._boxes:
+            a, b = self._boxes[key]
+            if (a <= low).all() and (high <= b).all() and (b - a <= TOO_WIDE * (high - low)).all():
+                return a, b
+        room = WIDENED * (high - low)
+        free = self.boxed
+        self._boxes[key] = np.maximum(low - room, self.low[free]), np.minimum(high + room, self.high[free])
+        return self._boxes[key]
 
     def require_rates(self, n: int, wrong: int, controls: Array) -> None:
         """Refuse controls under which a kernel found a wrong intensity."""
@@ -186,10 +231,10 @@ class RunningLaw:
             return None
         degrees = np.maximum(degrees, LEAST_DEGREE)
         free = controls[:, self.boxed]
-        sizes = np.where(free.min(axis=0) < free.max(axis=0), degrees + 1.0, 1.0)
-        if MARGIN * float(np.prod(sizes)) * self.sweep_cost > len(controls) * self.pair_cost:
+        nodes = num_nodes(np.where(free.min(axis=0) < free.max(axis=0), degrees, 0))
+        if MARGIN * float(nodes) * self.sweep_cost > len(controls) * self.pair_cost:
             return None
-        return Interpolation(free.min(axis=0), free.max(axis=0), degrees)
+        return Interpolation(*self._box(kind, controls), degrees)
 
     def _placed(self, free: Array, like: Array) -> Array:
         """Controls (G, C) with the continuous ones (G, B) and the choices of ``like`` (C,)."""
@@ -223,10 +268,9 @@ class RunningLaw:
                 if (error <= tolerance).all():
                     self._degrees[kind] = grid.enough(excesses)
                     basis = grid.basis(controls[:, self.boxed])
-                    result = np.zeros((len(states), values.shape[1]), dtype=values.dtype)
-                    for share, height in zip(basis.T, heights, strict=True):
-                        result += share[:, None] * height[states]
-                    return result
+                    here = heights if np.array_equal(states, np.arange(self.num_states)) else heights[:, states]
+                    shares = np.ascontiguousarray(basis.T)
+                    return np.stack([(shares * column).sum(axis=0) for column in np.moveaxis(here, 2, 0)], axis=1)
                 better = grid.degrees + 4
             self._degrees[kind] = better
         return None
@@ -265,6 +309,10 @@ class RunningLaw:
 
     def _sweep_laws(self, n: int, controls: Array, masses: Array, result: Array) -> None:
         controls = np.ascontiguousarray(controls)
+        if len(controls) > kernels.FEW:
+            for part, lanes in self._lanes(n, controls, Functional(), False):
+                kernels.law_lanes(self.length, *lanes, masses[part], result)
+            return
         wrong = kernels.sweep_laws(self.market, n, *self.chain, controls, masses, result)
         self.require_rates(n, wrong, controls)
 
@@ -293,4 +341,4 @@ class RunningLaw:
 def weights(functional: Functional) -> Array:
     """Of a functional, as kernels take them."""
     f = functional
-    return np.array([f.gain, f.price, f.penalty, f.fills, f.orders, f.absolute_inventory])
+    return np.array([f.gain, f.price, f.penalty, f.fills, f.orders, f.absolute_inventory, f.price if f.jumps else 0.0])

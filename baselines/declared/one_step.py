@@ -45,9 +45,9 @@ class DeclaredProblem:
         self.aversion = d.aversion(p)
         exponents = np.array([-self.aversion]) if self.aversion else None
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=exponents)
-        numbers = np.empty((7, self.num_states))
+        numbers = np.empty((8, self.num_states))
         declared_kernels.find_state_rates(d.engine.record(p), p.num_steps, self.rows, self.low_controls, numbers)
-        self._ends = numbers[5:]
+        self._ends = numbers[5:7]
         self._all = np.ones(self.num_states)
         self._flat = (numbers[2] ** 2 * numbers[3] == 0.0).astype(np.float64)  # states without price noise
 

@@ -102,7 +102,7 @@ class _Quotes:
         far = 1.0 if self.fill_curve == "linear" else 3.0
         p = self._replace(
             running_penalty=checked_penalty(
-                self, given["running_penalty"], 0.5 * self.risk_aversion * self.volatility**2
+                self, given["running_penalty"], 0.5 * self.risk_aversion * self.start_volatility**2
             ),
             min_depth=-1.0 / self.fill_decay if self.min_depth is None else self.min_depth,
             max_depth=far / self.fill_decay if self.max_depth is None else self.max_depth,
@@ -130,6 +130,11 @@ class _Quotes:
         return p
 
     @property
+    def start_volatility(self: Any) -> float:
+        """Of the mid at the start (price / sqrt(time))."""
+        return float(self.volatility)
+
+    @property
     def limit(self: Any) -> int:
         """Inventory bound in orders."""
         count: int = round(self.inventory_limit / self.order_size)
@@ -143,8 +148,11 @@ class _Quotes:
 
 
 def parameters(**fields: Any) -> Any:
-    """The base class of a market's parameters: those that all have, and ``fields`` of its own (annotations)."""
-    table: Any = NamedTuple("Fields", [*FIELDS.items(), *fields.items()])
+    """The base class of a market's parameters: those that all have, and ``fields`` of its own (annotations).
+
+    A field of its own takes the place of one of the same name.
+    """
+    table: Any = NamedTuple("Fields", list({**FIELDS, **fields}.items()))
     return type("Fields", (_Quotes, table), {})
 
 
@@ -288,7 +296,7 @@ class _System:
         self.size = (rates_of(market, p, 0, nothing + 1.0)[1] - pay)[self.quotes].max(axis=1)
         self.pay, self.flow = pay, flow - 0.5 * self.gamma * noise
         self.open = following[self.quotes] >= 0
-        ends = np.empty((7, following.shape[1]))
+        ends = np.empty((8, following.shape[1]))
         declared_kernels.find_state_rates(record, p.num_steps, market.states(p), nothing, ends)
         self.end = -ends[5] - ends[6]
 

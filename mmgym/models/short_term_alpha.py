@@ -1,12 +1,19 @@
-r"""A short-term alpha: the mid has a drift that follows a finite Markov chain, which the market maker observes.
+r"""A short-term alpha: the mid has a drift that follows a Markov chain, which the market maker observes.
 
-    dS = a m dt + sigma dW,    m in {-1, 0, 1},
+    dS = mu dt + sigma dW,    mu = a m / sqrt(L),    m in {-L, .., L},
 
-``m`` leaves its level at the rate ``eta``: from ``-1`` and ``1`` to ``0``, and from ``0`` to either with equal
-probability, so that its stationary law, that of the start, is (1/4, 1/2, 1/4) and its autocorrelation ``exp(-eta
-t)``. It is a chain in the place of the mean-reverting ``alpha`` of Cartea, Jaimungal & Penalva (2015, section
-10.4.2). Quotes at the depth ``d`` are filled at the intensity ``A f(k d)`` (`mmgym.models.quoting`; exponential by
-default):
+``m`` rises by one at the rate ``eta (L - m) / 2`` and falls by one at ``eta (L + m) / 2``: half the excess of heads
+over tails among ``2 L`` coins that are tossed again at the rate ``eta`` each. Its stationary law, that of the start,
+is binomial, for ``L = 1`` (1/4, 1/2, 1/4). For every ``L``, mean, variance and covariances of ``mu``, also given its
+present level, are exactly those of the mean-reverting drift of Cartea, Jaimungal & Penalva (2015, section 10.4.2),
+
+    d mu = -eta mu dt + a sqrt(eta) dB,    stationary variance a^2 / 2;
+
+the kurtosis is less by ``1 / L``. Hence what a policy that does not look at ``mu`` earns on average, and the variance
+of that, are those of the Ornstein-Uhlenbeck process too, and the optimum is its to order ``1 / L``: at the defaults
+76.4421 with L = 1, 76.1829 with 16, 76.168 in the limit.
+
+Quotes at the depth ``d`` are filled at the intensity ``A f(k d)`` (`mmgym.models.quoting`; exponential by default):
 
     dq = D (dN_bid - dN_ask),    dW = D d_bid dN_bid + D d_ask dN_ask + q dS,
 
@@ -19,6 +26,7 @@ plays who does not see ``m`` move; "constant", ``1 / k`` with the exponential cu
 Units: prices in the currency, inventory in assets, time in the unit of the horizon.
 """
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -26,13 +34,14 @@ import numpy as np
 from mmgym import declare
 from mmgym.models import quoting
 from mmgym.models.quoting import best_depths, continuous_depths
-from mmgym.parameters import Real
+from mmgym.parameters import Integer, Real
 
 
 class Params(
     quoting.parameters(
-        alpha=Annotated[float, Real(10.0, -1e6, 1e6, "price / time", "a"), "drift of the mid at level 1"],
-        switching_rate=Annotated[float, Real(10.0, 0.0, 1e6, "1 / time", "eta"), "at which the drift leaves a level"],
+        alpha=Annotated[float, Real(10.0, -1e6, 1e6, "price / time", "a"), "standard deviation of the drift x sqrt(2)"],
+        switching_rate=Annotated[float, Real(10.0, 0.0, 1e6, "1 / time", "eta"), "at which the drift reverts to 0"],
+        signal_levels=Annotated[int, Integer(1, 1, 31, symbol="L"), "of the drift, on either side of 0"],
     )
 ):
     """Parameters of the market."""
@@ -54,9 +63,9 @@ def switch(name, sign):
     """Moves of the signal to the next level above (sign 1) or below."""
     return declare.Event(
         name,
-        intensity=lambda p, x: p.switching_rate if x.signal == -sign else 0.5 * p.switching_rate,
+        intensity=lambda p, x: 0.5 * p.switching_rate * (p.signal_levels - sign * x.signal),
         effect=lambda x: (x.inventory, x.signal + sign),
-        when=lambda x: x.signal != sign,
+        when=lambda p, x: x.signal != sign * p.signal_levels,
     )
 
 
@@ -64,11 +73,17 @@ MARKET: declare.Market = declare.Market(
     name="short_term_alpha",
     title="Market making with a short-term alpha (inventory in assets, traded in orders of `order_size`)",
     params=Params,
-    coordinates=[quoting.inventory(), declare.Coordinate("signal", -1, 1)],
+    coordinates=[
+        quoting.inventory(),
+        declare.Coordinate("signal", lambda p: -p.signal_levels, lambda p: p.signal_levels),
+    ],
     controls=[quoting.depth_box("bid_depth"), quoting.depth_box("ask_depth")],
     events=[fills("bid", 1, 0), fills("ask", -1, 1), switch("up", 1), switch("down", -1)],
-    drift=lambda p, x: p.alpha * x.signal,
-    start=lambda p: [((p.start, -1), 0.25), ((p.start, 0), 0.5), ((p.start, 1), 0.25)],
+    drift=lambda p, x: p.alpha * x.signal / math.sqrt(p.signal_levels),
+    start=lambda p: [
+        ((p.start, m), math.comb(2 * p.signal_levels, p.signal_levels + m) * 0.25**p.signal_levels)
+        for m in range(-p.signal_levels, p.signal_levels + 1)
+    ],
     **quoting.INVENTORY,
     policies={
         "constant": lambda p, x, n: np.full(2, best_depths(p, np.zeros((1, 1)))[0, 0]),
