@@ -123,7 +123,8 @@ ENVIRONMENTS = (
         for preset, suffix, what in (
             ("paper", "", ""),
             ("fast_signals", "FastSignals", ", signals ten times faster"),
-            ("coupled", "Coupled", ", strong impact"),
+            ("coupled", "Coupled", ", impact 0.02"),
+            ("strong_impact", "StrongImpact", ", impact 0.05"),
         )
     ),
     *(

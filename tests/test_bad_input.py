@@ -404,7 +404,7 @@ def test_wrong_rows_of_a_state():
 
 # --- States from elsewhere, in every market --------------------------------------------------------------------------
 
-IDS = [row.id for row in ENVIRONMENTS if not row.id.endswith(("Coupled-v0", "FastSignals-v0"))]
+IDS = [row.id for row in ENVIRONMENTS if not row.id.endswith(("Coupled-v0", "FastSignals-v0", "StrongImpact-v0"))]
 HOSTILE = (
     10**9,
     2 * 10**9,

@@ -484,7 +484,7 @@ def test_the_law_of_the_final_gain():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["", "FastSignals", "Coupled"])
+@pytest.mark.parametrize("preset", ["", "FastSignals", "Coupled", "StrongImpact"])
 def test_simulation_of_the_registered_markets(preset):
     """20,000 episodes of the optimum: within 4 standard errors (6e-5)."""
     for role in ("Taker", "Maker"):

@@ -593,9 +593,10 @@ def test_shipped_flows_are_what_the_solver_finds(name):
     assert shipped.quoting == pytest.approx(found.quoting, abs=1e-9)
 
 
-def test_the_shipped_coupled_flow_is_an_equilibrium():
+@pytest.mark.parametrize("name", ["coupled", "strong_impact"])
+def test_a_shipped_coupled_flow_is_an_equilibrium(name):
     """One pass of the map gives it back, to 1e-6 of a cent on a price of dollars."""
-    game = Game.create(**PRESETS["coupled"])
+    game = Game.create(**PRESETS[name])
     flow = flows.equilibrium_flow(game)
     quotes, _ = flows.best_response(game, flow)
     again, laws = flows.induced_flow(game, quotes)

@@ -274,7 +274,12 @@ def test_reward_kinds_share_the_fills():
 
 
 def test_presets_and_ids():
-    for suffix, changed in (("", {}), ("FastSignals", {"signal_rate_up": 15.0}), ("Coupled", {"impact": 0.02})):
+    for suffix, changed in (
+        ("", {}),
+        ("FastSignals", {"signal_rate_up": 15.0}),
+        ("Coupled", {"impact": 0.02}),
+        ("StrongImpact", {"impact": 0.05}),
+    ):
         for role in ("Taker", "Maker"):
             params = gymnasium.make(f"mmgym/MeanField{role}{suffix}-v0").unwrapped.params
             assert params.role == role.lower()

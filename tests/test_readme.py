@@ -28,7 +28,7 @@ RESULTS = ROOT / "configs" / "results"
 RUNS = pd.read_csv(RESULTS / "benchmark" / "results.csv")
 QUICK_IDS = [AS, "mmgym/GLFT-v0", "mmgym/MeanFieldTaker-v0", "mmgym/MeanFieldMaker-v0"]  # solved in a second
 UNRUN = {row.id for row in ENVIRONMENTS if row.declared or row.market == "robust_glft"}  # no runs of the benchmark
-UNRUN.add("mmgym/TickSpreadCompact-v0")
+UNRUN |= {"mmgym/TickSpreadCompact-v0", "mmgym/MeanFieldTakerStrongImpact-v0", "mmgym/MeanFieldMakerStrongImpact-v0"}
 QUICK_IDS += sorted(UNRUN)
 
 

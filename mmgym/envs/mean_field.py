@@ -124,8 +124,10 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
       depths to `info`, which always has cash, mid, inventory, signal and the fills of the last step.
 
     The defaults are the paper's table, with orders of 10 assets. `mmgym/MeanFieldTakerFastSignals-v0` has signals ten
-    times faster (signal_rate 15), `mmgym/MeanFieldTakerCoupled-v0` a strong impact (0.02) and a crowd that starts with
-    80 assets and the signal 2: its members hurry and hold each other up.
+    times faster (signal_rate 15), `mmgym/MeanFieldTakerCoupled-v0` an impact of 0.02 and a crowd that starts with 80
+    assets and the signal 2: its members hurry and hold each other up. `mmgym/MeanFieldTakerStrongImpact-v0` is the same
+    at 0.05, the strongest impact that is solved. At the default impact, 5e-5, the game is virtually decoupled: best
+    answers hardly depend on the crowd.
 
     ## Version History
     - v0: first version.
@@ -182,8 +184,8 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
       depths to `info`, which always has cash, mid, inventory and the fills of the last step.
 
     The defaults are the paper's table, with orders of 10 assets. `mmgym/MeanFieldMakerFastSignals-v0` has signals ten
-    times faster (signal_rate 15), `mmgym/MeanFieldMakerCoupled-v0` a strong impact (0.02) and a crowd that starts with
-    80 assets and the signal 2.
+    times faster (signal_rate 15), `mmgym/MeanFieldMakerCoupled-v0` an impact of 0.02 and a crowd that starts with 80
+    assets and the signal 2, `mmgym/MeanFieldMakerStrongImpact-v0` the same at 0.05.
 
     ## Version History
     - v0: first version.

@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # the registered games
     "paper": {},
     "fast_signals": {"signal_rate": 15.0},
     "coupled": {"impact": 0.02, "initial_law": [80.0, 2]},
+    "strong_impact": {"impact": 0.05, "initial_law": [80.0, 2]},
 }
 BOUNDARY_QUOTES = ("quoting", "zero", "risk_neutral")
 
