@@ -469,11 +469,12 @@ def test_frozen_depths_are_the_best_ones():
     speed = (-40.0, 600.0)  # of the price by the time left tau: speed[0] + speed[1] tau
     drift = system.beliefs + speed[0] + speed[1] * h * (1.0 - system.nodes)
     depths, best = np.full((*game.shape, 2), 0.4), np.empty(game.shape)
-    inventory = game.inventory
+    inventory, fastest = game.inventory, game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth)
     steps.improve(
         h, np.full(2, game.taker_fill_rate), game.taker_fill_decay, game.order_size, game.max_depth,
         -game.taker_penalty * inventory**2, system.nodes, system.weights, drift, system.moves @ values, inventory,
-        depths, best, np.empty(game.shape),
+        depths.copy(), 0.0, steps.new_weights(h, 2.0 * fastest, np.ones(game.shape[0], np.bool_)), depths, best,
+        np.empty(game.shape),
     )  # fmt: skip
     for state in (0, 4, 13, 26):
         found = depths.reshape(-1, 2)[state]

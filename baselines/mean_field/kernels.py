@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from mmgym.compiling import KERNEL
-from mmgym.models.mean_field_steps import MAX_TERMS, step_weights
+from mmgym.models.mean_field_steps import fastest, new_weights, propagate, weights_for
 from mmgym.uniformisation import num_terms, poisson_weights
 
 # Kept beside the declared law (`mmgym.baselines.declared`) for its speed, with `mmgym.models.mean_field_steps`: 25
@@ -236,7 +236,9 @@ def backward_gradient(
     """
     count = values.shape[1]
     block = np.empty((2, 3, count + 2))
-    pi, rho, beta = np.empty(MAX_TERMS), np.empty(MAX_TERMS), np.empty(MAX_TERMS)
+    present = np.zeros(values.shape[0], np.bool_)
+    present[signals] = True
+    weights = new_weights(step, fastest(rates), present)
     for i in range(states.shape[0]):
         start, b, up, down = states[i], signals[i], rates[i, 0], rates[i, 1]
         source_b, source_a, slope_b, slope_a = 0.0, 0.0, 0.0, 0.0
@@ -246,8 +248,9 @@ def backward_gradient(
         if factors[1] > 0.0:
             depth = math.log(factors[1] / down) / decay
             source_a, slope_a = size * down * depth, size * (depth - 1.0 / decay)
-        rate = max(up + down, 1e-3 / step)
-        terms = step_weights(rate, step, nodes, node_weights, drift[b], pi, rho, beta)
+        place = weights_for(weights, up + down, step, nodes, node_weights, drift)
+        rate, terms = weights.rates[place], weights.terms[place]
+        pi, rho, beta = weights.pi[place], weights.rho[place], weights.beta[place, b]
         x, z, w = up / rate, down / rate, 1.0 / rate
         u, n, after = block[0], block[1], values[b]
         u[:] = 0.0
@@ -255,15 +258,15 @@ def backward_gradient(
             low, high = max(0, start - j), min(count - 1, start + j)
             a, r, c = pi[j], rho[j], beta[j]
             u0, ub, ua, n0, nb, na = u[0], u[1], u[2], n[0], n[1], n[2]
-            for q in range(np.uint64(low + 1), np.uint64(high + 2)):  # one cell beyond the edges on each side
-                above, below, o = q + ONE, q - ONE, q - ONE
-                up0, down0 = u0[above] - u0[q], u0[below] - u0[q]
+            begin, end = np.uint64(low + 1), np.uint64(high + 2)  # one cell beyond the edges on each side
+            for q in range(begin, end):  # a loop for each: few arrays at a time, so that it becomes vectors
+                o = q - ONE
                 n0[q] = (
-                    u0[q] + x * up0 + z * down0
+                    u0[q] + x * (u0[q + ONE] - u0[q]) + z * (u0[o] - u0[q])
                     + a * after[o] + r * (reward[o] + source_b + source_a) + c * inventory[o]
                 )  # fmt: skip
-                nb[q] = ub[q] + x * (ub[above] - ub[q]) + z * (ub[below] - ub[q]) + w * up0 + r * slope_b
-                na[q] = ua[q] + x * (ua[above] - ua[q]) + z * (ua[below] - ua[q]) + w * down0 + r * slope_a
+            propagate(begin, end, x, z, ub, u0, 1, w, r * slope_b, nb)
+            propagate(begin, end, x, z, ua, u0, -1, w, r * slope_a, na)
             if high == count - 1:  # no bid at the upper bound
                 n0[count] -= r * source_b
                 nb[count] -= r * slope_b

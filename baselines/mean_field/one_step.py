@@ -241,11 +241,26 @@ class MeanFieldProblem:
         return ", ".join(f"{name} {column[state]:g}" for name, column in self.coordinates.items())
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
-        p = self.params
         after = np.ascontiguousarray(self.moves @ values[:, 0].reshape(self.shape))
         depths = self.first_order_depths(after) if guess is None else guess.reshape(*self.shape, 2)
-        depths = np.clip(depths, self.low_controls, self.high_controls)
+        depths, best, shortfalls = self._climb(n, after, depths, depths, 0.0)
+        return best_controls(self, n, values, in_box(self, depths.reshape(-1, 2)), best.ravel(), shortfalls.ravel())
+
+    def improve_near(self, n: int, values: Array, prior: Array, penalty: float) -> tuple[Array, Array]:
+        """The best controls (S, 2) near a prior's and their values (S, 1), less a penalty for leaving the prior.
+
+        It is ``penalty * step_length * sum(r log(r / p) - r + p)``, with fill intensities ``r`` and those of the prior.
+        """
+        after = np.ascontiguousarray(self.moves @ values[:, 0].reshape(self.shape))
+        prior = prior.reshape(*self.shape, 2)
+        depths, best, _ = self._climb(n, after, prior, prior, penalty)
+        return in_box(self, depths.reshape(-1, 2)), best.reshape(-1, 1)
+
+    def _climb(self, n: int, after: Array, guess: Array, prior: Array, penalty: float) -> tuple[Array, Array, Array]:
+        p = self.params
+        depths = np.clip(guess, self.low_controls, self.high_controls)
         best, shortfalls = np.empty(self.shape), np.empty(self.shape)
+        most = float(self.factors[n].sum() * np.exp(p.fill_decay * p.max_depth))
         mean_field_steps.improve(
             p.step_length,
             self.factors[n],
@@ -258,11 +273,14 @@ class MeanFieldProblem:
             self.beliefs + self.drift[n],
             after,
             self.inventory,
+            np.ascontiguousarray(prior),
+            penalty,
+            mean_field_steps.new_weights(p.step_length, most, np.ones(self.shape[0], np.bool_)),
             depths,
             best,
             shortfalls,
         )
-        return best_controls(self, n, values, in_box(self, depths.reshape(-1, 2)), best.ravel(), shortfalls.ravel())
+        return depths, best, shortfalls
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return np.asarray(values)

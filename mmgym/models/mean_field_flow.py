@@ -45,6 +45,7 @@ __all__ = [
     "constant_flow",
     "equilibrium_flow",
     "flow_file",
+    "frozen_map",
     "induced_flow",
     "solve_equilibrium_flow",
     "step_system",
@@ -56,7 +57,9 @@ DEGREE = 16  # of the movement's polynomial
 UNCLIMBED = 1e6  # of a best depth: what a further move promises, in units of the values' rounding error
 WEAKEST = 8.0  # the smallest step towards an impact is its share of 1 / 8
 MOST_EVALUATIONS = 200  # of the frozen map, after which an equilibrium is given up: minutes in the registered sizes
-LIMIT_TOLERANCE = 1e-6  # of the equilibrium in continuous time that a solution starts from
+START_TOLERANCE = (
+    1e-3  # residual of the equilibrium in continuous time that a solution starts from, relative to a value
+)
 FIELDS = (  # of the game, that the crowd depends on
     "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
     "taker_fill_decay", "order_size", "inventory_limit", "taker_risk_aversion", "max_depth", "horizon", "num_steps",
@@ -169,8 +172,9 @@ def step_system(game: Game) -> StepSystem:
 def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[Array, Array]:
     """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q).
 
-    Where a step has many fills, the best of the local maxima that the corners of the box and the steps after lead to;
-    `mmgym.baselines.frozen.solve` looks for others on a grid.
+    ``guess`` are depths of that shape near them, as those against a flow like this one. Where a step has many fills,
+    the best of the local maxima that the corners of the box and the guesses lead to; `mmgym.baselines.frozen.solve`
+    looks for others on a grid.
 
     Raises
     ------
@@ -179,7 +183,7 @@ def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[A
     """
     system = step_system(game)
     quotes = np.empty((game.num_steps, *game.shape, 2))
-    quotes[-1] = 1.0 / game.taker_fill_decay if guess is None else guess
+    quotes[:] = 1.0 / game.taker_fill_decay if guess is None else guess
     values = np.empty((game.num_steps + 1, *game.shape))
     worst = mean_field_steps.best_response(
         game.step_length,
@@ -260,8 +264,11 @@ def constant_flow(game: Game) -> Flow:
     return induced_flow(game, quotes)[0]
 
 
-def _frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, Flow, Array, Array]:
-    """Movement at `POINTS` of the crowd that plays best against the movement ``moved`` (N, D + 1), and its parts."""
+def frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, Flow, Array, Array]:
+    """Movement at `POINTS` of the crowd that plays best against the movement ``moved`` (N, D + 1), and its parts.
+
+    They are its flow, depths and values; the guess is that of `best_response`.
+    """
     nothing = np.zeros((game.num_steps, 2))
     quotes, values = best_response(game, Flow(_movement(moved, game.order_size), nothing, nothing), guess)
     one = np.ones((*quotes.shape[:-1], 1))
@@ -304,12 +311,12 @@ def solve_equilibrium_flow(
         raise ValueError(f"tolerance = {tolerance!r} is not allowed: it must be from 1e-13 to below 1")
     shape = (game.num_steps, DEGREE + 1)
     moved = np.zeros(shape)
-    image, _, quotes, values = _frozen_map(game, moved, None)
+    image, _, quotes, values = frozen_map(game, moved, None)
     scale = game.impact * game.inventory_limit / DEGREE
     size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
     residual, iterations = float(scale * np.abs(image).sum()), 1
     if not residual <= tolerance * size:
-        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes[-1])
+        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes)
         iterations += evaluations
     flow, _ = induced_flow(game, quotes)
     return replace(flow, residual=residual, iterations=iterations)
@@ -323,10 +330,12 @@ def _coupled(
     reached, step, beyond = 0.0, game.impact, np.zeros(game.num_steps * DEGREE)
 
     def frozen(part: Game, moved: Array) -> tuple[Array, Flow, Array, Array]:
-        nonlocal evaluations
+        nonlocal evaluations, guess
         evaluations += 1
         bar.update(1)
-        return _frozen_map(part, np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1), guess)
+        found = frozen_map(part, np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1), guess)
+        guess = found[2]
+        return found
 
     with tqdm(desc="equilibrium", unit="evaluation", delay=2.0, disable=None) as bar:
         while True:
@@ -339,7 +348,7 @@ def _coupled(
                 return frozen(part, moved)[0][:, 1:].ravel()
 
             try:
-                start = mean_field_limit.solve_equilibrium(part, LIMIT_TOLERANCE, start)
+                start = mean_field_limit.rough_equilibrium(part, START_TOLERANCE, start)
                 limit = _NearTheLimit(part, start)
                 first, left = limit.start.ravel(), MOST_EVALUATIONS - evaluations
                 solution, _, residual, _ = mean_field_limit.fixed_point(

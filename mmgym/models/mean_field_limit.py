@@ -59,6 +59,7 @@ RUSH = 0.15  # density of the grid that goes to the first moments
 STABLE = 2.0  # expected events a time step: Runge-Kutta steps of order 4 explode from 2.79 on
 WEAKEST = 64.0  # the smallest step towards an impact is its share of 1 / 64
 NEWTON_STEPS = 30
+MOST_DIRECTIONS = 120  # in which the derivative of a map is known
 KRYLOV, FORCING = 12, 0.03  # evaluations of a Newton step that has an approximate inverse, and its relative error
 
 
@@ -447,6 +448,19 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
         raise ValueError(
             f"start is not allowed: its horizon is {start.flow.times[-1]:g}, but that of this game is {game.horizon:g}"
         )
+    return _refined(game, tolerance, 0.01 * tolerance, start)
+
+
+def rough_equilibrium(game: Game, tolerance: float, start: Equilibrium | None = None) -> Equilibrium:
+    """An equilibrium on the coarsest grid that is stable, to start from: its residual, not its error, is bounded.
+
+    The tolerance of the residual is relative to the takers' value; `NotConverged` as from `solve_equilibrium`.
+    """
+    return _refined(game, np.inf, tolerance, start)
+
+
+def _refined(game: Game, tolerance: float, residual: float, start: Equilibrium | None) -> Equilibrium:
+    """Equilibria on finer and finer grids, until the error is tolerable."""
     known = None if start is None else (curve_times(start.flow.times), start.flow.drift)
     intervals, iterations = COARSE, 0
     coarse: Linearised | None = None
@@ -457,7 +471,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
         curve = curve_times(times)
         drift = np.zeros(len(curve)) if known is None else np.interp(curve, *known)
         try:
-            equilibrium = _solve_on(game, times, drift, 0.01 * tolerance, coarse)
+            equilibrium = _solve_on(game, times, drift, residual, coarse)
         except _TooCoarse as problem:
             cause = (
                 f"the {problem.role}s' fills and signal jumps are too fast for {intervals} time steps over the horizon "
@@ -467,12 +481,12 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
             intervals, history, coarse = 2 * intervals, [], None
             continue
         iterations += equilibrium.iterations
-        known = curve, equilibrium.flow.drift
-        coarse = Linearised(game, times, equilibrium.flow.drift) if coarse is None else coarse
         history.append((equilibrium.taker_value, equilibrium.maker_value))
         error = max(stepping_error([pair[role] for pair in history]) for role in (0, 1))
         if error <= tolerance:
             return replace(equilibrium, iterations=iterations, error=error)
+        known = curve, equilibrium.flow.drift
+        coarse = Linearised(game, times, equilibrium.flow.drift) if coarse is None else coarse
         cause = (
             f"the values have a relative error of about {error:.3g} on the finest grid of {intervals} time steps, not "
             f"{tolerance:.3g}; raise the tolerance"
@@ -585,23 +599,42 @@ class Linearised:
         self.curve = curve_times(times)
         self._root = np.sqrt(curve_weights(times))
         self._size = 1.0 + float(np.abs(drift).max())
+        self._known: list[tuple[Array, Array]] = []  # directions and their images, times the root of the weights
 
     @functools.cached_property
     def _image(self) -> Array:
         return best_drift(self.game, self.times, self.drift)
 
     def response(self, source: Array) -> Array:
-        """``x - source`` where ``x`` is about ``(1 - DPhi)^-1 source``, by GMRES; both are drift curves (2 n + 1,)."""
+        """``x - source`` where ``x`` is about ``(1 - DPhi)^-1 source``, to 1e-3; both are drift curves (2 n + 1,).
 
-        def product(scaled: Array) -> Array:
-            direction = scaled / self._root
-            step = 1e-6 * self._size / max(float(np.abs(direction).max()), 1e-300)
-            derivative = (best_drift(self.game, self.times, self.drift + step * direction) - self._image) / step
-            return np.asarray(scaled - self._root * derivative)
+        By the generalised conjugate residual method (Eisenstat, Elman & Schultz 1983), which converges as GMRES does;
+        what is known of ``1 - DPhi`` in the directions of one source serves the next.
+        """
+        solution, left = np.zeros(len(source)), self._root * source
+        goal, known = 1e-3 * float(np.linalg.norm(left)), 0
+        while True:
+            for direction, image in self._known[known:]:
+                part = float(image @ left)
+                solution += part * direction
+                left -= part * image
+            known = len(self._known)
+            if not np.linalg.norm(left) > goal or known == MOST_DIRECTIONS:
+                return np.asarray(solution / self._root - source)
+            self._known.append(self._explored(left))
 
-        operator: Any = LinearOperator((len(source),) * 2, matvec=product, dtype=np.float64)
-        solution, _ = gmres(operator, self._root * source, rtol=1e-3, restart=60, maxiter=1)
-        return np.asarray(solution / self._root - source)
+    def _explored(self, direction: Array) -> tuple[Array, Array]:
+        """A direction like this one, and its image under ``1 - DPhi``: of norm 1, orthogonal to the images known."""
+        curve = direction / self._root
+        step = 1e-6 * self._size / max(float(np.abs(curve).max()), 1e-300)
+        derivative = (best_drift(self.game, self.times, self.drift + step * curve) - self._image) / step
+        direction, image = direction.copy(), direction - self._root * derivative
+        for other, known in self._known + self._known:  # twice, against rounding
+            part = float(known @ image)
+            direction -= part * other
+            image -= part * known
+        size = max(float(np.linalg.norm(image)), 1e-300)
+        return direction / size, image / size
 
     def on(self, curve: Array) -> Callable[[Array], Array]:
         """About ``(1 - DPhi)^-1`` for drifts on other times."""

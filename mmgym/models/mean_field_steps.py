@@ -12,11 +12,12 @@ two intensities obey the differentiated recursion (``c`` is only a device and st
 """
 
 import math
+from collections import namedtuple
 
 import numpy as np
 from numba import njit
 
-from mmgym.compiling import KERNEL
+from mmgym.compiling import KERNEL, SCALAR
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search, rounding
 from mmgym.uniformisation import fill_poisson_weights, num_terms
 
@@ -34,27 +35,66 @@ def _terms(mean):
     return terms
 
 
-@njit(**KERNEL)
-def step_weights(rate, step, nodes, node_weights, drift, pi, rho, beta):
-    """Fill ``pi``, ``rho`` and ``beta`` for the uniformisation rate; the number of terms.
+# The sums' weights for uniformisation rates in a geometric row, worked out when a rate is first asked for: any rate of
+# at least both sides' does, so that states with similar fills share them. `terms` (R,) are 0 until then; pi, rho (R, J)
+# and beta (R, B, J), by the signal at the start.
+StepWeights = namedtuple("StepWeights", ["rates", "terms", "pi", "rho", "beta", "present", "scratch"])
+SPACING = 2.0**0.25  # of the row
 
-    ``nodes`` and ``node_weights`` (K,) are a quadrature on [0, 1], ``drift`` (K,) is ``mu`` at the nodes.
+
+@njit(**KERNEL)
+def fastest(rates):
+    """The largest sum of both sides' rates, of rates (..., 2): 0 of none."""
+    most = 0.0
+    for total in (rates[..., 0] + rates[..., 1]).flat:
+        most = max(most, total)
+    return most
+
+
+@njit(**KERNEL)
+def new_weights(step, most_fills, present):
+    """Room for the weights of rates up to ``most_fills`` (1 / time), for the signals (B,) that are present."""
+    slowest = 1e-3 / step
+    most_fills = max(most_fills, slowest)
+    rates = slowest * SPACING ** np.arange(1.0 + math.ceil(math.log(most_fills / slowest) / math.log(SPACING)))
+    rates[-1] = most_fills
+    count, most = rates.shape[0], _terms(most_fills * step)
+    return StepWeights(
+        rates, np.zeros(count, np.int64), np.empty((count, most)), np.empty((count, most)),
+        np.empty((count, present.shape[0], most)), present, np.empty(most),
+    )  # fmt: skip
+
+
+@njit(**KERNEL)
+def weights_for(weights, rate, step, nodes, node_weights, drift):
+    """The place of the first rate in the row that is at least this one; its weights are there then.
+
+    ``nodes`` and ``node_weights`` (K,) are a quadrature on [0, 1], ``drift`` (B, K) is ``mu`` at the nodes.
     """
-    mean = rate * step
-    terms = _terms(mean)
-    beta[:terms] = 0.0
+    rates, place = weights.rates, 0
+    if rate > rates[0]:
+        place = min(int(math.log(rate / rates[0]) / math.log(SPACING)), len(rates) - 1)
+        while place < len(rates) - 1 and rates[place] < rate:
+            place += 1
+    if weights.terms[place] > 0:
+        return place
+    mean = rates[place] * step
+    terms = weights.terms[place] = _terms(mean)
+    pi, rho, beta, scratch = weights.pi[place], weights.rho[place], weights.beta[place], weights.scratch[:terms]
+    beta[:, :terms] = 0.0
     for i in range(nodes.shape[0]):
-        if drift[i] != 0.0:
-            fill_poisson_weights(mean * nodes[i], rho[:terms])  # until rho's own values come, a place to write to
-            weight = step * node_weights[i] * drift[i]
-            for j in range(terms):
-                beta[j] += weight * rho[j]
+        fill_poisson_weights(mean * nodes[i], scratch)
+        for b in range(drift.shape[0]):
+            weight = step * node_weights[i] * drift[b, i]
+            if weight != 0.0 and weights.present[b]:
+                for j in range(terms):
+                    beta[b, j] += weight * scratch[j]
     fill_poisson_weights(mean, pi[:terms])
     tail = 0.0
     for j in range(terms - 1, -1, -1):
-        rho[j] = tail / rate
+        rho[j] = tail / rates[place]
         tail += pi[j]
-    return terms
+    return place
 
 
 @njit(**KERNEL)
@@ -85,12 +125,15 @@ def backward_mean(
     """
     count = values.shape[1]
     u, n = np.empty(count + 2), np.empty(count + 2)
-    pi, rho, beta = np.empty(MAX_TERMS), np.empty(MAX_TERMS), np.empty(MAX_TERMS)
+    present = np.zeros(values.shape[0], np.bool_)
+    present[signals] = True
+    weights = new_weights(step, fastest(rates), present)
     for g in range(groups.shape[0] - 1):
         i = groups[g]
         b, up, down = signals[i], rates[i, 0], rates[i, 1]
-        rate = max(up + down, 1e-3 / step)
-        terms = step_weights(rate, step, nodes, node_weights, drift[b], pi, rho, beta)
+        place = weights_for(weights, up + down, step, nodes, node_weights, drift)
+        rate, terms = weights.rates[place], weights.terms[place]
+        pi, rho, beta = weights.pi[place], weights.rho[place], weights.beta[place, b]
         source_up, source_down = up * gains[i, 0], down * gains[i, 1]
         first = last = states[i]
         for k in range(i, groups[g + 1]):
@@ -116,6 +159,29 @@ def backward_mean(
             result[k] = u[states[k] + 1]
 
 
+@njit(**SCALAR)
+def propagate(begin, end, x, z, u, source, towards, weight, constant, n):
+    """``n = P u + weight * (source's change from a cell to the one above, or below) + constant``."""
+    if towards > 0:
+        for q in range(begin, end):
+            n[q] = (
+                u[q]
+                + x * (u[q + ONE] - u[q])
+                + z * (u[q - ONE] - u[q])
+                + weight * (source[q + ONE] - source[q])
+                + constant
+            )
+    else:
+        for q in range(begin, end):
+            n[q] = (
+                u[q]
+                + x * (u[q + ONE] - u[q])
+                + z * (u[q - ONE] - u[q])
+                + weight * (source[q - ONE] - source[q])
+                + constant
+            )
+
+
 @njit(**KERNEL)
 def _derivatives(start, terms, rates, rate, sources, reward, pi, rho, beta, values, inventory, block, out):
     """``U_0`` at ``start``, its gradient and its Hessian in the intensities: [U, U_b, U_a, U_bb, U_ab, U_aa].
@@ -134,17 +200,23 @@ def _derivatives(start, terms, rates, rate, sources, reward, pi, rho, beta, valu
         a, r, c = pi[j], rho[j], beta[j]
         u0, ub, ua, ubb, uab, uaa = u[0], u[1], u[2], u[3], u[4], u[5]
         n0, nb, na, nbb, nab, naa = n[0], n[1], n[2], n[3], n[4], n[5]
-        for q in range(np.uint64(low + 1), np.uint64(high + 2)):  # one cell beyond the edges on each side
-            above, below, o = q + ONE, q - ONE, q - ONE
-            up0, down0 = u0[above] - u0[q], u0[below] - u0[q]
-            upb, downb = ub[above] - ub[q], ub[below] - ub[q]
-            upa, downa = ua[above] - ua[q], ua[below] - ua[q]
-            n0[q] = u0[q] + x * up0 + z * down0 + a * values[o] + r * (reward[o] + earned) + c * inventory[o]
-            nb[q] = ub[q] + x * upb + z * downb + w * up0 + r * source_b[1]
-            na[q] = ua[q] + x * upa + z * downa + w * down0 + r * source_a[1]
-            nbb[q] = ubb[q] + x * (ubb[above] - ubb[q]) + z * (ubb[below] - ubb[q]) + 2.0 * w * upb + r * source_b[2]
-            nab[q] = uab[q] + x * (uab[above] - uab[q]) + z * (uab[below] - uab[q]) + w * (upa + downb)
-            naa[q] = uaa[q] + x * (uaa[above] - uaa[q]) + z * (uaa[below] - uaa[q]) + 2.0 * w * downa + r * source_a[2]
+        begin, end = np.uint64(low + 1), np.uint64(high + 2)  # one cell beyond the edges on each side
+        for q in range(begin, end):  # a loop for each: few arrays at a time, so that it becomes vectors
+            o = q - ONE
+            n0[q] = (
+                u0[q] + x * (u0[q + ONE] - u0[q]) + z * (u0[o] - u0[q])
+                + a * values[o] + r * (reward[o] + earned) + c * inventory[o]
+            )  # fmt: skip
+        propagate(begin, end, x, z, ub, u0, 1, w, r * source_b[1], nb)
+        propagate(begin, end, x, z, ua, u0, -1, w, r * source_a[1], na)
+        propagate(begin, end, x, z, ubb, ub, 1, 2.0 * w, r * source_b[2], nbb)
+        propagate(begin, end, x, z, uaa, ua, -1, 2.0 * w, r * source_a[2], naa)
+        for q in range(begin, end):
+            above, below = q + ONE, q - ONE
+            nab[q] = (
+                uab[q] + x * (uab[above] - uab[q]) + z * (uab[below] - uab[q])
+                + w * (ua[above] - ua[q] + ub[below] - ub[q])
+            )  # fmt: skip
         if high == count - 1:  # no bid at the upper bound
             n0[count] -= r * source_b[0]
             nb[count] -= r * source_b[1]
@@ -170,8 +242,8 @@ def step_reward(step, reward, drift, inventory):
 
 @njit(**KERNEL)
 def improve(
-    step, factors, decay, size, max_depth, reward, nodes, node_weights, drift, values, inventory, depths, best,
-    shortfalls,
+    step, factors, decay, size, max_depth, reward, nodes, node_weights, drift, values, inventory, prior, penalty,
+    weights, depths, best, shortfalls,
 ):  # fmt: skip
     """Best frozen depths of every state near a guess, and their value, by `mmgym.trust_region` in the intensities.
 
@@ -181,6 +253,11 @@ def improve(
         Fill intensities of bid and ask at depth 0 (1 / time); with 0, a side's depth does not matter and stays.
     reward, nodes, node_weights, drift, values, inventory
         Those of `backward_mean`.
+    prior, penalty : (B, Q, 2), float
+        Where the penalty is above 0, the value is less by it times ``step sum r log(r / p) - r + p``, with the fill
+        intensities ``r`` and those ``p`` of the prior's depths.
+    weights : StepWeights
+        With room for rates at ``-max_depth`` and all signals.
     depths : (B, Q, 2)
         In: guess. Out: best depths.
     best, shortfalls : (B, Q)
@@ -188,7 +265,6 @@ def improve(
     """
     count_b, count_q = values.shape
     block, out, sources = np.empty((2, 6, count_q + 2)), np.empty(6), np.zeros((2, 3))
-    pi, rho, beta = np.empty(MAX_TERMS), np.empty(MAX_TERMS), np.empty(MAX_TERMS)
     search, relative = new_search(2), np.empty(0)
     rates, slope, curvature = np.empty(2), np.empty(2), np.empty((2, 2))
     low, high = factors * math.exp(-decay * max_depth), factors * math.exp(decay * max_depth)
@@ -207,14 +283,22 @@ def improve(
                         sources[side, 0] = size * rates[side] * depth
                         sources[side, 1] = size * (depth - 1.0 / decay)
                         sources[side, 2] = -size / (decay * rates[side])
-                rate = max(rates[0] + rates[1], 1e-3 / step)
-                terms = step_weights(rate, step, nodes, node_weights, drift[b], pi, rho, beta)
+                place = weights_for(weights, rates[0] + rates[1], step, nodes, node_weights, drift)
                 _derivatives(
-                    q, terms, rates, rate, sources, reward, pi, rho, beta, values[b], inventory, block, out
+                    q, weights.terms[place], rates, weights.rates[place], sources, reward, weights.pi[place],
+                    weights.rho[place], weights.beta[place, b], values[b], inventory, block, out,
                 )  # fmt: skip
                 slope[0], slope[1] = out[1], out[2]
                 curvature[0, 0], curvature[1, 1] = out[3], out[5]
                 curvature[0, 1] = curvature[1, 0] = out[4]
+                if penalty > 0.0:
+                    for side in range(2):
+                        if factors[side] > 0.0:
+                            usual = factors[side] * math.exp(-decay * prior[b, q, side])
+                            ratio = math.log(rates[side] / usual)
+                            out[0] -= step * penalty * (rates[side] * ratio - rates[side] + usual)
+                            slope[side] -= step * penalty * ratio
+                            curvature[side, side] -= step * penalty / rates[side]
                 if advance(search, out[0], slope, curvature, low, high, relative, noise):
                     break
             best[b, q] = search.numbers[VALUE]
@@ -263,9 +347,10 @@ def best_response(
     quotes,
     values,
 ):
-    """Best frozen depths of all steps, backwards from 0 at the horizon, each guessed from the two steps after.
+    """Best frozen depths of all steps, backwards from 0 at the horizon.
 
-    Where a step may have several maxima, the corners of the box are guesses as well.
+    Each step's guess moves as the best depths of the two steps after have moved from theirs, continued. Where a step
+    may have several maxima, the corners of the box are guesses as well.
 
     Parameters
     ----------
@@ -277,7 +362,7 @@ def best_response(
     moves : (B, B)
         Transition matrix of the signal over a step.
     quotes, values : (N, B, Q, 2), (N + 1, B, Q)
-        Out. ``quotes[-1]`` holds the guess for the last step.
+        Out. ``quotes`` hold guesses: depths that are near the best ones, or any that are the same at all steps.
 
     Returns
     -------
@@ -289,17 +374,20 @@ def best_response(
     others, reached, missing = np.empty(quotes.shape[1:]), np.empty(values.shape[1:]), np.empty(values.shape[1:])
     values[count] = 0.0
     drift = np.empty(beliefs.shape)
+    guess, change, change_after = others.copy(), np.zeros(others.shape), np.zeros(others.shape)
+    everywhere = np.ones(drift.shape[0], np.bool_)
+    most = math.exp(decay * max_depth) * (factors[:, 0] + factors[:, 1]).max()
+    weights = new_weights(step, most, everywhere)
     for n in range(count - 1, -1, -1):
-        if n < count - 2:
-            quotes[n] = 2.0 * quotes[n + 1] - quotes[n + 2]
-        elif n < count - 1:
-            quotes[n] = quotes[n + 1]
+        weights.terms[:] = 0
+        guess[:] = quotes[n]
+        quotes[n] += (2.0 * change - change_after) if n < count - 2 else change
         for b in range(drift.shape[0]):
             drift[b] = beliefs[b] + impact[n]
         after = moves @ values[n + 1]
         improve(
-            step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, quotes[n],
-            values[n], shortfalls,
+            step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, guess, 0.0,
+            weights, quotes[n], values[n], shortfalls,
         )  # fmt: skip
         noise = rounding(after, size / decay + step_reward(step, reward, drift, inventory))
         if is_crowded(step, factors[n], decay, size, max_depth, reward, drift @ node_weights, after, inventory):
@@ -308,7 +396,7 @@ def best_response(
                 others[:, :, 1] = max_depth if corner < 2 else -max_depth
                 improve(
                     step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory,
-                    others, reached, missing,
+                    guess, 0.0, weights, others, reached, missing,
                 )  # fmt: skip
                 for b in range(after.shape[0]):
                     for q in range(after.shape[1]):
@@ -316,6 +404,8 @@ def best_response(
                             quotes[n, b, q] = others[b, q]
                             values[n, b, q], shortfalls[b, q] = reached[b, q], missing[b, q]
         worst = max(worst, shortfalls.max() / noise)
+        change_after[:] = change
+        change[:] = quotes[n] - guess
     return worst
 
 
@@ -337,39 +427,40 @@ def forward(step, rates, law, nodes, result, moved):
         Added to: mean change of inventory (orders) until each node, times the mass.
     """
     count_b, count_q = law.shape
-    p, n = np.empty(count_q), np.empty(count_q)
-    shifts, weights = np.empty(MAX_TERMS), np.empty(MAX_TERMS)
+    p, n = np.empty(count_q + 2), np.empty(count_q + 2)
+    weights = new_weights(step, fastest(rates), np.zeros(0, np.bool_))
+    none, no_drift = np.empty(0), np.empty((0, 0))
+    shifts = np.zeros(weights.pi.shape)  # by the uniformisation rate: mean change of inventory after so many events
     for b in range(count_b):
         for q in range(count_q):
             mass = law[b, q]
             if mass == 0.0:
                 continue
             up, down = rates[b, q, 0], rates[b, q, 1]
-            rate = max(up + down, 1e-3 / step)
-            x, z, mean = up / rate, down / rate, rate * step
-            idle = 1.0 - (up + down) / rate  # exactly 0 but for rates near 0
-            terms = _terms(mean)
-            fill_poisson_weights(mean, weights[:terms])
-            p[max(0, q - terms) : min(count_q, q + terms + 1)] = 0.0
-            n[max(0, q - terms) : min(count_q, q + terms + 1)] = 0.0
-            p[q] = mass
-            result[b, q] += weights[0] * mass
-            shifts[0] = 0.0
+            place = weights_for(weights, up + down, step, none, none, no_drift)
+            rate, terms, pi = weights.rates[place], weights.terms[place], weights.pi[place]
+            x, z, idle = up / rate, down / rate, 1.0 - (up + down) / rate
+            p[max(0, q - terms) : min(count_q, q + terms + 1) + 2] = 0.0
+            n[max(0, q - terms) : min(count_q, q + terms + 1) + 2] = 0.0
+            p[q + 1] = mass
+            result[b, q] += pi[0] * mass
+            shift = 0.0
             for j in range(1, terms):
-                low, high = max(0, q - j), min(count_q - 1, q + j)
-                shift = 0.0
-                for s in range(low, high + 1):
-                    value = (idle + (x if s == count_q - 1 else 0.0) + (z if s == 0 else 0.0)) * p[s]
-                    if s > 0:
-                        value += x * p[s - 1]
-                    if s < count_q - 1:
-                        value += z * p[s + 1]
-                    n[s] = value
-                    shift += (s - q) * value
+                low, high, weight = max(0, q - j), min(count_q - 1, q + j), pi[j]
+                shift += x * (mass - p[count_q]) if high == count_q - 1 else x * mass
+                shift -= z * (mass - p[1]) if low == 0 else z * mass
+                for s in range(np.uint64(low + 1), np.uint64(high + 2)):
+                    n[s] = idle * p[s] + x * p[s - ONE] + z * p[s + ONE]
+                if high == count_q - 1:
+                    n[count_q] += x * p[count_q]
+                if low == 0:
+                    n[1] += z * p[1]
                 p, n = n, p
-                shifts[j] = shift
-                for s in range(low, high + 1):
-                    result[b, s] += weights[j] * p[s]
-            for i in range(nodes.shape[0]):
-                fill_poisson_weights(mean * nodes[i], weights[:terms])
-                moved[i] += np.dot(weights[:terms], shifts[:terms])
+                shifts[place, j] += shift
+                for s in range(np.uint64(low + 1), np.uint64(high + 2)):
+                    result[b, s - ONE] += weight * p[s]
+    for place in range(len(shifts)):
+        terms = weights.terms[place]
+        for i in range(nodes.shape[0] if terms > 0 else 0):
+            fill_poisson_weights(weights.rates[place] * step * nodes[i], weights.scratch[:terms])
+            moved[i] += np.dot(weights.scratch[:terms], shifts[place, :terms])
