@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
 
-from mmgym.agents.fictitious_play import Mixture, load_game, play_game
+from mmgym.agents.fictitious_play import load_game, play_game
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.mean_field import flow_of_policy, population_exploitability, taker_exploitability
+from mmgym.baselines.mean_field.learning import Mixture
 from mmgym.baselines.tables import read_table
 
 COUPLED = "mmgym/MeanFieldTakerCoupled-v0"
@@ -78,10 +79,10 @@ def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
     assert (curve["exploitability"] > 0.0).all()
     assert (curve["maker_gap"] > 0.0).all()
     np.testing.assert_allclose(curve["total"], curve["exploitability"] + curve["maker_gap"])
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "game" / "rounds.csv"), curve)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "game" / "rounds.csv"), curve)
     constant = population_exploitability(COUPLED, tables(problem_of(COUPLED, **GAME))[0] * 0 + 1 / 2.375, **GAME)
     assert found.constant == pytest.approx(constant.exploitability)
-    table, description = read_table(tmp_path / "game" / "population.npz")
+    table, description = read_table(tmp_path / "game" / "fictitious_play.npz")
     assert description["role"] == "taker"
     judged = population_exploitability(COUPLED, table, **GAME).exploitability
     assert judged == pytest.approx(curve["exploitability"].iloc[-1], abs=1e-5)  # depths are float32 actions in the file
@@ -114,7 +115,7 @@ arguments: {json.dumps(GAME)}
 learner: {tmp_path / "ppo.yml"}
 rounds: 2
 timesteps: 640
-averaging: 0.5
+algorithms: {{damped_fictitious_play: 0.5}}
 maker: mmgym/MeanFieldMakerCoupled-v0
 maker_timesteps: 320
 """,
@@ -133,10 +134,14 @@ def test_bad_games_are_refused(tmp_path):
         ("rounds: 3", "with environment"),
         (f"environment: {COUPLED}\nround: 3", "the keys must be among"),
         (f"environment: {COUPLED}\nrounds: 0", "rounds = 0 must be a whole number >= 1"),
-        (f"environment: {COUPLED}\naveraging: 1.5", "averaging = 1.5"),
+        (f"environment: {COUPLED}\nalgorithms: {{mirror_descent: 1.5}}", "rate = 1.5"),
+        (f"environment: {COUPLED}\nalgorithms: {{best_response: 0.5}}", "best_response has none"),
+        (f"environment: {COUPLED}\nalgorithms: {{newton: null}}\nlearner: ppo", "with learned answers it must be one"),
+        (f"environment: {COUPLED}\nalgorithms: newton", "must be a mapping"),
         (f"environment: {COUPLED}\narguments: {{population: constant}}", "without population"),
         ("environment: mmgym/MeanFieldMaker-v0", "must be an id of the mean field's"),
         (f"environment: {COUPLED}\nmaker: {COUPLED}", "maker = "),
+        (f"environment: {COUPLED}\nmaker: mmgym/MeanFieldMakerCoupled-v0", "it needs a learner that trains"),
     ):
         (tmp_path / "fictitious_play.yml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
