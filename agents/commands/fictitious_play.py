@@ -27,16 +27,14 @@ def _fictitious_play(options: argparse.Namespace) -> None:
 
 
 GAME = """\
-Each round trains an answer to the population so far and adds it to it; then the population's exploitability, what one
-of its takers could still gain against the flow that all of them make, is computed exactly.
+Crowds of takers learn, by one algorithm after another; after each round the exploitability of the population, what one
+of its takers could still gain against the flow that all of them make, is computed exactly. With strong impact the best
+answer to a crowd overshoots: a crowd that plays it is more exploitable than the one before. (At the paper's own impact,
+`mmgym fictitious_play fictitious_play_decoupled`, the game is virtually decoupled, and any algorithm ends at once.)
 
 $ mmgym fictitious_play fictitious_play
-mmgym/MeanFieldTaker-v0: the constant quote's population has the exploitability 645.28372
 
- round  exploitability    relative  answer_regret   value  maker_gap      total  seconds
-     1       0.0990934 0.000153566      0.0990935 1552.09 0.00052361   0.099617  41.3029
-     2      0.00847688 1.31367e-05     0.00847703 1552.18  0.0090132  0.0174901  84.7691
-     3      0.00391427 6.06597e-06     0.00391437 1552.18 0.00226951 0.00618378  127.028
+`help(mmgym.baselines.mean_field.learning)` says what the algorithms are and where they come from.
 
 In Python, of the population that plays one policy:
 
