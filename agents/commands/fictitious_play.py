@@ -34,6 +34,16 @@ answer to a crowd overshoots: a crowd that plays it is more exploitable than the
 
 $ mmgym fictitious_play fictitious_play
 
+Of the constant quote's 553.01, these leave in their first rounds (with the rates of the file):
+
+ round  best_response  fictitious_play  damped_fictitious_play  prior_descent  mirror_descent
+     1          64.25            64.25                   64.25          91.98           60.08
+     2         835.00           315.21                   68.81          57.83           38.16
+     3        2052.36           594.05                   73.05          45.43           29.92
+     4        3062.02           631.45                   76.29          37.94           26.12
+     5        4164.09           629.82                   77.83          32.31           23.96
+     6        4883.61           616.10                   77.40          28.64           22.14
+
 `help(mmgym.baselines.mean_field.learning)` says what the algorithms are and where they come from.
 
 In Python, of the population that plays one policy:
