@@ -28,9 +28,10 @@ def _fictitious_play(options: argparse.Namespace) -> None:
 
 GAME = """\
 Crowds of takers learn, by one algorithm after another; after each round the exploitability of the population, what one
-of its takers could still gain against the flow that all of them make, is computed exactly. With strong impact the best
-answer to a crowd overshoots: a crowd that plays it is more exploitable than the one before. (At the paper's own impact,
-`mmgym fictitious_play fictitious_play_decoupled`, the game is virtually decoupled, and any algorithm ends at once.)
+of its takers could still gain against the flow that all of them make, is computed exactly. Where a crowd pushes the
+price hard, the best answer to it overshoots: a crowd that plays it is more exploitable than the one before. (With the
+paper's parameters, `mmgym fictitious_play fictitious_play_decoupled`, the game is virtually decoupled, and the first
+best answer ends it.)
 
 $ mmgym fictitious_play fictitious_play
 
