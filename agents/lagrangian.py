@@ -1,15 +1,22 @@
 """Penalised reinforcement learning of risk-constrained quoting: exact policy gradient with dual variables.
 
-The policy draws its quotes from softmax probabilities of every step and inventory. Each iteration takes the exact
-gradient of the Lagrangian ``E[objective] - sum_i lambda_i (P_i - asked_i)`` through the forward law of the chain (no
-sampling), one Adam step on the logits, and one step of projected dual ascent, ``lambda_i <- max(lambda_i + rate (P_i -
-asked_i), 0)``. Kept is the best iterate that keeps to the limits (Altman 1999; Tessler, Mankowitz & Mannor 2019).
+The policy draws its quotes from softmax probabilities of every step and inventory (or, ``time_only``, of every step).
+Each iteration takes the exact gradient of the Lagrangian ``E[objective] - sum_i lambda_i (risk_i - bound_i)`` through
+the law of the chain (no sampling: a forward and a backward pass on the `Lattice` give what every pair of quotes
+contributes), one Adam step on the logits, and one step of projected dual ascent, ``lambda_i <- max(lambda_i + rate
+(risk_i - bound_i), 0)``. Kept is the best iterate that keeps to the limits (Altman 1999; Tessler, Mankowitz & Mannor
+2019).
 """
 
+import math
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from mmgym.baselines.constrained.lattice import Lattice
 from mmgym.baselines.constrained.model import Chain, Evaluation, Quotes, evaluate_schedule
 from mmgym.baselines.constrained.problem import AgentSettings
 
@@ -28,7 +35,8 @@ class LagrangianRun(NamedTuple):
     """What training left.
 
     ``schedule`` has the probabilities of quotes by step and inventory; it and ``evaluation`` (exact) are None if no
-    iterate kept to the limits. ``multipliers`` are the last ones.
+    iterate kept to the limits. ``multipliers`` are the last ones; ``iterations`` are fewer than asked for where the
+    deadline came first.
     """
 
     schedule: dict[tuple[int, int], dict[Quotes, Fraction]] | None
@@ -38,54 +46,58 @@ class LagrangianRun(NamedTuple):
     best_iteration: int | None
 
 
-class _Unfolded:
-    """The chain as tensors: for each step, which (state, quotes) pair sends which share of its mass where."""
+class _Decisions:
+    """What the agent draws: one choice for each decision, hence quotes for one inventory or (time only) for all."""
 
     def __init__(self, chain: Chain) -> None:
-        self.cells = [(n, q) for n, inventories in enumerate(chain.reachable_inventories) for q in inventories]
-        number = {cell: i for i, cell in enumerate(self.cells)}
-        self.widest = max(len(choices) for choices in chain.quotes.values())
-        self.allowed = torch.zeros(len(self.cells), self.widest, dtype=torch.bool)
-        for i, (_, q) in enumerate(self.cells):
-            self.allowed[i, : len(chain.quotes[q])] = True
-        self.steps: list[tuple[Any, Any, Any, Any, int, Any]] = []
-        for n, layer in enumerate(chain.layers[:-1]):
-            index = {state: i for i, state in enumerate(chain.layers[n + 1])}
-            sources, targets, shares = [], [], []
-            for i, state in enumerate(layer):
-                for k, pair in enumerate(chain.quotes[state.inventory]):
-                    for after, parts in chain.successors(state, pair):
-                        sources.append(i * self.widest + k)
-                        targets.append(index[after])
-                        shares.append(parts / chain.denominator)
-            rewards = [float(chain.step_reward(state.inventory)) for state in chain.layers[n + 1]]
-            self.steps.append(
-                (
-                    torch.tensor([number[n, state.inventory] for state in layer]),
-                    torch.tensor(sources),
-                    torch.tensor(targets),
-                    torch.tensor(shares, dtype=torch.float64),
-                    len(index),
-                    torch.tensor(rewards, dtype=torch.float64),
-                )
-            )
-        last = chain.layers[-1]
-        self.final = torch.tensor([float(chain.final_reward(state)) for state in last], dtype=torch.float64)
-        counted = [[float(chain.violates(name, state)) for state in last] for name in chain.risk_limits]
-        self.counted = torch.tensor(counted, dtype=torch.float64).reshape(len(counted), len(last))
+        self.chain, self.lattice = chain, Lattice(chain)
+        self.list = [(n, choices) for n, step in enumerate(chain.decisions) for _, choices in step]
+        self.places = [
+            (n, list(choices[0]), [[self.lattice.number[q][choice[q]] for choice in choices] for q in choices[0]])
+            for n, choices in self.list
+        ]
+        widest = max(len(choices) for _, choices in self.list)
+        self.allowed = torch.zeros(len(self.list), widest, dtype=torch.bool)
+        for j, (_, choices) in enumerate(self.list):
+            self.allowed[j, : len(choices)] = True
+
+    def schedule(self, probabilities: Any) -> dict[tuple[int, int], dict[Quotes, Any]]:
+        """Probabilities of quotes by step and inventory, from those (decisions, choices) of the choices."""
+        schedule: dict[tuple[int, int], dict[Quotes, Any]] = {}
+        for (n, choices), row in zip(self.list, probabilities, strict=True):
+            for choice, p in zip(choices, row, strict=False):
+                for q, pair in choice.items():
+                    cell = schedule.setdefault((n, q), {})
+                    cell[pair] = cell.get(pair, 0) + p
+        return schedule
 
     def __call__(self, probabilities: Any) -> tuple[Any, Any]:
-        """Objective, and the probability of each limit, of probabilities (cells, quotes)."""
-        law, value = torch.ones(1, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        for cells, sources, targets, shares, count, rewards in self.steps:
-            played = (law[:, None] * probabilities[cells]).reshape(-1)
-            law = torch.zeros(count, dtype=torch.float64).index_add(0, targets, played[sources] * shares)
-            value = value + law @ rewards
-        return value + law @ self.final, self.counted @ law
+        """Functionals (F,) of probabilities (decisions, choices), and their derivatives (decisions, choices, F)."""
+        lattice, schedule = self.lattice, self.schedule(probabilities.tolist())
+        cells: list[dict[int, Any]] = [{} for _ in range(self.chain.market.num_steps)]
+        for (n, q), weights in schedule.items():
+            cells[n][q] = weights
+        shares = [lattice.shares(step) for step in cells]
+        laws = lattice.laws(shares)
+        lattice.use_worst_of(laws[-1])
+        values = lattice.terminal()
+        gains: dict[int, dict[int, Any]] = {}
+        for n in reversed(range(self.chain.market.num_steps)):
+            parts = lattice.parts(n, values)
+            gains[n] = lattice.gains(parts, laws[n])
+            values = lattice.play(parts, shares[n])
+        slopes = np.zeros((*self.allowed.shape, values.shape[-1]))
+        for row, (n, inventories, numbers) in zip(slopes, self.places, strict=True):
+            for q, number in zip(inventories, numbers, strict=True):
+                row[: len(number)] += gains[n][q][number]
+        return torch.from_numpy(values[lattice.start, 0].copy()), torch.from_numpy(slopes)
 
 
 def train_lagrangian(
-    chain: Chain, settings: AgentSettings, progress: Callable[[int, float], object] | None = None
+    chain: Chain,
+    settings: AgentSettings,
+    progress: Callable[[int, float], object] | None = None,
+    deadline: float = math.inf,
 ) -> LagrangianRun:
     """Train the penalised agent on a chain.
 
@@ -97,39 +109,43 @@ def train_lagrangian(
         first logits).
     progress : callable, optional
         Called after each iteration with its number and the best value so far (nan: no iterate kept to the limits).
+    deadline : float
+        On the clock of `time.perf_counter`: training stops there.
 
     Returns
     -------
     LagrangianRun
     """
-    unfolded = _Unfolded(chain)
+    decisions = _Decisions(chain)
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = unfolded.allowed.shape
+    shape = decisions.allowed.shape
     logits = (0.01 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=settings.learning_rate)
-    asked = torch.tensor([float(p.probability) for p in chain.risk_limits.values()], dtype=torch.float64)
+    asked = torch.tensor([float(bound) for bound in chain.bounds.values()], dtype=torch.float64)
     multipliers = torch.zeros(len(asked), dtype=torch.float64)
-    best, best_value, best_iteration = None, float("nan"), None
+    best, best_value, best_iteration, iteration = None, float("nan"), None, -1
     for iteration in range(settings.iterations):
+        if time.perf_counter() > deadline:
+            iteration -= 1
+            break
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * (1.0 - 0.9 * iteration / settings.iterations)
-        probabilities = torch.softmax(logits.masked_fill(~unfolded.allowed, -torch.inf), dim=1)
-        value, counted = unfolded(probabilities)
-        excess, worth = counted - asked, value.item()
+        probabilities = torch.softmax(logits.masked_fill(~decisions.allowed, -torch.inf), dim=1)
+        functionals, slopes = decisions(probabilities.detach())
+        excess, worth = functionals[1:] - asked, functionals[0].item()
         if bool((excess <= -MARGIN).all()) and not worth <= best_value:
             best, best_value, best_iteration = probabilities.detach().clone(), worth, iteration
         optimiser.zero_grad()
-        (multipliers @ excess - value).backward()
+        slope = slopes[..., 1:] @ multipliers - slopes[..., 0]
+        (probabilities * slope).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        multipliers = (multipliers + settings.dual_rate * excess.detach()).clamp(min=0.0)
+        multipliers = (multipliers + settings.dual_rate * excess).clamp(min=0.0)
         if progress is not None:
             progress(iteration, best_value)
-    last = dict(zip(chain.risk_limits, multipliers.tolist(), strict=True))
+    last = dict(zip(chain.bounds, multipliers.tolist(), strict=True))
     if best is None:
-        return LagrangianRun(None, None, last, settings.iterations, None)
-    schedule = {}
-    for cell, row in zip(unfolded.cells, best.numpy(), strict=True):
-        parts = {pair: Fraction(round(p * 10**DIGITS)) for pair, p in zip(chain.quotes[cell[1]], row, strict=False)}
-        whole = sum(parts.values())
-        schedule[cell] = {pair: p / whole for pair, p in parts.items() if p}
-    return LagrangianRun(schedule, evaluate_schedule(chain, schedule), last, settings.iterations, best_iteration)
+        return LagrangianRun(None, None, last, iteration + 1, None)
+    parts = [[Fraction(round(p * 10**DIGITS)) for p in row] for row in best.tolist()]
+    schedule = decisions.schedule([[p / sum(row) for p in row] for row in parts])
+    schedule = {cell: {pair: p for pair, p in weights.items() if p} for cell, weights in schedule.items()}
+    return LagrangianRun(schedule, evaluate_schedule(chain, schedule), last, iteration + 1, best_iteration)

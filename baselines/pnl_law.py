@@ -83,6 +83,12 @@ class PnlLaw:
         values, weights = self.atoms.T
         return np.asarray(self._rest_below(x) + (np.asarray(x, dtype=float)[..., None] >= values) @ weights)
 
+    def probability_error(self, x: float) -> float:
+        """About the error of `probability` at ``x``: away from atoms a smoothed series has less than ``truncation``."""
+        if not self.smoothed:
+            return self.truncation
+        return CAUTION * max(abs(float(other.probability(x) - self.probability(x))) for other in self._shorter())
+
     def quantile(self, probability: float) -> float:
         """The least ``x`` with ``P(R <= x) >= probability``."""
         low, passed = self.low, 0.0

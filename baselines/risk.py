@@ -68,6 +68,7 @@ class PathRisks(NamedTuple):
     gains: Array  # final P&L
     drawdowns: Array  # the largest, at step ends
     inventories: Array  # the largest absolute one at step ends, over all assets
+    lowest: Array  # the lowest P&L since the start, at step ends and at the start
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,10 @@ def path_risks(
     progress: bool = False,
     **arguments: Any,
 ) -> PathRisks:
-    """Final P&L, largest drawdown and largest absolute inventory at step ends of simulated episodes."""
+    """Final P&L, largest drawdown, largest absolute inventory and lowest P&L at step ends of simulated episodes."""
     base, player = player_in(env, policy, False, **arguments)
     first = int(np.random.SeedSequence([seed, 0x715C]).generate_state(1, np.uint64)[0])
-    risks = np.empty((3, episodes))
+    risks = np.empty((4, episodes))
     with tqdm(total=episodes, desc="risk", unit="episode", disable=not progress) as bar:
         for start in range(0, episodes, BATCH):
             count = min(BATCH, episodes - start)
@@ -202,17 +203,18 @@ def path_risks(
     return PathRisks(*risks)
 
 
-def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array, Array]:
-    gain, peak, drawdown, held = np.zeros((4, count))
+def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) -> tuple[Array, Array, Array, Array]:
+    gain, peak, drawdown, held, lowest = np.zeros((5, count))
     for step in played_episodes(base.make_batch(count, info="full"), player, seed, deterministic=deterministic):
         gain[step.running] = step.info["gain"][step.running]
         np.maximum(peak, gain, out=peak)
         np.maximum(drawdown, peak - gain, out=drawdown)
+        np.minimum(lowest, gain, out=lowest)
         if step.decision.number == 0:
             held = np.abs(step.decision.info["inventory"]).reshape(count, -1).sum(axis=1)
         inventory = np.abs(step.info["inventory"]).reshape(count, -1).sum(axis=1)
         held = np.where(step.running, np.maximum(held, inventory), held)
-    return gain, drawdown, held
+    return gain, drawdown, held, lowest
 
 
 def mean_estimate(sample: Array) -> Estimate:

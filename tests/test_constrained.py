@@ -1,15 +1,19 @@
-"""Risk-constrained quoting: model-file figures, brute force over all schedules, infeasible limits, policies."""
+"""Risk-constrained quoting: model-file figures, brute force over all schedules, a dense linear program, policies."""
 
 import copy
 import itertools
 import json
 import random
 import sys
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import yaml
+from scipy.optimize import linprog
+from scipy.sparse import lil_array
+from scipy.stats import binomtest
 
 from mmgym import baselines
 from mmgym.agents.cli import main
@@ -20,15 +24,22 @@ from mmgym.baselines.constrained import (
     Limits,
     Quotes,
     RiskLimit,
+    ShortfallLimit,
     constrain,
     evaluate_schedule,
+    limit_loss,
+    limit_verdict,
+    limited_risks,
     read_problem,
     schedule_policy,
 )
+from mmgym.baselines.constrained.lattice import Lattice
 from mmgym.baselines.constrained.linear_program import LinearProgram
-from mmgym.baselines.constrained.model import best_unlimited, evaluate_table, first_table
+from mmgym.baselines.constrained.model import as_schedule, best_unlimited, evaluate_table
 from mmgym.baselines.constrained.problem import AgentSettings
 from mmgym.baselines.constrained.schedule_program import ScheduleProgram
+from mmgym.baselines.constrained.schedule_search import search_schedule
+from mmgym.baselines.risk import path_risks
 
 # Reference mathematics, section 6: without limits, linear program, optimum, P(loss), P(drawdown)
 FIGURES = {
@@ -58,8 +69,12 @@ def changed(path, value, base=SMALL):
     return content
 
 
+def shipped_content(name):
+    return read_yaml(name, ("constrain_",))[0]
+
+
 def shipped(name):
-    return read_problem(read_yaml(name, ("constrain_",))[0], name)
+    return read_problem(shipped_content(name), name)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -68,10 +83,12 @@ def test_bounds_of_the_model_file(name):
     unlimited, bound, optimum, _, _ = FIGURES[name]
     assert float(evaluate_table(chain, best_unlimited(chain)).value) == unlimited
     program = LinearProgram(chain)
-    assert program.solve(limited=False).value == pytest.approx(unlimited, abs=1e-9)
     found = program.solve()
     assert found.value == pytest.approx(bound, abs=1e-10)  # printed to ten digits, the last one cut
     assert found.value >= optimum
+    assert found.solved
+    first = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 20.0)
+    assert evaluate_table(chain, first).value == optimum  # the local search finds the best, without a certificate
     marginal = evaluate_schedule(chain, found.schedule)  # same law of (step, inventory), hence the same objective
     assert float(marginal.value) == pytest.approx(bound, abs=1e-9)
 
@@ -87,8 +104,8 @@ def test_certified_optima_of_the_model_file(name):
     assert found.schedule.evaluation.value == optimum == found.bound
     assert found.gap == 0
     # optimal schedules need not be unique: the probabilities of the model file are those of one
-    assert found.schedule.evaluation.probabilities["loss"] <= Fraction(1, 50)
-    assert found.schedule.evaluation.probabilities["drawdown"] <= Fraction(1, 20)
+    assert found.schedule.evaluation.risks["loss"] <= Fraction(1, 50)
+    assert found.schedule.evaluation.risks["drawdown"] <= Fraction(1, 20)
     assert loss <= Fraction(1, 50)
     assert drawdown <= Fraction(1, 20)
     assert found.schedule.evaluation == by_paths(found.problem.chain, found.schedule.schedule)
@@ -97,7 +114,7 @@ def test_certified_optima_of_the_model_file(name):
 def by_paths(chain, table):
     """Value and risk of a schedule, path by path: a second method, from the definitions."""
     market, limits = chain.market, chain.limits
-    value, loss, drawn = Fraction(0), Fraction(0), Fraction(0)
+    value, loss, drawn, broken = Fraction(0), Fraction(0), Fraction(0), Fraction(0)
     paths = [
         (Fraction(1), market.initial_inventory, (0,), Fraction(0))
     ]  # probability, inventory, wealth so far, penalties
@@ -124,14 +141,61 @@ def by_paths(chain, table):
         largest = max(peak - w for peak, w in zip(peaks, wealth, strict=True))
         loss += probability * (limits.loss is not None and wealth[-1] <= -limits.loss.amount)
         drawn += probability * (limits.drawdown is not None and largest > limits.drawdown.amount)
-    named = {"loss": loss, "drawdown": drawn}
-    return type(evaluate_table(chain, table))(value, {name: named[name] for name in chain.risk_limits})
+        broken += probability * (limits.floor is not None and min(wealth) < -limits.floor.amount)
+    named = {"loss": loss, "drawdown": drawn, "floor": broken}
+    if limits.cvar is not None:  # the mean of the worst share of outcomes, one by one
+        left, named["cvar"] = 1 - limits.cvar.confidence, Fraction(0)
+        for w, probability in sorted((wealth[-1], probability) for probability, _, wealth, _ in paths):
+            named["cvar"] -= w * min(probability, left) / (1 - limits.cvar.confidence)
+            left -= min(probability, left)
+    return type(evaluate_table(chain, table))(value, {name: named[name] for name in chain.bounds})
 
 
 def all_schedules(chain):
     cells = [(n, q) for n, inventories in enumerate(chain.reachable_inventories) for q in inventories]
+    if chain.limits.time_only:
+        bound = chain.inventory_limit
+        for choice in itertools.product(chain.quotes[0], repeat=chain.market.num_steps):
+            yield {(n, q): Quotes(choice[n].bid * (q < bound), choice[n].ask * (q > -bound)) for n, q in cells}
+        return
     for choice in itertools.product(*(chain.quotes[q] for _, q in cells)):
         yield dict(zip(cells, choice, strict=True))
+
+
+def occupancy_program(chain):
+    """The linear program over ``x(n, s, a)`` itself, all states and pairs of quotes: a second method. None: infeasible.
+
+    A conditional value at risk is tried at every whole number that a final loss can be.
+    """
+    row = {(n, state): i for i, (n, state) in enumerate((n, s) for n, layer in enumerate(chain.layers) for s in layer)}
+    unknowns = [
+        (n, s, a) for n, layer in enumerate(chain.layers[:-1]) for s in layer for a in chain.quotes[s.inventory]
+    ]
+    unknowns += [(chain.market.num_steps, s, None) for s in chain.layers[-1]]
+    flow, worth = lil_array((len(row), len(unknowns))), np.zeros(len(unknowns))
+    for k, (n, state, pair) in enumerate(unknowns):
+        flow[row[n, state], k] = 1.0
+        if pair is None:
+            worth[k] = float(chain.final_reward(state))
+            continue
+        for after, parts in chain.successors(state, pair):
+            flow[row[n + 1, after], k] -= parts / chain.denominator
+            worth[k] += parts / chain.denominator * float(chain.step_reward(after.inventory))
+    start = np.eye(len(row))[row[0, chain.start]]
+
+    def cost(name, state, t):
+        if name == "cvar":
+            return t + max(-state.wealth - t, 0) / float(1 - chain.limits.cvar.confidence)
+        return float(chain.violates(name, state))
+
+    best = None
+    for t in {-state.wealth for state in chain.layers[-1]} if chain.limits.cvar else {0}:
+        rows = [[cost(name, s, t) if pair is None else 0.0 for _, s, pair in unknowns] for name in chain.bounds]
+        limits = [float(bound) for bound in chain.bounds.values()]
+        found = linprog(-worth, A_ub=rows or None, b_ub=limits or None, A_eq=flow.tocsr(), b_eq=start)
+        if found.status == 0 and (best is None or -found.fun > best):
+            best = -found.fun
+    return best
 
 
 def random_chain(seed):
@@ -157,8 +221,13 @@ def random_chain(seed):
         Limits(
             loss=RiskLimit(draw.randint(1, 2), Fraction(draw.randint(1, 12), 64)),
             drawdown=RiskLimit(draw.randint(0, 2), Fraction(draw.randint(4, 24), 64)) if draw.random() < 0.8 else None,
+            floor=RiskLimit(draw.randint(0, 2), Fraction(draw.randint(8, 32), 64)) if seed % 3 == 1 else None,
+            cvar=ShortfallLimit(Fraction(draw.choice([0, 3, 5]), 6), Fraction(draw.randint(1, 6), 2))
+            if seed % 3 == 2
+            else None,
             inventory=draw.choice([None, 1]),
             spread=draw.choice([None, (2, 4)]),
+            time_only=seed % 4 == 3,
         ),
     )
 
@@ -167,11 +236,11 @@ def random_chain(seed):
 def test_certified_optimum_is_the_best_of_all_schedules(seed):
     """Brute force: every schedule, path by path; and the smallest probabilities where none keeps to the limits."""
     chain = random_chain(seed)
-    best, least = None, dict.fromkeys(chain.risk_limits, Fraction(1))
+    best, least = None, dict.fromkeys(chain.bounds, Fraction(99))
     for table in all_schedules(chain):
         found = by_paths(chain, table)
         assert found == evaluate_table(chain, table)
-        least = {name: min(p, found.probabilities[name]) for name, p in least.items()}
+        least = {name: min(p, found.risks[name]) for name, p in least.items()}
         if found.meets(chain) and (best is None or found.value > best):
             best = found.value
     program = ScheduleProgram(chain)
@@ -180,14 +249,19 @@ def test_certified_optimum_is_the_best_of_all_schedules(seed):
     for name, smallest in least.items():
         assert program.least(name, []) == ("optimal", smallest)
         assert LinearProgram(chain).least(name, []) <= smallest + Fraction(1, 10**9)
+    reference = occupancy_program(chain)
+    assert (bound is None) == (reference is None)
+    if bound is not None:
+        assert bound.value == pytest.approx(reference, abs=1e-6)  # HiGHS keeps rows to 1e-7
+        assert bound.value <= bound.bound <= bound.value + 1e-8
     if best is None:
         assert result.status == "infeasible"
         return
     assert result.status == "optimal"
     assert result.evaluation.value == best
     assert bound.value >= best - Fraction(1, 10**9)
-    hint = evaluate_table(chain, first_table(chain))
-    assert not hint.meets(chain) or hint.value <= best
+    found = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 10.0)
+    assert evaluate_table(chain, found).value == best
 
 
 def test_some_random_chains_are_infeasible_and_some_are_not():
@@ -196,7 +270,9 @@ def test_some_random_chains_are_infeasible_and_some_are_not():
 
 
 def test_time_limit_returns_the_best_schedule_and_its_gap():
-    found = constrain(shipped("constrain_4_3_4"), time_limit=0.05)
+    started = time.perf_counter()
+    found = constrain(shipped("constrain_4_3_4"), time_limit=2.0)
+    assert time.perf_counter() - started < 2.2
     assert found.schedule.status == "feasible"
     assert found.schedule.evaluation.meets(found.problem.chain)
     assert found.bound >= Fraction(4997, 2048) >= found.schedule.evaluation.value
@@ -227,18 +303,18 @@ def test_infeasible_for_schedules_only_is_explained():
         "drawdown": {"amount": 2, "probability": "17/128"},
     }
     problem = read_problem(content)
-    found, limits = constrain(problem), problem.chain.risk_limits
+    found, limits = constrain(problem), problem.chain.bounds
     why = found.infeasibility
     assert (why.of, why.proved) == ("schedules", True)
     assert found.schedule.status == "infeasible"
     assert found.randomised is not None
     assert (found.bound, found.gap) == (None, None)
-    risks = [by_paths(problem.chain, table).probabilities for table in all_schedules(problem.chain)]
+    risks = [by_paths(problem.chain, table).risks for table in all_schedules(problem.chain)]
     for name, other in (("loss", "drawdown"), ("drawdown", "loss")):
         assert why.alone[name] == min(p[name] for p in risks)
-        assert why.with_others[name] == min(p[name] for p in risks if p[other] <= limits[other].probability)
-    over = min(sum(max(p[name] - limit.probability, 0) for name, limit in limits.items()) for p in risks)
-    assert sum(why.relaxation[name] - limit.probability for name, limit in limits.items()) == over
+        assert why.with_others[name] == min(p[name] for p in risks if p[other] <= limits[other])
+    over = min(sum(max(p[name] - limit, 0) for name, limit in limits.items()) for p in risks)
+    assert sum(why.relaxation[name] - limit for name, limit in limits.items()) == over
     assert "no schedule" in why.text()
     assert "raising this limit to that is enough" in why.text()
     json.dumps(found.to_dict())
@@ -247,7 +323,14 @@ def test_infeasible_for_schedules_only_is_explained():
 BAD = [
     ("market.ticks", 3, "market: unknown key 'ticks': allowed are num_steps"),
     ("limit", {}, "unknown key 'limit': allowed are market, limits"),
-    ("limits.var", {}, "limits: unknown key 'var': allowed are loss, drawdown, inventory, spread"),
+    (
+        "limits.var",
+        {},
+        "limits: unknown key 'var': allowed are loss, drawdown, floor, cvar, inventory, spread, time_only",
+    ),
+    ("limits.cvar.level", 0.95, "limits.cvar: unknown key 'level': allowed are confidence, amount"),
+    ("limits.cvar", {"confidence": 1, "amount": 2}, "limits.cvar.confidence = 1 is not allowed"),
+    ("limits.time_only", 1, "limits.time_only = 1 is not allowed"),
     ("limits.loss.level", 0.95, "limits.loss: unknown key 'level': allowed are amount, probability"),
     ("limits.loss.amount", 1.5, "limits.loss.amount = 1.5 is not allowed: it must be a whole number"),
     ("limits.loss.probability", "1/0", "limits.loss.probability = '1/0' is not allowed"),
@@ -287,7 +370,7 @@ def test_what_is_no_problem_is_refused(content):
 def test_too_many_parts_for_whole_numbers_are_refused():
     content = changed("market.fill_probabilities", {1: "12345/100003"})
     content["market"]["num_steps"] = 4
-    with pytest.raises(ValueError, match=r"leave the whole numbers up to 2\^53"):
+    with pytest.raises(OverflowError, match=r"leave the whole numbers up to 2\^53"):
         ScheduleProgram(read_problem(content).chain)
 
 
@@ -297,6 +380,9 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools", None)
     with pytest.raises(ImportError, match=r"mmgym\[constraints\]"):
         ScheduleProgram(read_problem(SMALL).chain)
+    found = constrain(read_problem(SMALL), time_limit=5.0)
+    assert found.schedule.status == "feasible"
+    assert "mmgym[constraints]" in found.certificate()
 
 
 def test_schedule_is_a_policy_of_the_environment(tmp_path):
@@ -304,7 +390,7 @@ def test_schedule_is_a_policy_of_the_environment(tmp_path):
     chain, settings = problem.chain, problem.environment._replace(tick=0.5)
     arguments = {**settings.arguments, "min_depth": 0.5, "max_depth": 1.5}
     settings = settings._replace(arguments=arguments)
-    table = first_table(chain)
+    table = best_unlimited(chain)
     env, policy = schedule_policy({cell: {pair: Fraction(1)} for cell, pair in table.items()}, settings, chain)
     assert policy.clipped == 0
     for (n, q), pair in table.items():
@@ -335,7 +421,7 @@ def test_randomised_schedule_is_a_policy_of_the_environment(tmp_path):
     """A policy that draws between two schedules at step 0 is worth the weighted mean of both."""
     problem = shipped("constrain_3_2_2")
     chain, settings = problem.chain, problem.environment
-    plain = {cell: {pair: Fraction(1)} for cell, pair in first_table(chain).items()}
+    plain = {cell: {pair: Fraction(1)} for cell, pair in best_unlimited(chain).items()}
     low, high = Quotes(1, 1), Quotes(3, 3)
     values = []
     for first in ({low: Fraction(1)}, {high: Fraction(1)}, {low: Fraction(1, 4), high: Fraction(3, 4)}):
@@ -364,7 +450,14 @@ def test_command_writes_what_it_prints(capsys, tmp_path):
     folder = tmp_path / "found"
     status, out, _ = run(capsys, "constrain", config, "--folder", folder, "--agent")
     assert status == 0
-    for text in ("CP-SAT schedule", "optimum, certified", "upper bound", "penalised agent", "played in mmgym/GLFT-v0"):
+    for text in (
+        "best schedule",
+        "optimum, certified",
+        "upper bound",
+        "penalised agent",
+        "played in mmgym/GLFT-v0",
+        "price",
+    ):
         assert text in out
     found = json.loads((folder / "solution.json").read_text())
     chain = read_problem(content).chain
@@ -375,7 +468,7 @@ def test_command_writes_what_it_prints(capsys, tmp_path):
     assert Fraction(found["gap"]) == 0
     arguments = content["environment"]["arguments"].items()
     pairs = [word for name, value in arguments for word in ("--set", f"{name}={value}")]
-    tables = [folder / f"{name}.npz" for name in ("schedule", "randomised", "agent")]
+    tables = [folder / f"{name}.npz" for name in ("schedule", "randomised", "agent", "lagrangian")]
     status, out, err = run(capsys, "score", "--env", "mmgym/GLFT-v0", *pairs, *tables)
     assert status == 0, err
     assert f"{found['environment']['schedule']['value']:.6g}" in out
@@ -383,10 +476,10 @@ def test_command_writes_what_it_prints(capsys, tmp_path):
 
 def test_command_refuses_bad_configurations(capsys, tmp_path):
     config = tmp_path / "bad.yml"
-    config.write_text(yaml.safe_dump(changed("limits.cvar", 1)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(changed("limits.var", 1)), encoding="utf-8")
     status, _, err = run(capsys, "constrain", config)
     assert status == 2
-    assert "unknown key 'cvar'" in err
+    assert "unknown key 'var'" in err
     status, _, err = run(capsys, "constrain", tmp_path / "missing.yml")
     assert status == 2
     assert "constrain_3_2_2" in err
@@ -404,20 +497,19 @@ def test_command_explains_infeasible_limits(capsys, tmp_path):
 @pytest.mark.long
 def test_penalised_agent_keeps_to_the_limits_below_the_bound():
     torch = pytest.importorskip("torch")
-    from mmgym.agents.lagrangian import _Unfolded, train_lagrangian
+    from mmgym.agents.lagrangian import _Decisions, train_lagrangian
 
-    chain = read_problem(SMALL).chain
-    unfolded = _Unfolded(chain)
-    random_law = np.random.default_rng(0).random(unfolded.allowed.shape) * unfolded.allowed.numpy()
+    chain = read_problem(changed("limits.cvar", {"confidence": "3/4", "amount": 1})).chain
+    decisions = _Decisions(chain)
+    random_law = np.random.default_rng(0).random(decisions.allowed.shape) * decisions.allowed.numpy()
     random_law /= random_law.sum(axis=1, keepdims=True)
-    value, counted = unfolded(torch.from_numpy(random_law))
-    schedule = {
-        cell: {pair: Fraction(float(p)) for pair, p in zip(chain.quotes[cell[1]], row, strict=False)}
-        for cell, row in zip(unfolded.cells, random_law, strict=True)
-    }
-    exact = evaluate_schedule(chain, schedule)
-    assert float(value) == pytest.approx(float(exact.value), abs=1e-12)
-    assert counted.tolist() == pytest.approx([float(p) for p in exact.probabilities.values()], abs=1e-12)
+    functionals, slopes = decisions(torch.from_numpy(random_law))
+    exact = evaluate_schedule(chain, decisions.schedule([[Fraction(p) for p in row] for row in random_law.tolist()]))
+    assert functionals.tolist() == pytest.approx([float(exact.value), *map(float, exact.risks.values())], abs=1e-12)
+    moved = random_law.copy()
+    moved[0, :2] += [1e-6, -1e-6]
+    change = (decisions(torch.from_numpy(moved))[0] - functionals) / 1e-6
+    assert change.tolist() == pytest.approx((slopes[0, 0] - slopes[0, 1]).tolist(), abs=1e-7)
 
     chain = shipped("constrain_3_2_2").chain
     found = train_lagrangian(chain, AgentSettings(iterations=1500))
@@ -426,3 +518,95 @@ def test_penalised_agent_keeps_to_the_limits_below_the_bound():
     assert optimum - Fraction(1, 50) < found.evaluation.value <= bound + 1e-9 < unlimited
     again = train_lagrangian(chain, AgentSettings(iterations=1500))
     assert again == found
+
+
+def test_prices_give_a_bound_in_rational_numbers():
+    """Weak duality by dynamic programming on the chain itself, at the linear program's prices, nothing rounded."""
+    chain = shipped("constrain_3_2_2").chain
+    found = LinearProgram(chain).solve()
+    prices = {name: Fraction(price) for name, price in found.prices.items()}
+    values = {
+        state: chain.final_reward(state) - sum(p for name, p in prices.items() if chain.violates(name, state))
+        for state in chain.layers[-1]
+    }
+    for layer in reversed(chain.layers[:-1]):
+        values = {
+            state: max(
+                sum(
+                    Fraction(parts, chain.denominator) * (values[after] + chain.step_reward(after.inventory))
+                    for after, parts in chain.successors(state, pair)
+                )
+                for pair in chain.quotes[state.inventory]
+            )
+            for state in layer
+        }
+    dual = values[chain.start] + sum(prices[name] * bound for name, bound in chain.bounds.items())
+    assert found.value - 1e-12 <= dual <= found.bound
+
+
+def test_prices_are_derivatives_of_the_bound():
+    content = shipped_content("constrain_3_2_2")
+    found, moved = LinearProgram(shipped("constrain_3_2_2").chain).solve(), {}
+    for name in ("loss", "drawdown"):
+        probability = Fraction(content["limits"][name]["probability"]) + Fraction(1, 10**5)
+        other = LinearProgram(read_problem(changed(f"limits.{name}.probability", str(probability), content)).chain)
+        moved[name] = (other.solve().value - found.value) * 10**5
+    assert found.prices == pytest.approx(moved, abs=1e-6)
+
+
+@pytest.mark.long
+def test_ten_steps_and_five_ticks():
+    """25,272 states: value from exact masses of the mixture's quotes; a schedule near the bound; no CP-SAT, and why."""
+    started = time.perf_counter()
+    found = constrain(shipped("constrain_10_6_8"), time_limit=20.0)
+    assert time.perf_counter() - started < 22.0
+    assert Lattice(found.problem.chain).count_states() == sum(map(len, found.problem.chain.layers)) == 25_272
+    assert found.randomised.solved
+    assert float(found.marginal.value) == pytest.approx(found.randomised.value, abs=1e-8)
+    assert found.schedule.status == "feasible"
+    assert found.schedule.evaluation == evaluate_table(found.problem.chain, found.schedule.schedule)
+    assert 0 < found.gap < 0.2
+    assert "2^53" in found.certificate()
+
+
+def test_what_would_not_fit_into_memory_is_named():
+    ten_steps = shipped_content("constrain_10_6_8")
+    content = changed("market", {**ten_steps["market"], "mid_moves": {-999: 1}, "inventory_limit": 60}, ten_steps)
+    with pytest.raises(MemoryError, match=r"wealths x 10 drawdowns x 121 inventories would take .* lower num_steps"):
+        constrain(read_problem(content), time_limit=1.0)
+
+
+def test_only_one_part(capsys, tmp_path):
+    config = tmp_path / "small.yml"
+    config.write_text(
+        yaml.safe_dump(changed("limits.time_only", True, changed("limits.loss.probability", "1/6"))), encoding="utf-8"
+    )
+    for only, shown, hidden in (("lp", "linear program", "best schedule"), ("schedule", "best schedule", "linear")):
+        status, out, _ = run(capsys, "constrain", config, "--only", only, "--folder", tmp_path / only)
+        assert status == 0
+        assert "quotes by step alone" in out
+        assert shown in out
+        assert hidden not in out
+    found = json.loads((tmp_path / "schedule" / "solution.json").read_text())
+    chain = read_problem(changed("limits.time_only", True, changed("limits.loss.probability", "1/6"))).chain
+    worths = [by_paths(chain, table) for table in all_schedules(chain)]
+    assert Fraction(found["schedule"]["exact"]) == max(worth.value for worth in worths if worth.meets(chain))
+
+
+@pytest.mark.long
+def test_limits_in_the_environment():
+    """Exact probabilities of a loss against simulation (false alarms: 1e-6 each), and broken limits are told."""
+    problem = shipped("constrain_3_2_2")
+    settings, chain, episodes = problem.environment, problem.chain, 20_000
+    env, schedule = schedule_policy(as_schedule(best_unlimited(chain)), settings, chain)
+    found = limit_loss(env, 2.0, 0.015)
+    assert found.probability.high <= 0.015
+    assert found.probability.value > 0.014  # the limit binds
+    assert found.value == pytest.approx(baselines.score(env, found.policy).value, abs=1e-9)
+    assert baselines.score(env, schedule).value < found.value < baselines.optimal_policy(env).optimum
+    for policy in (schedule, found.policy):
+        risks = limited_risks(env, policy, chain, settings.tick, 1000)
+        losses = int((path_risks(env, policy, episodes, seed=7).gains <= -2.0).sum())
+        assert binomtest(losses, episodes, risks["loss"].value).pvalue > 1e-6
+        assert limit_verdict(risks, chain).startswith("NO: ")
+        assert "drawdown" in limit_verdict(risks, chain)

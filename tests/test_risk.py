@@ -75,7 +75,7 @@ def test_drawdown_and_largest_inventory_are_those_of_the_rollout():
     policy = baselines.paper_policies(AS, **market)["avellaneda_stoikov"]
     seed = int(np.random.SeedSequence([5, 0x715C]).generate_state(1, np.uint64)[0])
     base = baselines.catalogue.environment_of(AS, **market)
-    gains, drawdowns, inventories = risk.path_risks(base, policy, 3, seed=5)
+    gains, drawdowns, inventories, _ = risk.path_risks(base, policy, 3, seed=5)
     for episode in range(3):
         observation, info = base.reset(seed=seed + episode)
         wealth = [info["cash"] + info["inventory"] * info["mid"]]

@@ -5,7 +5,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,20 @@ from mmgym.provenance import provenance
 __all__ = ["CONSTRAIN"]
 
 EPISODES = 100_000  # of the probabilities in the environment
+EVERY = 5.0  # seconds between lines of progress where nobody watches
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     text = "a problem: the path of a .yml file, or the name of a shipped one (constrain_3_2_2, ...)"
     parser.add_argument("config", metavar="CONFIG", help=text)
+    text = "solve one part: the linear program's bound, a schedule, or the penalised agent (default: lp and schedule)"
+    parser.add_argument("--only", choices=("lp", "schedule", "agent"), help=text)
     text = (
-        "seconds of the search for a schedule, instead of the configuration's; the best found is returned with its gap"
+        "seconds for all solving and training, instead of the configuration's; what was found by then is returned, "
+        "with its gap (playing in an environment comes after)"
     )
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=text)
-    parser.add_argument("--workers", type=int, help="threads of that search (default: the configuration's)")
+    parser.add_argument("--workers", type=int, help="threads of CP-SAT (default: the configuration's)")
     text = "also train the penalised agent (policy gradient with dual variables; extra `agents`)"
     parser.add_argument("--agent", action="store_true", help=text)
     parser.add_argument("--folder", help="where to write (default results/CONFIG)")
@@ -36,18 +39,22 @@ def _constrain(options: argparse.Namespace) -> None:
     """Solve a risk-constrained problem; print what each policy is worth and risks, and write it.
 
     The folder gets ``solution.json`` (problem, values, bounds, gap, schedule, versions and commit) and, if the problem
-    names an environment, ``schedule.npz``, ``randomised.npz`` and ``agent.npz``: tables that ``mmgym score`` plays.
+    names an environment, ``schedule.npz``, ``randomised.npz``, ``agent.npz`` and ``lagrangian.npz``: tables that
+    ``mmgym score`` plays.
 
     Raises
     ------
     ValueError
         If the configuration is not YAML, has an unknown key or a value that is not allowed.
     ImportError
-        Without OR-Tools (extra ``constraints``), or torch (extra ``agents``) where the agent is asked for.
+        Without torch (extra ``agents``) where the agent is asked for.
+    MemoryError
+        If the states would not fit into this machine.
     """
+    started = time.perf_counter()
     from mmgym.agents.config import read_yaml
     from mmgym.arguments import integer, real
-    from mmgym.baselines.constrained import constrain, read_problem
+    from mmgym.baselines.constrained import PARTS, constrain, read_problem
     from mmgym.registration import check_foreign_environment
 
     content, source = read_yaml(options.config, ("constrain_",))
@@ -58,58 +65,73 @@ def _constrain(options: argparse.Namespace) -> None:
     workers = problem.workers if options.workers is None else integer("--workers", options.workers, low=1, high=1024)
     folder = Path(options.folder or Path("results") / Path(source).stem)
     _print_problem(problem, Path(source).stem)
-    started = time.perf_counter()
-    solution = constrain(problem, time_limit=limit, workers=workers, progress=_progress())
-    seconds = time.perf_counter() - started
+    parts = PARTS if options.only is None else tuple(part for part in PARTS if part == options.only)
+    trains = options.agent or options.only == "agent"
+    remaining = limit - (time.perf_counter() - started)
+    share = (0.6 if trains else 1.0) if parts else 0.05
+    solution = constrain(problem, parts=parts, time_limit=share * remaining, workers=workers, progress=_progress())
     agent: dict[str, Any] = {"schedule": None, "evaluation": None, "record": None}
-    if options.agent and solution.infeasibility is None:
-        agent = _train(problem)
+    if trains and solution.infeasibility is None:
+        agent = _train(problem, started + 0.95 * limit)
+    seconds = time.perf_counter() - started
     schedules = _print_solution(solution, agent, limit, seconds)
     result: dict[str, Any] = {
         "problem": content,
         "source": source,
         **solution.to_dict(),
         "seconds": seconds,
-        "settings": {"time_limit": limit, "workers": workers},
+        "settings": {"time_limit": limit, "workers": workers, "parts": list(parts)},
         "agent": agent["record"],
         **provenance(),
     }
     if problem.environment is not None and schedules:
-        result["environment"] = _play(problem, schedules, folder)
+        result["environment"] = _play(problem, schedules, folder, limit)
     write_json(folder / "solution.json", result)
     print(f"\nwritten: {folder}")
 
 
 def _print_problem(problem: Any, name: str) -> None:
+    from mmgym.baselines.constrained.lattice import Lattice
+
     chain, market = problem.chain, problem.chain.market
     ticks = " ".join(map(str, market.fill_probabilities))
     print(
         f"{name}: {market.num_steps} steps, ticks {ticks}, |inventory| <= {chain.inventory_limit}, "
-        f"{sum(map(len, chain.layers))} states, masses in parts of {chain.denominator}^{market.num_steps}"
+        f"{Lattice(chain).count_states()} states, masses in parts of {chain.denominator}^{market.num_steps}"
     )
-    print(f"limits: {'; '.join(_limits(chain)) or 'none'}\n")
+    print(f"limits: {'; '.join(_limits(chain)) or 'none'}\n", flush=True)
 
 
 def _print_solution(solution: Any, agent: Mapping[str, Any], limit: float, seconds: float) -> dict[str, Any]:
     """Print what was solved and trained; the schedules that can be played: name -> (label, schedule)."""
+    from mmgym.baselines.constrained.model import as_schedule
+
     others = {} if agent["evaluation"] is None else {"penalised agent, drawn": agent["evaluation"]}
     _show(solution.comparison(others))
+    if solution.certificate():
+        print(f"\n{solution.certificate()}")
+    prices = {} if solution.randomised is None else solution.randomised.prices
+    for name, price in prices.items():
+        unit = "tick of CVaR" if name == "cvar" else "0.01 of probability"
+        print(f"price of the limit on {name}: {price * (1.0 if name == 'cvar' else 0.01):.6g} per {unit}")
     if solution.infeasibility is not None:
         print(f"\n{solution.infeasibility.text()}")
     if agent["record"] is not None and agent["evaluation"] is None:
         print("\nthe penalised agent found no policy that keeps to the limits: try other agent settings")
+    if agent["record"] is not None and agent["record"]["iterations"] < agent["record"]["settings"]["iterations"]:
+        print(f"\nthe penalised agent was stopped after {agent['record']['iterations']} iterations: time limit")
     schedules: dict[str, Any] = {}
     best = solution.schedule
     if best is not None and best.schedule is not None and best.evaluation is not None:
-        gap = float(solution.gap or 0)
-        print(f"\nschedule ({best.status}, worth {best.evaluation.value}, gap {gap:.6g}, {seconds:.1f} s):\n")
+        gap, worth = float(solution.gap or 0), best.evaluation.value
+        exact = worth if worth.denominator < 10**9 else f"{float(worth):.10g}"
+        print(f"\nschedule ({best.status}, worth {exact}, gap {gap:.6g}, {seconds:.1f} s):\n")
         _show(solution.schedule_table())
-        whole = {cell: {pair: Fraction(1)} for cell, pair in best.schedule.items()}
-        schedules["schedule"] = ("CP-SAT schedule", whole)
+        schedules["schedule"] = ("best schedule", as_schedule(best.schedule))
     elif best is not None and best.status == "unknown":
         most = float(solution.bound or 0)
         print(f"\nno schedule within the limits was found in {limit:g} s; none is worth more than {most:.8g}")
-    if solution.randomised is not None:
+    if solution.randomised is not None and solution.randomised.schedule:
         schedules["randomised"] = ("linear program's quotes, drawn", solution.randomised.schedule)
     if agent["schedule"] is not None:
         schedules["agent"] = ("penalised agent, drawn", agent["schedule"])
@@ -117,21 +139,30 @@ def _print_solution(solution: Any, agent: Mapping[str, Any], limit: float, secon
 
 
 def _limits(chain: Any) -> list[str]:
-    texts = {"loss": "P(final loss >= {}) <= {}", "drawdown": "P(drawdown > {}) <= {}"}
-    limits = [texts[name].format(limit.amount, limit.probability) for name, limit in chain.risk_limits.items()]
+    texts = {
+        "loss": "P(final loss >= {}) <= {}", "drawdown": "P(drawdown > {}) <= {}", "floor": "P(wealth < -{}) <= {}",
+    }  # fmt: skip
+    limits = [texts[name].format(*getattr(chain.limits, name)) for name in chain.bounds if name in texts]
+    if chain.limits.cvar is not None:
+        limits.append("CVaR({}) of the loss <= {}".format(*chain.limits.cvar))
     if chain.limits.spread is not None:
         limits.append("{} <= spread <= {}".format(*chain.limits.spread))
-    return limits
+    return [*limits, "quotes by step alone"] if chain.limits.time_only else limits
 
 
 def _progress() -> Any:
-    """Prints what the search has so far, where somebody watches."""
-    if not sys.stderr.isatty():
-        return None
+    """Shows on stderr what there is so far: one line on a terminal, elsewhere a line every few seconds."""
+    terminal, last = sys.stderr.isatty(), [0.0, math.nan, math.nan]
 
     def show(seconds: float, value: float, bound: float) -> None:
-        best = "none yet" if math.isnan(value) else f"{value:.8g}"
-        print(f"\r{seconds:6.1f} s: best schedule {best}, bound {bound:.8g}   ", end="", file=sys.stderr, flush=True)
+        last[1] = last[1] if math.isnan(value) else value
+        last[2] = last[2] if math.isnan(bound) else bound
+        if not terminal and seconds - last[0] < EVERY:
+            return
+        last[0] = seconds
+        best = "none yet" if math.isnan(last[1]) else f"{last[1]:.8g}"
+        text = f"{seconds:6.1f} s: best so far {best}, bound {last[2]:.8g}"
+        print(f"\r{text}   " if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     return show
 
@@ -140,7 +171,7 @@ def _show(table: Any) -> None:
     print(table_text(table, digits=8))
 
 
-def _train(problem: Any) -> dict[str, Any]:
+def _train(problem: Any, deadline: float) -> dict[str, Any]:
     import torch
     from tqdm.auto import tqdm
 
@@ -148,59 +179,75 @@ def _train(problem: Any) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     settings, started = problem.agent, time.perf_counter()
-    with tqdm(total=settings.iterations, desc="agent", disable=not sys.stderr.isatty()) as bar:
-        run = train_lagrangian(problem.chain, settings, lambda iteration, best: bar.update(1))
+    with tqdm(total=settings.iterations, desc="agent", mininterval=EVERY, delay=1.0) as bar:
+        run = train_lagrangian(problem.chain, settings, lambda iteration, best: bar.update(1), deadline)
     evaluation = run.evaluation
     record = {
         "settings": settings._asdict(),
         "seconds": time.perf_counter() - started,
+        "iterations": run.iterations,
         "best_iteration": run.best_iteration,
         "multipliers": run.multipliers,
         "value": None if evaluation is None else float(evaluation.value),
-        "probabilities": None
-        if evaluation is None
-        else {name: float(p) for name, p in evaluation.probabilities.items()},
+        "risks": None if evaluation is None else {name: float(p) for name, p in evaluation.risks.items()},
     }
     return {"schedule": run.schedule, "evaluation": evaluation, "record": record}
 
 
-def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path) -> dict[str, Any]:
-    """Play schedules in the problem's environment: print their scores, write them as tables."""
-    from mmgym.baselines import score, write_table
-    from mmgym.baselines.constrained import schedule_policy
-    from mmgym.baselines.risk import path_risks, proportion_estimate
-
-    rows, record, env = [], {}, None
-    for name, (label, schedule) in schedules.items():
-        env, policy = schedule_policy(schedule, problem.environment, problem.chain)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_table(policy, env, folder / f"{name}.npz", deterministic=not hasattr(policy, "distribution"))
-        exact = score(env, policy)
-        gains, drawdowns, _ = path_risks(env, policy, EPISODES)
-        risks = {}
-        for limit_name, limit in problem.chain.risk_limits.items():
-            amount = limit.amount * problem.environment.tick
-            happened = gains <= -amount if limit_name == "loss" else drawdowns > amount
-            risks[f"P({limit_name})"] = proportion_estimate(happened)
-        rows.append(
-            {
-                "policy": label,
-                "value": exact.value,
-                "skill": round(exact.skill, 4),
-                **{risk: str(estimate) for risk, estimate in risks.items()},
-            }
-        )
-        record[name] = {**exact.to_dict(), **{risk: estimate._asdict() for risk, estimate in risks.items()}}
-        optimum = exact.optimum_upper
-    print(
-        f"\nplayed in {problem.environment.id}, where time is continuous and several orders may fill in a step, so that"
-    )
-    print(f"values and risks are others (optimum there, without limits: {optimum:.8g}):\n")
+def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path, seconds: float) -> dict[str, Any]:
+    """Play schedules in the problem's environment, beside its own policy: print their risks, write them as tables."""
     import pandas as pd
 
+    from mmgym.baselines import score, write_table
+    from mmgym.baselines.catalogue import TablePolicy
+    from mmgym.baselines.constrained import limit_loss, limit_verdict, limited_risks, schedule_policy
+    from mmgym.baselines.constrained.solution import risk_label
+
+    settings, chain = problem.environment, problem.chain
+    played = {
+        name: (label, *schedule_policy(schedule, settings, chain)) for name, (label, schedule) in schedules.items()
+    }
+    env, loss = next(iter(played.values()))[1], chain.limits.loss
+    if loss is not None:
+        deadline = time.perf_counter() + seconds
+        try:
+            found = limit_loss(env, loss.amount * settings.tick, float(loss.probability), deadline=deadline)
+        except ValueError as error:  # too large, or not a criterion that has one
+            print(f"\nno policy with a limited loss was sought in {settings.id}: {error}", file=sys.stderr)
+            found = None
+        if found is not None:
+            played["lagrangian"] = ("loss-limited there, Lagrangian", env, found.policy)
+    rows: list[dict[str, Any]] = []
+    record = {}
+    for name, (label, env, policy) in played.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(policy, env, folder / f"{name}.npz", deterministic=isinstance(policy, TablePolicy))
+        exact = score(env, policy)
+        risks = limited_risks(env, policy, chain, settings.tick, EPISODES)
+        verdict = limit_verdict(risks, chain)
+        texts = {risk_label(risk): str(estimate) for risk, estimate in risks.items()}
+        rows.append(
+            {"policy": label, "value": exact.value, "skill": round(exact.skill, 4), **texts, "keeps limits": verdict}
+        )
+        record[name] = {
+            **exact.to_dict(),
+            "keeps_limits": verdict,
+            **{risk_label(risk): estimate._asdict() for risk, estimate in risks.items()},
+        }
+        optimum = exact.optimum_upper
+    print(
+        f"\nplayed in {settings.id}, where time is continuous and several orders may fill in a step, so that\n"
+        f"values and risks are others (optimum there, without limits: {optimum:.8g}):\n"
+    )
     _show(pd.DataFrame(rows))
-    print(f"\nvalues are exact; probabilities from {EPISODES} episodes, with 95 % intervals")
-    return {"id": problem.environment.id, "arguments": problem.environment.arguments, "optimum": optimum, **record}
+    broken = [f"{row['policy']} ({row['keeps limits'][4:]})" for row in rows if row["keeps limits"].startswith("NO")]
+    if broken:
+        print(f"\nWARNING: limits are broken in {settings.id} by: {'; '.join(broken)}")
+    print(
+        "\nvalues are exact, P(loss) and CVaR from the exact law, +- its error; others from "
+        f"{EPISODES} episodes, with 95 % intervals"
+    )
+    return {"id": settings.id, "arguments": settings.arguments, "optimum": optimum, **record}
 
 
 EXAMPLE = """\

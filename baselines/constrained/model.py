@@ -11,20 +11,23 @@ Maximised is ``E[w_N - running_penalty sum_n q_{n+1}^2 - terminal_penalty q_N^2]
 
 - the final loss: ``P(w_N <= -amount) <= probability`` (a bound on the value at risk at confidence ``1 - probability``);
 - the drawdown: ``P(max_n (max_{m <= n} w_m - w_n) > amount) <= probability``, observed at step ends and at the start;
+- losses from the start: ``P(min_n w_n < -amount) <= probability``, a floor under the wealth at step ends;
+- the conditional value at risk: ``CVaR = min_t t + E[(-w_N - t)^+] / (1 - confidence) <= amount`` (Rockafellar &
+  Uryasev 2000);
 - the inventory, ``|q_n| <= bound`` always; and the total spread, ``minimum <= bid + ask <= maximum`` where both quote.
 
 All probabilities are rational, so after ``n`` steps every state has a whole number of parts of ``B^n``: nothing is
-rounded. A state of the chain is ``(q, w, d)``, with the drawdown ``d`` so far from the peak, or `BREACHED`; a quote
-*schedule* may look at the step and the inventory only.
+rounded. A state of the chain is ``(q, w, d, f)``, with the drawdown ``d`` so far from the peak, or `BREACHED`, and
+whether the floor was broken; a quote *schedule* may look at the step and the inventory only, or (``time_only``) at the
+step alone.
 """
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 __all__ = [
     "BREACHED",
@@ -35,10 +38,12 @@ __all__ = [
     "Limits",
     "Quotes",
     "RiskLimit",
+    "ShortfallLimit",
+    "as_schedule",
     "best_unlimited",
     "evaluate_schedule",
     "evaluate_table",
-    "first_table",
+    "shortfall",
 ]
 
 BREACHED = -1  # in place of a drawdown: it has been larger than the limit
@@ -65,10 +70,17 @@ class FiniteMarket(NamedTuple):
 
 
 class RiskLimit(NamedTuple):
-    """An amount in ticks and the largest probability that it is reached (loss) or exceeded (drawdown)."""
+    """An amount in ticks and the largest probability that it is reached (loss) or exceeded (drawdown, floor)."""
 
     amount: int
     probability: Fraction
+
+
+class ShortfallLimit(NamedTuple):
+    """A confidence, and the largest expected final loss (ticks) in the worst ``1 - confidence`` of cases."""
+
+    confidence: Fraction
+    amount: Fraction
 
 
 class Limits(NamedTuple):
@@ -76,16 +88,20 @@ class Limits(NamedTuple):
 
     loss: RiskLimit | None = None
     drawdown: RiskLimit | None = None
+    floor: RiskLimit | None = None
+    cvar: ShortfallLimit | None = None
     inventory: int | None = None
     spread: tuple[int, int] | None = None
+    time_only: bool = False  # a schedule has the same quotes at every inventory
 
 
 class State(NamedTuple):
-    """A state of the chain: inventory, wealth and drawdown from the peak (0 where it is not limited)."""
+    """A state of the chain; without limits that ask for them ``drawdown`` is 0 and ``broken`` False."""
 
     inventory: int
     wealth: int
-    drawdown: int
+    drawdown: int  # from the peak so far, or `BREACHED`
+    broken: bool  # the floor was broken
 
 
 @dataclass(frozen=True)
@@ -144,56 +160,78 @@ class Chain:
         return {change: p for change, p in ((1, bid), (-1, ask), (0, 1 - bid - ask)) if p}
 
     @cached_property
-    def _successors(self) -> dict[tuple[State, Quotes], list[tuple[State, int]]]:
-        return {}
+    def outcomes(self) -> dict[tuple[int, Quotes], list[tuple[int, int, int]]]:
+        """Inventories after a step, changes of wealth, and the parts of ``B`` that take them."""
+        outcomes: dict[tuple[int, Quotes], list[tuple[int, int, int]]] = {}
+        for q, choices in self.quotes.items():
+            for pair in choices:
+                masses: dict[tuple[int, int], int] = {}
+                for change, fill in self.fills(pair).items():
+                    gain = {1: pair.bid, -1: pair.ask, 0: 0}[change]
+                    for move, probability in self.market.mid_moves.items():
+                        key = q + change, gain + (q + change) * move
+                        masses[key] = masses.get(key, 0) + int(fill * probability * self.denominator)
+                outcomes[q, pair] = [(after, step, parts) for (after, step), parts in masses.items()]
+        return outcomes
 
     def successors(self, state: State, quotes: Quotes) -> list[tuple[State, int]]:
         """States after a step, and the parts of ``B`` that go there."""
-        known = self._successors
-        if (state, quotes) not in known:
-            known[state, quotes] = self._step(state, quotes)
-        return known[state, quotes]
+        return [(self.after(state, q, step), parts) for q, step, parts in self.outcomes[state.inventory, quotes]]
 
-    def _step(self, state: State, quotes: Quotes) -> list[tuple[State, int]]:
-        masses: dict[State, int] = {}
-        limit = self.limits.drawdown
-        for change, fill in self.fills(quotes).items():
-            inventory = state.inventory + change
-            gain = {1: quotes.bid, -1: quotes.ask, 0: 0}[change]
-            for move, probability in self.market.mid_moves.items():
-                step = gain + inventory * move
-                drawdown = 0
-                if limit is not None:
-                    drawdown = BREACHED if state.drawdown == BREACHED else max(state.drawdown - step, 0)
-                    if drawdown > limit.amount:
-                        drawdown = BREACHED
-                after = State(inventory, state.wealth + step, drawdown)
-                masses[after] = masses.get(after, 0) + int(fill * probability * self.denominator)
-        return list(masses.items())
+    def after(self, state: State, inventory: int, step: int) -> State:
+        """The state after one, at an inventory and with the wealth changed by ``step``."""
+        drawdown, limit = 0, self.limits.drawdown
+        if limit is not None:
+            drawdown = BREACHED if state.drawdown == BREACHED else max(state.drawdown - step, 0)
+            if drawdown > limit.amount:
+                drawdown = BREACHED
+        wealth, floor = state.wealth + step, self.limits.floor
+        return State(inventory, wealth, drawdown, floor is not None and (state.broken or wealth < -floor.amount))
 
     @cached_property
     def start(self) -> State:
         """The state at step 0."""
-        return State(self.market.initial_inventory, 0, 0)
+        return State(self.market.initial_inventory, 0, 0, False)
 
     @cached_property
     def layers(self) -> list[list[State]]:
         """States that some policy can reach, by step: ``num_steps + 1`` lists."""
         layers = [[self.start]]
+        jumps = {
+            q: sorted({(after, step) for pair in choices for after, step, _ in self.outcomes[q, pair]})
+            for q, choices in self.quotes.items()
+        }
         for _ in range(self.market.num_steps):
-            reached = {
-                after
-                for state in layers[-1]
-                for quotes in self.quotes[state.inventory]
-                for after, _ in self.successors(state, quotes)
-            }
+            reached = {self.after(state, q, step) for state in layers[-1] for q, step in jumps[state.inventory]}
             layers.append(sorted(reached))
         return layers
 
     @cached_property
     def reachable_inventories(self) -> list[list[int]]:
         """Inventories at each decision."""
-        return [sorted({state.inventory for state in layer}) for layer in self.layers[:-1]]
+        reached, layers = {self.market.initial_inventory}, []
+        for _ in range(self.market.num_steps):
+            layers.append(sorted(reached))
+            reached = {after for q in reached for pair in self.quotes[q] for after, _, _ in self.outcomes[q, pair]}
+        return layers
+
+    def restrict(self, pair: Quotes, inventory: int) -> Quotes:
+        """Quotes that are meant for every inventory, at one: a side whose fill would leave the bound is off."""
+        bound = self.inventory_limit
+        return Quotes(pair.bid if inventory < bound else OFF, pair.ask if inventory > -bound else OFF)
+
+    @cached_property
+    def decisions(self) -> list[list[tuple[list[int], list[dict[int, Quotes]]]]]:
+        """What a schedule chooses at each step: inventories that share a choice, and the quotes of each choice."""
+        steps = []
+        for inventories in self.reachable_inventories:
+            if self.limits.time_only:
+                choices = [{q: self.restrict(pair, q) for q in inventories} for pair in self.quotes[0]]
+                distinct = {tuple(choice.values()): choice for choice in choices}
+                steps.append([(inventories, list(distinct.values()))])
+            else:
+                steps.append([([q], [{q: pair} for pair in self.quotes[q]]) for q in inventories])
+        return steps
 
     def step_reward(self, inventory: int) -> Fraction:
         """Running penalty (negative) of a step that ends at this inventory, before the mid moves."""
@@ -203,80 +241,91 @@ class Chain:
         """Wealth less the terminal penalty."""
         return state.wealth - self.market.terminal_penalty * state.inventory**2
 
-    def loses(self, state: State) -> bool:
-        """Whether a final state counts as a loss for the limit."""
-        limit = self.limits.loss
-        return limit is not None and state.wealth <= -limit.amount
-
     @cached_property
-    def risk_limits(self) -> dict[str, RiskLimit]:
-        """The limits on probabilities, by name."""
-        named = {"loss": self.limits.loss, "drawdown": self.limits.drawdown}
-        return {name: limit for name, limit in named.items() if limit is not None}
+    def bounds(self) -> dict[str, Fraction]:
+        """What each limited risk may be at most: probabilities, and ticks for ``cvar``."""
+        limits = self.limits
+        named = {"loss": limits.loss, "drawdown": limits.drawdown, "floor": limits.floor}
+        bounds = {name: limit.probability for name, limit in named.items() if limit is not None}
+        return bounds if limits.cvar is None else {**bounds, "cvar": limits.cvar.amount}
 
     def violates(self, name: str, state: State) -> bool:
-        """Whether a final state counts for the limit of that name."""
-        return self.loses(state) if name == "loss" else state.drawdown == BREACHED
+        """Whether a final state counts for the limit on a probability of that name."""
+        if name == "loss":
+            return self.limits.loss is not None and state.wealth <= -self.limits.loss.amount
+        return state.broken if name == "floor" else state.drawdown == BREACHED
+
+
+def shortfall(wealth: Mapping[int, Fraction], confidence: Fraction) -> tuple[Fraction, int]:
+    """CVaR of the loss ``-w`` and the ``t`` that attains it, from the probabilities of final wealth."""
+
+    def at(t: int) -> Fraction:
+        return t + sum((p * (-w - t) for w, p in wealth.items() if -w > t), Fraction(0)) / (1 - confidence)
+
+    return min((at(-w), -w) for w in wealth)
 
 
 class Evaluation(NamedTuple):
-    """What a policy is worth, exactly: the objective, and the probability that each limit counts."""
+    """What a policy is worth, exactly: the objective, and each limited risk (a probability, or ticks for ``cvar``)."""
 
     value: Fraction
-    probabilities: dict[str, Fraction]
+    risks: dict[str, Fraction]
 
     def meets(self, chain: Chain) -> bool:
         """Whether every limit is kept."""
-        return all(self.probabilities[name] <= limit.probability for name, limit in chain.risk_limits.items())
+        return all(self.risks[name] <= bound for name, bound in chain.bounds.items())
 
 
 Schedule = Mapping[tuple[int, int], Mapping[Quotes, Fraction]]  # (step, inventory) -> probabilities of quotes
 Table = Mapping[tuple[int, int], Quotes]  # (step, inventory) -> quotes
 
 
-def _evaluation(chain: Chain, laws: list[dict[State, Any]], whole: Any) -> Evaluation:
-    """From the masses of states after each step; those after step n in parts of ``whole ** n``."""
-    value, steps = Fraction(0), len(laws)
-    for n, law in enumerate(laws, start=1):
-        for state, mass in law.items():
-            reward = chain.step_reward(state.inventory) + (chain.final_reward(state) if n == steps else 0)
-            if reward:
-                value += reward * Fraction(mass) / whole**n
-    counted = dict.fromkeys(chain.risk_limits, Fraction(0))
-    for state, mass in laws[-1].items():
-        for name in counted:
-            if chain.violates(name, state):
-                counted[name] += Fraction(mass) / whole**steps
-    return Evaluation(value, counted)
-
-
 def evaluate_schedule(chain: Chain, schedule: Schedule) -> Evaluation:
-    """Exact value and risk of a schedule: probabilities of quotes by step and inventory."""
-    law: dict[State, Fraction] = {chain.start: Fraction(1)}
-    laws = []
+    """Exact value and risk of a schedule: probabilities of quotes by step and inventory.
+
+    Masses are whole numbers, in parts of the common denominator of the schedule's probabilities times ``B``.
+    """
+    common = math.lcm(*(weight.denominator for cell in schedule.values() for weight in cell.values()))
+    whole, value, law = common * chain.denominator, Fraction(0), {chain.start: 1}
     for n in range(chain.market.num_steps):
-        following: dict[State, Fraction] = {}
+        shares: dict[int, dict[tuple[int, int], int]] = {}  # by inventory: where its mass goes
+        for q in {state.inventory for state in law}:
+            share = shares[q] = {}
+            for pair, weight in schedule[n, q].items():
+                for after, step, parts in chain.outcomes[q, pair]:
+                    share[after, step] = share.get((after, step), 0) + int(weight * common) * parts
+        following: dict[State, int] = {}
+        held: dict[int, int] = {}
         for state, mass in law.items():
-            for quotes, weight in schedule[n, state.inventory].items():
-                for after, parts in chain.successors(state, quotes):
-                    following[after] = following.get(after, Fraction(0)) + mass * weight * parts
+            for (q, step), parts in shares[state.inventory].items():
+                after_state = chain.after(state, q, step)
+                following[after_state] = following.get(after_state, 0) + mass * parts
+                held[q] = held.get(q, 0) + mass * parts
         law = following
-        laws.append(law)
-    return _evaluation(chain, laws, chain.denominator)
+        value += sum((chain.step_reward(q) * mass for q, mass in held.items()), Fraction(0)) / whole ** (n + 1)
+    total = whole**chain.market.num_steps
+    value += sum((chain.final_reward(state) * mass for state, mass in law.items()), Fraction(0)) / total
+    risks: dict[str, Fraction] = {}
+    for name in chain.bounds:
+        if name != "cvar":
+            risks[name] = Fraction(sum(mass for state, mass in law.items() if chain.violates(name, state)), total)
+    if chain.limits.cvar is not None:
+        wealth: dict[int, int] = {}
+        for state, mass in law.items():
+            wealth[state.wealth] = wealth.get(state.wealth, 0) + mass
+        chances = {w: Fraction(mass, total) for w, mass in wealth.items()}
+        risks["cvar"] = shortfall(chances, chain.limits.cvar.confidence)[0]
+    return Evaluation(value, risks)
+
+
+def as_schedule(table: Table) -> dict[tuple[int, int], dict[Quotes, Fraction]]:
+    """A schedule that draws nothing."""
+    return {cell: {pair: Fraction(1)} for cell, pair in table.items()}
 
 
 def evaluate_table(chain: Chain, table: Table) -> Evaluation:
-    """The same for a schedule that draws nothing: in whole numbers, hence faster."""
-    law = {chain.start: 1}
-    laws = []
-    for n in range(chain.market.num_steps):
-        following: dict[State, int] = {}
-        for state, mass in law.items():
-            for after, parts in chain.successors(state, table[n, state.inventory]):
-                following[after] = following.get(after, 0) + mass * parts
-        law = following
-        laws.append(law)
-    return _evaluation(chain, laws, chain.denominator)
+    """Exact value and risk of a schedule that draws nothing."""
+    return evaluate_schedule(chain, as_schedule(table))
 
 
 def best_unlimited(chain: Chain) -> dict[tuple[int, int], Quotes]:
@@ -299,46 +348,4 @@ def best_unlimited(chain: Chain) -> dict[tuple[int, int], Quotes]:
             }  # fmt: skip
             table[n, q] = max(choices, key=worth.__getitem__)
             values[q] = worth[table[n, q]]
-    return table
-
-
-def first_table(chain: Chain, sweeps: int = 3, seconds: float = math.inf) -> dict[tuple[int, int], Quotes]:
-    """A schedule to start a search from: wide quotes, improved cell by cell for so many seconds at most.
-
-    It keeps to the limits if a way to was found; what it is worth is not the best.
-    """
-    deadline = time.perf_counter() + seconds
-
-    def rank(table: Table) -> tuple[Fraction, Fraction]:
-        evaluation = evaluate_table(chain, table)
-        excess = sum(
-            (
-                max(evaluation.probabilities[name] - limit.probability, Fraction(0))
-                for name, limit in chain.risk_limits.items()
-            ),
-            Fraction(0),
-        )
-        return -excess, evaluation.value
-
-    cells = [(n, q) for n, inventories in enumerate(chain.reachable_inventories) for q in inventories]
-
-    def widest(q: int, lean: int) -> Quotes:
-        """Wide quotes; with ``lean`` 1, tight on the side that reduces the inventory."""
-        signs = (1 - 2 * lean * (q < 0), 1 - 2 * lean * (q > 0))
-        return max(chain.quotes[q], key=lambda pair: (signs[0] * pair.bid + signs[1] * pair.ask, pair))
-
-    table = max(({cell: widest(cell[1], lean) for cell in cells} for lean in (0, 1)), key=rank)
-    best = rank(table)
-    for _ in range(sweeps):
-        before = best
-        for cell in cells:
-            if time.perf_counter() > deadline:
-                return table
-            for pair in chain.quotes[cell[1]]:
-                candidate = {**table, cell: pair}
-                rating = rank(candidate)
-                if rating > best:
-                    table, best = candidate, rating
-        if best == before:
-            break
     return table

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from mmgym.arguments import integer, real
-from mmgym.baselines.constrained.model import Chain, FiniteMarket, Limits, RiskLimit
+from mmgym.baselines.constrained.model import Chain, FiniteMarket, Limits, RiskLimit, ShortfallLimit
 
 __all__ = ["AgentSettings", "ConstrainedProblem", "EnvironmentSettings", "read_problem"]
 
@@ -16,14 +16,16 @@ KEYS = {
         "num_steps", "fill_probabilities", "mid_moves", "inventory_limit", "terminal_penalty", "running_penalty",
         "initial_inventory",
     ),
-    "limits": ("loss", "drawdown", "inventory", "spread"),
+    "limits": ("loss", "drawdown", "floor", "cvar", "inventory", "spread", "time_only"),
     "limits.loss": ("amount", "probability"),
     "limits.drawdown": ("amount", "probability"),
+    "limits.floor": ("amount", "probability"),
+    "limits.cvar": ("confidence", "amount"),
     "environment": ("id", "tick", "arguments"),
     "solver": ("time_limit", "workers"),
     "agent": ("iterations", "learning_rate", "dual_rate", "seed"),
 }  # fmt: skip
-MOST_STEPS = 20  # beyond, the chain has too many states to unfold
+MOST_STEPS = 20  # beyond, exact evaluations take minutes
 
 
 class EnvironmentSettings(NamedTuple):
@@ -124,6 +126,14 @@ def _risk_limit(source: str, name: str, content: Any, low: int) -> RiskLimit | N
     return RiskLimit(amount, _rational(f"{source}: {name}.probability", section["probability"], Fraction(1)))
 
 
+def _shortfall_limit(source: str, content: Any) -> ShortfallLimit | None:
+    if content is None:
+        return None
+    section = _section(source, "limits.cvar", content, ("confidence", "amount"))
+    confidence = _rational(f"{source}: limits.cvar.confidence", section["confidence"], Fraction(999999, 1000000))
+    return ShortfallLimit(confidence, _rational(f"{source}: limits.cvar.amount", section["amount"]))
+
+
 def _limits(source: str, content: Any, market: FiniteMarket) -> Limits:
     section = _section(source, "limits", content)
     inventory = section.get("inventory")
@@ -136,11 +146,17 @@ def _limits(source: str, content: Any, market: FiniteMarket) -> Limits:
             raise ValueError(f"{source}: limits.spread = {spread!r} is not allowed: it must be [minimum, maximum]")
         low_spread = integer(f"{source}: limits.spread[0]", spread[0], low=0, high=2000)
         spread = (low_spread, integer(f"{source}: limits.spread[1]", spread[1], low=low_spread, high=2000))
+    time_only = section.get("time_only", False)
+    if not isinstance(time_only, bool):
+        raise ValueError(f"{source}: limits.time_only = {time_only!r} is not allowed: it must be true or false")
     return Limits(
         loss=_risk_limit(source, "limits.loss", section.get("loss"), 1),
         drawdown=_risk_limit(source, "limits.drawdown", section.get("drawdown"), 0),
+        floor=_risk_limit(source, "limits.floor", section.get("floor"), 0),
+        cvar=_shortfall_limit(source, section.get("cvar")),
         inventory=inventory,
         spread=spread,
+        time_only=time_only,
     )
 
 
@@ -164,10 +180,10 @@ def read_problem(content: Any, source: str = "problem") -> ConstrainedProblem:
     Parameters
     ----------
     content : mapping
-        ``market`` (see `FiniteMarket`; probabilities as numbers or ratios such as "6/16"), ``limits`` (``loss`` and
-        ``drawdown``, each ``{amount, probability}``; ``inventory``; ``spread``, ``[minimum, maximum]``), and optionally
-        ``environment`` (``id``, ``tick``, ``arguments``), ``solver`` (``time_limit`` in seconds, ``workers``) and
-        ``agent`` (see `AgentSettings`).
+        ``market`` (see `FiniteMarket`; probabilities as numbers or ratios such as "6/16"), ``limits`` (``loss``,
+        ``drawdown`` and ``floor``, each ``{amount, probability}``; ``cvar``, ``{confidence, amount}``; ``inventory``;
+        ``spread``, ``[minimum, maximum]``; ``time_only``), and optionally ``environment`` (``id``, ``tick``,
+        ``arguments``), ``solver`` (``time_limit`` in seconds, ``workers``) and ``agent`` (see `AgentSettings`).
     source : str
         What errors call it.
 

@@ -1,25 +1,25 @@
 """The best deterministic schedule of quotes, certified: OR-Tools CP-SAT on whole numbers (extra ``constraints``).
 
 A boolean ``y(n, q, a)`` says that the schedule posts the quotes ``a`` at step ``n`` and inventory ``q``, exactly one
-for each cell. ``x(n, s, a)`` is the mass of state ``s``, in parts of ``B^n``, that plays ``a``: whole numbers, since a
-schedule does not split masses, and 0 unless ``y``. The flow of masses, the limits and the objective are linear with
-whole coefficients, so nothing is rounded and the optimum is a certified rational.
+for each cell (with ``time_only`` one for each step). ``x(n, s, a)`` is the mass of state ``s``, in parts of ``B^n``,
+that plays ``a``: whole numbers, since a schedule does not split masses, and 0 unless ``y``. The flow of masses, the
+limits and the objective are linear with whole coefficients, so nothing is rounded and the optimum is a certified
+rational. A conditional value at risk is the least of ``t + E[(-w_N - t)^+] / (1 - confidence)`` over final losses
+``t``: a boolean for each says which one is used.
 """
 
 import math
 import threading
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from mmgym.baselines.constrained.model import Chain, Evaluation, Quotes, evaluate_table, first_table
+from mmgym.baselines.constrained.linear_program import Progress
+from mmgym.baselines.constrained.model import Chain, Evaluation, Quotes, Table, evaluate_table
 
-__all__ = ["Progress", "ScheduleOptimum", "ScheduleProgram"]
+__all__ = ["ScheduleOptimum", "ScheduleProgram"]
 
 LARGEST = 2**53  # whole numbers in the program stay below this
-
-Progress = Callable[[float, float, float], None]  # seconds, best value so far (nan: none), bound
 
 
 class ScheduleOptimum(NamedTuple):
@@ -46,36 +46,63 @@ def _cp_model() -> Any:
 
 
 class ScheduleProgram:
-    """The program of a chain; `solve` maximises the objective, `least` minimises the probability of one limit."""
+    """The program of a chain; `solve` maximises the objective, `least` minimises one risk.
 
-    def __init__(self, chain: Chain) -> None:
+    Parameters
+    ----------
+    chain : Chain
+    deadline : float
+        On the clock of `time.perf_counter`.
+
+    Raises
+    ------
+    ImportError
+        Without OR-Tools, the extra ``constraints``.
+    OverflowError
+        If masses leave the whole numbers up to 2^53.
+    TimeoutError
+        If the program is not built by the deadline.
+    """
+
+    def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
         self._library = _cp_model()
-        self.chain = chain
-        self._whole = chain.denominator**chain.market.num_steps
+        self.chain, self._deadline = chain, deadline
+        whole = chain.denominator**chain.market.num_steps
+        cvar, scale = chain.limits.cvar, 1
+        self._units = dict.fromkeys(chain.bounds, whole)
+        if cvar is not None:
+            scale = cvar.confidence.denominator
+            self._units["cvar"] = whole * int(scale * (1 - cvar.confidence))
+        self._shortfall_scale = scale
+        self._whole = whole
         penalties = (chain.market.terminal_penalty, chain.market.running_penalty)
         self._objective_scale = math.lcm(*(penalty.denominator for penalty in penalties))
         steps, bound = chain.market.num_steps, chain.inventory_limit
         farthest = max(map(abs, chain.market.mid_moves))
         wealth = steps * (max(chain.market.fill_probabilities) + bound * farthest)
         reach = wealth + (penalties[0] + steps * penalties[1]) * bound**2 + 1
-        if self._whole * self._objective_scale * reach > LARGEST:
-            raise ValueError(
+        if whole * max(self._objective_scale, 2 * scale) * reach > LARGEST:
+            raise OverflowError(
                 f"num_steps = {steps} with probabilities in parts of {chain.denominator} is not allowed: masses in "
                 f"parts of {chain.denominator}^{steps} leave the whole numbers up to 2^53; use fewer steps or "
                 "probabilities with a smaller common denominator"
             )
-        self._hint: dict[tuple[int, int], Quotes] | None = None
         self._build()
 
     def _build(self) -> None:
         chain, model = self.chain, self._library.CpModel()
         self._model = model
+        self._booleans: list[tuple[Any, dict[tuple[int, int], Quotes]]] = []
         self._chosen: dict[tuple[int, int], dict[Quotes, Any]] = {}
-        for n, inventories in enumerate(chain.reachable_inventories):
-            for q in inventories:
-                cell = {pair: model.new_bool_var(f"y{n}_{q}_{pair.bid}_{pair.ask}") for pair in chain.quotes[q]}
-                model.add_exactly_one(cell.values())
-                self._chosen[n, q] = cell
+        for n, decisions in enumerate(chain.decisions):
+            for _, choices in decisions:
+                booleans = [model.new_bool_var("") for _ in choices]
+                model.add_exactly_one(booleans)
+                for boolean, choice in zip(booleans, choices, strict=True):
+                    self._booleans.append((boolean, {(n, q): pair for q, pair in choice.items()}))
+                    for q, pair in choice.items():
+                        cell = self._chosen.setdefault((n, q), {})
+                        cell[pair] = cell[pair] + boolean if pair in cell else boolean
         mass: dict[Any, Any] = {chain.start: 1}
         highest: dict[Any, int] = {chain.start: 1}
         rewards: list[tuple[Any, Any]] = []
@@ -85,10 +112,12 @@ class ScheduleProgram:
             by_cell: dict[tuple[int, Quotes], list[Any]] = {}
             total = chain.denominator**n
             for state in layer:
+                if time.perf_counter() > self._deadline:
+                    raise TimeoutError("the program was not built within the time limit")
                 q, most = state.inventory, highest[state]
                 plays = []
                 reach_of_state: dict[Any, int] = {}
-                for pair in chain.quotes[q]:
+                for pair in self._chosen[n, q]:
                     x = model.new_int_var(0, most, "")
                     model.add(x <= most * self._chosen[n, q][pair])
                     plays.append(x)
@@ -115,16 +144,32 @@ class ScheduleProgram:
                     rewards.append((int(reward), variable))
         self._counted = {
             name: sum((variable for state, variable in mass.items() if chain.violates(name, state)), start=0)
-            for name in chain.risk_limits
+            for name in chain.bounds
+            if name != "cvar"
         }
+        if chain.limits.cvar is not None:
+            self._counted["cvar"] = self._shortfall(mass)
         for state, variable in mass.items():
             rewards.append((chain.final_reward(state) * self._objective_scale, variable))
         self._worth = sum((int(reward) * variable for reward, variable in rewards), start=0)
 
+    def _shortfall(self, mass: dict[Any, Any]) -> Any:
+        """A variable that is at least the conditional value at risk, in its unit."""
+        model, unit, scale = self._model, self._units["cvar"], self._shortfall_scale
+        losses = sorted({-state.wealth for state in mass})
+        shortfall = model.new_int_var(losses[0] * unit, losses[-1] * unit, "")
+        used = [model.new_bool_var("") for _ in losses]
+        model.add_exactly_one(used)
+        for t, boolean in zip(losses, used, strict=True):
+            beyond = [(-state.wealth - t, variable) for state, variable in mass.items() if -state.wealth > t]
+            excess = sum((loss * variable for loss, variable in beyond), start=0)
+            model.add(t * unit + scale * excess <= shortfall).only_enforce_if(boolean)
+        return shortfall
+
     def _most(self, name: str) -> int:
-        """The parts of ``B^N`` that a limit allows, a whole number."""
-        parts: Fraction = self.chain.risk_limits[name].probability * self._whole
-        return math.floor(parts)
+        """The units of a risk that a limit allows, a whole number."""
+        most: Fraction = self.chain.bounds[name] * self._units[name]
+        return math.floor(most)
 
     def _run(
         self,
@@ -133,16 +178,13 @@ class ScheduleProgram:
         kept: list[str],
         time_limit: float,
         workers: int,
-        progress: Progress | None,
-        unit: int,
+        progress: Progress | None = None,
+        unit: int = 1,
     ) -> tuple[str, dict[tuple[int, int], Quotes] | None, Fraction | None, float]:
         model = self._model.clone()
         for name in kept:
             model.add(self._counted[name] <= self._most(name))
         (model.maximize if maximise else model.minimize)(objective)
-        for cell, pair in (self._hint or {}).items():
-            for other, variable in self._chosen[cell].items():
-                model.add_hint(variable, other == pair)
         solver = self._library.CpSolver()
         solver.parameters.max_time_in_seconds = time_limit
         solver.parameters.num_workers = workers
@@ -165,61 +207,61 @@ class ScheduleProgram:
         if status == "unknown":
             return status, None, None, solver.wall_time  # stopped before it had a bound, perhaps
         bound = Fraction(math.floor(solver.best_objective_bound + 0.5), unit)
-        schedule = {
-            cell: next(pair for pair, variable in choices.items() if solver.boolean_value(variable))
-            for cell, choices in self._chosen.items()
-        }
+        schedule: dict[tuple[int, int], Quotes] = {}
+        for boolean, cells in self._booleans:
+            if solver.boolean_value(boolean):
+                schedule.update(cells)
         return status, schedule, bound, solver.wall_time
 
-    def solve(self, *, time_limit: float = 60.0, workers: int = 1, progress: Progress | None = None) -> ScheduleOptimum:
+    def solve(
+        self,
+        *,
+        time_limit: float = 60.0,
+        workers: int = 1,
+        progress: Progress | None = None,
+        first: Table | None = None,
+    ) -> ScheduleOptimum:
         """The best schedule under all limits, certified unless the time limit (seconds) comes first.
 
-        The search starts from `first_table`. With one worker the result is reproducible, the time limit apart.
+        It is not worse than a table that keeps to the limits, if one is given (as a hint it made the proof four times
+        slower). With one worker the result is reproducible, the time limit apart.
         """
-        unit = self._whole * self._objective_scale
-        kept = list(self.chain.risk_limits)
-        started = time.perf_counter()
-        self._hint = first_table(self.chain, seconds=time_limit / 4)
-        time_limit = max(time_limit - (time.perf_counter() - started), 0.01)
-        first = evaluate_table(self.chain, self._hint)
+        unit, kept = self._whole * self._objective_scale, list(self.chain.bounds)
         status, table, bound, seconds = self._run(self._worth, True, kept, time_limit, workers, progress, unit)
         worth = None if table is None else evaluate_table(self.chain, table)
         if worth is not None and (not worth.meets(self.chain) or (status == "optimal" and worth.value != bound)):
             raise RuntimeError(
-                f"CP-SAT's schedule is worth {worth.value} with {worth.probabilities}, and not {bound} within the "
-                "limits: this is a bug, please report it"
+                f"CP-SAT's schedule is worth {worth.value} with {worth.risks}, and not {bound} within the limits: this "
+                "is a bug, please report it"
             )
-        if (
-            status in ("unknown", "feasible")
-            and first.meets(self.chain)
-            and (worth is None or worth.value < first.value)
-        ):
-            status, table, worth = "feasible", self._hint, first
+        if first is not None and status in ("unknown", "feasible"):
+            known = evaluate_table(self.chain, first)
+            if known.meets(self.chain) and (worth is None or worth.value < known.value):
+                status, table, worth = "feasible", dict(first), known
         return ScheduleOptimum(status, table, worth, bound, seconds)
 
     def least(
         self, name: str, kept: list[str], *, time_limit: float = 60.0, workers: int = 1
     ) -> tuple[str, Fraction | None]:
-        """Smallest probability of a limit over the schedules that keep to the others named: status and probability.
+        """Smallest risk over the schedules that keep to the limits on the others named: status and risk.
 
-        The probability is that of a schedule; None where there is none ("infeasible") or none was found ("unknown").
+        The risk is that of a schedule; None where there is none ("infeasible") or none was found ("unknown").
         """
-        status, table, _, _ = self._run(self._counted[name], False, kept, time_limit, workers, None, self._whole)
-        return status, None if table is None else evaluate_table(self.chain, table).probabilities[name]
+        status, table, _, _ = self._run(self._counted[name], False, kept, time_limit, workers)
+        return status, None if table is None else evaluate_table(self.chain, table).risks[name]
 
     def relax(self, *, time_limit: float = 60.0, workers: int = 1) -> tuple[str, dict[str, Fraction] | None]:
-        """Probabilities that some schedule keeps to, raised by as little as possible in all (to a part of ``B^N``)."""
-        limits = self.chain.risk_limits
-        excess = []
-        for name in limits:
-            raised = self._model.new_int_var(0, self._whole, "")
+        """Bounds that some schedule keeps to, raised by as little as possible in all (to a part of ``B^N``)."""
+        excess, largest = [], max(self._units.values())
+        for name, unit in self._units.items():
+            raised = self._model.new_int_var(0, LARGEST, "")
             self._model.add(self._counted[name] - self._most(name) <= raised)
-            excess.append(raised)
-        status, table, _, _ = self._run(sum(excess), False, [], time_limit, workers, None, self._whole)
+            excess.append(largest // unit * raised)
+        status, table, _, _ = self._run(sum(excess), False, [], time_limit, workers)
         if table is None:
             return status, None
-        probabilities = evaluate_table(self.chain, table).probabilities
-        return status, {name: max(probabilities[name], limit.probability) for name, limit in limits.items()}
+        risks = evaluate_table(self.chain, table).risks
+        return status, {name: max(risks[name], bound) for name, bound in self.chain.bounds.items()}
 
 
 def _watcher(library: Any, progress: Progress, unit: int) -> Any:

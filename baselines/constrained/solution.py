@@ -1,33 +1,35 @@
-"""Solving a risk-constrained problem: bounds, the certified schedule or why there is none, the schedule as a policy."""
+"""Solving a risk-constrained problem: bounds, the best schedule found, what is certified, or why there is none."""
 
+import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from mmgym.baselines.catalogue import TablePolicy, environment_of, problem_of, table_policy
-from mmgym.baselines.constrained.linear_program import LinearProgram, RandomisedOptimum
+from mmgym.baselines.constrained.lattice import Lattice
+from mmgym.baselines.constrained.linear_program import LinearProgram, Progress, RandomisedOptimum
 from mmgym.baselines.constrained.model import (
-    OFF,
     Chain,
     Evaluation,
-    Quotes,
+    Schedule,
+    as_schedule,
     best_unlimited,
     evaluate_schedule,
     evaluate_table,
 )
-from mmgym.baselines.constrained.problem import ConstrainedProblem, EnvironmentSettings
-from mmgym.baselines.constrained.schedule_program import Progress, ScheduleOptimum, ScheduleProgram
-from mmgym.baselines.frozen import Table
+from mmgym.baselines.constrained.problem import ConstrainedProblem
+from mmgym.baselines.constrained.schedule_program import ScheduleOptimum, ScheduleProgram
+from mmgym.baselines.constrained.schedule_search import search_schedule
 
-__all__ = ["ConstrainedSolution", "Infeasibility", "constrain", "schedule_policy"]
+__all__ = ["PARTS", "ConstrainedSolution", "Infeasibility", "constrain"]
 
-ROUNDING = Fraction(1, 10**9)  # of the linear program's floating-point optimum, where it serves as a bound
-Schedule = Mapping[tuple[int, int], Mapping[Quotes, Fraction]]
+PARTS = ("lp", "schedule")  # what `constrain` solves
+ROUNDING = Fraction(1, 10**9)  # of a risk of the linear program's mixture
+RESERVE = 0.1  # of the time limit, for exact evaluations and output after the searches
+SEARCH = 0.3  # of the time limit, at most, for the local search where CP-SAT follows
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Infeasibility:
     of : str
         "policies" (none at all does) or "schedules" (randomised policies do, or may).
     asked : dict
-        The probability of each limit.
+        The bound of each limit: a probability, or ticks for ``cvar``.
     alone : dict
-        Its smallest probability without the other limits.
+        The smallest risk without the other limits.
     with_others : dict
-        Its smallest probability where the others are kept: what it has to be raised to; None where nothing keeps them.
+        The smallest risk where the others are kept: what the bound has to be raised to; None where nothing keeps them.
     relaxation : dict or None
-        Probabilities that can be kept, raised above those asked by as little as possible in all.
+        Bounds that can be kept, raised above those asked by as little as possible in all.
     proved : bool
         Whether every figure is a proved minimum; otherwise the time limit came first, and smaller may be possible.
     """
@@ -81,6 +83,8 @@ class Infeasibility:
                 f"{name} {_number(p)}" for name, p in self.relaxation.items() if p - self.asked[name] > ROUNDING
             )
             lines.append(f"  smallest relaxation in all: {raised}")
+        if not self.proved:
+            lines.append("  the time limit came first: smaller figures may be possible")
         return "\n".join(lines)
 
 
@@ -98,32 +102,36 @@ class ConstrainedSolution:
     ----------
     problem : ConstrainedProblem
     unlimited : Evaluation
-        The best schedule without limits on probabilities.
+        The best schedule without limits on risk (that may look at the inventory): exact, and an upper bound.
     randomised : RandomisedOptimum or None
-        The optimum over randomised policies that see wealth and drawdown: an upper bound.
+        The optimum over randomised policies that see wealth and drawdown; None where it was not asked for, or no policy
+        keeps to the limits.
     marginal : Evaluation or None
         What the randomised optimum's quotes by step and inventory are worth and risk when they cannot see more.
     schedule : ScheduleOptimum or None
-        The best schedule; None where no policy keeps to the limits.
+        The best schedule; None where it was not asked for, or no policy keeps to the limits.
     infeasibility : Infeasibility or None
+    uncertified : str or None
+        Why CP-SAT could not be asked for a certificate.
     """
 
     problem: ConstrainedProblem
     unlimited: Evaluation
-    randomised: RandomisedOptimum | None
-    marginal: Evaluation | None
-    schedule: ScheduleOptimum | None
-    infeasibility: Infeasibility | None
+    randomised: RandomisedOptimum | None = None
+    marginal: Evaluation | None = None
+    schedule: ScheduleOptimum | None = None
+    infeasibility: Infeasibility | None = None
+    uncertified: str | None = None
 
     @property
     def bound(self) -> Fraction | None:
-        """The least upper bound known of what a schedule can be worth within the limits."""
-        if self.schedule is None or self.randomised is None:
+        """The least upper bound known of what a schedule can be worth within the limits; None if there is none."""
+        if self.infeasibility is not None:
             return None
-        if self.schedule.status == "infeasible":
-            return None
-        bounds = [Fraction(self.randomised.value) + ROUNDING * (1 + abs(Fraction(self.randomised.value)))]
-        if self.schedule.bound is not None:
+        bounds = [self.unlimited.value]
+        if self.randomised is not None and math.isfinite(self.randomised.bound):
+            bounds.append(Fraction(self.randomised.bound))
+        if self.schedule is not None and self.schedule.bound is not None:
             bounds.append(self.schedule.bound)
         return min(bounds)
 
@@ -133,30 +141,48 @@ class ConstrainedSolution:
         evaluation = None if self.schedule is None else self.schedule.evaluation
         return None if evaluation is None or self.bound is None else max(self.bound - evaluation.value, Fraction(0))
 
+    def certificate(self) -> str:
+        """What is certified, in sentences."""
+        lines = []
+        randomised, schedule = self.randomised, self.schedule
+        if randomised is not None:
+            met = "which a mixture of policies attains" if randomised.solved else "the time limit came first"
+            lines.append(
+                f"certified: no policy within the limits, drawing or seeing wealth, is worth more than "
+                f"{randomised.bound:.10g} (weak duality; {met})"
+            )
+        if schedule is not None and schedule.evaluation is not None:
+            how = "the best schedule (CP-SAT)" if schedule.status == "optimal" else "found, not proved the best"
+            lines.append(f"certified: the schedule's value and risks, in whole numbers; {how}")
+        if self.uncertified is not None:
+            lines.append(f"CP-SAT was not asked: {self.uncertified}")
+        return "\n".join(lines)
+
     def comparison(self, others: Mapping[str, Evaluation] | None = None) -> pd.DataFrame:
         """What each policy is worth and risks in the finite market, best first; ``others`` adds rows."""
         chain = self.problem.chain
         rows = [("without limits", self.unlimited, "exact")]
-        if self.randomised is not None:
-            bound = Evaluation(self.randomised.value, self.randomised.probabilities)  # type: ignore[arg-type]
-            rows.append(("linear program: may see wealth and draw", bound, "upper bound"))
+        if self.randomised is not None and self.randomised.risks:
+            bound = Evaluation(self.randomised.value, self.randomised.risks)  # type: ignore[arg-type]
+            how = "upper bound" if self.randomised.solved else f"bound {self.randomised.bound:.6g}"
+            rows.append(("linear program: may see wealth and draw", bound, how))
         if self.marginal is not None:
             rows.append(("its quotes by step and inventory, drawn", self.marginal, "exact"))
         if self.schedule is not None and self.schedule.evaluation is not None:
             how = "optimum, certified" if self.schedule.status == "optimal" else f"gap {float(self.gap or 0):.6g}"
-            rows.append(("CP-SAT schedule", self.schedule.evaluation, how))
+            rows.append(("best schedule", self.schedule.evaluation, how))
         rows += [(name, worth, "exact") for name, worth in (others or {}).items()]
         table: list[dict[str, Any]] = []
         for name, worth, how in rows:
-            probabilities = {f"P({limit})": float(worth.probabilities[limit]) for limit in chain.risk_limits}
-            keeps = all(worth.probabilities[k] <= p.probability + ROUNDING for k, p in chain.risk_limits.items())
+            risks = {risk_label(name): float(worth.risks[name]) for name in chain.bounds}
+            keeps = all(worth.risks[name] <= bound + ROUNDING for name, bound in chain.bounds.items())
             exact = str(worth.value) if isinstance(worth.value, Fraction) and worth.value.denominator < 10**9 else ""
             table.append(
                 {
                     "policy": name,
                     "value": float(worth.value),
                     "exact": exact,
-                    **probabilities,
+                    **risks,
                     "keeps limits": "yes" if keeps else "no",
                     "how": how,
                 }
@@ -176,13 +202,15 @@ class ConstrainedSolution:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; exact numbers as text, "a/b"."""
         schedule, randomised = self.schedule, self.randomised
+        status = "not asked" if schedule is None else schedule.status
         content: dict[str, Any] = {
-            "status": "infeasible" if schedule is None else schedule.status,
+            "status": "infeasible" if self.infeasibility is not None else status,
             "without_limits": _evaluation(self.unlimited),
             "linear_program": None
             if randomised is None
-            else {"value": randomised.value, "probabilities": randomised.probabilities},
+            else {name: _plain(value) for name, value in randomised._asdict().items() if name != "schedule"},
             "linear_program_by_step_and_inventory": _evaluation(self.marginal),
+            "certificate": self.certificate(),
             "bound": _exact(self.bound),
             "gap": _exact(self.gap),
         }
@@ -213,8 +241,18 @@ class ConstrainedSolution:
         return content
 
 
+def risk_label(name: str) -> str:
+    """The heading of a limited risk."""
+    return "CVaR" if name == "cvar" else f"P({name})"
+
+
 def _exact(value: Any) -> Any:
     return str(value) if isinstance(value, Fraction) else value
+
+
+def _plain(value: Any) -> Any:
+    """A number that JSON has, or None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
@@ -223,13 +261,14 @@ def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
     return {
         "value": float(evaluation.value),
         "exact": str(evaluation.value),
-        "probabilities": {name: str(p) for name, p in evaluation.probabilities.items()},
+        "risks": {name: str(risk) for name, risk in evaluation.risks.items()},
     }
 
 
 def constrain(
     problem: ConstrainedProblem,
     *,
+    parts: tuple[str, ...] = PARTS,
     time_limit: float | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -239,129 +278,105 @@ def constrain(
     Parameters
     ----------
     problem : ConstrainedProblem
+    parts : tuple of str
+        "lp", the linear program over randomised policies; "schedule", local search and CP-SAT over schedules.
     time_limit : float, optional
-        Of the search for a schedule, seconds; the problem's by default.
+        Of everything, seconds; the problem's by default. What was found by then is returned, with its status.
     workers : int, optional
-        Of that search; with one its result is reproducible. The problem's by default.
+        Threads of CP-SAT; with one its result is reproducible, the time limit apart. The problem's by default.
     progress : callable, optional
-        Called with seconds, best value and bound when CP-SAT finds better ones.
+        Called with seconds since the start, best value so far (nan: none) and bound (nan: none).
 
     Raises
     ------
-    ImportError
-        Without OR-Tools, the extra ``constraints``.
+    MemoryError
+        If the states would not fit into this machine.
     """
-    chain = problem.chain
+    started = time.perf_counter()
     limit = problem.time_limit if time_limit is None else time_limit
     workers = problem.workers if workers is None else workers
-    schedules = ScheduleProgram(chain)
-    unlimited = evaluate_table(chain, best_unlimited(chain))
-    policies = LinearProgram(chain)
-    randomised = policies.solve()
-    if randomised is None:
-        return ConstrainedSolution(problem, unlimited, None, None, None, _why_no_policy(chain, policies))
-    optimum = schedules.solve(time_limit=limit, workers=workers, progress=progress)
-    marginal = evaluate_schedule(chain, randomised.schedule)
-    why = _why_no_schedule(chain, schedules, limit, workers) if optimum.status == "infeasible" else None
-    return ConstrainedSolution(problem, unlimited, randomised, marginal, optimum, why)
+    deadline = started + (1.0 - RESERVE) * limit
+    chain = problem.chain
+    Lattice(chain)  # refuses what would not fit into memory, before anything is computed
+    found = ConstrainedSolution(problem, evaluate_table(chain, best_unlimited(chain)))
+
+    def show(_: float, value: float, bound: float) -> None:
+        if progress is not None:
+            progress(time.perf_counter() - started, value, bound)
+
+    if "lp" in parts:
+        share = 0.5 if "schedule" in parts else 1.0
+        policies = LinearProgram(chain, started + share * (deadline - started))
+        randomised = policies.solve(progress=show)
+        if randomised is None:
+            return replace(found, infeasibility=_why_no_policy(chain, policies))
+        found = replace(found, randomised=randomised)
+        if randomised.schedule:
+            found = replace(found, marginal=evaluate_schedule(chain, randomised.schedule))
+    if "schedule" in parts:
+        found = _with_schedule(found, deadline, SEARCH * limit, workers, show)
+    return found
+
+
+def _with_schedule(
+    found: ConstrainedSolution, deadline: float, seconds: float, workers: int, progress: Progress
+) -> ConstrainedSolution:
+    """Local search from the solutions there are, for so many seconds at most; then CP-SAT from the best schedule."""
+    chain, started = found.problem.chain, time.perf_counter()
+    program, uncertified = None, None
+    try:
+        program = ScheduleProgram(chain, started + 0.5 * (deadline - started))
+    except (ImportError, OverflowError, TimeoutError, MemoryError) as error:
+        uncertified = str(error)
+    starts: list[Schedule] = [as_schedule(best_unlimited(chain))]
+    if found.randomised is not None and found.randomised.schedule:
+        starts.insert(0, found.randomised.schedule)
+    until = deadline if program is None else min(deadline, time.perf_counter() + seconds)
+    first = search_schedule(chain, starts, until, progress=progress)
+    remaining = deadline - time.perf_counter()
+    if program is None or remaining <= 0.0:
+        worth = None if first is None else evaluate_table(chain, first)
+        status = "unknown" if first is None else "feasible"
+        optimum = ScheduleOptimum(status, first, worth, None, time.perf_counter() - started)
+        return replace(found, schedule=optimum, uncertified=uncertified or "the time limit came first")
+    optimum = program.solve(time_limit=remaining, workers=workers, progress=progress, first=first)
+    why = _why_no_schedule(chain, program, deadline, workers) if optimum.status == "infeasible" else None
+    return replace(found, schedule=optimum, infeasibility=why)
 
 
 def _others(chain: Chain, name: str) -> list[str]:
-    return [other for other in chain.risk_limits if other != name]
+    return [other for other in chain.bounds if other != name]
 
 
 def _why_no_policy(chain: Chain, policies: LinearProgram) -> Infeasibility:
-    limits = chain.risk_limits
     return Infeasibility(
         of="policies",
-        asked={name: limit.probability for name, limit in limits.items()},
-        alone={name: policies.least(name, []) for name in limits},
-        with_others={name: policies.least(name, _others(chain, name)) for name in limits},
+        asked=dict(chain.bounds),
+        alone={name: policies.least(name, []) for name in chain.bounds},
+        with_others={name: policies.least(name, _others(chain, name)) for name in chain.bounds},
         relaxation=policies.relax(),
-        proved=True,
+        proved=not policies.late,
     )
 
 
-def _why_no_schedule(chain: Chain, schedules: ScheduleProgram, time_limit: float, workers: int) -> Infeasibility:
-    limits = chain.risk_limits
-    search: Any = {"time_limit": time_limit, "workers": workers}
-    alone = {name: schedules.least(name, [], **search) for name in limits}
-    with_others = {name: schedules.least(name, _others(chain, name), **search) for name in limits}
-    status, relaxation = schedules.relax(**search)
+def _why_no_schedule(chain: Chain, schedules: ScheduleProgram, deadline: float, workers: int) -> Infeasibility:
+    questions = 2 * len(chain.bounds) + 1  # which share the time that is left
+
+    def search() -> dict[str, Any]:
+        nonlocal questions
+        share = max(deadline - time.perf_counter(), 0.01) / max(questions, 1)
+        questions -= 1
+        return {"time_limit": share, "workers": workers}
+
+    alone = {name: schedules.least(name, [], **search()) for name in chain.bounds}
+    with_others = {name: schedules.least(name, _others(chain, name), **search()) for name in chain.bounds}
+    status, relaxation = schedules.relax(**search())
     statuses = [status, *(outcome[0] for outcome in (*alone.values(), *with_others.values()))]
     return Infeasibility(
         of="schedules",
-        asked={name: limit.probability for name, limit in limits.items()},
+        asked=dict(chain.bounds),
         alone={name: outcome[1] for name, outcome in alone.items()},
         with_others={name: outcome[1] for name, outcome in with_others.items()},
         relaxation=relaxation,
         proved=all(status in ("optimal", "infeasible") for status in statuses),
     )
-
-
-def schedule_policy(schedule: Schedule, settings: EnvironmentSettings, chain: Chain) -> tuple[Any, Any]:
-    """A schedule as a policy of an environment with quotes on both sides of a mid, and that environment.
-
-    Ticks become depths. Cells that the finite market never reaches have the quotes of the nearest inventory of the step
-    that it reaches. A side that is off at the inventory bound posts the quote of the inventory next to it, as it may
-    become active within the step.
-
-    Parameters
-    ----------
-    schedule : mapping
-        Probabilities of quotes by step and inventory.
-    settings : EnvironmentSettings
-    chain : Chain
-        Whose schedule it is.
-
-    Returns
-    -------
-    env, policy
-        A `TablePolicy`, or a `MixedTablePolicy` if the schedule draws its quotes.
-
-    Raises
-    ------
-    ValueError
-        If the environment does not quote a bid and an ask depth, or has other steps or inventories than the chain.
-    """
-    env = environment_of(settings.id, **settings.arguments)
-    if tuple(env.control_names) != ("bid_depth", "ask_depth") or set(problem_of(env).coordinates) != {"inventory"}:
-        raise ValueError(
-            f"environment.id = {settings.id!r} is not allowed: its controls must be a bid and an ask depth"
-        )
-    problem, steps = problem_of(env), chain.market.num_steps
-    bound, states = (problem.num_states - 1) // 2, problem.num_states
-    if problem.num_steps != steps or bound != chain.market.inventory_limit:
-        raise ValueError(
-            f"the environment has {problem.num_steps} steps and an inventory limit of {bound} orders, but the market "
-            f"has num_steps = {steps} and inventory_limit = {chain.market.inventory_limit}: they must be the same"
-        )
-    drawn = max(len(cell) for cell in schedule.values())
-    controls, weights = np.empty((steps, states, drawn, 2)), np.zeros((steps, states, drawn))
-    for n in range(steps):
-        known = sorted(q for step, q in schedule if step == n)
-        for s in range(states):
-            q = min(known, key=lambda other: (abs(other - (s - bound)), abs(other)))
-            cell = list(schedule[n, q].items())
-            controls[n, s] = _depths(schedule, chain, n, q, cell[0][0])
-            for m, (pair, weight) in enumerate(cell):
-                controls[n, s, m] = _depths(schedule, chain, n, q, pair)
-                weights[n, s, m] = float(weight)
-    controls *= settings.tick
-    if drawn == 1:
-        return env, TablePolicy(problem, controls[:, :, 0])
-    return env, table_policy(problem, Table(controls, weights))
-
-
-def _depths(schedule: Schedule, chain: Chain, n: int, q: int, pair: Quotes) -> NDArray[np.float64]:
-    """Ticks of both sides; in place of `OFF` those of the inventory next to it, or the widest."""
-    widest = max(chain.market.fill_probabilities)
-
-    def inner(side: int, step: int) -> int:
-        cell = schedule.get((n, q + step))
-        ticks = [quotes[side] for quotes in cell] if cell else []
-        return max((t for t in ticks if t != OFF), default=widest)
-
-    bid = pair.bid if pair.bid != OFF else inner(0, -1)
-    ask = pair.ask if pair.ask != OFF else inner(1, 1)
-    return np.array([bid, ask], dtype=np.float64)
