@@ -216,7 +216,8 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path, 
             print(f"\nno policy with a limited loss was sought in {settings.id}: {error}", file=sys.stderr)
             found = None
         if found is not None:
-            played["lagrangian"] = ("loss-limited there, Lagrangian", env, found.policy)
+            label = "loss-limited there, Lagrangian" + ("" if found.solved else " (time limit)")
+            played["lagrangian"] = (label, env, found.policy)
     rows: list[dict[str, Any]] = []
     record = {}
     for name, (label, env, policy) in played.items():
@@ -251,12 +252,15 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path, 
 
 
 EXAMPLE = """\
-Hard limits - inventory, spread, probability of a final loss, probability of a drawdown - in a finite market: whole
-ticks, rational fill probabilities, at most one fill a step. The linear program over occupancy measures (HiGHS) is exact
-over randomised policies that see wealth and drawdown: an upper bound. OR-Tools CP-SAT (extra `constraints`) searches
-schedules of quotes by step and inventory in whole numbers: its optimum is a certified rational; a time limit returns
-the best schedule and its gap, and limits that cannot be kept are explained. The penalised agent draws its quotes, so it
-may lie between the best schedule and the bound.
+Hard limits - inventory, spread, probabilities of a final loss, of a drawdown and of falling below a floor,
+conditional value at risk - in a finite market: whole ticks, rational fill probabilities, at most one fill a step. The
+linear program over occupancy measures bounds what any policy can be worth, seeing wealth and drawdown and drawing its
+quotes; its bound is certified by weak duality, and its multipliers are the prices of the limits. A local search finds
+schedules of quotes by step and inventory (`time_only`: by step); OR-Tools CP-SAT (extra `constraints`) proves in whole
+numbers which is the best, where the market is small. The time limit is one for all: it returns the best schedule and
+its gap, and limits that cannot be kept are explained. The penalised agent draws its quotes, so it may lie between the
+best schedule and the bound. In an environment the schedules are played with their limits checked, beside a policy that
+limits the loss there.
 
 $ mmgym constrain constrain_3_2_2 --agent
 constrain_3_2_2: 3 steps, ticks 1 2 3, |inventory| <= 2, 322 states, masses in parts of 16^3
@@ -265,11 +269,17 @@ limits: P(final loss >= 2) <= 1/50; P(drawdown > 2) <= 1/20; 2 <= spread <= 6
                                  policy     value   exact     P(loss)  P(drawdown) keeps limits                how
                          without limits  1.828125  117/64 0.063476562  0.068359375           no              exact
 linear program: may see wealth and draw 1.7387118                0.02         0.05          yes        upper bound
-its quotes by step and inventory, drawn 1.7387118         0.022316126         0.05           no              exact
+its quotes by step and inventory, drawn 1.7387118         0.022381224         0.05           no              exact
                  penalised agent, drawn 1.7278401         0.019999986  0.044357122          yes              exact
-                        CP-SAT schedule 1.7265625 221/128 0.019775391  0.043945312          yes optimum, certified
+                          best schedule 1.7265625 221/128 0.019775391  0.043945312          yes optimum, certified
 
-schedule (optimal, worth 221/128, gap 0, 1.1 s):
+certified: no policy within the limits, drawing or seeing wealth, is worth more than 1.738711806 (weak duality; \\
+    which a mixture of policies attains)
+certified: the schedule's value and risks, in whole numbers; the best schedule (CP-SAT)
+price of the limit on loss: 0.0432593 per 0.01 of probability
+price of the limit on drawdown: 0.016 per 0.01 of probability
+
+schedule (optimal, worth 221/128, gap 0, 8.4 s):
 
  step  inventory bid ask
     0          0   2   3
@@ -278,22 +288,26 @@ schedule (optimal, worth 221/128, gap 0, 1.1 s):
     1          1   3   1
     2         -2   1
     2         -1   1   3
-    2          0   3   3
+    2          0   3   2
     2          1   3   1
     2          2       1
 
 played in mmgym/GLFT-v0, where time is continuous and several orders may fill in a step, so that
 values and risks are others (optimum there, without limits: 2.0623283):
 
-                        policy     value  skill                    P(loss)                P(drawdown)
-               CP-SAT schedule  1.955476 0.7627 0.01545 [0.01469, 0.01623] 0.08376 [0.08205, 0.08549]
-linear program's quotes, drawn 1.9354584 0.7182 0.01841 [0.01759, 0.01926] 0.09006 [0.08829, 0.09185]
-        penalised agent, drawn 1.9453248 0.7401 0.01623 [0.01546, 0.01703] 0.08376 [0.08205, 0.08549]
+                        policy     value  skill            P(loss)                P(drawdown) keeps limits
+                 best schedule 1.9396512 0.7275 0.0164416 +- 5e-08 0.08455 [0.08283, 0.08629] NO: drawdown
+linear program's quotes, drawn 1.9421129  0.733 0.0180651 +- 1e-07 0.08858 [0.08683, 0.09036] NO: drawdown
+        penalised agent, drawn 1.9453248 0.7401 0.0165416 +- 5e-08 0.08376 [0.08205, 0.08549] NO: drawdown
+loss-limited there, Lagrangian 2.0551713 0.9841 0.0199543 +- 2e-08 0.09604 [0.09422, 0.09788] NO: drawdown
 
-values are exact; probabilities from 100000 episodes, with 95 % intervals
+WARNING: limits are broken in mmgym/GLFT-v0 by: best schedule (drawdown); ...
+
+values are exact, P(loss) and CVaR from the exact law, +- its error; others from 100000 episodes, with 95 % intervals
 
 The finite market is not an environment, so the schedule is also played in one, and written as a table that can be
 scored: `mmgym score --env mmgym/GLFT-v0 --set num_steps=3 ... results/constrain_3_2_2/schedule.npz`.
+With 10 steps and 25,272 states: `mmgym constrain constrain_10_6_8`; the bound alone: `--only lp`.
 """
 
 CONSTRAIN = Command(

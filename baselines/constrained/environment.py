@@ -31,7 +31,8 @@ TERMS = 3.0  # standard deviations of that error's characteristic function that 
 NUDGE = 1e-5  # of a depth, in lengths of the box, for the derivative of the characteristic function
 MOST_CELLS = 20_000  # steps times states that `limit_loss` takes
 PRECISION = 0.02  # of the multiplier
-MOST_MULTIPLIERS = 24
+MOST_MULTIPLIERS = 24  # that are tried
+MOST_MULTIPLIER = 1e4  # in standard deviations of the P&L
 
 
 def schedule_policy(schedule: Schedule, settings: EnvironmentSettings, chain: Chain) -> tuple[Any, Any]:
@@ -155,13 +156,15 @@ def limit_verdict(risks: Mapping[str, Estimate], chain: Chain) -> str:
 class LossLimitedPolicy(NamedTuple):
     """A policy that keeps ``P(loss >= amount)`` within a limit: a stationary point of its Lagrangian, or near one.
 
-    ``value`` and ``probability`` are exact; that no other policy is better is not proved.
+    ``value`` and ``probability`` are exact; that no other policy is better is not proved. ``solved``: the multiplier
+    was found to 2 %, or is 0; otherwise the deadline came first.
     """
 
     policy: Any
     multiplier: float  # criterion per unit of probability
     value: float
     probability: Estimate
+    solved: bool
 
 
 class _Lagrangian:
@@ -266,13 +269,13 @@ def limit_loss(
         chance, value = _loss_probability(law, amount), criterion_value(problem, policy.controls)
         if chance.high <= probability:
             if best is None or value > best.value:
-                best = LossLimitedPolicy(policy, multiplier, value, chance)
+                best = LossLimitedPolicy(policy, multiplier, value, chance, False)
             high = multiplier
         else:
             low = multiplier
-        if high == 0.0 or (high < math.inf and high - low <= PRECISION * high) or low > 1e4 * law.std:
-            break
-        if time.perf_counter() > deadline:
+        if best is not None and high - low <= PRECISION * high:
+            return best._replace(solved=True)
+        if low > MOST_MULTIPLIER * law.std or time.perf_counter() > deadline:
             break
         lagrangian = lagrangian or _Lagrangian(problem, law, amount)
         multiplier = max(4.0 * low, 2.0 * law.std) if high == math.inf else 0.5 * (low + high)

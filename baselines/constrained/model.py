@@ -286,36 +286,55 @@ def evaluate_schedule(chain: Chain, schedule: Schedule) -> Evaluation:
     Masses are whole numbers, in parts of the common denominator of the schedule's probabilities times ``B``.
     """
     common = math.lcm(*(weight.denominator for cell in schedule.values() for weight in cell.values()))
-    whole, value, law = common * chain.denominator, Fraction(0), {chain.start: 1}
+    whole, value, law = common * chain.denominator, Fraction(0), {(chain.start.inventory, 0, False): {0: 1}}
     for n in range(chain.market.num_steps):
-        shares: dict[int, dict[tuple[int, int], int]] = {}  # by inventory: where its mass goes
-        for q in {state.inventory for state in law}:
-            share = shares[q] = {}
-            for pair, weight in schedule[n, q].items():
-                for after, step, parts in chain.outcomes[q, pair]:
-                    share[after, step] = share.get((after, step), 0) + int(weight * common) * parts
-        following: dict[State, int] = {}
+        shares = {q: _shares(chain, q, schedule[n, q], common) for q in {q for q, _, _ in law}}
+        law = _after_step(chain, law, shares)
         held: dict[int, int] = {}
-        for state, mass in law.items():
-            for (q, step), parts in shares[state.inventory].items():
-                after_state = chain.after(state, q, step)
-                following[after_state] = following.get(after_state, 0) + mass * parts
-                held[q] = held.get(q, 0) + mass * parts
-        law = following
+        for (q, _, _), masses in law.items():
+            held[q] = held.get(q, 0) + sum(masses.values())
         value += sum((chain.step_reward(q) * mass for q, mass in held.items()), Fraction(0)) / whole ** (n + 1)
     total = whole**chain.market.num_steps
-    value += sum((chain.final_reward(state) * mass for state, mass in law.items()), Fraction(0)) / total
+    final = {State(q, w, d, f): mass for (q, d, f), masses in law.items() for w, mass in masses.items()}
+    value += sum((chain.final_reward(state) * mass for state, mass in final.items()), Fraction(0)) / total
     risks: dict[str, Fraction] = {}
     for name in chain.bounds:
         if name != "cvar":
-            risks[name] = Fraction(sum(mass for state, mass in law.items() if chain.violates(name, state)), total)
+            risks[name] = Fraction(sum(mass for state, mass in final.items() if chain.violates(name, state)), total)
     if chain.limits.cvar is not None:
         wealth: dict[int, int] = {}
-        for state, mass in law.items():
+        for state, mass in final.items():
             wealth[state.wealth] = wealth.get(state.wealth, 0) + mass
         chances = {w: Fraction(mass, total) for w, mass in wealth.items()}
         risks["cvar"] = shortfall(chances, chain.limits.cvar.confidence)[0]
     return Evaluation(value, risks)
+
+
+def _shares(chain: Chain, q: int, cell: Mapping[Quotes, Fraction], common: int) -> dict[tuple[int, int], int]:
+    """Where the mass at an inventory goes: (inventory, change of wealth) -> parts of ``common * B``."""
+    share: dict[tuple[int, int], int] = {}
+    for pair, weight in cell.items():
+        for after, step, parts in chain.outcomes[q, pair]:
+            share[after, step] = share.get((after, step), 0) + int(weight * common) * parts
+    return share
+
+
+Law = dict[tuple[int, int, bool], dict[int, int]]  # (inventory, drawdown, broken) -> wealth -> mass
+
+
+def _after_step(chain: Chain, law: Law, shares: Mapping[int, Mapping[tuple[int, int], int]]) -> Law:
+    floor = chain.limits.floor
+    following: Law = {}
+    for (q, drawdown, broken), masses in law.items():
+        for (after, step), parts in shares[q].items():
+            deeper = chain.after(State(q, 0, drawdown, broken), after, step).drawdown
+            target = following.setdefault((after, deeper, broken), {})
+            fallen = target if floor is None else following.setdefault((after, deeper, True), {})
+            lowest = -math.inf if floor is None else -floor.amount
+            for w, mass in masses.items():
+                place = target if w + step >= lowest else fallen
+                place[w + step] = place.get(w + step, 0) + mass * parts
+    return {key: masses for key, masses in following.items() if masses}
 
 
 def as_schedule(table: Table) -> dict[tuple[int, int], dict[Quotes, Fraction]]:

@@ -126,7 +126,7 @@ def search_schedule(
         New starts without a better schedule after which the search ends.
     seed : int
     progress : callable, optional
-        Called with nan, the best value and nan when it changes.
+        Called with nan, the best value (nan: none) and nan after every start.
     """
     search, draw = _Search(chain, deadline), np.random.default_rng(seed)
     decisions = [(n, choices) for n, step in enumerate(chain.decisions) for _, choices in step]
@@ -146,8 +146,8 @@ def search_schedule(
         failures = 0 if better else failures + (tried > len(starts))
         if all(table != other for _, other in found):
             found = sorted([*found, (merit, table)], key=lambda item: item[0], reverse=True)[:KEPT]
-        if better and progress is not None and merit[0] == 0.0:
-            progress(math.nan, merit[1], math.nan)
+        if progress is not None:
+            progress(math.nan, found[0][0][1] if found[0][0][0] == 0.0 else math.nan, math.nan)
     for merit, table in found:
         if merit[0] == 0.0 and evaluate_table(chain, table).meets(chain):
             return table

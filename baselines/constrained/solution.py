@@ -29,6 +29,7 @@ __all__ = ["PARTS", "ConstrainedSolution", "Infeasibility", "constrain"]
 PARTS = ("lp", "schedule")  # what `constrain` solves
 ROUNDING = Fraction(1, 10**9)  # of a risk of the linear program's mixture
 RESERVE = 0.1  # of the time limit, for exact evaluations and output after the searches
+PATIENCE = 60  # new starts of the local search without a better schedule
 SEARCH = 0.3  # of the time limit, at most, for the local search where CP-SAT follows
 
 
@@ -332,7 +333,8 @@ def _with_schedule(
     if found.randomised is not None and found.randomised.schedule:
         starts.insert(0, found.randomised.schedule)
     until = deadline if program is None else min(deadline, time.perf_counter() + seconds)
-    first = search_schedule(chain, starts, until, progress=progress)
+    patience = PATIENCE if program is not None else 20 * PATIENCE  # where nothing follows, it may take its time
+    first = search_schedule(chain, starts, until, patience=patience, progress=progress)
     remaining = deadline - time.perf_counter()
     if program is None or remaining <= 0.0:
         worth = None if first is None else evaluate_table(chain, first)
