@@ -639,3 +639,5 @@ def test_limits_in_the_environment():
         assert binomtest(losses, episodes, risks["loss"].value).pvalue > 1e-6
         assert limit_verdict(risks, chain).startswith("NO: ")
         assert "drawdown" in limit_verdict(risks, chain)
+    with pytest.raises(ValueError, match=r"num_steps = 600 with 61 inventories is not allowed: .* lower num_steps"):
+        limit_loss("mmgym/GLFT-v0", 2.0, 0.01)

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 SMOOTHING = 0.15  # standard deviation of the normal error, in those of the P&L
 TERMS = 3.0  # standard deviations of that error's characteristic function that the series has
 NUDGE = 1e-5  # of a depth, in lengths of the box, for the derivative of the characteristic function
-MOST_CELLS = 20_000  # steps times states that `limit_loss` takes
+LARGEST = 2_000  # steps times squared states that `limit_loss` takes: a gradient takes seconds there
 PRECISION = 0.02  # of the multiplier
 MOST_MULTIPLIERS = 24  # that are tried
 MOST_MULTIPLIER = 1e4  # in standard deviations of the P&L
@@ -220,11 +220,18 @@ class _Lagrangian:
             measures.append(measure)
         return measures
 
-    def maximise(self, controls: Array, multiplier: float) -> Array:
-        """Controls (N, S, C) of a local maximum, from these."""
+    def maximise(self, controls: Array, multiplier: float, deadline: float) -> Array:
+        """Controls (N, S, C) of a local maximum, from these, or the best by the deadline."""
+
+        def stop(_: Array) -> None:
+            if time.perf_counter() > deadline:
+                raise StopIteration
+
         bounds = list(zip(self.low, self.high, strict=True)) * (controls.size // len(self.low))
         start = np.clip(controls, self.low, self.high).ravel()
-        found = minimize(self, start, (multiplier,), "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 30})
+        found: Any = minimize(  # type: ignore[call-overload]
+            self, start, (multiplier,), "L-BFGS-B", jac=True, bounds=bounds, callback=stop, options={"maxiter": 30}
+        )
         return np.asarray(found.x.reshape(controls.shape))
 
 
@@ -252,15 +259,17 @@ def limit_loss(
     Raises
     ------
     ValueError
-        If the criterion is exponential, or there are more than 20,000 steps times states.
+        If the criterion is exponential, or steps times squared states are more than 2,000.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
     if problem.criterion.exponents is not None:
         raise ValueError("utility = 'cara' is not allowed: a limit on losses needs a criterion that is an expectation")
-    cells = problem.num_steps * problem.num_states
-    if cells > MOST_CELLS:
-        raise ValueError(f"{cells:,} steps x states are not allowed: a limit on losses takes {MOST_CELLS:,} at most")
+    if problem.num_steps * problem.num_states**2 > LARGEST:
+        raise ValueError(
+            f"num_steps = {problem.num_steps} with {problem.num_states} inventories is not allowed: a limit on losses "
+            f"takes num_steps x inventories^2 <= {LARGEST:,}; lower num_steps or inventory_limit"
+        )
     controls, best, lagrangian = solve(problem).controls, None, None
     low, multiplier, high = 0.0, 0.0, math.inf
     for _ in range(MOST_MULTIPLIERS):
@@ -279,5 +288,5 @@ def limit_loss(
             break
         lagrangian = lagrangian or _Lagrangian(problem, law, amount)
         multiplier = max(4.0 * low, 2.0 * law.std) if high == math.inf else 0.5 * (low + high)
-        controls = lagrangian.maximise(controls, multiplier)
+        controls = lagrangian.maximise(controls, multiplier, deadline)
     return best
