@@ -37,8 +37,8 @@ class Lattice:
         If the grid would not fit into this machine.
     """
 
-    def __init__(self, chain: Chain, worst: int = 0) -> None:
-        self.chain, self.worst = chain, worst
+    def __init__(self, chain: Chain) -> None:
+        self.chain, self.worst = chain, 0
         market, limits = chain.market, chain.limits
         self.inventories = sorted(chain.quotes)
         self.names = list(chain.bounds)

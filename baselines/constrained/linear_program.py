@@ -71,9 +71,9 @@ class _Mixture(NamedTuple):
 class _Columns:
     """Policies found so far for one ``t`` of the conditional value at risk."""
 
-    def __init__(self, chain: Chain, worst: int, deadline: float) -> None:
-        self.lattice, self.deadline = Lattice(chain, worst), deadline
-        self.limits = np.array([float(bound) for bound in chain.bounds.values()])
+    def __init__(self, lattice: Lattice, worst: int, deadline: float) -> None:
+        self.lattice, self.worst, self.deadline = lattice, worst, deadline
+        self.limits = np.array([float(bound) for bound in lattice.chain.bounds.values()])
         self.functionals: list[Array] = []  # (F,) of each policy
         self.policies: list[list[list[Array]]] = []  # step, inventory: index (W, M) of the quotes
 
@@ -84,7 +84,7 @@ class _Columns:
     def price(self, weights: Array) -> float | None:
         """Add the policy with the largest weighted functionals; that maximum, raised by its rounding. None if late."""
         lattice = self.lattice
-        market = lattice.chain.market
+        market, lattice.worst = lattice.chain.market, self.worst
         values, policy = lattice.terminal(), []
         largest = np.abs(values).max(axis=(0, 1))
         for n in reversed(range(market.num_steps)):
@@ -200,7 +200,8 @@ class LinearProgram:
 
     def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
         self.chain = chain
-        self._programs = [_Columns(chain, worst, deadline) for worst in self._worst(chain)]
+        lattice = Lattice(chain)
+        self._programs = [_Columns(lattice, worst, deadline) for worst in self._worst(chain)]
 
     @staticmethod
     def _worst(chain: Chain) -> list[int]:
@@ -255,7 +256,7 @@ class LinearProgram:
             dict(zip(self.chain.bounds, risks.tolist(), strict=True)),
             dict(zip(self.chain.bounds, mixture.prices.tolist(), strict=True)),
             program.marginal(mixture.weights),
-            program.lattice.worst,
+            program.worst,
         )
 
     def _unlimited(self) -> float:
