@@ -262,7 +262,7 @@ class LinearProgram:
     def _unlimited(self) -> float:
         """The first policy of every program is the best without limits on risk; up to rounding."""
         values = [program.functionals[0][0] for program in self._programs if program.functionals]
-        return float(max(values)) + TOLERANCE * (1.0 + abs(max(values))) if values else math.inf
+        return float(max(values) + TOLERANCE * (1.0 + abs(max(values)))) if values else math.inf
 
     def least(self, name: str, kept: list[str]) -> float | None:
         """Smallest risk over all policies that keep to the limits on the others named; None if none does."""

@@ -109,6 +109,7 @@ def search_schedule(
     starts: list[Schedule],
     deadline: float,
     *,
+    enough: float = math.inf,
     patience: int = 60,
     seed: int = 0,
     progress: Progress | None = None,
@@ -122,6 +123,8 @@ def search_schedule(
         Where the search starts, at their likeliest quotes; they need not keep to the limits.
     deadline : float
         On the clock of `time.perf_counter`.
+    enough : float
+        The search ends when it has a schedule that is worth this.
     patience : int
         New starts without a better schedule after which the search ends.
     seed : int
@@ -132,7 +135,7 @@ def search_schedule(
     decisions = [(n, choices) for n, step in enumerate(chain.decisions) for _, choices in step]
     found: list[tuple[Merit, dict[tuple[int, int], Quotes]]] = []
     tried, failures = 0, 0
-    while failures < patience and not (search.late and tried):
+    while failures < patience and not (tried and (search.late or found[0][0] >= (0.0, enough - ROUNDING))):
         if tried < len(starts):
             start = _likeliest(chain, starts[tried])
         else:

@@ -334,7 +334,8 @@ def _with_schedule(
         starts.insert(0, found.randomised.schedule)
     until = deadline if program is None else min(deadline, time.perf_counter() + seconds)
     patience = PATIENCE if program is not None else 20 * PATIENCE  # where nothing follows, it may take its time
-    first = search_schedule(chain, starts, until, patience=patience, progress=progress)
+    enough = float(found.bound or math.inf)
+    first = search_schedule(chain, starts, until, enough=enough, patience=patience, progress=progress)
     remaining = deadline - time.perf_counter()
     if program is None or remaining <= 0.0:
         worth = None if first is None else evaluate_table(chain, first)
