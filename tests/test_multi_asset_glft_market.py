@@ -47,6 +47,11 @@ def test_sides_come_first_all_bids_then_all_asks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"correlation": 0.5}, "correlation = 0.5 is not allowed: it must be None without a volatility"),
+        ({"volatility": [1, 2], "covariance": [[1, 0], [0, 1]]}, "it must be None where the volatility"),
+        ({"volatility": 2.0}, "volatility = 2.0 is not allowed: it must be a list of 2 to 4 numbers"),
+        ({"volatility": [1, 1, 1], "correlation": -0.9}, "correlation is not allowed: it must be positive semi"),
+        ({"volatility": [1, 1], "correlation": [[2, 0], [0, 1]]}, "it must be a matrix whose diagonal is 1"),
         ({"covariance": [[1.0]]}, "a list of 2 to 4 rows"),
         ({"covariance": np.eye(5).tolist()}, "a list of 2 to 4 rows"),
         ({"covariance": [[1.0, 0.0], [0.0]]}, "a list of 2 to 4 rows"),
@@ -152,6 +157,24 @@ def test_utilities_with_and_without_price_noise_have_the_same_mean():
     assert found[1].std() < found[0].std()
     with pytest.raises(ValueError, match=r"risk_aversion = 0\.0 is not allowed with utility='cara'"):
         MultiAssetGLFTVectorEnv(2, utility="cara", risk_aversion=0.0)
+
+
+def test_volatilities_and_correlations_are_a_covariance():
+    sigma, rho = [2.0, 1.5, 0.5], [[1.0, 0.5, -0.2], [0.5, 1.0, 0.1], [-0.2, 0.1, 1.0]]
+    params = Params.create(volatility=sigma, correlation=rho)
+    assert np.array(params.covariance) == pytest.approx(np.diag(sigma) @ np.array(rho) @ np.diag(sigma))
+    assert Params.create(**params.arguments()) == params
+    assert params.arguments()["covariance"] is None
+    plain = Params.create(volatility=[2.0, 1.5], correlation=0.5, fill_rate=[140.0, 100.0])
+    assert plain.covariance == Params.create().covariance
+    assert Params.create(volatility=[2.0, 1.5]).covariance == ((4.0, 0.0), (0.0, 2.25))
+    given = {"volatility": [2.0, 1.5], "fill_rate": [140.0, 100.0]}
+    batch = MultiAssetGLFTVectorEnv(3, **given, parameters={"correlation": [0.0, 0.5, 0.9]})
+    batch.reset(seed=1)
+    rewards = [batch.step(np.zeros((3, 4), np.float32))[1][1] for _ in range(5)]
+    alone = MultiAssetGLFTVectorEnv(1)
+    alone.reset(seed=2)
+    assert rewards == [alone.step(np.zeros((1, 4), np.float32))[1][0] for _ in range(5)]
 
 
 def test_four_assets_run():

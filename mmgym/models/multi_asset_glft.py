@@ -50,16 +50,16 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _covariance(given: Any) -> tuple[Vector, ...]:
-    """A checked covariance matrix, symmetric to the last bit."""
+def _covariance(given: Any, name: str) -> tuple[Vector, ...]:
+    """A checked covariance or correlation matrix, symmetric to the last bit."""
     wanted = f"a list of 2 to {MAX_ASSETS} rows of as many finite numbers, symmetric and positive semi-definite"
     if not _is_list(given) or not 2 <= len(given) <= MAX_ASSETS:
-        raise refusal("covariance", given, wanted)
+        raise refusal(name, given, wanted)
     n = len(given)
     if any(not _is_list(row) or len(row) != n for row in given):
-        raise refusal("covariance", given, wanted)
+        raise refusal(name, given, wanted)
     rows = [
-        [real(f"covariance[{i}][{j}]", value, low=-1e18, high=1e18) for j, value in enumerate(row)]
+        [real(f"{name}[{i}][{j}]", value, low=-1e18, high=1e18) for j, value in enumerate(row)]
         for i, row in enumerate(given)
     ]
     matrix = np.array(rows)
@@ -67,28 +67,69 @@ def _covariance(given: Any) -> tuple[Vector, ...]:
     if np.abs(matrix - matrix.T).max() > 1e-12 * scale:
         i, j = np.unravel_index(np.argmax(np.abs(matrix - matrix.T)), matrix.shape)
         raise ValueError(
-            f"covariance is not allowed: it must be symmetric, but covariance[{i}][{j}] = {matrix[i, j]:g} and "
-            f"covariance[{j}][{i}] = {matrix[j, i]:g}"
+            f"{name} is not allowed: it must be symmetric, but {name}[{i}][{j}] = {matrix[i, j]:g} and "
+            f"{name}[{j}][{i}] = {matrix[j, i]:g}"
         )
     matrix = 0.5 * (matrix + matrix.T)
     lowest = float(np.linalg.eigvalsh(matrix)[0])
     if lowest < -SINGULAR * scale:
-        raise ValueError(
-            f"covariance is not allowed: it must be positive semi-definite, but has the eigenvalue {lowest:g}"
-        )
+        raise ValueError(f"{name} is not allowed: it must be positive semi-definite, but has the eigenvalue {lowest:g}")
     return tuple(tuple(float(value) for value in row) for row in matrix)
+
+
+class Volatilities(Row):
+    """A number for each asset; none where the covariance is given."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A float for each asset, or an empty tuple."""
+        if value is None:
+            return ()
+        if not _is_list(value) or not 2 <= len(value) <= MAX_ASSETS:
+            raise refusal(name, value, f"a list of 2 to {MAX_ASSETS} numbers, one for each asset, or None")
+        return tuple(real(f"{name}[{i}]", entry, low=self.low, high=self.high) for i, entry in enumerate(value))
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list, or None."""
+        return list(values[0]) or None
+
+
+class Correlation(Row):
+    """A number for all pairs of assets, or a matrix, beside the volatilities."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A tuple of rows, empty without volatilities."""
+        n = len(values["volatility"])
+        if value is not None and not n:
+            raise refusal(name, value, "None without a volatility for each asset")
+        if not _is_list(value):
+            each = 0.0 if value is None else real(name, value, low=-1.0, high=1.0)
+            value = [[1.0 if i == j else each for j in range(n)] for i in range(n)]
+        if len(value) != n or any(not _is_list(row) or len(row) != n for row in value):
+            raise refusal(name, value, f"a number, or {n} rows of {n} numbers, as there are volatilities")
+        if any(value[i][i] != 1.0 for i in range(n)):
+            raise refusal(name, value, "a matrix whose diagonal is 1")
+        return _covariance(value, name) if n else ()
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list of rows, or None."""
+        return [list(row) for row in values[0]] or None
 
 
 class Covariance(Row):
     """Rows of a covariance matrix."""
 
     def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
-        """A tuple of rows."""
-        return _covariance(DEFAULT_COVARIANCE if value is None else value)
+        """A tuple of rows: given, or made of volatilities and correlations."""
+        volatility = np.array(values["volatility"])
+        if not len(volatility):
+            return _covariance(DEFAULT_COVARIANCE if value is None else value, name)
+        if value is not None:
+            raise refusal(name, value, "None where the volatility of each asset is given")
+        return _covariance(np.outer(volatility, volatility) * np.array(values["correlation"]), name)
 
     def argument_of(self, values: Sequence[Any], params: Any) -> Any:
-        """A list of rows."""
-        return [list(row) for row in values[0]]
+        """A list of rows; None where volatilities say it."""
+        return None if params.volatility else [list(row) for row in values[0]]
 
 
 class EachAsset(Row):
@@ -134,18 +175,28 @@ class Params(NamedTuple):
     """
 
     num_assets: int  # n
+    volatility: Annotated[
+        Vector,
+        Volatilities(None, 0.0, 1e9, "price / sqrt(time)", "sigma"),
+        "a list with one for each of two to four assets, in the place of a `covariance`",
+    ]
+    correlation: Annotated[
+        tuple[Vector, ...],
+        Correlation(None, -1.0, 1.0, symbol="rho"),
+        "beside `volatility`: a number for all pairs, or a matrix; None is 0",
+    ]
     covariance: Annotated[
         tuple[Vector, ...],
         Covariance(None, unit="price^2 / time", symbol="Sigma"),
         "two to four rows, symmetric, positive semi-definite (may be singular): it says how many assets there "
-        f"are; None is {DEFAULT_COVARIANCE}",
+        f"are; None is that of `volatility` and `correlation`, without them {DEFAULT_COVARIANCE}",
     ]
     drift: Annotated[Vector, EachAsset(0.0, -1e9, 1e9, "price / time", "mu")]
     fill_rate: Annotated[
         Vector,
         EachSide(None, TINY, 1e12, "1 / time", "A", none=True),
         f"an entry may be a pair [bid, ask]; None is {list(DEFAULT_FILL_RATE)}, or {OTHER_FILL_RATE:g} where the "
-        "covariance is given",
+        "covariance or the volatility is given",
     ]
     fill_decay: Annotated[Vector, EachSide(1.5, 1e-9, 1e9, "1 / price", "k"), "an entry may be a pair [bid, ask]"]
     order_size: Annotated[Vector, EachAsset(1.0, TINY, 1e9, "assets", "D")]
@@ -195,7 +246,8 @@ class Params(NamedTuple):
                     "initial_inventory must be from -inventory_limit to inventory_limit",
                 )
         if given["fill_rate"] is None:
-            rates = DEFAULT_FILL_RATE if given["covariance"] is None else (OTHER_FILL_RATE,) * n
+            plain = given["covariance"] is None and given["volatility"] is None
+            rates = DEFAULT_FILL_RATE if plain else (OTHER_FILL_RATE,) * n
             changes["fill_rate"] = 2 * rates
         for name, factor in (("min_depth", -1.0), ("max_depth", 3.0)):
             if given[name] is None:
