@@ -34,6 +34,8 @@ STOCHASTIC = [[0.0, 0.25, 0.75], [0.1, 0.3, 0.6], [1 / 3, 1 / 3, 1 / 3]]
 LAW = [[0.1, 0.2, 0.05], [0.05, 0.3, 0.1], [0.1, 0.05, 0.05]]  # inventories -1, 0, 1 orders; signals -1, 0, 1
 SPECIAL = {  # values of arguments that are no number, pair, choice or multiple; by market and name
     "multi_asset_glft": {
+        "volatility": [[2.0, 1.5], [0.3, 1.1]],
+        "correlation": [0.3, [[1.0, -0.7], [-0.7, 1.0]]],
         "covariance": [None, [[1.0, 0.2], [0.2, 4.0]], [[1, 0, 0], [0, 1, 0.5], [0, 0.5, 1]]],
         "fill_rate": [None, 90.0, [80.0, [90.0, 100.0]]],
         "min_depth": [None, -0.5, [-0.25, [-1.0, 0.0]]],
