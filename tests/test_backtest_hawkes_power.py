@@ -355,6 +355,7 @@ def test_market_arguments_from_a_calibration(days: list[Path]) -> None:
     assert params.mean_move[2] == fit.mean_moves["ASK_UP"].value
     assert params.improvement_ask == fit.improvements["ASK_DOWN"].value
     assert params.fill_decay_sell == fit.reaches["MO_SELL"].fill_decay.value
+    assert params.reach_atom_sell == fit.estimates()["reach_atom_MO_SELL"][0].value
     assert params.largest_spread == 300
     wide = [tape.events.assign(best_ask=tape.events["best_bid"] + 2000) for tape in tapes[:1]]
     tape = PowerTape(**{**vars(tapes[0]), "events": wide[0]})

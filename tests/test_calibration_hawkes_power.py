@@ -279,6 +279,7 @@ def test_estimates_by_hand(tmp_path: Path) -> None:
     assert fit.reaches["MO_BUY"].fill_decay.value == pytest.approx(np.log1p(3 / 29) / 0.01)
     atom = fit.reaches["MO_BUY"].atom
     assert atom is not None and atom.value == pytest.approx(1 - (3 / 4) / (29 / 32))
+    assert fit.reaches["MO_BUY"].independence_p_value == pytest.approx(1 / 4)  # the one that does not move stays there
     # spread: 40 for 0.3 min, 46 for 0.1, then as on the first day, with 54 and 60 at the end
     first = 16 + 9 + 24 + 9 + 50 * 0.35 + 54 * 0.01 + 60 * 0.04
     assert fit.half_spread.value == pytest.approx((2 * first + 6 * 0.1) / 4 * 0.005)
@@ -420,6 +421,7 @@ def test_kwargs_are_those_of_the_reduced_market(late: ProductFit) -> None:
         "half_spread": late.half_spread.value,
         "impact": [late.impacts["MO_BUY"].value, late.impacts["MO_SELL"].value],
         "fill_decay": [late.reaches["MO_BUY"].fill_decay.value, late.reaches["MO_SELL"].fill_decay.value],
+        "reach_atom": [late.estimates()[f"reach_atom_{name}"][0].value for name in ("MO_BUY", "MO_SELL")],
         "horizon": 60.0,
     }
     if "mmgym/HawkesFlow-v0" not in gymnasium.registry:
@@ -443,6 +445,7 @@ def test_summary_says_how_well_the_model_holds(several: Calibration, late: Produ
     assert summary.startswith("H11 Late: ")
     assert "for 6 of 6 processes" in summary
     assert summary.count("not rejected") == 2
+    assert late.rejected == [f"reach of {name} that does not depend on its move" for name in ("MO_BUY", "MO_SELL")]
     assert f"{late.processes['MO_BUY'].branching_ratio.value:.3g}" in summary
 
 

@@ -26,6 +26,7 @@ UNEQUAL = {
     "decay": [2.0, 4.0],
     "impact": [0.05, 0.15],
     "fill_decay": [3.0, 5.0],
+    "reach_atom": [0.3, 0.6],
     "initial_rates": [2.5, 0.5],
     "running_penalty": 0.02,
     "inventory_limit": 2,
@@ -61,9 +62,10 @@ def thinning(random, count, params, depths, length):
     p = params
     names = ("buys", "sells", "bid_fills", "ask_fills", "inventory", "gain", "square", "buy_rate", "sell_rate")
     found = {name: np.zeros(count) for name in names}
+    sides = (depths[0], p.fill_decay_sell, p.reach_atom_sell), (depths[1], p.fill_decay_buy, p.reach_atom_buy)
     probability = [
-        math.exp(-p.fill_decay_sell * (depths[0] - p.half_spread)),
-        math.exp(-p.fill_decay_buy * (depths[1] - p.half_spread)),
+        1.0 if depth <= p.half_spread else (1.0 - atom) * math.exp(-kappa * (depth - p.half_spread))
+        for depth, kappa, atom in sides
     ]
     for i in range(count):
         time, q, mid, cash, square = 0.0, p.initial_inventory, 0.0, 0.0, 0.0
@@ -115,10 +117,10 @@ def environment(count, seed, depths, arguments):
 
 
 @pytest.mark.parametrize("decision", ["event", "clock"])
-@pytest.mark.parametrize("steps", [1, 5])
-def test_the_law_of_an_episode_against_thinning(decision, steps):
+@pytest.mark.parametrize(("steps", "bid"), [(1, 0.38), (5, 0.3)])
+def test_the_law_of_an_episode_against_thinning(decision, steps, bid):
     arguments = {**UNEQUAL, "horizon": 3.0, "num_steps": steps, "decision": decision, "initial_inventory": 1}
-    params, depths = Params.create(**arguments), (0.38, 0.47)
+    params, depths = Params.create(**arguments), (bid, 0.47)
     first = thinning(np.random.default_rng([steps, 4]), 6_000, params, depths, 3.0)
     second = environment(6_000, 77 + steps, depths, arguments)
     p_values = {}

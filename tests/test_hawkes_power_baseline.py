@@ -19,6 +19,7 @@ from scipy.optimize import minimize_scalar
 from mmgym.baselines import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy, score
 from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow import HawkesFlowBaseline
+from mmgym.baselines.hawkes_flow.reach import best_offset, best_offsets, order_gain
 from mmgym.baselines.hawkes_power import (
     KINDS,
     HawkesPowerBaseline,
@@ -34,7 +35,6 @@ from mmgym.baselines.hawkes_power import (
     spread_transitions,
 )
 from mmgym.baselines.hawkes_power.basis import expansion_space, features_at, fitted_space, sampled_states
-from mmgym.baselines.hawkes_power.kernels import order_gain
 from mmgym.baselines.policy import StatelessPolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models import hawkes_flow
@@ -77,6 +77,7 @@ UNEQUAL = {
     "largest_spread": 40,
     "initial_spread": 20,
     "fill_decay": [6.0, 9.0],
+    "reach_atom": [0.4, 0.7],
     "horizon": 3.0,
     "num_steps": 6,
     "inventory_limit": 2,
@@ -89,7 +90,7 @@ def mirrored(arguments):
     for name in ("base_rate", "excitation", "decay", "mean_move", "initial_rates"):
         if name in found:
             found[name] = [found[name][k] for k in MIRROR]
-    for name in ("improvement", "first_level_share", "fill_decay"):
+    for name in ("improvement", "first_level_share", "fill_decay", "reach_atom"):
         if name in found:
             found[name] = found[name][::-1]
     return found
@@ -180,11 +181,25 @@ def test_join_best_is_the_half_spread():
 # --- Value functions -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("edge", [-3.0, -0.2, 0.1, 0.25, 0.6])
-def test_the_gain_of_an_order(edge):
-    found = minimize_scalar(lambda d: -math.exp(-4.0 * d) * (d + edge), bounds=(0.0, 6.0), method="bounded",
+def most_behind(edge, high):
+    """The best of all offsets behind the best price, by scipy, if all orders get there."""
+    found = minimize_scalar(lambda d: -math.exp(-4.0 * d) * (d + edge), bounds=(0.0, high), method="bounded",
                             options={"xatol": 1e-10})  # fmt: skip
-    assert order_gain(edge, 4.0) == pytest.approx(max(-found.fun, edge), abs=1e-9)
+    return -found.fun
+
+
+@pytest.mark.parametrize("atom", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("edge", [-3.0, -0.2, 0.02, 0.1, 0.25, 0.6])
+def test_the_gain_of_an_order(edge, atom):
+    """Joining the best price earns the edge; also in a box that ends before the best offset."""
+    behind = hawkes_flow.log_behind(atom)
+    assert order_gain(edge, 4.0, behind) == pytest.approx(max((1.0 - atom) * most_behind(edge, 6.0), edge), abs=1e-9)
+    for high in (6.0, 0.05):
+        offset = best_offset(edge, 4.0, behind, high)
+        assert best_offsets(edge, 4.0, behind, 0.0, high) == offset
+        filled = 1.0 if offset == 0.0 else (1.0 - atom) * math.exp(-4.0 * offset)
+        best = max((1.0 - atom) * most_behind(edge, high), edge)
+        assert filled * (offset + edge) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.long
@@ -238,9 +253,9 @@ def poisson_optimum(p):
     q = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)
     mu = p.base_rates
 
-    def psi(edge, decay):
+    def psi(edge, decay, atom):
         offset = np.maximum(1.0 / decay - edge, 0.0)
-        return np.exp(-decay * offset) * (offset + edge)
+        return np.maximum((1.0 - atom) * np.exp(-decay * offset) * (offset + edge), edge)
 
     def slope(_, flat):
         value = flat.reshape(len(half_spread), len(q))
@@ -250,8 +265,8 @@ def poisson_optimum(p):
         bought, sold = transitions[4] @ value, transitions[5] @ value
         ask = (half_spread - impacts[4])[:, None] + bought[:, :-1] - bought[:, 1:]
         bid = (half_spread - impacts[5])[:, None] + sold[:, 1:] - sold[:, :-1]
-        found[:, 1:] += mu[4] * psi(ask, p.fill_decay_buy)
-        found[:, :-1] += mu[5] * psi(bid, p.fill_decay_sell)
+        found[:, 1:] += mu[4] * psi(ask, p.fill_decay_buy, p.reach_atom_buy)
+        found[:, :-1] += mu[5] * psi(bid, p.fill_decay_sell, p.reach_atom_sell)
         return found.ravel()
 
     start = -np.outer(half_spread, np.abs(q)) - p.terminal_penalty * q**2
@@ -260,8 +275,9 @@ def poisson_optimum(p):
 
 
 @pytest.mark.long
-def test_without_excitation_the_bounds_meet_at_the_exact_optimum():
-    p = Params.create(**POISSON)
+@pytest.mark.parametrize("atom", [0.0, [0.6, 0.3]])
+def test_without_excitation_the_bounds_meet_at_the_exact_optimum(atom):
+    p = Params.create(**POISSON, reach_atom=atom)
     exact = poisson_optimum(p)
     optimum = exact[p.initial_spread - 1, p.inventory_limit + 1]
     for kind in ("fitted", "first_order", "frozen"):
@@ -278,9 +294,11 @@ def test_without_excitation_the_bounds_meet_at_the_exact_optimum():
 
 
 @pytest.mark.long
-def test_a_book_that_never_moves_is_the_reduced_market():
+@pytest.mark.parametrize("atom", [0.0, [0.8, 0.5]])
+def test_a_book_that_never_moves_is_the_reduced_market(atom):
     """The certified optimum of HawkesFlow without impact, in continuous time, lies in the interval."""
     shared = {"fill_decay": [4.0, 5.0], "running_penalty": 0.02, "inventory_limit": 2, "horizon": 3.0, "num_steps": 6}
+    shared["reach_atom"] = atom
     pair = {"base_rate": [0.6, 0.9], "excitation": [1.5, 1.0], "decay": [3.0, 2.0], "initial_rates": [2.0, 0.9]}
     flow = hawkes_flow.Params.create(**shared, **pair, impact=0.0, half_spread=0.3, decision="clock")
     optimum = HawkesFlowBaseline(flow).solved.value

@@ -29,6 +29,7 @@ UNEQUAL = {
     "largest_spread": 40,
     "initial_spread": 20,
     "fill_decay": [6.0, 9.0],
+    "reach_atom": [0.3, 0.6],
     "initial_rates": [1.5, 1.5, 3.0, 2.0, 2.5, 0.5],
     "running_penalty": 0.02,
     "terminal_penalty": 0.07,
@@ -72,6 +73,7 @@ def thinning(random, count, p, offsets, length):
     found = {name: np.zeros(count) for name in (*names, *PROCESSES)}
     mu, zeta, rho = (np.array(values) for values in (p.base_rate, p.excitation, p.decay))
     kappa = {"buy": p.fill_decay_buy, "sell": p.fill_decay_sell}
+    atom = {"buy": p.reach_atom_buy, "sell": p.reach_atom_sell}
     for i in range(count):
         now, q, cash, square = 0.0, p.initial_inventory, 0.0, 0.0
         bid, ask = 0, p.initial_spread  # ticks
@@ -96,9 +98,8 @@ def thinning(random, count, p, offsets, length):
             if name in fills:
                 depth = depths[1 if name == "buy" else 0]
                 side = -1 if name == "buy" else 1
-                if abs(q + side) <= p.inventory_limit and random.uniform() < math.exp(
-                    -kappa[name] * max(depth - 0.5 * p.tick * spread, 0.0)
-                ):
+                reach = 0.0 if random.uniform() < atom[name] else random.exponential(1.0 / kappa[name])
+                if abs(q + side) <= p.inventory_limit and depth - 0.5 * p.tick * spread <= reach:
                     q, cash = q + side, cash - side * (mid - side * depth)
                     fills[name] += 1
             if "improvement" in name and p.placement == "binomial":

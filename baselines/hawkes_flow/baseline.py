@@ -38,6 +38,7 @@ from mmgym.baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
 from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy, ParticlePolicy
 from mmgym.baselines.hawkes_flow.price_noise import price_noise
 from mmgym.baselines.hawkes_flow.rates import rate_grids
+from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from mmgym.baselines.kept import is_named, kept
 from mmgym.baselines.policy import Policy, StatePolicy, draws_actions
@@ -57,7 +58,9 @@ __all__ = [
 ]
 
 EVALUATION = Resolution(20, 0.3, 1e-5)  # of given policies
+BETWEEN = Resolution(17, 0.2, 1e-5)  # of the best depths with a `reach_atom`, beside COARSE and FINE
 SAFETY, ROUNDING = 2.0, 1e-7  # the stated error in units of the distance between two resolutions, and of the value
+SAFETY_AT_KINKS = 4.0  # with a `reach_atom`
 LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
 DECISIONS = 1_000_000  # simulated for the lower bound of the optimum
 ROUGH = 100  # episodes of all policies that may be the best one
@@ -72,7 +75,9 @@ class Solved:
     value : float
         The criterion from the initial state, EUR / MWh lots.
     error : float
-        Twice its distance to the value at a coarser resolution, which is several times its own error.
+        Twice its distance to the value at a coarser resolution, which is several times its own error. With a
+        `reach_atom` polynomials go through kinks of the value, their errors have changing signs, and that is not told
+        by one of them: four times the largest distance to those at two resolutions.
     times, kink, largest
         As in `Tables`; ``kink`` is the index of that level, 0 if there is none.
     table : (L, S, n+, n-, 3) float32
@@ -104,12 +109,14 @@ def solve(params: Params, held: bool) -> Solved:
     """
 
     def make() -> Mapping[str, Any]:
-        coarse, fine = march(params, COARSE, held=held), march(params, FINE, held=held)
+        fine = march(params, FINE, held=held)
         value = _at_start(params, fine, fine.values[-1])
+        has_kinks = max(params.reach_atom_buy, params.reach_atom_sell) > 0.0
+        others = [march(params, other, held=held) for other in ((COARSE, BETWEEN) if has_kinks else (COARSE,))]
         table = np.stack([fine.gains[0], fine.gains[1], fine.values], axis=-1).astype(np.float32)
         kink = int(np.argmin(np.abs(fine.times - fine.kink))) if held else 0
-        difference = abs(value - _at_start(params, coarse, coarse.values[-1]))
-        error = SAFETY * difference + ROUNDING * abs(value)
+        difference = max(abs(value - _at_start(params, other, other.values[-1])) for other in others)
+        error = (SAFETY_AT_KINKS if has_kinks else SAFETY) * difference + ROUNDING * abs(value)
         return {"numbers": [value, error, kink, *fine.largest], "times": fine.times, "table": table}
 
     def fits(arrays: Mapping[str, Array]) -> bool:
@@ -147,8 +154,8 @@ class SolutionTables:
     def depths(self, gains: Array) -> Array:
         """Best depths [bid, ask] for continuation gains (..., 2 or more)."""
         p = self.params
-        decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
-        return np.clip(1.0 / decays - gains[..., :2], p.half_spread, p.half_spread + 2.0 * p.depth_reach)
+        edges = p.half_spread + gains[..., :2]
+        return p.half_spread + best_offsets(edges, *reach_laws(p), 0.0, 2.0 * p.depth_reach)
 
 
 def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
@@ -435,7 +442,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
         Raises
         ------
         TypeError
-            If decisions are taken by the clock, or the tape is observed.
+            If decisions are taken by the clock, the tape is observed, or there is a `reach_atom`.
         """
         return FlowExpansions(self.params)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
 from mmgym.baselines.differential_equations import solution_at
+from mmgym.baselines.hawkes_flow.reach import best_offsets, fill_probability, reach_laws
 from mmgym.models import hawkes
 from mmgym.models.hawkes_flow import Params
 
@@ -64,7 +65,8 @@ def corollary_3(
     """The asymptotic depths of von Luckner, Cartea, Jaimungal & Kiesel (2017), Corollary 3, at a constant half-spread.
 
     ``1/kappa + eps + h (|q -+ 1| - |q|) + (alpha + phi tau) (1 -+ 2 q) +- g1``, floored at the half-spread, with ``g1 =
-    G + (2/e) [alpha (I+ - I-) + phi (J+ - J-)]`` at the intensities after the order that fills the quote.
+    G + (2/e) [alpha (I+ - I-) + phi (J+ - J-)]`` at the intensities after the order that fills the quote. A
+    `reach_atom`, which the paper does not have, is not in it.
 
     Parameters
     ----------
@@ -95,9 +97,10 @@ def corollary_3(
 class PoissonValues:
     """``v(r, q)`` of ``theta = q G + v`` for Poisson order flow of the expected rates; exact without excitation.
 
-    ``v' = -phi q^2 + sum_k y_k max_d exp(-kappa (d - h)) (d - A_k + v(q -+ 1) - v(q))``, where an order moves the mid
-    at once by all that it brings on in the long run, ``A = eps rho / (rho - zeta) +- G``. The rates are the stationary
-    ones. Where there are none, they are the initial ones, and ``A`` is what an order brings on until the horizon.
+    ``v' = -phi q^2 + sum_k y_k max_d f(d - h) (d - A_k + v(q -+ 1) - v(q))`` with ``f`` of
+    `mmgym.baselines.hawkes_flow.reach`, where an order moves the mid at once by all that it brings on in the long run,
+    ``A = eps rho / (rho - zeta) +- G``. The rates are the stationary ones. Where there are none, they are the initial
+    ones, and ``A`` is what an order brings on until the horizon.
 
     Parameters
     ----------
@@ -110,20 +113,22 @@ class PoissonValues:
         p = self.params = params
         processes = ((_buy_process(p), p.initial_rate_buy), (_sell_process(p), p.initial_rate_sell))
         self.rates = tuple(mu / (1.0 - zeta / rho) if zeta < rho else start for (mu, zeta, rho), start in processes)
-        decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
-        low = np.full(2, p.half_spread if depth_bounds is None else depth_bounds[0])
-        high = p.half_spread + 2.0 * p.depth_reach if depth_bounds is None else np.full(2, depth_bounds[1])
+        low, high = np.zeros(2), 2.0 * p.depth_reach
+        if depth_bounds is not None:
+            low, high = (np.full(2, bound - p.half_spread) for bound in depth_bounds)
+        decays, log_behind = (law[:, None] for law in reach_laws(p))
         q = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)
         buy, sell = self.rates
 
         def slope(time_left: float, values: Array) -> Array:
             sold, bought = self.adverse_moves(time_left)
             step = np.diff(values)
-            bid = np.clip(1.0 / decays[0] - step + sold, low[0], high[0])
-            ask = np.clip(1.0 / decays[1] + step + bought, low[1], high[1])
+            edges = p.half_spread + np.stack([step - sold, -step - bought])
+            offsets = best_offsets(edges, decays, log_behind, low[:, None], high[:, None])
+            bids, asks = fill_probability(offsets, decays, log_behind) * (offsets + edges)
             change = -p.running_penalty * q**2
-            change[:-1] += sell * np.exp(-decays[0] * (bid - p.half_spread)) * (bid - sold + step)
-            change[1:] += buy * np.exp(-decays[1] * (ask - p.half_spread)) * (ask - bought - step)
+            change[:-1] += sell * bids
+            change[1:] += buy * asks
             return change
 
         terminal = -p.half_spread * np.abs(q) - p.terminal_penalty * q**2
@@ -184,7 +189,7 @@ def signal_poisson(params: Params, values: PoissonValues) -> DepthFunction:
 
 
 def _depths(p: Params, values: PoissonValues, time_left: Any, inventory: Any, sold: Array, bought: Array) -> Array:
-    """``max(h, 1 / kappa + A - (v(q +- 1) - v(q)))``."""
+    """``max(h, 1 / kappa + A - (v(q +- 1) - v(q)))``, or ``h`` where that is better."""
     up, down = values.differences(time_left, inventory)
-    bid, ask = 1.0 / p.fill_decay_sell + sold - up, 1.0 / p.fill_decay_buy + bought - down
-    return np.asarray(np.maximum(np.stack(np.broadcast_arrays(bid, ask), axis=-1), p.half_spread))
+    gains = np.stack(np.broadcast_arrays(up - sold, down - bought), axis=-1)
+    return p.half_spread + best_offsets(p.half_spread + gains, *reach_laws(p))

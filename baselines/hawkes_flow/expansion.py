@@ -16,6 +16,7 @@ from mmgym.baselines.drawn_cells import sampled
 from mmgym.baselines.expansion import CELLS, Expansion
 from mmgym.baselines.hawkes_flow import kernels, solver
 from mmgym.baselines.hawkes_flow.rates import rate_grids
+from mmgym.baselines.hawkes_flow.reach import require_no_atom
 from mmgym.baselines.hawkes_flow.solver import Resolution, Tables, march
 from mmgym.baselines.policy import Policy
 from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
@@ -55,13 +56,14 @@ class FlowExpansions:
     Raises
     ------
     TypeError
-        If decisions are taken by the clock, where orders change the state while depths are frozen, or the tape is
-        observed: the last order is not on the grid.
+        If decisions are taken by the clock, where orders change the state while depths are frozen; if the tape is
+        observed: the last order is not on the grid; or with a `reach_atom`: values jump where a depth meets the best.
     """
 
     def __init__(self, params: Params) -> None:
         if params.decision != "event" or params.observe == "tape":
             raise TypeError("exact derivatives in this market need decision = 'event' and observe = 'state' or 'fills'")
+        require_no_atom(params)
         self.params = params
         ends = model.to_quotes(params, np.array([[-1.0, -1.0], [1.0, 1.0]], dtype=np.float32))
         self._reach = 0.5 * (ends[1] - ends[0])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import mmgym.models.hawkes_flow as model
 from mmgym.baselines.hawkes_flow import kernels
+from mmgym.baselines.hawkes_flow.reach import fill_probability, reach_laws
 from mmgym.baselines.hawkes_flow.solver import DepthFunction
 from mmgym.baselines.policy import RememberingPolicy
 from mmgym.models.hawkes_flow import Params
@@ -110,8 +111,8 @@ class FilteredPolicy(RememberingPolicy):
     def _seen(self, last: _Memory, observation: Any, left: Array, inventory: Array) -> _Seen:
         p, filled = self.params, inventory - last.inventory
         is_open = np.stack([last.inventory > -p.inventory_limit, last.inventory < p.inventory_limit], axis=-1)
-        kappa = np.array([p.fill_decay_buy, p.fill_decay_sell])
-        passed = 1.0 - is_open * np.exp(-kappa * (last.depths[..., ::-1] - p.half_spread))  # buys meet the ask
+        filled_by = fill_probability(last.depths - p.half_spread, *reach_laws(p))
+        passed = 1.0 - is_open * filled_by[..., ::-1]  # buys meet the ask
         passed = np.maximum(passed, LEAST)
         if p.observe == "tape":
             side, elapsed = model.last_order(p, observation)

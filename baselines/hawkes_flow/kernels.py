@@ -10,8 +10,9 @@ import numpy as np
 from numba import njit
 
 from mmgym.baselines.hawkes_flow.rates import CHORD
+from mmgym.baselines.hawkes_flow.reach import best_offset, fill_worth
 from mmgym.compiling import KERNEL, SCALAR
-from mmgym.models.hawkes_flow import next_order
+from mmgym.models.hawkes_flow import log_fill, next_order
 from mmgym.random_streams import uniform
 
 PATH_X, PATH_W = np.polynomial.legendre.leggauss(6)  # nodes of an integral between two orders
@@ -105,11 +106,16 @@ def look_up_rows(table, times, kink, states, buy_nodes, buy_weights, sell_nodes,
 
 
 @njit(**SCALAR)
-def _shortfall(depth, gain, decay, half_spread, high):
-    """What a fill at ``depth`` earns less than one at the best depth, an order being there: at most 0."""
-    best = min(max(1.0 / decay - gain, half_spread), high)
-    played = math.exp(-decay * (depth - half_spread)) * (depth + gain)
-    return played - math.exp(-decay * (best - half_spread)) * (best + gain)
+def _shortfalls(p, depths, gains):
+    """What an order fills the bid and the ask for at these depths, less that at the best ones: at most 0 each."""
+    decay, behind, edge = p.fill_decay_sell, p.log_behind_sell, p.half_spread + gains[0]
+    best = best_offset(edge, decay, behind, 2.0 * p.reach_bid)
+    played = fill_worth(depths[0] - p.half_spread, edge, decay, behind)
+    bid = played - fill_worth(best, edge, decay, behind)
+    decay, behind, edge = p.fill_decay_buy, p.log_behind_buy, p.half_spread + gains[1]
+    best = best_offset(edge, decay, behind, 2.0 * p.reach_ask)
+    played = fill_worth(depths[1] - p.half_spread, edge, decay, behind)
+    return bid, played - fill_worth(best, edge, decay, behind)
 
 
 @njit(**SCALAR)
@@ -162,17 +168,17 @@ def event_advantages(record, states, depths, gains, active, out):
     of the side ``k``.
     """
     p = record[0]
-    high_bid, high_ask = p.half_spread + 2.0 * p.reach_bid, p.half_spread + 2.0 * p.reach_ask
     for i in range(len(states)):
         out[i] = 0.0
         if not active[i]:
             continue
         bought, sold = _next_order(p, min(states[i, 0], p.step_length), states[i, 2], states[i, 3])
         q = np.int64(states[i, 1]) - p.inventory_limit
+        bid, ask = _shortfalls(p, depths[i], gains[i])
         if q < p.inventory_limit:
-            out[i] += sold * _shortfall(depths[i, 0], gains[i, 0], p.fill_decay_sell, p.half_spread, high_bid)
+            out[i] += sold * bid
         if q > -p.inventory_limit:
-            out[i] += bought * _shortfall(depths[i, 1], gains[i, 1], p.fill_decay_buy, p.half_spread, high_ask)
+            out[i] += bought * ask
 
 
 @njit(**KERNEL)
@@ -185,7 +191,6 @@ def clock_advantages(
     the streams; the depths that are best move with the state. ``ends`` gets the inventory index after the step.
     """
     p = record[0]
-    high_bid, high_ask = p.half_spread + 2.0 * p.reach_bid, p.half_spread + 2.0 * p.reach_ask
     scratch = np.empty((3, max(len(buy_nodes), len(sell_nodes), 4)))
     parts = (scratch[0], scratch[1, : len(buy_nodes)], scratch[2, : len(sell_nodes)])
     best, state = np.empty(3), np.empty(4)
@@ -197,8 +202,8 @@ def clock_advantages(
         q = np.int64(states[i, 1]) - p.inventory_limit
         start, buy, sell = states[i, 0], states[i, 2], states[i, 3]
         s0, s1 = streams[i, 0], streams[i, 1]
-        fill_bid = math.exp(-p.fill_decay_sell * (depths[i, 0] - p.half_spread))
-        fill_ask = math.exp(-p.fill_decay_buy * (depths[i, 1] - p.half_spread))
+        fill_bid = math.exp(log_fill(depths[i, 0] - p.half_spread, p.fill_decay_sell, p.log_behind_sell))
+        fill_ask = math.exp(log_fill(depths[i, 1] - p.half_spread, p.fill_decay_buy, p.log_behind_buy))
         left = min(start, p.step_length)
         while True:
             wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill_bid, fill_ask, s0, s1)
@@ -210,13 +215,12 @@ def clock_advantages(
                 state[2] = buy * math.exp(-p.decay_buy * u)
                 state[3] = sell * math.exp(-p.decay_sell * u)
                 look_up(table, times, 0, state, buy_nodes, buy_weights, sell_nodes, sell_weights, parts, best)
+                bid, ask = _shortfalls(p, depths[i], best)
                 rate = 0.0
                 if q < p.inventory_limit:
-                    loss = _shortfall(depths[i, 0], best[0], p.fill_decay_sell, p.half_spread, high_bid)
-                    rate += (p.base_rate_sell + state[3]) * loss
+                    rate += (p.base_rate_sell + state[3]) * bid
                 if q > -p.inventory_limit:
-                    loss = _shortfall(depths[i, 1], best[1], p.fill_decay_buy, p.half_spread, high_ask)
-                    rate += (p.base_rate_buy + state[2]) * loss
+                    rate += (p.base_rate_buy + state[2]) * ask
                 out[i] += weight * rate
             if side == 0:
                 break

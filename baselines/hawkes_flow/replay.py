@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.baselines.hawkes_flow.reach import fill_probability, reach_laws
 from mmgym.baselines.replay.rules import Processes, ReplayRules, make_replay_rules, quadratic
 from mmgym.models import hawkes_flow
 from mmgym.models.hawkes_flow import Params
@@ -34,7 +35,7 @@ def rules(params: Params) -> ReplayRules:
     both = np.array([p.initial_rate_sell, p.initial_rate_buy])  # of orders that fill bids and asks
     stable = np.array([p.excitation_sell < p.decay_sell, p.excitation_buy < p.decay_buy])
     base, jumps = np.array([p.base_rate_sell, p.base_rate_buy]), np.array([p.excitation_sell, p.excitation_buy])
-    decays, kappas = np.array([p.decay_sell, p.decay_buy]), (p.fill_decay_sell, p.fill_decay_buy)
+    decays, laws = np.array([p.decay_sell, p.decay_buy]), list(zip(*reach_laws(p), strict=True))
     mean = np.where(stable, base / np.where(stable, 1.0 - jumps / decays, 1.0), both)
 
     def observe(time_left: Any, inventory: Any, spread: Any, rates: Array) -> Array:
@@ -44,6 +45,9 @@ def rules(params: Params) -> ReplayRules:
         sizes, none = np.ones_like(controls), np.zeros_like(controls[..., :1])
         return np.concatenate([controls - p.half_spread, sizes, none], axis=-1)
 
+    def intensity(side: int, depth: Any, offset: Any, spread: Any) -> Array:
+        return np.asarray(mean[side] * fill_probability(np.maximum(offset, 0.0), *laws[side]))
+
     return ReplayRules(
         seconds=60.0,
         unit=1.0,
@@ -51,7 +55,7 @@ def rules(params: Params) -> ReplayRules:
         from_mid=False,
         ending="liquidate",
         orders=orders,
-        intensity=lambda side, depth, offset, spread: mean[side] * np.exp(-kappas[side] * np.maximum(offset, 0.0)),
+        intensity=intensity,
         observe=observe,
         processes=Processes(base[::-1], jumps[::-1], decays[::-1], both[::-1], order_events),
         penalties=quadratic(p.running_penalty, p.terminal_penalty),

@@ -5,14 +5,15 @@ happens, so with ``S(u)`` the probability of no order in ``u`` and intensities `
 
     theta(r) = int_0^m S(u) sum_k y_k(u) [nofill_k + fill_k] du - phi q^2 int_0^m S(u) du + S(m) theta(r - m; y(m)),
     nofill_+ = q eps_+ + theta(r - u, q, y_+ + zeta_+),
-    fill_+ = exp(-kappa (d - h)) (d + c_+),    c_+ = theta(r - u, q - 1, y_+ + zeta_+) - theta(r - u, q, ...) - eps_+,
+    fill_+ = f(d - h) (d + c_+),    c_+ = theta(r - u, q - 1, y_+ + zeta_+) - theta(r - u, q, ...) - eps_+,
 
 and with the signs changed for sell orders. If depths move at once with the intensities (the Hamilton-Jacobi-Bellman
-equation of the paper) this holds for every ``m``, and the best depth at each moment maximises ``fill``: it is
-``max(h, 1/kappa - c)`` cut at the depth box. If they are frozen from one decision to the next, ``m`` is the longest
-time between decisions (or what is left), ``d`` is one number a side, and what it earns is ``W_k exp(-kappa (d - h))
-(d + mean of c_k)`` with the probability ``W_k = int S y_k du`` of an order and the mean over its time: the same
-maximisation, at the mean of ``c``. The difference, Jensen's gap, is what decisions at events only cost.
+equation of the paper) this holds for every ``m``, and the best depth at each moment maximises ``fill``: it is ``max(h,
+1/kappa - c)`` cut at the depth box, or the best quote (`mmgym.baselines.hawkes_flow.reach`). If they are frozen from
+one decision to the next, ``m`` is the longest time between decisions (or what is left), ``d`` is one number a side, and
+what it earns is ``W_k f(d - h) (d + mean of c_k)`` with the probability ``W_k = int S y_k du`` of an order and the mean
+over its time: the same maximisation, at the mean of ``c``. The difference, Jensen's gap, is what decisions at events
+only cost.
 
 Numbers: polynomials in both intensities (`mmgym.baselines.hawkes_flow.rates`), for which transport is exact; steps of
 length ``d`` in ``r``, each an integral over the characteristic by Gauss-Legendre, whose integrand at a fixed intensity
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from mmgym.arguments import check_memory
 from mmgym.baselines.frozen import Functional
 from mmgym.baselines.hawkes_flow.rates import RateGrid, largest_excess
+from mmgym.baselines.hawkes_flow.reach import best_offsets, fill_probability, reach_laws
 from mmgym.models.hawkes_flow import Params
 
 Array = NDArray[np.float64]
@@ -106,9 +108,10 @@ class _Grid:
         self.inventory: Array = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)[None, :, None]
         self.buy_rate, self.sell_rate = self.buy.rates[:, None, None], self.sell.rates[None, None, :]
         self.shape = (len(self.buy.rates), 2 * p.inventory_limit + 1, len(self.sell.rates))
-        low: Array = np.full(2, p.half_spread)
-        high = p.half_spread + 2.0 * p.depth_reach
-        self.low, self.high = (low, high) if depth_bounds is None else depth_bounds
+        self.low, self.high = np.zeros(2), 2.0 * p.depth_reach
+        if depth_bounds is not None:
+            self.low, self.high = (bound - p.half_spread for bound in depth_bounds)
+        self.laws = list(zip(*reach_laws(p), strict=True))
 
     def apply(self, buy: Array, fields: Array, sell: Array) -> Array:
         """Matrices on the intensities of fields (n+, any, n-)."""
@@ -138,19 +141,21 @@ class _Grid:
 
     def best_depths(self, bid_gain: Array, ask_gain: Array) -> tuple[Array, Array]:
         """Depths of bid and ask that maximise what a fill earns, for continuation gains."""
-        p = self.params
-        return (
-            np.clip(1.0 / p.fill_decay_sell - bid_gain, self.low[0], self.high[0]),
-            np.clip(1.0 / p.fill_decay_buy - ask_gain, self.low[1], self.high[1]),
+        half_spread = self.params.half_spread
+        bid, ask = (
+            half_spread + best_offsets(half_spread + gain, *law, low, high)
+            for gain, law, low, high in zip((bid_gain, ask_gain), self.laws, self.low, self.high, strict=True)
         )
+        return bid, ask
 
     def fills(
         self, depths: tuple[Array, Array], weights: tuple[Array, Array], gains: tuple[Array, Array], gain: float
     ) -> Array:
-        """``weight exp(-kappa (d - h)) (gain d + c)``, summed over both sides."""
-        p, (bid, ask) = self.params, depths
-        bids = np.exp(-p.fill_decay_sell * (bid - p.half_spread)) * (gain * bid * weights[0] + gains[0])
-        asks = np.exp(-p.fill_decay_buy * (ask - p.half_spread)) * (gain * ask * weights[1] + gains[1])
+        """``weight f(d - h) (gain d + c)``, summed over both sides."""
+        bids, asks = (
+            fill_probability(depth - self.params.half_spread, *law) * (gain * depth * weight + own)
+            for depth, law, weight, own in zip(depths, self.laws, weights, gains, strict=True)
+        )
         earned = np.zeros(self.shape)
         earned[:, :-1] += bids[:, :-1]
         earned[:, 1:] += asks[:, 1:]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import mmgym.models.hawkes_power as model
 from mmgym.baselines.baseline import BestKnownPolicy, Bounds, PriceNoise, SimulatedBaseline, best_lower, make_baseline
 from mmgym.baselines.episodes import ControlVariate, Decision, Step
+from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_power import closed_forms, kernels
 from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
 from mmgym.baselines.hawkes_power.expansion import PowerExpansions
@@ -62,7 +63,7 @@ class DistancePolicy(StatePolicy):
 
 
 class ValuePolicy(DistancePolicy):
-    """The best quotes for a value function: offsets ``max(0, 1 / kappa - c)`` from the best prices of the book.
+    """The best quotes for a value function: offsets ``max(0, 1 / kappa - c)`` from the best prices of the book, or 0.
 
     Attributes
     ----------
@@ -87,8 +88,7 @@ class ValuePolicy(DistancePolicy):
 
     def _best_distances(self, *state: Any) -> Array:
         p = self.params
-        means = np.array([1.0 / p.fill_decay_sell, 1.0 / p.fill_decay_buy])
-        offsets = np.maximum(means - self._at(*state)[..., :2], 0.0)
+        offsets = best_offsets(self._at(*state)[..., :2], *reach_laws(p))
         return np.asarray(offsets + p.half_tick * np.asarray(state[2])[..., None])
 
     def value(self, observation: Any) -> Array:
@@ -287,7 +287,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
         Raises
         ------
         TypeError
-            If decisions are not taken at every event, or with ``observe="tape"``.
+            If decisions are not taken at every event, with ``observe="tape"``, or with a `reach_atom`.
         """
         return PowerExpansions(self.params)
 

@@ -17,8 +17,9 @@ orders of a path from its end: ``B(q)``, what is left above ``Theta``, grows by 
     Res = d Theta/dt along the path between events + A Theta + q sum sgn y E xi - phi q^2 + sum y psi(c),
 
 and at an order it goes up from ``B(q)`` to ``B(q) + psi(c + B(q -+ 1) - B(q)) - psi(c)``. As ``psi`` is convex with
-slopes from 0 to 1, this is at most ``max(B(q), B(q -+ 1))``, the bound of the project's notes, where fills are known in
-advance too; and where ``Theta`` is good, it exceeds the value of the policy of ``Theta`` by second-order terms only.
+slopes from 0 to 1, with a `reach_atom` too, this is at most ``max(B(q), B(q -+ 1))``, the bound of the project's notes,
+where fills are known in advance too; and where ``Theta`` is good, it exceeds the value of the policy of ``Theta`` by
+second-order terms only, but for the kink that ``psi`` then has.
 """
 
 import functools

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmgym.models.hawkes_power as model
+from mmgym.baselines.hawkes_flow.reach import require_no_atom
 from mmgym.baselines.hawkes_power.basis import fitted_space
 from mmgym.baselines.hawkes_power.bounds import expected_events
 from mmgym.baselines.hawkes_power.values import ValueFunction, march, slice_borders
@@ -59,12 +60,13 @@ class PowerExpansions:
     ------
     TypeError
         If decisions are rarer: the book then moves while quotes are frozen; or with ``observe="tape"``: the policy then
-        is no function of the state.
+        is no function of the state; or with a `reach_atom`: values jump where a quote meets the best.
     """
 
     def __init__(self, params: Params) -> None:
         if params.decision != "event" or params.observe == "tape":
             raise TypeError("derivatives in this market need decision = 'event', and observe = 'state' or 'fills'")
+        require_no_atom(params)
         self.params = params
         self._space = fitted_space(params, WEIGHT, PER_PATH)
         self._borders = slice_borders(params, GROWTH, LARGEST_SLICE)

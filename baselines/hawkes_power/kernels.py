@@ -15,7 +15,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mmgym.compiling import KERNEL, SCALAR
+from mmgym.baselines.hawkes_flow.reach import best_offset, fill_worth, order_gain
+from mmgym.compiling import KERNEL
+from mmgym.models.hawkes_flow import log_fill
 from mmgym.models.hawkes_power import (
     BUY,
     CLOCK,
@@ -26,11 +28,12 @@ from mmgym.models.hawkes_power import (
     SPREAD_SIGN,
     excite,
     next_event,
+    order_reach,
     relax,
     reset_one,
     ticks_moved,
 )
-from mmgym.random_streams import exponential, start_stream, uniform
+from mmgym.random_streams import start_stream, uniform
 
 PROCESSES = 6
 NODES = np.array([0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0)])  # Gauss-Legendre on [0, 1], weights 1/2
@@ -171,28 +174,19 @@ def sample_states(record, rows, horizon, per_path, seeds, spreads, rates):
 # What orders are worth
 
 
-@njit(**SCALAR)
-def order_gain(edge, decay):
-    """``psi(c) = max_{d >= 0} exp(-kappa d) (d + c)``: an order's worth at the best offset ``d``."""
-    if edge * decay >= 1.0:
-        return edge
-    return math.exp(decay * edge - 1.0) / decay
-
-
 @njit(**KERNEL)
-def add_order_gains(rates, edges, decay, ask, offsets, total):
-    """Add the orders of one side to total (S, Q), for edges (S, Q - 1) between lots.
+def add_order_gains(rates, edges, law, ask, offsets, total):
+    """Add the orders of one side to total (S, Q), for edges (S, Q - 1) between lots and the ``law`` of their reach.
 
-    That is ``rate * exp(-kappa d) (d + edge)`` at offsets ``d`` (S, Q), or ``rate * psi(edge)`` for None.
+    That is ``rate * f(d) (d + edge)`` at offsets ``d`` (S, Q), or ``rate * psi(edge)`` for None.
     """
     for s in range(edges.shape[0]):
         for q in range(edges.shape[1]):
             before = q + 1 if ask else q
             if offsets is None:
-                gain = order_gain(edges[s, q], decay)
+                gain = order_gain(edges[s, q], law[0], law[1])
             else:
-                offset = offsets[s, before]
-                gain = math.exp(-decay * offset) * (offset + edges[s, q])
+                gain = fill_worth(offsets[s, before], edges[s, q], law[0], law[1])
             total[s, before] += rates[s] * gain
 
 
@@ -286,7 +280,7 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
     p, s = record[0], rows[0]
     lots = table.shape[2]
     limit = p.inventory_limit
-    decays = (p.fill_decay_buy, p.fill_decay_sell)
+    laws = ((p.fill_decay_buy, p.log_behind_buy), (p.fill_decay_sell, p.log_behind_sell))
     work, features = scratch(basis), np.empty((4, table.shape[1]))
     rates = np.empty(PROCESSES)
     linear, bought, sold, step = np.empty(lots), np.empty(lots), np.empty(lots), np.empty(lots)
@@ -311,8 +305,8 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
                     lot = np.float64(q - limit)
                     sums[orders, q] += weight * (linear[q] + lot * drift - p.running_penalty * lot * lot)
                 for q in range(lots - 1):
-                    sums[orders, q + 1] += weight * rates[BUY] * order_gain(asks[q], decays[0])
-                    sums[orders, q] += weight * rates[SELL] * order_gain(bids[q], decays[1])
+                    sums[orders, q + 1] += weight * rates[BUY] * order_gain(asks[q], *laws[0])
+                    sums[orders, q] += weight * rates[SELL] * order_gain(bids[q], *laws[1])
             relax(p, s, wait)
             left -= wait
             _rates(p, s, 0.0, rates)
@@ -350,7 +344,7 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
                 step[:] = ends[kind]
                 for i in range(lots - 1):
                     q, to = (i + 1, i) if sides[n] == BUY else (i, i + 1)
-                    gain = _gain_of_order(kind, edges[n, i], step[to] - step[q], decays[sides[n] - BUY])
+                    gain = _gain_of_order(kind, edges[n, i], step[to] - step[q], laws[sides[n] - BUY])
                     ends[kind, q] = step[q] + gain
                 for q in range(lots):
                     ends[kind, q] += sums[n, q]
@@ -358,19 +352,14 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
 
 
 @njit(**KERNEL)
-def _gain_of_order(kind, edge, gap, decay):
+def _gain_of_order(kind, edge, gap, law):
     """What an order adds, in the three kinds of `bound_paths`, if a fill changes what follows by ``gap``."""
+    decay, log_behind = law
     if kind == 0:
-        return order_gain(edge + gap, decay) - order_gain(edge, decay)
+        return order_gain(edge + gap, decay, log_behind) - order_gain(edge, decay, log_behind)
     if kind == 1:
         return max(gap, 0.0)
-    return gap * math.exp(-decay * max(0.0, 1.0 / decay - edge))
-
-
-@njit(**SCALAR)
-def _fill_worth(depth, half_spread, edge, decay):
-    """``f(depth) (depth - h + c)`` of a frozen distance from the mid; a depth below the best quote is always filled."""
-    return math.exp(-decay * max(depth - half_spread, 0.0)) * (depth - half_spread + edge)
+    return gap * math.exp(log_fill(best_offset(edge, decay, log_behind, np.inf), decay, log_behind))
 
 
 @njit(**KERNEL)
@@ -424,11 +413,11 @@ def replay_steps(record, rows, basis, borders, table, depths, active, gaps):
             if process < 0:
                 break
             if process >= BUY:
-                reach, s0, s1 = exponential(s0, s1)
+                reach, s0, s1 = order_reach(p, process, s0, s1)
                 if process == BUY:
-                    if q > -p.inventory_limit and p.fill_decay_buy * (depths[i, 1] - half_spread) <= reach:
+                    if q > -p.inventory_limit and depths[i, 1] - half_spread <= reach:
                         q -= 1
-                elif q < p.inventory_limit and p.fill_decay_sell * (depths[i, 0] - half_spread) <= reach:
+                elif q < p.inventory_limit and depths[i, 0] - half_spread <= reach:
                     q += 1
             ticks, s0, s1 = ticks_moved(p, process, spread, s0, s1)
             spread += SPREAD_SIGN[process] * ticks
@@ -456,7 +445,7 @@ def _generator(p, basis, level, features, work, spread, rates, q, depths, half_s
         total += features[1, b] * level[b, column]
     bid, ask = _lot_edges(p, basis, features, level, spread, column)
     if q < p.inventory_limit:
-        total += rates[SELL] * _fill_worth(depths[0], half_spread, bid, p.fill_decay_sell)
+        total += rates[SELL] * fill_worth(depths[0] - half_spread, bid, p.fill_decay_sell, p.log_behind_sell)
     if q > -p.inventory_limit:
-        total += rates[BUY] * _fill_worth(depths[1], half_spread, ask, p.fill_decay_buy)
+        total += rates[BUY] * fill_worth(depths[1] - half_spread, ask, p.fill_decay_buy, p.log_behind_buy)
     return total

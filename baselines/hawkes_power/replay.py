@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.baselines.hawkes_flow.reach import fill_probability, reach_laws
 from mmgym.baselines.hawkes_power.book import mean_rates
 from mmgym.baselines.replay.rules import Processes, ReplayRules, make_replay_rules, quadratic
 from mmgym.models import hawkes_power
@@ -40,7 +41,7 @@ def rules(params: Params) -> ReplayRules:
     p = params
     if p.observe == "tape":
         raise TypeError("observe = 'tape' cannot be replayed: decisions on a book come by the clock; give 'state'")
-    mean, kappas = mean_rates(p)[[SELL, BUY]], (p.fill_decay_sell, p.fill_decay_buy)
+    mean, laws = mean_rates(p)[[SELL, BUY]], list(zip(*reach_laws(p), strict=True))
 
     def observe(time_left: Any, inventory: Any, spread: Any, rates: Array) -> Array:
         return hawkes_power.observe(p, time_left, inventory, np.minimum(spread, p.largest_spread), rates)
@@ -49,6 +50,9 @@ def rules(params: Params) -> ReplayRules:
         sizes, none = np.ones_like(controls), np.zeros_like(controls[..., :1])
         return np.concatenate([controls, sizes, none], axis=-1)
 
+    def intensity(side: int, depth: Any, offset: Any, spread: Any) -> Array:
+        return np.asarray(mean[side] * fill_probability(np.maximum(offset, 0.0), *laws[side]))
+
     return ReplayRules(
         seconds=60.0,
         unit=1.0,
@@ -56,7 +60,7 @@ def rules(params: Params) -> ReplayRules:
         from_mid=False,
         ending="liquidate",
         orders=orders,
-        intensity=lambda side, depth, offset, spread: mean[side] * np.exp(-kappas[side] * np.maximum(offset, 0.0)),
+        intensity=intensity,
         tick=p.tick,
         observe=observe,
         processes=Processes(p.base_rates, p.excitations, p.decays, np.array(p.initial_rates), book_events),

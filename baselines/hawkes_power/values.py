@@ -7,11 +7,11 @@ Apart from cash and the marked inventory, ``V = x + q s + Theta(tau, j, q, y)`` 
     + y_+ \psi(c_+) + y_- \psi(c_-), \quad
     c_\pm = h - E\xi_\pm + E\{\Theta(j', q \mp 1, y + \zeta_\pm) - \Theta(j', q, y + \zeta_\pm)\},
 
-``A`` the generator of the spread ``j`` and the intensities, ``psi(c) = max_{d >= 0} e^{-kappa d} (d + c)`` attained at
-the offset ``d = max(0, 1 / kappa - c)``, and ``Theta(0) = -|q| h - alpha q^2`` (section 4 of the notes, for the full
-state). Six intensities are too many for a grid: ``Theta`` is sought in a `mmgym.baselines.hawkes_power.basis.Space`.
-What that costs is measured, not assumed, by `mmgym.baselines.hawkes_power.bounds`.
-"""
+``A`` the generator of the spread ``j`` and the intensities, ``psi(c) = max_{d >= 0} f(d) (d + c)`` attained at the
+offset ``d = max(0, 1 / kappa - c)`` or at 0 (`mmgym.baselines.hawkes_flow.reach`), and ``Theta(0) = -|q| h - alpha
+q^2`` (section 4 of the notes, for the full state). Six intensities are too many for a grid: ``Theta`` is sought in a
+`mmgym.baselines.hawkes_power.basis.Space`. What that costs is measured, not assumed, by
+`mmgym.baselines.hawkes_power.bounds`."""
 
 import functools
 from collections.abc import Callable
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.differential_equations import runge_kutta_step
+from mmgym.baselines.hawkes_flow.reach import reach_laws
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.basis import Space, expansion_space, features_at, fitted_space
 from mmgym.baselines.hawkes_power.kernels import Basis
@@ -93,7 +94,7 @@ class _RightHandSide:
     """
 
     def __init__(self, params: Params, space: Space) -> None:
-        self.params = params
+        self.laws = list(zip(*reach_laws(params), strict=True))
         self.offsets: tuple[Array | None, Array | None] = (None, None)
         features = features_at(params, space.basis, space.spreads, space.rates)
         self.bought, self.sold = (np.ascontiguousarray(features[:, row]) for row in (2, 3))
@@ -116,12 +117,12 @@ class _RightHandSide:
         self.total = np.empty((len(space.spreads), len(q)))
 
     def __call__(self, table: Array, half_steps: int = 0) -> Array:
-        p, steps = self.params, np.diff(table, axis=1)
+        steps = np.diff(table, axis=1)
         self.total[:] = 0.0
         asks = self.asks[:, None] - self.bought @ steps
-        kernels.add_order_gains(self.buys, asks, p.fill_decay_buy, True, self.offsets[1], self.total)
+        kernels.add_order_gains(self.buys, asks, self.laws[1], True, self.offsets[1], self.total)
         bids = self.bids[:, None] + self.sold @ steps
-        kernels.add_order_gains(self.sells, bids, p.fill_decay_sell, False, self.offsets[0], self.total)
+        kernels.add_order_gains(self.sells, bids, self.laws[0], False, self.offsets[0], self.total)
         return np.asarray(self.generator @ table + self.source + self.projection @ self.total)
 
     def fastest(self) -> float:

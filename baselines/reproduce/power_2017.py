@@ -677,7 +677,8 @@ def _backtest_report(
             quotes of the book, always, earn {_paired(windows, "join_best", "corollary_3")} more than it, at the risk of
             the inventory in the table. As printed less corrected:
             {_paired(windows, "corollary_3_as_printed", "corollary_3")}. Corollary 3 is no optimum; `mmgym score` tells
-            how much it leaves in the two Hawkes markets, which know no atom either."""
+            how much it leaves in the two Hawkes markets; with their `reach_atom` they have the atom, though not its
+            link with the moves."""
         ),
     ]
 

@@ -13,8 +13,9 @@ pooled, and these are estimated:
   price before it, and else an exponential distance of decay ``fill_decay`` (kappa) behind that, in whole ticks a
   geometric one. The decay is that of the orders that get a tick at least behind the best price
   (`mmgym.calibration.exponential.fit_reaches`), and ``1 - p0`` their share over the chance of a tick. ``reach =
-  "exponential"`` takes p0 = 0 and all orders, as the markets do: they know no atom, so that a record which has one is
-  not of this market;
+  "exponential"`` takes p0 = 0 and all orders, as the paper does. In the markets, as in the paper, the reach does not
+  depend on the move; that is tested (Fisher, on whether orders get behind the best price and whether they move it). On
+  an exchange they belong together, and a quote behind the best price is filled before larger moves than in the market;
 - the laws of the moves in the model: the share of market orders that leave the best price alone, the mean move of those
   that do not, of cancellations that move it, and the share of the room in the spread by which new quotes improve it.
 
@@ -125,10 +126,13 @@ class Reach:
         None where it is taken to be 0.
     fit : ExponentialFit
         Of the others; ``fill_decay`` is kappa, 1/(EUR/MWh), and times are minutes.
+    independence_p_value : float
+        Chance of so strong a link with the moves where there is none.
     """
 
     atom: Estimate | None
     fit: ExponentialFit
+    independence_p_value: float
 
     @property
     def fill_decay(self) -> Estimate:
@@ -187,13 +191,12 @@ class ProductFit:
 
     @property
     def rejected(self) -> list[str]:
-        """The laws that the tapes reject: Hawkes processes, exponential reaches, and that these have no atom."""
+        """The laws that the tapes reject: Hawkes processes, exponential reaches, and that these are independent."""
         gaps = self.tests().xs("hawkes", level="model")["gap_p_value"]
         p_values = {f"Hawkes process of {name}": float(value) for name, value in gaps.items()}
         for name, reach in self.reaches.items():
             p_values[f"exponential reach of {name}"] = reach.fit.p_value
-            if reach.atom is not None:
-                p_values[f"reach of {name} without an atom at the best price"] = _no_atom(reach.atom)
+            p_values[f"reach of {name} that does not depend on its move"] = reach.independence_p_value
         return rejected_laws(p_values)
 
     def estimates(self) -> dict[str, tuple[Estimate, str]]:
@@ -237,7 +240,7 @@ class ProductFit:
             "decay": decay,
             "half_spread": self.half_spread.value,
             "impact": self._flow_impacts(),
-            "fill_decay": [self.reaches[name].fill_decay.value for name in ORDERS],
+            **_reach_arguments(self.reaches),
             "horizon": self.horizon,
         }
         if unstable:
@@ -282,10 +285,7 @@ class ProductFit:
         for name, reach in self.reaches.items():
             if reach.atom is not None:
                 share, error = 100 * reach.atom.value, 100 * reach.atom.stderr
-                text += (
-                    f"{share:.3g} +- {error:.2g} % of {name} are an atom at the best price, which the markets do not "
-                )
-                text += "know. "
+                text += f"{share:.3g} +- {error:.2g} % of {name} are an atom at the best price. "
             if reach.fit.degrees_of_freedom:
                 told = verdict(reach.fit.p_value, len(tests) + 2 * len(self.reaches))
                 text += f"Exponential reach of {name} {told} (p = {reach.fit.p_value:.2g}). "
@@ -599,7 +599,10 @@ def _reaches(group: str, tapes: Sequence[PowerTape], horizons: Array, options: O
         except ValueError as error:
             raise ValueError(f"{group}: {' and '.join(names)}: {error}") from error
         atom = _atom(ticks, fit, tick) if with_atom else None
-        reaches |= dict.fromkeys(names, Reach(atom, fit))
+        behind = np.concatenate(ticks) > 0
+        moved = np.concatenate([tape.moves(name) for tape, name, _ in days]) > 0
+        table = np.histogram2d(behind, moved, bins=2, range=[[0, 1], [0, 1]])[0]
+        reaches |= dict.fromkeys(names, Reach(atom, fit, float(stats.fisher_exact(table).pvalue)))
     return reaches
 
 
@@ -616,9 +619,13 @@ def _atom(ticks: Sequence[Array], fit: ExponentialFit, tick: float) -> Estimate:
     return Estimate(1 - rest, stderr, 1 - rest - length, min(1 - rest + length, 1.0))
 
 
-def _no_atom(atom: Estimate) -> float:
-    """Chance of so large an atom where there is none."""
-    return float(stats.norm.sf(atom.value / atom.stderr)) if atom.stderr > 0 else math.nan
+def _reach_arguments(reaches: dict[str, Reach]) -> dict[str, list[float]]:
+    """Arguments of both environments: decays and, where they are fitted, atoms, which are 0 at least."""
+    arguments = {"fill_decay": [reaches[name].fill_decay.value for name in ORDERS]}
+    atoms = [reaches[name].atom for name in ORDERS]
+    if all(atoms):
+        arguments["reach_atom"] = [max(atom.value, 0.0) for atom in atoms if atom is not None]
+    return arguments
 
 
 def neutral(impacts: Sequence[Estimate], drifts: Array) -> list[Estimate]:
@@ -731,7 +738,7 @@ def market_arguments(fit: ProductFit, tapes: Sequence[PowerTape] = ()) -> dict[s
         "first_level_share": [fit.first_level_shares[name].value for name in ("MO_BUY", "MO_SELL")],
         "tick": fit.tick,
         "largest_spread": largest,
-        "fill_decay": [fit.reaches[name].fill_decay.value for name in ("MO_BUY", "MO_SELL")],
+        **_reach_arguments(fit.reaches),
         "horizon": fit.horizon,
         "initial_spread": min(max(round(2 * fit.half_spread.value / fit.tick), 1), largest),
     }

@@ -53,15 +53,17 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     buy and to sell arrive as two Hawkes processes, each order lifts its own intensity by `excitation`, which decays at
     the rate `decay` to `base_rate`, and moves the mid by `impact` in its direction. The half-spread is constant. A
     quote at depth ``d`` (its distance from the moving mid, at least the half-spread) is filled by an order of the
-    other side with probability ``exp(-fill_decay * (d - half_spread))``, one lot an order, before the mid moves. A
-    side is inactive exactly while the inventory is at its limit.
+    other side with probability ``(1 - reach_atom) * exp(-fill_decay * (d - half_spread))``, or 1 at the best price,
+    ``d = half_spread``; one lot an order, before the mid moves. A side is inactive exactly while the inventory is at
+    its limit.
 
     With ``decision="event"`` the agent decides after every market order, and at the latest ``horizon / num_steps``
     minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
     depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
-    `mmgym.baselines.optimal_policy` returns the optimum of this environment as built (certified to 1e-4 of its value)
-    with decisions after events. With decisions by the clock only bounds are known: `mmgym.baselines.best_known_policy`
-    is the policy with the best lower bound, and depths that move at once are worth the upper one.
+    `mmgym.baselines.optimal_policy` returns the optimum of this environment as built with decisions after events:
+    certified to 1e-4 of its value, to a few times that with a `reach_atom`, and its error is stated. With decisions by
+    the clock only bounds are known: `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and
+    depths that move at once are worth the upper one.
 
     ``observe="tape"`` shows, instead of the intensities, the market order that the last step ended with and the length
     of that step, which needs decisions after events. The initial intensities are parameters, and every change of them
@@ -77,7 +79,8 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`: bid and ask depth, scaled from ``[half_spread, half_spread + max_offset]``. Action
-    -1 joins the best quote, 0 is filled with probability ``exp(-2)``. Finite values outside the box are clipped to it.
+    -1 joins the best quote, which every order fills; 0 is filled with probability ``(1 - reach_atom) exp(-2)``. With a
+    `reach_atom` what a quote earns jumps at -1. Finite values outside the box are clipped to it.
     `to_quotes` and `from_quotes` convert.
 
     ## Observation Space

@@ -72,10 +72,11 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
     event lifts the intensity of its process by `excitation`, which decays at the rate `decay` to `base_rate`.
 
     The agent quotes a bid and an ask, each at an offset from the best quote of the book at the time of the decision;
-    until the next decision the quotes are pegged to the mid. A market order reaches an exponential distance of mean
-    ``1 / fill_decay`` beyond the best quote of its side and fills the agent's quote, one lot, if it lies no deeper. It
-    does so at the prices before the order moves the book. A side is inactive exactly while the inventory is at its
-    limit. The spread is never below a tick: moves are cut short there, and at `largest_spread`.
+    until the next decision the quotes are pegged to the mid. A market order stops at the best quote of its side with
+    probability `reach_atom`, and else reaches an exponential distance of mean ``1 / fill_decay`` beyond it; it fills
+    the agent's quote, one lot, if that lies no deeper. It does so at the prices before the order moves the book, and
+    how far it reaches does not depend on the move. A side is inactive exactly while the inventory is at its limit. The
+    spread is never below a tick: moves are cut short there, and at `largest_spread`.
 
     With ``decision="event"`` the agent decides after every event of the six processes, with "order" after every market
     order, each at the latest ``horizon / num_steps`` minutes after the last decision; with "clock" every ``horizon /
@@ -94,8 +95,9 @@ class HawkesPowerEnv(HawkesPowerFace, KernelEnv):
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`: offsets of bid and ask from the best quotes, scaled from ``[0, max_offset]``.
-    Action -1 joins the best quote, 0 is filled with probability ``exp(-2)`` by an order. Finite values outside the box
-    are clipped to it. `to_quotes` and `from_quotes` convert.
+    Action -1 joins the best quote, which every order fills; 0 is filled with probability ``(1 - reach_atom) exp(-2)``.
+    With a `reach_atom` what a quote earns jumps at -1. Finite values outside the box are clipped to it. `to_quotes` and
+    `from_quotes` convert.
 
     ## Observation Space
     `Box([0, -1, 0, ..., 0], 1, (9,), float32)`: time left over the horizon, inventory over `inventory_limit`, spread

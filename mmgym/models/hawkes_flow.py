@@ -6,8 +6,9 @@ place of the book (von Luckner, Cartea, Jaimungal & Kiesel 2017, sections 2-3, w
     dy_k = rho_k (mu_k - y_k) dt + zeta_k dN_k,    k = +, -,
     dS = eps_+ dN_+ - eps_- dN_-,
 
-and an ask (bid) at the depth ``d >= h`` from the mid is filled by a market order to buy (sell) with the probability
-``exp(-kappa (d - h))``, one lot an order, unless the inventory would leave ``[-Q, Q]``. Left limits are meant: an order
+and a market order to buy (sell) fills an ask (bid) at the depth ``d`` from the mid, one lot an order, with probability
+1 where ``d = h`` and ``(1 - a) exp(-kappa (d - h))`` where ``d > h``, unless the inventory would leave ``[-Q, Q]``: a
+share ``a`` of the orders trades at the best price and nowhere else (none in the paper). Left limits are meant: an order
 at ``u`` is filled at ``S_{u-} +- d``, then the mid moves, then the intensity jumps. With ``W = X + q S``,
 
     dW = [fill (d - eps_+) + q eps_+] dN_+ + [fill (d - eps_-) - q eps_-] dN_-,    q the inventory before the order.
@@ -86,6 +87,12 @@ class Params(NamedTuple):
         "of asks (filled by buys) and bids (filled by sells)",
     ]
     fill_decay_sell: OtherSide
+    reach_atom_buy: Annotated[
+        float,
+        Pair(0.0, 0.0, 1.0, symbol="a", sides=FLOWS),
+        "of the orders: they fill quotes at the best price alone, the others reach an exponential distance behind it",
+    ]
+    reach_atom_sell: OtherSide
     max_offset_bid: Annotated[
         float,
         Pair(None, TINY, 1e9, "EUR / MWh", none=True, end="high"),
@@ -187,6 +194,16 @@ class Params(NamedTuple):
         return math.exp(-self.decay_sell * self.step_length)
 
     @property
+    def log_behind_buy(self) -> float:
+        """Logarithm of the share of buy orders that get behind the best price: ``log(1 - a)``."""
+        return log_behind(self.reach_atom_buy)
+
+    @property
+    def log_behind_sell(self) -> float:
+        """Logarithm of the share of sell orders that get behind the best price."""
+        return log_behind(self.reach_atom_sell)
+
+    @property
     def rate_scale_buy(self) -> float:
         """Buy rate that is observed as 1/2: the stationary one, or base rate plus one jump where there is none."""
         return _scale(self.base_rate_buy, self.excitation_buy, self.decay_buy)
@@ -225,6 +242,11 @@ class Params(NamedTuple):
             np.array([self.initial_rate_buy, self.initial_rate_sell]),
             np.asarray(time)[..., None],
         )
+
+
+def log_behind(atom: float) -> float:
+    """``log(1 - a)``, for all of the orders too."""
+    return math.log1p(-atom) if atom < 1.0 else -math.inf
 
 
 def _scale(base: float, jump: float, decay: float) -> float:
@@ -272,6 +294,12 @@ def reset_one(p, s):
 
 
 @scalar_kernel
+def log_fill(offset, decay, log_behind):
+    """Logarithm of the probability that an order fills a quote at this offset behind the best price (0 or less: 0)."""
+    return log_behind - decay * offset if offset > 0.0 else 0.0
+
+
+@scalar_kernel
 def controls_one(p, action, controls, log_intensities):
     """Depths [bid, ask] and logarithms of their fill probabilities; False if the action is not finite."""
     bid, ask = np.float64(action[0]), np.float64(action[1])
@@ -280,8 +308,8 @@ def controls_one(p, action, controls, log_intensities):
     ask = p.reach_ask * (1.0 + min(max(ask, -1.0), 1.0))
     controls[0] = p.half_spread + bid
     controls[1] = p.half_spread + ask
-    log_intensities[0] = -p.fill_decay_sell * bid
-    log_intensities[1] = -p.fill_decay_buy * ask
+    log_intensities[0] = log_fill(bid, p.fill_decay_sell, p.log_behind_sell)
+    log_intensities[1] = log_fill(ask, p.fill_decay_buy, p.log_behind_buy)
     return finite
 
 
@@ -499,6 +527,8 @@ MARKET = Market(
         "step_length",
         "relaxation_buy",
         "relaxation_sell",
+        "log_behind_buy",
+        "log_behind_sell",
         "rate_scale_buy",
         "rate_scale_sell",
         "reach_bid",

@@ -21,10 +21,11 @@ cancellations by a geometric one; a market order moves the book with probability
 geometric number. Moves are cut so that the spread stays within ``1 .. largest_spread`` ticks: the event still excites
 its process, so that all six are exact Hawkes processes.
 
-A market order reaches an exponential distance ``E`` of mean ``1 / kappa`` beyond the best quote: an ask (bid) at the
-distance ``d`` from the mid is filled by an order to buy (sell) iff ``d <= H + E``, one lot, unless the inventory would
-leave ``[-Q, Q]``. Left limits are meant: the fill is tested and paid at ``S_{u-} +- d``, then the book moves, then the
-intensity jumps. With ``W = X + q S``,
+A market order reaches a distance ``E`` beyond the best quote, 0 with probability ``a`` (never, in the paper) and else
+exponential of mean ``1 / kappa``: an ask (bid) at the distance ``d`` from the mid is filled by an order to buy (sell)
+iff ``d <= H + E``, one lot, unless the inventory would leave ``[-Q, Q]``. ``E`` is independent of the move. Left limits
+are meant: the fill is tested and paid at ``S_{u-} +- d``, then the book moves, then the intensity jumps. With ``W = X +
+q S``,
 
     dW = fill d - (fills of asks - fills of bids) dS + q dS,    q the inventory before the order.
 
@@ -150,6 +151,8 @@ class Params(NamedTuple):
     largest_spread: Annotated[int, Integer(300, 1, MAX_SPREAD, "ticks")]
     fill_decay_buy: Annotated[float, as_flow("fill_decay")]
     fill_decay_sell: OtherSide
+    reach_atom_buy: Annotated[float, as_flow("reach_atom")]
+    reach_atom_sell: OtherSide
     max_offset_bid: Annotated[
         float,
         Pair(None, TINY, 1e9, "EUR / MWh", none=True, end="high"),
@@ -247,6 +250,16 @@ class Params(NamedTuple):
     def step_length(self) -> float:
         """Longest time between two decisions (minutes)."""
         return self.horizon / self.num_steps
+
+    @property
+    def log_behind_buy(self) -> float:
+        """Logarithm of the share of buy orders that get behind the best price: ``log(1 - a)``."""
+        return hawkes_flow.log_behind(self.reach_atom_buy)
+
+    @property
+    def log_behind_sell(self) -> float:
+        """Logarithm of the share of sell orders that get behind the best price."""
+        return hawkes_flow.log_behind(self.reach_atom_sell)
 
     @property
     def half_tick(self) -> float:
@@ -471,6 +484,18 @@ def ticks_moved(p, process, spread, s0, s1):
 
 
 @scalar_kernel
+def order_reach(p, process, s0, s1):
+    """How far behind the best price an order gets (EUR / MWh): (distance, s0, s1).
+
+    With ``E`` unit exponential ``E + log(1 - a)`` is positive with probability ``1 - a``, and exponential then.
+    """
+    draw, s0, s1 = exponential(s0, s1)
+    if process == BUY:
+        return max(draw + p.log_behind_buy, 0.0) / p.fill_decay_buy, s0, s1
+    return max(draw + p.log_behind_sell, 0.0) / p.fill_decay_sell, s0, s1
+
+
+@scalar_kernel
 def step_one(p, s, controls, intensities):
     """One exact step: (reward, terminated). Puts the distances from the mid into ``controls[2:]``."""
     q, spread, s0, s1 = np.int64(s.inventory), np.int64(s.spread), s.s0, s.s1
@@ -494,16 +519,16 @@ def step_one(p, s, controls, intensities):
         if process < 0:
             break
         if process >= BUY:
-            reach, s0, s1 = exponential(s0, s1)
+            reach, s0, s1 = order_reach(p, process, s0, s1)
             if process == BUY:
                 buys += 1
-                if q > -p.inventory_limit and p.fill_decay_buy * (ask_depth - p.half_tick * spread) <= reach:
+                if q > -p.inventory_limit and ask_depth - p.half_tick * spread <= reach:
                     q -= 1
                     asks += 1
                     earned += ask_depth
             else:
                 sells += 1
-                if q < p.inventory_limit and p.fill_decay_sell * (bid_depth - p.half_tick * spread) <= reach:
+                if q < p.inventory_limit and bid_depth - p.half_tick * spread <= reach:
                     q += 1
                     bids += 1
                     earned += bid_depth
@@ -664,7 +689,10 @@ MARKET = Market(
     name="hawkes_power",
     params_type=Params,
     state=STATE,
-    derived=("step_length", "half_tick", "total_base_rate", "reach_bid", "reach_ask"),
+    derived=(
+        *("step_length", "half_tick", "total_base_rate", "reach_bid", "reach_ask"),
+        *("log_behind_buy", "log_behind_sell"),
+    ),
     arrays={
         "base_rates": (6,),
         "cumulative_base_rates": (6,),
