@@ -467,6 +467,27 @@ def test_calibrate_command(days: list[Path], tmp_path: Path, capsys: pytest.Capt
     assert len(pd.read_csv(tmp_path / "fit.csv")) == len(found.table())
 
 
+def test_replay_of_parts_of_tapes(days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The windows are those of the parts that are cut by hand; before and after an outage there is one each."""
+    words = ["--policy", "join_best", "--fit-on", *days, "--alpha", 0, "--start", 600, "--windows", tmp_path / "w.csv"]
+    run("replay", *days[:2], *words, "--end", 2400)
+    rule = named_rule("join_best", Params.create())
+    parts = [read_power_tape(path).between(10.0, 40.0) for path in days[:2]]
+    expected = backtest(parts, rule).windows["pnl"]
+    assert pd.read_csv(tmp_path / "w.csv")["pnl"].to_numpy() == pytest.approx(expected.to_numpy())
+    events = pd.read_csv(days[0])
+    lossy = simulate_power_tapes(tmp_path, days=1, seed=1)[0]
+    lossy.with_suffix(".json").write_text(days[0].with_suffix(".json").read_text())
+    events[~events["t_min"].between(20.0, 30.0)].to_csv(lossy, index=False)
+    capsys.readouterr()
+    run("replay", lossy, *words)
+    assert "1 gap without events" in capsys.readouterr().out
+    whole, (start, end) = read_power_tape(days[0]), read_power_tape(lossy).pauses[0]
+    parts = [whole.between(10.0, start), whole.between(end, 60.0)]
+    expected = backtest(parts, rule).windows["pnl"]
+    assert pd.read_csv(tmp_path / "w.csv")["pnl"].to_numpy() == pytest.approx(expected.to_numpy())
+
+
 def test_backtest_command(days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = simulate_power_tapes(tmp_path, days=5, seed=9)
     words = ["--policy", "corollary_3", "join_best", "--fit-on", *other, "--interval", 1, "--set", "inventory_limit=3"]

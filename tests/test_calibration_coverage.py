@@ -17,12 +17,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mmgym.calibration import glft, tick_spread
+from mmgym.calibration import glft, hawkes_power, tick_spread
 from mmgym.calibration.adverse_selection import AdverseSelection
+from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, illustrative, read_power_tape, simulate_power_tapes
 from mmgym.calibration.tick_spread_simulation import simulate_own_quotes, simulate_tape
 from mmgym.models import hawkes
 from mmgym.models.tick_spread import Params
 from mmgym.tapes.level1 import TAPE_COLUMNS
+from mmgym.tapes.selection import Selection
 
 TAPES = 60
 FEW, LONG = pytest.param(12, marks=pytest.mark.long), pytest.param(TAPES, marks=pytest.mark.slow)
@@ -190,4 +192,46 @@ def test_intervals_of_tick_spread_cover(tapes: int) -> None:
         for side in ("bid", "ask"):
             note(covered, f"queue_{side}", getattr(found.sizes, f"queue_{side}"), 200.0)
             note(covered, f"order_size_{side}", getattr(found.sizes, f"order_size_{side}"), 120.0)
+    check(covered, tapes)
+
+
+POWER_DAYS, POWER_OUTAGE = 20, (20.0, 30.0)
+LONG_DAYS = 1000  # whose averages stand for the truth: their errors are a seventh of those of a record
+
+
+def power_truths(folder: Path) -> dict[str, float]:
+    """Parameters by the names of the estimates; averages over the book's states are those of many days."""
+    p, found = illustrative(), {}
+    for k, name in enumerate(EVENT_TYPES):
+        found |= {f"base_rate_{name}": p.base_rate[k], f"excitation_{name}": p.excitation[k]}
+        found |= {f"decay_{name}": p.decay[k], f"branching_ratio_{name}": p.excitation[k] / p.decay[k]}
+    for name in ("MO_BUY", "MO_SELL"):
+        found |= {f"fill_decay_{name}": p.fill_decay, f"first_level_share_{name}": p.first_level_share}
+        found[f"reach_atom_{name}"] = p.first_level_share
+    found |= {f"improvement_{name}": p.improvement for name in ("BID_UP", "ASK_DOWN")}
+    days = [read_power_tape(path) for path in simulate_power_tapes(folder, days=LONG_DAYS, seed=10**6)]
+    found["half_spread"] = float(np.mean([day.mean_half_spread() for day in days]))
+    for name in EVENT_TYPES:
+        moves = np.concatenate([day.moves(name) for day in days])
+        found[f"impact_{name}"] = moves.mean() * p.tick / 2
+        if name not in ("BID_UP", "ASK_DOWN"):
+            found[f"mean_move_{name}"] = moves[moves > 0].mean()
+    return found
+
+
+@pytest.mark.parametrize("tapes", [FEW, LONG])
+def test_intervals_of_hawkes_power_cover(tmp_path: Path, tapes: int) -> None:
+    """Records of twenty days, ten minutes of each of which are lost; not always is that long beside other pauses."""
+    truths = power_truths(tmp_path / "long")
+    covered: Covered = {}
+    for seed in range(tapes):
+        paths = simulate_power_tapes(tmp_path / "days", days=POWER_DAYS, seed=seed)
+        for path in paths:
+            events = pd.read_csv(path)
+            events[~events["t_min"].between(*POWER_OUTAGE)].to_csv(path, index=False)
+        found = hawkes_power.calibrate(paths, selection=Selection(gap=240.0)).group()
+        assert found.findings[0].name == "gaps"
+        estimates = found.estimates()
+        for name, truth in truths.items():
+            note(covered, name, estimates[name][0], truth)
     check(covered, tapes)

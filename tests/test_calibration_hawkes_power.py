@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import optimize
 
@@ -34,6 +35,7 @@ from mmgym.calibration.hawkes_power_tape import (
     side_file,
     simulate_power_tapes,
 )
+from mmgym.tapes.selection import Selection
 
 DAYS = 60
 REPLICATIONS = 50
@@ -369,6 +371,57 @@ def test_a_single_day_has_no_errors_between_days(paths: list[Path]) -> None:
     assert np.isnan(fit.impacts["MO_BUY"].stderr)
     assert fit.impacts["BID_UP"].value > 0
     assert fit.processes["BID_UP"].decay.stderr > 0
+
+
+# Parts of tapes
+
+
+def test_a_part_of_a_tape_by_hand(tmp_path: Path) -> None:
+    """From 0.4 min on, where the ask has just improved, to 1.6 min."""
+    tape = read_power_tape(write(tmp_path / "a.csv")).within(Selection(start=24.0, end=96.0))
+    assert (tape.start_bid, tape.start_ask, tape.horizon) == (3480, 3510, pytest.approx(1.2))
+    assert tape.times("MO_SELL") == pytest.approx([0.3, 0.7])
+    assert tape.moves("MO_BUY").tolist() == [20] and tape.reaches("MO_SELL").tolist() == [5, 0]
+    assert read_power_tape(write(tmp_path / "b.csv")).within(Selection()).horizon == 2.0
+    with pytest.raises(ValueError, match="session, trade_lag is not allowed with event tapes"):
+        tape.within(Selection(session="08:00-09:00", trade_lag=1.0))
+    with pytest.raises(ValueError, match="nothing lies there; the tape runs from 0 to 72 s"):
+        tape.within(Selection(start=100.0))
+    with pytest.raises(ValueError, match="no date; give seconds"):
+        tape.within(Selection(start="2015-04-01T10:00"))
+
+
+def lossy(path: Path, start: float, end: float) -> None:
+    """Lose all that happens from ``start`` to ``end`` minutes."""
+    events = pd.read_csv(path)
+    events[~events["t_min"].between(start, end)].to_csv(path, index=False)
+
+
+def test_an_outage_is_left_out(tmp_path: Path) -> None:
+    """The book has moved meanwhile, and the first event after it tells neither a move nor a reach."""
+    whole, cut = (simulate_power_tapes(tmp_path / name, days=2, seed=3) for name in ("whole", "cut"))
+    for path in cut:
+        lossy(path, 20.0, 35.0)
+    expected = [read_power_tape(path) for path in whole]
+    for tape, before in zip((read_power_tape(path) for path in cut), expected, strict=True):
+        assert tape.pauses == ((pytest.approx(20.0, abs=1.0), pytest.approx(35.0, abs=1.0)),)
+        first = int(tape.events["t_min"].searchsorted(35.0))
+        assert tape.resumed().tolist() == [first]
+        for name in EVENT_TYPES:
+            times = before.times(name)
+            seen = (times < 20.0) | (times > 35.0) & (times != tape.events["t_min"][first])
+            assert tape.moves(name).tolist() == before.moves(name)[seen].tolist()
+        later = tape.between(tape.pauses[0][1], 60.0)
+        assert later.start_ask == tape.events["best_ask"][first] and len(later.events) == len(tape.events) - first - 1
+    fit = calibrate(cut, allow_explosive=True).group()
+    assert fit.findings[0].name == "gaps"
+    assert fit.processes["MO_BUY"].exposure == pytest.approx(90.0, abs=3.0)
+    assert fit.reaches["MO_BUY"].fit.exposure == pytest.approx(90.0, abs=3.0)
+    lossy(cut[0], 50.0, 51.5)  # too short to be found
+    with pytest.raises(ValueError, match="is not allowed"):
+        calibrate(cut, allow_explosive=True)
+    found = calibrate(cut, allow_explosive=True, selection=Selection(gap=80.0)).group()
+    assert found.processes["MO_BUY"].exposure == pytest.approx(88.5, abs=3.0)
 
 
 # The result

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -17,14 +18,23 @@ from mmgym.baselines.catalogue import environment_of
 from mmgym.baselines.hawkes_power.backtest import ALPHAS, backtest, named_rule, observed, table_2
 from mmgym.calibration.hawkes import json_value
 from mmgym.calibration.hawkes_power import FLOW, POWER, calibrate, market_arguments
-from mmgym.calibration.hawkes_power_tape import read_power_tape, side_file
+from mmgym.calibration.hawkes_power_tape import (
+    PowerTape,
+    add_window_options,
+    read_power_tape,
+    selected,
+    side_file,
+    tape_gaps,
+)
 from mmgym.models import hawkes_flow, hawkes_power
 from mmgym.printing import table_text, write_result
+from mmgym.tapes.findings import described
+from mmgym.tapes.gaps import gap_finding
 
 __all__ = ["KIND", "OPTIONS", "add_options", "reads", "run"]
 
 KIND = "event tapes of the power market"
-OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows")
+OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows", "start", "end", "gap")
 Loader = Callable[[Path], tuple[Any, Mapping[str, Any]]]
 
 
@@ -48,10 +58,14 @@ def add_options(group: Any) -> None:
     group.add_argument("--fit-on", nargs="+", metavar="TAPE", help=text)
     group.add_argument("--allow-explosive", action="store_true", help="accept estimates with excitation >= decay")
     group.add_argument("--windows", metavar="FILE.csv", help="also write each tape's result")
+    add_window_options(group)
 
 
 def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loader) -> None:
     """Replay the tapes against policies; print the draft's Table 2 for each policy and window ("Mid", "Late").
+
+    Of each tape the part from ``start`` to ``end`` is played (seconds of the window), and what lies between gaps in the
+    record is a window of its own; intensities and inventory start anew in each.
 
     Parameters
     ----------
@@ -72,10 +86,14 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
     if options.windows and Path(options.windows).suffix != ".csv":
         raise ValueError(f"--windows {options.windows}: the name must end in .csv")
     options = _completed(options)
-    tapes = [read_power_tape(path) for path in options.file]
+    selection = selected(options)
     groups: dict[tuple[str, str], list[Any]] = {}
-    for tape in tapes:
+    for path in options.file:
+        tape = read_power_tape(path, selection.gap).within(selection)
         groups.setdefault((tape.product, tape.window), []).append(tape)
+    count = len(options.file)
+    for key, own in groups.items():
+        groups[key] = _without_gaps(own, selection.gap)
     rows = []
     replays = _replays(options, groups, changes, load_model)
     for policy, alpha, own, make_rule in tqdm(replays, desc="replay", disable=not sys.stderr.isatty()):
@@ -87,7 +105,7 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
 
     source = "the same tapes (in sample)" if not options.fit_on else f"{len(options.fit_on)} other tapes"
     source = f"parameters of named policies fitted to {source}"
-    print(f"{len(tapes)} tapes: " + ", ".join(f"{' '.join(key)} ({len(own)})" for key, own in groups.items()))
+    print(f"{count} tapes: " + ", ".join(f"{' '.join(key)} ({len(own)})" for key, own in groups.items()))
     print(f"new quotes every {options.interval:g} min and after own fills; {source}\n")
     tables = _print_tables(windows)
     if options.output:
@@ -97,6 +115,21 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
         write_result(options.output, tables, {"interval": options.interval, "parameters": source, **records})
     if options.windows:
         write_result(options.windows, windows, {})
+
+
+def _without_gaps(tapes: list[PowerTape], longest: float | None) -> list[PowerTape]:
+    """The parts of tapes between gaps, each a window of its own, and a line about it."""
+    gaps, parts = tape_gaps(tapes, longest), []
+    for number, tape in enumerate(tapes):
+        own = gaps[gaps[:, 0] == number, 1:]
+        edges = np.append(np.insert(own.ravel(), 0, 0.0), tape.horizon).reshape(-1, 2)
+        parts += [tape.between(start, end) for start, end in edges if end > start] if len(own) else [tape]
+    if len(gaps):
+        observed = sum(part.horizon for part in parts)
+        name = f"{tapes[0].product} {tapes[0].window}"
+        for line in described([gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], observed, "min")]):
+            print(f"{name}: {line}")
+    return parts
 
 
 def _completed(options: argparse.Namespace) -> argparse.Namespace:
@@ -134,7 +167,8 @@ def _replays(
     replays: list[tuple[Any, ...]] = []
     fits = None
     if not all(Path(name).is_dir() for name in options.policy):
-        fits = calibrate(options.fit_on or options.file, allow_explosive=options.allow_explosive)
+        files = options.fit_on or options.file
+        fits = calibrate(files, allow_explosive=options.allow_explosive, selection=selected(options))
     for name in options.policy:
         if Path(name).is_dir():
             policy, about = load_model(Path(name))

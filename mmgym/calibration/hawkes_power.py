@@ -63,7 +63,10 @@ from mmgym.calibration.hawkes_power_tape import (
     MOVES_BID,
     WINDOW_NAMES,
     PowerTape,
+    add_window_options,
     read_power_tapes,
+    selected,
+    tape_gaps,
 )
 from mmgym.calibration.report import (
     REJECTION,
@@ -75,7 +78,6 @@ from mmgym.calibration.report import (
     verdict,
 )
 from mmgym.calibration.tape_checks import (
-    find_window_gaps,
     require_finite,
     without_gaps,
 )
@@ -84,6 +86,7 @@ from mmgym.plot import new_figure
 from mmgym.printing import table_text, write_result
 from mmgym.tapes.findings import Finding, described
 from mmgym.tapes.gaps import gap_finding
+from mmgym.tapes.selection import Selection
 
 Array = NDArray[np.float64]
 
@@ -113,6 +116,7 @@ class Options:
     symmetric: bool = False
     drift_neutral: bool = False
     base_pieces: int = 1
+    gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -434,6 +438,7 @@ def calibrate(
     symmetric: bool = False,
     drift_neutral: bool = False,
     base_pieces: int = 1,
+    selection: Selection | None = None,
 ) -> Calibration:
     """Calibrate the intraday power market from tapes.
 
@@ -451,6 +456,9 @@ def calibrate(
         Whether impacts are moved until neither bid nor ask drifts; needs two days or more.
     base_pieces : int
         Pieces of equal length of the window, each with base rates of its own.
+    selection : Selection, optional
+        ``start`` and ``end`` of the part of each window that is used, and ``gap``, all in seconds; it starts without
+        history. The rest of a selection is refused.
 
     Returns
     -------
@@ -467,17 +475,18 @@ def calibrate(
         raise ValueError(f"reach must be one of {', '.join(REACHES)}, got {reach!r}")
     if symmetric and drift_neutral:
         raise ValueError("symmetric and drift_neutral are not allowed together: a symmetric market does not drift")
-    options = Options(allow_explosive, reach, symmetric, drift_neutral, base_pieces)
+    selection = selection or Selection()
+    options = Options(allow_explosive, reach, symmetric, drift_neutral, base_pieces, selection.gap)
     names = [paths] if isinstance(paths, str | Path) else list(paths)
     if not names:
         raise ValueError("no tapes: at least one is needed")
     by_day: dict[tuple[str, str], dict[str, PowerTape]] = {}
-    for tape in read_power_tapes(names):
+    for tape in read_power_tapes(names, selection.gap):
         days = by_day.setdefault((tape.product, tape.window), {})
         if tape.delivery_date in days:
             both = f"{days[tape.delivery_date].path} and {tape.path}"
             raise ValueError(f"{both} are both of {tape.product} {tape.window} on {tape.delivery_date}")
-        days[tape.delivery_date] = tape
+        days[tape.delivery_date] = tape.within(selection)
     order = sorted(by_day, key=lambda key: (key[0], WINDOW_NAMES.index(key[1])))
     return Calibration({key: _fit_group([tape for _, tape in sorted(by_day[key].items())], options) for key in order})
 
@@ -490,11 +499,11 @@ def _fit_group(tapes: list[PowerTape], options: Options) -> ProductFit:
         if tape.tick != first.tick:
             raise ValueError(f"{tape.path}: its tick is {tape.tick:g}, that of {first.path} is {first.tick:g}")
     horizons = np.array([tape.horizon for tape in tapes])
-    gaps, pauses, observed, findings = _pauses(tapes, horizons)
+    gaps, pauses, observed, findings = _pauses(tapes, horizons, options.gap)
     findings = [*(item for tape in tapes for item in tape.findings), *findings]
     processes, warnings = _processes(group, tapes, horizons, gaps, options)
     findings += warnings
-    reaches = _reaches(group, tapes, horizons, options)
+    reaches = _reaches(group, tapes, pauses, observed, options)
     averages = _averages(tapes, options.symmetric)
     if options.drift_neutral:
         averages = _without_drift(group, averages, processes, len(tapes))
@@ -529,10 +538,11 @@ def _fit_group(tapes: list[PowerTape], options: Options) -> ProductFit:
     )
 
 
-def _pauses(tapes: Sequence[PowerTape], horizons: Array) -> tuple[Array, list[Array], Array, list[Finding]]:
+def _pauses(
+    tapes: Sequence[PowerTape], horizons: Array, longest: float | None
+) -> tuple[Array, list[Array], Array, list[Finding]]:
     """Gaps in all that happens (day, start, end), those of each day, its observed time, and what is to be said."""
-    every = Windows.gather([np.unique(tape.events["t_min"].to_numpy(dtype=float)) for tape in tapes], horizons)
-    gaps = find_window_gaps(every) if every.count else np.empty((0, 3))
+    gaps = tape_gaps(tapes, longest)
     pauses = [gaps[gaps[:, 0] == number, 1:] for number in range(len(tapes))]
     observed = horizons - [float(np.diff(own, axis=1).sum()) for own in pauses]
     findings = [gap_finding(gaps[:, 1], gaps[:, 2] - gaps[:, 1], float(observed.sum()), "min")] if len(gaps) else []
@@ -575,14 +585,20 @@ def _processes(
     return {name: processes[name] for name in EVENT_TYPES}, findings
 
 
-def _reaches(group: str, tapes: Sequence[PowerTape], horizons: Array, options: Options) -> dict[str, Reach]:
+def _reaches(
+    group: str, tapes: Sequence[PowerTape], pauses: Sequence[Array], observed: Array, options: Options
+) -> dict[str, Reach]:
     """The reach of market orders, the days (of both sides, where they are mirror images) laid end to end."""
     reaches: dict[str, Reach] = {}
     for names in (ORDERS,) if options.symmetric else [(name,) for name in ORDERS]:
-        days = [(tape, name, length) for name in names for tape, length in zip(tapes, horizons, strict=True)]
-        starts = np.concatenate([[0.0], np.cumsum([length for _, _, length in days])])
-        laid = [start + tape.times(name) for start, (tape, name, _) in zip(starts, days, strict=False)]
-        ticks = [tape.reaches(name) for tape, name, _ in days]
+        days = [(tape, name) for name in names for tape in tapes]
+        starts = np.concatenate([[0.0], np.cumsum(np.tile(observed, len(names)))])
+        cuts = [own for _ in names for own in pauses]
+        laid = []
+        for start, (tape, name), own in zip(starts, days, cuts, strict=False):
+            times = tape.events["t_min"].to_numpy(dtype=float)[tape.known_rows(name)]
+            laid.append(start + _observed_times(times, own))
+        ticks = [tape.reaches(name) for tape, name in days]
         tick, with_atom = tapes[0].tick, options.reach == "atom"
         if not any((day > 0).any() for day in ticks):
             named = f"{group}: {' and '.join(names)}"
@@ -600,10 +616,15 @@ def _reaches(group: str, tapes: Sequence[PowerTape], horizons: Array, options: O
             raise ValueError(f"{group}: {' and '.join(names)}: {error}") from error
         atom = _atom(ticks, fit, tick) if with_atom else None
         behind = np.concatenate(ticks) > 0
-        moved = np.concatenate([tape.moves(name) for tape, name, _ in days]) > 0
+        moved = np.concatenate([tape.moves(name) for tape, name in days]) > 0
         table = np.histogram2d(behind, moved, bins=2, range=[[0, 1], [0, 1]])[0]
         reaches |= dict.fromkeys(names, Reach(atom, fit, float(stats.fisher_exact(table).pvalue)))
     return reaches
+
+
+def _observed_times(times: Array, pauses: Array) -> Array:
+    """Times of a day with its pauses (n, 2) cut out."""
+    return times - sum((np.clip(times, start, end) - start for start, end in pauses), np.zeros_like(times))
 
 
 def _atom(ticks: Sequence[Array], fit: ExponentialFit, tick: float) -> Estimate:
@@ -765,6 +786,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ties.add_argument("--drift-neutral", action="store_true", help="impacts that let neither bid nor ask drift")
     text = "pieces of the window with base rates of their own (default 1)"
     parser.add_argument("--base-pieces", type=int, default=1, metavar="N", help=text)
+    add_window_options(parser)
     add_force(parser)
     parser.add_argument("--plot", metavar="FILE.png", help="PP and QQ plots of residuals")
     text = "event type of the plot (default MO_BUY)"
@@ -783,15 +805,17 @@ def run(options: argparse.Namespace) -> None:
     ImportError
         Without matplotlib, if a plot is asked for.
     """
+    selection = selected(options)
     fits = calibrate(
         options.file,
+        selection=selection,
         allow_explosive=options.allow_explosive,
         reach=options.reach,
         symmetric=options.symmetric,
         drift_neutral=options.drift_neutral,
         base_pieces=options.base_pieces,
     )
-    tapes = read_power_tapes(options.file)
+    tapes = [tape.within(selection) for tape in read_power_tapes(options.file, selection.gap)]
     print("Estimates (standard errors); K: bid events, L: ask events, 1/min and EUR/MWh\n")
     print(table_text(fits.paper_table().reset_index(), missing=""))
     tests = pd.concat({" ".join(key): fit.tests() for key, fit in fits.groups.items()}, names=["group"])

@@ -29,11 +29,12 @@ and ``horizon`` (length of the window, minutes, a day at most).
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,9 +42,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from mmgym.calibration.hawkes_likelihood import Windows
+from mmgym.calibration.tape_checks import find_window_gaps
 from mmgym.models import hawkes
 from mmgym.tapes import epex
 from mmgym.tapes.findings import Finding
+from mmgym.tapes.selection import Selection
 from mmgym.tapes.text_files import open_source, read_columns, require
 
 Array = NDArray[np.float64]
@@ -56,6 +60,7 @@ NUMBERS = ("seq", "t_min", "best_bid", "best_ask", "worst_price", "volume")
 TAPE_COLUMNS = ("seq", "t_min", "type", "best_bid", "best_ask", "worst_price", "volume")
 WINDOW_NAMES = ("Mid", "Late")
 LONGEST_HORIZON = 1440.0  # minutes
+OUTAGE = "but for an outage of the record before it (gap = SECONDS tells which pauses are)"
 LEVEL_VOLUME, LEVEL_DISTANCE = 5.0, 10.0  # mean volume of a price level, and ticks between levels, in simulated days
 
 
@@ -79,6 +84,8 @@ class PowerTape:
         Minutes.
     findings : tuple of Finding
         What was said when it was cut from an exchange's files.
+    pauses : tuple of (float, float)
+        Gaps in the record, minutes. What the book was before the first event after one is not known.
     """
 
     path: Path
@@ -91,6 +98,7 @@ class PowerTape:
     window: str
     horizon: float
     findings: tuple[Finding, ...] = ()
+    pauses: tuple[tuple[float, float], ...] = ()
 
     def before(self) -> tuple[Array, Array]:
         """Best bid and best ask before each event, ticks, shapes (events,)."""
@@ -101,27 +109,36 @@ class PowerTape:
         """Rows of the events of one type."""
         return np.flatnonzero(self.events["type"] == event_type)
 
+    def resumed(self) -> NDArray[np.intp]:
+        """Rows of the first events after gaps."""
+        ends = [end for _, end in self.pauses if end < self.horizon]
+        return np.searchsorted(self.events["t_min"].to_numpy(dtype=float), ends)
+
+    def known_rows(self, event_type: str) -> NDArray[np.intp]:
+        """Rows of the events of one type before which the book is known."""
+        return np.setdiff1d(self.rows(event_type), self.resumed())
+
     def times(self, event_type: str) -> Array:
         """Minutes at which events of one type happen."""
         return self.events["t_min"].to_numpy(dtype=float)[self.rows(event_type)]
 
     def moves(self, event_type: str) -> Array:
-        """Ticks by which the best price moves at the events of one type, 0 or more."""
+        """Ticks by which the best price moves at the `known_rows` of one type, 0 or more."""
         bid, ask = self.before()
         index = EVENT_TYPES.index(event_type)
         start, column = (bid, "best_bid") if MOVES_BID[index] else (ask, "best_ask")
-        return (DIRECTION[index] * (self.events[column].to_numpy(dtype=float) - start))[self.rows(event_type)]
+        return (DIRECTION[index] * (self.events[column].to_numpy(dtype=float) - start))[self.known_rows(event_type)]
 
     def reaches(self, event_type: str) -> Array:
-        """Ticks by which the market orders of one type (MO_BUY, MO_SELL) go beyond the best price before them."""
+        """Ticks by which market orders (MO_BUY or MO_SELL, `known_rows`) go beyond the best price before them."""
         bid, ask = self.before()
         worst = self.events["worst_price"].to_numpy(dtype=float)
-        return (worst - ask if event_type == "MO_BUY" else bid - worst)[self.rows(event_type)]
+        return (worst - ask if event_type == "MO_BUY" else bid - worst)[self.known_rows(event_type)]
 
     def room(self, event_type: str) -> Array:
-        """Ticks of the spread before the events of one type, less the one that always stays."""
+        """Ticks of the spread before the `known_rows` of one type, less the one that always stays."""
         bid, ask = self.before()
-        return (ask - bid - 1)[self.rows(event_type)]
+        return (ask - bid - 1)[self.known_rows(event_type)]
 
     def mean_half_spread(self, gaps: ArrayLike = ()) -> float:
         """Half-spread averaged over the time of the window, EUR/MWh.
@@ -139,6 +156,76 @@ class PowerTape:
         spread = np.append(float(self.start_ask - self.start_bid), spread)
         return float(spread @ length / length.sum() * self.tick / 2)
 
+    def within(self, selection: Selection) -> PowerTape:
+        """The part from the selection's start to its end (seconds of the window), a window of its own without history.
+
+        Raises
+        ------
+        ValueError
+            If nothing lies there, or for a part of a selection that these tapes do not have.
+        """
+        unknown = {"session": None, "symbol": None, "clock": "exchange", "trade_lag": 0.0}
+        given = [name for name, default in unknown.items() if getattr(selection, name) != default]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} is not allowed with event tapes, which are windows of one product and day, on one "
+                "clock and without the time of the day: start, end and gap are (seconds of the window)"
+            )
+        windows = selection.windows(str(self.path), 0.0, 60.0 * self.horizon, None)
+        return self if windows is None else self.between(*(windows[0] / 60.0).tolist())
+
+    def between(self, start: float, end: float) -> PowerTape:
+        """The part after one time and up to another (minutes), a window of its own.
+
+        It starts with the quotes that stand after what happens at the start.
+        """
+        minutes = self.events["t_min"].to_numpy(dtype=float)
+        first = np.searchsorted(minutes, start, side="right") if start > 0.0 else 0
+        last = np.searchsorted(minutes, end, side="right")
+        pauses = [(max(low, start) - start, min(high, end) - start) for low, high in self.pauses]
+        quotes = self.events[["best_bid", "best_ask"]].to_numpy(dtype=float)
+        bid, ask = np.concatenate([[[self.start_bid, self.start_ask]], quotes])[first]
+        events = self.events.iloc[first:last]
+        return replace(
+            self,
+            events=events.assign(t_min=events["t_min"] - start).reset_index(drop=True),
+            start_bid=int(bid),
+            start_ask=int(ask),
+            horizon=end - start,
+            pauses=tuple((low, high) for low, high in pauses if high > low),
+        )
+
+
+def tape_gaps(tapes: Sequence[PowerTape], longest: float | None = None) -> Array:
+    """Gaps in all that happens: tape, start and end (minutes), shape (gaps, 3).
+
+    Parameters
+    ----------
+    tapes : sequence of PowerTape
+    longest : float, optional
+        Seconds: all longer pauses are gaps, besides those that are found, in all tapes together or in one.
+    """
+    own = [(number, *pause) for number, tape in enumerate(tapes) for pause in tape.pauses]
+    times = [np.unique(tape.events["t_min"].to_numpy(dtype=float)) for tape in tapes]
+    every = Windows.gather(times, np.array([tape.horizon for tape in tapes]))
+    if not every.count:
+        return np.empty((0, 3))
+    found = find_window_gaps(every, math.inf if longest is None else longest / 60.0)
+    return np.unique(np.concatenate([np.reshape(own, (-1, 3)), found]), axis=0)
+
+
+def add_window_options(parser: Any) -> None:
+    """The options of commands that read event tapes, for `selected`."""
+    parser.add_argument("--start", metavar="SECONDS", help="of the part of each window that is used")
+    parser.add_argument("--end", metavar="SECONDS", help="of that part")
+    text = "longer pauses are gaps, besides those found; they are left out"
+    parser.add_argument("--gap", type=float, metavar="SECONDS", help=text)
+
+
+def selected(options: argparse.Namespace) -> Selection:
+    """The selection of a command line."""
+    return Selection(start=options.start, end=options.end, gap=options.gap)
+
 
 def side_file(path: str | Path) -> Path:
     """The JSON file beside a tape."""
@@ -146,13 +233,15 @@ def side_file(path: str | Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".json")
 
 
-def read_power_tape(path: str | Path) -> PowerTape:
+def read_power_tape(path: str | Path, gap: float | None = None) -> PowerTape:
     """Read and check a tape and its side file (the format is in the module's docstring).
 
     Parameters
     ----------
     path : str or Path
         The ``.csv`` or ``.csv.gz`` file.
+    gap : float, optional
+        Seconds: all longer pauses are gaps in the record, besides those that are found.
 
     Returns
     -------
@@ -169,10 +258,10 @@ def read_power_tape(path: str | Path) -> PowerTape:
     path = Path(path)
     about = _read_side_file(side_file(path))
     events = read_columns(path, NUMBERS, ("type",), keep_case=("type",), allow_empty=True)[list(TAPE_COLUMNS)]
-    return check_power_tape(PowerTape(path=path, events=events, **about))
+    return check_power_tape(PowerTape(path=path, events=events, **about), gap)
 
 
-def read_power_tapes(paths: Sequence[str | Path]) -> list[PowerTape]:
+def read_power_tapes(paths: Sequence[str | Path], gap: float | None = None) -> list[PowerTape]:
     """Read tapes, and the windows of EPEX's orders and trades (`mmgym.tapes.epex`), which are named by their product.
 
     Raises
@@ -181,15 +270,18 @@ def read_power_tapes(paths: Sequence[str | Path]) -> list[PowerTape]:
         As `read_power_tape` and `mmgym.tapes.epex.read_windows`.
     """
     exchange = [path for path in paths if any(epex.kind(source) for source in open_source(path))]
-    tapes = [read_power_tape(path) for path in paths if path not in exchange]
+    tapes = [read_power_tape(path, gap) for path in paths if path not in exchange]
     for window in epex.read_windows(exchange) if exchange else []:
         tape = PowerTape(path=Path(window.name), events=window.events, findings=window.findings, **window.about)
-        tapes.append(check_power_tape(tape))
+        tapes.append(check_power_tape(tape, gap))
     return tapes
 
 
-def check_power_tape(tape: PowerTape) -> PowerTape:
-    """Refuse a tape that breaks the format, as `read_power_tape` does; the tape."""
+def check_power_tape(tape: PowerTape, gap: float | None = None) -> PowerTape:
+    """Refuse a tape that breaks the format, as `read_power_tape` does; the tape with its gaps.
+
+    An event after a gap may find any book.
+    """
     path, events = tape.path, tape.events
     for column in ("seq", "t_min", "best_bid", "best_ask", "volume"):
         require(path, events, column, events[column].notna(), "every row needs a number")
@@ -205,20 +297,27 @@ def check_power_tape(tape: PowerTape) -> PowerTape:
     crossed = events["best_bid"] >= events["best_ask"]
     require(path, events, "best_bid", ~crossed, "the bid must lie below the ask of the same row (a crossed book)")
 
+    tape = replace(tape, pauses=tuple((low, high) for _, low, high in tape_gaps([tape], gap).tolist()))
     bid, ask = tape.before()
+    known = np.ones(len(events), dtype=np.bool_)
+    known[tape.resumed()] = False
     for index, name in enumerate(EVENT_TYPES):
-        here = (events["type"] == name).to_numpy()
+        here = (events["type"] == name).to_numpy() & known
         sides = (("best_bid", bid), ("best_ask", ask))
         (moved, start), (still, rest) = sides if MOVES_BID[index] else sides[::-1]
         verb = "fall" if DIRECTION[index] > 0 else "rise"
         backwards = DIRECTION[index] * (events[moved] - start) < 0
-        require(path, events, moved, ~(here & backwards), f"{name} must not make the {moved} {verb}")
-        require(path, events, still, ~(here & (events[still] != rest)), f"{name} leaves the {still} as it was")
+        rule = f"{name} must not make the {moved} {verb}, {OUTAGE}"
+        require(path, events, moved, ~(here & backwards), rule)
+        rule = f"{name} leaves the {still} as it was, {OUTAGE}"
+        require(path, events, still, ~(here & (events[still] != rest)), rule)
     order = events["type"].isin(["MO_BUY", "MO_SELL"])
     worst = events["worst_price"]
     require(path, events, "worst_price", worst.notna() == order, "market orders have one, other events an empty cell")
     short = ((events["type"] == "MO_BUY") & (worst < ask)) | ((events["type"] == "MO_SELL") & (worst > bid))
-    require(path, events, "worst_price", ~short, "a market order trades at the best price before it, or beyond")
+    require(
+        path, events, "worst_price", ~(short & known), "a market order trades at the best price before it, or beyond"
+    )
     buys, sells = events["type"] == "MO_BUY", events["type"] == "MO_SELL"
     through = (buys & (worst > events["best_ask"])) | (sells & (worst < events["best_bid"]))
     rule = "a market order does not trade beyond the best price that stands after it (it would have taken that first)"

@@ -313,8 +313,14 @@ def check_own_record(path: str | Path, quotes: pd.DataFrame) -> tuple[Array, lis
 # Windows of point processes
 
 
-def find_window_gaps(data: Windows) -> Array:
+def find_window_gaps(data: Windows, longest: float = math.inf) -> Array:
     """Gaps in windows of a point process: window, start and end of each, shape (gaps, 3).
+
+    Parameters
+    ----------
+    data : Windows
+    longest : float
+        All longer pauses are gaps, besides those that are found.
 
     Raises
     ------
@@ -332,7 +338,8 @@ def find_window_gaps(data: Windows) -> Array:
     window = np.repeat(np.arange(counts.size), counts + 2)
     occupied = np.repeat(counts > 0, counts + 2)[1:]  # a window without events counts
     places = np.flatnonzero((window[1:] == window[:-1]) & (edges[1:] > edges[:-1]) & occupied)
-    places = places[find_gaps(edges[places + 1] - edges[places])]
+    pauses = edges[places + 1] - edges[places]
+    places = places[np.union1d(find_gaps(pauses), np.flatnonzero(pauses > longest))]
     return np.stack([window[places], edges[places], edges[places + 1]], axis=1).astype(float)
 
 
