@@ -471,6 +471,9 @@ def test_replay_of_parts_of_tapes(days: list[Path], tmp_path: Path, capsys: pyte
     """The windows are those of the parts that are cut by hand; before and after an outage there is one each."""
     words = ["--policy", "join_best", "--fit-on", *days, "--alpha", 0, "--start", 600, "--windows", tmp_path / "w.csv"]
     run("replay", *days[:2], *words, "--end", 2400)
+    for command in ("calibrate", "replay"):
+        with pytest.raises(ValueError, match="session is not allowed with event tapes, which are windows"):
+            run(command, *days[:2], "--session", "08:00-09:00")
     rule = named_rule("join_best", Params.create())
     parts = [read_power_tape(path).between(10.0, 40.0) for path in days[:2]]
     expected = backtest(parts, rule).windows["pnl"]

@@ -195,7 +195,7 @@ def test_intervals_of_tick_spread_cover(tapes: int) -> None:
     check(covered, tapes)
 
 
-POWER_DAYS, POWER_OUTAGE = 20, (20.0, 30.0)
+POWER_DAYS, POWER_OUTAGE = 20, (20.0, 30.0)  # minutes
 LONG_DAYS = 1000  # whose averages stand for the truth: their errors are a seventh of those of a record
 
 
@@ -219,12 +219,12 @@ def power_truths(folder: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("tapes", [FEW, LONG])
-def test_intervals_of_hawkes_power_cover(tmp_path: Path, tapes: int) -> None:
+@pytest.mark.slow
+def test_intervals_of_hawkes_power_cover(tmp_path: Path) -> None:
     """Records of twenty days, ten minutes of each of which are lost; not always is that long beside other pauses."""
     truths = power_truths(tmp_path / "long")
     covered: Covered = {}
-    for seed in range(tapes):
+    for seed in range(TAPES):
         paths = simulate_power_tapes(tmp_path / "days", days=POWER_DAYS, seed=seed)
         for path in paths:
             events = pd.read_csv(path)
@@ -234,4 +234,4 @@ def test_intervals_of_hawkes_power_cover(tmp_path: Path, tapes: int) -> None:
         estimates = found.estimates()
         for name, truth in truths.items():
             note(covered, name, estimates[name][0], truth)
-    check(covered, tapes)
+    check(covered, TAPES)

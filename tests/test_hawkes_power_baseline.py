@@ -17,6 +17,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize_scalar
 
 from mmgym.baselines import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy, score
+from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow import HawkesFlowBaseline
 from mmgym.baselines.hawkes_flow.reach import best_offset, best_offsets, order_gain
@@ -425,6 +426,7 @@ class Tilted(StatelessPolicy):
 def test_control_variates_are_unbiased(decision):
     """Estimates against plain returns of the same episodes, for quotes that rest while the book moves."""
     arguments = {**SMALL, "num_steps": 3, "decision": decision, "initial_inventory": 1, "running_penalty": 0.05}
+    arguments["reach_atom"] = [0.3, 0.6]
     p = Params.create(**arguments)
     baseline, base = HawkesPowerBaseline(p), HawkesPowerVectorEnv(1, **arguments)
     policies = {"best": baseline.best_policy(), "tilted": Tilted(), "join_best": baseline.policies()["join_best"]()}
@@ -477,6 +479,12 @@ def test_more_decisions_are_worth_more():
         values[decision], _ = baseline.simulated(baseline.best_policy(), 1_000, 9)
     assert values["event"] > values["order"] + 0.05
     assert values["order"] > values["clock"]
+
+
+@pytest.mark.parametrize("params", [Params, hawkes_flow.Params])
+def test_derivatives_are_refused_where_what_a_quote_earns_jumps(params):
+    with pytest.raises(TypeError, match=r"reach_atom = .* jumps at the best price"):
+        baseline_for(params.create(reach_atom=0.5)).expansions(None)
 
 
 def test_values_and_examples():

@@ -34,7 +34,7 @@ from mmgym.tapes.gaps import gap_finding
 __all__ = ["KIND", "OPTIONS", "add_options", "reads", "run"]
 
 KIND = "event tapes of the power market"
-OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows", "start", "end", "gap")
+OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows", "start", "end", "gap", "session")
 Loader = Callable[[Path], tuple[Any, Mapping[str, Any]]]
 
 

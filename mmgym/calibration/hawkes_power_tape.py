@@ -220,11 +220,12 @@ def add_window_options(parser: Any) -> None:
     parser.add_argument("--end", metavar="SECONDS", help="of that part")
     text = "longer pauses are gaps, besides those found; they are left out"
     parser.add_argument("--gap", type=float, metavar="SECONDS", help=text)
+    parser.add_argument("--session", help=argparse.SUPPRESS)  # of other markets' tapes; `PowerTape.within` says why not
 
 
 def selected(options: argparse.Namespace) -> Selection:
     """The selection of a command line."""
-    return Selection(start=options.start, end=options.end, gap=options.gap)
+    return Selection(start=options.start, end=options.end, gap=options.gap, session=options.session)
 
 
 def side_file(path: str | Path) -> Path:
