@@ -61,7 +61,7 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
     depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
     `mmgym.baselines.optimal_policy` returns the optimum of this environment as built with decisions after events:
-    certified to 1e-4 of its value, to a few times that with a `reach_atom`, and its error is stated. With decisions by
+    certified to 1e-4 of its value, to within 4e-3 with a `reach_atom`, and its error is stated. With decisions by
     the clock only bounds are known: `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and
     depths that move at once are worth the upper one.
 
