@@ -252,6 +252,25 @@ def test_jumps_do_not_touch_a_flat_book_or_the_plain_market():
     assert np.abs(info["mid"] - 100.0).min() > 0.0
 
 
+def test_law_of_a_position_under_large_rare_jumps():
+    """Its moments are infinite from ``1 / (q jump_down_mean)`` on. Against Poisson weights and Gamma sums of jumps."""
+    rate, mean, q, volatility = 0.2, 10.0, 1.5, 4.0
+    jumps = {"jump_law": "double_exponential", "jump_up_share": 0.0, "jump_up_mean": 1e3, "jump_down_mean": mean}
+    held = {"drift": 0.0, "inventory_limit": q, "initial_inventory": q, "compensated": False, "jump_rate": rate}
+    problem = problem_of(GLFT, **{**BARE, **jumps, **held, "volatility": volatility, "horizon": 1.0, "num_steps": 2})
+    table = np.full((2, problem.num_states, 2), 100.0)  # nothing is filled
+    law = pnl_law(problem, table)
+    z, weights = np.polynomial.hermite_e.hermegauss(200)
+    for x in (-100.0, -60.0, -25.0, 0.5):
+        fallen = volatility * z - x / q
+        below = [stats.gamma.sf(fallen, n, scale=mean) @ weights / weights.sum() for n in range(1, 30)]
+        chances = stats.poisson.pmf(np.arange(30), rate)
+        exact = chances @ [stats.norm.cdf(x / (q * volatility)), *below]
+        assert law.probability(x) == pytest.approx(exact, abs=1e-4 * exact)
+    with pytest.raises(ValueError, match="no exponential moment at this exponent"):
+        frozen.certainty_equivalent(problem, table, frozen.PNL, 1.01 / (q * mean))
+
+
 def test_bad_jumps_are_refused():
     for arguments, message in (
         ({"jump_rate": -1.0}, "jump_rate = -1.0 is not allowed: it must be a finite number >= 0"),
