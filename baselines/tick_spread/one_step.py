@@ -162,9 +162,10 @@ class TickSpreadProblem:
     def steps(self, n: int) -> Array:
         """Clock rates and lengths within step n: see `clock_profile`."""
         p = self.params
-        if p.num_pieces == 1:
-            return np.array([[p.clock_rates[0], p.step_length]])
-        return clock_profile(p, n * p.step_length, (n + 1) * p.step_length)
+        pieces = clock_profile(p, n * p.step_length, (n + 1) * p.step_length)
+        if len(pieces) == 1:  # alike in all steps, whatever the rounding of their ends
+            pieces[0, 1] = p.step_length
+        return pieces
 
     # The protocol
 
