@@ -63,7 +63,8 @@ class Score:
     reference : float
         Value of the reference policy, whose skill is 0.
     std : float
-        Standard deviation of the return with price noise (under CARA: of ``W_T - W_0`` minus penalties).
+        Standard deviation of the return with price noise (under CARA: of ``W_T - W_0`` minus
+        penalties; where it is simulated, of ``W_T - W_0``).
     pnl, pnl_std : float
         Mean and standard deviation of the final P&L, ``W_T - W_0``.
     fills, orders : float
