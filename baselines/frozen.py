@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.arguments import check_memory
-from mmgym.baselines.policy import Policy, checked_actions
+from mmgym.baselines.policy import Policy, checked_actions, title
 
 __all__ = [
     "PNL",
@@ -469,7 +469,7 @@ def tabulate_distribution(problem: FrozenProblem, policy: Policy, chunk: int = 3
     for i in range(0, len(flat), chunk):
         nodes, mass = policy.distribution(flat[i : i + chunk])
         if not np.isfinite(nodes).all():
-            raise ValueError(f"the distribution of {type(policy).__name__} has nodes that are not finite")
+            raise ValueError(f"the distribution of {title(policy)} has nodes that are not finite")
         require_probabilities(mass)
         actions.append(problem.controls(nodes))
         weights.append(mass)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.frozen import FrozenProblem, Table, require_probabilities, tabulate, tabulate_distribution
-from mmgym.baselines.policy import StatelessPolicy
+from mmgym.baselines.policy import StatelessPolicy, title
 
 __all__ = ["MixedTablePolicy", "TablePolicy", "require_repeated", "table_policy", "tabulated"]
 
@@ -131,12 +131,10 @@ def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple
     if policy.distribution is not None:
         return tabulate_distribution(problem, policy), "exact, as it acts"
     if deterministic:
-        raise ValueError(f"{type(policy).__name__} has no mode and no distribution(): use method='simulated'")
+        raise ValueError(f"{title(policy)} has no mode and no distribution(): use method='simulated'")
     mode = tabulate(problem, policy)
     if not np.array_equal(mode.controls, tabulate(problem, policy, deterministic=False).controls):
-        raise ValueError(
-            f"{type(policy).__name__} draws its actions, but has no distribution(): use method='simulated'"
-        )
+        raise ValueError(f"{title(policy)} draws its actions, but has no distribution(): use method='simulated'")
     return mode, "exact"
 
 
