@@ -295,6 +295,20 @@ def test_infeasible_for_every_policy_is_explained():
     assert LinearProgram(read_problem(relaxed).chain).solve() is not None
 
 
+@pytest.mark.parametrize("confidence", ["9/10", "1/3", "1/10000", "0"])
+def test_least_shortfall_above_the_limit(confidence):
+    """In one step a policy is a mixture of quotes, and a mixture has no less shortfall than the best of them."""
+    market = {**SMALL["market"], "num_steps": 1, "initial_inventory": 1, "mid_moves": {-2: "7/8", 2: "1/8"}}
+    content = {"market": market, "limits": {"cvar": {"confidence": confidence, "amount": "1/4"}}}
+    chain = read_problem(content).chain
+    least = min(evaluate_table(chain, table).risks["cvar"] for table in all_schedules(chain))
+    assert least > Fraction(1, 4)
+    for parts in (("lp",), ("schedule",)):
+        why = constrain(read_problem(content), parts=parts).infeasibility
+        for found in (why.alone, why.with_others, why.relaxation):
+            assert float(found["cvar"]) == pytest.approx(float(least), abs=1e-9)
+
+
 def test_infeasible_for_schedules_only_is_explained():
     """A start from one lot long, where a policy that sees its wealth can trade loss for drawdown: brute force."""
     content = changed("market.initial_inventory", 1)
@@ -411,6 +425,10 @@ def test_schedule_is_a_policy_of_the_environment(tmp_path):
         baselines.load_policy(file, settings.id, **other)
     with pytest.raises(ValueError, match="they must be the same"):
         schedule_policy({}, settings._replace(arguments=other), chain)
+    with pytest.raises(ValueError, match=r"limit of 2 orders, but .* under its limits, inventories up to 1"):
+        schedule_policy({}, settings, Chain(chain.market, chain.limits._replace(inventory=1)))
+    with pytest.raises(ValueError, match=r"does not start from market\.initial_inventory = 1"):
+        schedule_policy({}, settings, Chain(chain.market._replace(initial_inventory=1), chain.limits))
     with pytest.raises(ValueError, match="not of 'tick_spread'"):
         baselines.load_policy(file, "mmgym/TickSpread-v0", num_steps=3)
     (tmp_path / "broken.npz").write_bytes(file.read_bytes()[:100])

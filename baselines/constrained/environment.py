@@ -58,19 +58,26 @@ def schedule_policy(schedule: Schedule, settings: EnvironmentSettings, chain: Ch
     Raises
     ------
     ValueError
-        If the environment does not quote a bid and an ask depth, or has other steps or inventories than the chain.
+        If the environment does not quote a bid and an ask depth, or has other steps, inventories or another start
+        than the chain.
     """
     env = environment_of(settings.id, **settings.arguments)
     if tuple(env.control_names) != ("bid_depth", "ask_depth") or set(problem_of(env).coordinates) != {"inventory"}:
         raise ValueError(
             f"environment.id = {settings.id!r} is not allowed: its controls must be a bid and an ask depth"
         )
-    problem, steps = problem_of(env), chain.market.num_steps
+    problem, steps, first = problem_of(env), chain.market.num_steps, chain.market.initial_inventory
     bound, states = (problem.num_states - 1) // 2, problem.num_states
-    if problem.num_steps != steps or bound != chain.market.inventory_limit:
+    if problem.num_steps != steps or bound != chain.inventory_limit:
         raise ValueError(
-            f"the environment has {problem.num_steps} steps and an inventory limit of {bound} orders, but the market "
-            f"has num_steps = {steps} and inventory_limit = {chain.market.inventory_limit}: they must be the same"
+            f"the environment has {problem.num_steps} steps and an inventory limit of {bound} orders, but the finite "
+            f"market has num_steps = {steps} and, under its limits, inventories up to {chain.inventory_limit}: they "
+            "must be the same"
+        )
+    if problem.initial[bound + first] < 1.0:
+        raise ValueError(
+            f"the environment does not start from market.initial_inventory = {first} orders, as it must: set its "
+            "initial_inventory"
         )
     drawn = max(len(cell) for cell in schedule.values())
     controls, weights = np.empty((steps, states, drawn, 2)), np.zeros((steps, states, drawn))

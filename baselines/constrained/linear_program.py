@@ -16,7 +16,7 @@ priori bound of the rounding of the dynamic program. A mixture of at most ``K + 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -189,7 +189,8 @@ class LinearProgram:
     """The program of a chain; `solve` maximises the objective, `least` minimises one risk.
 
     A conditional value at risk is kept if ``t + E[(loss - t)^+] / (1 - confidence) <= amount`` for some ``t``, which
-    may be taken from the whole numbers: the program is solved for each ``t`` that can do.
+    may be taken from the whole numbers: the program is solved for each ``t`` that can do. Where the limit is not kept,
+    any loss may be the ``t`` of the least one.
 
     Parameters
     ----------
@@ -199,9 +200,8 @@ class LinearProgram:
     """
 
     def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
-        self.chain = chain
-        lattice = Lattice(chain)
-        self._programs = [_Columns(lattice, worst, deadline) for worst in self._worst(chain)]
+        self.chain, self._lattice, self._deadline = chain, Lattice(chain), deadline
+        self._programs = [_Columns(self._lattice, worst, deadline) for worst in self._worst(chain)]
 
     @staticmethod
     def _worst(chain: Chain) -> list[int]:
@@ -220,6 +220,18 @@ class LinearProgram:
     def late(self) -> bool:
         """Whether the deadline has passed."""
         return any(program.late for program in self._programs)
+
+    def _unkept(self) -> Iterator[_Columns]:
+        """Programs of every ``t`` of a policy that need not keep the limit on it, those nearest to the limit first."""
+        limit = self.chain.limits.cvar
+        if limit is None:
+            yield from self._programs
+            return
+        count, amount = self.chain.market.num_steps, limit.amount
+        losses = range(-count * self._lattice.high, 1 - count * self._lattice.low)
+        known = {program.worst: program for program in self._programs}
+        for worst in sorted(losses, key=lambda loss: abs(loss - amount)):
+            yield known.get(worst) or _Columns(self._lattice, worst, self._deadline)
 
     def _rows(self, names: list[str]) -> Array:
         return np.array([name in names for name in self.chain.bounds], dtype=bool)
@@ -267,8 +279,10 @@ class LinearProgram:
     def least(self, name: str, kept: list[str]) -> float | None:
         """Smallest risk over all policies that keep to the limits on the others named; None if none does."""
         row = 1 + list(self.chain.bounds).index(name)
-        smallest = []
-        for program in self._programs:
+        smallest: list[float] = []
+        for program in self._unkept() if name == "cvar" else self._programs:
+            if name == "cvar" and program.worst >= min(smallest, default=math.inf):
+                continue  # the shortfall is at least t
             rows = self._rows(kept)
             none = np.zeros(1 + len(rows))
             first = program.maximise(none, rows, relaxed=True, enough=-1e-12, hopeless=-1e-9)
@@ -280,8 +294,10 @@ class LinearProgram:
     def relax(self) -> dict[str, float] | None:
         """Bounds that some policy keeps to, raised above those asked by as little as possible in all."""
         best: _Mixture | None = None
-        for program in self._programs:
-            rows = self._rows(list(self.chain.bounds))
+        rows, limit = self._rows(list(self.chain.bounds)), self.chain.limits.cvar
+        for program in self._unkept():
+            if best is not None and limit is not None and program.worst - float(limit.amount) >= -best.value:
+                continue  # the shortfall is at least t
             found = program.maximise(np.zeros(1 + len(rows)), rows, relaxed=True)
             if found is not None and (best is None or found.value > best.value):
                 best = found

@@ -254,9 +254,10 @@ class ScheduleProgram:
         """Bounds that some schedule keeps to, raised by as little as possible in all (to a part of ``B^N``)."""
         excess, largest = [], max(self._units.values())
         for name, unit in self._units.items():
-            raised = self._model.new_int_var(0, LARGEST, "")
+            weight = largest // unit
+            raised = self._model.new_int_var(0, LARGEST // weight, "")
             self._model.add(self._counted[name] - self._most(name) <= raised)
-            excess.append(largest // unit * raised)
+            excess.append(weight * raised)
         status, table, _, _ = self._run(sum(excess), False, [], time_limit, workers)
         if table is None:
             return status, None
