@@ -192,9 +192,9 @@ class Market:
     position, variance, drift : functions of p, x, optional
         Assets exposed to the price, its variance and its expected change per unit of time; 0 by default.
     mid : function of p, x, optional
-        What the coordinates add to the mid price: the events (and the impulse) that move it revalue the position after
-        them, beside their payoffs. Under "mean" what such events bring beyond their expectation is price noise, which
-        ``reward`` "expected" leaves out; under "cara" all of it belongs to the gain.
+        What the coordinates add to the mid price, the same at every step: the events (and the impulse) that move it
+        revalue the position after them, beside their payoffs. Under "mean" what such events bring beyond their
+        expectation is price noise, which ``reward`` "expected" leaves out; under "cara" all of it belongs to the gain.
     income, running_penalty : functions of p, x, u, optional
         Per unit of time, part of the gain or of the criterion only; 0 by default.
     liquidation, terminal_penalty : functions of p, x, optional
@@ -766,7 +766,7 @@ def _transitions(declared: Market, params: Any) -> Array:
                 refuse(getattr(control, "allowed", None), int(none[0]), f"allows no entry of {control.name}")
     sample = sampled_controls(d, params, max(min(MOST_CHECKED, 2_000_000 // (len(rows) * count)), 2 ** len(low)))
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty", "mid")
-    numbers = np.empty((len(words), len(rows)))
+    numbers, first_mid = np.empty((len(words), len(rows))), np.empty(0)
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         _require_chances(d, params, step, found)
         for controls in sample:
@@ -792,6 +792,10 @@ def _transitions(declared: Market, params: Any) -> Array:
                 if len(wrong):
                     ends = " and >= 0" if word == "variance" else ""
                     refuse(getattr(d, word), int(wrong[0]), f"is {line[wrong[0]]}: it must be finite{ends}")
+        first_mid = numbers[-1].copy() if step == 0 else first_mid
+        moved = np.flatnonzero(numbers[-1] != first_mid)
+        if len(moved):
+            refuse(d.mid, int(moved[0]), f"is not at step {step} what it is at step 0: only a drift may depend on it")
     if d.impulse is not None:
         for controls in sample:
             impulse_of(d, params, 0, controls)

@@ -101,6 +101,7 @@ WITH_PARAMETERS = {
     "a start outside": ({"start": lambda p: (5,)}, {}, "start = .*within the ranges"),
     "probabilities": ({"start": lambda p: [((0,), 0.5)]}, {}, "sum to 1"),
     "bounds": ({"controls": [declare.Box("depth", 1.0, 0.0)]}, {}, "depth from 1 to 0"),
+    "a mid that runs with the clock": ({"mid": lambda x: 2.0 * x.step}, {}, "lambda.* at held -2 is not at step 1"),
     "a variance": ({"variance": lambda x: -1.0}, {}, "variance|lambda.*>= 0"),
 }  # fmt: skip
 
