@@ -625,6 +625,9 @@ def _code(function: Any) -> Iterator[bytes]:
 
 def _names(function: Any, seen: set[Any]) -> Iterator[tuple[str, ...]]:
     """The names that a function and those that it calls use, as far as Python tells."""
+    if isinstance(function, tuple | list):
+        for each in function:
+            yield from _names(each, seen)
     plain = getattr(function, "py_func", function)
     if not inspect.isfunction(plain) or plain in seen:
         return
@@ -632,9 +635,14 @@ def _names(function: Any, seen: set[Any]) -> Iterator[tuple[str, ...]]:
     codes = [plain.__code__]
     for code in codes:
         yield code.co_names
+        yield tuple(constant for constant in code.co_consts if isinstance(constant, str))  # getattr(x, "step")
         codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
         found = [plain.__globals__.get(name) for name in code.co_names]
-        found += [getattr(home, name, None) for home in found if inspect.ismodule(home) for name in code.co_names]
+        homes = [home for home in found if inspect.ismodule(home)]
+        for home in homes:  # a package, its module, a function of that
+            inside = [getattr(home, name, None) for name in code.co_names]
+            homes += [part for part in inside if inspect.ismodule(part) and part not in homes]
+            found += inside
         for other in found:
             yield from _names(other, seen)
     for cell in plain.__closure__ or ():

@@ -427,6 +427,9 @@ def test_schedule_is_a_policy_of_the_environment(tmp_path):
         schedule_policy({}, settings._replace(arguments=other), chain)
     with pytest.raises(ValueError, match=r"limit of 2 orders, but .* under its limits, inventories up to 1"):
         schedule_policy({}, settings, Chain(chain.market, chain.limits._replace(inventory=1)))
+    double = {**arguments, "order_size": 2.0, "inventory_limit": 4.0}
+    with pytest.raises(ValueError, match="orders of 2, but the finite market those of 1: set order_size to 1"):
+        schedule_policy({}, settings._replace(arguments=double), chain)
     with pytest.raises(ValueError, match=r"does not start from market\.initial_inventory = 1"):
         schedule_policy({}, settings, Chain(chain.market._replace(initial_inventory=1), chain.limits))
     with pytest.raises(ValueError, match="not of 'tick_spread'"):

@@ -6,6 +6,7 @@ false-alarm rate is 1e-3 a call; seeds are fixed.
 """
 
 import itertools
+import types
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -467,6 +468,24 @@ def constant(p, x):
 @njit
 def by_step(p, x):
     return 1.0 if x.step < 1000 else 2.0
+
+
+BY_STEP = (by_step,)
+HOME = types.ModuleType("home")
+HOME.inner = types.ModuleType("home.inner")
+HOME.inner.by_step = by_step
+
+
+def test_readers_of_the_step_are_found_where_they_are_hidden():
+    """In a tuple, in a module of a module, by ``getattr``, and in what is called."""
+    assert flat_market("plain", lambda p, x: p.rate).reads_step is False
+    for function in (
+        lambda p, x: BY_STEP[0](p, x),
+        lambda p, x: HOME.inner.by_step(p, x),
+        lambda p, x: getattr(x, "step"),  # noqa: B009
+        lambda p, x: constant(p, x) + by_step(p, x),
+    ):
+        assert flat_market("hidden", function).reads_step
 
 
 def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():

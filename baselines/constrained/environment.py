@@ -79,6 +79,11 @@ def schedule_policy(schedule: Schedule, settings: EnvironmentSettings, chain: Ch
             f"the environment does not start from market.initial_inventory = {first} orders, as it must: set its "
             "initial_inventory"
         )
+    size = float(np.diff(problem.coordinates["inventory"])[0])
+    if size != 1.0:
+        raise ValueError(
+            f"the environment has orders of {size:g}, but the finite market those of 1: set order_size to 1"
+        )
     drawn = max(len(cell) for cell in schedule.values())
     controls, weights = np.empty((steps, states, drawn, 2)), np.zeros((steps, states, drawn))
     for n in range(steps):

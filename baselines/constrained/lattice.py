@@ -153,7 +153,7 @@ class Lattice:
             own = slice(start, start + mixture.shape[1])
             choice = (mixture @ weighted[own]).argmax(axis=0)
             values[i] = np.einsum("wo,owf->wf", mixture[choice], parts[own])
-            choices.append(choice.astype(np.int16))
+            choices.append(choice.astype(np.int32))
         return choices, values
 
     def shares(self, cells: Mapping[int, Mapping[Quotes, float]]) -> Array:
