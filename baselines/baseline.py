@@ -23,7 +23,7 @@ from mmgym.baselines import frozen
 from mmgym.baselines.choices import FrozenChoices, component_sizes
 from mmgym.baselines.episodes import ControlVariate, Decision, Rewards, episodes, simulated_columns
 from mmgym.baselines.expansion import Expansions, FrozenExpansions
-from mmgym.baselines.frozen import FrozenProblem, Functional, Solution, Table, criterion_value, solve
+from mmgym.baselines.frozen import FrozenProblem, Functional, Solution, Table, TogetherProblem, criterion_value, solve
 from mmgym.baselines.kept import load_solution, save_solution
 from mmgym.baselines.pnl_law import PnlLaw, pnl_law
 from mmgym.baselines.policy import Policy, PolicyThrough, RandomPolicy
@@ -42,6 +42,7 @@ __all__ = [
     "PriceNoise",
     "SimulatedBaseline",
     "State",
+    "TogetherBaseline",
     "baseline_for",
     "baseline_of",
     "best_lower",
@@ -716,6 +717,28 @@ class FiniteBaseline:
             "value": self.solution.values[rows, columns],
             **dict(zip(control_names, controls, strict=True)),
         }
+
+
+class TogetherBaseline(FiniteBaseline):
+    """A finite baseline whose sums are evaluated in one backward pass."""
+
+    def __init__(self, params: Any, problem: TogetherProblem, papers: PaperPolicies) -> None:
+        super().__init__(params, problem, papers)
+        self._together = problem
+        self.evaluation_steps = (1 + self.expected_utility) * problem.num_steps
+
+    def _moments(self, table: Table, sums: Sequence[Functional], progress: Progress | None) -> list[list[float]]:
+        problem, functionals = self._together, tuple(sums)
+        columns = frozen.columns_of(functionals)
+        values = np.empty((problem.num_states, 1 + max(map(max, columns))))
+        for own, functional in zip(columns, functionals, strict=True):
+            values[:, own] = problem.terminal(functional)
+        for n in reversed(range(problem.num_steps)):
+            values = frozen.backward_step(problem.backward_together, n, table, values, functionals)
+            if progress is not None:
+                progress(1)
+        first = problem.initial @ values
+        return [first[own].tolist() for own in columns]
 
 
 def _some_states(coordinates: Mapping[str, Array]) -> list[int]:

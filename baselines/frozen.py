@@ -26,11 +26,13 @@ __all__ = [
     "Functional",
     "Solution",
     "Table",
+    "TogetherProblem",
     "advantages",
     "backward_step",
     "certainty_equivalent",
     "characteristic_function",
     "check_tables",
+    "columns_of",
     "criterion_value",
     "deviation",
     "evaluate",
@@ -73,6 +75,24 @@ class Functional(NamedTuple):
     def columns(self) -> int:
         """Number of columns of the values."""
         return self.moments if self.exponents is None else len(self.exponents)
+
+
+def columns_of(functionals: tuple[Functional, ...]) -> list[list[int]]:
+    """Where the columns of each sum are among those of several: first moments of all, then the second moments.
+
+    Of one functional with exponents they are all columns.
+
+    Raises
+    ------
+    ValueError
+        If sums with second moments do not come before the others.
+    """
+    if functionals[0].exponents is not None:
+        return [list(range(functionals[0].columns))]
+    second = sum(functional.moments == 2 for functional in functionals)
+    if any(functional.moments == 1 for functional in functionals[:second]):
+        raise ValueError("sums with second moments must come before those without")
+    return [[i, len(functionals) + i][: functional.moments] for i, functional in enumerate(functionals)]
 
 
 class ActionValues(NamedTuple):
@@ -168,6 +188,15 @@ class FrozenProblem(Protocol):
 
     def binding(self, controls: Array) -> Array:
         """Where continuous controls lie on the bounds of the action space: bool, shape of ``controls``."""
+
+
+class TogetherProblem(FrozenProblem, Protocol):
+    """A problem that knows one-step expectations of several sums at once."""
+
+    def backward_together(
+        self, n: int, states: Array, controls: Array, values: Array, functionals: tuple[Functional, ...]
+    ) -> Array:
+        """`backward` of several sums; the columns of values are those of `columns_of`."""
 
 
 def terminal_values(reward: Array, functional: Functional) -> Array:

@@ -22,8 +22,8 @@ from mmgym.baselines.catalogue import expansions_of
 from mmgym.baselines.checking import check_baseline
 from mmgym.baselines.declared import DeclaredProblem
 from mmgym.baselines.declared.interpolation import Interpolation
-from mmgym.baselines.declared.vectors import LANES, scatter_products, sum_products
-from mmgym.baselines.frozen import Functional, solve, state_laws, visits
+from mmgym.baselines.declared.vectors import LANES, next_sums, scatter_products
+from mmgym.baselines.frozen import PNL, Functional, columns_of, solve, state_laws, visits
 from mmgym.baselines.pnl_law import pnl_law
 from mmgym.checking import check_market
 from mmgym.parameters import Choice, Integer, Real, create
@@ -500,7 +500,7 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
         values = one.terminal(functional)
         for n in (3, 2, 1):
             controls, states = random.uniform(-0.2, 1.0 + 0.3 * n, (150, 2)), np.arange(150)
-            expected = other.law.run("pair", n, (states, controls), functional, values, np.ones(150))
+            expected = other.law.run("pair", n, (states, controls), (functional,), values, np.ones(150))
             for problem in (one, other):
                 found = problem.backward(n, states, controls, values, functional)
                 assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
@@ -509,6 +509,24 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
             values = expected
     assert one.law._kept
     assert not other.law._kept
+
+
+@pytest.mark.parametrize("market", [BOXES, CHOICES], ids=lambda market: market.name)
+def test_sums_of_one_pass_are_those_of_a_pass_each(market):
+    """Of boxes by interpolation too: 150 states against the sums of pairs."""
+    random, chosen = np.random.default_rng(3), market is CHOICES
+    problem = DeclaredProblem(market if chosen else flat_market("together", constant), BoxParams.create(seed=4))
+    states, size = np.arange(problem.num_states), (problem.num_states, problem.num_controls)
+    controls = random.integers(0, 2, size) if chosen else random.uniform(0.0, 1.0, size)
+    sums = (
+        problem.criterion._replace(moments=2), PNL._replace(moments=2), Functional(fills=1.0), Functional(orders=1.0),
+    )  # fmt: skip
+    values = random.uniform(0.5, 1.0, (problem.num_states, 6))
+    found = problem.backward_together(2, states, controls, values, sums)
+    for own, functional in zip(columns_of(sums), sums, strict=True):
+        assert np.allclose(found[:, own], problem.backward(2, states, controls, values[:, own], functional), rtol=1e-12)
+    with pytest.raises(ValueError, match="must come before"):
+        columns_of(sums[::-1])
 
 
 @pytest.mark.parametrize("degree", [2, 9, 14])
@@ -532,23 +550,38 @@ def test_padua_points_interpolate_polynomials_of_their_total_degree(degree):
     assert np.allclose(np.polynomial.chebyshev.chebval2d(*x.T, table), height(points), atol=1e-11)
 
 
-def test_sums_of_eight_numbers_side_by_side():
+@pytest.mark.parametrize(("moments", "squares"), [(1, 0), (3, 2)])
+def test_sums_of_eight_numbers_side_by_side(moments, squares):
     random = np.random.default_rng(8)
-    start, weights = random.normal(size=(5, LANES)), random.normal(size=(5, 3, LANES))
-    places, values = random.integers(0, 5, (5, 3)).astype(np.uint32), random.normal(size=(5, LANES))
+
+    def draw(count, *shape):
+        return tuple(random.normal(size=(count, *shape, LANES)))
+
+    places, values = random.integers(0, 5, (5, 4)).astype(np.uint32), random.normal(size=(5, moments + squares))
+    sources, terms = draw(moments + squares, 2, 5), draw(moments + squares, 5)
+    jump, extras, g = random.normal(size=(2, 5, 4, LANES)), draw(squares, 2, 5, 4), 1
+
+    def both(target, scattered):
+        for i in range(5):
+            next_sums(g, i, 0.3, 0.6, values, sources, jump, extras, places, terms, target)
+            scatter_products(i, jump[g], places, terms[0], scattered)
+
+    plain, plainly = tuple(np.zeros((moments + squares, 5, LANES))), np.zeros((5, LANES))
+    both(plain, plainly)
+    target, scattered = tuple(np.zeros((moments + squares, 5, LANES))), np.zeros((5, LANES))
 
     @njit
-    def compiled(start, weights, places, values, summed, scattered):
+    def compiled(values, sources, jump, extras, terms, target, scattered):
         for i in range(5):
-            sum_products(i, start, weights, places, values, summed)
-            scatter_products(i, weights, places, values, scattered)
+            next_sums(g, i, 0.3, 0.6, values, sources, jump, extras, places, terms, target)
+            scatter_products(i, jump[g], places, terms[0], scattered)
 
-    summed, scattered, one, other = np.zeros((4, 5, LANES))
-    compiled(start, weights, places, values, summed, scattered)
-    for i in range(5):
-        sum_products(i, start, weights, places, values, one)
-        scatter_products(i, weights, places, values, other)
-    expected = start + np.einsum("ikb,ikb->ib", weights, values[places])
-    assert np.allclose(one, expected, rtol=1e-14)
-    assert np.allclose(summed, expected, rtol=1e-13, atol=1e-14)
-    assert np.allclose(scattered, other, rtol=1e-13, atol=1e-14)
+    compiled(values, sources, jump, extras, terms, target, scattered)
+    for c in range(moments + squares):
+        expected = 0.3 * values[:, c, None] + 0.6 * sources[c][g]
+        expected += np.einsum("ikb,ikb->ib", jump[g], terms[c][places])
+        if c >= moments:
+            expected += np.einsum("ikb,ikb->ib", extras[c - moments][g], terms[c - moments][places])
+        assert np.allclose(plain[c], expected, rtol=1e-13, atol=1e-14)
+        assert np.allclose(target[c], expected, rtol=1e-13, atol=1e-14)
+    assert np.allclose(scattered, plainly, rtol=1e-13, atol=1e-14)

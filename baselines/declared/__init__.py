@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym import declare
-from mmgym.baselines.baseline import FiniteBaseline, PaperPolicies, make_baseline
+from mmgym.baselines.baseline import PaperPolicies, TogetherBaseline, make_baseline
 from mmgym.baselines.declared.one_step import DeclaredProblem
 from mmgym.baselines.frozen import Table
 from mmgym.baselines.policy import Policy, RandomPolicy, uniform_nodes
@@ -89,7 +89,7 @@ class RandomMixedPolicy(RandomPolicy):
         return np.broadcast_to(nodes, (count, *nodes.shape)), np.broadcast_to(shares, (count, len(shares)))
 
 
-class DeclaredBaseline(FiniteBaseline):
+class DeclaredBaseline(TogetherBaseline):
     """Of markets with boxes and choices: their random policy is known exactly."""
 
     def random_policy(self, action_space: Any, seed: int) -> Policy:
@@ -102,8 +102,8 @@ class DeclaredBaseline(FiniteBaseline):
 def register(declared: declare.Market) -> None:
     """Make the baseline of a declared market known."""
 
-    def baseline(params: Any) -> FiniteBaseline:
-        kind = DeclaredBaseline if declared.boxed.any() and not declared.boxed.all() else FiniteBaseline
+    def baseline(params: Any) -> TogetherBaseline:
+        kind = DeclaredBaseline if declared.boxed.any() and not declared.boxed.all() else TogetherBaseline
         return kind(params, DeclaredProblem(declared, params), policy_tables(declared, params))
 
     make_baseline.register(declared.params, baseline)

@@ -62,7 +62,7 @@ class Boxes:
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
         """One-step values (M, K), of the time that runs only."""
-        return self.law.backward(n, states, self.placed(controls), values, functional, self._flat)
+        return self.law.backward(n, states, self.placed(controls), values, (functional,), self._flat)
 
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         """One-step values (M, 1) of the criterion, and their derivatives (M, B)."""
@@ -85,7 +85,7 @@ class Boxes:
 
     def _sweeps(self, n: int, grid: Array, values: Array) -> Array:
         """One-step values (G, S) of all states under each of the controls (G, B)."""
-        return self.law.run("sweep", n, (self.placed(grid),), self.criterion, values, self._flat)[..., 0]
+        return self.law.run("sweep", n, (self.placed(grid),), (self.criterion,), values, self._flat)[..., 0]
 
     def _survey(self, n: int, values: Array) -> Callable[[Array, Array], Array]:
         """One-step values (M, G) of states (M,) under each of the controls (G, B)."""

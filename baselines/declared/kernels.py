@@ -13,7 +13,7 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
-from mmgym.baselines.declared.vectors import LANES, scatter_products, sum_products
+from mmgym.baselines.declared.vectors import LANES, next_sums, scatter_products
 from mmgym.compiling import KERNEL
 from mmgym.trust_region import SHORTFALL, VALUE, advance, begin, new_search
 from mmgym.uniformisation import fill_poisson_weights, num_terms
@@ -224,74 +224,70 @@ def pair_moments(market, step, rows, following, states, controls, weights, value
     return -1
 
 
-# Sweeps side by side (`mmgym.baselines.declared.vectors`): by state and event, then by lane. The first event leaves a
-# state where it is.
-Lanes = namedtuple("Lanes", ["next", "jump", "extra", "source", "square"])
+# Sweeps side by side (`mmgym.baselines.declared.vectors`) of G groups of eight controls: by state and event, then by
+# lane. The first event leaves a state where it is. `sources` are those of F first moments, then of the second moments
+# of the first M of them, `extras` what these have of the first ones: tuples of (G, S, LANES), (G, S, E + 1, LANES).
+Lanes = namedtuple("Lanes", ["next", "jump", "sources", "extras", "shifts"])
 FEW = 1  # rows that are swept one by one
 
 
 @njit(**KERNEL)
-def new_lanes(window, second):
-    """Memory for lanes in a window of all states."""
-    events, states = window.next.shape
-    extra = states if second else 0
-    lanes = Lanes(
-        np.empty((states, events + 1), np.uint32), np.empty((states, events + 1, LANES)),
-        np.zeros((extra, events + 1, LANES)), np.empty((states, LANES)), np.empty((extra, LANES)),
-    )  # fmt: skip
-    for i in range(states):
-        lanes.next[i, 0] = i
-        for k in range(events):
-            lanes.next[i, k + 1] = window.next[k, i]
-    return lanes
+def fill_lanes(market, step, rows, following, controls, weights, places, jump, shifts, source, extra, square):
+    """Fill in the terms of sums of moments of a functional under controls (G, C), the last of them repeated.
 
+    Parameters
+    ----------
+    weights : (7,)
+        Of the functional.
+    places, jump, shifts : (S, E + 1), (G, S, E + 1, LANES), (G,)
+        Out, members of `Lanes` that all functionals share.
+    source, extra, square : (G, S, LANES), (G, S, E + 1, LANES), (G, S, LANES)
+        Out, members of its tuples; the last two are empty where no second moment is wanted.
 
-@njit(**KERNEL)
-def fill_lanes(market, step, rows, controls, row, weights, window, buffer, lanes):
-    """Fill in the terms of sums of moments under eight controls from ``row`` on, the last of (G, C) repeated.
-
-    The shift and -1, or the first row with a wrong intensity.
+    Returns
+    -------
+    int
+        The first row with a wrong intensity, or -1.
     """
-    events, states = window.next.shape
-    second, shift = len(lanes.extra) > 0, LEAST_EVENTS / market.length
-    for b in range(LANES):
-        at = min(row + b, len(controls) - 1)
-        highest = happen(market, step, rows, controls[at], weights, window, buffer)
-        if highest < 0.0:
-            return 0.0, at
-        shift = max(shift, highest)
-        for i in range(states):
-            leaving, source, square = 0.0, window.flow[i], window.noise[i]
-            for k in range(events):
-                rate, pay = window.rate[k, i], window.pay[k, i]
-                leaving += rate
-                source += rate * pay
-                lanes.jump[i, k + 1, b] = rate
-                if second:
-                    square += rate * pay * pay
-                    lanes.extra[i, k + 1, b] = 2.0 * rate * pay
-            lanes.jump[i, 0, b], lanes.source[i, b] = leaving, source
-            if second:
-                lanes.extra[i, 0, b], lanes.square[i, b] = 2.0 * window.flow[i], square
-    inverse = 1.0 / shift
-    lanes.jump[:] *= inverse
-    lanes.extra[:] *= inverse
-    lanes.source[:] *= inverse
-    lanes.square[:] *= inverse
+    events, states = following.shape
+    window, buffer, second = new_window(events, states), np.zeros((2, events)), len(extra) > 0
+    everything(following, window)
     for i in range(states):
+        places[i, 0] = i
+        for k in range(events):
+            places[i, k + 1] = window.next[k, i]
+    for g in range(len(shifts)):
+        shift = LEAST_EVENTS / market.length
         for b in range(LANES):
-            lanes.jump[i, 0, b] = 1.0 - lanes.jump[i, 0, b]
-    return shift, -1
-
-
-@njit(**KERNEL)
-def next_lanes(lanes, f, g, m, o):
-    """The next terms (S, lanes) of the first moment, and of the second where there is one."""
-    for i in range(len(f)):
-        sum_products(i, lanes.source, lanes.jump, lanes.next, f, g)
-    for i in range(len(m)):
-        sum_products(i, lanes.square, lanes.jump, lanes.next, m, o)
-        sum_products(i, o, lanes.extra, lanes.next, f, o)
+            at = min(g * LANES + b, len(controls) - 1)
+            highest = happen(market, step, rows, controls[at], weights, window, buffer)
+            if highest < 0.0:
+                return at
+            shift = max(shift, highest)
+            for i in range(states):
+                leaving, gain, more = 0.0, window.flow[i], window.noise[i]
+                for k in range(events):
+                    rate, pay = window.rate[k, i], window.pay[k, i]
+                    leaving += rate
+                    gain += rate * pay
+                    more += rate * pay * pay
+                    jump[g, i, k + 1, b] = rate
+                    if second:
+                        extra[g, i, k + 1, b] = 2.0 * rate * pay
+                jump[g, i, 0, b], source[g, i, b] = leaving, gain
+                if second:
+                    extra[g, i, 0, b], square[g, i, b] = 2.0 * window.flow[i], more
+        inverse = 1.0 / shift
+        shifts[g] = shift
+        jump[g] *= inverse
+        source[g] *= inverse
+        if second:
+            extra[g] *= inverse
+            square[g] *= inverse
+        for i in range(states):
+            for b in range(LANES):
+                jump[g, i, 0, b] = 1.0 - jump[g, i, 0, b]
+    return -1
 
 
 @njit(**KERNEL)
@@ -303,73 +299,51 @@ def add_lanes(weight, numbers, total):
 
 
 @njit(**KERNEL)
-def prepare(market, step, rows, following, controls, weights, second):
-    """Lanes of controls (G, C), by groups of eight, their shifts, and the first row with a wrong intensity, or -1."""
-    events, states = following.shape
-    groups = (len(controls) + LANES - 1) // LANES
-    extra = groups if second else 0
-    window, buffer = new_window(events, states), np.zeros((2, events))
-    everything(following, window)
-    one = new_lanes(window, False)
-    kept = Lanes(
-        one.next, np.empty((groups, states, events + 1, LANES)), np.zeros((extra, states, events + 1, LANES)),
-        np.empty((groups, states, LANES)), np.empty((extra, states, LANES)),
-    )  # fmt: skip
-    shifts = np.empty(groups)
-    for g in range(groups):
-        lanes = group(kept, g)
-        shifts[g], wrong = fill_lanes(market, step, rows, controls, g * LANES, weights, window, buffer, lanes)
-        if wrong >= 0:
-            return kept, shifts, wrong
-    return kept, shifts, -1
+def sweep_lanes(length, lanes, values, terms, following, result):
+    """As `sweep_moments`, eight controls at once and of several functionals, from what `fill_lanes` found.
 
+    The sum ``sum_j Poisson(j) M^j (values + sources of later terms)`` is Horner's, from its last term on.
 
-@njit(**KERNEL)
-def group(kept, g):
-    """The lanes of a group."""
-    if len(kept.extra) > 0:
-        return Lanes(kept.next, kept.jump[g], kept.extra[g], kept.source[g], kept.square[g])
-    return Lanes(kept.next, kept.jump[g], kept.jump[g, :0], kept.source[g], kept.source[g, :0])
-
-
-@njit(**KERNEL)
-def sweep_lanes(length, kept, shifts, values, result):
-    """As `sweep_moments`, eight controls at once, from what `prepare` found."""
-    count, moments = values.shape
-    second = count if moments == 2 else 0
-    f, g, first = np.empty((count, LANES)), np.empty((count, LANES)), np.empty((count, LANES))
-    m, o, square = np.empty((second, LANES)), np.empty((second, LANES)), np.empty((second, LANES))
-    for number in range(len(shifts)):
-        lanes, mean = group(kept, number), shifts[number] * length
+    Parameters
+    ----------
+    values : (S, F + M)
+        Of the rest: first moments, then second ones.
+    terms, following : tuple of F + M arrays (S, LANES)
+        Memory.
+    result : (G, S, F + M)
+        Out.
+    """
+    count, columns = values.shape
+    for g in range(len(lanes.shifts)):
+        mean = lanes.shifts[g] * length
         poisson = np.empty(num_terms(mean))
         fill_poisson_weights(mean, poisson)
-        for i in range(count):
-            f[i] = values[i, 0]
-            first[i] = poisson[0] * values[i, 0]
-        for i in range(second):
-            m[i] = values[i, 1]
-            square[i] = poisson[0] * values[i, 1]
-        for j in range(1, len(poisson)):
-            next_lanes(lanes, f, g, m, o)
-            f, g = g, f
-            m, o = o, m
-            add_lanes(poisson[j], f, first)
-            add_lanes(poisson[j], m, square)
-        row = number * LANES
+        later = poisson[-1]
+        for c in range(columns):
+            for i in range(count):
+                terms[c][i] = later * values[i, c]
+        for j in range(len(poisson) - 2, -1, -1):
+            for i in range(count):
+                next_sums(
+                    g, i, poisson[j], later, values, lanes.sources, lanes.jump, lanes.extras, lanes.next, terms,
+                    following,
+                )  # fmt: skip
+            terms, following = following, terms
+            later += poisson[j]
+        row = g * LANES
         for b in range(min(LANES, len(result) - row)):
             for i in range(count):
-                result[row + b, i, 0] = first[i, b]
-            for i in range(second):
-                result[row + b, i, 1] = square[i, b]
+                for c in range(columns):
+                    result[row + b, i, c] = terms[c][i, b]
 
 
 @njit(**KERNEL)
-def law_lanes(length, kept, shifts, masses, result):
-    """As `sweep_laws`, eight controls at once, from what `prepare` found."""
+def law_lanes(length, lanes, masses, result):
+    """As `sweep_laws`, eight controls at once, from what `fill_lanes` found."""
     count = masses.shape[1]
     f, g, total = np.empty((count, LANES)), np.empty((count, LANES)), np.zeros((count, LANES))
-    for number in range(len(shifts)):
-        lanes, mean = group(kept, number), shifts[number] * length
+    for number in range(len(lanes.shifts)):
+        jump, mean = lanes.jump[number], lanes.shifts[number] * length
         poisson = np.empty(num_terms(mean))
         fill_poisson_weights(mean, poisson)
         f[:] = 0.0
@@ -379,11 +353,33 @@ def law_lanes(length, kept, shifts, masses, result):
         for j in range(1, len(poisson)):
             g[:] = 0.0
             for i in range(count):
-                scatter_products(i, lanes.jump, lanes.next, f, g)
+                scatter_products(i, jump, lanes.next, f, g)
             f, g = g, f
             add_lanes(poisson[j], f, total)
     for i in range(count):
         result[i] += total[i].sum()
+
+
+@njit(**KERNEL)
+def interpolate(basis, heights, states, result):
+    """Values (M, K) of states (M,), from heights (G, S, K) of all states at nodes and the weights (M, G) of nodes."""
+    nodes, columns = heights.shape[0], heights.shape[2]
+    result[:] = 0.0
+    for g in range(nodes):
+        for i in range(len(states)):
+            for c in range(columns):
+                result[i, c] += basis[i, g] * heights[g, states[i], c]
+
+
+@njit(**KERNEL)
+def largest(heights):
+    """The largest of the absolute values (G, S, K), over the nodes: (S, K)."""
+    found = np.zeros(heights.shape[1:])
+    for g in range(len(heights)):
+        for i in range(heights.shape[1]):
+            for c in range(heights.shape[2]):
+                found[i, c] = max(found[i, c], abs(heights[g, i, c]))
+    return found
 
 
 @njit(**KERNEL)

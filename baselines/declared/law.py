@@ -18,12 +18,13 @@ from mmgym.arguments import check_memory
 from mmgym.baselines.declared import kernels
 from mmgym.baselines.declared.interpolation import FIRST_DEGREE, LEAST_DEGREE, MOST_DEGREE, Interpolation, num_nodes
 from mmgym.baselines.declared.vectors import LANES
-from mmgym.baselines.frozen import Functional
+from mmgym.baselines.frozen import Functional, columns_of
 from mmgym.uniformisation import num_terms
 
 __all__ = ["SURVEYED", "RunningLaw", "unique_rows"]
 
 Array = NDArray[Any]
+Functionals = tuple[Functional, ...]  # several sums (`mmgym.baselines.frozen.columns_of`), or one with exponents
 
 SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
 ACCURATE = 64.0 * np.finfo(np.float64).eps  # of the values around: the largest error of interpolation
@@ -111,7 +112,7 @@ class RunningLaw:
             self.pair_cost += (sums + HAPPEN * reached[-1]) / len(some)
 
     def run(
-        self, kind: str, n: int, pairs: tuple[Array, ...], functional: Functional, values: Array, flat: Array
+        self, kind: str, n: int, pairs: tuple[Array, ...], functionals: Functionals, values: Array, flat: Array
     ) -> Array:
         """Values of pairs, or of sweeps: (M, K), or (G, S, K)."""
         controls, values = pairs[-1], np.ascontiguousarray(values)
@@ -124,38 +125,59 @@ class RunningLaw:
             "the ranges of " + ", ".join(c.name for c in self.declared.coordinates),
         )
         result = np.empty(shape, dtype=values.dtype)
-        system = (self.market, n, *self.chain, *pairs, weights(functional))
-        if functional.exponents is None and kind == "sweep" and len(controls) > kernels.FEW:
-            wrong = -1
-            for part, lanes in self._lanes(n, controls, functional, columns == 2):
-                kernels.sweep_lanes(self.length, *lanes, values, result[part])
-        elif functional.exponents is None:
-            wrong = getattr(kernels, f"{kind}_moments")(*system, values, result)
+        system, exponents, wrong = (self.market, n, *self.chain, *pairs), functionals[0].exponents, -1
+        if exponents is not None:
+            given = (weights(functionals[0]), exponents.astype(values.dtype), flat)
+            wrong = getattr(kernels, f"{kind}_exponentials")(*system, *given, values, result)
+        elif kind == "sweep" and len(controls) > kernels.FEW:
+            self._sweep_lanes(n, controls, functionals, values, result)
         else:
-            exponents = functional.exponents.astype(values.dtype)
-            wrong = getattr(kernels, f"{kind}_exponentials")(*system, exponents, flat, values, result)
+            for own, functional in zip(columns_of(functionals), functionals, strict=True):
+                part, found = np.ascontiguousarray(values[:, own]), np.empty((*shape[:-1], len(own)))
+                wrong = max(wrong, getattr(kernels, f"{kind}_moments")(*system, weights(functional), part, found))
+                result[..., own] = found
         self.require_rates(n, wrong, controls)
         return result
 
-    def _lanes(self, n: int, controls: Array, functional: Functional, second: bool) -> Iterator[tuple[slice, Any]]:
+    def _sweep_lanes(self, n: int, controls: Array, functionals: Functionals, values: Array, result: Array) -> None:
+        terms, following = (tuple(np.empty((self.num_states, LANES)) for _ in range(values.shape[1])) for _ in range(2))
+        for part, lanes in self._lanes(n, controls, functionals):
+            kernels.sweep_lanes(self.length, lanes, values, terms, following, result[part])
+
+    def _lanes(self, n: int, controls: Array, functionals: Functionals) -> Iterator[tuple[slice, Any]]:
         """What happens under controls (G, C), by parts of them: kept for later steps where all are alike."""
         events, states = self.following.shape
-        size = LANES * max(1, int(KEPT_MEMORY / (8.0 * states * (events + 2) * (1 + second))) // LANES)
+        second = sum(functional.moments == 2 for functional in functionals)
+        row = (events + 1) * (1 + second) + len(functionals) + second
+        size = LANES * max(1, int(KEPT_MEMORY / (8.0 * states * row)) // LANES)
         whole = len(controls) <= size and not self.declared.reads_step
-        key = (weights(functional).tobytes(), second, controls.tobytes()) if whole else None
+        given = tuple((weights(functional).tobytes(), functional.moments) for functional in functionals)
+        key = (given, controls.tobytes()) if whole else None
         if key is not None and key in self._kept:
             yield slice(None), self._kept[key]
             return
         for start in range(0, len(controls), size if whole else LANES):
             part = slice(start, start + (size if whole else LANES))
-            played = np.ascontiguousarray(controls[part])
-            *lanes, wrong = kernels.prepare(self.market, n, *self.chain, played, weights(functional), second)
-            self.require_rates(n, wrong, played)
+            lanes = self._filled(n, np.ascontiguousarray(controls[part]), functionals, second)
             if key is not None:
                 if len(self._kept) >= KEPT:
                     del self._kept[next(iter(self._kept))]
                 self._kept[key] = lanes
             yield part, lanes
+
+    def _filled(self, n: int, controls: Array, functionals: Functionals, second: int) -> kernels.Lanes:
+        events, states = self.following.shape
+        count = len(functionals)
+        one = (-(-len(controls) // LANES), states, LANES)
+        each = (one[0], states, events + 1, LANES)
+        sources = tuple(np.empty(one) for _ in range(count + second))
+        extras = tuple(np.empty(each) for _ in range(second))
+        lanes = kernels.Lanes(np.empty(each[1:3], np.uint32), np.empty(each), sources, extras, np.empty(one[0]))
+        for i, functional in enumerate(functionals):
+            more = (extras[i], sources[count + i]) if i < second else (lanes.jump[:0], sources[i][:0])
+            system = (self.market, n, *self.chain, controls, weights(functional))
+            self.require_rates(n, kernels.fill_lanes(*system, *lanes[:2], lanes.shifts, sources[i], *more), controls)
+        return lanes
 
     def _box(self, kind: str, controls: Array) -> tuple[Array, Array]:
         """A box around controls (M, C) that share their choices: where all steps are alike, that of the step before."""
@@ -185,15 +207,15 @@ class RunningLaw:
             f"{rates[event, state]}: it must be finite and >= 0"
         )
 
-    def sweeps(self, n: int, controls: Array, functional: Functional, values: Array, flat: Array) -> Iterator[Any]:
+    def sweeps(self, n: int, controls: Array, functionals: Functionals, values: Array, flat: Array) -> Iterator[Any]:
         """Parts of controls (G, C), as slices, and their values (part, S, K)."""
         size = max(1, SURVEYED // max(values.size, 1))
         for start in range(0, len(controls), size):
             part = slice(start, min(start + size, len(controls)))
-            yield part, self.run("sweep", n, (np.ascontiguousarray(controls[part]),), functional, values, flat)
+            yield part, self.run("sweep", n, (np.ascontiguousarray(controls[part]),), functionals, values, flat)
 
     def backward(
-        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
+        self, n: int, states: Array, controls: Array, values: Array, functionals: Functionals, flat: Array
     ) -> Array:
         """Values (M, K) of states (M,) under controls (M, C)."""
         result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
@@ -201,15 +223,15 @@ class RunningLaw:
             return result
         unique, which = unique_rows(controls)
         if len(unique) * self.sweep_cost <= len(states) * self.pair_cost:
-            for part, found in self.sweeps(n, unique, functional, values, flat):
+            for part, found in self.sweeps(n, unique, functionals, values, flat):
                 here = np.flatnonzero((which >= part.start) & (which < part.stop))
                 result[here] = found[which[here] - part.start, states[here]]
             return result
         for here in self._alike(controls):
-            found = self._interpolated(n, states[here], controls[here], values, functional, flat)
+            found = self._interpolated(n, states[here], controls[here], values, functionals, flat)
             if found is None:
                 pairs = (np.ascontiguousarray(states[here]), np.ascontiguousarray(controls[here]))
-                found = self.run("pair", n, pairs, functional, values, flat)
+                found = self.run("pair", n, pairs, functionals, values, flat)
             result[here] = found
         return result
 
@@ -243,47 +265,48 @@ class RunningLaw:
         return found
 
     def _interpolated(
-        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
+        self, n: int, states: Array, controls: Array, values: Array, functionals: Functionals, flat: Array
     ) -> Array | None:
         """Values (M, K) of pairs that share their choices, or None."""
-        kind = "moments" if functional.exponents is None else "exponentials"
+        plain = functionals[0].exponents is None
+        kind = "moments" if plain else "exponentials"
         if n == self.params.num_steps - 1:  # a new pass: what it takes is learned from step to step
             self._degrees.pop(kind, None)
         while (grid := self._grid(kind, controls)) is not None:
             most = max(1, SURVEYED // (len(grid.nodes) * self.num_states))
-            if values.shape[1] > most and functional.exponents is not None:
-                return self._by_columns(n, states, controls, values, functional, flat, most)
+            if values.shape[1] > most and not plain:
+                return self._by_columns(n, states, controls, values, functionals, flat, most)
             nodes = self._placed(grid.nodes, controls[0])
-            heights = self.run("sweep", n, (nodes,), functional, values, flat)
-            tolerance = ACCURATE * np.abs(heights).max(axis=0)
-            if functional.exponents is None:
+            heights = self.run("sweep", n, (nodes,), functionals, values, flat)
+            tolerance = ACCURATE * kernels.largest(heights)
+            if plain:
                 tolerance = np.maximum(tolerance, SMALL * tolerance.max(axis=0))
             tolerance = np.maximum(tolerance, np.finfo(np.float64).tiny)
             excesses = grid.excesses(heights, tolerance)
             better = grid.better(excesses)
             if better is None:
                 points = grid.low + (grid.high - grid.low) * OFF_NODES[:, : len(grid.low)]
-                exact = self.run("sweep", n, (self._placed(points, controls[0]),), functional, values, flat)
+                exact = self.run("sweep", n, (self._placed(points, controls[0]),), functionals, values, flat)
                 error = np.abs(np.tensordot(grid.basis(points), heights, 1) - exact)
                 if (error <= tolerance).all():
                     self._degrees[kind] = grid.enough(excesses)
-                    basis = grid.basis(controls[:, self.boxed])
-                    here = heights if np.array_equal(states, np.arange(self.num_states)) else heights[:, states]
-                    shares = np.ascontiguousarray(basis.T)
-                    return np.stack([(shares * column).sum(axis=0) for column in np.moveaxis(here, 2, 0)], axis=1)
+                    result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
+                    kernels.interpolate(grid.basis(controls[:, self.boxed]), heights, np.asarray(states), result)
+                    return result
                 better = grid.degrees + 4
             self._degrees[kind] = better
         return None
 
     def _by_columns(
-        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array, most: int
+        self, n: int, states: Array, controls: Array, values: Array, functionals: Functionals, flat: Array, most: int
     ) -> Array | None:
         """As `_interpolated`, of so many columns at once."""
+        (functional,) = functionals
         assert functional.exponents is not None
         parts = []
         for start in range(0, values.shape[1], most):
             part = functional._replace(exponents=functional.exponents[start : start + most])
-            found = self._interpolated(n, states, controls, values[:, start : start + most], part, flat)
+            found = self._interpolated(n, states, controls, values[:, start : start + most], (part,), flat)
             if found is None:
                 return None
             parts.append(found)
@@ -310,8 +333,8 @@ class RunningLaw:
     def _sweep_laws(self, n: int, controls: Array, masses: Array, result: Array) -> None:
         controls = np.ascontiguousarray(controls)
         if len(controls) > kernels.FEW:
-            for part, lanes in self._lanes(n, controls, Functional(), False):
-                kernels.law_lanes(self.length, *lanes, masses[part], result)
+            for part, lanes in self._lanes(n, controls, (Functional(),)):
+                kernels.law_lanes(self.length, lanes, masses[part], result)
             return
         wrong = kernels.sweep_laws(self.market, n, *self.chain, controls, masses, result)
         self.require_rates(n, wrong, controls)

@@ -12,7 +12,7 @@ from mmgym import declare, declared_kernels
 from mmgym.arguments import check_memory
 from mmgym.baselines.declared.boxes import Boxes, slopes
 from mmgym.baselines.declared.law import RunningLaw, unique_rows
-from mmgym.baselines.frozen import ActionValues, Functional, check_tables
+from mmgym.baselines.frozen import ActionValues, Functional, check_tables, columns_of
 
 Array = NDArray[Any]
 
@@ -145,27 +145,35 @@ class DeclaredProblem:
         return self._with_constant(reward, nothing, functional)
 
     def _backward(
-        self, n: int, states: Array, controls: Array, values: Array, functional: Functional, flat: Array
+        self, n: int, states: Array, controls: Array, values: Array, functionals: tuple[Functional, ...], flat: Array
     ) -> Array:
         states, controls = np.asarray(states), np.ascontiguousarray(controls, dtype=np.float64)
         if self.declared.boxed.all():
-            return self.law.backward(n, states, controls, values, functional, flat)
+            return self.law.backward(n, states, controls, values, functionals, flat)
         controls = self._admitted(n, states, controls)
         landed, paid = self._landed(n, states, controls)
-        found = self.law.backward(n, landed, controls, values, functional, flat)
-        return self._with_constant(self._constant(functional, states, landed, paid), found, functional)
+        found = self.law.backward(n, landed, controls, values, functionals, flat)
+        for own, functional in zip(columns_of(functionals), functionals, strict=True):
+            constant = self._constant(functional, states, landed, paid)
+            found[:, own] = self._with_constant(constant, found[:, own], functional)
+        return found
 
     @staticmethod
     def _constant(functional: Functional, states: Array, landed: Array, paid: Array) -> Array:
         return np.asarray(functional.gain * paid + functional.orders * (landed != states))
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
-        return self._backward(n, states, controls, values, functional, self._all)
+        return self._backward(n, states, controls, values, (functional,), self._all)
+
+    def backward_together(
+        self, n: int, states: Array, controls: Array, values: Array, functionals: tuple[Functional, ...]
+    ) -> Array:
+        return self._backward(n, states, controls, values, functionals, self._all)
 
     def backward_without_inventory(
         self, n: int, states: Array, controls: Array, values: Array, functional: Functional
     ) -> Array:
-        return self._backward(n, states, controls, values, functional, self._flat)
+        return self._backward(n, states, controls, values, (functional,), self._flat)
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         states = np.flatnonzero(law)
@@ -213,7 +221,7 @@ class DeclaredProblem:
                 found, worth = search.improve(n, values, free)
                 yield worth, search.placed(found)
         else:
-            for part, sweeps in self.law.sweeps(n, self.choices, self.criterion, values, self._all):
+            for part, sweeps in self.law.sweeps(n, self.choices, (self.criterion,), values, self._all):
                 for choice, worth in zip(self.choices[part], sweeps, strict=True):
                     yield worth, np.broadcast_to(choice, self.rows.shape[:1] + choice.shape)
 

@@ -12,27 +12,51 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["LANES", "scatter_products", "sum_products"]
+__all__ = ["LANES", "next_sums", "scatter_products"]
 
 LANES = 8
 _NUMBERS = ir.VectorType(ir.DoubleType(), LANES)
 
 
-def sum_products(i: Any, start: Any, weights: Any, places: Any, values: Any, target: Any) -> None:
-    """``target[i] = start[i] + sum_k weights[i, k] values[places[i, k]]``.
+def next_sums(
+    g: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any, terms: Any,
+    target: Any,
+) -> None:  # fmt: skip
+    """One more term of sums over events, of F first moments, then of the second moments of the first M of them.
+
+    ``target[c][i] = weight values[i, c] + rest sources[c][g, i] + sum_k jump[g, i, k] terms[c][places[i, k]]``, and in
+    the second moments ``sum_k extras[m][g, i, k] terms[m][places[i, k]]`` too.
+
+    Parameters
+    ----------
+    g, i : int
+        Of a group of lanes, and a state.
+    weight, rest : float
+    values : (S, F + M)
+    sources : tuple of F + M arrays (G, S, LANES)
+    jump : (G, S, E, LANES)
+    extras : tuple of M arrays (G, S, E, LANES)
+    places : (S, E) uint32
+    terms, target : tuple of F + M arrays (S, LANES)
+    """
+    first = len(terms) - len(extras)
+    for c in range(len(terms)):
+        found = weight * values[i, c] + rest * sources[c][g, i] + (jump[g, i] * terms[c][places[i]]).sum(axis=0)
+        if c >= first:
+            found += (extras[c - first][g, i] * terms[c - first][places[i]]).sum(axis=0)
+        target[c][i] = found
+
+
+def scatter_products(i: Any, weights: Any, places: Any, values: Any, target: Any) -> None:
+    """``target[places[i, k]] += weights[i, k] values[i]`` for every ``k``.
 
     Parameters
     ----------
     i : int
-    start, values, target : (S, LANES)
     weights : (S, E, LANES)
     places : (S, E) uint32
+    values, target : (S, LANES)
     """
-    target[i] = start[i] + (weights[i] * values[places[i]]).sum(axis=0)
-
-
-def scatter_products(i: Any, weights: Any, places: Any, values: Any, target: Any) -> None:
-    """``target[places[i, k]] += weights[i, k] values[i]`` for every ``k``; otherwise as `sum_products`."""
     np.add.at(target, places[i], weights[i] * values[i])
 
 
@@ -53,6 +77,12 @@ class _Rows:
     def store(self, numbers: Any, row: Any) -> None:
         self.builder.store(numbers, self.pointer(row), align=8)
 
+    def spread(self, number: Any) -> Any:
+        """A number in all lanes."""
+        one = self.builder.insert_element(ir.Constant(_NUMBERS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(one, ir.Constant(_NUMBERS, ir.Undefined), mask)
+
     def place(self, number: Any) -> Any:
         return self.builder.zext(self.builder.load(self.builder.gep(self.data, [number])), number.type)
 
@@ -61,24 +91,44 @@ class _Rows:
         return self.builder.fadd(numbers, product, flags=("contract",))
 
 
+def _members(context: Any, builder: Any, kind: Any, array: Any) -> list[_Rows]:
+    """Rows of the arrays of a tuple."""
+    parts = cgutils.unpack_tuple(builder, array, len(kind))  # type: ignore[no-untyped-call]
+    return [_Rows(context, builder, own, part) for own, part in zip(kind, parts, strict=True)]
+
+
 @intrinsic  # type: ignore[misc]
-def _sum_products(typing: Any, i: Any, start: Any, weights: Any, places: Any, values: Any, target: Any) -> Any:
+def _next_sums(
+    typing: Any, g: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any,
+    terms: Any, target: Any,
+) -> Any:  # fmt: skip
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args[1:]
-        row = arguments[0]
-        begun, factors, number, found, result = (
-            _Rows(context, builder, kind, array) for kind, array in zip(kinds, arguments[1:], strict=True)
-        )
-        total = cgutils.alloca_once_value(builder, begun.load(row))  # type: ignore[no-untyped-call]
-        events = number.shape[1]
-        with cgutils.for_range(builder, events) as loop:
-            pair = builder.add(builder.mul(row, events), loop.index)
-            other = found.load(number.place(pair))
-            builder.store(found.plus_product(builder.load(total), factors.load(pair), other), total)
-        result.store(builder.load(total), row)
+        kinds, (group, row, share, left) = signature.args, arguments[:4]
+        value, jumps, place = (_Rows(context, builder, kinds[j], arguments[j]) for j in (4, 6, 8))
+        source, extra, found, result = (_members(context, builder, kinds[j], arguments[j]) for j in (5, 7, 9, 10))
+        grouped = builder.add(builder.mul(group, place.shape[0]), row)
+        count, first, totals = len(found), len(found) - len(extra), []
+        for c in range(count):
+            cell = builder.add(builder.mul(row, row.type(count)), row.type(c))
+            begun = builder.fmul(share, builder.load(builder.gep(value.data, [cell])))
+            start = jumps.plus_product(jumps.spread(begun), jumps.spread(left), source[c].load(grouped))
+            totals.append(cgutils.alloca_once_value(builder, start))  # type: ignore[no-untyped-call]
+        with cgutils.for_range(builder, place.shape[1]) as loop:
+            pair = builder.add(builder.mul(row, place.shape[1]), loop.index)
+            there, pair = place.place(pair), builder.add(builder.mul(grouped, place.shape[1]), loop.index)
+            factor = jumps.load(pair)
+            ahead = [rows.load(there) for rows in found]
+            for c, total in enumerate(totals):
+                more = jumps.plus_product(builder.load(total), factor, ahead[c])
+                if c >= first:
+                    more = jumps.plus_product(more, extra[c - first].load(pair), ahead[c - first])
+                builder.store(more, total)
+        for rows, total in zip(result, totals, strict=True):
+            rows.store(builder.load(total), row)
         return context.get_dummy_value()
 
-    return types.none(types.intp, start, weights, places, values, target), codegen
+    numbers = (types.intp, types.intp, types.float64, types.float64)
+    return types.none(*numbers, values, sources, jump, extras, places, terms, target), codegen
 
 
 @intrinsic  # type: ignore[misc]
@@ -99,10 +149,13 @@ def _scatter_products(typing: Any, i: Any, weights: Any, places: Any, values: An
     return types.none(types.intp, weights, places, values, target), codegen
 
 
-@overload(sum_products, strict=False)  # the annotations differ
-def _compiled_sum(i: Any, start: Any, weights: Any, places: Any, values: Any, target: Any) -> Any:
-    return lambda i, start, weights, places, values, target: _sum_products(  # type: ignore[call-arg]
-        i, start, weights, places, values, target
+@overload(next_sums, strict=False)  # the annotations differ
+def _compiled_sums(
+    g: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any, terms: Any,
+    target: Any,
+) -> Any:  # fmt: skip
+    return lambda g, i, weight, rest, values, sources, jump, extras, places, terms, target: _next_sums(  # type: ignore[call-arg]
+        g, i, weight, rest, values, sources, jump, extras, places, terms, target
     )
 
 

@@ -1,15 +1,14 @@
 """The baseline of the tick-spread market: the optimum of its frozen-control problem, and the paper's policies."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.baseline import FiniteBaseline, PaperPolicies, Progress, make_baseline, optimal_controls
-from mmgym.baselines.frozen import Functional, Table, backward_step
+from mmgym.baselines.baseline import PaperPolicies, TogetherBaseline, make_baseline, optimal_controls
+from mmgym.baselines.frozen import Table
 from mmgym.baselines.tick_spread.continuous import continuous_controls
-from mmgym.baselines.tick_spread.one_step import TickSpreadProblem, columns_of
+from mmgym.baselines.tick_spread.one_step import TickSpreadProblem
 from mmgym.models.tick_spread import Params
 
 __all__ = ["tick_spread_baseline"]
@@ -17,29 +16,8 @@ __all__ = ["tick_spread_baseline"]
 Array = NDArray[np.float64]
 
 
-class TickSpreadBaseline(FiniteBaseline):
-    """A finite baseline whose sums are evaluated in one backward pass."""
-
-    def __init__(self, params: Params, problem: TickSpreadProblem, papers: PaperPolicies) -> None:
-        super().__init__(params, problem, papers)
-        self._together = problem
-        self.evaluation_steps = (1 + self.expected_utility) * problem.num_steps
-
-    def _moments(self, table: Table, sums: Sequence[Functional], progress: Progress | None) -> list[list[float]]:
-        problem, columns = self._together, columns_of(tuple(sums))
-        values = np.empty((problem.num_states, 1 + max(map(max, columns))))
-        for own, functional in zip(columns, sums, strict=True):
-            values[:, own] = problem.terminal(functional)
-        for n in reversed(range(problem.num_steps)):
-            values = backward_step(problem.backward_together, n, table, values, tuple(sums))
-            if progress is not None:
-                progress(1)
-        first = problem.initial @ values
-        return [first[own].tolist() for own in columns]
-
-
 @make_baseline.register
-def tick_spread_baseline(params: Params) -> TickSpreadBaseline:
+def tick_spread_baseline(params: Params) -> TogetherBaseline:
     """The baseline of these parameters."""
     limit, size = params.inventory_limit, params.limit_order_max
     inventory: Array = np.tile(np.arange(-params.limit, params.limit + 1.0) * params.lot, params.num_spreads)
@@ -76,4 +54,4 @@ def tick_spread_baseline(params: Params) -> TickSpreadBaseline:
         reference="inventory_capped",
         ours=("inventory_capped",),
     )
-    return TickSpreadBaseline(params, TickSpreadProblem(params), papers)
+    return TogetherBaseline(params, TickSpreadProblem(params), papers)

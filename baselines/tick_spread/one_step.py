@@ -18,7 +18,7 @@ from scipy.linalg import expm
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 from scipy.stats import poisson
 
-from mmgym.baselines.frozen import ActionValues, Functional, check_tables, terminal_values
+from mmgym.baselines.frozen import ActionValues, Functional, check_tables, columns_of, terminal_values
 from mmgym.baselines.tick_spread import kernels
 from mmgym.baselines.tick_spread.rows import Gains, PostingRows
 from mmgym.models import tick_spread
@@ -39,17 +39,6 @@ def clock_profile(params: tick_spread.Params, start: float, end: float) -> Array
     low, high = np.maximum(edges[:-1], start), np.minimum(edges[1:], end)
     inside = high - low > 1e-12 * (end - start)
     return np.stack([np.array(params.clock_rates)[inside], (high - low)[inside]], axis=1)
-
-
-def columns_of(functionals: tuple[Functional, ...]) -> list[Any]:
-    """Where the columns of each functional are among those of several: see `TickSpreadProblem.backward_together`."""
-    if functionals[0].exponents is not None:
-        return [slice(None)]
-    second, columns = len(functionals), []
-    for first, functional in enumerate(functionals):
-        columns.append([first] if functional.moments == 1 else [first, second])
-        second += functional.moments == 2
-    return columns
 
 
 class TickSpreadProblem:
