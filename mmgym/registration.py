@@ -131,6 +131,7 @@ ENVIRONMENTS = (
         Registered(f"mmgym/{word}-v0", market, f"{word}Env", f"{word}VectorEnv", {}, "exact", title, declared=True)
         for word, market, title in (
             ("FillCurves", "fill_curves", "Guéant (2017), fill curves and fees"),
+            ("TickQuotes", "tick_quotes", "Guéant (2017), quotes in whole ticks"),
             ("Impact", "impact", "Cartea-Jaimungal-Ricci (2014), impact of fills"),
             ("ShortTermAlpha", "short_term_alpha", "Cartea-Jaimungal-Penalva (2015), drift on a chain"),
             ("GeometricPrice", "geometric_price", "Avellaneda-Stoikov (2008), geometric mid on a grid"),

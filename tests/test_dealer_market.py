@@ -35,11 +35,17 @@ def test_optimum(utility, check_optimum):
             for k, (share, size) in enumerate(zip(shares, sizes, strict=True)):
                 for depth, step in ((depths[2 * k], size), (depths[2 * k + 1], -size)):
                     if 0 <= i + step < 9:
-                        yield i, i + step, 2.0 * share * 15.0 / (1.0 + np.exp(2.0 * 1.5 * depth)), size * lots * depth
+                        yield i, i + step, 2.0 * share * 15.0 / (1.0 + np.exp(3.0 * depth)), size * lots * depth - 0.1
 
     flow = -0.5 * 0.2 * 1.1**2 * q**2 * (utility == "mean")
     arguments = {"num_steps": 2, "horizon": 0.2, "order_size": lots, "inventory_limit": 2.0, "fill_rate": 15.0}
-    arguments |= {"utility": utility, "risk_aversion": 0.2, "volatility": 1.1, "terminal_penalty": 0.1}
+    arguments |= {
+        "utility": utility,
+        "risk_aversion": 0.2,
+        "volatility": 1.1,
+        "terminal_penalty": 0.1,
+        "fixed_fee": 0.1,
+    }
     check_optimum(ID, moves, flow, 1.1**2 * q**2, -0.1 * q**2, [4], fill_curve="logistic", **arguments)
 
 

@@ -68,14 +68,14 @@ def test_the_papers_policies_of_exponential_fills(utility):
 def test_optimum(kind, utility, check_optimum):
     q = 2.0 * np.arange(-2, 3)
     arguments = {"num_steps": 2, "horizon": 0.2, "order_size": 2.0, "inventory_limit": 4.0, "fill_rate": 12.0}
-    arguments |= {"fill_curve": kind, "fill_power": 2.5, "fee": 0.07, "utility": utility, "risk_aversion": 0.2}
-    arguments |= {"volatility": 1.1, "terminal_penalty": 0.05}
+    arguments |= {"fill_curve": kind, "fill_power": 2.5, "fee": 0.03, "utility": utility, "risk_aversion": 0.2}
+    arguments |= {"volatility": 1.1, "terminal_penalty": 0.05, "fixed_fee": 0.08}
 
     def moves(depths):
         for i in range(5):
             for depth, step in zip(depths, (1, -1), strict=True):
                 if 0 <= i + step < 5:
-                    yield i, i + step, 12.0 * CURVES[kind](1.5 * depth), 2.0 * (depth - 0.07)
+                    yield i, i + step, 12.0 * CURVES[kind](1.5 * depth), 2.0 * (depth - 0.03) - 0.08
 
     flow = -0.5 * 0.2 * 1.1**2 * q**2 * (utility == "mean")
     check_optimum(ID, moves, flow, 1.1**2 * q**2, -0.05 * q**2, [0, 2], **arguments)
@@ -83,7 +83,8 @@ def test_optimum(kind, utility, check_optimum):
 
 @pytest.mark.parametrize("kind", CURVES)
 def test_the_reference_is_the_best_of_one_fill(kind):
-    depth = baselines.reference_policy(ID, fill_curve=kind, fill_power=2.5, fee=0.1, num_steps=1).controls[0, 0, 0]
+    arguments = {"fill_curve": kind, "fill_power": 2.5, "fee": 0.06, "fixed_fee": 0.02, "order_size": 0.5}
+    depth = baselines.reference_policy(ID, num_steps=1, **arguments).controls[0, 0, 0]
     grid = np.linspace(-0.5, 1.9, 24_001)
     earned = [CURVES[kind](1.5 * d) * (d - 0.1) for d in grid]
     assert depth == pytest.approx(grid[np.argmax(earned)], abs=2e-4)
@@ -95,6 +96,7 @@ def test_the_continuous_optimum_is_the_limit_of_many_steps(kind, utility):
     regrets = []
     for steps in (20, 40):
         arguments = {"fill_curve": kind, "utility": utility, "horizon": 0.2, "inventory_limit": 4.0, "num_steps": steps}
+        arguments |= {"fixed_fee": 0.03}
         regrets.append(baselines.score(ID, baselines.paper_policies(ID, **arguments)["hjb"], **arguments).regret)
     assert 0.0 < regrets[1] < 0.35 * regrets[0] < 1e-2
 

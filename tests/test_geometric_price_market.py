@@ -156,6 +156,24 @@ def test_cash_moves_with_fills_only_and_expected_rewards_leave_out_the_ticks():
     assert exact.pnl_std > 0.0
 
 
+def test_the_law_of_the_pnl_is_discrete_and_risk_is_simulated(utility):
+    env = gymnasium.make(ID, utility=utility, price_levels=4, drift=0.001, **FEW)
+    policy = baselines.paper_policies(env)["constant"]
+    found = baselines.score(env, policy, risk=True, episodes=4_000)
+    assert found.risk.method == "simulated"
+    mean, std = found.pnl, found.pnl_std
+    shortfall = found.risk.expected_shortfall[0.95]
+    assert -mean < shortfall.value < std * math.sqrt(19.0) - mean  # Cantelli's bound of it
+    with pytest.raises(ValueError, match="nearly discrete"):
+        baselines.score(env, policy, risk="exact", episodes=10)
+
+
+def test_the_glft_market_names_this_one():
+    for arguments in ({"drift": 0.1}, {"utility": "cara"}):
+        with pytest.raises(ValueError, match="mmgym/GeometricPrice-v0 observes it"):
+            params_of(GLFT, price="geometric", volatility=0.02, **arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -355,8 +355,8 @@ def test_rows_of_single_states_and_whole_postings_agree(seed, monkeypatch):
     controls = np.column_stack([random.integers(0, 2, (pairs, 2)), *(p.lot * size for size in sizes)]).astype(float)
     sums = (
         found.criterion._replace(exponents=None, moments=2),
-        Functional(fills=1.0),
         Functional(absolute_inventory=1.0, fills=0.3, gain=0.2, moments=2),
+        Functional(fills=1.0),
         Functional(orders=1.0),
     )
     values = random.normal(size=(found.num_states, 6))

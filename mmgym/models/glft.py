@@ -189,7 +189,10 @@ class Params(NamedTuple):
 
     def _check_geometric(self) -> None:
         """Refuse what a geometric mid does not go with."""
-        observed = "or the best policy would depend on the price, which is not observed"
+        observed = (
+            "or the best policy would depend on the price, which is not observed here; mmgym/GeometricPrice-v0 "
+            "observes it, with drift and under CARA"
+        )
         for name, value, allowed in (
             ("drift", self.drift, 0.0),
             ("jump_rate", self.jump_rate, 0.0),
