@@ -26,7 +26,7 @@ from mmgym.agents.benchmark_result import read_result
 from mmgym.agents.benchmark_tables import summary_table, tidy_table
 from mmgym.agents.checkpoints import restore_checkpoint
 from mmgym.agents.config import config_names, load_config, shipped_folder
-from mmgym.agents.fictitious_play import load_game
+from mmgym.agents.learn_game import load_game
 from mmgym.agents.model_files import ModelFileError
 from mmgym.agents.train import build_env, build_model, load_model, train
 from mmgym.baselines import frozen, kept
@@ -572,7 +572,7 @@ def test_hostile_benchmarks_games_and_problems_are_refused_by_name(trap, tmp_pat
 
     readers = {
         "benchmark_quick": lambda file: plan(load_benchmark(file)),
-        "fictitious_play": lambda file: load_game(str(file)),
+        "learn_game": lambda file: load_game(str(file)),
         "constrain_3_2_2": read_constrained,
     }
     for name, read in readers.items():
@@ -721,7 +721,7 @@ class Kinds:
 
     def game(self):
         file = self.root / "game.yml"
-        shutil.copy(shipped_folder() / "fictitious_play.yml", file)
+        shutil.copy(shipped_folder() / "learn_game.yml", file)
         return file, lambda: load_game(str(file))
 
     def of(self, kind):

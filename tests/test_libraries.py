@@ -372,7 +372,7 @@ def test_state_of_the_players():
     for n in range(61):
         state = env.state()
         assert state.shape == env.state_space.shape == (8 + 2 * 3,) and env.state_space.contains(state)
-        assert state[:2] == pytest.approx([n / 60, infos["maker"]["inventory"] / params.inventory_limit])
+        assert state[:2] == pytest.approx([n / 60, infos["maker_0"]["inventory"] / params.inventory_limit])
         takers = state[8:].reshape(3, 2)
         for row, taker in enumerate(env.takers):
             assert takers[row, 0] == pytest.approx(infos[taker]["inventory"] / params.inventory_limit)

@@ -252,7 +252,8 @@ def test_parallel_env_passes_pettingzoo_s_own_tests():
     testing = pytest.importorskip("pettingzoo.test", reason="pettingzoo (extra multiagent) is not installed")
     from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
 
-    testing.parallel_api_test(MeanFieldParallelEnv(num_takers=5, **SMALL), num_cycles=30)
+    for maker in (True, False):
+        testing.parallel_api_test(MeanFieldParallelEnv(num_takers=5, maker=maker, **SMALL), num_cycles=30)
     testing.parallel_seed_test(lambda: MeanFieldParallelEnv(num_takers=3, **SMALL))
 
 
@@ -263,25 +264,68 @@ def test_parallel_env_is_the_batch():
     env, batch = MeanFieldParallelEnv(num_takers=3, **COUPLED), MeanFieldPlayers(1, num_takers=3, **COUPLED)
     observations, infos = env.reset(seed=8)
     batch.reset(8)
-    assert list(observations) == ["maker", "taker_0", "taker_1", "taker_2"]
+    assert list(observations) == ["maker_0", "taker_0", "taker_1", "taker_2"]
     generator = np.random.default_rng(0)
     while env.agents:
         actions = {agent: generator.uniform(-0.2, 1.0, 2).astype(np.float32) for agent in env.agents}
-        found = batch.step(np.stack([actions[f"taker_{i}"] for i in range(3)])[None], actions["maker"][None])
+        found = batch.step(np.stack([actions[f"taker_{i}"] for i in range(3)])[None], actions["maker_0"][None])
         observations, rewards, terminations, truncations, infos = env.step(actions)
         assert [rewards[f"taker_{i}"] for i in range(3)] == found.taker_rewards[0].tolist()
-        assert rewards["maker"] == found.maker_rewards[0]
+        assert rewards["maker_0"] == found.maker_rewards[0]
         assert np.array_equal(observations["taker_1"], found.taker_observations[0, 1])
-        assert infos["maker"]["mid"] == batch.mid[0]
+        assert infos["maker_0"]["mid"] == batch.mid[0]
     assert all(terminations.values())
     assert not any(truncations.values())
     with pytest.raises(RuntimeError, match="reset"):
         env.step({})
     env.reset()
-    with pytest.raises(ValueError, match="'maker'"):
+    with pytest.raises(ValueError, match="'maker_0'"):
         env.step({})
     with pytest.raises(ValueError, match="of taker_0"):
         env.step({agent: [math.nan, 0.0] if agent == "taker_0" else [0.0, 0.0] for agent in env.agents})
+
+
+def test_takers_alone_play_the_same_game():
+    pytest.importorskip("pettingzoo", reason="pettingzoo (extra multiagent) is not installed")
+    from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
+
+    alone, full = (MeanFieldParallelEnv(num_takers=3, maker=maker, **COUPLED) for maker in (False, True))
+    assert alone.possible_agents == full.possible_agents[1:]
+    observations = [env.reset(seed=8)[0] for env in (alone, full)]
+    generator = np.random.default_rng(0)
+    while alone.agents:
+        assert alone.state().tolist()[8:] == full.state().tolist()[8:]
+        actions = {agent: generator.uniform(-0.2, 1.0, 2).astype(np.float32) for agent in full.agents}
+        (observations, rewards, *_), (_, expected, *_) = alone.step(actions), full.step(actions)
+        assert list(observations) == alone.possible_agents
+        assert rewards == {agent: expected[agent] for agent in alone.possible_agents}
+    with pytest.raises(ValueError, match="maker = 'no'"):
+        MeanFieldParallelEnv(maker="no")
+
+
+def test_supersuit():
+    """Agents' names have the types that it reads off them, and takers alone are the rows of its vector environments."""
+    pytest.importorskip("pettingzoo", reason="pettingzoo (extra multiagent) is not installed")
+    supersuit = pytest.importorskip("supersuit", reason="supersuit is not installed")
+    from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
+
+    typed = supersuit.agent_indicator_v0(
+        supersuit.pad_observations_v0(MeanFieldParallelEnv(num_takers=2, **COUPLED)), type_only=True
+    )
+    observations, _ = typed.reset(seed=1)
+    assert {agent: seen[-2:].tolist() for agent, seen in observations.items()} == {
+        "maker_0": [1.0, 0.0], "taker_0": [0.0, 1.0], "taker_1": [0.0, 1.0],
+    }  # fmt: skip
+    one = supersuit.pettingzoo_env_to_vec_env_v1(MeanFieldParallelEnv(num_takers=4, maker=False, **COUPLED))
+    rows = supersuit.concat_vec_envs_v1(one, 3)
+    assert rows.reset(seed=2)[0].shape == (12, 3)
+    batch = MeanFieldPlayers(1, num_takers=4, **COUPLED)
+    batch.reset(2)
+    actions = np.random.default_rng(3).uniform(-0.2, 1.0, (12, 2)).astype(np.float32)
+    observations, rewards, *_ = rows.step(actions)
+    expected = batch.step(actions[None, :4], np.zeros((1, 2)))
+    assert np.array_equal(observations[:4], expected.taker_observations[0])
+    assert rewards[:4] == pytest.approx(expected.taker_rewards[0], rel=1e-6)
 
 
 # --- Against the limit ------------------------------------------------------------------------------------------------

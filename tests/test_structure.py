@@ -62,7 +62,7 @@ def training_configurations():
     return [
         path
         for path in (ROOT / "configs").glob("*.yml")
-        if not path.stem.startswith(("benchmark", "constrain_", "fictitious_play"))
+        if not path.stem.startswith(("benchmark", "constrain_", "learn_game"))
     ]
 
 
@@ -106,8 +106,9 @@ def test_file_names():
 
 WORDS = "|".join({*MARKETS, *(row.id.split("/")[1].removesuffix("-v0") for row in ENVIRONMENTS)})
 OWN = {  # "": all markets
-    "agents/fictitious_play.py": "mean_field",
-    "agents/commands/fictitious_play.py": "mean_field",
+    "agents/learn_game.py": "mean_field",
+    "agents/commands/learn_game.py": "mean_field",
+    "agents/independent_takers.py": "mean_field",
     "mmgym/registration.py": "",
 }
 

@@ -28,6 +28,8 @@ section 3).
   reinforcement learning", section 5): the best answer with a penalty for leaving the prior, which is the population
   before: ``z (1 - rate) / (k rate)`` times the relative entropy ``sum l log(l / prior) - l + prior``, by time. In short
   steps the answer's depths are the part ``rate`` of the way from the prior to the best ones, given its own values.
+- ``independent``, with learned answers only: the population is the last answer, as with ``best_response``; but it was
+  learned among others who learn, not against the population before.
 - ``anderson``, ``newton``: `scipy.optimize.anderson` and `newton_krylov` on the fixed point of (movement of the mean
   inventory) -> (movement of the crowd that plays best against it). A round takes several best answers or many.
 """
@@ -49,7 +51,7 @@ from mmgym.models.mean_field_flow import POINTS, best_response, frozen_map
 from mmgym.models.mean_field_game import Game
 from mmgym.plain_files import shortened
 
-__all__ = ["ALGORITHMS", "ANSWERING", "Mixture", "Population", "Round", "checked_rate", "learn"]
+__all__ = ["ALGORITHMS", "LEARNING", "Mixture", "Population", "Round", "checked_rate", "learn"]
 
 Array = NDArray[np.float64]
 FOUND = 1e-10  # largest residual of the movement (assets) at which a fixed point is one
@@ -201,18 +203,19 @@ def _solving(solver: Callable[..., Any]) -> Callable[[TakerParams, Population, f
     return rounds
 
 
-ANSWERING: dict[str, Callable[[Population, float], Any]] = {  # mixtures of answers, which may be learned ones
+LEARNING: dict[str, Callable[[Population, float], Any]] = {  # mixtures of answers, which may be learned ones
     "best_response": _best_response,
     "fictitious_play": _fictitious_play,
     "damped_fictitious_play": _damped_fictitious_play,
+    "independent": _best_response,  # who learns among the others replaces them all
 }
-_PLAYED = {**ANSWERING, "mirror_descent": _mirror_descent, "prior_descent": _prior_descent}
+_PLAYED = {**LEARNING, "mirror_descent": _mirror_descent, "prior_descent": _prior_descent}
 _SOLVED = {"anderson": _solving(anderson), "newton": _solving(newton_krylov)}
 ALGORITHMS: dict[str, float | None] = {  # default rates
     "best_response": None,
     "fictitious_play": None,
     "damped_fictitious_play": 0.09,
-    "mirror_descent": 0.1,
+    "mirror_descent": 0.05,
     "prior_descent": 0.1,
     "anderson": None,
     "newton": None,
@@ -227,14 +230,14 @@ def checked_rate(algorithm: str, rate: float | None, learned: bool = False) -> f
     ValueError
         If they are not.
     """
-    allowed = ANSWERING if learned else ALGORITHMS
+    allowed = LEARNING if learned else ALGORITHMS
     if algorithm not in allowed:
         kind = "learned" if learned else "exact"
         raise ValueError(
             f"algorithm = {shortened(algorithm)} is not allowed: with {kind} answers it must be one of "
             f"{', '.join(allowed)}"
         )
-    usual = ALGORITHMS[algorithm]
+    usual = ALGORITHMS.get(algorithm)
     if usual is None and rate is not None:
         raise ValueError(f"rate = {shortened(rate)} is not allowed: {algorithm} has none")
     return 1.0 if usual is None else real("rate", usual if rate is None else rate, low=1e-6, high=1.0)
@@ -256,12 +259,12 @@ def learn(
     ----------
     game : Game
     algorithm : str
-        Of `ALGORITHMS`.
+        Of `ALGORITHMS`, or of `LEARNING` with ``respond``.
     rounds : int
     rate : float, optional
         In (0, 1]; that of `ALGORITHMS` by default.
     respond : function, optional
-        What answers a population with depths (N, S, 2), instead of the best answer; for those in `ANSWERING`.
+        What answers a population with depths (N, S, 2), instead of the best answer; for those in `LEARNING`.
 
     Raises
     ------

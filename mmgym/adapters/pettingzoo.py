@@ -1,7 +1,7 @@
 """Games as PettingZoo environments: the N-player game of the mean-field market, and zero-sum games of two."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -14,12 +14,13 @@ try:
 except ImportError as error:
     raise ImportError("mmgym.adapters.pettingzoo needs PettingZoo: pip install 'mmgym[multiagent]'") from error
 
+from mmgym.arguments import refusal
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 
 __all__ = ["MeanFieldParallelEnv", "ZeroSumParallelEnv"]
 
 Array = NDArray[Any]
-MAKER = "maker"
+MAKER = "maker_0"  # names are <type>_<number>, as SuperSuit reads types off them
 
 
 class _Game(ParallelEnv):  # type: ignore[misc]
@@ -43,11 +44,12 @@ class _Game(ParallelEnv):  # type: ignore[misc]
 
 
 class MeanFieldParallelEnv(_Game):
-    """One game of ``maker`` and ``taker_0`` ... ``taker_{N-1}``: `MeanFieldPlayers` with a dict entry for each player.
+    """One game of ``maker_0`` and ``taker_0`` ... ``taker_{N-1}``: `MeanFieldPlayers`, a dict entry for each player.
 
     Observations, actions and rewards are those of `mmgym.envs.mean_field_players.MeanFieldPlayers`. All players
     terminate together, after `num_steps` steps; nobody is truncated. One policy of a taker's observation can play all
-    takers; `MeanFieldPlayers` does that faster, with arrays.
+    takers; `MeanFieldPlayers` does that faster, with arrays. Without the maker all agents have the same spaces, as
+    SuperSuit's `pettingzoo_env_to_vec_env_v1` asks for; takers do not feel her.
 
     Infos: the maker's has ``mid`` (since the reset, price), ``inventory`` (assets), ``bid_fills``, ``ask_fills``,
     ``mean_bid``, ``mean_ask`` (the takers' mean depths of the last step; 0 at a reset) and
@@ -60,6 +62,8 @@ class MeanFieldParallelEnv(_Game):
     reward : {"pnl", "expected"}
     forecast : str
         The crowd whose flow the maker sees: "constant", "equilibrium" or the path of a table file.
+    maker : bool
+        False: the takers are alone, and the maker of the market quotes the mid. The state still has what she would see.
     **arguments
         Those of `mmgym.models.mean_field_game.Game.create`.
 
@@ -72,20 +76,29 @@ class MeanFieldParallelEnv(_Game):
     metadata = {"name": "mean_field_v0", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
     def __init__(
-        self, *, num_takers: int = 100, reward: str = "pnl", forecast: str = "constant", **arguments: Any
+        self,
+        *,
+        num_takers: int = 100,
+        reward: str = "pnl",
+        forecast: str = "constant",
+        maker: bool = True,
+        **arguments: Any,
     ) -> None:
+        if not isinstance(maker, bool):
+            raise refusal("maker", maker, "true or false")
         self.players = MeanFieldPlayers(1, num_takers=num_takers, reward=reward, forecast=forecast, **arguments)
         self.render_mode = None
         self.takers = [f"taker_{i}" for i in range(num_takers)]
-        self.possible_agents = [MAKER, *self.takers]
+        self.possible_agents = [MAKER, *self.takers] if maker else list(self.takers)
         self.agents: list[str] = []
         one = np.float32(1.0)
         box = gymnasium.spaces.Box
-        low = {MAKER: np.array([0, -1, -1, -1, -1, -1, -1, -1], np.float32)}
-        low |= {taker: np.array([0, -1, -1], np.float32) for taker in self.takers}
-        self.observation_spaces = {agent: box(low[agent], one, dtype=np.float32) for agent in self.possible_agents}
+        low = np.full(8 + 2 * num_takers, -1.0, np.float32)  # of the state; a taker's observation has 3 entries
+        low[0] = 0.0
+        widths = {agent: 8 if agent == MAKER else 3 for agent in self.possible_agents}
+        self.observation_spaces = {agent: box(low[:width], one) for agent, width in widths.items()}
         self.action_spaces = {agent: box(-1.0, 1.0, (2,), np.float32) for agent in self.possible_agents}
-        self.state_space = box(np.concatenate([low[MAKER], *[low[taker][1:] for taker in self.takers]]), one)
+        self.state_space = box(low, one)
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Box:
         """Observation space of a player, always the same object."""
@@ -133,10 +146,10 @@ class MeanFieldParallelEnv(_Game):
                     f"the action {actions[agent]!r} of {agent} is not allowed: it must be two finite numbers"
                 )
         played = np.array([actions[taker] for taker in self.takers], np.float32)[None]
-        outcome = self.players.step(played, np.asarray(actions[MAKER], np.float32)[None])
         agents = self.agents
-        rewards = {MAKER: float(outcome.maker_rewards[0])}
-        rewards |= dict(zip(self.takers, outcome.taker_rewards[0].tolist(), strict=True))
+        quote = actions[MAKER] if MAKER in agents else (0.0, 0.0)
+        outcome = self.players.step(played, np.asarray(quote, np.float32)[None])
+        rewards = self._of_playing(float(outcome.maker_rewards[0]), outcome.taker_rewards[0].tolist())
         observations = self._by_player(outcome.taker_observations[0], outcome.maker_observations[0])
         infos = self._infos()
         if outcome.terminated:
@@ -151,23 +164,26 @@ class MeanFieldParallelEnv(_Game):
 
     def _by_player(self, takers: Array, maker: Array) -> dict[str, Array]:
         self._state = np.concatenate([maker, takers[:, 1:].ravel()])
-        return {MAKER: maker, **dict(zip(self.takers, takers, strict=True))}
+        return self._of_playing(maker, takers)
+
+    def _of_playing(self, maker: Any, takers: Iterable[Any]) -> dict[str, Any]:
+        """What is the players', by name."""
+        found = dict(zip(self.takers, takers, strict=True))
+        return {MAKER: maker, **found} if MAKER in self.possible_agents else found
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         players, size = self.players, self.players.params.game.order_size
-        infos: dict[str, dict[str, Any]] = {
-            MAKER: {
-                "mid": float(players.mid[0]),
-                "inventory": float(players.maker_inventory[0] * size),
-                "bid_fills": int(players.maker_fills[0, 0]),
-                "ask_fills": int(players.maker_fills[0, 1]),
-                "mean_bid": float(players.mean_quotes[0, 0]),
-                "mean_ask": float(players.mean_quotes[0, 1]),
-                "mean_inventory": float(players.inventory[0].mean() * size),
-            }
+        maker = {
+            "mid": float(players.mid[0]),
+            "inventory": float(players.maker_inventory[0] * size),
+            "bid_fills": int(players.maker_fills[0, 0]),
+            "ask_fills": int(players.maker_fills[0, 1]),
+            "mean_bid": float(players.mean_quotes[0, 0]),
+            "mean_ask": float(players.mean_quotes[0, 1]),
+            "mean_inventory": float(players.inventory[0].mean() * size),
         }
-        states = zip(self.takers, (players.inventory[0] * size).tolist(), players.signal[0].tolist(), strict=True)
-        return infos | {taker: {"inventory": inventory, "signal": signal} for taker, inventory, signal in states}
+        states = zip((players.inventory[0] * size).tolist(), players.signal[0].tolist(), strict=True)
+        return self._of_playing(maker, ({"inventory": inventory, "signal": signal} for inventory, signal in states))
 
     def render(self) -> None:
         """Nothing is drawn."""

@@ -2,38 +2,50 @@
 
 The algorithms are those of `mmgym.baselines.mean_field.learning`. With ``learner: exact`` they take best answers; else,
 in each round, a learner trains one taker against the flow of the population so far (a table file, `population=`), and
-her depths join the mixture. After each round the population's exploitability is computed exactly; with ``maker`` the
-maker is trained along, against the population's flow, which does not depend on her.
+her depths join the mixture; with ``independent``, a learner of Stable-Baselines3 trains all takers of one game together
+(`mmgym.agents.independent_takers`). After each round the population's exploitability is computed exactly; with
+``maker`` the maker is trained along, against the population's flow, which does not depend on her.
+
+An algorithm ends before its rounds where it has found the equilibrium, or left it by far: see `DIVERGED`.
 """
 
+import itertools
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 import pandas as pd
+from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.agents.config import Config, load_config, read_yaml
 from mmgym.agents.runs import MOST_SEED, derived_seed
 from mmgym.arguments import integer
-from mmgym.baselines.catalogue import environment_of, params_of, problem_of, table_policy
+from mmgym.baselines.catalogue import environment_of, problem_of, table_policy
 from mmgym.baselines.frozen import Table, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
-from mmgym.baselines.mean_field.learning import Population, checked_rate, learn
+from mmgym.baselines.mean_field.learning import ALGORITHMS, Population, checked_rate, learn
 from mmgym.baselines.tables import write_table
-from mmgym.models.mean_field import MakerParams, TakerParams
+from mmgym.envs.mean_field import MeanFieldMakerEnv, MeanFieldTakerEnv
 from mmgym.plain_files import replacing, shortened, write_json
-from mmgym.plot import new_figure, write_figure
+from mmgym.plot import COLORS, new_figure, plain, write_figure
+from mmgym.printing import write_table as write_csv
 from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
 
 __all__ = ["GameResult", "Settings", "load_game", "play_game"]
 
 Array = NDArray[np.float64]
-NAMES = ("fictitious_play",)  # what the names of shipped configurations start with
+NAMES = ("learn_game",)  # what the names of shipped configurations start with
+DIVERGED = 5.0  # times the constant quote's exploitability: an algorithm stops beyond
+FOUND = 1e-8  # times the same: it stops below
+LEAST = 1e-10  # in the picture
+PARTS = ("answer_regret", "maker_gap")  # exploitabilities of learners beside the population's
 KEYS = ("environment", "arguments", "algorithms", "learner", "rounds", "timesteps", "maker", "maker_timesteps")
 
 
@@ -54,6 +66,7 @@ class GameResult(NamedTuple):
     """What was learned."""
 
     curve: pd.DataFrame  # a row per algorithm and round
+    summary: pd.DataFrame  # a row per algorithm
     constant: float  # exploitability of the constant quote's population
     folder: Path
 
@@ -84,11 +97,15 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
         raise ValueError(
             f"{source}: arguments = {shortened(arguments)} must be a mapping, without population and reward"
         )
-    for key, env_id, role in (("environment", environment, TakerParams), ("maker", maker, MakerParams)):
+    roles = ("environment", "taker", environment, MeanFieldTakerEnv), ("maker", "maker", maker, MeanFieldMakerEnv)
+    for key, name, env_id, role in roles:
         if key == "environment" or env_id is not None:
             check_foreign_environment(env_id, arguments, source)
-        if env_id is not None and not isinstance(params_of(env_id, **arguments), role):
-            raise ValueError(f"{source}: {key} = {env_id!r} must be an id of the mean field's {key.replace('env', '')}")
+        if env_id is None:
+            continue
+        if not issubclass(load_env_creator(str(gymnasium.spec(env_id).entry_point)), role):  # type: ignore[arg-type]
+            raise ValueError(f"{source}: {key} = {env_id!r} must be an id of the mean field's {name}")
+        environment_of(env_id, population="constant", **arguments)  # what is not allowed is refused here
     learner = content.get("learner", "exact")
     if not isinstance(learner, str):
         raise ValueError(f"{source}: learner = {shortened(learner)} must be exact, or a configuration's name or path")
@@ -102,7 +119,9 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
             checked_rate(name, rate, learner != "exact")
         for env_id in (environment, maker):
             if env_id is not None and learner != "exact":
-                load_config(learner, env_id)
+                trained = load_config(learner, env_id)
+                if "independent" in algorithms and trained.algorithm not in ("a2c", "ppo"):
+                    raise ValueError("independent takers need the learner ppo or a2c")
     except (FileNotFoundError, TypeError, ValueError) as error:
         raise ValueError(f"{source}: algorithms or learner = {shortened(learner)} are not allowed: {error}") from error
     settings = Settings(
@@ -164,18 +183,48 @@ class _SampledLearner:
         return as_policy(self.model)
 
 
-def _learner(settings: Settings, env_id: str, seed: int) -> _ExactLearner | _SampledLearner:
+class _IndependentLearner:
+    """Trains all takers of one game, with one network; rates of learning fall over all rounds together."""
+
+    def __init__(self, config: Config, settings: Settings, seed: int) -> None:
+        import torch
+        from stable_baselines3.common.vec_env import VecNormalize
+
+        from mmgym.agents.independent_takers import OneCrowd
+        from mmgym.agents.train import build_model
+
+        torch.set_num_threads(1)
+        arguments = {**gymnasium.spec(settings.environment).kwargs, **settings.arguments}
+        venv: Any = OneCrowd(config.n_envs, **arguments)
+        venv.seed(derived_seed(seed, "environment") >> 1)
+        if config.normalize:
+            venv = VecNormalize(venv, **config.normalize)
+        self.model = build_model(config, venv, seed, None)
+        schedule, total = self.model.lr_schedule, settings.rounds * settings.timesteps
+        self.model.lr_schedule = lambda _: schedule(max(1.0 - self.model.num_timesteps / total, 0.0))
+
+    def respond(self, arguments: dict[str, Any], timesteps: int) -> Any:
+        from mmgym.agents.policies import as_policy
+
+        self.model.learn(timesteps, reset_num_timesteps=False)
+        return as_policy(self.model)
+
+
+def _learner(settings: Settings, env_id: str, seed: int, algorithm: str) -> Any:
     config = load_config(settings.learner, env_id)
+    if algorithm == "independent" and env_id == settings.environment:
+        return _IndependentLearner(config, settings, seed)
     kind = _ExactLearner if config.algorithm == "exact_gradient" else _SampledLearner
     return kind(config, env_id, seed)
 
 
-def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress: bool = True) -> GameResult:
+def play_game(
+    settings: Settings, folder: str | Path, *, seed: int = 0, tables: bool = False, progress: bool = True
+) -> GameResult:
     """Learn a game: rounds of answers, the exact exploitability after each of them.
 
-    The folder gets ``rounds.csv`` (rewritten after each round), ``exploitability.png``, ``<algorithm>.npz`` (the last
-    population, a table file: `population=` of an environment), ``maker.npz`` (with a maker) and ``game.json``
-    (settings, versions and results).
+    The folder gets ``rounds.csv`` (rewritten after each round), ``exploitability.png``, ``README.md`` and ``game.json``
+    (settings, versions, commit).
 
     Parameters
     ----------
@@ -184,6 +233,9 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
         Made if it is missing; files of an earlier game in it are replaced.
     seed : int
         From 0 to 2^32 - 1, of the learners.
+    tables : bool
+        Also write ``<algorithm>.npz``, the last population, a table file: `population=` of an environment; and
+        ``<algorithm>_maker.npz`` with a maker. Mixtures are large.
     progress : bool
 
     Raises
@@ -194,28 +246,37 @@ def play_game(settings: Settings, folder: str | Path, *, seed: int = 0, progress
     integer("seed", seed, low=0, high=MOST_SEED)
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    plain = environment_of(settings.environment, population="constant", **settings.arguments)
-    problem = problem_of(plain)
-    depths = np.full((problem.num_steps, problem.num_states, 2), 1.0 / plain.params.taker_fill_decay)
-    constant = population_exploitability(plain, depths).exploitability
+    plain_env = environment_of(settings.environment, population="constant", **settings.arguments)
+    problem = problem_of(plain_env)
+    depths = np.full((problem.num_steps, problem.num_states, 2), 1.0 / plain_env.params.taker_fill_decay)
+    constant = population_exploitability(plain_env, depths).exploitability
     rows: list[dict[str, Any]] = []
     total = settings.rounds * len(settings.algorithms)
-    with tqdm(total=total, unit="round", desc=str(home), disable=not progress) as bar:
-        for algorithm in settings.algorithms:
-            started = time.perf_counter()
-            for row in _Game(settings, algorithm, home, seed).rounds(plain.params.game):
+    with (
+        tempfile.TemporaryDirectory() as passing,
+        tqdm(total=total, unit="round", desc=str(home), disable=not progress) as bar,
+    ):
+        for done, algorithm in enumerate(settings.algorithms, 1):
+            started = time.process_time()
+            game = _Game(settings, algorithm, home if tables else Path(passing), seed)
+            for row in game.rounds(plain_env.params.game):
                 row["relative"] = row["exploitability"] / constant
-                row["seconds"] = time.perf_counter() - started
+                row["core_seconds"] = time.process_time() - started
                 rows.append(row)
-                with replacing(home / "rounds.csv") as part:
-                    pd.DataFrame(rows).to_csv(part, index=False)
+                write_csv(pd.DataFrame(rows), home / "rounds.csv")
                 bar.update(1)
-                bar.set_postfix(exploitability=f"{row['exploitability']:.6g}", relative=f"{row['relative']:.4%}")
+                bar.set_postfix_str(f"{algorithm}: {row['relative']:.4%}")
+                if not FOUND < row["relative"] < DIVERGED:
+                    break
+            bar.update(done * settings.rounds - bar.n)
     curve = pd.DataFrame(rows)
+    summary = _summary(curve, settings)
     _draw(curve, constant, home / "exploitability.png")
-    record = {"settings": settings._asdict(), "seed": seed, "constant": constant, "rounds": rows, **provenance()}
+    record = {"settings": settings._asdict(), "seed": seed, "constant": constant, **provenance()}
     write_json(home / "game.json", record)
-    return GameResult(curve, constant, home)
+    with replacing(home / "README.md") as part:
+        part.write_text(_page(summary, record), encoding="utf-8")
+    return GameResult(curve, summary, constant, home)
 
 
 class _Game:
@@ -223,8 +284,8 @@ class _Game:
 
     def __init__(self, settings: Settings, algorithm: str, home: Path, seed: int) -> None:
         self._settings, self._algorithm, self._home, self._crowd = settings, algorithm, home, "constant"
-        self._taker = None if settings.learner == "exact" else _learner(settings, settings.environment, seed)
-        self._maker = None if settings.maker is None else _learner(settings, settings.maker, seed)
+        self._taker = None if settings.learner == "exact" else _learner(settings, settings.environment, seed, algorithm)
+        self._maker = None if settings.maker is None else _learner(settings, settings.maker, seed, algorithm)
         self._gap = 0.0
 
     def rounds(self, game: Any) -> Iterator[dict[str, Any]]:
@@ -266,7 +327,7 @@ class _Game:
         market = {**self._settings.arguments, "population": self._crowd}
         env = environment_of(maker, **market)
         table = tabulate(problem_of(env), self._maker.respond(market, self._settings.maker_timesteps))
-        _write_population(self._home / "maker.npz", env, table)
+        _write_population(self._home / f"{self._algorithm}_maker.npz", env, table)
         return float(maker_exploitability(env, table).exploitability)
 
 
@@ -275,20 +336,74 @@ def _write_population(path: Path, env: Any, table: Table) -> None:
     write_table(table_policy(problem_of(env), table), env, path, deterministic=table.weights is None)
 
 
-def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
-    """Exploitability by round, relative to the constant quote's population."""
-    figure = new_figure(6.0, 3.8)
-    axes = figure.subplots()
+def _summary(curve: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """What each algorithm came to: a row each."""
+    found = []
     for algorithm, rows in curve.groupby("algorithm", sort=False):
-        axes.semilogy(rows["round"], np.maximum(rows["relative"], 1e-12), "o-", label=algorithm)
-        for column, style in (("answer_regret", "s:"), ("maker_gap", "^--")):
+        last, usual = rows.iloc[-1], ALGORITHMS.get(str(algorithm))
+        if last["relative"] >= DIVERGED:
+            end = f"diverged: above {DIVERGED:g} times the constant quote's"
+        elif last["relative"] <= FOUND:
+            end = "equilibrium found"
+        else:
+            end = "all rounds played" if len(rows) == settings.rounds else "no way on found"
+        rate = settings.algorithms[str(algorithm)]
+        named = {
+            "algorithm": algorithm,
+            "rate": "" if usual is None else f"{usual if rate is None else rate:g}",
+            "rounds": len(rows),
+            "answers": last["answers"],
+        }
+        worth = {
+            "first": f"{rows['exploitability'].iloc[0]:.6g}",
+            "least": f"{rows['exploitability'].min():.3g}",
+            "last": f"{last['exploitability']:.3g}",
+            **{f"last {name.replace('_', ' ')}": f"{last[name]:.3g}" for name in PARTS if name in rows},
+        }
+        found.append({**named, **worth, "core seconds": round(last["core_seconds"], 1), "end": end})
+    return pd.DataFrame(found)
+
+
+def _page(summary: pd.DataFrame, record: dict[str, Any]) -> str:
+    """A page of a game: what was played, what came of it, and what it was made with."""
+    settings, versions = record["settings"], record["versions"]
+    rows = [list(summary.columns), ["---"] * summary.shape[1], *summary.astype(str).to_numpy().tolist()]
+    arguments = "".join(f", {name} {value}" for name, value in settings["arguments"].items())
+    made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"""\
+# Learning in {settings["environment"]}{arguments}
+
+`mmgym learn_game` wrote this page, `rounds.csv` (every round) and `game.json` (settings, versions, commit). Learner:
+{settings["learner"]}, seed {record["seed"]}. Exploitability is what one taker gains who leaves the population for the
+best answer to its flow, exactly; the population of the constant quote has {record["constant"]:.6g}, an equilibrium 0.
+`answers` are the best answers that were taken until the last round. An algorithm stops above {DIVERGED:g} times the
+constant quote's exploitability.
+
+![Exploitability of the populations](exploitability.png)
+
+{chr(10).join(f"| {' | '.join(row)} |" for row in rows)}
+
+Made with {made}; commit {record["commit"]}.
+"""
+
+
+def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
+    """Exploitability by answers, relative to the constant quote's population."""
+    figure = new_figure(7.0, 4.2)
+    axes = figure.subplots()
+    for color, (algorithm, rows) in zip(itertools.cycle(COLORS), curve.groupby("algorithm", sort=False), strict=False):
+        named: Any = {"color": color, "markersize": 3.0}
+        label = str(algorithm).replace("_", " ")
+        axes.loglog(rows["answers"], rows["relative"].clip(lower=LEAST), "o-", label=label, **named)
+        for column, style in zip(PARTS, ("s:", "^--"), strict=True):
             if column in rows:
-                label = f"{algorithm}: {column.replace('_', ' ')}"
-                axes.semilogy(rows["round"], np.maximum(rows[column], 1e-12) / constant, style, label=label)
-    axes.axhline(0.02, color="gray", linewidth=0.8)
-    axes.annotate("2 %", (curve["round"].max(), 0.02), ha="right", va="bottom", color="gray")
-    axes.set_xlabel("round")
-    axes.set_ylabel(f"exploitability / {constant:.2f}")
-    axes.set_title("Exploitability, exact; 1 is the constant quote's population")
+                beside = f"{label}: {column.replace('_', ' ')}"
+                axes.loglog(rows["answers"], (rows[column] / constant).clip(lower=LEAST), style, label=beside, **named)
+    axes.axhline(1.0, color="gray", linewidth=0.8)
+    axes.set_xlabel("best answers taken")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel(f"exploitability / {constant:.4g}")
+    axes.set_title("Exploitability of the population, exact; 1: all quote constantly")
     axes.legend(fontsize="small")
+    plain(axes)
     write_figure(figure, path)

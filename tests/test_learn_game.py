@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
 
-from mmgym.agents.fictitious_play import load_game, play_game
+from mmgym.agents.independent_takers import OneCrowd
+from mmgym.agents.learn_game import load_game, play_game
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.mean_field import flow_of_policy, population_exploitability, taker_exploitability
 from mmgym.baselines.mean_field.learning import Mixture
@@ -71,15 +72,15 @@ def test_a_mixture_is_worth_the_mixture_of_values_and_a_share_of_one_replaces_al
 
 @pytest.mark.long
 def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
-    settings, _ = load_game("fictitious_play_quick")
-    found = play_game(settings, tmp_path / "game", progress=False)
+    settings, _ = load_game("learn_game_quick")
+    found = play_game(settings, tmp_path / "game", tables=True, progress=False)
     curve = found.curve
     assert list(curve["round"]) == [1, 2, 3, 4]
     assert curve["relative"].iloc[-1] < 0.05
     assert (curve["exploitability"] > 0.0).all()
     assert (curve["maker_gap"] > 0.0).all()
     np.testing.assert_allclose(curve["total"], curve["exploitability"] + curve["maker_gap"])
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "game" / "rounds.csv"), curve)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "game" / "rounds.csv"), curve, rtol=1e-10)
     constant = population_exploitability(COUPLED, tables(problem_of(COUPLED, **GAME))[0] * 0 + 1 / 2.375, **GAME)
     assert found.constant == pytest.approx(constant.exploitability)
     table, description = read_table(tmp_path / "game" / "fictitious_play.npz")
@@ -87,7 +88,9 @@ def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
     judged = population_exploitability(COUPLED, table, **GAME).exploitability
     assert judged == pytest.approx(curve["exploitability"].iloc[-1], abs=1e-5)  # depths are float32 actions in the file
     record = json.loads((tmp_path / "game" / "game.json").read_text(encoding="utf-8"))
-    assert record["rounds"][-1]["round"] == 4
+    page = (tmp_path / "game" / "README.md").read_text(encoding="utf-8")
+    assert f"| {curve['exploitability'].iloc[-1]:.3g} |" in page and str(record["commit"]) in page
+    assert list(found.summary["end"]) == ["all rounds played"]
     assert {"settings", "seed", "versions", "commit"} <= set(record)
     assert (tmp_path / "game" / "exploitability.png").stat().st_size > 10_000
 
@@ -108,25 +111,63 @@ mmgym/MeanFieldMakerCoupled-v0: *small
 """,
         encoding="utf-8",
     )
-    (tmp_path / "fictitious_play.yml").write_text(
+    (tmp_path / "learn_game.yml").write_text(
         f"""
 environment: {COUPLED}
 arguments: {json.dumps(GAME)}
 learner: {tmp_path / "ppo.yml"}
 rounds: 2
 timesteps: 640
-algorithms: {{damped_fictitious_play: 0.5}}
+algorithms: {{damped_fictitious_play: 0.5, independent: null}}
 maker: mmgym/MeanFieldMakerCoupled-v0
 maker_timesteps: 320
 """,
         encoding="utf-8",
     )
-    settings, _ = load_game(str(tmp_path / "fictitious_play.yml"))
-    runs = [play_game(settings, tmp_path / name, seed=3, progress=False).curve.drop(columns="seconds") for name in "ab"]
+    settings, _ = load_game(str(tmp_path / "learn_game.yml"))
+    curves = [play_game(settings, tmp_path / name, seed=3, progress=False).curve for name in "ab"]
+    runs = [curve.drop(columns="core_seconds") for curve in curves]
     pd.testing.assert_frame_equal(*runs)
     assert (runs[0]["exploitability"] > 0.0).all()
+    assert list(runs[0]["algorithm"]) == ["damped_fictitious_play"] * 2 + ["independent"] * 2
+    assert not list((tmp_path / "a").glob("*.npz"))
     with pytest.raises(ValueError, match="seed = -1"):
         play_game(settings, tmp_path / "c", seed=-1)
+
+
+def test_a_crowd_for_independent_learners_is_the_game():
+    """Against the PettingZoo face of the game, over three episodes."""
+    pytest.importorskip("pettingzoo", reason="pettingzoo (extra multiagent) is not installed")
+    from mmgym.adapters.pettingzoo import MeanFieldParallelEnv
+
+    market = {"impact": 0.05, **GAME}
+    crowd = OneCrowd(5, **market)
+    game = MeanFieldParallelEnv(num_takers=5, reward="expected", maker=False, **market)
+    crowd.seed(4)
+    start, (expected, _) = crowd.reset(), game.reset(seed=4)
+    np.testing.assert_array_equal(start, list(expected.values()))
+    random = np.random.default_rng(1)
+    for n in range(1, 3 * GAME["num_steps"] + 1):
+        actions = random.uniform(-0.3, 1.0, (5, 2)).astype(np.float32)
+        observations, rewards, finished, infos = crowd.step(actions)
+        expected, paid, ended, _, _ = game.step(dict(zip(game.takers, actions, strict=True)))
+        assert rewards == pytest.approx(list(paid.values()), rel=1e-6)
+        assert finished.tolist() == list(ended.values()) == [n % GAME["num_steps"] == 0] * 5
+        if finished.all():
+            np.testing.assert_array_equal([info["terminal_observation"] for info in infos], list(expected.values()))
+            expected, _ = game.reset()
+        np.testing.assert_array_equal(observations, list(expected.values()))
+
+
+def test_loading_solves_no_equilibrium(monkeypatch):
+    """The game that is learned has none that is shipped: solving it would take minutes at 60 steps."""
+
+    def refuse(*_):
+        raise AssertionError("an equilibrium was asked for")
+
+    monkeypatch.setattr("mmgym.models.mean_field_flow.solve_equilibrium_flow", refuse)
+    settings, _ = load_game("learn_game_independent")
+    assert settings.arguments["num_steps"] == 200
 
 
 def test_bad_games_are_refused(tmp_path):
@@ -140,11 +181,13 @@ def test_bad_games_are_refused(tmp_path):
         (f"environment: {COUPLED}\nalgorithms: newton", "must be a mapping"),
         (f"environment: {COUPLED}\narguments: {{population: constant}}", "without population"),
         ("environment: mmgym/MeanFieldMaker-v0", "must be an id of the mean field's"),
-        (f"environment: {COUPLED}\nmaker: {COUPLED}", "maker = "),
+        ("environment: mmgym/GLFT-v0", "the mean field's taker"),
+        (f"environment: {COUPLED}\nmaker: {COUPLED}", "the mean field's maker"),
+        (f"environment: {COUPLED}\nalgorithms: {{independent: null}}", "must be one of best_response"),
         (f"environment: {COUPLED}\nmaker: mmgym/MeanFieldMakerCoupled-v0", "it needs a learner that trains"),
     ):
-        (tmp_path / "fictitious_play.yml").write_text(text, encoding="utf-8")
+        (tmp_path / "learn_game.yml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
-            load_game(str(tmp_path / "fictitious_play.yml"))
-    with pytest.raises(FileNotFoundError, match="fictitious_play_quick"):
+            load_game(str(tmp_path / "learn_game.yml"))
+    with pytest.raises(FileNotFoundError, match="learn_game_quick"):
         load_game("nothing")

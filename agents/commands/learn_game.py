@@ -1,4 +1,4 @@
-"""``mmgym fictitious_play``: learning in the mean-field game."""
+"""``mmgym learn_game``: learning in the mean-field game."""
 
 import argparse
 from pathlib import Path
@@ -6,24 +6,25 @@ from pathlib import Path
 from mmgym.agents.commands.command import Command
 from mmgym.printing import show
 
-__all__ = ["FICTITIOUS_PLAY"]
+__all__ = ["LEARN_GAME"]
 
 
 def _add_game_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="configuration: a path, or the name of a shipped one (fictitious_play)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("config", help="configuration: a path, or the name of a shipped one (learn_game)")
+    parser.add_argument("--seed", type=int, default=0, help="of learners that train (default 0)")
     parser.add_argument("--folder", type=Path, help="of the results (default runs/<config>)")
+    parser.add_argument("--tables", action="store_true", help="write the last populations too, for population=FILE")
 
 
-def _fictitious_play(options: argparse.Namespace) -> None:
-    from mmgym.agents.fictitious_play import load_game, play_game
+def _learn_game(options: argparse.Namespace) -> None:
+    from mmgym.agents.learn_game import load_game, play_game
 
     settings, source = load_game(options.config)
     folder = options.folder or Path("runs") / Path(source).stem
-    result = play_game(settings, folder, seed=options.seed)
+    result = play_game(settings, folder, seed=options.seed, tables=options.tables)
     print(f"{settings.environment}: the constant quote's population has the exploitability {result.constant:.8g}\n")
-    show(result.curve)
-    print(f"\nwritten: {folder}")
+    show(result.summary)
+    print(f"\nwritten: {folder} (README.md, rounds.csv, exploitability.png, game.json)")
 
 
 GAME = """\
@@ -57,4 +58,4 @@ In Python, of the population that plays one policy:
 """
 
 TEXT = "takers of the mean field learn against their own population"
-FICTITIOUS_PLAY = Command("fictitious_play", TEXT, _add_game_options, _fictitious_play, GAME)
+LEARN_GAME = Command("learn_game", TEXT, _add_game_options, _learn_game, GAME)
