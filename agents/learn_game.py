@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import pandas as pd
-from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -31,7 +30,7 @@ from mmgym.baselines.frozen import Table, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
 from mmgym.baselines.mean_field.learning import ALGORITHMS, Population, checked_rate, learn
 from mmgym.baselines.tables import write_table
-from mmgym.envs.mean_field import MeanFieldMakerEnv, MeanFieldTakerEnv
+from mmgym.models.mean_field import MakerParams, TakerParams
 from mmgym.plain_files import replacing, shortened, write_json
 from mmgym.plot import COLORS, new_figure, plain, write_figure
 from mmgym.printing import write_table as write_csv
@@ -42,7 +41,7 @@ __all__ = ["GameResult", "Settings", "load_game", "play_game"]
 
 Array = NDArray[np.float64]
 NAMES = ("learn_game",)  # what the names of shipped configurations start with
-DIVERGED = 5.0  # times the constant quote's exploitability: an algorithm stops beyond
+DIVERGED = 5.0  # times the constant quote's exploitability: an algorithm with exact answers stops beyond
 FOUND = 1e-8  # times the same: it stops below
 LEAST = 1e-10  # in the picture
 PARTS = ("answer_regret", "maker_gap")  # exploitabilities of learners beside the population's
@@ -97,15 +96,19 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
         raise ValueError(
             f"{source}: arguments = {shortened(arguments)} must be a mapping, without population and reward"
         )
-    roles = ("environment", "taker", environment, MeanFieldTakerEnv), ("maker", "maker", maker, MeanFieldMakerEnv)
+    roles = ("environment", "taker", environment, TakerParams), ("maker", "maker", maker, MakerParams)
     for key, name, env_id, role in roles:
         if key == "environment" or env_id is not None:
             check_foreign_environment(env_id, arguments, source)
         if env_id is None:
             continue
-        if not issubclass(load_env_creator(str(gymnasium.spec(env_id).entry_point)), role):  # type: ignore[arg-type]
-            raise ValueError(f"{source}: {key} = {env_id!r} must be an id of the mean field's {name}")
-        environment_of(env_id, population="constant", **arguments)  # what is not allowed is refused here
+        must = f"{source}: {key} = {env_id!r} must be an id of the mean field's {name}"
+        try:  # against the constant quote: an equilibrium may take minutes
+            found = environment_of(env_id, population="constant", **arguments).params
+        except TypeError as error:
+            raise ValueError(f"{must}: {error}") from error
+        if not isinstance(found, role):
+            raise ValueError(must)
     learner = content.get("learner", "exact")
     if not isinstance(learner, str):
         raise ValueError(f"{source}: learner = {shortened(learner)} must be exact, or a configuration's name or path")
@@ -266,7 +269,7 @@ def play_game(
                 write_csv(pd.DataFrame(rows), home / "rounds.csv")
                 bar.update(1)
                 bar.set_postfix_str(f"{algorithm}: {row['relative']:.4%}")
-                if not FOUND < row["relative"] < DIVERGED:
+                if row["relative"] <= FOUND or (settings.learner == "exact" and row["relative"] >= DIVERGED):
                     break
             bar.update(done * settings.rounds - bar.n)
     curve = pd.DataFrame(rows)
@@ -286,7 +289,7 @@ class _Game:
         self._settings, self._algorithm, self._home, self._crowd = settings, algorithm, home, "constant"
         self._taker = None if settings.learner == "exact" else _learner(settings, settings.environment, seed, algorithm)
         self._maker = None if settings.maker is None else _learner(settings, settings.maker, seed, algorithm)
-        self._gap = 0.0
+        self._gap: float | None = None
 
     def rounds(self, game: Any) -> Iterator[dict[str, Any]]:
         """Answers to the population; the tables that it leads to are written."""
@@ -305,7 +308,7 @@ class _Game:
             }
             _write_population(file, env, population.table)
             self._crowd = str(file)
-            if self._taker is not None:
+            if self._gap is not None:
                 row["answer_regret"] = self._gap
             if self._maker is not None and settings.maker is not None:
                 row["maker_gap"] = self._train_maker(settings.maker)
@@ -318,7 +321,8 @@ class _Game:
         market = {**self._settings.arguments, "population": self._crowd}
         env = environment_of(self._settings.environment, **market)
         table = tabulate(problem_of(env), self._taker.respond(market, self._settings.timesteps))
-        self._gap = taker_exploitability(env, table).exploitability
+        if self._algorithm != "independent":  # who learns against no given crowd
+            self._gap = taker_exploitability(env, table).exploitability
         return table.controls
 
     def _train_maker(self, maker: str) -> float:
@@ -341,7 +345,7 @@ def _summary(curve: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     found = []
     for algorithm, rows in curve.groupby("algorithm", sort=False):
         last, usual = rows.iloc[-1], ALGORITHMS.get(str(algorithm))
-        if last["relative"] >= DIVERGED:
+        if settings.learner == "exact" and last["relative"] >= DIVERGED:
             end = f"diverged: above {DIVERGED:g} times the constant quote's"
         elif last["relative"] <= FOUND:
             end = "equilibrium found"
@@ -376,8 +380,8 @@ def _page(summary: pd.DataFrame, record: dict[str, Any]) -> str:
 `mmgym learn_game` wrote this page, `rounds.csv` (every round) and `game.json` (settings, versions, commit). Learner:
 {settings["learner"]}, seed {record["seed"]}. Exploitability is what one taker gains who leaves the population for the
 best answer to its flow, exactly; the population of the constant quote has {record["constant"]:.6g}, an equilibrium 0.
-`answers` are the best answers that were taken until the last round. An algorithm stops above {DIVERGED:g} times the
-constant quote's exploitability.
+`answers` counts the best answers that were taken until the last round. An algorithm with exact answers stops above
+{DIVERGED:g} times the constant quote's exploitability.
 
 ![Exploitability of the populations](exploitability.png)
 

@@ -295,7 +295,8 @@ def test_takers_alone_play_the_same_game():
     generator = np.random.default_rng(0)
     while alone.agents:
         assert alone.state().tolist()[8:] == full.state().tolist()[8:]
-        actions = {agent: generator.uniform(-0.2, 1.0, 2).astype(np.float32) for agent in full.agents}
+        actions = {agent: generator.uniform(-0.2, 1.0, 2).astype(np.float32) for agent in alone.agents}
+        actions["maker_0"] = np.zeros(2, np.float32)
         (observations, rewards, *_), (_, expected, *_) = alone.step(actions), full.step(actions)
         assert list(observations) == alone.possible_agents
         assert rewards == {agent: expected[agent] for agent in alone.possible_agents}
