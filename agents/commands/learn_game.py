@@ -46,7 +46,7 @@ damped_fictitious_play  0.09      12       12  54.4      54.4      all rounds pl
                 newton             3       91  2.16e-11  2.16e-11  equilibrium found
 
 Rates that are too large do not settle: mirror descent at 0.1 comes to 17 in ten rounds, and to 62 in forty; at 0.05 it
-comes to 1.6.
+comes to 1.6. (With num_steps 60, damped fictitious play comes to 47.7 in twelve rounds, from 61.8 in the first.)
 
 `mmgym learn_game learn_game_independent` lets 204 takers of one game learn together with PPO and one network.
 `help(mmgym.baselines.mean_field.learning)` says what the algorithms are and where they come from.
