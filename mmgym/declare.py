@@ -535,8 +535,8 @@ class _Source:
         impulse = d.impulse
         landed = "x" if impulse is None else f"landed(p, {self.call(impulse.effect, '')}, x)"
         needed = "".join(f"{line}\n" for line in before)
-        fields = names if not d.reads_step else ["step", *names]
-        at, same = ("np.int64({}), ", "x.step, ") if d.reads_step else ("", "")
+        fields = ["step" if d.reads_step else "unread", *names]  # a place in any case: x[1] is the first coordinate
+        at, same = ("np.int64({}), ", "x.step, ") if d.reads_step else ("np.int64(-1), ", "np.int64(-1), ")
         blocks = [
             f"def load(p, s): return X({at.format('s.step')}{integers.format(*(f's.{name}' for name in names))})",
             "def place(p, s, x):\n" + lines("s.{1} = x.{1}", names),

@@ -35,7 +35,8 @@ class Params(
     def completed(self, given: Mapping[str, Any]) -> Any:
         """As `mmgym.models.quoting` has it, with at least two ticks in the range of depths and at most 301."""
         p = super().completed(given)
-        words = {name: getattr(p, name) for name in ("tick", "min_depth", "max_depth")}
+        made = () if None not in (given["min_depth"], given["max_depth"]) else ("fill_decay",)  # of the range
+        words = {name: getattr(p, name) for name in ("tick", "min_depth", "max_depth", *made)}
         if not 1 <= (p.max_depth - p.min_depth) / p.tick <= MOST_TICKS or p.highest == p.lowest:
             raise together(words, f"from min_depth to max_depth there must be 2 to {MOST_TICKS + 1} whole ticks")
         return p
