@@ -147,7 +147,8 @@ def test_conformance_of_the_market_at_full_length(row):
     [pytest.param(row, id=row.id, marks=() if row.id in QUICK else pytest.mark.long) for row in ENVIRONMENTS],
 )
 def test_conformance_of_the_baseline(row):
-    figures = check_baseline(row.id, **BASELINE[row.market])
+    crowd = {"population": "constant"} if "StrongImpact" in row.id else {}  # few steps have no equilibrium there
+    figures = check_baseline(row.id, **BASELINE[row.market], **crowd)
     assert figures["best suboptimal table"] < figures["optimum"]
 
 

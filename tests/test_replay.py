@@ -380,9 +380,11 @@ def test_the_parts_add_up_to_the_difference() -> None:
 class Remembering(PolicyThrough):
     """A policy that says it remembers, and counts how often it was asked."""
 
+    markov = False
+
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
-        self.markov, self.starts = False, []  # type: ignore[var-annotated]
+        self.starts: list[bool] = []
 
     def predict(self, observation: Any, *rest: Any, **keywords: Any) -> Any:
         self.starts.append(bool(keywords["episode_start"][0]))

@@ -151,14 +151,14 @@ mmgym/AvellanedaStoikov-v0: optimum 66.2438786910
 optimal       1 -5.68434e-14 66.2439       0  8.48657 100.936              0           2.00789  exact
 constant      0      5.20544 61.0384       0  12.6574 99.8254              0           4.29844  exact  ours
 
-           VaR 95%  CVaR 95%   VaR 99%  CVaR 99%  ...        drawdown 99%       max |inventory| VaR by
-optimal   -53.8797  -50.4342  -48.2788  -45.4095  ...    6.45 [6.236, 6.7]   6.062 [6.034, 6.09]  exact
-constant  -45.2455  -38.3258  -33.9815  -27.8801  ...  16.18 [15.65, 16.76]  9.007 [8.977, 9.037]  exact
+           VaR 95%  CVaR 95%   VaR 99%  CVaR 99%              drawdown          drawdown 95%          drawdown 99%       max |inventory| VaR by
+optimal   -53.8797  -50.4342  -48.2788  -45.4095   2.213 [2.19, 2.236]  4.386 [4.308, 4.511]     6.45 [6.236, 6.7]   6.062 [6.034, 6.09]  exact
+constant  -45.2455  -38.3258  -33.9815  -27.8801  5.432 [5.368, 5.495]  11.71 [11.51, 11.93]  16.18 [15.65, 16.76]  9.007 [8.977, 9.037]  exact
 
 VaR and CVaR: losses of the final P&L (negative: a profit). drawdown: the largest at step ends, its mean and quantiles.
 max |inventory|: the mean of the largest at step ends.
 Brackets: 95 % intervals of what is simulated, from 10000 episodes.
-"""
+"""  # noqa: E501
 
 LIST = Command("list", "list the environments and how exactly their optimum is known", add_output, _list)
 KEPT = "Solutions that took more than half a second are kept in the user's cache folder, or in MMGYM_CACHE_DIR."

@@ -172,6 +172,8 @@ class TickSpreadProblem:
 
         Columns of values are the first moments of all, then the second moments of those that have them.
         """
+        if n == self.num_steps - 1:  # what is kept decides how sums are rounded: each pass begins without
+            self._kept_rows.clear()
         postings, order, landed = self.admitted(np.asarray(states), np.asarray(controls, dtype=np.float64))
         rows, columns = self._rows(n, functionals), columns_of(functionals)
         codes = rows.coded(postings, landed)
