@@ -323,7 +323,7 @@ def test_the_smallest_depths_of_the_paper_s_game(tmp_path, num_steps, most, gap)
 
 @pytest.mark.long
 def test_pairs_of_the_same_depths_are_worked_out_together():
-    """One at a time, or all at once, for means, moments and exponentials."""
+    """One at a time, or all at once: bit for bit, for means, moments and exponentials."""
     random = np.random.default_rng(1)
     for env_id in (TAKER, MAKER):
         problem = problem_of(env_id, **COUPLED)
@@ -339,7 +339,7 @@ def test_pairs_of_the_same_depths_are_worked_out_together():
             together = problem.backward(2, states, depths, values, functional)
             alone = [problem.backward(2, states[i : i + 1], depths[i : i + 1], values, functional)[0]
                      for i in range(len(states))]  # fmt: skip
-            np.testing.assert_allclose(together, alone, rtol=1e-14)
+            assert np.array_equal(together, alone)
 
 
 # --- Tables as files --------------------------------------------------------------------------------------------------

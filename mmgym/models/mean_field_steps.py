@@ -57,8 +57,9 @@ def new_weights(step, most_fills, present):
     slowest = 1e-3 / step
     most_fills = max(most_fills, slowest)
     rates = slowest * SPACING ** np.arange(1.0 + math.ceil(math.log(most_fills / slowest) / math.log(SPACING)))
-    rates[-1] = most_fills
-    count, most = rates.shape[0], _terms(most_fills * step)
+    if num_terms(rates[-1] * step) + 2 > MAX_TERMS:  # elsewhere the row, and so rounding, is the same for all pairs
+        rates[-1] = most_fills
+    count, most = rates.shape[0], _terms(rates[-1] * step)
     return StepWeights(
         rates, np.zeros(count, np.int64), np.empty((count, most)), np.empty((count, most)),
         np.empty((count, present.shape[0], most)), present, np.empty(most),
