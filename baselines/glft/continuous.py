@@ -19,7 +19,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import root
 
 from mmgym.baselines.differential_equations import solution_at
-from mmgym.baselines.glft.one_step import price_cumulant
+from mmgym.baselines.glft.one_step import best_depths, best_rate_constants, price_cumulant
 from mmgym.models.glft import Params
 
 Array = NDArray[np.float64]
@@ -47,15 +47,15 @@ def inventory_flow(params: Params) -> Array:
 
 def base_depths(params: Params) -> Array:
     """Best depths ``[bid, ask]`` where inventory has no cost (price): 1/k, or ln(1 + gamma D / k) / (gamma D)."""
-    decays, xi = np.array([params.fill_decay_bid, params.fill_decay_ask]), aversion(params) * params.order_size
-    return np.asarray(np.log1p(xi / decays) / xi if xi else 1.0 / decays)
+    decays = np.array([params.fill_decay_bid, params.fill_decay_ask])
+    return best_depths(decays, aversion(params) * params.order_size)
 
 
 def effective_rates(params: Params) -> Array:
     """``A C`` of bid and ask (1 / time)."""
-    decays, xi = np.array([params.fill_decay_bid, params.fill_decay_ask]), aversion(params) * params.order_size
-    factor = np.exp(-(decays / xi + 1.0) * np.log1p(xi / decays)) if xi else np.full(2, np.exp(-1.0))
-    return np.asarray(np.array([params.fill_rate_bid, params.fill_rate_ask]) * factor)
+    decays = np.array([params.fill_decay_bid, params.fill_decay_ask])
+    constants = best_rate_constants(decays, aversion(params) * params.order_size)
+    return np.asarray(np.array([params.fill_rate_bid, params.fill_rate_ask]) * constants)
 
 
 def _inventories(params: Params) -> Array:

@@ -47,6 +47,21 @@ def price_cumulant(params: glft.Params, exposure: Array, jumps: bool = True) -> 
     return np.asarray(diffusion + p.jump_rate * (growth - exposure * p.average_jump))
 
 
+def best_depths(decays: Array, xi: Any) -> Array:
+    """Best depths where a fill does not change the value of the rest (price): 1 / k, or ln(1 + xi / k) / xi.
+
+    ``xi`` is risk aversion times order size, 0 under the mean criterion (model 1a and 1b).
+    """
+    return np.asarray(np.log1p(xi / decays) / xi if np.any(xi) else 1.0 / decays)
+
+
+def best_rate_constants(decays: Array, xi: Any) -> Array:
+    """``C`` of the best rate of gain ``A C D / k``: 1 / e, or (1 + xi / k)^-(1 + k / xi), of each of the decays."""
+    if not np.any(xi):
+        return np.full(decays.shape, np.exp(-1.0))
+    return np.asarray(np.exp(-(decays / xi + 1.0) * np.log1p(xi / decays)))
+
+
 class GLFTProblem:
     """The GLFT market as a `FrozenProblem`. States are the inventories from ``-limit`` to ``limit`` orders."""
 
@@ -169,8 +184,7 @@ class GLFTProblem:
 
     def _base(self) -> Array:
         """Best depths (2,) where a fill does not change the value of the rest."""
-        xi = self.aversion * self.params.order_size
-        return np.asarray(np.log1p(xi / self.decays) / xi if xi else 1.0 / self.decays)
+        return best_depths(self.decays, self.aversion * self.params.order_size)
 
     def first_order_depths(self, values: Array) -> Array:
         """Best depths (S, 2) of a short step before the criterion's values (S,) in model units.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.frozen import Functional, check_tables, terminal_values
+from mmgym.baselines.glft.one_step import best_depths, best_rate_constants
 from mmgym.baselines.maximise import Region, best_controls, depth_region, rounding
 from mmgym.baselines.multi_asset_glft import kernels
 from mmgym.models import multi_asset_glft as model
@@ -51,15 +52,12 @@ def aversion_of(params: model.Params) -> float:
 
 def base_depths(params: model.Params) -> Array:
     """Best depths (2 n,) where inventory has no cost (price): 1 / k, or ln(1 + gamma D / k) / (gamma D) under CARA."""
-    xi = aversion_of(params) * np.tile(params.sizes, 2)
-    return np.asarray(np.log1p(xi / params.decays) / xi if xi.any() else 1.0 / params.decays)
+    return best_depths(params.decays, aversion_of(params) * np.tile(params.sizes, 2))
 
 
 def effective_rates(params: model.Params) -> Array:
     """``A C`` of all sides (1 / time), ``C = 1 / e`` or ``(1 + gamma D / k)^-(1 + k / (gamma D))`` under CARA."""
-    xi = aversion_of(params) * np.tile(params.sizes, 2)
-    factor = np.exp(-(params.decays / xi + 1.0) * np.log1p(xi / params.decays)) if xi.any() else np.exp(-1.0)
-    return np.asarray(params.rates * factor)
+    return np.asarray(params.rates * best_rate_constants(params.decays, aversion_of(params) * np.tile(params.sizes, 2)))
 
 
 def depths_of_values(params: model.Params, moves: Array, values: Array) -> Array:
