@@ -15,9 +15,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import scipy
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
-from scipy import stats
 
 from mmgym.baselines import frozen
 from mmgym.baselines.baseline import baseline_of, environment_of
@@ -302,7 +302,7 @@ class FiniteSuite:
         excess = max(abs(value - exact) - self.problem.tolerance - ROUNDING * (1.0 + abs(exact)), 0.0)
         z = excess / stderr if stderr > 0.0 else (math.inf if excess > 0.0 else 0.0)
         self.figures[name], self.figures[f"z of the {name}"] = value, z
-        self.p_values[name] = float(2.0 * stats.norm.sf(z))
+        self.p_values[name] = float(2.0 * scipy.stats.norm.sf(z))
 
 
 class _Smooth(RememberingPolicy):
@@ -390,7 +390,7 @@ class SmoothSuite:
         excess = max(abs(other - wanted) - slack - ROUNDING * (1.0 + abs(other)), 0.0)
         z = excess / error if error > 0.0 else (math.inf if excess > 0.0 else 0.0)
         self.figures[name], self.figures[f"z of the {name}"] = other, z
-        self.p_values[name] = float(2.0 * stats.norm.sf(z))
+        self.p_values[name] = float(2.0 * scipy.stats.norm.sf(z))
 
 
 def _frequency_p_value(counts: Array, law: Array) -> float:
@@ -404,4 +404,4 @@ def _frequency_p_value(counts: Array, law: Array) -> float:
     small, large = order[: pooled + 1], order[pooled + 1 :]
     seen = np.append(counts[large], counts[small].sum())
     wanted = np.append(expected[large], expected[small].sum())
-    return float(stats.chisquare(seen, wanted).pvalue) if len(seen) > 1 else 1.0
+    return float(scipy.stats.chisquare(seen, wanted).pvalue) if len(seen) > 1 else 1.0

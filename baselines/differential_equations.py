@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
 __all__ = ["runge_kutta_step", "solution_at"]
 
@@ -39,7 +39,7 @@ def solution_at(
         return np.asarray(slope(left, y.reshape(start.shape))).ravel()
 
     options = {"method": "DOP853", "rtol": tolerance, "atol": tolerance, **options}
-    path = solve_ivp(flat_slope, (0.0, float(times[-1])), start.ravel(), t_eval=times, **options)
+    path = scipy.integrate.solve_ivp(flat_slope, (0.0, float(times[-1])), start.ravel(), t_eval=times, **options)
     if not path.success:
         raise RuntimeError(f"{what} could not be integrated: {path.message}")
     return np.asarray(path.y.T.reshape(len(times), *start.shape)[::-1])

@@ -4,8 +4,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from mmgym.baselines.baseline import baseline_of, environment_of
 from mmgym.baselines.policy import RememberingPolicy, StatelessPolicy, uniform_nodes
@@ -168,4 +168,4 @@ def perturbed_optimum(env: Any, skill: float = 0.5, seed: int = 0, **arguments: 
                 f"skill = {skill!r} is not allowed: perturbed as far as possible, the optimum still has a higher one"
             )
         low, high = high, min(2.0 * high, most)
-    return make(round(float(brentq(missing, low, high, xtol=SEARCHED_TO, rtol=1e-6)), 3))
+    return make(round(float(scipy.optimize.brentq(missing, low, high, xtol=SEARCHED_TO, rtol=1e-6)), 3))

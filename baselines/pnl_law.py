@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from mmgym.baselines.frozen import (
     PNL,
@@ -105,7 +105,7 @@ class PnlLaw:
 
         if excess(low) >= 0.0 or excess(self.high) <= 0.0:  # by rounding
             return low if excess(low) >= 0.0 else self.high
-        return float(brentq(excess, low, self.high, xtol=1e-13 * (self.high - self.low)))
+        return float(scipy.optimize.brentq(excess, low, self.high, xtol=1e-13 * (self.high - self.low)))
 
     def value_at_risk(self, confidence: float) -> float:
         """Loss that is not exceeded with this confidence (negative: a profit)."""

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 from tqdm.auto import tqdm
 
 from mmgym.arguments import choice, integer, real
@@ -154,9 +154,9 @@ def frozen_position_risk(
     """
     inventory, drift = real("inventory", inventory), real("drift", drift)
     volatility, time = real("volatility", volatility, low=0.0), real("time", time, low=0.0)
-    z = float(stats.norm.ppf(_checked_confidence(confidence)))
+    z = float(scipy.stats.norm.ppf(_checked_confidence(confidence)))
     scale, gain = abs(inventory) * volatility * math.sqrt(time), inventory * drift * time
-    return scale * z - gain, scale * float(stats.norm.pdf(z)) / (1.0 - confidence) - gain
+    return scale * z - gain, scale * float(scipy.stats.norm.pdf(z)) / (1.0 - confidence) - gain
 
 
 def _checked_confidence(confidence: Any) -> float:
@@ -220,13 +220,13 @@ def _play(base: Any, player: Any, deterministic: bool, count: int, seed: int) ->
 def mean_estimate(sample: Array) -> Estimate:
     """Mean of a sample, with a normal interval."""
     value = float(sample.mean())
-    reach = float(stats.norm.isf((1.0 - COVERAGE) / 2) * sample.std(ddof=1) / math.sqrt(len(sample)))
+    reach = float(scipy.stats.norm.isf((1.0 - COVERAGE) / 2) * sample.std(ddof=1) / math.sqrt(len(sample)))
     return Estimate(value, value - reach, value + reach)
 
 
 def proportion_estimate(happened: Array) -> Estimate:
     """Probability of an event from a sample of bools, with the Clopper-Pearson interval."""
-    test = stats.binomtest(int(happened.sum()), len(happened))
+    test = scipy.stats.binomtest(int(happened.sum()), len(happened))
     interval = test.proportion_ci(COVERAGE)
     return Estimate(float(test.statistic), float(interval.low), float(interval.high))
 
@@ -241,7 +241,7 @@ def quantile_estimate(sample: Array, probability: float) -> Estimate:
     """
     ordered, count = np.sort(sample), len(sample)
     tail = (1.0 - COVERAGE) / 2
-    low, high = (int(stats.binom.ppf(p, count, probability)) for p in (tail, 1.0 - tail))
+    low, high = (int(scipy.stats.binom.ppf(p, count, probability)) for p in (tail, 1.0 - tail))
     if low < 1 or high >= count:
         raise ValueError(f"episodes = {count} are too few for an interval of the {probability:g} quantile")
     return Estimate(float(ordered[math.ceil(probability * count) - 1]), float(ordered[low - 1]), float(ordered[high]))

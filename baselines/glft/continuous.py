@@ -14,9 +14,9 @@ digits.
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
-from scipy.optimize import root
 
 from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.glft.one_step import best_depths, best_rate_constants, price_cumulant
@@ -191,7 +191,7 @@ def stationary_depths(params: Params) -> Array:
 
     long = max(params.horizon, 10.0 / float(effective_rates(params).min()))
     relaxed = _integrate_nonlinear(params, np.array([0.0, long]))[0]
-    zero = root(imbalance, np.diff(relaxed), method="hybr", tol=1e-13)
+    zero = scipy.optimize.root(imbalance, np.diff(relaxed), method="hybr", tol=1e-13)
     if np.abs(imbalance(zero.x)).max() > 1e-8 * effective_rates(params).max():
         raise RuntimeError(f"the stationary depths were not found: {zero.message}")
     return continuous_depths(params, np.concatenate([[0.0], np.cumsum(zero.x)]))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.interpolate import CubicHermiteSpline
 
 from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.hawkes_flow.reach import best_offsets, fill_probability, reach_laws
@@ -137,7 +137,7 @@ class PoissonValues:
         what = "the Poisson values"
         values = solution_at(slope, terminal, times, what, 1e-11, method="LSODA", atol=1e-12)[::-1]
         slopes = np.stack([slope(time, column) for time, column in zip(times, values, strict=True)])
-        self._values = CubicHermiteSpline(times, values, slopes)
+        self._values = scipy.interpolate.CubicHermiteSpline(times, values, slopes)
 
     def adverse_moves(self, time_left: Any) -> tuple[Array, Array]:
         """``A`` of a bid and of an ask (EUR / MWh)."""

@@ -9,8 +9,8 @@ at ``3 X / 4``, which is stable and exact for what is linear in the intensity, a
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
 from mmgym.baselines.chebyshev import chebyshev_nodes, interpolation_rows
 from mmgym.models.hawkes_flow import Params
@@ -97,7 +97,9 @@ def largest_excess(
     too_large.terminal = True  # type: ignore[attr-defined]
     best = math.inf
     for theta in np.geomspace(1e-4, 3.0, 60) / excitation:
-        path = solve_ivp(slope, (0.0, horizon), [theta, 0.0], method="LSODA", events=too_large, rtol=1e-6, atol=1e-9)
+        path = scipy.integrate.solve_ivp(
+            slope, (0.0, horizon), [theta, 0.0], method="LSODA", events=too_large, rtol=1e-6, atol=1e-9
+        )
         if path.status == 0:
             log_moment = path.y[0, -1] * start + path.y[1, -1]
             best = min(best, (log_moment - math.log(probability)) / theta)

@@ -3,8 +3,8 @@
 import functools
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from mmgym.models.hawkes_power import BUY, MID_SIGN, PROCESSES, SPREAD_SIGN, Params
 
@@ -27,7 +27,7 @@ def move_law(params: Params, process: int) -> Array:
     narrows = SPREAD_SIGN[process] < 0
     if narrows and p.placement == "binomial":
         share = p.improvement_bid if MID_SIGN[process] > 0 else p.improvement_ask
-        return np.asarray(binom.pmf(ticks, spread - 1, share), dtype=np.float64)
+        return np.asarray(scipy.stats.binom.pmf(ticks, spread - 1, share), dtype=np.float64)
     room = spread - 1 if narrows else largest - spread
     survive = 1.0 - 1.0 / p.mean_move[process]  # P(G > g) = survive^g
     beyond = np.power(survive, np.maximum(ticks - 1, 0))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mmgym.adapters.hftbacktest import SECOND
 from mmgym.adapters.hftbacktest_play import NOTHING
@@ -63,8 +63,8 @@ def interval_of_ratio(numerator: Array, denominator: Array, seed: int = 0) -> tu
     options = {"vectorized": True, "paired": True, "n_resamples": RESAMPLES, "method": "percentile"}
     random = np.random.default_rng(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # draws with nothing below are left out here
-        found = stats.bootstrap((numerator, denominator), ratio, **options, random_state=random)  # type: ignore[call-overload]
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # draws with nothing below are left out here
+        found = scipy.stats.bootstrap((numerator, denominator), ratio, **options, random_state=random)  # type: ignore[call-overload]
     spread = np.asarray(found.bootstrap_distribution)
     low, high = np.nanquantile(spread[np.isfinite(spread)], [0.025, 0.975])
     return float(low), float(high)
@@ -185,8 +185,8 @@ def fills_by_depth(sessions: Sequence[Session], rules: ReplayRules) -> pd.DataFr
         for low, high in _classes(depth, seconds):
             own = (depth >= low) & (depth <= high)
             time, fills, law = float(seconds[own].sum()), float(filled[own].sum()), float(expected[own].sum())
-            least = stats.chi2.ppf(0.025, 2 * fills) / 2 if fills else 0.0
-            most = stats.chi2.ppf(0.975, 2 * (fills + 1)) / 2
+            least = scipy.stats.chi2.ppf(0.025, 2 * fills) / 2 if fills else 0.0
+            most = scipy.stats.chi2.ppf(0.975, 2 * (fills + 1)) / 2
             scale = 1.0 / law if law > 0.0 else math.nan
             rows.append(
                 {

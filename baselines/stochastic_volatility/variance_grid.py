@@ -6,9 +6,9 @@ condition at ``nu = 0`` and whether or not Feller's condition holds.
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from scipy.linalg import expm
-from scipy.stats import ncx2
 
 from mmgym.baselines.chebyshev import chebyshev_nodes, interpolation_rows
 from mmgym.models.stochastic_volatility import Params
@@ -29,7 +29,7 @@ def largest_variance(params: Params) -> float:
     scale = p.variance_volatility**2 * -np.expm1(-p.variance_reversion * times) / (4.0 * p.variance_reversion)
     if p.variance_volatility > 0.0:
         degrees = 4.0 * p.variance_reversion * p.variance_mean / p.variance_volatility**2
-        tails = scale * ncx2.isf(TAIL, degrees, p.initial_variance * decay / scale)
+        tails = scale * scipy.stats.ncx2.isf(TAIL, degrees, p.initial_variance * decay / scale)
         highest = max(highest, np.nanmax(tails))
     return float(1.05 * highest)
 

@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
-from scipy.stats import poisson
 
 from mmgym.baselines.frozen import ActionValues, Functional, check_tables, columns_of, terminal_values
 from mmgym.baselines.tick_spread import kernels
@@ -329,8 +329,12 @@ class TickSpreadProblem:
         """
         mean = float(self.bid_rates.max() + self.ask_rates.max()) * self.params.step_length
         reach = -(-2 * self.params.limit // self.params.size_max)
-        most = min(reach, int(poisson.isf(1e-15, mean)) if mean > 0.0 else 0)
-        return math.exp(-mean), poisson.pmf(np.arange(1, most + 1), mean), float(poisson.sf(most, mean))
+        most = min(reach, int(scipy.stats.poisson.isf(1e-15, mean)) if mean > 0.0 else 0)
+        return (
+            math.exp(-mean),
+            scipy.stats.poisson.pmf(np.arange(1, most + 1), mean),
+            float(scipy.stats.poisson.sf(most, mean)),
+        )
 
     def _drift_apart(self, change: Array) -> Array:
         """By how much two postings' values may drift apart as values (S, 1) at the end of the step change, (Y,).

@@ -25,13 +25,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
-QUANTILE = float(stats.norm.isf((1 - LEVEL) / 2))
+QUANTILE = -float(scipy.special.ndtri((1 - LEVEL) / 2))
 BLOCKS = 30
 FEWEST_BLOCKS = 10  # fewer do not tell a variance
 FEWEST_EVENTS = 10  # nor do so few events
@@ -90,7 +90,7 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 @functools.cache
 def student(freedom: int) -> float:
     """Quantile of a 95 % interval on so many degrees of freedom."""
-    return float(stats.t.isf((1 - LEVEL) / 2, freedom))
+    return float(scipy.stats.t.isf((1 - LEVEL) / 2, freedom))
 
 
 def reach(dispersion: ArrayLike, freedom: int) -> Array:

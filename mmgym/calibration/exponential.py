@@ -46,8 +46,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
 
 from mmgym.calibration.block_intervals import (
     BLOCKS,
@@ -208,7 +208,7 @@ def _most_likely_decay(depth: Array, exposure: Array, mean: float) -> float:
                 "fill_decay is beyond what numbers hold: exposures must be of about one order of magnitude, and depths "
                 "spread out between the smallest and the largest"
             )
-    return float(optimize.brentq(excess, -bound, bound, xtol=1e-13)) / span
+    return float(scipy.optimize.brentq(excess, -bound, bound, xtol=1e-13)) / span
 
 
 def fit_reaches(
@@ -351,8 +351,8 @@ def _deviance(observed: Array, expected: Array) -> tuple[float, int, float]:
     if freedom < 1:
         return 0.0, 0, math.nan
     seen, mean = np.add.reduceat(observed, starts), np.add.reduceat(expected, starts)
-    deviance = max(0.0, 2 * float(special.xlogy(seen, seen / mean).sum()))
-    return deviance, freedom, float(stats.chi2.sf(deviance, freedom))
+    deviance = max(0.0, 2 * float(scipy.special.xlogy(seen, seen / mean).sum()))
+    return deviance, freedom, float(scipy.stats.chi2.sf(deviance, freedom))
 
 
 def _whole_ticks(distance: ArrayLike, tick: float) -> Array:
@@ -389,8 +389,8 @@ def _reach_grid(passed: Array, decay: float) -> Array:
 def _rate_table(depth: Array, exposure: Array, fills: Array, fitted: Array) -> pd.DataFrame:
     """Rates by depth with exact Poisson intervals (Garwood)."""
     tail = (1 - LEVEL) / 2
-    lower = np.where(fills > 0, special.gammaincinv(np.maximum(fills, 1), tail), 0.0)
-    upper = special.gammainccinv(fills + 1, tail)
+    lower = np.where(fills > 0, scipy.special.gammaincinv(np.maximum(fills, 1), tail), 0.0)
+    upper = scipy.special.gammainccinv(fills + 1, tail)
     return pd.DataFrame(
         {
             "depth": depth,

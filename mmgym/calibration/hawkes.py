@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 from mmgym.calibration.block_intervals import BLOCKS, QUANTILE, UNKNOWN, Estimate
 from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT
@@ -139,14 +139,14 @@ class Residuals:
         gaps = self.gaps
         if gaps.size < 3 or np.ptp(gaps[:-1]) == 0 or np.ptp(gaps[1:]) == 0:  # no ranks to compare
             return math.nan, math.nan
-        correlation = stats.spearmanr(gaps[:-1], gaps[1:])
+        correlation = scipy.stats.spearmanr(gaps[:-1], gaps[1:])
         return float(correlation.statistic), float(correlation.pvalue)
 
 
 def _kolmogorov_smirnov(values: Array) -> tuple[float, float]:
     if values.size == 0:
         return math.nan, math.nan
-    test = stats.kstest(values, "uniform")
+    test = scipy.stats.kstest(values, "uniform")
     return float(test.statistic), float(test.pvalue)
 
 
@@ -529,7 +529,7 @@ def _with_pieces(fit: HawkesFit, data: Windows, pieces: int, allow_explosive: bo
             _positive(float(rate), math.sqrt(variance))
             for rate, variance in zip(rates, np.diag(covariance), strict=False)
         ),
-        constant_p_value=float(stats.chi2.sf(max(2 * (value - fit.log_likelihood), 0.0), pieces - 1)),
+        constant_p_value=float(scipy.stats.chi2.sf(max(2 * (value - fit.log_likelihood), 0.0), pieces - 1)),
     )
 
 
@@ -588,7 +588,7 @@ def _objective(point: Array, data: Windows, rates: Array) -> tuple[float, Array]
 
 
 def _search(data: Windows, rates: Array, start: Array, bounds: tuple[float, float]) -> tuple[Array, float]:
-    result = optimize.minimize(
+    result = scipy.optimize.minimize(
         _objective,
         start,
         args=(data, rates),

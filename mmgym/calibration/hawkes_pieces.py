@@ -22,9 +22,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numba import njit
 from numpy.typing import NDArray
-from scipy import optimize
 
 from mmgym.calibration.hawkes_likelihood import Windows
 from mmgym.compiling import KERNEL
@@ -112,7 +112,7 @@ def fit_pieces(
     mu, zeta, rho = start
     first = np.concatenate([np.full(number, math.log(mu)), [zeta / rho, math.log(rho)]])
     bounds = [(-30.0, 30.0)] * number + [(0.0, 1e3), (math.log(1e-3 / data.durations.max()), math.log(longest_decay))]
-    best = optimize.minimize(
+    best = scipy.optimize.minimize(
         loss,
         first,
         jac=True,

@@ -50,8 +50,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mmgym.calibration.block_intervals import QUANTILE, Estimate, ratio_estimate, student
 from mmgym.calibration.command import add_force, may_offer
@@ -618,7 +618,7 @@ def _reaches(
         behind = np.concatenate(ticks) > 0
         moved = np.concatenate([tape.moves(name) for tape, name in days]) > 0
         table = np.histogram2d(behind, moved, bins=2, range=[[0, 1], [0, 1]])[0]
-        reaches |= dict.fromkeys(names, Reach(atom, fit, float(stats.fisher_exact(table).pvalue)))
+        reaches |= dict.fromkeys(names, Reach(atom, fit, float(scipy.stats.fisher_exact(table).pvalue)))
     return reaches
 
 

@@ -38,8 +38,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mmgym.calibration.block_intervals import BLOCKS
 from mmgym.calibration.exponential import SMALLEST_EXPECTED_COUNT
@@ -62,7 +62,9 @@ class ModelTest:
     @property
     def p_value(self) -> float:
         """Chance of a statistic so large under the model."""
-        return float(stats.chi2.sf(self.statistic, self.degrees_of_freedom)) if self.degrees_of_freedom else math.nan
+        return (
+            float(scipy.stats.chi2.sf(self.statistic, self.degrees_of_freedom)) if self.degrees_of_freedom else math.nan
+        )
 
     @property
     def dispersion(self) -> float:

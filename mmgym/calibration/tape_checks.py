@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mmgym.calibration.block_intervals import Estimate, student
 from mmgym.calibration.exponential import ExponentialFit
@@ -213,7 +213,7 @@ def rejection(laws: Sequence[str], parameters: tuple[str, ...] = ()) -> list[Fin
 
 def excessive(dispersion: float, freedom: int) -> bool:
     """Whether a dispersion (a chi-square statistic per degree of freedom) is beyond chance."""
-    return freedom > 0 and dispersion > stats.chi2.isf(FALSE_ALARM, freedom) / freedom
+    return freedom > 0 and dispersion > scipy.stats.chi2.isf(FALSE_ALARM, freedom) / freedom
 
 
 def widened(estimate: Estimate, factor: float, freedom: int, *, logarithm: bool = False) -> Estimate:

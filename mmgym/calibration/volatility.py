@@ -38,8 +38,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mmgym.calibration.block_intervals import BLOCKS, FEWEST_BLOCKS, LEVEL, Estimate, block_sums, student
 from mmgym.tapes.findings import Finding
@@ -399,9 +399,9 @@ def fit_brownian(time: ArrayLike, mid: ArrayLike, episode: ArrayLike | None = No
     freedom = number - 1
     volatility = math.sqrt(squares / freedom)
     tail = (1 - LEVEL) / 2
-    lower, upper = (math.sqrt(squares / float(stats.chi2.isf(q, freedom))) for q in (tail, 1 - tail))
+    lower, upper = (math.sqrt(squares / float(scipy.stats.chi2.isf(q, freedom))) for q in (tail, 1 - tail))
     drift_stderr = volatility / math.sqrt(duration)
-    reach = drift_stderr * float(stats.t.isf(tail, freedom))
+    reach = drift_stderr * float(scipy.stats.t.isf(tail, freedom))
     return BrownianFit(
         volatility=Estimate(volatility, volatility / math.sqrt(2 * freedom), lower, upper),
         drift=Estimate(drift, drift_stderr, drift - reach, drift + reach),

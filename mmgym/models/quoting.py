@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import scipy
 from numba import njit
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
 from mmgym import declared_kernels
 from mmgym.arguments import TINY, together
@@ -330,7 +330,9 @@ def continuous_depths(market: Market, params: Any) -> Array:
     """
     system, horizon, steps = _System(market, params), params.horizon, params.num_steps
     left = horizon - np.arange(steps) * (horizon / steps)
-    path = solve_ivp(system.slope, (0.0, horizon), system.end, "DOP853", left[::-1], rtol=1e-10, atol=1e-10)
+    path = scipy.integrate.solve_ivp(
+        system.slope, (0.0, horizon), system.end, "DOP853", left[::-1], rtol=1e-10, atol=1e-10
+    )
     if not path.success:
         raise RuntimeError(f"the continuous-time value could not be integrated: {path.message}")
     found = np.empty((steps, len(system.end), len(system.quotes)))

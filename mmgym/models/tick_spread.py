@@ -36,8 +36,8 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import poisson
 
 from mmgym.arguments import TINY, choice, integer, normalised, real, refusal, shown, together
 from mmgym.market import Market, scalar_kernel
@@ -311,7 +311,7 @@ class Params(NamedTuple):
             )
         limit = self.inventory_limit
         if given["inventory_limit"] is None:  # more fills than a side ever gets
-            fills = 1 + round(poisson.isf(1e-12, fastest * self.horizon))
+            fills = 1 + round(scipy.stats.poisson.isf(1e-12, fastest * self.horizon))
             lots = fills * self.size_max + math.ceil(abs(start) / lot)
             if lots > MAX_INVENTORY:
                 raise together(
