@@ -3,7 +3,16 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ALGORITHMS", "EXACT_LEARNERS", "NEED_FLAT_ACTIONS", "OWN_LEARNERS", "RECURRENT", "algorithm_class"]
+__all__ = [
+    "ALGORITHMS",
+    "EXACT_LEARNERS",
+    "NEED_BOXES",
+    "NEED_FLAT_ACTIONS",
+    "NEED_LISTS",
+    "OWN_LEARNERS",
+    "RECURRENT",
+    "algorithm_class",
+]
 
 EXACT_LEARNERS = ("behaviour_cloning", "exact_gradient")  # Gauss-Newton on a network: see mmgym.agents.exact_gradient
 OWN_LEARNERS = (*EXACT_LEARNERS, "natural_gradient")  # the others are those of Stable-Baselines3
@@ -11,6 +20,8 @@ OWN_LEARNERS = (*EXACT_LEARNERS, "natural_gradient")  # the others are those of 
 # Name -> package and class.
 _CLASSES = {
     "a2c": ("stable_baselines3", "A2C"),
+    "ars": ("mmgym.agents.random_search", "RandomSearch"),
+    "crossq": ("sb3_contrib", "CrossQ"),
     "dqn": ("stable_baselines3", "DQN"),
     "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
     "ppo": ("stable_baselines3", "PPO"),
@@ -19,9 +30,12 @@ _CLASSES = {
     "sac": ("stable_baselines3", "SAC"),
     "td3": ("stable_baselines3", "TD3"),
     "tqc": ("sb3_contrib", "TQC"),
+    "trpo": ("sb3_contrib", "TRPO"),
 }
 ALGORITHMS = tuple(sorted([*_CLASSES, *OWN_LEARNERS]))
-NEED_FLAT_ACTIONS = ("dqn", "qrdqn")  # want one number as an action
+NEED_FLAT_ACTIONS = ("ars", "dqn", "qrdqn")  # want one number where actions are chosen from a list
+NEED_BOXES = ("crossq", "natural_gradient", "sac", "td3", "tqc")
+NEED_LISTS = ("dqn", "maskable_ppo", "qrdqn")
 RECURRENT = ("recurrent_ppo",)  # have a memory: for observations that hide something
 
 
@@ -41,4 +55,4 @@ def algorithm_class(name: str) -> Any:
     try:
         return getattr(import_module(package), class_name)
     except ImportError as error:
-        raise ImportError(f"training needs {package}: pip install 'mmgym[agents]'") from error
+        raise ImportError("training needs Stable-Baselines3 and sb3-contrib: pip install 'mmgym[agents]'") from error

@@ -288,6 +288,7 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
         numbers(training["last_original_obs"], "last_original_obs", seen, "f")
     batch = batch_under(venv)
     batch.envs.set_state(stored_state(training))
+    batch.seed(None)  # of the next reset
     batch.returns[:], batch.lengths[:] = training["returns"], training["lengths"]
     model._last_obs = training["last_obs"]
     model._last_episode_starts = training["last_episode_starts"]

@@ -18,6 +18,7 @@ __all__ = [
     "check_settings",
     "config_names",
     "configurations_for",
+    "in_batches",
     "load_config",
     "read_yaml",
     "shipped_folder",
@@ -41,12 +42,15 @@ _DQN_KEYS = (
     *_REPLAY_KEYS, "target_update_interval", "exploration_fraction", "exploration_initial_eps",
     "exploration_final_eps", "max_grad_norm",
 )  # fmt: skip
-_SAC_KEYS = (*_REPLAY_KEYS, "ent_coef", "target_entropy", "target_update_interval", "noise_type", "noise_std")
+_ENTROPY_KEYS = ("ent_coef", "target_entropy", "noise_type", "noise_std")
+_SAC_KEYS = (*_REPLAY_KEYS, *_ENTROPY_KEYS, "target_update_interval")
 ALGORITHM_KEYS = {
     **dict.fromkeys(EXACT_LEARNERS, ("gamma", "net_arch", "inner_steps")),
     "natural_gradient": (
         "gamma", "net_arch", "n_steps", "exploration", "step_size", "critic_step_size", "gae_lambda", "value_lambda",
     ),
+    "ars": ("policy", "learning_rate", "n_delta", "n_top", "delta_std", "zero_policy", "policy_kwargs"),
+    "crossq": (*(key for key in _REPLAY_KEYS if key != "tau"), *_ENTROPY_KEYS, "policy_delay"),
     "dqn": _DQN_KEYS,
     "qrdqn": _DQN_KEYS,
     "recurrent_ppo": _PPO_KEYS,
@@ -59,7 +63,17 @@ ALGORITHM_KEYS = {
         "policy", "learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm",
         "rms_prop_eps", "use_rms_prop", "normalize_advantage", "policy_kwargs",
     ),
+    "trpo": (
+        "policy", "learning_rate", "n_steps", "batch_size", "gamma", "gae_lambda", "normalize_advantage", "target_kl",
+        "n_critic_updates", "cg_max_steps", "cg_damping", "line_search_shrinking_factor", "line_search_max_iter",
+        "sub_sampling_factor", "policy_kwargs",
+    ),
 }  # fmt: skip
+
+
+def in_batches(algorithm: str) -> bool:
+    """Whether an algorithm learns from batches of a rollout."""
+    return {"gae_lambda", "batch_size"} <= set(ALGORITHM_KEYS[algorithm])
 
 
 _WHOLE, _BIG = 10**9, 1e12  # limits of what has none of its own
@@ -204,6 +218,16 @@ VALUES = {
     "policy_delay": _whole(1),
     "target_policy_noise": _number(0.0, _BIG),
     "target_noise_clip": _number(0.0, _BIG),
+    "n_delta": _whole(1),
+    "n_top": _either(_whole(1), _words(None)),
+    "delta_std": _SCHEDULE,
+    "zero_policy": _BOOL,
+    "n_critic_updates": _whole(1),
+    "cg_max_steps": _whole(1),
+    "cg_damping": _number(0.0, _BIG),
+    "line_search_shrinking_factor": _number(0.0, 1.0, above=True),
+    "line_search_max_iter": _whole(1),
+    "sub_sampling_factor": _whole(1),
     "top_quantiles_to_drop_per_net": _whole(0, 10_000),
     "rms_prop_eps": _POSITIVE,
     "use_rms_prop": _BOOL,
@@ -230,6 +254,12 @@ _OFF_POLICY = {
     "net_arch": _either(_LAYERS, _mapping({"pi": _LAYERS, "qf": _LAYERS})),
     "n_critics": _whole(1, 100),
 }
+_BATCH_NORM = {
+    "batch_norm": _BOOL,
+    "batch_norm_momentum": _number(0.0, 1.0),
+    "batch_norm_eps": _POSITIVE,
+    "renorm_warmup_steps": _whole(0),
+}
 _SAC = {**_OFF_POLICY, "log_std_init": _number(-20.0, 20.0), "clip_mean": _number(0.0, _BIG)}
 _RECURRENT = {
     "lstm_hidden_size": _whole(1, 10_000),
@@ -240,6 +270,14 @@ _RECURRENT = {
 # What differs from `VALUES` from algorithm to algorithm.
 OWN_VALUES: dict[str, dict[str, _Values]] = {
     "a2c": {"policy_kwargs": _mapping(_ACTOR_CRITIC)},
+    "ars": {
+        "policy": _words("MlpPolicy", "LinearPolicy"),
+        "policy_kwargs": _mapping({"net_arch": _LAYERS, "with_bias": _BOOL, "squash_output": _BOOL}),
+    },
+    "crossq": {
+        "ent_coef": _SAC_ENTROPY,
+        "policy_kwargs": _mapping({**_OFF_POLICY, "log_std_init": _number(-20.0, 20.0), **_BATCH_NORM}),
+    },
     "dqn": {"policy_kwargs": _mapping(_NETWORK)},
     "natural_gradient": {"net_arch": _mapping({"pi": _LAYERS, "vf": _LAYERS}, ("pi", "vf"))},
     "maskable_ppo": {
@@ -254,6 +292,7 @@ OWN_VALUES: dict[str, dict[str, _Values]] = {
     "sac": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping(_SAC)},
     "td3": {"policy_kwargs": _mapping(_OFF_POLICY)},
     "tqc": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping({**_SAC, "n_quantiles": _whole(1, 10_000)})},
+    "trpo": {"policy_kwargs": _mapping(_ACTOR_CRITIC), "target_kl": _POSITIVE},
 }
 
 
@@ -388,7 +427,7 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
     allowed = (*run_keys, *ALGORITHM_KEYS[algorithm])
     values = {**VALUES, **OWN_VALUES.get(algorithm, {})}
     checked = {**OWN_DEFAULTS.get(algorithm, {}), **checked}
-    if checked.get("gamma") != 1.0:
+    if algorithm != "ars" and checked.get("gamma") != 1.0:  # whole episodes count there
         given = shortened(checked.get("gamma"))
         raise ValueError(f"{source}: gamma of {env_id} is {given}, but must be 1.0: no discounting")
     for key in ("n_envs", "n_timesteps"):
@@ -416,11 +455,17 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
         raise ValueError(f"{before}n_envs * n_steps = {n_envs * n_steps}{after} must be at most {MOST_TRANSITIONS}")
     if algorithm == "natural_gradient" and n_envs * n_steps < 2:
         raise ValueError(f"{before}n_envs * n_steps = {n_envs * n_steps}{after} must be at least 2")
-    if "n_epochs" in ALGORITHM_KEYS[algorithm]:
+    if in_batches(algorithm):
         if n_envs * settings.get("n_steps", 128) < 2:
             raise ValueError(f"{before}n_envs * n_steps = 1{after} must be at least 2")
         if settings.get("batch_size") == 1 and settings.get("normalize_advantage", True):
             raise ValueError(f"{before}batch_size = 1{after} must be at least 2 with normalize_advantage")
+    if algorithm == "ars":
+        deltas, top = settings.get("n_delta", 8), settings.get("n_top")
+        if top is not None and top > deltas:
+            raise ValueError(f"{before}n_top = {top}{after} must be at most n_delta = {deltas}")
+        if settings.get("policy") == "LinearPolicy" and "net_arch" in kwargs:
+            raise ValueError(f"{before}net_arch = {kwargs['net_arch']}{after} needs policy: MlpPolicy")
     if isinstance(frequency, list) and frequency[1] == "episode" and n_envs > 1:
         raise ValueError(f"{before}train_freq = {frequency}{after} must be in steps with n_envs = {n_envs} > 1")
     if "noise_std" in settings and "noise_type" not in settings:

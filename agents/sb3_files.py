@@ -31,11 +31,16 @@ POLICIES = {  # where a policy class is -> its name there
     "stable_baselines3.sac.policies": "SACPolicy",
     "stable_baselines3.td3.policies": "TD3Policy",
     "sb3_contrib.common.maskable.policies": "MaskableActorCriticPolicy",
+    "sb3_contrib.crossq.policies": "CrossQPolicy",
     "sb3_contrib.qrdqn.policies": "QRDQNPolicy",
     "sb3_contrib.tqc.policies": "TQCPolicy",
 }
 ACTIVATIONS = ("ELU", "GELU", "LeakyReLU", "Mish", "ReLU", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh")
 LITERALS = (
+    "batch_norm",
+    "batch_norm_eps",
+    "batch_norm_momentum",
+    "renorm_warmup_steps",
     "net_arch",
     "log_std_init",
     "ortho_init",

@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium
 
-from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, NEED_FLAT_ACTIONS, RECURRENT
+from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, NEED_BOXES, NEED_LISTS, RECURRENT
 from mmgym.agents.config import ALGORITHM_KEYS, WRAPPER
 
 try:
@@ -28,13 +28,13 @@ ROLLOUTS = 16  # at least in a run, where the shortest rollout allows it
 MOST_KEPT = 1_000_000  # transitions in a replay buffer
 ACTORS = {"tiny": [16], "small": [32, 32], "medium": [64, 64]}
 CRITICS = {"tiny": [64, 64], "small": [128, 128], "medium": [256, 256]}  # of replayed experience
-ENVS = {"rollouts": 256, "replay": 64, "natural_gradient": 1024}
+ENVS = {"rollouts": 256, "replay": 64, "natural_gradient": 1024, "ars": 64}
 IN_POLICY = ("log_std_init", "n_critics", "n_quantiles", "lstm_hidden_size", "enable_critic_lstm")  # policy_kwargs
 
 
 def _family(algorithm: str) -> str:
     """Which space an algorithm has."""
-    if algorithm == "natural_gradient":
+    if algorithm in ENVS:
         return algorithm
     return "replay" if "buffer_size" in ALGORITHM_KEYS[algorithm] else "rollouts"
 
@@ -58,11 +58,18 @@ def _rollouts_space(algorithm: str, timesteps: int, box: bool) -> Space:
         "n_steps_pow": _rollout("rollouts", timesteps, 3, 8),
         "learning_rate": _log(1e-4, 2e-2),
         "one_minus_gae_lambda": _log(2e-3, 0.5),
-        "ent_coef": _log(1e-8, 0.1),
-        "max_grad_norm": FloatDistribution(0.3, 2.0),
         "net_arch": _one_of("tiny", "small", "medium"),
         "centred": FloatDistribution(0.0, 1.0),
     }
+    if algorithm == "trpo":
+        space |= {
+            "minibatches_pow": IntDistribution(0, 5),  # of the critic
+            "n_critic_updates": _one_of(1, 2, 5, 10),
+            "target_kl": _log(1e-3, 0.1),
+            "cg_damping": _log(1e-3, 0.5),
+        }
+        return space | ({"log_std_init": FloatDistribution(-3.0, 0.0)} if box else {})
+    space |= {"ent_coef": _log(1e-8, 0.1), "max_grad_norm": FloatDistribution(0.3, 2.0)}
     if "n_epochs" in ALGORITHM_KEYS[algorithm]:
         space |= {
             "minibatches_pow": IntDistribution(0, 5),
@@ -85,17 +92,18 @@ def _replay_space(algorithm: str, timesteps: int, box: bool) -> Space:
         "norm_reward": _one_of(False, True),
         "centred": FloatDistribution(0.0, 1.0),
     }
-    if algorithm in NEED_FLAT_ACTIONS:
+    if algorithm in NEED_LISTS:
         space |= {
             "exploration_fraction": FloatDistribution(0.05, 0.5),
             "exploration_final_eps": FloatDistribution(0.01, 0.5),
             "target_update_interval": IntDistribution(500, 50_000, log=True),
         }
     else:
-        space |= {"tau": _log(1e-3, 0.5), "n_critics": _one_of(1, 2)}
+        space |= {"tau": _log(1e-3, 0.5)} if "tau" in ALGORITHM_KEYS[algorithm] else {}  # how far targets follow
+        space |= {"n_critics": _one_of(1, 2)}
     if algorithm == "td3":
         space |= {"noise_std": FloatDistribution(0.01, 0.5), "target_policy_noise": _log(0.01, 0.2)}
-    elif algorithm in ("sac", "tqc"):
+    elif algorithm in ("crossq", "sac", "tqc"):
         space |= {"ent_coef": _log(1e-6, 0.1)}
     if algorithm in ("tqc", "qrdqn"):
         space |= {"n_quantiles": IntDistribution(5, 50)}
@@ -115,7 +123,22 @@ def _natural_space(algorithm: str, timesteps: int, box: bool) -> Space:
     }
 
 
-SPACES = {"rollouts": _rollouts_space, "replay": _replay_space, "natural_gradient": _natural_space}
+def _search_space(algorithm: str, timesteps: int, box: bool) -> Space:
+    return {
+        "n_delta_pow": IntDistribution(2, 5),
+        "top": FloatDistribution(0.1, 1.0),  # share of the candidates that count
+        "learning_rate": _log(1e-3, 0.3),
+        "delta_std": _log(1e-3, 0.3),
+        "net_arch": _one_of("linear", "tiny"),
+    }
+
+
+SPACES = {
+    "rollouts": _rollouts_space,
+    "replay": _replay_space,
+    "natural_gradient": _natural_space,
+    "ars": _search_space,
+}
 
 
 def search_space(algorithm: str, actions: gymnasium.Space, timesteps: int) -> Space:
@@ -143,11 +166,26 @@ def search_space(algorithm: str, actions: gymnasium.Space, timesteps: int) -> Sp
     if algorithm not in tuned:
         raise ValueError(f"algorithm {algorithm!r} is not allowed: it must be one of {', '.join(tuned)}")
     box = isinstance(actions, gymnasium.spaces.Box)
-    if box and algorithm in (*NEED_FLAT_ACTIONS, "maskable_ppo"):
+    if box and algorithm in NEED_LISTS:
         raise ValueError(f"{algorithm} chooses from a list of actions, but those of this market are {actions}")
-    if not box and algorithm in ("sac", "td3", "tqc", "natural_gradient"):
+    if not box and algorithm in NEED_BOXES:
         raise ValueError(f"{algorithm} needs a box of actions, but those of this market are {actions}")
     return SPACES[_family(algorithm)](algorithm, timesteps, box)
+
+
+def _random_search(size: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of augmented random search, which compares returns of whole episodes: rewards stay as they are."""
+    deltas = 2 ** params["n_delta_pow"]
+    settings = {
+        "normalize": {"norm_obs": True, "norm_reward": False, "gamma": 1.0},
+        "n_delta": deltas,
+        "n_top": max(1, round(params["top"] * deltas)),
+        "learning_rate": f"lin_{params['learning_rate']!r}",
+        "delta_std": params["delta_std"],
+    }
+    if size == "linear":
+        return settings | {"policy": "LinearPolicy", "policy_kwargs": {"with_bias": True}}
+    return settings | {"policy_kwargs": {"net_arch": ACTORS[size]}}
 
 
 def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_step: float) -> dict[str, Any]:
@@ -166,6 +204,8 @@ def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_st
     family, params, kwargs = _family(algorithm), dict(drawn), dict[str, Any]()
     settings: dict[str, Any] = {"n_envs": ENVS[family], "n_timesteps": timesteps, "gamma": 1.0}
     size = params.pop("net_arch")
+    if family == "ars":
+        return {"n_envs": ENVS[family], "n_timesteps": timesteps, **_random_search(size, params)}
     actor, critic = ACTORS[size], CRITICS[size] if family == "replay" else [64, 64]
     if family == "natural_gradient":
         first = params.pop("exploration_first")
@@ -177,7 +217,7 @@ def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_st
         settings["vec_env_wrapper"] = {WRAPPER: {"per_step": params.pop("centred") * per_step}}
         settings["learning_rate"] = f"lin_{params.pop('learning_rate')!r}"
         second = "qf" if family == "replay" else "vf"
-        kwargs["net_arch"] = critic if algorithm in NEED_FLAT_ACTIONS else {"pi": actor, second: critic}
+        kwargs["net_arch"] = critic if algorithm in NEED_LISTS else {"pi": actor, second: critic}
     if family == "replay":
         warm = max(timesteps // 40, ENVS[family])
         settings |= {"buffer_size": min(timesteps, MOST_KEPT), "learning_starts": warm, "train_freq": 1}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.agents.algorithms import NEED_FLAT_ACTIONS, OWN_LEARNERS, RECURRENT, algorithm_class
-from mmgym.agents.config import ALGORITHM_KEYS, Config, load_config
+from mmgym.agents.config import ALGORITHM_KEYS, Config, in_batches, load_config
 from mmgym.agents.model_files import (
     ModelFileError,
     check_curve,
@@ -103,7 +103,7 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
         If the algorithm cannot send the market's actions.
     """
     settings = copy.deepcopy(config.hyperparameters)  # A2C writes into it
-    for name in ("learning_rate", "clip_range"):
+    for name in ("learning_rate", "clip_range", "delta_std"):
         if name in settings:
             settings[name] = _schedule(settings[name])
     if isinstance(settings.get("train_freq"), list):  # [number, "step" or "episode"]
@@ -111,6 +111,8 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     kind, std = settings.pop("noise_type", None), settings.pop("noise_std", 0.0)
     if kind is not None:
         settings["action_noise"] = _action_noise(kind, std, math.prod(venv.action_space.shape or ()))
+    if config.algorithm == "ars":
+        settings["n_eval_episodes"] = venv.num_envs  # of a candidate: an episode in each environment
     policy = settings.pop("policy", "MlpLstmPolicy" if config.algorithm in RECURRENT else "MlpPolicy")
     settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
     options = {"seed": seed, "device": "cpu", "tensorboard_log": tensorboard, "verbose": 0, **settings}
@@ -174,7 +176,7 @@ def _to_play(config: Config, arrays: Arrays, folder: str | Path) -> Config:
         raise ModelFileError(
             f"{folder}: the networks of model.json have more than {needed} weights, but parameters.npz has {stored}"
         )
-    small = {"n_steps": 2, "batch_size": 2} if "n_epochs" in ALGORITHM_KEYS[config.algorithm] else {}
+    small = {"n_steps": 2, "batch_size": 2} if in_batches(config.algorithm) else {}
     small |= {"buffer_size": 1} if "buffer_size" in ALGORITHM_KEYS[config.algorithm] else {}
     return config._replace(n_envs=1, hyperparameters={**config.hyperparameters, **small})
 

@@ -34,6 +34,9 @@ REPLAY = {
 Q_LEARNING = REPLAY | {"target_update_interval": 96, "exploration_fraction": 0.5}
 TINY = {
     "a2c": ON_POLICY,
+    "ars": {"n_delta": 1, "policy_kwargs": {"net_arch": [4]}},
+    "crossq": REPLAY | {"policy_delay": 2, "ent_coef": "auto"},
+    "trpo": ON_POLICY | {"batch_size": 80},
     "ppo": ON_POLICY | {"batch_size": 80},
     "maskable_ppo": ON_POLICY | {"batch_size": 80},
     "recurrent_ppo": ON_POLICY
@@ -50,7 +53,7 @@ DISCRETE = ("maskable_ppo", "dqn", "qrdqn")
 def write(folder, algorithm):
     """A tiny configuration of an algorithm: its path and the environment it is for."""
     env_id = TS if algorithm in DISCRETE else AS
-    common = {"n_envs": 8, "n_timesteps": 960, "gamma": 1.0, "policy": "MlpPolicy"}
+    common = {"n_envs": 8, "n_timesteps": 960, "policy": "MlpPolicy"} | ({"gamma": 1.0} if algorithm != "ars" else {})
     common["normalize"] = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
     if algorithm in ("a2c", "sac", "td3"):  # the others go without
         common["vec_env_wrapper"] = {WRAPPER: {"per_step": 0.3}}

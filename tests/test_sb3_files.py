@@ -30,6 +30,8 @@ MODELS = {
     "a2c": (stable.A2C, AS, {}),
     "sac": (stable.SAC, AS, {"net_arch": [8, 8]}),
     "td3": (stable.TD3, AS, {"net_arch": [8], "activation_fn": torch.nn.Tanh}),
+    "crossq": (contrib.CrossQ, AS, {"net_arch": [8], "batch_norm_momentum": 0.1}),
+    "trpo": (contrib.TRPO, AS, {"net_arch": [8]}),
     "tqc": (contrib.TQC, AS, {"net_arch": [8], "n_quantiles": 7}),
     "dqn": (stable.DQN, TICK, {"net_arch": [8]}),
     "qrdqn": (contrib.QRDQN, TICK, {"net_arch": [8], "n_quantiles": 5}),

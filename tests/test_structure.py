@@ -197,7 +197,8 @@ def test_configurations_are_undiscounted_plain_yaml():
     for path in training_configurations():
         text = path.read_text(encoding="utf-8")
         for env_id, settings in yaml.safe_load(text).items():
-            assert settings["gamma"] == 1.0, (path, env_id)
+            undiscounted = settings.get("gamma", 1.0 if path.stem == "ars" else None)  # whole episodes count there
+            assert undiscounted == 1.0, (path, env_id)
 
 
 def test_nothing_tracked_names_a_machine():

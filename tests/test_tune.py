@@ -85,7 +85,10 @@ def test_what_is_drawn_is_a_configuration(algorithm):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         settings = settings_of(algorithm, study.ask(space).params, timesteps, -0.3)
         config = check_settings(algorithm, json.loads(json.dumps(settings)), "drawn", AS)
-        assert config.n_timesteps == timesteps and config.hyperparameters["gamma"] == 1.0
+        assert config.n_timesteps == timesteps and config.hyperparameters.get("gamma", 1.0) == 1.0
+        if algorithm == "ars":
+            assert 1 <= settings["n_top"] <= settings["n_delta"]
+            continue
         if "n_steps" in settings:
             rollout = settings["n_envs"] * settings["n_steps"]
             assert rollout % settings.get("batch_size", 1) == 0
@@ -182,7 +185,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     for algorithm, actions, message in [
         ("exact_gradient", BOX, "nothing to tune"),
         ("behaviour_cloning", BOX, "nothing to tune"),
-        ("dreamer", BOX, "must be one of a2c, dqn, maskable_ppo, natural_gradient, ppo"),
+        ("dreamer", BOX, "must be one of a2c, ars, crossq, dqn, maskable_ppo, natural_gradient, ppo"),
         ("dqn", BOX, "chooses from a list"),
         ("td3", LIST, "needs a box"),
     ]:
