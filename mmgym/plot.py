@@ -65,10 +65,10 @@ def _words(name: str) -> str:
 
 
 def _legend(figure: Any, axis: Any) -> None:
-    """One legend for all axes, above them."""
+    """One legend for all axes, below them."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(
-        handles, [_words(label) for label in labels], loc="outside upper center", ncols=4, fontsize=8, frameon=False
+        handles, [_words(label) for label in labels], loc="outside lower center", ncols=4, fontsize=8, frameon=False
     )
 
 
