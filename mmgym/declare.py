@@ -775,31 +775,26 @@ def _transitions(declared: Market, params: Any) -> Array:
     sample = sampled_controls(d, params, max(min(MOST_CHECKED, 2_000_000 // (len(rows) * count)), 2 ** len(low)))
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty", "mid")
     numbers, first_mid = np.empty((len(words), len(rows))), np.empty(0)
+    rate, pay = np.empty((2, len(sample), count, len(rows)))
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         _require_chances(d, params, step, found)
+        declared_kernels.find_sampled_rates(d.rates, record.view(np.uint8), step, rows, sample, rate, pay)
+        for wrong, what, values, ends in (
+            (~((rate >= 0.0) & np.isfinite(rate)), "intensity", rate, "finite and >= 0"),
+            (~np.isfinite(pay), "payoff", pay, "finite"),
+        ):
+            if wrong.any():
+                m, k, state = np.argwhere(wrong)[0]
+                reason = f"with {_in_words(d, sample[m])} is {values[m, k, state]}: it must be {ends}"
+                refuse(getattr(d.moves[k][0], what), int(state), reason)
         for controls in sample:
-            values = _rates(d, record, rows, step, controls)
-            for k, (event, _) in enumerate(d.moves):
-                wrong = np.flatnonzero(~((values[0][k] >= 0.0) & np.isfinite(values[0][k])))
-                if len(wrong):
-                    refuse(
-                        event.intensity,
-                        int(wrong[0]),
-                        f"with {_in_words(d, controls)} is {values[0][k][wrong[0]]}: it must be finite and >= 0",
-                    )
-                wrong = np.flatnonzero(~np.isfinite(values[1][k]))
-                if len(wrong):
-                    refuse(
-                        event.payoff,
-                        int(wrong[0]),
-                        f"with {_in_words(d, controls)} is {values[1][k][wrong[0]]}: it must be finite",
-                    )
             declared_kernels.find_state_rates(record, step, rows, controls, numbers)
-            for word, line in zip(words, numbers, strict=True):
-                wrong = np.flatnonzero(~np.isfinite(line) | ((line < 0.0) if word == "variance" else False))
-                if len(wrong):
-                    ends = " and >= 0" if word == "variance" else ""
-                    refuse(getattr(d, word), int(wrong[0]), f"is {line[wrong[0]]}: it must be finite{ends}")
+            bad = ~np.isfinite(numbers)
+            bad[words.index("variance")] |= numbers[words.index("variance")] < 0.0
+            if bad.any():
+                k, state = np.argwhere(bad)[0]
+                ends = " and >= 0" if words[k] == "variance" else ""
+                refuse(getattr(d, words[k]), int(state), f"is {numbers[k, state]}: it must be finite{ends}")
         first_mid = numbers[-1].copy() if step == 0 else first_mid
         moved = np.flatnonzero(numbers[-1] != first_mid)
         if len(moved):

@@ -356,6 +356,15 @@ def find_rates(take, raw, step, rows, order, controls, weights, rate, pay, flow,
 
 
 @njit(**KERNEL)
+def find_sampled_rates(take, raw, step, rows, sample, rate, pay):
+    """Intensities and payoffs (M, E, S) under a sample of controls (M, C)."""
+    buffer, order, weights = np.empty((2, rate.shape[1])), np.arange(len(rows)), np.ones(7)
+    flow, noise = np.empty(len(rows)), np.empty(len(rows))
+    for m in range(len(sample)):
+        take(raw, step, rows, order, len(order), sample[m], weights, rate[m], pay[m], flow, noise, buffer)
+
+
+@njit(**KERNEL)
 def find_state_rates(params, step, rows, controls, found):
     """Numbers of states (S, C) under controls (controls,): income, running penalty, position, variance, drift,
     what is paid at the end, as liquidation and as penalty, and what they add to the mid: (8, S)."""
