@@ -6,7 +6,8 @@ half as many: the value of every market at a node is as exact as that market's, 
 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
-policy of the average market, whose skill is 0.
+policy of the average market, whose skill is 0. Where a law is continuous, the fixed table is improved at the nodes of
+the nested rule, and what it is worth is found at all of them, with the error of that as of every other mean.
 """
 
 import functools
@@ -188,7 +189,7 @@ class RandomisedBaseline(FiniteBaseline):
             name: functools.partial(self._table_of, make) for name, make in papers.items()
         }
         tables["average_optimum"] = self._average_optimum
-        if seen is None and nodes.is_exact:
+        if seen is None:
             tables["fixed_optimum"] = self._fixed_optimum
         ours = (*shared.average.ours, *(name for name in ("average_optimum", "fixed_optimum") if name in tables))
         super().__init__(shared.average_params, self.mixture, PaperPolicies(tables, shared.average.reference, ours))
@@ -218,7 +219,13 @@ class RandomisedBaseline(FiniteBaseline):
 
     @functools.cached_property
     def fixed_controls(self) -> Array:
-        """The best table (N, S, C) that is the same for all markets."""
+        """The best table (N, S, C) that is the same for all markets; at the nested nodes, where a law is continuous."""
+        if not self.nodes.is_exact:
+            kept, weights = np.flatnonzero(self.nodes.coarse > 0.0), self.nodes.coarse
+            nested = MixtureProblem(
+                [self.mixture.parts[i] for i in kept], weights[kept] / weights[kept].sum(), None, {}
+            )
+            return best_fixed_table(nested, [self._average_controls()])
         tables = np.split(self.solution.controls, len(self.mixture.parts), axis=1)
         own = max(tables, key=lambda table: mean_value(self.mixture, table))
         return best_fixed_table(self.mixture, [self._average_controls(), own])
@@ -237,12 +244,17 @@ class RandomisedBaseline(FiniteBaseline):
         error += self.mixture.tolerance
         if self.mixture.seen is not None and self.nodes.is_exact:
             return Bounds(upper, upper, error)
-        lower = max(self.criterion_value(self.policies()[name]()) for name in self._candidates())
-        return Bounds(min(lower, upper), upper, error)
+        lower, lower_error = max(self._criterion(self.policies()[name](), True) for name in self._candidates())
+        return Bounds(min(lower, upper), upper, max(error, lower_error + self.mixture.tolerance))
 
     def _candidates(self) -> list[str]:
-        """Policies that may be the best known of those that do not know the parameters."""
-        return [name for name in ("average_optimum", "fixed_optimum") if name in self.papers.tables]
+        """Policies that may be the best known of those that do not know the parameters.
+
+        The fixed table of choices over a continuous law is not: it takes minutes, and is found when it is asked for.
+        """
+        slow = not self.nodes.is_exact and self.mixture.action_values is not None
+        names = ("average_optimum",) if slow else ("average_optimum", "fixed_optimum")
+        return [name for name in names if name in self.papers.tables]
 
     def bounds(self) -> Bounds:
         """Below: the best policy known that does not know the parameters; above: the best one that does."""

@@ -107,6 +107,39 @@ def test_the_best_fixed_table_against_a_search(utility: str) -> None:
     assert baseline.bounds().lower == pytest.approx(-loss(fixed.ravel()), rel=1e-7)  # the policy acts in float32
 
 
+@pytest.mark.parametrize(
+    ("law", "density"),
+    [
+        (["loguniform", 1.0, 3.0], stats.loguniform(1.0, 3.0)),
+        (["normal", 2.0, 0.2], stats.truncnorm(-4.0, 4.0, 2.0, 0.2)),
+    ],
+)
+def test_the_fixed_table_of_a_continuous_law_against_a_search(law: list[object], density: object) -> None:
+    """The mean over the law by a fine sum, of the table found and of the best one that a search finds."""
+    arguments = {"num_steps": 2, "inventory_limit": 1.0, "horizon": 0.05, "terminal_penalty": 0.5}
+    env = gymnasium.make(AS, randomise={"fill_decay": law}, **arguments)
+    baseline, variation = baseline_of(env), env.unwrapped.variation
+    values = np.linspace(*density.support(), 101)  # type: ignore[attr-defined]
+    chains = [baseline_for(variation.params({"fill_decay": float(value)})).problem for value in values]
+    low, high = (baseline.problem.controls(np.full((1, 2), end, np.float32))[0] for end in (-1.0, 1.0))
+
+    def mean(flat: np.ndarray) -> float:
+        from mmgym.baselines.frozen import criterion_value
+
+        worth = [criterion_value(chain, flat.reshape(2, 3, 2)) for chain in chains]
+        return float(integrate.simpson(density.pdf(values) * worth, x=values))  # type: ignore[attr-defined]
+
+    box = list(zip(np.tile(low, 6), np.tile(high, 6), strict=True))
+    found, bounds = mean(baseline.fixed_controls.ravel()), baseline.bounds()
+    searched = optimize.minimize(lambda x: -mean(x), np.tile(1.0, 12), bounds=box, method="L-BFGS-B")
+    assert -1e-4 * abs(found) < found - -searched.fun < 1e-5 * abs(found)
+    assert abs(bounds.lower - found) < bounds.error + 1e-5 * abs(found)
+    scored = {name: score(env, policy) for name, policy in paper_policies(env).items()}
+    assert scored["fixed_optimum"].value >= scored["average_optimum"].value
+    assert scored["fixed_optimum"].skill == pytest.approx(1.0)
+    assert scored["fixed_optimum"].value < scored["fixed_optimum"].optimum_upper
+
+
 def test_a_policy_that_sees_the_parameters_can_be_optimal() -> None:
     env = gymnasium.make(AS, randomise=CHOICE, observe_parameters=True, **TINY)
     best = optimal_policy(env)
