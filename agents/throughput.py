@@ -98,7 +98,13 @@ def _own_parameters(env_id: str, num_envs: int, arguments: dict[str, Any]) -> tu
     for name, value in arguments_of(base.params).items():
         if isinstance(value, float) and value > 0.0:
             values = np.linspace(0.9375, 1.0, num_envs) * value
+            shared = base.market.shared
             try:
+                ends: list[Any] = [
+                    environment_of(env_id, **{**arguments, name: float(value)}) for value in values[[0, -1]]
+                ]
+                if shared and shared.key(ends[0].params) != shared.key(ends[1].params):
+                    continue  # a game to solve for each row
                 gymnasium.make_vec(env_id, num_envs=2, parameters={name: values[[0, -1]]}, **arguments)
             except ValueError:  # it changes the states, or what actions stand for
                 continue

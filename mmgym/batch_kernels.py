@@ -4,7 +4,9 @@ Inside them `reset_one`, `controls_one`, `step_one` and `observe_one` stand for 
 them up by the type of the parameter record when it compiles a loop, and inlines them. With `NUMBA_DISABLE_JIT=1` the
 same loops and functions run as plain Python, for a debugger.
 
-``params[which[i]]`` are the parameters of row ``i``: one record for all rows, or several.
+``params[which[i]]`` are the parameters of row ``i``: one record for all rows, or several. Of a market whose rows share
+large arrays (`mmgym.market.Shared`), ``params`` is a pair: the records and, by their ``place``, those arrays, one of
+which `step_one` and `observe_one` take last.
 """
 
 import functools
@@ -98,6 +100,8 @@ def _prefetch_parameters(params, which, row):
 
 @overload(_prefetch_parameters, jit_options={"forceinline": True}, strict=False)
 def _compiled_prefetch(params, which, row):
+    if isinstance(params, types.BaseTuple):
+        return lambda params, which, row: _prefetch_parameters(params[0], which, row)
     size = params.dtype.size
     lines = min(-(-size // LINE), MOST_LINES)
 
@@ -108,6 +112,47 @@ def _compiled_prefetch(params, which, row):
                 _prefetch(np.uintp(start + LINE * line))
 
     return ask
+
+
+def _record(params, place):
+    """The record at a place."""
+    return params[0][place] if isinstance(params, tuple) else params[place]
+
+
+@overload(_record, jit_options={"forceinline": True}, strict=False)
+def _compiled_record(params, place):
+    if isinstance(params, types.BaseTuple):
+        return lambda params, place: params[0][place]
+    return lambda params, place: params[place]
+
+
+def _play(params, p, s, controls, intensities):
+    """A step of a row, with what it shares."""
+    if isinstance(params, tuple):
+        return step_one(p, s, controls, intensities, params[1][p.place])
+    return step_one(p, s, controls, intensities)
+
+
+@overload(_play, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
+def _compiled_play(params, p, s, controls, intensities):
+    if isinstance(params, types.BaseTuple):
+        return lambda params, p, s, controls, intensities: step_one(p, s, controls, intensities, params[1][p.place])
+    return lambda params, p, s, controls, intensities: step_one(p, s, controls, intensities)
+
+
+def _observe(params, p, s, observation):
+    """Observe a row, with what it shares."""
+    if isinstance(params, tuple):
+        observe_one(p, s, observation, params[1][p.place])
+    else:
+        observe_one(p, s, observation)
+
+
+@overload(_observe, jit_options={"forceinline": True, "error_model": "numpy"}, strict=False)
+def _compiled_observe(params, p, s, observation):
+    if isinstance(params, types.BaseTuple):
+        return lambda params, p, s, observation: observe_one(p, s, observation, params[1][p.place])
+    return lambda params, p, s, observation: observe_one(p, s, observation)
 
 
 reset_one = market_function("reset_one")
@@ -123,7 +168,7 @@ def prepare_rows(params, which, state, controls, intensities, actions, autoreset
     A row with ``needs_reset`` can be stepped only with ``autoreset``.
     """
     for i in range(np.uint64(state.shape[0])):
-        p = params[which[i]]
+        p = _record(params, which[i])
         acceptable = controls_one(p, actions[i], controls[i], intensities[i])
         if not acceptable or (state[i].needs_reset != 0 and not autoreset):
             return np.int64(i)
@@ -139,7 +184,7 @@ def advance_rows(params, which, state, controls, intensities, observations, rewa
     finished = 0
     for i in range(np.uint64(state.shape[0])):
         _prefetch_parameters(params, which, i + AHEAD)
-        p, s = params[which[i]], state[i]
+        p, s = _record(params, which[i]), state[i]
         if s.needs_reset != 0:
             reset_one(p, s)
             controls[i, :] = np.nan  # the action was not played
@@ -147,12 +192,12 @@ def advance_rows(params, which, state, controls, intensities, observations, rewa
             rewards[i] = 0.0
             terminated[i] = False
         else:
-            reward, done = step_one(p, s, controls[i], intensities[i])
+            reward, done = _play(params, p, s, controls[i], intensities[i])
             rewards[i] = reward
             terminated[i] = done
             s.needs_reset = done
             finished += done
-        observe_one(p, s, observations[i])
+        _observe(params, p, s, observations[i])
     return finished
 
 
@@ -168,14 +213,14 @@ def step_rows(params, which, state, controls, intensities, actions, observations
 @_loop
 def step_row(params, which, state, controls, intensities, action, observation):
     """Step a batch of one: (status, reward), status -1 if it cannot be stepped, 1 if it terminated, else 0."""
-    p, s = params[which[0]], state[0]
+    p, s = _record(params, which[0]), state[0]
     if s.needs_reset != 0 or not controls_one(p, action, controls[0], intensities[0]):
         return -1, 0.0
     for j in range(intensities.shape[1]):
         intensities[0, j] = fast_exp(intensities[0, j])
-    reward, done = step_one(p, s, controls[0], intensities[0])
+    reward, done = _play(params, p, s, controls[0], intensities[0])
     s.needs_reset = done
-    observe_one(p, s, observation)
+    _observe(params, p, s, observation)
     return np.int64(done), reward
 
 
@@ -183,11 +228,11 @@ def step_row(params, which, state, controls, intensities, action, observation):
 def reset_rows(params, which, state, mask, observations):
     """Start a new episode in the rows of ``mask`` and observe every row."""
     for i in range(np.uint64(state.shape[0])):
-        p, s = params[which[i]], state[i]
+        p, s = _record(params, which[i]), state[i]
         if mask[i]:
             reset_one(p, s)
             s.needs_reset = 0
-        observe_one(p, s, observations[i])
+        _observe(params, p, s, observations[i])
 
 
 @_loop

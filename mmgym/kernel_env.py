@@ -139,7 +139,7 @@ class MarketFace:
                 raise ValueError(
                     f"{name} cannot differ by row or episode: it changes {what} ({values} against {variation.middle()})"
                 )
-        for values in variation.corners():
+        for values in variation.corners() if variation.laws else ():
             self.params = variation.params(values)
             self.check_parameters()
         self.params = middle
@@ -678,17 +678,18 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self.threads > 1 and (self._pool is None or self._pool_process != os.getpid()):
             self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="mmgym")
             self._pool_process = os.getpid()  # threads do not survive a fork
-        pool, record, parts = self._pool, self._rows.record, self._parts
+        pool, rows, parts = self._pool, self._rows, self._parts
 
         def share(task: Callable[[int], int]) -> list[int]:
             others = [pool.submit(task, i) for i in range(1, len(parts))] if pool else []
             return [task(0), *(other.result() for other in others)]
 
         def prepare(i: int) -> int:
-            return int(prepare_rows(record, *self._part_arrays[i], actions[parts[i]], self._autoreset))
+            return int(prepare_rows(rows.arrays[0], *self._part_arrays[i], actions[parts[i]], self._autoreset))
 
         def advance(i: int) -> int:
-            return int(advance_rows(record, *self._part_arrays[i], *(output[parts[i]] for output in outputs[:3])))
+            own = (output[parts[i]] for output in outputs[:3])
+            return int(advance_rows(rows.arrays[0], *self._part_arrays[i], *own))
 
         for part, row in zip(parts, share(prepare), strict=True):
             if row >= 0:

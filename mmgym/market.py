@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,12 +21,30 @@ from numpy.typing import NDArray
 
 from mmgym import batch_kernels, compiling, random_streams, vector_exp
 
-__all__ = ["Market", "scalar_kernel"]
+__all__ = ["Market", "Shared", "scalar_kernel"]
 
 scalar_kernel = njit(**compiling.SCALAR)
 
 # Columns that the engine adds to every market's state.
 ENGINE_COLUMNS = [("s0", "u8"), ("s1", "u8"), ("needs_reset", "i4")]
+
+
+class Shared(NamedTuple):
+    """A large array of which a step needs an entry or two, the same for many parameters: rows share it.
+
+    Attributes
+    ----------
+    key : function ``(params) -> hashable``
+        What it depends on: it is made once for rows of the same key.
+    array : function ``(params) -> array``
+        Of one shape for all rows of a batch.
+    what : str
+        Several of them, in a message.
+    """
+
+    key: Callable[[Any], Hashable]
+    array: Callable[[Any], NDArray[np.float64]]
+    what: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,8 @@ class Market:
     compact : dict of str to tuple of int
         Smaller shapes of ``arrays``, for records of parameters that fit into them: rows with parameters of their own
         are read faster. Kernels are compiled apart for them.
+    shared : Shared or None
+        An array that `step_one` and `observe_one` take last.
     modules : tuple of str
         Names of other modules whose scalar functions the market's own ones call: their sources count as its own.
     num_controls, num_intensities : int
@@ -94,6 +114,7 @@ class Market:
     derived: tuple[str, ...] = ()
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     compact: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shared: Shared | None = None
     modules: tuple[str, ...] = ()
     ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
     observation_low: Callable[[Any], Sequence[float]] | None = None
@@ -118,6 +139,7 @@ class Market:
         getters = {name: getattr(self.params_type, name).fget for name in self.derived}
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
         fields += [(name, "f8") for name in self.functions if name not in self.arrays]
+        fields += [("place", "i8")] if self.shared else []
         mark = (f"{self.name}_{self._source_hash()}", "u1")
         sizes = [{**self.arrays, **self.compact}, self.arrays] if self.compact else [self.arrays]
         shapes = [[(name, "f8", shape) for name, shape in size.items()] for size in sizes]

@@ -2,11 +2,12 @@
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.arguments import check_memory
 from mmgym.batch_kernels import draw_rows, reset_rows, start_rows
@@ -45,6 +46,56 @@ def row_layout(dtype: np.dtype[Any]) -> struct.Struct:
     return struct.Struct(text)
 
 
+class SharedArrays:
+    """Large arrays that rows share, each of them once (`mmgym.market.Shared`).
+
+    Attributes
+    ----------
+    arrays : (K, ...)
+        By place; one that no row has any more is written over when another is needed.
+    """
+
+    def __init__(self, market: Market, params: Any) -> None:
+        assert market.shared is not None
+        self.market, self.arrays = market, np.array(market.shared.array(params))[None]
+        self._places: dict[Hashable, int] = {market.shared.key(params): 0}
+        self._users = [0]
+
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` arrays in all.
+
+        Raises
+        ------
+        MemoryError
+            If they are more than the machine can hold.
+        """
+        assert self.market.shared is not None
+        size, what = self.arrays[0].nbytes, self.market.shared.what
+        check_memory(float(count) * size, f"{count:,} {what}, of {size / 2**20:.1f} MiB each,", "the number of them")
+        grown = np.zeros((count, *self.arrays.shape[1:]))
+        grown[: len(self.arrays)] = self.arrays
+        self._users += [0] * (count - len(self.arrays))
+        self.arrays = grown
+
+    def take(self, params: Any) -> int:
+        """The place of the array of these parameters, for a row more."""
+        assert self.market.shared is not None
+        key = self.market.shared.key(params)
+        if key not in self._places:
+            array = self.market.shared.array(params)
+            if 0 not in self._users:
+                self.reserve(2 * len(self.arrays))
+            place = self._users.index(0)
+            self._places = {other: at for other, at in self._places.items() if at != place} | {key: place}
+            self.arrays[place] = array
+        self._users[self._places[key]] += 1
+        return self._places[key]
+
+    def leave(self, place: int) -> None:
+        """A row has the array at that place no more."""
+        self._users[place] -= 1
+
+
 class Rows:
     """The state of a batch and its kernels. Everything here is shared by the single and the vector environment.
 
@@ -67,6 +118,8 @@ class Rows:
         self._slots: dict[
             int, int
         ] = {}  # of rows with parameters for good: digest of parameters -> place of their record
+        first = params if variation is None else variation.params(variation.middle())
+        self.shared = SharedArrays(market, first) if market.shared else None
         if variation is None:
             self.params, self.record = params, kernel_rows(market.record(params))
         else:
@@ -76,11 +129,16 @@ class Rows:
         self.state = kernel_rows(_aligned_rows(market.row_dtype, count))
         self.controls = np.zeros((count, market.num_controls))
         self.intensities = np.zeros((count, market.num_intensities))
-        self.arrays = (self.record, self.which, self.state, self.controls, self.intensities)
+        self._arrange()
         self.seeded = False
         self.started = False
         if variation is not None and variation.width:
             self.entries[:] = [variation.scaled(values) for values in self.values]
+
+    def _arrange(self) -> None:
+        """What the kernels take, with the arrays that rows share now."""
+        records = self.record if self.shared is None else (self.record, self.shared.arrays)
+        self.arrays = (records, self.which, self.state, self.controls, self.intensities)
 
     def _vary(self, variation: Variation, count: int) -> None:
         """Parameters, their records and the record of each row: one for each row that may have its own."""
@@ -92,13 +150,16 @@ class Rows:
         check_memory(float(slots) * dtype.itemsize, f"parameters of {slots:,} rows", "num_envs")
         self.record = kernel_rows(_aligned_rows(dtype, slots))
         self.which[:] = np.arange(count) if variation.laws else [places[key] for key in keys]
-        rows = []
-        for slot, values in zip(self.which, self.values, strict=True):
-            params, record = self._making(values)
+        made = [self._making(values) for values in self.values]
+        self.params = ParametersOfRows([params for params, _ in made])
+        for slot, (params, record) in zip(self.which, made, strict=True):
             self.record[slot] = record[0]
             self._slots[self.market.digest(params)] = int(slot)
-            rows.append(params)
-        self.params = ParametersOfRows(rows)
+        if self.market.shared and self.shared:
+            self.shared.reserve(len({self.market.shared.key(params) for params, _ in made}))
+            each = tqdm(self.which, self.market.shared.what, unit="row", leave=False, delay=2.0)
+            for slot, (params, _) in zip(each, made, strict=True):
+                self.record["place"][slot] = self.shared.take(params)
 
     def _making(self, values: Values) -> tuple[Any, Array]:
         """Parameters of a row and their record; kept where there are few."""
@@ -117,13 +178,23 @@ class Rows:
         assert self.variation is not None
         params, record = self._making(values)
         if self.randomised:
-            self.record[row] = record[0]
+            self._give_record(row, params, record)
         else:  # rows with the same parameters share a record
             self.which[row] = self._slots[self.market.digest(params)]
         self.params.rows[row] = params
         self.values[row] = values
         if self.variation.width:
             self.entries[row] = self.variation.scaled(values)
+
+    def _give_record(self, row: int, params: Any, record: Array) -> None:
+        """Give a row the record that is its own."""
+        if self.shared is None:
+            self.record[row] = record[0]
+            return
+        self.shared.leave(int(self.record["place"][row]))
+        self.record[row] = record[0]
+        self.record["place"][row] = self.shared.take(params)
+        self._arrange()
 
     def draw(self, mask: Array, given: Sequence[Values] | None = None) -> None:
         """New parameters for the rows of ``mask``, from their streams; ``given`` values take the place of drawn ones.
@@ -151,7 +222,7 @@ class Rows:
         """Start episodes in the rows of ``mask``, with parameters drawn anew where they are random; observe all."""
         if self.randomised and mask.any():
             self.draw(mask, given)
-        reset_rows(self.record, self.which, self.state, mask, observations)
+        reset_rows(self.arrays[0], self.which, self.state, mask, observations)
         self.observe_values(observations)
         self.started = True
 

@@ -293,7 +293,8 @@ class Variation:
     def allowed(self) -> list[str]:
         """Arguments that may differ, as far as their kind tells."""
         rows = {name: row_of(self.params_type, name) for name in argument_names(self.params_type)}
-        return [name for name, row in rows.items() if not isinstance(row, Choice | Integer) and not row.end]
+        words = [name for name, row in rows.items() if isinstance(row, Choice) or isinstance(row.default, str)]
+        return [name for name, row in rows.items() if not (name in words or isinstance(row, Integer) or row.end)]
 
     def corners(self) -> Iterator[Values]:
         """Values of all rows that differ; of laws, all combinations of the ends of their ranges."""

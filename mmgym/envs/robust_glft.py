@@ -97,7 +97,9 @@ class RobustGLFTEnv(RobustGLFTMakerFace, KernelEnv):
     *for it* is `mmgym.baselines.robust_glft.worst_case`, what it leaves on the table in that sense
     `mmgym.baselines.robust_glft.exploitability`: both exact, by dynamic programming. The value of the game is
     `mmgym.baselines.robust_glft.game_value`, which also says whether the two minimax policies are a saddle point.
-    `mmgym.baselines.paper_policies` has the robust policy as "robust" whatever the adversary.
+    `mmgym.baselines.paper_policies` has the robust policy as "robust" whatever the adversary. Of a learner, as trained
+    by ``mmgym train exact_gradient --env mmgym/RobustGLFT-v0 --folder run``, that is
+    ``exploitability("mmgym/RobustGLFT-v0", mmgym.agents.train.load_model("run/model")[0])``.
 
     For self-play `mmgym.adapters.pettingzoo.ZeroSumParallelEnv` is the game of both.
 

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.arguments import together
-from mmgym.market import Market, scalar_kernel
+from mmgym.market import Market, Shared, scalar_kernel
 from mmgym.models.mean_field_flow import DEGREE, Flow
-from mmgym.models.mean_field_game import MAX_EVENTS, MAX_LEVELS, MAX_SIGNAL, MAX_STEPS, Game
+from mmgym.models.mean_field_game import MAX_EVENTS, MAX_LEVELS, MAX_SIGNAL, Game
 from mmgym.models.mean_field_limit import maker_factors
 from mmgym.models.mean_field_population import flow_of, population_of
 from mmgym.parameters import Choice, OtherSide, Row, create, row_of
@@ -223,6 +223,16 @@ class MakerParams(Params):
     __slots__ = ()
 
 
+def _crowd(p: Params) -> Params:
+    """The parameters, with those that `flow_rows` do not depend on at one and the same value."""
+    alike: dict[str, Any] = {"reward": "pnl", "maker_risk_aversion": 0.0}
+    if p.role == "taker":
+        alike |= {"maker_fill_rate": 1.0, "maker_fill_decay": 1.0}
+    if p.population[0] != "equilibrium":
+        alike |= {"volatility": 1.0, "taker_risk_aversion": 0.0}
+    return p._replace(**alike)
+
+
 @functools.lru_cache(maxsize=16)
 def _flow_rows(params: Params) -> NDArray[np.float64]:
     game, flow, count = params.game, params.flow, params.num_steps
@@ -302,9 +312,9 @@ def impact_one(row, x):
 
 
 @scalar_kernel
-def step_one(p, s, controls, intensities):
+def step_one(p, s, controls, intensities, flow_rows):
     """One exact step: (reward, terminated)."""
-    row = p.flow_rows[s.step]
+    row = flow_rows[s.step]
     bid_depth, ask_depth = controls[0], controls[1]
     bid_rate, ask_rate = row[BID_FACTOR] * intensities[0], row[ASK_FACTOR] * intensities[1]
     q, b, s0, s1 = np.int64(s.inventory), np.int64(s.signal), s.s0, s.s1
@@ -383,7 +393,7 @@ def step_one(p, s, controls, intensities):
 
 
 @scalar_kernel
-def observe_taker(p, s, observation):
+def observe_taker(p, s, observation, flow_rows):
     """Observation [elapsed fraction of the horizon, inventory / limit, signal / limit]."""
     observation[0] = s.step / p.num_steps
     observation[1] = s.inventory / p.limit
@@ -391,13 +401,13 @@ def observe_taker(p, s, observation):
 
 
 @scalar_kernel
-def observe_maker(p, s, observation):
+def observe_maker(p, s, observation, flow_rows):
     """Observation [elapsed fraction, inventory / limit, takers' mean bid and ask / max_depth, squashed impact]."""
     observation[0] = s.step / p.num_steps
     observation[1] = s.inventory / p.limit
-    observation[2] = p.flow_rows[s.step, SEEN_BID]
-    observation[3] = p.flow_rows[s.step, SEEN_ASK]
-    observation[4] = p.flow_rows[s.step, SEEN_IMPACT]
+    observation[2] = flow_rows[s.step, SEEN_BID]
+    observation[3] = flow_rows[s.step, SEEN_ASK]
+    observation[4] = flow_rows[s.step, SEEN_IMPACT]
 
 
 def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
@@ -468,10 +478,8 @@ def _market(params_type: Any, observe_one: Any, low: tuple[int, ...]) -> Market:
             "start_signal",
             "draws_start",
         ),
-        arrays={
-            "flow_rows": (MAX_STEPS + 1, FIRST_TERM + DEGREE),
-            "cumulative_initial_law": ((2 * MAX_LEVELS + 1) * (2 * MAX_SIGNAL + 1),),
-        },
+        arrays={"cumulative_initial_law": ((2 * MAX_LEVELS + 1) * (2 * MAX_SIGNAL + 1),)},
+        shared=Shared(_crowd, _flow_rows, "flows of distinct crowds"),
         num_controls=2,
         num_intensities=2,
         reset_one=reset_one,

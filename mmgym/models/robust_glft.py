@@ -25,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.arguments import refusal
-from mmgym.market import Market, scalar_kernel
+from mmgym.market import Market, Shared, scalar_kernel
 from mmgym.models.robust_glft_game import (
     CONTROLS,
-    MAX_CELLS,
     MOST_POINTS,
     NATURE,
     QUOTES,
@@ -81,15 +80,20 @@ class _Role:
 
     @property
     def opponent_rows(self: Any) -> Array:
-        """As in `Game`."""
+        """What the opponent plays (N S, P, 6): a cell for each decision and inventory, of which the latter follow.
+
+        Each of the P rows has the cumulative probability and the choices of one point of the law that she draws by.
+        There are no cells where no table is read.
+        """
         if self.draws_nature:
             return np.zeros((0, MOST_POINTS, 6))
         controls, weights = opponent_table(self)
-        rows = np.full((*weights.shape, 6), 2.0)
-        rows[..., 0] = np.cumsum(weights, axis=-1)
-        rows[..., -1, 0] = 2.0
-        rows[..., 1 : 1 + controls.shape[-1]] = controls
-        return rows.reshape(-1, *rows.shape[2:])
+        used = weights.shape[-1]
+        rows = np.full((*weights.shape[:2], MOST_POINTS, 6), 2.0)
+        rows[..., :used, 0] = np.cumsum(weights, axis=-1)
+        rows[..., used - 1, 0] = 2.0
+        rows[..., :used, 1 : 1 + controls.shape[-1]] = controls
+        return rows.reshape(-1, MOST_POINTS, 6)
 
 
 class MakerParams(
@@ -203,7 +207,7 @@ def opponent_table(p: Any) -> tuple[Array, Array]:
         If her table file has changed since it was checked.
     """
     role: Any = type(p)
-    return _opponent_table(p.game, role, p.opponent)
+    return _opponent_table(p.solved, role, p.opponent)
 
 
 @functools.lru_cache(maxsize=16)
@@ -276,7 +280,7 @@ def controls_one(p, action, controls, log_intensities):
 
 
 @scalar_kernel
-def meet_opponent(p, s, controls):
+def meet_opponent(p, s, controls, opponent_rows):
     """Fill in the controls of the opponent."""
     if p.draws_nature != 0:
         draw, s.s0, s.s1 = uniform(s.s0, s.s1)
@@ -286,19 +290,19 @@ def meet_opponent(p, s, controls):
             controls[2 + j] = p.control_center[2 + j] + sign * p.control_reach[2 + j]
     elif p.num_own_controls < 7:
         cell, point = s.step * p.levels + s.inventory + p.limit, 0
-        if p.opponent_rows[cell, 0, 0] < 1.0:
+        if opponent_rows[cell, 0, 0] < 1.0:
             draw, s.s0, s.s1 = uniform(s.s0, s.s1)
-            while draw >= p.opponent_rows[cell, point, 0]:
+            while draw >= opponent_rows[cell, point, 0]:
                 point += 1
         first = p.num_own_controls if p.first_control == 0 else 0
         for j in range(7 - p.num_own_controls):
-            controls[first + j] = p.opponent_rows[cell, point, 1 + j]
+            controls[first + j] = opponent_rows[cell, point, 1 + j]
 
 
 @scalar_kernel
-def step_one(p, s, controls, intensities):
+def step_one(p, s, controls, intensities, opponent_rows):
     """One exact step: (reward, terminated)."""
-    meet_opponent(p, s, controls)
+    meet_opponent(p, s, controls, opponent_rows)
     bid_depth, ask_depth, drift = controls[0], controls[1], controls[2]
     bid_rate = controls[3] * fast_exp(-controls[5] * bid_depth)
     ask_rate = controls[4] * fast_exp(-controls[6] * ask_depth)
@@ -352,7 +356,7 @@ def step_one(p, s, controls, intensities):
 
 
 @scalar_kernel
-def observe_one(p, s, observation):
+def observe_one(p, s, observation, opponent_rows):
     """Observation [elapsed fraction of the horizon, the maker's inventory / limit]."""
     observation[0] = s.step / p.num_steps
     observation[1] = s.inventory / p.limit
@@ -402,7 +406,7 @@ def locate(params: Any, observations: Any) -> tuple[NDArray[np.int64], NDArray[n
     return np.clip(step, 0, params.num_steps), np.clip(inventory, -params.limit, params.limit)
 
 
-def _market(params_type: Any) -> Market:
+def _market(params_type: Any, shared: Shared) -> Market:
     """The market of a player, or of both."""
     return Market(
         name="robust_glft",
@@ -422,7 +426,8 @@ def _market(params_type: Any) -> Market:
             "draws_nature",
         ),
         functions={f"{params_type.role}_acts": lambda params: 1.0},  # the records of the roles are of different types
-        arrays={"control_center": (7,), "control_reach": (7,), "opponent_rows": (MAX_CELLS, MOST_POINTS, 6)},
+        arrays={"control_center": (7,), "control_reach": (7,)},
+        shared=shared,
         num_controls=len(CONTROLS),
         num_intensities=0,
         reset_one=reset_one,
@@ -437,6 +442,12 @@ def _market(params_type: Any) -> Market:
     )
 
 
-MAKER = _market(MakerParams)
-ADVERSARY = _market(AdversaryParams)
-BOTH = _market(Game)
+OPPONENT = Shared(
+    key=lambda p: (p.solved, p.opponent),
+    array=lambda p: p.opponent_rows,
+    what="tables of what opponents play in distinct games",
+)
+NOBODY = Shared(lambda p: None, lambda p: np.zeros((0, MOST_POINTS, 6)), "tables of nobody")  # of who plays both
+MAKER = _market(MakerParams, OPPONENT)
+ADVERSARY = _market(AdversaryParams, OPPONENT)
+BOTH = _market(Game, NOBODY)

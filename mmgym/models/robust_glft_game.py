@@ -89,10 +89,14 @@ FIELDS: dict[str, Any] = {
     "running_penalty": Annotated[float, Real(0.2, 0.0, 1e9, "price / (assets * time)", "phi")],
     "terminal_penalty": Annotated[float, _of_glft("terminal_penalty")],
     "min_depth": Annotated[
-        float, Real(None, -1e9, 1e9, "price", none=True), "None is ``-1 / fill_decay``, of the nominal decay"
+        float,
+        Real(None, -1e9, 1e9, "price", none=True, end="low"),
+        "None is ``-1 / fill_decay``, of the nominal decay",
     ],
     "max_depth": Annotated[
-        float, Real(None, -1e9, 1e9, "price", none=True), "None is ``3 / fill_decay``, of the nominal decay"
+        float,
+        Real(None, -1e9, 1e9, "price", none=True, end="high"),
+        "None is ``3 / fill_decay``, of the nominal decay",
     ],
     "reward": Annotated[Literal["pnl", "expected"], Choice("pnl")],
 }
@@ -206,12 +210,10 @@ class _Game:
         return 0
 
     @property
-    def opponent_rows(self: Any) -> Array:
-        """What the opponent plays (cells, P, 6): a cell for each decision and inventory, of which the latter follow.
-
-        Each of the P rows has the cumulative probability and the choices of one point of the law that she draws by.
-        """
-        return np.zeros((0, MOST_POINTS, 6))
+    def solved(self: Any) -> "Game":
+        """The game, with what its minimax solution does not depend on at one and the same value."""
+        found: Game = self.game._replace(volatility=1.0, initial_inventory=0.0, initial_price=0.0, reward="pnl")
+        return found
 
     # Arrays
 
@@ -273,14 +275,17 @@ class Minimax(NamedTuple):
     values: Array  # (N + 1, S): of the upper problem
 
 
-@functools.lru_cache(maxsize=16)
 def minimax(game: Game) -> Minimax:
     """The upper problem of the game, by dynamic programming; see the module.
 
     The search is local in the depths, and in nature's choices but for the corners of her box: what the two policies
     guarantee is for `mmgym.baselines.robust_glft` to find.
     """
-    p = game
+    return _minimax(game.solved)
+
+
+@functools.lru_cache(maxsize=16)
+def _minimax(p: Game) -> Minimax:
     depths, nature = np.empty((p.num_steps, p.levels, 2)), np.empty((p.num_steps, p.levels, MOST_POINTS, 5))
     weights, values = np.empty((p.num_steps, p.levels, MOST_POINTS)), np.empty((p.num_steps + 1, p.levels))
     values[-1] = -p.terminal_penalty * p.inventory**2
