@@ -179,6 +179,26 @@ def test_nobody_beats_the_value(env_id, kind):
     assert played.exploitability > 1e-4
 
 
+@pytest.mark.long
+def test_a_learner_against_the_worst_adversary(tmp_path):
+    """Trained against the minimax adversary a network is near the value of the game in the worst case."""
+    train = pytest.importorskip("mmgym.agents.train")
+    arguments = {"num_steps": 5, "horizon": 0.075, "inventory_limit": 2.0}
+    value, found = game_value(MAKER, **arguments).lower, {}
+    for adversary in ("worst", "none"):
+        given = arguments | {"adversary": adversary}
+        folder, result = train.train(
+            "exact_gradient", MAKER, folder=tmp_path / adversary, arguments=given, timesteps=12, progress=False
+        )
+        learner = train.load_model(folder / "model")[0]
+        found[adversary] = exploitability(MAKER, learner, **given)
+        assert found[adversary].best == pytest.approx(value, rel=1e-9)
+        assert result.value <= result.optimum_upper + 1e-9
+    assert -1e-9 < found["worst"].exploitability < 0.02 * value
+    assert found["worst"].value < value + 1e-9
+    assert found["none"].exploitability > found["worst"].exploitability  # who knows no adversary is worse against hers
+
+
 def test_without_reach_it_is_the_nominal_optimum():
     """To rounding that of Avellaneda & Stoikov, whatever the adversary."""
     none = {**SMALL, "drift_reach": 0.0, "fill_rate_reach": 0.0, "fill_decay_reach": 0.0}
