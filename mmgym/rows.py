@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from mmgym.arguments import check_memory
 from mmgym.batch_kernels import draw_rows, reset_rows, start_rows
@@ -156,6 +155,8 @@ class Rows:
             self.record[slot] = record[0]
             self._slots[self.market.digest(params)] = int(slot)
         if self.market.shared and self.shared:
+            from tqdm.auto import tqdm  # import mmgym stays light
+
             self.shared.reserve(len({self.market.shared.key(params) for params, _ in made}))
             each = tqdm(self.which, self.market.shared.what, unit="row", leave=False, delay=2.0)
             for slot, (params, _) in zip(each, made, strict=True):
