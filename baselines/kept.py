@@ -25,7 +25,7 @@ from mmgym.source_digest import source_digest
 __all__ = [
     "cache_folder",
     "is_named",
-    "is_pair",
+    "is_sample",
     "kept",
     "kept_file",
     "load_arrays",
@@ -96,9 +96,9 @@ def _is_finite(array: NDArray[Any]) -> bool:
     return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
 
 
-def is_pair(name: str) -> Fits:
-    """Whether kept arrays have a value and its error under a name."""
-    return lambda arrays: arrays[name].shape == (2,) and arrays[name].dtype.kind == "f"
+def is_sample(name: str) -> Fits:
+    """Whether kept arrays have a sample, or a value and its error, under a name."""
+    return lambda arrays: arrays[name].ndim == 1 and len(arrays[name]) > 1 and arrays[name].dtype.kind == "f"
 
 
 def is_named(names: Collection[str]) -> Fits:

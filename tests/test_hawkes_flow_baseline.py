@@ -538,8 +538,8 @@ def test_plain_returns_have_the_numerical_values():
 
 
 @pytest.mark.long
-def test_by_the_clock_the_optimum_lies_between_bounds():
-    arguments = {"decision": "clock", "horizon": 4.0, "num_steps": 16, "inventory_limit": 3}
+def test_by_a_slow_clock_the_optimum_lies_between_bounds():
+    arguments = {"decision": "clock", "horizon": 4.0, "num_steps": 1, "inventory_limit": 3}
     best = baselines.best_known_policy(ID, **arguments)
     params = params_of(ID, **arguments)
     upper = at(params, march(params, FINE, held=False), 0, 1.2, 1.2)

@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from mmgym.baselines import NoOptimum, best_known_policy, optimal_policy, paper_policies, reference_policy, score
 from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.episodes import simulated_columns
-from mmgym.baselines.hawkes_flow import HawkesFlowBaseline
+from mmgym.baselines.hawkes_flow import solve
 from mmgym.baselines.hawkes_flow.reach import best_offset, best_offsets, order_gain
 from mmgym.baselines.hawkes_power import (
     KINDS,
@@ -302,7 +302,7 @@ def test_a_book_that_never_moves_is_the_reduced_market(atom):
     shared["reach_atom"] = atom
     pair = {"base_rate": [0.6, 0.9], "excitation": [1.5, 1.0], "decay": [3.0, 2.0], "initial_rates": [2.0, 0.9]}
     flow = hawkes_flow.Params.create(**shared, **pair, impact=0.0, half_spread=0.3, decision="clock")
-    optimum = HawkesFlowBaseline(flow).solved.value
+    optimum = solve(flow, False).value
     still = {"base_rate": 1e-6, "excitation": 0.0, "decay": 1.0, "initial_rates": 1e-6}
     arguments = {name: [still[name]] * 4 + list(pair[name]) for name in still}
     p = Params.create(**shared, **arguments, first_level_share=1.0)
@@ -450,6 +450,9 @@ def test_the_best_policy_and_its_interval():
     assert error == 0.0
     assert abs(interval.upper - interval.lower) < 4.0 * math.hypot(interval.lower_stderr, interval.upper_stderr) + 2e-3
     assert 0.0 < interval.width < 0.04
+    apart = math.hypot(interval.lower_stderr, interval.upper_stderr)
+    assert -4.0 * interval.gap_stderr < interval.gap < 0.002 * interval.upper
+    assert interval.gap_stderr < 0.2 * apart  # both ends are on the same paths
     with pytest.raises(NoOptimum, match="best_known_policy"):
         optimal_policy(ID, **SMALL)
 

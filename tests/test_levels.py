@@ -28,7 +28,7 @@ from mmgym.baselines.catalogue import (
     reference_value,
 )
 from mmgym.baselines.hawkes_flow import closed_forms
-from mmgym.baselines.kept import is_named, is_pair, kept, kept_file, save_arrays
+from mmgym.baselines.kept import is_named, is_sample, kept, kept_file, save_arrays
 from mmgym.parameters import argument_names, row_of
 from mmgym.registration import ENVIRONMENTS
 from mmgym.source_digest import source_digest
@@ -380,7 +380,7 @@ def test_what_is_kept_is_made_again_whatever_its_damage(monkeypatch, tmp_path):
         return {"name": "filtered", "lower": 2.5}
 
     def keep():
-        pair = kept(params, "pair", make_pair, is_pair("value"))
+        pair = kept(params, "pair", make_pair, is_sample("value"))
         named = kept(params, "name", make_name, is_named(["filtered", "constant"]))
         return pair["value"].tolist(), str(named["name"]), float(named["lower"])
 
@@ -410,4 +410,4 @@ def test_what_is_kept_but_does_not_fit_is_made_again(monkeypatch, tmp_path, arra
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     params = gymnasium.make(FLOW).unwrapped.params
     save_arrays(kept_file(params, "pair"), {name: np.asarray(value) for name, value in arrays.items()})
-    assert kept(params, "pair", lambda: {"value": [3.0, 4.0]}, is_pair("value"))["value"].tolist() == [3.0, 4.0]
+    assert kept(params, "pair", lambda: {"value": [3.0, 4.0]}, is_sample("value"))["value"].tolist() == [3.0, 4.0]

@@ -7,6 +7,7 @@ from mmgym.baselines.hawkes_flow.baseline import (
     OptimalTapePolicy,
     solve,
 )
+from mmgym.baselines.hawkes_flow.clock import clock_march
 from mmgym.baselines.hawkes_flow.closed_forms import (
     PoissonValues,
     corollary_3,
@@ -29,6 +30,7 @@ __all__ = [
     "ParticlePolicy",
     "PoissonValues",
     "Resolution",
+    "clock_march",
     "corollary_3",
     "join_best",
     "march",

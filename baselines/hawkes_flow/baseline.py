@@ -1,12 +1,12 @@
 """The baseline of the Hawkes flow market: its optimum, its policies, and what they are worth.
 
-With decisions at events the optimum is that of frozen depths, computed to a stated error: where the intensities are
-observed, and on the tape, from which who remembers reconstructs them. By the clock, or where only fills are observed,
-it is bracketed. Above: by the clock the value of depths that move at once, which no frozen depths can reach; at events
-what the optimum would be worth to who sees the intensities. Below: the best policy known, which is that with the best
-lower bound of all that are listed here.
+The optimum is that of frozen depths, computed to a stated error: where the intensities are observed, and on the tape,
+from which who remembers reconstructs them. Where only fills are observed it is bracketed; by the clock also where
+several orders are to be expected between two ticks. Above: what the optimum would be worth to who sees the intensities;
+where many orders come in a step, the value of depths that move at once. Below: the best policy known, which is that
+with the best lower bound of all that are listed here.
 
-With the defaults: 16.4142 (error 1.4e-5) at events, 15.7123 to 16.4457 by the clock, 16.1651 to 16.4142 of fills, where
+With the defaults: 16.4142 (error 1.4e-5) at events, CLOCKVALUE by the clock, 16.1651 to 16.4142 of fills, where
 "particle_filter" was worth 16.1708 (standard error 0.0017) in a simulation on other seeds, "filtered" 16.1500 (0.0018),
 and the optimum played at the expected rates, without memory, 15.0060.
 """
@@ -34,6 +34,7 @@ from mmgym.baselines.baseline import (
 from mmgym.baselines.episodes import ControlVariate, Decision, Step
 from mmgym.baselines.frozen import Functional
 from mmgym.baselines.hawkes_flow import closed_forms, kernels, solver
+from mmgym.baselines.hawkes_flow.clock import MOST_IN_STEP, clock_march, orders_in_step
 from mmgym.baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
 from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy, ParticlePolicy
 from mmgym.baselines.hawkes_flow.price_noise import price_noise
@@ -101,20 +102,27 @@ def _at_start(params: Params, tables: Tables, field: Array) -> float:
     return float((across @ field[p.initial_inventory + p.inventory_limit] @ along.T)[0, 0])
 
 
+def _marched(params: Params, resolution: Resolution, held: bool, **options: Any) -> Tables:
+    """`march`, or by the clock with depths that are frozen `clock_march`."""
+    if held and params.decision == "clock":
+        return clock_march(params, resolution, **options)
+    return march(params, resolution, held=held, **options)
+
+
 @functools.lru_cache(maxsize=4)
 def solve(params: Params, held: bool) -> Solved:
-    """The optimum for depths that are frozen between events (``held``) or move at once; kept in memory and on disk.
+    """The optimum for depths that are frozen between decisions (``held``) or move at once; kept in memory and on disk.
 
     It is that of who sees the intensities, whether or not they are hidden.
     """
 
     def make() -> Mapping[str, Any]:
-        fine = march(params, FINE, held=held)
+        fine = _marched(params, FINE, held)
         value = _at_start(params, fine, fine.values[-1])
         has_kinks = max(params.reach_atom_buy, params.reach_atom_sell) > 0.0
-        others = [march(params, other, held=held) for other in ((COARSE, BETWEEN) if has_kinks else (COARSE,))]
+        others = [_marched(params, other, held) for other in ((COARSE, BETWEEN) if has_kinks else (COARSE,))]
         table = np.stack([fine.gains[0], fine.gains[1], fine.values], axis=-1).astype(np.float32)
-        kink = int(np.argmin(np.abs(fine.times - fine.kink))) if held else 0
+        kink = int(np.argmin(np.abs(fine.times - fine.kink)))
         difference = max(abs(value - _at_start(params, other, other.values[-1])) for other in others)
         error = (SAFETY_AT_KINKS if has_kinks else SAFETY) * difference + ROUNDING * abs(value)
         return {"numbers": [value, error, kink, *fine.largest], "times": fine.times, "table": table}
@@ -211,7 +219,7 @@ class SolvedPolicy(DepthPolicy):
 
 
 class OptimalFlowPolicy(SolvedPolicy):
-    """The optimum with decisions at events and intensities that are seen.
+    """The optimum where intensities are seen.
 
     Attributes
     ----------
@@ -286,16 +294,25 @@ class HawkesFlowBaseline(SimulatedBaseline):
     """Optimum, policies and evaluation of the Hawkes flow market."""
 
     reference = "join_best"
-    ours = ("reconstructed", "particle_filter", "filtered", "event_optimum", "signal_poisson", "poisson", "join_best")
+    ours = (
+        "reconstructed",
+        "particle_filter",
+        "filtered",
+        "clock_optimum",
+        "event_optimum",
+        "signal_poisson",
+        "poisson",
+        "join_best",
+    )
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        self.held = params.decision == "event"
+        self.held = params.decision == "event" or orders_in_step(params) <= MOST_IN_STEP  # depths, in the solution
         self.known = self.held and params.observe != "fills"  # the intensities, at each decision
 
     @functools.cached_property
     def solved(self) -> Solved:
-        """The optimum, or by the clock and where only fills are observed the upper bound.
+        """The optimum, or with many orders in a step and where only fills are observed the upper bound.
 
         Raises
         ------
@@ -320,7 +337,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
         return SolvedPolicy(self.params, self.solved).value(observation)
 
     def best_policy(self) -> Any:
-        """The optimum, or by the clock and where only fills are observed the best policy known."""
+        """The optimum, or with many orders in a step and where only fills are observed the best policy known."""
         if self.known:
             kind = OptimalTapePolicy if self.params.observe == "tape" else OptimalFlowPolicy
             return kind(self.params, self.solved, self.bounds())
@@ -337,8 +354,8 @@ class HawkesFlowBaseline(SimulatedBaseline):
     def best_known(self) -> tuple[str, float]:
         """Name and lower bound of the policy with the best lower bound, kept on disk.
 
-        The bound is its value less its error: numerical where it is a function of the observation and decisions are at
-        events, otherwise four standard errors of a simulation.
+        The bound is its value less its error: numerical where it is a function of the observation and few orders come
+        in a step, otherwise four standard errors of a simulation.
         """
 
         def rough(name: str) -> tuple[float, float]:
@@ -372,29 +389,30 @@ class HawkesFlowBaseline(SimulatedBaseline):
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """The paper's policies and `ours`, those of Poisson order flow among them.
 
-        Where the optimum is not solved, also the depths that are best with decisions at events, and by the clock the
-        paper's, which move at once. Intensities that are not observed are taken to be the expected ones, or with
-        decisions at events reconstructed from the tape, or filtered from the fills.
+        By the clock also the depths that are best with decisions at events, and the paper's, which move at once.
+        Intensities that are not observed are taken to be the expected ones, or with decisions at events reconstructed
+        from the tape, or filtered from the fills.
         """
-        p = self.params
+        p, at_events = self.params, self.params.decision == "event"
 
         def of(depths: Callable[..., Array], **options: Any) -> Callable[[], Policy]:
             return lambda: DepthPolicy(p, functools.partial(depths, p, **options))
 
-        def best(held: bool) -> SolvedPolicy:
-            decision = "event" if held else p.decision
+        def best(decision: str, held: bool = True) -> SolvedPolicy:
             return SolvedPolicy(p, solve(p._replace(decision=decision, observe="state"), held))
 
         policies: dict[str, Callable[[], Policy]] = {}
-        if self.held and p.observe == "tape":
-            policies["reconstructed"] = lambda: FilteredPolicy(p, best(True).depths)
-        if self.held and p.observe == "fills":
-            policies["particle_filter"] = lambda: ParticlePolicy(p, best(True).depths)
-            policies["filtered"] = lambda: FilteredPolicy(p, best(True).depths)
-        if not self.held:
-            policies["hjb"] = lambda: best(False)
-        if not self.held or p.observe != "state":
-            policies["event_optimum"] = lambda: best(True)
+        if p.observe == "tape":
+            policies["reconstructed"] = lambda: FilteredPolicy(p, best("event").depths)
+        if at_events and p.observe == "fills":
+            policies["particle_filter"] = lambda: ParticlePolicy(p, best("event").depths)
+            policies["filtered"] = lambda: FilteredPolicy(p, best("event").depths)
+        if not at_events:
+            policies["hjb"] = lambda: best("clock", held=False)
+        if not at_events and self.held and p.observe == "fills":
+            policies["clock_optimum"] = lambda: best("clock")
+        if not at_events or p.observe != "state":
+            policies["event_optimum"] = lambda: best("event")
         return policies | {
             "signal_poisson": lambda: DepthPolicy(p, closed_forms.signal_poisson(p, _poisson_values(p))),
             "poisson": lambda: DepthPolicy(p, closed_forms.poisson(p, _poisson_values(p))),
@@ -411,10 +429,10 @@ class HawkesFlowBaseline(SimulatedBaseline):
     def evaluate(
         self, policy: Policy, deterministic: bool = True, progress: Progress | None = None
     ) -> Evaluation | None:
-        """Expectations under a policy with decisions at events; the error is the distance to a coarser resolution.
+        """Expectations under a policy; the error is the distance to a coarser resolution.
 
-        None for a policy that draws its actions. By the clock orders change the state while depths are frozen: None,
-        but for constant depths, to which it makes no difference when they are decided on. On the tape a policy may look
+        None for a policy that draws its actions, and by the clock with many orders in a step, but for constant depths,
+        to which it makes no difference when they are decided on. On the tape a policy may look
         at the last order, which is not on the grid: None, but for named depths, which do not.
         """
         if draws_actions(policy, deterministic) or not (self.held or _is_constant(policy)):
@@ -433,7 +451,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
         return value, abs(value - rough)
 
     def _expectation(self, resolution: Resolution, depths: DepthFunction, functional: Functional) -> float:
-        tables = march(self.params, resolution, held=self.held, depths=depths, functional=functional)
+        tables = _marched(self.params, resolution, self.held, depths=depths, functional=functional)
         return _at_start(self.params, tables, tables.values[-1])
 
     def expansions(self, action_space: gymnasium.Space[Any]) -> FlowExpansions:
@@ -447,8 +465,9 @@ class HawkesFlowBaseline(SimulatedBaseline):
         return FlowExpansions(self.params)
 
     def control_variate(self, policy: Policy) -> ControlVariate:
-        """As in `Baseline`."""
-        return FlowAdvantages(self.params, self.solved)
+        """As in `Baseline`: by the clock, where orders come while depths are frozen, from depths that move at once."""
+        params = self.params._replace(observe="state")
+        return FlowAdvantages(self.params, solve(params, params.decision == "event"))
 
     def price_noise(self) -> PriceNoise | None:
         """As in `Baseline`: see `mmgym.baselines.hawkes_flow.price_noise`."""

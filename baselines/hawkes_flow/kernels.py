@@ -17,6 +17,12 @@ from mmgym.random_streams import uniform
 
 PATH_X, PATH_W = np.polynomial.legendre.leggauss(6)  # nodes of an integral between two orders
 
+CLOSED = 1e-12  # orders in a step that are none
+SLACK = 0.5  # change of an edge with fills, in units of 1 / kappa, up to which one depth at most is best
+SCAN, FAR = 24, 12.0  # offsets that are tried first elsewhere, and how far, in units of 1 / kappa
+SWEEPS, FEW, BISECTIONS = 100, 2, 60
+SAME = 1e-11  # change of offsets, in units of 1 / kappa
+
 
 @njit(**KERNEL)
 def _polynomial_weights(x, nodes, weights, scale, out):
@@ -281,3 +287,118 @@ def update_particles(base, jumps, decays, elapsed, ordered, sides, passed, exces
                 weights[i, j] = (chances[j] + chances[count + j]) / total
             if ordered[i]:
                 excess[i, :, 0 if sides[i] > 0 else 1] += jumps[0 if sides[i] > 0 else 1]
+
+
+# Offsets that are frozen by the clock: see `mmgym.baselines.hawkes_flow.clock`
+
+
+@njit(**SCALAR)
+def _powers(fill, out):
+    """Chebyshev polynomials of ``2 fill - 1``."""
+    x = 2.0 * fill - 1.0
+    out[0], out[1] = 1.0, x
+    for k in range(2, len(out)):
+        out[k] = 2.0 * x * out[k - 1] - out[k - 2]
+
+
+@njit(**SCALAR)
+def _series(coefficients, x):
+    """A Chebyshev series of ``x`` and its derivative."""
+    value = slope = after = slope_after = 0.0
+    for k in range(len(coefficients) - 1, 0, -1):
+        slope, slope_after = 2.0 * (value + x * slope) - slope_after, slope
+        value, after = coefficients[k] + 2.0 * x * value - after, value
+    return coefficients[0] + x * value - after, value + x * slope - slope_after
+
+
+@njit(**SCALAR)
+def _side_at(rest, orders, prices, offset, fill):
+    """What a step is worth if a side is at this offset, and the edge of its orders (0 where none meet it)."""
+    x = 2.0 * fill - 1.0
+    value, slope = _series(rest, x)
+    count, more = _series(orders, x)
+    price = prices[0] + prices[1] * offset
+    worth = value + price * fill * count
+    edge = (2.0 * slope + price * (count + 2.0 * fill * more)) / count - offset if count > CLOSED else prices[0]
+    return worth, edge
+
+
+@njit(**KERNEL)
+def _best_of_few(rest, orders, law, prices, start):
+    """The best offset of a side whose edge hardly depends on its fills, by iteration; the next sweep goes on."""
+    offset = start
+    for _ in range(FEW):
+        fill = math.exp(log_fill(offset, law[0], law[1]))
+        _, edge = _side_at(rest, orders, prices, offset, fill)
+        offset = min(max(1.0 / law[0] - edge, 0.0), law[2])
+    return offset
+
+
+@njit(**KERNEL)
+def _best_of_many(rest, orders, law, prices, start):
+    """The best offset of a side: of those at the best price and behind it, the best one and what it leads to."""
+    decay, behind, high = law
+    _, edge = _side_at(rest, orders, prices, 0.0, 0.0)
+    width = min(high, FAR / decay)
+    best, offset = _side_at(rest, orders, prices, 0.0, 1.0)[0], 0.0
+    for k in range(SCAN + 2):
+        tried = width * k / SCAN if k <= SCAN else min(max(1.0 / decay - edge, 0.0), high)
+        worth, _ = _side_at(rest, orders, prices, tried, math.exp(behind - decay * tried))
+        if worth > best:
+            best, offset = worth, tried
+    low, far = max(offset - width / SCAN, 0.0), min(offset + width / SCAN, high)
+    if offset == 0.0 and behind < 0.0:
+        return offset
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + far)
+        _, edge = _side_at(rest, orders, prices, middle, math.exp(behind - decay * middle))
+        if decay * (middle + edge) < 1.0:
+            low = middle
+        else:
+            far = middle
+    return 0.5 * (low + far) if 0.5 * (low + far) > SAME / decay else 0.0
+
+
+@njit(**KERNEL)
+def _best_offset(rest, orders, law, prices, start):
+    """The best offset of a side, the other's given."""
+    none, all_filled = _side_at(rest, orders, prices, 0.0, 0.0)[1], _side_at(rest, orders, prices, 0.0, 1.0)[1]
+    if law[1] == 0.0 and abs(all_filled - none) * law[0] < SLACK:
+        return _best_of_few(rest, orders, law, prices, start)
+    return _best_of_many(rest, orders, law, prices, start)
+
+
+@njit(**KERNEL)
+def _seen_by(side, worth, met, met_by_other, prices, offset, fill, powers, rest, orders):
+    """What a step is worth without a side's depth, and orders that meet it, as series of its fill probability."""
+    _powers(fill, powers)
+    earned = (prices[0] + prices[1] * offset) * fill
+    for i in range(len(rest)):
+        rest[i] = orders[i] = 0.0
+        for j in range(len(powers)):
+            a, b = (i, j) if side == 0 else (j, i)
+            rest[i] += powers[j] * (worth[a, b] + earned * met_by_other[a, b])
+            orders[i] += powers[j] * met[a, b]
+
+
+@njit(**KERNEL)
+def choose_offsets(worth, bids, asks, laws, prices, best, offsets, edges, values):
+    """The best offsets (cells, 2) of bid and ask, if they are wanted, their edges, and what they are worth."""
+    powers, rest, orders = np.empty(worth.shape[1]), np.empty(worth.shape[1]), np.empty(worth.shape[1])
+    fills = np.empty(2)
+    for c in range(len(worth)):
+        for k in range(2):
+            fills[k] = math.exp(log_fill(offsets[c, k], laws[k, 0], laws[k, 1]))
+        for _ in range(SWEEPS):
+            moved = 0.0
+            for k in range(2):
+                met, other = (bids, asks) if k == 0 else (asks, bids)
+                _seen_by(k, worth[c], met[c], other[c], prices, offsets[c, 1 - k], fills[1 - k], powers, rest, orders)
+                if best:
+                    offset = _best_offset(rest, orders, laws[k], prices, offsets[c, k])
+                    moved = max(moved, abs(offset - offsets[c, k]) * laws[k, 0])
+                    offsets[c, k] = offset
+                    fills[k] = math.exp(log_fill(offset, laws[k, 0], laws[k, 1]))
+                values[c], edges[c, k] = _side_at(rest, orders, prices, offsets[c, k], fills[k])
+            if moved < SAME:
+                break

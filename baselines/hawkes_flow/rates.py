@@ -52,6 +52,16 @@ class RateGrid:
         ends = interpolation_rows(self.excess, self.weights, chord)
         return np.asarray(inside + beyond[:, None] * (ends[0] - ends[1]))
 
+    def drift(self) -> Array:
+        """``f -> rho (mu - y) f'`` without orders, shape (nodes, nodes)."""
+        if len(self.excess) == 1:
+            return np.zeros((1, 1))
+        distance = self.excess[:, None] - self.excess
+        np.fill_diagonal(distance, np.inf)
+        slopes = self.weights / self.weights[:, None] / distance
+        np.fill_diagonal(slopes, -slopes.sum(axis=1))
+        return np.asarray(-self.decay * self.excess[:, None] * slopes)
+
     def rates_after(self, time: float) -> Array:
         """Intensity after ``time`` minutes without an order, from each node (1 / minute)."""
         return self.base_rate + self.excess * math.exp(-self.decay * time)

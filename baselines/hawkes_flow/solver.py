@@ -88,7 +88,7 @@ class Tables:
     largest: tuple[float, float]
 
 
-class _Grid:
+class FlowGrid:
     """Arrays of shape (n+, S, n-): buy intensity, inventory, sell intensity; several of them stand side by side."""
 
     def __init__(self, params: Params, resolution: Resolution, depth_bounds: tuple[Array, Array] | None) -> None:
@@ -139,6 +139,12 @@ class _Grid:
         ask[:, 1:] = bought[:, :-1] - bought[:, 1:] + (f.fills - f.gain * p.impact_buy)
         return idle, bid, ask
 
+    def terminal(self, functional: Functional) -> Array:
+        """Values at the end."""
+        p, q = self.params, self.inventory
+        penalty = functional.penalty * (p.half_spread * np.abs(q) + p.terminal_penalty * q**2)
+        return np.broadcast_to(-penalty, self.shape).copy()
+
     def best_depths(self, bid_gain: Array, ask_gain: Array) -> tuple[Array, Array]:
         """Depths of bid and ask that maximise what a fill earns, for continuation gains."""
         half_spread = self.params.half_spread
@@ -185,7 +191,7 @@ def _lagrange(nodes: Array, x: float) -> Array:
 class _Stepper:
     """``carried(r) = int_0^d S F(r - u) du + S(d) carried(r - d)`` along the characteristics, for one length ``d``."""
 
-    def __init__(self, grid: _Grid, length: float) -> None:
+    def __init__(self, grid: FlowGrid, length: float) -> None:
         self.grid, self.length = grid, length
         x, w = np.polynomial.legendre.leggauss(GAUSS)
         self.times, self.weights = 0.5 * length * (x + 1.0), 0.5 * length * w
@@ -218,11 +224,9 @@ class _Stepper:
 class _March:
     """The state of a march: the levels so far that the next one needs."""
 
-    def __init__(self, grid: _Grid, held: float, functional: Functional, depths: DepthFunction | None) -> None:
+    def __init__(self, grid: FlowGrid, held: float, functional: Functional, depths: DepthFunction | None) -> None:
         self.grid, self.held, self.functional, self.depths = grid, held, functional, depths
-        p, q = grid.params, grid.inventory
-        penalty = functional.penalty * (p.half_spread * np.abs(q) + p.terminal_penalty * q**2)
-        self.terminal: Array = np.broadcast_to(-penalty, grid.shape).copy()
+        self.terminal: Array = grid.terminal(functional)
         self.time, self.values = 0.0, self.terminal
         self.given: tuple[float, tuple[Array, Array]] | None = None
         self.gains: tuple[Array, Array] = grid.sources(self.values, functional)[1:]
@@ -317,7 +321,7 @@ class _March:
         return self.time, self.values, *self.gains
 
 
-def _step_counts(grid: _Grid, resolution: Resolution, held: bool) -> tuple[int, int]:
+def _step_counts(grid: FlowGrid, resolution: Resolution, held: bool) -> tuple[int, int]:
     """Steps of the march over the horizon, and in the longest time between decisions (0 if depths are not frozen)."""
     p = grid.params
     fastest = max(p.decay_buy, p.decay_sell, p.initial_rate_buy + p.initial_rate_sell)
@@ -362,7 +366,7 @@ def march(
     Tables
         Without rounding to actions.
     """
-    grid = _Grid(params, resolution, depth_bounds)
+    grid = FlowGrid(params, resolution, depth_bounds)
     steps, window = _step_counts(grid, resolution, held)
     length = params.horizon / steps
     relaxation = 1.0 / max(params.decay_buy, params.decay_sell) / length
@@ -383,7 +387,7 @@ def march(
     return Tables(columns[0], window * length, values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest))
 
 
-def _require_memory(grid: _Grid, steps: int, window: int, relaxation: float) -> None:
+def _require_memory(grid: FlowGrid, steps: int, window: int, relaxation: float) -> None:
     levels_held = 3.0 * window + 6.0 * min(steps, 10.0 * relaxation + steps / max(0.75 * relaxation, 1.0)) + 60.0
     check_memory(
         8.0 * levels_held * math.prod(grid.shape),

@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 import mmgym.models.hawkes_power as model
 from mmgym.baselines.baseline import BestKnownPolicy, Bounds, PriceNoise, SimulatedBaseline, best_lower, make_baseline
-from mmgym.baselines.episodes import ControlVariate, Decision, Step
+from mmgym.baselines.episodes import ControlVariate, Decision, Step, simulated_columns
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_power import closed_forms, kernels
-from mmgym.baselines.hawkes_power.bounds import CERTAIN, MOST, Interval, paths_for, solved, upper_bound
+from mmgym.baselines.hawkes_power.bounds import (
+    CERTAIN,
+    MOST,
+    Interval,
+    mean_of,
+    paths_for,
+    solved,
+    upper_estimates,
+)
 from mmgym.baselines.hawkes_power.expansion import PowerExpansions
 from mmgym.baselines.hawkes_power.price_noise import price_noise
 from mmgym.baselines.hawkes_power.values import ValueFunction
-from mmgym.baselines.kept import is_named, is_pair, kept
+from mmgym.baselines.kept import is_named, is_sample, kept
 from mmgym.baselines.policy import Policy, RememberingPolicy, StatePolicy
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
@@ -35,7 +43,6 @@ __all__ = [
 
 ROUGH_SEED, LOWER_SEED, REFERENCE_SEED = 0x10BD, 0x10BE, 0x10BF
 ROUGH = 200  # paths of all policies that may be the best one
-BATCH = 2_000  # rows played at once
 
 
 class DistancePolicy(StatePolicy):
@@ -205,11 +212,11 @@ class HawkesPowerBaseline(SimulatedBaseline):
         """Name and lower bound of the policy with the best lower bound, kept on disk."""
 
         def rough(name: str) -> tuple[float, float]:
-            value, error = self._simulated(name, ROUGH_SEED, ROUGH)
+            value, error = mean_of(self._simulated(name, ROUGH_SEED, ROUGH))
             return value, CERTAIN * error
 
         def fine(name: str) -> float:
-            value, error = self._simulated(name, LOWER_SEED)
+            value, error = mean_of(self._simulated(name, LOWER_SEED))
             return value - CERTAIN * error
 
         def make() -> Mapping[str, Any]:
@@ -220,9 +227,8 @@ class HawkesPowerBaseline(SimulatedBaseline):
         return str(best["name"]), float(best["lower"])
 
     def interval(self) -> Interval:
-        """The certified interval of the optimum, kept on disk."""
-        lower = self._simulated(self.best_known()[0], LOWER_SEED)
-        return Interval(*lower, *upper_bound(self.params))
+        """The certified interval of the optimum, both ends on the same paths, which are kept on disk."""
+        return Interval.of(self._simulated(self.best_known()[0], LOWER_SEED), self._upper())
 
     def bounds(self) -> Bounds:
         """Certified bounds of the optimum."""
@@ -230,8 +236,11 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     def upper(self) -> float:
         """The certified upper bound of the optimum."""
-        value, error = upper_bound(self.params)
+        value, error = mean_of(self._upper())
         return value + CERTAIN * error
+
+    def _upper(self) -> Array:
+        return upper_estimates(self.params, LOWER_SEED << 32)
 
     def value(self, observation: Any) -> Array:
         """What can still be reached from an observation, or from each of a batch, by the fitted value function."""
@@ -259,17 +268,17 @@ class HawkesPowerBaseline(SimulatedBaseline):
         """What joining the best quotes is worth: simulated with the control variate of its own value function."""
         if self.params.observe != "state":  # it does not look at them
             return HawkesPowerBaseline(self.params._replace(observe="state")).reference_value()
-        return self._simulated(self.reference, REFERENCE_SEED)[0]
+        return mean_of(self._simulated(self.reference, REFERENCE_SEED))[0]
 
-    def _simulated(self, name: str, seed: int, most: int = MOST) -> tuple[float, float]:
-        """Value and standard error of a policy, kept on disk."""
+    def _simulated(self, name: str, seed: int, most: int = MOST) -> Array:
+        """Estimates (paths,) of the value of a policy, kept on disk."""
 
         def make() -> Mapping[str, Any]:
-            count = min(paths_for(self.params), most)
-            return {"value": self.simulated(self.policies()[name](), count, seed << 32, BATCH)}
+            count, policy = min(paths_for(self.params), most), self.policies()[name]()
+            variate = self.control_variate(policy)
+            return {"estimates": simulated_columns(self.environment(), policy, variate, count, seed << 32)["estimate"]}
 
-        value, error = kept(self.params, (name, seed), make, is_pair("value"))["value"].tolist()
-        return value, error
+        return kept(self.params, (name, seed), make, is_sample("estimates"))["estimates"]
 
     def environment(self) -> HawkesPowerVectorEnv:
         """As in `SimulatedBaseline`."""

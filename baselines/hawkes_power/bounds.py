@@ -33,27 +33,49 @@ from numpy.typing import NDArray
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.kernels import Basis
 from mmgym.baselines.hawkes_power.values import ValueFunction, value_function
-from mmgym.baselines.kept import is_pair, kept
+from mmgym.baselines.kept import is_sample, kept
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import MARKET, PROCESSES, Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["Interval", "PathBounds", "expected_events", "path_bounds", "paths_for", "solved", "upper_bound"]
+__all__ = [
+    "Interval",
+    "PathBounds",
+    "expected_events",
+    "mean_of",
+    "path_bounds",
+    "paths_for",
+    "solved",
+    "upper_estimates",
+]
 
 EVENTS = 1_500_000  # simulated for a bound
 FEWEST, MOST = 200, 2_000  # paths
-SEED = 0xB0BD
 CERTAIN = 4.0  # standard errors
 
 
 class Interval(NamedTuple):
-    """Estimates of a lower and an upper bound of the optimum, with their standard errors (EUR / MWh lots)."""
+    """Estimates of a lower and an upper bound of the optimum, with their standard errors (EUR / MWh lots).
+
+    Both are means over the same paths of the book: their difference is known better than either.
+    """
 
     lower: float
     lower_stderr: float
     upper: float
     upper_stderr: float
+    gap_stderr: float  # of upper - lower
+
+    @classmethod
+    def of(cls, lower: Array, upper: Array) -> "Interval":
+        """From estimates (paths,) on the same paths."""
+        return cls(*mean_of(lower), *mean_of(upper), mean_of(upper - lower)[1])
+
+    @property
+    def gap(self) -> float:
+        """The upper estimate less the lower one."""
+        return self.upper - self.lower
 
     @property
     def certified(self) -> tuple[float, float]:
@@ -64,6 +86,11 @@ class Interval(NamedTuple):
     def width(self) -> float:
         """Relative width of the certified bounds."""
         return (self.certified[1] - self.certified[0]) / abs(self.upper)
+
+
+def mean_of(sample: Array) -> tuple[float, float]:
+    """Mean of a sample and its standard error."""
+    return float(sample.mean()), float(sample.std(ddof=1) / math.sqrt(len(sample)))
 
 
 class PathBounds(NamedTuple):
@@ -83,15 +110,15 @@ def path_bounds(params: Params, function: ValueFunction, paths: int, seed: int) 
     function : ValueFunction
         Any one gives valid bounds; the better it is, the tighter they are.
     paths : int
-        All from one seed each: two value functions can be compared on common paths.
     seed : int
+        Path ``i`` has the events of the episode that an environment with these parameters plays from ``seed + i``,
+        whatever is played: value functions and policies can be compared on common paths.
 
     Returns
     -------
     PathBounds
     """
-    values = np.empty((paths, 3))
-    seeds = np.random.SeedSequence([seed, SEED]).generate_state(paths, np.uint64)
+    values, seeds = np.empty((paths, 3)), np.uint64(seed) + np.arange(paths, dtype=np.uint64)
     record, rows = MARKET.record(params), np.zeros(1, MARKET.row_dtype)
     most = 64 + int(4.0 * expected_events(params)[4:].sum())
     kernels.bound_paths(record, rows, *function, seeds, most, values)
@@ -145,13 +172,11 @@ def solved(params: Params, kind: str) -> ValueFunction:
     return ValueFunction(Basis(**{name: arrays[name] for name in Basis._fields}), arrays["borders"], arrays["table"])
 
 
-def upper_bound(params: Params) -> tuple[float, float]:
-    """The dual bound of the fitted value function and its standard error, kept on disk."""
-    market = _continuous(params)
+def upper_estimates(params: Params, seed: int) -> Array:
+    """Estimates (paths,) of the dual bound of the fitted value function, on the paths from a seed, kept on disk."""
+    market = params._replace(observe="state")
 
     def make() -> Mapping[str, Any]:
-        upper = path_bounds(market, solved(market, "fitted"), paths_for(market), 0).upper
-        return {"bound": [upper.mean(), upper.std(ddof=1) / math.sqrt(len(upper))]}
+        return {"estimates": path_bounds(market, solved(market, "fitted"), paths_for(market), seed).upper}
 
-    value, error = kept(market, "upper", make, is_pair("bound"))["bound"].tolist()
-    return value, error
+    return kept(market, ("upper", seed), make, is_sample("estimates"))["estimates"]

@@ -275,80 +275,115 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
 
     They are the dual bound; the dual bound in which fills are known in advance too; and, with fills averaged over, the
     policy of the value function. ``most`` is the largest number of market orders on a path; where there are more, the
-    values are not-a-number.
+    values are not-a-number. A path has the events of the episode that the environment plays from its seed: they depend
+    on the times of decisions, not on what is decided.
     """
     p, s = record[0], rows[0]
     lots = table.shape[2]
     limit = p.inventory_limit
-    laws = ((p.fill_decay_buy, p.log_behind_buy), (p.fill_decay_sell, p.log_behind_sell))
     work, features = scratch(basis), np.empty((4, table.shape[1]))
     rates = np.empty(PROCESSES)
-    linear, bought, sold, step = np.empty(lots), np.empty(lots), np.empty(lots), np.empty(lots)
+    step, room = np.empty(lots), np.empty((3, lots))
     asks, bids = np.empty(lots - 1), np.empty(lots - 1)
     sums, edges = np.empty((most + 1, lots)), np.empty((most, lots - 1))
-    sides, ends = np.empty(most, dtype=np.int64), np.empty((3, lots))
+    sides = np.empty(most, dtype=np.int64)
     for path in range(len(seeds)):
         s0, s1 = start_stream(seeds[path])
         reset_one(p, s)
-        spread, left, orders = np.int64(s.spread), p.horizon, 0
-        level = len(table) - 1
+        spread, orders, steps, level = np.int64(s.spread), 0, 0, len(table) - 1
         sums[0] = 0.0
+        left, last = s.time_left, s.time_left <= p.step_length * LAST
+        length = left if last else p.step_length
+        now, rest = left, length
         while orders < most:
-            wait, process, s0, s1 = next_event(p, s, left - borders[level], s0, s1)
-            for node in range(2):
-                _rates(p, s, NODES[node] * wait, rates)
-                state_features(p, basis, spread, rates, work, features)
-                _combine(features[1], table[level], linear)
-                _edges(p, basis, features, table[level], spread, bought, sold, asks, bids)
-                drift, weight = _drift(basis, spread, rates), 0.5 * wait
-                for q in range(lots):
-                    lot = np.float64(q - limit)
-                    sums[orders, q] += weight * (linear[q] + lot * drift - p.running_penalty * lot * lot)
-                for q in range(lots - 1):
-                    sums[orders, q + 1] += weight * rates[BUY] * order_gain(asks[q], *laws[0])
-                    sums[orders, q] += weight * rates[SELL] * order_gain(bids[q], *laws[1])
-            relax(p, s, wait)
-            left -= wait
-            _rates(p, s, 0.0, rates)
-            if process < 0 or process >= BUY:
-                state_features(p, basis, spread, rates, work, features)
-            if process < 0:
-                left = borders[level]
-                _combine(features[0], table[level], linear)
-                for q in range(lots):
-                    lot = np.float64(q - limit)
-                    step[q] = -abs(lot) * p.half_tick * spread - p.terminal_penalty * lot * lot
-                if level > 0:
-                    _combine(features[0], table[level - 1], step)
-                for q in range(lots):
-                    sums[orders, q] += step[q] - linear[q]
-                if level == 0:
+            wait, process, s0, s1 = next_event(p, s, rest, s0, s1)
+            end = 0.0 if last and process < 0 else max(now - wait, 0.0)
+            done = 0.0
+            while True:
+                border = max(borders[level], end) if level > 0 else end
+                width = now - border
+                for node in range(2):
+                    _rates(p, s, done + NODES[node] * width, rates)
+                    state_features(p, basis, spread, rates, work, features)
+                    _add_residual(
+                        p, basis, features, table[level], spread, rates, 0.5 * width, room, asks, bids, sums[orders]
+                    )
+                done += width
+                now = border
+                if level == 0 or borders[level] <= end:
                     break
+                _rates(p, s, done, rates)
+                state_features(p, basis, spread, rates, work, features)
+                _combine(features[0], table[level - 1], step)
+                sums[orders] += step
+                _combine(features[0], table[level], step)
+                sums[orders] -= step
                 level -= 1
-                continue
+            relax(p, s, wait)
+            rest -= wait
+            if process < 0 and last:
+                break
             if process >= BUY:
-                _edges(p, basis, features, table[level], spread, bought, sold, asks, bids)
+                _rates(p, s, 0.0, rates)
+                state_features(p, basis, spread, rates, work, features)
+                _edges(p, basis, features, table[level], spread, room[0], room[1], asks, bids)
                 sides[orders] = process
                 edges[orders] = asks if process == BUY else bids
                 orders += 1
                 sums[orders] = 0.0
-            ticks, s0, s1 = ticks_moved(p, process, spread, s0, s1)
-            spread += SPREAD_SIGN[process] * ticks
-            excite(p, s, process)
+                _, s0, s1 = order_reach(p, process, s0, s1)
+            if process >= 0:
+                ticks, s0, s1 = ticks_moved(p, process, spread, s0, s1)
+                spread += SPREAD_SIGN[process] * ticks
+                excite(p, s, process)
+            if process < 0 or p.decision == EVENT or (p.decision != CLOCK and process >= BUY):
+                steps += 1
+                left = (
+                    p.step_length * (p.num_steps - steps) if p.decision == CLOCK else left - (length - max(rest, 0.0))
+                )
+                last = left <= p.step_length * LAST
+                length = left if last else p.step_length
+                now, rest = left, length
         if orders == most:
             values[path] = np.nan
             continue
+        _rates(p, s, 0.0, rates)
+        state_features(p, basis, spread, rates, work, features)
+        _combine(features[0], table[0], step)
+        for q in range(lots):
+            lot = np.float64(q - limit)
+            sums[orders, q] -= step[q] + abs(lot) * p.half_tick * spread + p.terminal_penalty * lot * lot
         for kind in range(3):
-            ends[kind] = sums[orders]
-            for n in range(orders - 1, -1, -1):
-                step[:] = ends[kind]
-                for i in range(lots - 1):
-                    q, to = (i + 1, i) if sides[n] == BUY else (i, i + 1)
-                    gain = _gain_of_order(kind, edges[n, i], step[to] - step[q], laws[sides[n] - BUY])
-                    ends[kind, q] = step[q] + gain
-                for q in range(lots):
-                    ends[kind, q] += sums[n, q]
-            values[path, kind] = ends[kind, limit + p.initial_inventory]
+            values[path, kind] = _left_at_start(p, kind, sums, edges, sides, orders, room)
+
+
+@njit(**KERNEL)
+def _add_residual(p, basis, features, level, spread, rates, weight, room, asks, bids, total):
+    """Add ``weight Res(q)`` to total (Q,)."""
+    _edges(p, basis, features, level, spread, room[0], room[1], asks, bids)
+    _combine(features[1], level, room[2])
+    drift = _drift(basis, spread, rates)
+    for q in range(len(total)):
+        lot = np.float64(q - p.inventory_limit)
+        total[q] += weight * (room[2, q] + lot * drift - p.running_penalty * lot * lot)
+    for q in range(len(total) - 1):
+        total[q + 1] += weight * rates[BUY] * order_gain(asks[q], p.fill_decay_buy, p.log_behind_buy)
+        total[q] += weight * rates[SELL] * order_gain(bids[q], p.fill_decay_sell, p.log_behind_sell)
+
+
+@njit(**KERNEL)
+def _left_at_start(p, kind, sums, edges, sides, orders, room):
+    """What is left above the value function at the start, in one of the three kinds of `bound_paths`."""
+    laws = ((p.fill_decay_buy, p.log_behind_buy), (p.fill_decay_sell, p.log_behind_sell))
+    after, before = room[0], room[1]
+    before[:] = sums[orders]
+    for n in range(orders - 1, -1, -1):
+        after[:] = before
+        for i in range(len(after) - 1):
+            q, to = (i + 1, i) if sides[n] == BUY else (i, i + 1)
+            before[q] = after[q] + _gain_of_order(kind, edges[n, i], after[to] - after[q], laws[sides[n] - BUY])
+        before += sums[n]
+    return before[p.inventory_limit + p.initial_inventory]
 
 
 @njit(**KERNEL)

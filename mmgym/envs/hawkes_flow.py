@@ -60,10 +60,11 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     With ``decision="event"`` the agent decides after every market order, and at the latest ``horizon / num_steps``
     minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
     depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
-    `mmgym.baselines.optimal_policy` returns the optimum of this environment as built with decisions after events:
-    certified to 1e-4 of its value, to within 4e-3 with a `reach_atom`, and its error is stated. With decisions by
-    the clock only bounds are known: `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and
-    depths that move at once are worth the upper one.
+    `mmgym.baselines.optimal_policy` returns the optimum of this environment as built, and its error is stated: after
+    events 1e-4 of its value, by the clock mostly 1e-3 of the largest values, with a `reach_atom` 4e-3. Where more than
+    four orders of a side are expected between two ticks of the clock, only bounds are known:
+    `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and depths that move at once are worth
+    the upper one.
 
     ``observe="tape"`` shows, instead of the intensities, the market order that the last step ended with and the length
     of that step, which needs decisions after events. The initial intensities are parameters, and every change of them
