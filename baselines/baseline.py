@@ -317,7 +317,11 @@ class BestKnownPolicy(PolicyThrough):
     level : str
     optimum : float
         The upper bound of the optimum.
+    paired_gap : pair of float or None
+        How far apart the ends are on the same paths, and its standard error; None where they are not estimated so.
     """
+
+    paired_gap: tuple[float, float] | None = None
 
     def __init__(self, baseline: "Bracketed") -> None:
         self._baseline = baseline

@@ -52,6 +52,8 @@ def _solve(options: argparse.Namespace) -> None:
     known = f"{upper:.{digits}f}" if lower == upper else f"between {lower:.{digits}f} and {upper:.{digits}f}"
     if isinstance(best, BestKnownPolicy):
         known += f", best known policy {best.name}"
+        if best.paired_gap:
+            known += " (on the same paths {:.4f} +- {:.4f} apart)".format(*best.paired_gap)
     level = best.level if problem is not None else f"{best.level}, error {error:.2g}"
     print(f"{options.env}: optimum {known} ({level}), reference policy {baseline.reference_value():.{digits}f}")
     size = "" if problem is None else f"{problem.num_steps} steps x {problem.num_states} states, "

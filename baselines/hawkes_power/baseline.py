@@ -167,6 +167,11 @@ class BestPowerPolicy(BestKnownPolicy):
     def interval(self) -> Interval:
         return self._baseline.interval()
 
+    @property
+    def paired_gap(self) -> tuple[float, float]:  # type: ignore[override]  # found when it is asked for
+        """As in `BestKnownPolicy`."""
+        return self.interval.gap, self.interval.gap_stderr
+
 
 class Replay(ControlVariate):
     """A value at the start plus what the generator makes of it under what is played, along the replayed step.
