@@ -20,6 +20,10 @@ and at an order it goes up from ``B(q)`` to ``B(q) + psi(c + B(q -+ 1) - B(q)) -
 slopes from 0 to 1, with a `reach_atom` too, this is at most ``max(B(q), B(q -+ 1))``, the bound of the project's notes,
 where fills are known in advance too; and where ``Theta`` is good, it exceeds the value of the policy of ``Theta`` by
 second-order terms only, but for the kink that ``psi`` then has.
+
+Quotes that rest while the book moves are worth less, and this bound does not know of it: with the defaults 40.00 to
+40.10 after events (0.045 +- 0.002 apart on the same paths), 33.6 to 40.1 by the clock. There what is missing is a bound:
+tilts of the fitted quotes by spread, intensities, inventory and time gain 0.03 at most.
 """
 
 import functools
