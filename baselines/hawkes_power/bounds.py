@@ -22,8 +22,8 @@ where fills are known in advance too; and where ``Theta`` is good, it exceeds th
 second-order terms only, but for the kink that ``psi`` then has.
 
 Quotes that rest while the book moves are worth less, and this bound does not know of it: with the defaults 40.00 to
-40.10 after events (0.045 +- 0.002 apart on the same paths), 33.6 to 40.1 by the clock. There what is missing is a bound:
-tilts of the fitted quotes by spread, intensities, inventory and time gain 0.03 at most.
+40.10 after events (0.045 +- 0.002 apart on the same paths), 33.6 to 40.1 by the clock. There it is probably
+the bound that is missing: tilts of the fitted quotes by spread, intensities, inventory and time gained 0.03.
 """
 
 import functools
