@@ -80,12 +80,17 @@ def _of(params: Any, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A whole number that events move, from ``low`` to ``high`` (numbers, or functions of the parameters)."""
+    """A whole number that events move, from ``low`` to ``high`` (numbers, or functions of the parameters).
+
+    Where it is not ``observed`` (False, or a function of the parameters that says so) observations leave it out; all
+    else stays, `info` too. What is observed then takes it to be `Market.guess`.
+    """
 
     name: str
     low: int | Function
     high: int | Function
     unit: float | Function = 1.0  # model units of one, for what is shown
+    observed: bool | Function = True
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class Market:
         Of `Coordinate`; of `Box` and `Choice`; of `Event`.
     policies : dict of str to function ``(params, coordinates, step) -> controls``
         Named policies, the first of which is the reference. ``coordinates`` are arrays by name, of all states;
-        controls (S, C), or (C,) for all.
+        controls (S, C), or (C,) for all. Where coordinates are hidden they play what they play at `Market.guess`.
     start : function ``(params) -> tuple``, optional
         Coordinates at the start, or a list of pairs of them and their probabilities; zeros by default.
     position, variance, drift : functions of p, x, optional
@@ -303,6 +308,25 @@ class Market:
         """States of coordinates (..., C)."""
         low, shape = self.ranges(params)[:, 0], self.shape(params)
         return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(coordinates - low, -1, 0)), shape))
+
+    @functools.cached_property
+    def may_hide(self) -> bool:
+        """Whether there are parameters with which a coordinate is not observed."""
+        return any(coordinate.observed is not True for coordinate in self.coordinates)
+
+    def observed(self, params: Any) -> NDArray[np.bool_]:
+        """Which coordinates (C,) are observed."""
+        return np.array([bool(_of(params, coordinate.observed)) for coordinate in self.coordinates])
+
+    def guess(self, params: Any) -> Array:
+        """What coordinates that are not observed are taken to be: the mean of the start, rounded; int (C,)."""
+        places, chances = self.starts(params)
+        return np.asarray(np.rint(chances @ places).astype(np.int64))
+
+    def alike(self, params: Any) -> Array:
+        """The state (S,) that stands for those which are observed as each one is: that with hidden ones guessed."""
+        rows = np.where(self.observed(params), self.states(params), self.guess(params))
+        return self.index(params, rows)
 
     def scales(self, params: Any) -> tuple[Array, Array]:
         """Shift and width (C,) of coordinates in observations: [-1, 1] around 0, or [0, 1]."""
@@ -546,9 +570,7 @@ class _Source:
             f"def at_step(p, step, x): return X({at.format('step')}{', '.join(f'x.{name}' for name in names)})",
             f"def differs(p, x, y): return {' or '.join(f'x.{name} != y.{name}' for name in names)}",
             "def observe_one(p, s, observation):\n    observation[0] = s.step / p.num_steps\n"
-            + "\n".join(
-                f"    observation[{j + 1}] = (s.{name} - p.shift[{j}]) / p.width[{j}]" for j, name in enumerate(names)
-            ),
+            + "\n".join(_written(j, name, d.may_hide) for j, name in enumerate(names)),
             f"def to_controls(p, row): return U({row})",
             f"def to_duals(p, row, j): return U({duals})",
             f"def some_boxes(p): return {bool(d.boxed.any())}",
@@ -593,6 +615,16 @@ class _Source:
         self.functions["U"] = namedtuple("U", controls)
         self.functions["V"] = namedtuple("V", choices)
         return "\n\n\n".join(blocks) + "\n", self.functions
+
+
+def _written(j: int, name: str, may_hide: bool) -> str:
+    """The line that writes a coordinate into an observation, unless it is hidden."""
+    entry = f"(s.{name} - p.shift[{j}]) / p.width[{j}]"
+    return (
+        f"    if p.columns[{j}] > 0: observation[int(p.columns[{j}])] = {entry}"
+        if may_hide
+        else (f"    observation[{j + 1}] = {entry}")
+    )
 
 
 def _compiled(name: str, source: str, functions: Mapping[str, Any]) -> SimpleNamespace:
@@ -694,6 +726,9 @@ def _engine(declared: Market) -> market.Market:
         "width": (states,),
         **dict.fromkeys(("control_low", "control_center", "control_reach", "control_count"), (count,)),
     }
+    if d.may_hide:
+        functions["columns"] = lambda params: np.cumsum(d.observed(params)) * d.observed(params)
+        arrays["columns"] = (states,)
     for name, (function, shape) in d.tables.items():
         functions[name], arrays[name] = function, shape
 
@@ -717,7 +752,7 @@ def _engine(declared: Market) -> market.Market:
         arrays=arrays,
         functions=functions,
         ranges=ranges,
-        observation_low=lambda params: [0.0, *np.where(_signed(d.ranges(params)), -1.0, 0.0)],
+        observation_low=lambda params: [0.0, *np.where(_signed(d.ranges(params)), -1.0, 0.0)[d.observed(params)]],
         to_quotes=functools.partial(to_quotes, d),
         from_quotes=functools.partial(from_quotes, d),
         locate=functools.partial(_state_of, d),
@@ -766,6 +801,7 @@ def _transitions(declared: Market, params: Any) -> Array:
     for (event, mark), places in zip(d.moves, reached, strict=True):
         _require_inside(d, params, event.effect, places, mark)
     low, _, _ = d.boxes(params)
+    _require_observed(d, params)
     if not d.boxed.all():
         entries = allowed_entries(d, params, 0)
         for j, control in enumerate(d.controls):
@@ -805,6 +841,30 @@ def _transitions(declared: Market, params: Any) -> Array:
     following = np.where(found, np.array([d.index(params, places) for places in reached]), -1)
     following.setflags(write=False)
     return following
+
+
+def _require_observed(declared: Market, params: Any) -> None:
+    """Refuse hidden coordinates that are all there are, that a mask reads, or under a utility."""
+    d, seen = declared, declared.observed(params)
+    if seen.all():
+        return
+    hidden = ", ".join(c.name for c, known in zip(d.coordinates, seen, strict=True) if not known)
+    if not seen.any():
+        raise ValueError(f"{d.name}: {hidden} are all coordinates: one must be observed at least")
+    if d.aversion(params):
+        raise ValueError(f"{d.name}: utility = 'cara' is not allowed where {hidden} is not observed: it must be 'mean'")
+    alike = d.alike(params)
+    for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
+        entries = allowed_entries(d, params, step)
+        differs = (entries != entries[alike]).any(axis=2)
+        if differs.any():
+            state, j = np.argwhere(differs)[0].tolist()
+            function = function_name(getattr(d.controls[j], "allowed", None))
+            raise ValueError(
+                f"{d.name}: {function} at {d.describe_state(params, state)} allows other entries of "
+                f"{d.controls[j].name} than at {d.describe_state(params, int(alike[state]))}, which is observed as the "
+                f"same: a mask must not depend on {hidden}"
+            )
 
 
 def _require_chances(declared: Market, params: Any, step: int, found: Array) -> None:
@@ -964,21 +1024,24 @@ def from_quotes(declared: Market, params: Any, quotes: Any) -> Array:
 
 
 def observe(declared: Market, params: Any, step: int) -> NDArray[np.float32]:
-    """Observations (S, 1 + C) of all states at a step, bit for bit those of the environment."""
+    """Observations (S, 1 + V) of all states at a step, bit for bit those of the environment."""
     shift, width = declared.scales(params)
     rows = declared.states(params)
     elapsed = np.full((len(rows), 1), step / params.num_steps)
-    return np.concatenate([elapsed, (rows - shift) / width], axis=1).astype(np.float32)
+    seen = ((rows - shift) / width)[:, declared.observed(params)]
+    return np.concatenate([elapsed, seen], axis=1).astype(np.float32)
 
 
 def locate(declared: Market, params: Any, observations: Any) -> tuple[Array, Array]:
-    """Step and coordinates (..., C) of observations: the inverse of `observe`."""
+    """Step and coordinates (..., C) of observations: the inverse of `observe`, with hidden ones at `Market.guess`."""
     found = np.asarray(observations, dtype=np.float64)
     shift, width = declared.scales(params)
-    ranges = declared.ranges(params)
+    ranges, seen = declared.ranges(params), declared.observed(params)
     step = np.clip(np.rint(found[..., 0] * params.num_steps), 0, params.num_steps).astype(np.int64)
-    rows = np.clip(np.rint(found[..., 1:] * width + shift), ranges[:, 0], ranges[:, 1]).astype(np.int64)
-    return step, rows
+    rows = np.empty((*found.shape[:-1], len(seen)))
+    rows[...] = 0 if seen.all() else declared.guess(params)
+    rows[..., seen] = np.rint(found[..., 1:] * width[seen] + shift[seen])
+    return step, np.clip(rows, ranges[:, 0], ranges[:, 1]).astype(np.int64)
 
 
 def _state_of(declared: Market, params: Any, observations: Any) -> tuple[Array, ...]:
@@ -1069,12 +1132,14 @@ def _docstring(declared: Market) -> str:
     cut = ", ".join(f"`{control.name}`" for control, box in zip(d.controls, d.boxed, strict=True) if not box)
     binned = f" {cut}: cut into equal parts, one for each entry." if cut and d.boxed.any() else ""
     events = ", ".join(f"`{event.name}`" for event in d.events)
+    hidden = ", ".join(f"`{c.name}`" for c in d.coordinates if c.observed is not True)
     sections = {
         "Description": f"{d.description or d.title}\n\nA declared market (`mmgym.declare`) with the events {events}.",
         "Action Space": f"{space} {controls}.{binned}",
         "Observation Space": "`Box`, float32: elapsed fraction of the horizon, "
         + ", ".join(f"`{c.name}`" for c in d.coordinates)
-        + "; a coordinate is over its largest absolute value, or from 0 to 1 where it has one sign.",
+        + "; a coordinate is over its largest absolute value, or from 0 to 1 where it has one sign."
+        + (f" Not always observed: {hidden}; `info` has them all the same." if hidden else ""),
         "Rewards": "The gain less penalties, undiscounted; under CARA all of it on the last step.",
         "Starting State": "Step 0 and the declared law of the coordinates.",
         "Episode End": "`terminated` after `num_steps` steps; never `truncated`.",

@@ -8,19 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym import declare
-from mmgym.baselines.baseline import PaperPolicies, TogetherBaseline, make_baseline
+from mmgym.baselines.baseline import PaperPolicies, make_baseline
+from mmgym.baselines.declared.baseline import DeclaredBaseline
+from mmgym.baselines.declared.beliefs import Beliefs
+from mmgym.baselines.declared.hidden import BlindBaseline, HiddenBaseline
 from mmgym.baselines.declared.one_step import DeclaredProblem
 from mmgym.baselines.frozen import Table
-from mmgym.baselines.policy import Policy, RandomPolicy, uniform_nodes
 
 __all__ = ["DeclaredProblem", "policy_tables", "register"]
 
-MOST_NODES = 2_000  # of a random policy whose value is summed, not simulated
-
 
 def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
-    """The author's named policies as tables; of choices also the uniform one on those that are allowed."""
-    rows = declared.states(params)
+    """The author's named policies as tables; of choices also the uniform one on those that are allowed.
+
+    States that are observed alike have the controls of the one that stands for them.
+    """
+    rows, alike = declared.states(params), declared.alike(params)
     names = [coordinate.name for coordinate in declared.coordinates]
     coordinates = dict(zip(names, rows.T, strict=True))
     shape = (len(rows), len(declared.controls))
@@ -36,7 +39,7 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
                     f"{declared.name}: the policy {declare.function_name(policy)} gives {len(columns)} controls of "
                     f"{shape[1]}"
                 )
-            found[n] = np.stack(columns, axis=1)
+            found[n] = np.stack(columns, axis=1)[alike]
         return found
 
     def uniform() -> Table:
@@ -60,50 +63,14 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
     return PaperPolicies(tables, reference=next(iter(declared.policies)), ours=ours)
 
 
-class RandomMixedPolicy(RandomPolicy):
-    """Actions uniform on a box with columns that are cut into the entries of choices, all equally likely.
-
-    Parameters
-    ----------
-    action_space : gymnasium.spaces.Box
-        Of one environment.
-    problem : DeclaredProblem
-    seed : int
-        Of the actions drawn by `predict`.
-    """
-
-    def __init__(self, action_space: Any, problem: DeclaredProblem, seed: int) -> None:
-        super().__init__(action_space, seed)
-        self._problem = problem
-        boxes = int(problem.declared.boxed.sum())
-        self.markov = len(problem.choices) * self.nodes**boxes <= MOST_NODES
-
-    def distribution(self, observations: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Every combination of choices with Gauss-Legendre nodes of the boxes (B, M, A), and weights (B, M)."""
-        choices, boxed = self._problem.choices, self._problem.declared.boxed
-        grid, weights = uniform_nodes(self.nodes, int(boxed.sum()))
-        nodes = np.repeat(self._problem.actions(choices), len(grid), axis=0)
-        nodes[:, boxed] = np.tile(grid, (len(choices), 1))
-        shares = np.tile(weights, len(choices)) / len(choices)
-        count = len(observations)
-        return np.broadcast_to(nodes, (count, *nodes.shape)), np.broadcast_to(shares, (count, len(shares)))
-
-
-class DeclaredBaseline(TogetherBaseline):
-    """Of markets with boxes and choices: their random policy is known exactly."""
-
-    def random_policy(self, action_space: Any, seed: int) -> Policy:
-        """Uniform on the action box."""
-        problem = self.problem
-        assert isinstance(problem, DeclaredProblem)
-        return RandomMixedPolicy(action_space, problem, seed)
-
-
 def register(declared: declare.Market) -> None:
     """Make the baseline of a declared market known."""
 
-    def baseline(params: Any) -> TogetherBaseline:
-        kind = DeclaredBaseline if declared.boxed.any() and not declared.boxed.all() else TogetherBaseline
-        return kind(params, DeclaredProblem(declared, params), policy_tables(declared, params))
+    def baseline(params: Any) -> DeclaredBaseline:
+        problem, papers = DeclaredProblem(declared, params), policy_tables(declared, params)
+        if declared.observed(params).all():
+            return DeclaredBaseline(params, problem, papers)
+        beliefs = Beliefs(problem)
+        return (BlindBaseline if beliefs.never_move else HiddenBaseline)(params, beliefs, papers)
 
     make_baseline.register(declared.params, baseline)

@@ -136,14 +136,24 @@ class Boxes:
         both = (first[:, :, None] * second[:, None, :]).reshape(len(points), -1)
         return np.asarray(coefficients.reshape(len(coefficients), -1) @ both.T)
 
+    def surveyed(self, n: int, values: Array, noise: Array) -> tuple[Callable[[Array, Array], Array], Array | None]:
+        """One-step values (M, G) of states (M,) under controls (G, B); polynomials (S, K, L) of them, or None.
+
+        `gradient` is theirs from then on.
+        """
+        polynomials = self._polynomials(n, values, noise)
+        if polynomials is None:
+            self._polynomial = None
+            return self._survey(n, values), None
+        grid, found = polynomials
+        self._polynomial = found
+        return lambda states, points: self._at(grid, found[states], points), found
+
     def improve(self, n: int, values: Array, guess: Array | None) -> tuple[Array, Array]:
         """Best controls (S, B) and their values (S, 1), from the values (S, 1) of the step after."""
         column = np.ascontiguousarray(values[:, 0])
         noise = rounding(self, column)  # type: ignore[arg-type]  # of a problem it needs what searches need only
-        survey, polynomials = self._survey(n, values), self._polynomials(n, values, noise)
-        if polynomials is not None:
-            grid, found = polynomials
-            survey = lambda states, points: self._at(grid, found[states], points)  # noqa: E731
+        survey, polynomials = self.surveyed(n, values, noise)
         if guess is None:
             points = self._first_grid()
             heights = survey(np.arange(self.num_states), points)
@@ -151,9 +161,8 @@ class Boxes:
         controls = np.clip(guess, self.low_controls, self.high_controls)
         best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
         box = (self.low_controls, self.high_controls, self.control_units)
-        self._polynomial = None if polynomials is None else found
         if polynomials is not None:
-            kernels.improve_polynomials(found, self.aversion, *box, noise, controls, best, shortfalls)
+            kernels.improve_polynomials(polynomials, self.aversion, *box, noise, controls, best, shortfalls)
         else:
             law = self.law
             wrong = kernels.improve(

@@ -546,8 +546,14 @@ def push(window, size, reached, f, g):
 
 
 @njit(**KERNEL)
-def pair_laws(market, step, rows, following, states, controls, masses, result):
-    """Add the law (S,) after a step from masses (M,) in states (M,) under controls (M, C); the first wrong M, or -1."""
+def pair_laws(market, step, rows, following, states, controls, masses, into, result):
+    """Add to laws ``into`` (M,) of (G, S) what a step makes of masses (M,) in states (M,) under controls (M, C).
+
+    Returns
+    -------
+    int
+        The first pair with a wrong intensity, or -1.
+    """
     events, count = following.shape
     window, buffer, none = new_window(events, count), np.zeros((2, events)), np.zeros(7)
     f, g = np.empty(count), np.empty(count)
@@ -571,7 +577,7 @@ def pair_laws(market, step, rows, following, states, controls, masses, result):
                 push(window, within(window, j - 1), within(window, j), f, g)
                 f, g = g, f
             for i in range(within(window, j)):
-                result[window.order[i]] += poisson[j] * f[i]
+                result[into[row], window.order[i]] += poisson[j] * f[i]
     return -1
 
 

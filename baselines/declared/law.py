@@ -326,9 +326,15 @@ class RunningLaw:
         for here in self._alike(controls):
             at, played, mass = states[here], np.ascontiguousarray(controls[here]), masses[here]
             if not self._interpolated_law(n, at, played, mass, result):
-                wrong = kernels.pair_laws(self.market, n, *self.chain, np.ascontiguousarray(at), played, mass, result)
-                self.require_rates(n, wrong, played)
+                self.laws(n, at, played, mass, np.zeros(len(at), dtype=np.int64), result[None])
         return result
+
+    def laws(self, n: int, states: Array, controls: Array, masses: Array, into: Array, result: Array) -> None:
+        """Add to laws (G, S), those ``into`` (M,), what the step makes of masses (M,) under controls (M, C)."""
+        order = np.argsort(states, kind="stable")  # what is within reach of a state is found once
+        pairs = [np.ascontiguousarray(part[order]) for part in (states, controls, masses, into)]
+        wrong = kernels.pair_laws(self.market, n, *self.chain, *pairs, result)
+        self.require_rates(n, wrong, pairs[1])
 
     def _sweep_laws(self, n: int, controls: Array, masses: Array, result: Array) -> None:
         controls = np.ascontiguousarray(controls)

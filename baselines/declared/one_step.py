@@ -175,6 +175,15 @@ class DeclaredProblem:
     ) -> Array:
         return self._backward(n, states, controls, values, (functional,), self._flat)
 
+    def laws(self, n: int, states: Array, controls: Array, masses: Array) -> Array:
+        """Laws (G, S) after the step from masses (G, H) in states (G, H), under controls (G, C)."""
+        asked = np.repeat(np.asarray(controls, dtype=np.float64), states.shape[1], axis=0)
+        played = self._admitted(n, states.ravel(), asked)
+        landed, _ = self._landed(n, states.ravel(), played)
+        result, into = np.zeros((len(states), self.num_states)), np.repeat(np.arange(len(states)), states.shape[1])
+        self.law.laws(n, landed, played, masses.ravel(), into, result)
+        return result
+
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         states = np.flatnonzero(law)
         played = self._admitted(n, states, np.ascontiguousarray(controls[states], dtype=np.float64))
@@ -199,24 +208,24 @@ class DeclaredProblem:
 
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         if self.declared.boxed.all():
-            return self._searches[0].improve(n, values, guess)
+            return self.searches[0].improve(n, values, guess)
         best = np.full(self.num_states, np.nan)
         controls = np.empty((self.num_states, self.num_controls))
-        for found, played in self._combinations(n, values, guess):
+        for found, played in self.combinations(n, values, guess):
             better = found < best if self.aversion else found > best
             here = better | (np.isnan(best) & ~np.isnan(found))
             best[here], controls[here] = found[here], played[here]
         return controls, best[:, None]
 
     @functools.cached_property
-    def _searches(self) -> list[Boxes]:
+    def searches(self) -> list[Boxes]:
         """A search for the continuous controls under every combination of choices."""
         return [Boxes(self.law, self.criterion, choice) for choice in self.choices]
 
     def _running(self, n: int, values: Array, guess: Array | None) -> Iterator[tuple[Array, Array]]:
         """What runs in time is worth under every combination of choices, (S, 1), and the best controls (S, C) there."""
         if self.declared.boxed.any():
-            for search in self._searches:
+            for search in self.searches:
                 free = None if guess is None else guess[:, self.declared.boxed]
                 found, worth = search.improve(n, values, free)
                 yield worth, search.placed(found)
@@ -225,25 +234,31 @@ class DeclaredProblem:
                 for choice, worth in zip(self.choices[part], sweeps, strict=True):
                     yield worth, np.broadcast_to(choice, self.rows.shape[:1] + choice.shape)
 
-    def _combinations(self, n: int, values: Array, guess: Array | None = None) -> Iterator[tuple[Array, Array]]:
-        """One-step values (S,) of every combination of choices, NaN where it is masked, and the controls (S, C)."""
+    def decisions(self, n: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Of every combination of choices: where it is allowed, the state after the impulse, its reward, (S,) each."""
         entries, states = declare.allowed_entries(self.declared, self.params, n), np.arange(self.num_states)
         chosen, nothing = np.flatnonzero(~self.declared.boxed), np.zeros(self.num_states)
-        for choice, (worth, controls) in zip(self.choices, self._running(n, values, guess), strict=True):
+        for choice in self.choices:
             place = (choice - self.low_controls)[chosen].astype(np.int64)
             landed, paid = states, nothing
             if self.declared.impulse is not None:
                 landed, paid = declare.impulse_of(self.declared, self.params, n, choice)
             constant = self._constant(self.criterion, states, landed, paid)
+            yield np.asarray(entries[:, chosen, place].all(axis=1)), landed, constant
+
+    def combinations(self, n: int, values: Array, guess: Array | None = None) -> Iterator[tuple[Array, Array]]:
+        """One-step values (S,) of every combination of choices, NaN where it is masked, and the controls (S, C)."""
+        running = self._running(n, values, guess)
+        for (allowed, landed, constant), (worth, controls) in zip(self.decisions(n), running, strict=True):
             found = self._with_constant(constant, worth[landed], self.criterion)[:, 0]
-            yield np.where(entries[:, chosen, place].all(axis=1), found, np.nan), controls[landed]
+            yield np.where(allowed, found, np.nan), controls[landed]
 
     @property
     def action_values(self) -> Callable[[int, Array], ActionValues] | None:
         return None if self.declared.boxed.any() else self._action_values
 
     def _action_values(self, n: int, values: Array) -> ActionValues:
-        table = np.array([found for found, _ in self._combinations(n, values)])
+        table = np.array([found for found, _ in self.combinations(n, values)])
         sizes = (self.high_controls - self.low_controls + 1).astype(np.int64)
         states, actions = np.divmod(np.arange(table.size), len(self.choices))
         played = (self._admitted(n, states, self.choices[actions]) - self.low_controls).astype(np.int64)

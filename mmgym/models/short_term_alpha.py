@@ -1,4 +1,4 @@
-r"""A short-term alpha: the mid has a drift that follows a Markov chain, which the market maker observes.
+r"""A short-term alpha: the mid has a drift that follows a Markov chain, which the market maker observes or not.
 
     dS = mu dt + sigma dW,    mu = a m / sqrt(L),    m in {-L, .., L},
 
@@ -20,21 +20,25 @@ Quotes at the depth ``d`` are filled at the intensity ``A f(k d)`` (`mmgym.model
 a side is inactive where the inventory would leave ``[-Q, Q]``. "mean" maximises ``E[W_T - W_0 - phi int q^2 dt -
 alpha q_T^2]``, "cara" ``E[-exp(-gamma (W_T - W_0 - alpha q_T^2))]``; ``a = 0`` is `mmgym/GLFT-v0`.
 
-Policies: "hjb", the continuous-time optimum; "alpha_blind", that of the market without alpha, which is what a maker
-plays who does not see ``m`` move; "constant", ``1 / k`` with the exponential curve.
+With ``observe="fills"`` the maker sees time and inventory, and neither ``m`` nor the mid. Fills come at intensities
+that do not depend on ``m``: they tell nothing of it, memory is of no use, and under "mean", the only criterion there,
+the optimum is that of ``a = 0``: 66.2439 at the defaults.
+
+Policies: "hjb", the continuous-time optimum, at ``m = 0`` where it is hidden; "alpha_blind", that of the market without
+alpha, what a maker plays who does not see ``m`` move; "constant", ``1 / k`` with the exponential curve.
 
 Units: prices in the currency, inventory in assets, time in the unit of the horizon.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
 from mmgym import declare
 from mmgym.models import quoting
 from mmgym.models.quoting import best_depths, continuous_depths
-from mmgym.parameters import Integer, Real
+from mmgym.parameters import Choice, Integer, Real
 
 
 class Params(
@@ -42,6 +46,11 @@ class Params(
         alpha=Annotated[float, Real(10.0, -1e6, 1e6, "price / time", "a"), "standard deviation of the drift x sqrt(2)"],
         switching_rate=Annotated[float, Real(10.0, 0.0, 1e6, "1 / time", "eta"), "at which the drift reverts to 0"],
         signal_levels=Annotated[int, Integer(1, 1, 31, symbol="L"), "of the drift, on either side of 0"],
+        observe=Annotated[
+            Literal["state", "fills"],
+            Choice("state"),
+            'what is seen beside the time: inventory and signal; or inventory only ("fills", with "mean")',
+        ],
     )
 ):
     """Parameters of the market."""
@@ -75,7 +84,9 @@ MARKET: declare.Market = declare.Market(
     params=Params,
     coordinates=[
         quoting.inventory(),
-        declare.Coordinate("signal", lambda p: -p.signal_levels, lambda p: p.signal_levels),
+        declare.Coordinate(
+            "signal", lambda p: -p.signal_levels, lambda p: p.signal_levels, observed=lambda p: p.observe == "state"
+        ),
     ],
     controls=[quoting.depth_box("bid_depth"), quoting.depth_box("ask_depth")],
     events=[fills("bid", 1, 0), fills("ask", -1, 1), switch("up", 1), switch("down", -1)],
