@@ -76,7 +76,9 @@ class _BestTable(DeclaredBaseline):
         def fits(arrays: Mapping[str, Array]) -> bool:
             return arrays["controls"].shape == shape and arrays["controls"].dtype.kind == "f"
 
-        controls = kept(self.params, "memoryless", make, fits)["controls"][:, self.beliefs.group]
+        controls = kept(self.params, f"memoryless {problem.declared.name}", make, fits)["controls"][
+            :, self.beliefs.group
+        ]
         raw = frozen.evaluate(problem, controls)[0][..., 0]
         values = self._expected(controls, raw)[:, self.beliefs.group]
         return Solution(controls, values, raw, np.zeros(problem.num_steps + 1))
@@ -168,7 +170,7 @@ class HiddenBaseline(_BestTable):
             )
             return {"name": name, "lower": lower}
 
-        best = kept(self.params, "best known", make, is_named(self.policies()))
+        best = kept(self.params, f"best known {self._declared.declared.name}", make, is_named(self.policies()))
         return str(best["name"]), float(best["lower"])
 
     def _valued(self, name: str, count: int, seed: int) -> tuple[float, float]:
