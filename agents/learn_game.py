@@ -251,7 +251,7 @@ def play_game(
     home.mkdir(parents=True, exist_ok=True)
     plain_env = environment_of(settings.environment, population="constant", **settings.arguments)
     problem = problem_of(plain_env)
-    depths = np.full((problem.num_steps, problem.num_states, 2), 1.0 / plain_env.params.taker_fill_decay)
+    depths = np.tile(1.0 / plain_env.params.fill_decay, (problem.num_steps, problem.num_states, 1))
     constant = population_exploitability(plain_env, depths).exploitability
     rows: list[dict[str, Any]] = []
     total = settings.rounds * len(settings.algorithms)

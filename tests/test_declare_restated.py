@@ -171,9 +171,11 @@ class Player(NamedTuple):
     """What a role is, against a crowd: rates (N, 2) and drifts (N,) by step, the law (inventory, signal, chance)."""
 
     volatility: float
-    fill_decay: float
+    bid_decay: float
+    ask_decay: float
     order_size: float
-    limit: int
+    long: int
+    short: int
     signal_levels: int
     signal_rate_up: float
     signal_rate_down: float
@@ -189,10 +191,10 @@ class Player(NamedTuple):
 def quote(name, sign, j):
     return declare.Event(
         name,
-        intensity=lambda p, x, u: p.crowd_rate[x.step, j] * declare.exp(-p.fill_decay * u[j]),
+        intensity=lambda p, x, u: p.crowd_rate[x.step, j] * declare.exp(-(p.bid_decay, p.ask_decay)[j] * u[j]),
         effect=lambda x: (x.signal, x.inventory + sign),
         payoff=lambda p, u: p.order_size * u[j],
-        when=lambda p, x: sign * x.inventory < p.limit,
+        when=(lambda p, x: x.inventory < p.long) if sign > 0 else (lambda p, x: x.inventory > -p.short),
         counts=name,
     )
 
@@ -211,11 +213,11 @@ PLAYER = declare.Market(
     params=Player,
     coordinates=[
         declare.Coordinate("signal", lambda p: -p.signal_levels, lambda p: p.signal_levels),
-        declare.Coordinate("inventory", lambda p: -p.limit, lambda p: p.limit),
+        declare.Coordinate("inventory", lambda p: -p.short, lambda p: p.long),
     ],
     controls=[
-        declare.Box(name, lambda p: -p.max_depth, lambda p: p.max_depth, lambda p: 1.0 / p.fill_decay)
-        for name in ("bid_depth", "ask_depth")
+        declare.Box("bid_depth", lambda p: -p.max_depth, lambda p: p.max_depth, lambda p: 1.0 / p.bid_decay),
+        declare.Box("ask_depth", lambda p: -p.max_depth, lambda p: p.max_depth, lambda p: 1.0 / p.ask_decay),
     ],
     events=[quote("bid", 1, 0), quote("ask", -1, 1), belief("up", 1), belief("down", -1)],
     position=lambda p, x: p.order_size * x.inventory,
@@ -224,17 +226,17 @@ PLAYER = declare.Market(
     running_penalty=lambda p, x: p.running_penalty * (p.order_size * x.inventory) ** 2,
     start=lambda p: [((int(signal), int(lots)), chance) for lots, signal, chance in p.law],
     tables={"crowd_rate": (lambda p: p.crowd_rates, (2048, 2)), "drift_of": (lambda p: p.crowd_drift, (2048,))},
-    policies={"constant": lambda p, x, n: (1.0 / p.fill_decay, 1.0 / p.fill_decay)},
+    policies={"constant": lambda p, x, n: (1.0 / p.bid_decay, 1.0 / p.ask_decay)},
 )
 
 
 def player(p, flow, parts=1):
     """A role against a flow, each step in so many parts, in which the crowd moves the price at an even pace."""
     moved = p.impact * np.diff(flow.powers(np.linspace(0.0, 1.0, parts + 1)), axis=1)
-    law = p.initial_law if p.role == "taker" else ((0.0, 0.0, 1.0),)
+    law = p.initial_law if p.role == "taker" else ((p.maker_initial_inventory / p.order_size, 0.0, 1.0),)
     return Player(
-        p.volatility, p.fill_decay, p.order_size, p.limit, p.signal_levels, p.signal_rate_up, p.signal_rate_down,
-        p.running_penalty, p.max_depth, p.horizon, parts * p.num_steps,
+        p.volatility, *p.fill_decay.tolist(), p.order_size, p.long, p.short, p.signal_levels, p.signal_rate_up,
+        p.signal_rate_down, p.running_penalty, p.max_depth, p.horizon, parts * p.num_steps,
         tuple(map(tuple, np.repeat(p.factors(flow), parts, axis=0).tolist())),
         tuple((moved * parts / p.step_length).ravel().tolist()), law,
     )  # fmt: skip
@@ -243,22 +245,25 @@ def player(p, flow, parts=1):
 def drawn_player(number, degree):
     """A role with random parameters against a random crowd, whose movement is a polynomial of that degree."""
     random = np.random.default_rng([222, number])
-    limit, levels = int(random.integers(1, 6)), int(random.integers(0, 4))
-    law = random.random((2 * limit + 1, 2 * levels + 1)) * (random.random((2 * limit + 1, 2 * levels + 1)) < 0.3)
+    limits, levels = random.integers(1, 6, (2, 2)), int(random.integers(0, 4))
+    shape = int(limits[0].sum()) + 1, 2 * levels + 1
+    law = random.random(shape) * (random.random(shape) < 0.3)
     law[0, 0] = 0.1
-    decay = random.uniform(0.5, 3.0, 2)
+    decay = random.uniform(0.5, 3.0, (2, 2))
     kind = (mean_field.TakerParams, mean_field.MakerParams)[number % 2]
     p = kind.create(
         volatility=random.uniform(0.0, 3.0),
         impact=random.uniform(0.0, 0.05),
         signal_rate=random.uniform(0.0, 5.0, 2).tolist(),
         signal_limit=levels,
-        taker_fill_rate=random.uniform(0.5, 20.0),
-        taker_fill_decay=decay[0],
-        maker_fill_rate=random.uniform(0.5, 20.0),
-        maker_fill_decay=decay[1],
+        taker_fill_rate=random.uniform(0.5, 20.0, 2).tolist(),
+        taker_fill_decay=decay[0].tolist(),
+        maker_fill_rate=random.uniform(0.5, 20.0, 2).tolist(),
+        maker_fill_decay=decay[1].tolist(),
         order_size=4.0,
-        inventory_limit=4.0 * limit,
+        inventory_limit=(4.0 * limits[0]).tolist(),
+        maker_inventory_limit=(4.0 * limits[1]).tolist(),
+        maker_initial_inventory=4.0 * int(random.integers(-limits[1, 1], limits[1, 0] + 1)),
         taker_risk_aversion=random.uniform(0.0, 0.02),
         maker_risk_aversion=random.uniform(0.0, 0.02),
         max_depth=random.uniform(0.8, 3.0) / decay.max(),

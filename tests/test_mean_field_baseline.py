@@ -245,6 +245,37 @@ def test_functions_and_callables_are_populations_as_score_takes_them():
         population_exploitability(TAKER, Drawing(), **COUPLED)
 
 
+def test_an_equilibrium_with_sides_and_roles_that_differ():
+    """Found under strong impact, not exploitable, and its crowd is the mirror image of that of the mirrored game."""
+    lopsided = {
+        **SMALL, "horizon": 0.4, "impact": 0.03, "taker_fill_rate": [70.0, 45.0], "taker_fill_decay": [2.0, 2.9],
+        "inventory_limit": [40.0, 20.0], "initial_law": [30.0, 1], "signal_rate": [3.0, 1.0],
+    }  # fmt: skip
+    mirrored = {
+        **lopsided, "taker_fill_rate": [45.0, 70.0], "taker_fill_decay": [2.9, 2.0], "inventory_limit": [20.0, 40.0],
+        "initial_law": [-30.0, -1], "signal_rate": [1.0, 3.0],
+    }  # fmt: skip
+    hers = {"maker_fill_rate": [110.0, 80.0], "maker_fill_decay": [2.6, 2.1], "maker_inventory_limit": [20.0, 60.0]}
+    other = {"maker_fill_rate": [80.0, 110.0], "maker_fill_decay": [2.1, 2.6], "maker_inventory_limit": [60.0, 20.0]}
+    games = (
+        Game.create(**lopsided, **hers, maker_initial_inventory=-30.0),
+        Game.create(**mirrored, **other, maker_initial_inventory=30.0),
+    )
+    found, values = [], []
+    for game in games:
+        flow = flows.solve_equilibrium_flow(game)
+        table = flows.best_response(game, flow)[0].reshape(game.num_steps, -1, 2)
+        gap = population_exploitability(game, table)
+        assert abs(gap.exploitability) < 1e-6 * gap.value
+        maker = maker_exploitability(game, np.full((game.num_steps, 9, 2), 0.4), flow)
+        found.append(flow)
+        assert maker.exploitability > 0.0
+        values.append((gap.value, maker.value, maker.best, limit.solve_equilibrium(game, 1e-6).maker_value))
+    assert found[0].movement == pytest.approx(-found[1].movement, abs=1e-6)
+    assert found[0].mean_quotes == pytest.approx(found[1].mean_quotes[:, ::-1], abs=1e-8)
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
 @pytest.mark.long
 def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     """The mean inventory by matrix exponentials: what a polynomial misses is stated, and the level follows from it."""

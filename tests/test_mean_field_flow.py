@@ -22,6 +22,11 @@ from mmgym.models import mean_field_steps as steps
 from mmgym.models.mean_field_game import PRESETS, Game
 
 SMALL = {"inventory_limit": 40.0, "signal_limit": 1, "horizon": 0.5, "num_steps": 8}
+LOPSIDED = {  # every side and role with numbers of its own (the paper's Remark 3.1)
+    "taker_fill_rate": [70.0, 45.0], "taker_fill_decay": [2.0, 2.9], "maker_fill_rate": [110.0, 80.0],
+    "maker_fill_decay": [2.6, 2.1], "inventory_limit": [50.0, 20.0], "maker_inventory_limit": [20.0, 60.0],
+    "maker_initial_inventory": -30.0, "initial_law": [-20.0, 1], "signal_limit": 1, "signal_rate": [3.0, 1.0],
+}  # fmt: skip
 
 
 def at(values, game, inventory, signal):
@@ -104,7 +109,8 @@ def slopes(game, drift_of):
 
     def quotes(w):
         jump = np.diff(w, axis=1)
-        return [np.clip(1 / decay - sign * jump / size, -game.max_depth, game.max_depth) for sign in (1, -1)]
+        base = zip(1.0 / decay, (1, -1), strict=True)
+        return [np.clip(mean - sign * jump / size, -game.max_depth, game.max_depth) for mean, sign in base]
 
     def hjb(t, flat):
         w = flat.reshape(game.shape)
@@ -112,15 +118,15 @@ def slopes(game, drift_of):
         jump = np.diff(w, axis=1)
         out = game.taker_penalty * inventory**2 - (signal + drift_of(t)) * inventory
         out = out + np.zeros(game.shape)
-        out[:, :-1] -= rate * np.exp(-decay * bid) * (size * bid + jump)
-        out[:, 1:] -= rate * np.exp(-decay * ask) * (size * ask - jump)
+        out[:, :-1] -= rate[0] * np.exp(-decay[0] * bid) * (size * bid + jump)
+        out[:, 1:] -= rate[1] * np.exp(-decay[1] * ask) * (size * ask - jump)
         out -= game.signal_generator @ w
         return out.ravel()
 
     def law(t, flat, w):
         p = flat.reshape(game.shape)
         bid, ask = quotes(w)
-        up, down = rate * np.exp(-decay * bid) * p[:, :-1], rate * np.exp(-decay * ask) * p[:, 1:]
+        up, down = rate[0] * np.exp(-decay[0] * bid) * p[:, :-1], rate[1] * np.exp(-decay[1] * ask) * p[:, 1:]
         out = game.signal_generator.T @ p
         out[:, :-1] += down - up
         out[:, 1:] += up - down
@@ -129,9 +135,10 @@ def slopes(game, drift_of):
     return hjb, law
 
 
-def test_time_stepping_agrees_with_a_high_order_adaptive_solver():
+@pytest.mark.parametrize("arguments", [{"initial_law": [80.0, 2], "impact": 0.01}, {**LOPSIDED, "num_steps": 200}])
+def test_time_stepping_agrees_with_a_high_order_adaptive_solver(arguments):
     """Under a drift that moves: HJB to 1e-8 relative, and the law under its quotes."""
-    game = Game.create(initial_law=[80.0, 2], impact=0.01)
+    game = Game.create(**arguments)
     times = limit.time_grid(game, 2000)
     curve = limit.curve_times(times)
 
@@ -279,13 +286,13 @@ def limit_start_by_scipy(game):
     start = 1e-7  # before that the mean bid is its limit
     laws = solve_ivp(lambda t, p: law(t, p, takers(t).reshape(game.shape)), (0.0, game.horizon),
                      game.initial.ravel(), **{**tight, "atol": 1e-16}).sol  # fmt: skip
-    decay, size, inventory = game.maker_fill_decay, game.order_size, game.inventory
+    decay, size, inventory = game.maker_fill_decay, game.order_size, game.maker_inventory
 
     def mean_quotes(t):
         p, jump = laws(t).reshape(game.shape), np.diff(takers(t).reshape(game.shape), axis=1) / size
         sides = []
-        for sign, mass in ((1, p[:, :-1]), (-1, p[:, 1:])):
-            quotes = np.clip(1 / game.taker_fill_decay - sign * jump, -game.max_depth, game.max_depth)
+        for base, sign, mass in zip(1 / game.taker_fill_decay, (1, -1), (p[:, :-1], p[:, 1:]), strict=True):
+            quotes = np.clip(base - sign * jump, -game.max_depth, game.max_depth)
             sides.append((mass * quotes).sum() / mass.sum())
         return sides
 
@@ -293,25 +300,27 @@ def limit_start_by_scipy(game):
         bid, ask = mean_quotes(max(t, start))
         jump = np.diff(w)
         out = game.maker_penalty * inventory**2
-        for there, here, other in ((jump, slice(None, -1), ask), (-jump, slice(1, None), bid)):
-            depth = np.clip(1 / decay - there / size, -game.max_depth, game.max_depth)
-            out[here] -= game.maker_fill_rate * np.exp(-decay * (depth + other)) * (size * depth + there)
+        sides = ((jump, slice(None, -1), ask), (-jump, slice(1, None), bid))
+        for (there, here, other), rate, fall in zip(sides, game.maker_fill_rate, decay, strict=True):
+            depth = np.clip(1 / fall - there / size, -game.max_depth, game.max_depth)
+            out[here] -= rate * np.exp(-fall * (depth + other)) * (size * depth + there)
         return out
 
     last = solve_ivp(maker, (game.horizon, 0.0), np.zeros(len(inventory)), method="DOP853", rtol=1e-9, atol=1e-8)
-    return last.y[len(inventory) // 2, -1]
+    return last.y[np.flatnonzero(inventory == game.maker_initial_inventory)[0], -1]
 
 
-@pytest.mark.parametrize("side", [1, -1])
-def test_all_takers_at_a_limit(side):
+@pytest.mark.parametrize(("side", "others"), [(1, {}), (-1, {}), pytest.param(-1, LOPSIDED, marks=pytest.mark.long)])
+def test_all_takers_at_a_limit(side, others):
     """The mean bid jumps at time 0: with its right limit the maker's value is right, and so is its stated error."""
-    game = Game.create(**{**SMALL, "impact": 0.0, "initial_law": [40.0 * side, 0]})
+    game = Game.create(**{**SMALL, "impact": 0.0, "initial_law": [40.0 * side, 0], **others})
     wanted = limit_start_by_scipy(game)
     for tolerance in (1e-5, 1e-8):
         found = limit.solve_equilibrium(game, tolerance)
         assert found.maker_value == pytest.approx(wanted, rel=max(2.0 * found.error, 2e-9))
         assert found.error <= tolerance
-    closed, depth = (0, found.taker_quotes[0, 1, -2, 0]) if side == 1 else (1, found.taker_quotes[0, 1, 1, 1])
+    level = game.signal_limit + round(game.initial_law[0][1])
+    closed, depth = (0, found.taker_quotes[0, level, -2, 0]) if side == 1 else (1, found.taker_quotes[0, level, 1, 1])
     assert found.flow.mean_quotes[0, closed] == pytest.approx(depth)
     assert found.flow.mean_quotes[0, closed] == pytest.approx(found.flow.mean_quotes[1, closed], abs=1e-3)
 
@@ -418,8 +427,9 @@ def joint_generator(game, rates):
     return np.kron(game.signal_generator, np.eye(count_q)) + np.kron(np.eye(count_b), walk)
 
 
-def test_a_step_forward_is_a_matrix_exponential():
-    game = Game.create(**{**SMALL, "horizon": 0.08, "signal_rate": [3.0, 1.0], "initial_law": [20.0, 1]})
+@pytest.mark.parametrize("others", [{"signal_rate": [3.0, 1.0], "initial_law": [20.0, 1]}, LOPSIDED])
+def test_a_step_forward_is_a_matrix_exponential(others):
+    game = Game.create(**{**SMALL, "horizon": 0.08, **others})
     random = np.random.default_rng(0)
     quotes = random.uniform(-1.0, 1.0, (game.num_steps, *game.shape, 2))
     flow, laws = flows.induced_flow(game, quotes)
@@ -447,8 +457,8 @@ def exact_step(game, start, depths, speed, values):
     rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * np.asarray(depths))
     generator, count = joint_generator(game, rates), values.size
     inventory, signal = np.tile(game.inventory, game.shape[0]), np.repeat(game.signal, game.shape[1])
-    earned = rates[0] * depths[0] * (inventory < game.inventory_limit)
-    earned = game.order_size * (earned + rates[1] * depths[1] * (inventory > -game.inventory_limit))
+    earned = rates[0] * depths[0] * (inventory < inventory.max())
+    earned = game.order_size * (earned + rates[1] * depths[1] * (inventory > inventory.min()))
     reward = signal * inventory - game.taker_penalty * inventory**2 + earned
     h = game.step_length
     system = np.zeros((count + 2, count + 2))  # states, sources linear in the time left, and 1
@@ -460,23 +470,24 @@ def exact_step(game, start, depths, speed, values):
     return (expm(h * system) @ np.concatenate([values.ravel(), [0.0, 1.0]]))[start]
 
 
-def test_frozen_depths_are_the_best_ones():
+@pytest.mark.parametrize("others", [{}, LOPSIDED])
+def test_frozen_depths_are_the_best_ones(others):
     """Against Nelder-Mead on matrix exponentials, with a crowd whose speed is linear inside the step."""
-    game = Game.create(**{**SMALL, "signal_rate": [3.0, 1.0], "impact": 0.03})
+    game = Game.create(**{**SMALL, "signal_rate": [3.0, 1.0], "impact": 0.03, **others})
     h, random = game.step_length, np.random.default_rng(1)
     values = 30.0 * random.standard_normal(game.shape).cumsum(axis=1)
     system = flows.step_system(game)
     speed = (-40.0, 600.0)  # of the price by the time left tau: speed[0] + speed[1] tau
     drift = system.beliefs + speed[0] + speed[1] * h * (1.0 - system.nodes)
     depths, best = np.full((*game.shape, 2), 0.4), np.empty(game.shape)
-    inventory, fastest = game.inventory, game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth)
+    inventory, fastest = game.inventory, game.taker_fill_rate @ np.exp(game.taker_fill_decay * game.max_depth)
     steps.improve(
-        h, np.full(2, game.taker_fill_rate), game.taker_fill_decay, game.order_size, game.max_depth,
+        h, game.taker_fill_rate, game.taker_fill_decay, game.order_size, game.max_depth,
         -game.taker_penalty * inventory**2, system.nodes, system.weights, drift, system.moves @ values, inventory,
-        depths.copy(), 0.0, steps.new_weights(h, 2.0 * fastest, np.ones(game.shape[0], np.bool_)), depths, best,
+        depths.copy(), np.zeros(2), steps.new_weights(h, fastest, np.ones(game.shape[0], np.bool_)), depths, best,
         np.empty(game.shape),
     )  # fmt: skip
-    for state in (0, 4, 13, 26):
+    for state in (0, 4, 13, best.size - 1):
         found = depths.reshape(-1, 2)[state]
         assert exact_step(game, state, found, speed, values) == pytest.approx(best.ravel()[state], abs=1e-9)
         bounds = [(-game.max_depth, game.max_depth)] * 2

@@ -39,9 +39,11 @@ def batch(env_class, count, **arguments):
 def test_defaults_are_the_paper_s_table():
     p = TakerParams.create()
     assert (p.volatility, p.impact, p.signal_rate_up, p.signal_rate_down, p.signal_limit) == (8.0, 5e-5, 1.5, 1.5, 4)
-    assert (p.taker_fill_rate, p.maker_fill_rate) == (70.0, 100.0)
-    assert p.taker_fill_decay == p.maker_fill_decay == 19.0 / 8.0
-    assert (p.order_size, p.inventory_limit, p.limit, p.max_depth) == (10.0, 120.0, 12, 1.5)
+    assert p.game.taker_fill_rate.tolist() == [70.0, 70.0]
+    assert p.game.maker_fill_rate.tolist() == [100.0, 100.0]
+    assert p.game.taker_fill_decay.tolist() == p.game.maker_fill_decay.tolist() == [19.0 / 8.0] * 2
+    assert (p.order_size, p.game.inventory_limit, p.limit, p.max_depth) == (10.0, 120.0, 12, 1.5)
+    assert MakerParams.create().lots.tolist() == p.lots.tolist() == list(range(-12, 13))
     assert p.running_penalty == pytest.approx(1e-4 * 64)
     assert MakerParams.create().running_penalty == pytest.approx(5e-4 * 64)
     assert (p.horizon, p.num_steps, p.step_length) == (5.0, 500, 0.01)
@@ -55,12 +57,14 @@ BAD = {
     "impact": (-1e-9, 0.0501, 0.1, math.nan),
     "signal_rate": (-1.0, [1.0], [1.0, -1.0], "x"),
     "signal_limit": (-1, 1.5, 11, True),
-    "taker_fill_rate": (0.0, math.inf),
+    "taker_fill_rate": (0.0, math.inf, [70.0, 0.0], [70.0]),
     "taker_fill_decay": (0.0, -1.0),
     "maker_fill_rate": (0.0, "x"),
     "maker_fill_decay": (0.0, math.nan),
     "order_size": (0.0, 7.0),
-    "inventory_limit": (0.0, 15.0, 510.0),
+    "inventory_limit": (0.0, 15.0, 510.0, [120.0], [120.0, 5.0], [120.0, -10.0]),
+    "maker_inventory_limit": (0.0, 15.0, [510.0, 10.0], "x"),
+    "maker_initial_inventory": (130.0, 5.0, None),
     "taker_risk_aversion": (-1.0,),
     "maker_risk_aversion": (-1.0, "x"),
     "max_depth": (0.0, 30.0),
@@ -190,7 +194,7 @@ def test_wealth_adds_up(env_class):
         returns += rewards
     assert info["cash"] + info["inventory"] * info["mid"] == pytest.approx(info["gain"])
     assert returns == pytest.approx(info["gain"] - p.running_penalty * info["inventory_square"])
-    assert (np.abs(info["inventory"]) <= p.inventory_limit).all()
+    assert (np.abs(info["inventory"]) <= p.limit * p.order_size).all()
     assert start == pytest.approx(20.0 if p.role == "taker" else 0.0)
 
 
@@ -255,6 +259,35 @@ def test_one_step_against_a_matrix_exponential():
     system = np.zeros((count + 3, count + 3))
     system[:count, :count], system[:count, count:] = generator, parts
     expected = expm(0.1 * system)[2 * 7 + 5, count:]
+    for sample, value in zip((rewards, info["bid_fills"], info["ask_fills"]), expected, strict=True):
+        close_mean(sample.astype(float), value)
+
+
+@pytest.mark.parametrize("env_class", [MeanFieldTakerVectorEnv, MeanFieldMakerVectorEnv])
+def test_one_step_with_sides_and_roles_that_differ(env_class):
+    """Mean fills and mean gain at fixed depths, by a matrix exponential (the asymmetry of the paper's Remark 3.1)."""
+    arguments = {
+        "taker_fill_rate": [70.0, 45.0], "taker_fill_decay": [2.0, 2.9], "maker_fill_rate": [110.0, 80.0],
+        "maker_fill_decay": [2.6, 2.1], "inventory_limit": [30.0, 10.0], "maker_inventory_limit": [20.0, 40.0],
+        "maker_initial_inventory": -30.0, "initial_law": [20.0, 0], "signal_limit": 0, "impact": 0.0,
+        "num_steps": 1, "horizon": 0.1, "population": "constant",
+    }  # fmt: skip
+    envs, depths = batch(env_class, 20_000, **arguments, reward="expected"), np.array([0.3, 0.1])
+    envs.reset(seed=4)
+    _, rewards, _, _, info = envs.step(envs.from_quotes(np.tile(depths, (20_000, 1))))
+    if env_class is MeanFieldTakerVectorEnv:
+        held, start, penalty = np.arange(-10.0, 31.0, 10.0), 20.0, 1e-4 * 64.0
+        rates = np.array([70.0, 45.0]) * np.exp(-np.array([2.0, 2.9]) * depths)
+    else:  # her bid meets the takers' ask, 1 / 2.9, and her ask their bid
+        held, start, penalty = np.arange(-40.0, 21.0, 10.0), -30.0, 5e-4 * 64.0
+        rates = np.array([110.0, 80.0]) * np.exp(-np.array([2.6, 2.1]) * (depths + np.array([1.0 / 2.9, 0.5])))
+    count = len(held)
+    walk = np.diag(np.full(count - 1, rates[0]), 1) + np.diag(np.full(count - 1, rates[1]), -1)
+    bid, ask = rates[0] * (held < held[-1]), rates[1] * (held > held[0])
+    system = np.zeros((count + 3, count + 3))
+    system[:count, :count] = walk - np.diag(walk.sum(axis=1))
+    system[:count, count:] = np.stack([10.0 * (bid * depths[0] + ask * depths[1]) - penalty * held**2, bid, ask], 1)
+    expected = expm(0.1 * system)[np.flatnonzero(held == start)[0], count:]
     for sample, value in zip((rewards, info["bid_fills"], info["ask_fills"]), expected, strict=True):
         close_mean(sample.astype(float), value)
 

@@ -23,6 +23,11 @@ from mmgym.models.mean_field_game import Game
 
 SMALL = {"inventory_limit": 30.0, "signal_limit": 1, "horizon": 0.4, "num_steps": 10, "signal_rate": [4.0, 2.0]}
 COUPLED = {**SMALL, "impact": 0.04, "initial_law": [20.0, 1], "taker_risk_aversion": 1e-3}
+LOPSIDED = {  # every side and role with numbers of its own (the paper's Remark 3.1)
+    **COUPLED, "taker_fill_rate": [70.0, 45.0], "taker_fill_decay": [2.0, 2.9], "maker_fill_rate": [110.0, 80.0],
+    "maker_fill_decay": [2.6, 2.1], "inventory_limit": [30.0, 10.0], "maker_inventory_limit": [20.0, 60.0],
+    "maker_initial_inventory": -30.0,
+}  # fmt: skip
 FALSE_ALARM = 1e-4  # of each statistical check
 
 
@@ -48,9 +53,10 @@ def play(games, takers, actions=None, seed=1, reward="expected", maker=(0.28, 0.
     quotes = np.tile(np.array(maker, np.float32), (games, 1))
     for n in range(game.num_steps):
         if actions is None:
-            played = np.full((games, takers, 2), 1.0 / game.taker_fill_decay / game.max_depth, np.float32)
+            quote = (1.0 / game.taker_fill_decay / game.max_depth).astype(np.float32)
+            played = np.broadcast_to(quote, (games, takers, 2))
         else:
-            played = actions[n][batch.signal + game.signal_limit, batch.inventory + game.limit]
+            played = actions[n][batch.signal + game.signal_limit, batch.inventory + game.short]
         found = batch.step(played, quotes)
         total += found.taker_rewards
         maker_total += found.maker_rewards
@@ -62,35 +68,42 @@ def play(games, takers, actions=None, seed=1, reward="expected", maker=(0.28, 0.
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("arguments", [COUPLED, LOPSIDED])
 @pytest.mark.parametrize("takers", [1, 2, 7])
 @pytest.mark.parametrize("reward", ["expected", "pnl"])
-def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_impact_say(takers, reward):
+def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_impact_say(takers, reward, arguments):
     """Others' drift is (N - 1) / N of the limit's; own pushes make kappa / (2 N) (q_T^2 - q_0^2 - z^2 fills)."""
-    game = Game.create(**COUPLED)
+    game = Game.create(**arguments)
     actions = quote_table(game)
     depths = actions.astype(np.float64) * game.max_depth
     flow, _ = induced_flow(game, depths)
     share = (takers - 1) / takers
     problem = MeanFieldProblem(
-        TakerParams.create(**COUPLED), Flow(share * flow.movement, flow.mean_quotes, flow.quoting)
+        TakerParams.create(**arguments), Flow(share * flow.movement, flow.mean_quotes, flow.quoting)
     )
     table = Table(depths.reshape(game.num_steps, -1, 2))
     law = state_laws(problem, table.controls)[-1].reshape(game.shape).sum(axis=0)
     fills = float(problem.initial @ evaluate(problem, table, Functional(fills=1.0))[0][0, :, 0])
     squares = float(law @ game.inventory**2) - 20.0**2 - game.order_size**2 * fills
     expected = criterion_value(problem, table) + 0.5 * game.impact / takers * squares
-    total, _, _ = play(20_000 // takers, takers, actions, reward=reward, **COUPLED)
+    total, _, _ = play(20_000 // takers, takers, actions, reward=reward, **arguments)
     close_mean(total.mean(axis=1), expected)
 
 
-def test_the_maker_earns_what_the_limit_says_against_constant_quotes():
+@pytest.mark.parametrize("arguments", [COUPLED, LOPSIDED])
+def test_the_maker_earns_what_the_limit_says_against_constant_quotes(arguments):
     """Her fills do not depend on the takers' inventories then, and the mid's drift is that of the mean law."""
-    params = MakerParams.create(population="constant", **COUPLED)
+    params = MakerParams.create(population="constant", **arguments)
     problem = MeanFieldProblem(params)
     depths = np.array([0.3, 0.4], np.float32).astype(np.float64) * params.max_depth
     value = criterion_value(problem, np.broadcast_to(depths, (params.num_steps, problem.num_states, 2)))
-    _, makers, _ = play(4_000, 12, maker=(0.3, 0.4), **COUPLED)
+    _, makers, batch = play(4_000, 12, maker=(0.3, 0.4), **arguments)
     close_mean(makers, value)
+    law = problem.initial
+    for n in range(params.num_steps):
+        law = problem.forward(n, np.broadcast_to(depths, (problem.num_states, 2)), law)
+    counts, expected = np.bincount(batch.maker_inventory + params.short, minlength=len(law)), 4_000 * law
+    assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > FALSE_ALARM
 
 
 @pytest.mark.long
@@ -169,7 +182,7 @@ def test_what_players_see():
     assert makers.shape == (2, 8)
     assert takers.dtype == makers.dtype == np.float32
     np.testing.assert_allclose(takers[0, 0], [0.0, 20.0 / 30.0, 1.0], rtol=1e-7)
-    quote = 1.0 / batch.params.game.taker_fill_decay / 1.5
+    quote = 1.0 / batch.params.game.taker_fill_decay_bid / 1.5
     np.testing.assert_allclose(makers[0, [0, 1, 2, 3, 5, 6, 7]], [0, 0, quote, quote, 0, 0, 20.0 / 30.0], rtol=1e-6)
     actions = np.linspace(-0.3, 0.4, 16).reshape(2, 4, 2)
     _, makers = batch.step(actions, np.full((2, 2), 0.3))[:2]

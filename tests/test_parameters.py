@@ -59,7 +59,9 @@ SPECIAL = {  # values of arguments that are no number, pair, choice or multiple;
     },
     "mean_field": {
         "initial_law": ["origin", [10.0, 1], [-20, 0], LAW],
-        "inventory_limit": [10.0, 40.0],
+        "inventory_limit": [10.0, 40.0, [30.0, 20.0]],
+        "maker_inventory_limit": [None, 120.0, [20.0, 50.0]],
+        "maker_initial_inventory": [0.0, 10.0, -20.0],
         "signal_limit": [1, 2],
         "population": ["constant"],
     },

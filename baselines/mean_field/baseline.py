@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 @make_baseline.register
 def mean_field_baseline(params: Params) -> FiniteBaseline:
     """The baseline of these parameters."""
-    states = (2 * params.signal_levels + 1) * (2 * params.limit + 1)
+    states = (2 * params.signal_levels + 1) * len(params.lots)
     shape = (params.num_steps, states, 2)
     tables: dict[str, Callable[[], Array]] = {
         "hjb": lambda: continuous_depths(params),

@@ -25,7 +25,7 @@ def continuous_depths(params: Params) -> Array:
         If explicit time stepping is unstable on the finest grid.
     """
     game, flow, count = params.game, params.flow, params.num_steps
-    parts = max(4, int(np.ceil(600.0 * params.step_length * params.taker_fill_rate / 70.0)))
+    parts = max(4, int(np.ceil(600.0 * params.step_length * game.taker_fill_rate.max() / 70.0)))
     while parts * count <= max(LARGEST, 4 * count):
         times = np.linspace(0.0, params.horizon, parts * count + 1)
         inside = np.arange(2 * parts + 1) / (2 * parts)

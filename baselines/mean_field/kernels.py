@@ -229,8 +229,8 @@ def backward_gradient(
     ----------
     states, signals, rates, reward, nodes, node_weights, drift, values, inventory
         Those of `mmgym.models.mean_field_steps.backward_mean`.
-    factors : (2,)
-        Fill intensities of bid and ask at depth 0; 0 turns a side off.
+    factors, decay : (2,)
+        Fill intensities of bid and ask at depth 0, where 0 turns a side off, and how fast they fall (1 / price).
     result, gradient : (M,), (M, 2)
         Out.
     """
@@ -243,11 +243,11 @@ def backward_gradient(
         start, b, up, down = states[i], signals[i], rates[i, 0], rates[i, 1]
         source_b, source_a, slope_b, slope_a = 0.0, 0.0, 0.0, 0.0
         if factors[0] > 0.0:
-            depth = math.log(factors[0] / up) / decay
-            source_b, slope_b = size * up * depth, size * (depth - 1.0 / decay)
+            depth = math.log(factors[0] / up) / decay[0]
+            source_b, slope_b = size * up * depth, size * (depth - 1.0 / decay[0])
         if factors[1] > 0.0:
-            depth = math.log(factors[1] / down) / decay
-            source_a, slope_a = size * down * depth, size * (depth - 1.0 / decay)
+            depth = math.log(factors[1] / down) / decay[1]
+            source_a, slope_a = size * down * depth, size * (depth - 1.0 / decay[1])
         place = weights_for(weights, up + down, step, nodes, node_weights, drift)
         rate, terms = weights.rates[place], weights.terms[place]
         pi, rho, beta = weights.pi[place], weights.rho[place], weights.beta[place, b]

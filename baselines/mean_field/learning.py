@@ -164,7 +164,7 @@ def _mirror_descent(first: Population, rate: float) -> Any:
 
 def _prior_descent(first: Population, rate: float) -> Any:
     population, p = first, first.problem.params
-    penalty = p.order_size * (1.0 - rate) / (p.fill_decay * rate)
+    penalty = p.order_size * (1.0 - rate) / (p.fill_decay * rate)  # by side
     while True:
         problem, prior = population.problem, population.table.controls
         depths, values = np.empty(prior.shape), np.zeros((problem.num_states, 1))
@@ -279,7 +279,7 @@ def _rounds(
     game: Game, algorithm: str, rounds: int, rate: float, respond: Callable[[Population], Array] | None
 ) -> Iterator[Round]:
     params = TakerParams(*game, population=("constant", ""), reward="pnl", role="taker")
-    depths = np.full((game.num_steps, game.shape[0] * game.shape[1], 2), 1.0 / game.taker_fill_decay)
+    depths = np.tile(1.0 / game.taker_fill_decay, (game.num_steps, game.shape[0] * game.shape[1], 1))
     first = _met(params, Table(depths))
     if algorithm in _SOLVED:
         yield from _SOLVED[algorithm](params, first, rate, rounds)

@@ -53,15 +53,15 @@ class MeanFieldProblem:
         p = self.params = params
         game = p.game
         self.num_steps = p.num_steps
-        self.shape = (2 * p.signal_levels + 1, 2 * p.limit + 1)
+        self.shape = (2 * p.signal_levels + 1, len(p.lots))
         self.num_states = self.shape[0] * self.shape[1]
         check_tables(p.num_steps, self.num_states, 2, "num_steps, inventory_limit or signal_limit")
         self.levels = self.shape[1]
-        self.lots = np.tile(np.arange(-p.limit, p.limit + 1), self.shape[0])
+        self.lots = np.tile(p.lots, self.shape[0])
         self.signals = np.repeat(np.arange(-p.signal_levels, p.signal_levels + 1), self.levels)
-        self.inventory = game.inventory  # assets, (Q,)
-        self.coordinates: Mapping[str, NDArray[Any]] = {"inventory": self.lots * p.order_size}
         taker = p.role == "taker"
+        self.inventory = game.inventory if taker else game.maker_inventory  # assets, (Q,)
+        self.coordinates: Mapping[str, NDArray[Any]] = {"inventory": self.lots * p.order_size}
         if taker:
             self.coordinates = {"signal": self.signals.astype(np.float64), **self.coordinates}
         self.initial = p.initial.ravel()
@@ -69,19 +69,19 @@ class MeanFieldProblem:
         self.jumps = game.jumps if taker else np.zeros(2)
         self.signal = game.signal if taker else np.zeros(1)
         flow = p.flow if flow is None else flow
-        self.tolerance = game.impact * game.inventory_limit * flow.variation
+        self.tolerance = game.impact * float(np.abs(self.inventory).max()) * flow.variation
         self.factors = p.factors(flow)
         self.high_controls = np.full(2, p.max_depth)
         self.low_controls = -self.high_controls
-        self.control_units = np.full(2, 1.0 / p.fill_decay)
-        self.unit_value = p.order_size / p.fill_decay
+        self.control_units = 1.0 / p.fill_decay
+        self.unit_value = p.order_size / float(p.fill_decay.min())
         if taker:
             system = step_system(game)
             self.nodes, self.weights, self.beliefs, self.moves = (
                 system.nodes, system.weights, system.beliefs, system.moves
             )  # fmt: skip
         else:
-            fastest = self.factors.sum(axis=1).max() * np.exp(p.fill_decay * p.max_depth)
+            fastest = (self.factors @ np.exp(p.fill_decay * p.max_depth)).max()
             self.nodes, self.weights = quadrature_for(float(fastest * p.step_length))
             self.beliefs, self.moves = np.zeros((1, len(self.nodes))), np.eye(1)
         self.drift = np.ascontiguousarray(game.impact / p.step_length * flow.speed(self.nodes))  # (N, K)
@@ -97,7 +97,7 @@ class MeanFieldProblem:
 
     def locate(self, observations: Array) -> tuple[Integers, Integers]:
         step, lots, signal = mean_field.locate(self.params, observations)
-        return step, (signal + self.params.signal_levels) * self.levels + lots + self.params.limit
+        return step, (signal + self.params.signal_levels) * self.levels + lots + self.params.short
 
     def controls(self, actions: Array) -> Array:
         return mean_field.to_quotes(self.params, actions)
@@ -186,8 +186,8 @@ class MeanFieldProblem:
     ) -> Array:
         no_fill = np.exp(-self.params.step_length * self.intensities(n, np.asarray(controls)).sum(axis=-1))
         signals, lots = states // self.levels, states % self.levels
-        after = self.moves @ values.reshape(*self.shape, -1)[:, self.params.limit]
-        return np.asarray(np.where(lots == self.params.limit, no_fill, 0.0)[:, None] * after[signals])
+        after = self.moves @ values.reshape(*self.shape, -1)[:, self.params.short]
+        return np.asarray(np.where(lots == self.params.short, no_fill, 0.0)[:, None] * after[signals])
 
     def forward(self, n: int, controls: Array, law: Array) -> Array:
         after, moved = np.zeros(self.shape), np.zeros(1)
@@ -217,15 +217,15 @@ class MeanFieldProblem:
             result,
             slopes,
         )
-        return result[:, None], slopes * -p.fill_decay * rates
+        return result[:, None], np.asarray(slopes * -p.fill_decay * rates)
 
     def first_order_depths(self, values: Array) -> Array:
         """Best depths (B, Q, 2) of a short step before the values (B, Q); a blocked side takes its neighbour's."""
         slope = np.diff(values, axis=1) / self.params.order_size
         base = 1.0 / self.params.fill_decay
-        bid = base - np.concatenate([slope, slope[:, -1:]], axis=1)
-        ask = base + np.concatenate([slope[:, :1], slope], axis=1)
-        return np.clip(np.stack([bid, ask], axis=-1), -self.params.max_depth, self.params.max_depth)
+        bid = base[0] - np.concatenate([slope, slope[:, -1:]], axis=1)
+        ask = base[1] + np.concatenate([slope[:, :1], slope], axis=1)
+        return np.asarray(np.clip(np.stack([bid, ask], axis=-1), -self.params.max_depth, self.params.max_depth))
 
     def region(self, n: int, values: Array) -> Region:
         """As `mmgym.baselines.maximise.ContinuousProblem` has it; the signal and the crowd move the price."""
@@ -243,24 +243,24 @@ class MeanFieldProblem:
     def improve(self, n: int, values: Array, guess: Array | None = None) -> tuple[Array, Array]:
         after = np.ascontiguousarray(self.moves @ values[:, 0].reshape(self.shape))
         depths = self.first_order_depths(after) if guess is None else guess.reshape(*self.shape, 2)
-        depths, best, shortfalls = self._climb(n, after, depths, depths, 0.0)
+        depths, best, shortfalls = self._climb(n, after, depths, depths, np.zeros(2))
         return best_controls(self, n, values, in_box(self, depths.reshape(-1, 2)), best.ravel(), shortfalls.ravel())
 
-    def improve_near(self, n: int, values: Array, prior: Array, penalty: float) -> tuple[Array, Array]:
-        """The best controls (S, 2) near a prior's and their values (S, 1), less a penalty for leaving the prior.
+    def improve_near(self, n: int, values: Array, prior: Array, penalty: Array) -> tuple[Array, Array]:
+        """The best controls (S, 2) near a prior's and their values (S, 1), less a penalty (2,) for leaving the prior.
 
-        It is ``penalty * step_length * sum(r log(r / p) - r + p)``, with fill intensities ``r`` and those of the prior.
+        It is ``step_length * sum(penalty * (r log(r / p) - r + p))``, with fill intensities ``r``, of the prior ``p``.
         """
         after = np.ascontiguousarray(self.moves @ values[:, 0].reshape(self.shape))
         prior = prior.reshape(*self.shape, 2)
         depths, best, _ = self._climb(n, after, prior, prior, penalty)
         return in_box(self, depths.reshape(-1, 2)), best.reshape(-1, 1)
 
-    def _climb(self, n: int, after: Array, guess: Array, prior: Array, penalty: float) -> tuple[Array, Array, Array]:
+    def _climb(self, n: int, after: Array, guess: Array, prior: Array, penalty: Array) -> tuple[Array, Array, Array]:
         p = self.params
         depths = np.clip(guess, self.low_controls, self.high_controls)
         best, shortfalls = np.empty(self.shape), np.empty(self.shape)
-        most = float(self.factors[n].sum() * np.exp(p.fill_decay * p.max_depth))
+        most = float(self.factors[n] @ np.exp(p.fill_decay * p.max_depth))
         mean_field_steps.improve(
             p.step_length,
             self.factors[n],

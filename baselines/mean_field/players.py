@@ -50,10 +50,10 @@ def _slope(game: Game, num_takers: int, drift: float, values: Array, depths: Arr
     for side, here, there, sign in ((0, below, above, 1), (1, above, below, -1)):
         gain = values[:, there] - values[:, here] + sign * push[here]
         if depths is None:
-            depth = np.clip(1.0 / decay - gain / z, -game.max_depth, game.max_depth)
+            depth = np.clip(1.0 / decay[side] - gain / z, -game.max_depth, game.max_depth)
         else:
             depth = depths[:, here, side]
-        total[:, here] += game.taker_fill_rate * np.exp(-decay * depth) * (z * depth + gain)
+        total[:, here] += game.taker_fill_rate[side] * np.exp(-decay[side] * depth) * (z * depth + gain)
     return np.asarray(total)
 
 
@@ -139,9 +139,9 @@ def inventory_fluctuations(
         batch.reset(seed)
         quotes = np.zeros((games, 2), np.float32)
         for n in range(game.num_steps):
-            batch.step(table[n][batch.signal + game.signal_limit, batch.inventory + game.limit], quotes)
+            batch.step(table[n][batch.signal + game.signal_limit, batch.inventory + game.short], quotes)
         distance = batch.inventory.mean(axis=1) * game.order_size - mean
-        histogram = np.stack([(batch.inventory == lots).mean(axis=1) for lots in range(-game.limit, game.limit + 1)])
+        histogram = np.stack([(batch.inventory == lots).mean(axis=1) for lots in params.lots])
         squares = distance**2
         rms = float(np.sqrt(squares.mean()))
         rows.append(

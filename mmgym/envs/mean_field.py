@@ -101,8 +101,8 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     outside the box are clipped to it. `to_quotes` and `from_quotes` convert.
 
     ## Observation Space
-    `Box([0, -1, -1], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
-    signal over `signal_limit`. `to_state` recovers the integers exactly.
+    `Box([0, -1, -1], [1, 1, 1], (3,), float32)`: elapsed fraction of the horizon, inventory over the
+    larger `inventory_limit`, signal over `signal_limit`. `to_state` recovers the integers exactly.
 
     ## Rewards
     The gain of marked-to-mid wealth, under her belief, minus ``taker_risk_aversion * volatility^2 * int inventory^2
@@ -160,10 +160,10 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
     outside the box are clipped to it. `to_quotes` and `from_quotes` convert.
 
     ## Observation Space
-    `Box([0, -1, -1, -1, -1], 1, (5,), float32)`: elapsed fraction of the horizon, inventory over `inventory_limit`,
-    the takers' mean bid and mean ask over `max_depth`, and ``m / (|m| + s)`` where ``m`` is the mean drift of the mid
-    by the crowd in the coming step (dollars / day) and ``s`` the largest signal, at least 1. `to_state` recovers step
-    and inventory exactly. At the horizon the crowd's entries are those of the last step.
+    `Box([0, -1, -1, -1, -1], 1, (5,), float32)`: elapsed fraction of the horizon, inventory over her larger
+    limit, the takers' mean bid and mean ask over `max_depth`, and ``m / (|m| + s)`` where ``m`` is the mean drift of
+    the mid by the crowd in the coming step (dollars / day) and ``s`` the largest signal, at least 1. `to_state`
+    recovers step and inventory exactly. At the horizon the crowd's entries are those of the last step.
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``maker_risk_aversion * volatility^2 * int inventory^2 dt``; nothing is added
@@ -171,7 +171,7 @@ class MeanFieldMakerEnv(MeanFieldMakerFace, KernelEnv):
     variance. The same seed gives the same fills for both. Undiscounted, they add up to the criterion.
 
     ## Starting State
-    Step 0, no inventory, no cash. The mid is counted from its start.
+    Step 0, `maker_initial_inventory`. The mid is counted from its start and the cash from the start's wealth.
 
     ## Episode End
     `terminated` after `num_steps` steps; never `truncated`.

@@ -38,8 +38,8 @@ class MeanFieldPlayers:
     on a side (``boundary_quotes="quoting"``), none come there.
 
     Observations: a taker sees what a `MeanFieldTakerEnv` shows her: the elapsed fraction of the horizon, her inventory
-    over `inventory_limit` and her signal over `signal_limit`. The maker sees what a `MeanFieldMakerEnv` with
-    ``population=forecast`` shows her, bit for bit: the elapsed fraction, her inventory over `inventory_limit`, and for
+    over the larger `inventory_limit` and her signal over `signal_limit`. The maker sees what a `MeanFieldMakerEnv` with
+    ``population=forecast`` shows her, bit for bit: the elapsed fraction, her inventory over her larger limit, and for
     the coming step mean bid and mean ask over `max_depth` and the squashed drift of the crowd that `forecast` names. A
     policy for these five entries plays both. Three more say what the takers of this game do: their mean bid and mean
     ask over `max_depth` in the step before (0 before the first one), and their mean inventory over `inventory_limit`.
@@ -191,8 +191,8 @@ class MeanFieldPlayers:
 def measurement(games: int, takers: int, **arguments: Any) -> tuple[Callable[[], None], int]:
     """Some steps of a batch of games in which everybody quotes the constant depth, as a function, and their number."""
     batch = MeanFieldPlayers(games, num_takers=takers, **arguments)
-    quote = 1.0 / batch.params.game.taker_fill_decay / batch.params.game.max_depth
-    actions, maker = np.full((games, takers, 2), quote, np.float32), np.full((games, 2), quote, np.float32)
+    quote = (1.0 / batch.params.game.taker_fill_decay / batch.params.game.max_depth).astype(np.float32)
+    actions, maker = np.tile(quote, (games, takers, 1)), np.tile(quote, (games, 1))
     count = min(100, batch.params.game.num_steps)
 
     def run() -> None:

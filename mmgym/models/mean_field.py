@@ -6,7 +6,8 @@ The crowd's mean inventory moves the price, ``dS = sigma dW + kappa d(mean inven
     taker:  A^m exp(-k^m d),
     maker:  A exp(-k (x + d)),    x = the takers' mean ask for her bid, their mean bid for her ask,
 
-in orders of ``z`` assets; bids are off at the upper inventory bound, asks at the lower one. A taker believes in a
+in orders of ``z`` assets; bids are off at the upper inventory bound, asks at the lower one. ``A``, ``k`` and the bounds
+may differ between the sides (Remark 3.1) and between the roles. A taker believes in a
 signal ``b``, a walk on ``-B .. B`` with jumps up and down at rates ``lambda+`` and ``lambda-``: for her the mid also
 drifts by ``b dt``. The criteria, with the penalty ``c = gamma sigma^2`` or ``phi sigma^2``, are (2.4)-(2.8) of the
 paper,
@@ -61,12 +62,20 @@ class Params(NamedTuple):
     signal_rate_up: Annotated[float, of_game("signal_rate")]
     signal_rate_down: OtherSide
     signal_limit: Annotated[int, of_game("signal_limit")]
-    taker_fill_rate: Annotated[float, of_game("taker_fill_rate")]
-    taker_fill_decay: Annotated[float, of_game("taker_fill_decay")]
-    maker_fill_rate: Annotated[float, of_game("maker_fill_rate")]
-    maker_fill_decay: Annotated[float, of_game("maker_fill_decay")]
+    taker_fill_rate_bid: Annotated[float, of_game("taker_fill_rate")]
+    taker_fill_rate_ask: OtherSide
+    taker_fill_decay_bid: Annotated[float, of_game("taker_fill_decay")]
+    taker_fill_decay_ask: OtherSide
+    maker_fill_rate_bid: Annotated[float, of_game("maker_fill_rate")]
+    maker_fill_rate_ask: OtherSide
+    maker_fill_decay_bid: Annotated[float, of_game("maker_fill_decay")]
+    maker_fill_decay_ask: OtherSide
     order_size: Annotated[float, of_game("order_size")]
-    inventory_limit: Annotated[float, of_game("inventory_limit")]
+    inventory_limit_long: Annotated[float, of_game("inventory_limit")]
+    inventory_limit_short: OtherSide
+    maker_inventory_limit_long: Annotated[float, of_game("maker_inventory_limit")]
+    maker_inventory_limit_short: OtherSide
+    maker_initial_inventory: Annotated[float, of_game("maker_initial_inventory")]
     taker_risk_aversion: Annotated[float, of_game("taker_risk_aversion")]
     maker_risk_aversion: Annotated[float, of_game("maker_risk_aversion")]
     max_depth: Annotated[float, of_game("max_depth")]
@@ -92,7 +101,8 @@ class Params(NamedTuple):
         """These parameters with role and crowd, checked against each other."""
         role: Literal["taker", "maker"] = "maker" if isinstance(self, MakerParams) else "taker"
         game = self.game.completed(given)
-        return self._replace(population=population_of(game, given["population"]), role=role)
+        population = population_of(game, given["population"])
+        return self._replace(**game._asdict(), population=population, role=role)
 
     @property
     def game(self) -> Game:
@@ -122,9 +132,25 @@ class Params(NamedTuple):
         return math.sqrt(self.step_length)
 
     @property
+    def lots(self) -> NDArray[np.int64]:
+        """The player's inventories in orders, shape (Q,)."""
+        game = self.game
+        return np.rint((game.inventory if self.role == "taker" else game.maker_inventory) / self.order_size).astype(int)
+
+    @property
+    def long(self) -> int:
+        """Orders that the player may hold."""
+        return int(self.lots[-1])
+
+    @property
+    def short(self) -> int:
+        """Orders that the player may owe: the level of the inventory 0."""
+        return -int(self.lots[0])
+
+    @property
     def limit(self) -> int:
-        """Inventory bound in orders."""
-        return round(self.inventory_limit / self.order_size)
+        """The player's larger limit in orders."""
+        return max(self.long, self.short)
 
     @property
     def signal_levels(self) -> int:
@@ -132,9 +158,19 @@ class Params(NamedTuple):
         return self.signal_limit if self.role == "taker" else 0
 
     @property
-    def fill_decay(self) -> float:
-        """Of the player (1 / price)."""
-        return self.taker_fill_decay if self.role == "taker" else self.maker_fill_decay
+    def fill_decay(self) -> NDArray[np.float64]:
+        """Of the player's bid and ask (1 / price), shape (2,)."""
+        return self.game.taker_fill_decay if self.role == "taker" else self.game.maker_fill_decay
+
+    @property
+    def bid_decay(self) -> float:
+        """Of the player's bid (1 / price)."""
+        return float(self.fill_decay[0])
+
+    @property
+    def ask_decay(self) -> float:
+        """Of the player's ask (1 / price)."""
+        return float(self.fill_decay[1])
 
     @property
     def running_penalty(self) -> float:
@@ -148,15 +184,15 @@ class Params(NamedTuple):
 
     @property
     def initial(self) -> NDArray[np.float64]:
-        """Law of the player's state at step 0, shape (B, Q): the maker starts without inventory."""
+        """Law of the player's state at step 0, shape (B, Q)."""
         if self.role == "taker":
             return self.game.initial
-        return np.asarray(np.eye(1, 2 * self.limit + 1, self.limit))
+        return np.asarray(np.eye(1, len(self.lots), self.game.maker_start))
 
     @property
     def start_inventory(self) -> int:
         """Initial inventory in orders, where the initial law is a point."""
-        return round(self.initial_law[0][0]) if self.role == "taker" else 0
+        return round(self.initial_law[0][0]) if self.role == "taker" else self.game.maker_start - self.short
 
     @property
     def start_signal(self) -> int:
@@ -185,17 +221,17 @@ class Params(NamedTuple):
             If the crowd's quotes give the maker more fills a step than can be computed with.
         """
         if self.role == "taker":
-            return np.full((self.num_steps, 2), self.taker_fill_rate)
+            return np.tile(self.game.taker_fill_rate, (self.num_steps, 1))
         flow = self.flow if flow is None else flow
         rates = maker_factors(self.game, flow.mean_quotes, flow.quoting)
-        events = rates.sum(axis=1).max() * math.exp(self.maker_fill_decay * self.max_depth) * self.step_length
+        events = (rates @ np.exp(self.fill_decay * self.max_depth)).max() * self.step_length
         if events > 4.0 * MAX_EVENTS:
             g = self.game
             raise together(
                 {
                     "population": self.population[0],
-                    "maker_fill_rate": g.maker_fill_rate,
-                    "maker_fill_decay": g.maker_fill_decay,
+                    "maker_fill_rate": g.maker_fill_rate.tolist(),
+                    "maker_fill_decay": g.maker_fill_decay.tolist(),
                     "max_depth": g.max_depth,
                     "horizon": g.horizon,
                     "num_steps": g.num_steps,
@@ -285,8 +321,8 @@ def reset_one(p, s):
         draw, s.s0, s.s1 = uniform(s.s0, s.s1)
         while draw >= p.cumulative_initial_law[cell]:
             cell += 1
-        levels = 2 * p.limit + 1
-        s.inventory = cell % levels - p.limit
+        levels = p.long + p.short + 1
+        s.inventory = cell % levels - p.short
         s.signal = cell // levels - p.signal_levels
 
 
@@ -297,8 +333,8 @@ def controls_one(p, action, controls, log_intensities):
     finite = abs(bid) + abs(ask) < np.inf
     controls[0] = p.max_depth * min(max(bid, -1.0), 1.0)
     controls[1] = p.max_depth * min(max(ask, -1.0), 1.0)
-    log_intensities[0] = -p.fill_decay * controls[0]
-    log_intensities[1] = -p.fill_decay * controls[1]
+    log_intensities[0] = -p.bid_decay * controls[0]
+    log_intensities[1] = -p.ask_decay * controls[1]
     return finite
 
 
@@ -322,8 +358,8 @@ def step_one(p, s, controls, intensities, flow_rows):
     left = p.step_length
     int_q = int_qq = int_b = int_bq = earned = pushed = moved = 0.0
     bids = asks = 0
-    active_bid = bid_rate if q < p.limit else 0.0
-    active_ask = ask_rate if q > -p.limit else 0.0
+    active_bid = bid_rate if q < p.long else 0.0
+    active_ask = ask_rate if q > -p.short else 0.0
     rise = p.signal_rate_up if b < p.signal_levels else 0.0
     fall = p.signal_rate_down if b > -p.signal_levels else 0.0
     rate = active_bid + active_ask + (rise + fall)
@@ -348,8 +384,8 @@ def step_one(p, s, controls, intensities, flow_rows):
             asks += not is_bid
             q += 1 if is_bid else -1
             earned += bid_depth if is_bid else ask_depth
-            active_bid = bid_rate if q < p.limit else 0.0
-            active_ask = ask_rate if q > -p.limit else 0.0
+            active_bid = bid_rate if q < p.long else 0.0
+            active_ask = ask_rate if q > -p.short else 0.0
         else:
             b += 1 if draw < active_bid + active_ask + rise else -1
             rise = p.signal_rate_up if b < p.signal_levels else 0.0
@@ -412,10 +448,10 @@ def observe_maker(p, s, observation, flow_rows):
 
 def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     """What columns of a state may be (see `mmgym.market.Market`)."""
-    limit, levels = params.limit, params.signal_levels
+    levels = params.signal_levels
     return {
         "step": (0, params.num_steps),
-        "inventory": (-limit, limit),
+        "inventory": (-params.short, params.long),
         "signal": (-levels, levels),
         "inventory_square": (0.0, math.inf),
     }
@@ -456,7 +492,7 @@ def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArra
     signal = np.rint(observations[..., 2] * levels).astype(np.int64) if levels else np.zeros_like(step)
     return (
         np.clip(step, 0, params.num_steps),
-        np.clip(inventory, -params.limit, params.limit),
+        np.clip(inventory, -params.short, params.long),
         np.clip(signal, -levels, levels),
     )
 
@@ -471,8 +507,11 @@ def _market(params_type: Any, observe_one: Any, low: tuple[int, ...]) -> Market:
             "inverse_step",
             "root_step",
             "limit",
+            "long",
+            "short",
             "signal_levels",
-            "fill_decay",
+            "bid_decay",
+            "ask_decay",
             "running_penalty",
             "start_inventory",
             "start_signal",

@@ -61,9 +61,10 @@ START_TOLERANCE = (
     1e-3  # residual of the equilibrium in continuous time that a solution starts from, relative to a value
 )
 FIELDS = (  # of the game, that the crowd depends on
-    "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate",
-    "taker_fill_decay", "order_size", "inventory_limit", "taker_risk_aversion", "max_depth", "horizon", "num_steps",
-    "initial_law", "boundary_quotes",
+    "volatility", "impact", "signal_rate_up", "signal_rate_down", "signal_limit", "taker_fill_rate_bid",
+    "taker_fill_rate_ask", "taker_fill_decay_bid", "taker_fill_decay_ask", "order_size", "inventory_limit_long",
+    "inventory_limit_short", "taker_risk_aversion", "max_depth", "horizon", "num_steps", "initial_law",
+    "boundary_quotes",
 )  # fmt: skip
 
 # Chebyshev points of the second kind on [0, 1], and the map from values there to coefficients of 1, x, x^2, ...
@@ -162,8 +163,7 @@ def quadrature_for(events: float) -> tuple[Array, Array]:
 @functools.lru_cache(maxsize=64)
 def step_system(game: Game) -> StepSystem:
     """Quadrature and signal of a game's steps."""
-    fastest = 2.0 * game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth) + game.jumps.sum()
-    nodes, weights = quadrature_for(float(fastest * game.step_length))
+    nodes, weights = quadrature_for(float((game.fastest_fills + game.jumps.sum()) * game.step_length))
     generator, signal = game.signal_generator * game.step_length, game.signal
     beliefs = np.stack([expm(generator * x) @ signal for x in nodes], axis=1)
     return StepSystem(nodes, weights, np.ascontiguousarray(beliefs), np.maximum(expm(generator), 0.0))
@@ -187,7 +187,7 @@ def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[A
     values = np.empty((game.num_steps + 1, *game.shape))
     worst = mean_field_steps.best_response(
         game.step_length,
-        np.full((game.num_steps, 2), game.taker_fill_rate),
+        np.tile(game.taker_fill_rate, (game.num_steps, 1)),
         game.taker_fill_decay,
         game.order_size,
         game.max_depth,

@@ -7,6 +7,7 @@ in days, inventory in assets, traded in orders of ``order_size`` assets; a depth
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,11 +36,11 @@ BOUNDARY_QUOTES = ("quoting", "zero", "risk_neutral")
 Array = NDArray[np.float64]
 
 
-def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tuple[tuple[float, ...], ...]:
+def _initial_law(given: Any, size: float, long: int, short: int, levels: int) -> tuple[tuple[float, ...], ...]:
     """The law's cells with mass, as (inventory in orders, signal, probability)."""
     allowed = (
-        f"'origin', a point [inventory, signal], or a table of {2 * limit + 1} rows (inventories up to "
-        f"inventory_limit, ascending) of {2 * signal_limit + 1} probabilities (signals up to signal_limit, ascending)"
+        f"'origin', a point [inventory, signal], or a table of {long + short + 1} rows (inventories up to "
+        f"inventory_limit, ascending) of {2 * levels + 1} probabilities (signals up to signal_limit, ascending)"
     )
     if isinstance(given, str) and given == "origin":
         return ((0.0, 0.0, 1.0),)
@@ -51,21 +52,20 @@ def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tupl
             raise refusal("initial_law", given, allowed)
         inventory = multiple("initial_law[0] (inventory)", given[0], "order_size", size)
         signal = integer("initial_law[1] (signal)", given[1], low=-MAX_SIGNAL, high=MAX_SIGNAL)
-        for name, value, bound, most in (
-            ("initial_law[0] (inventory)", inventory, "inventory_limit", limit * size),
-            ("initial_law[1] (signal)", signal, "signal_limit", signal_limit),
+        for name, value, bound, least, most in (
+            ("initial_law[0] (inventory)", inventory, "inventory_limit", -short * size, long * size),
+            ("initial_law[1] (signal)", signal, "signal_limit", -levels, levels),
         ):
-            if abs(value) > most * (1.0 + 1e-9):
-                raise together({name: value, bound: most}, f"the {name} must be from -{bound} to {bound}")
+            _check_from_to(name, value, bound, least, most)
         return ((float(round(inventory / size)), float(signal), 1.0),)
-    if not all(nested) or len(given) != 2 * limit + 1 or any(len(row) != 2 * signal_limit + 1 for row in given):
+    if not all(nested) or len(given) != long + short + 1 or any(len(row) != 2 * levels + 1 for row in given):
         raise refusal("initial_law", given, allowed)
     cells = []
     for i, row in enumerate(given):
         for j, value in enumerate(row):
             probability = real(f"initial_law[{i}][{j}]", value, low=0.0, high=1.0)
             if probability > 0.0:
-                cells.append((float(i - limit), float(j - signal_limit), probability))
+                cells.append((float(i - short), float(j - levels), probability))
     total = math.fsum(cell[2] for cell in cells)
     if abs(total - 1.0) > 1e-9:
         raise ValueError(
@@ -75,22 +75,48 @@ def _initial_law(given: Any, size: float, limit: int, signal_limit: int) -> tupl
     return tuple((inventory, signal, share) for (inventory, signal, _), share in zip(cells, law, strict=True))
 
 
+def _check_from_to(name: str, value: float, bound: str, least: float, most: float) -> None:
+    if not least * (1.0 + 1e-9) <= value <= most * (1.0 + 1e-9):
+        shown_bound = most if least == -most else [most, -least]
+        raise together({name: value, bound: shown_bound}, f"the {name} must be from {least:g} to {most:g}")
+
+
+@dataclass(frozen=True)
+class Limits(Multiple):
+    """Inventory limits of both sides: a multiple of `of`, or a pair of them."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Two floats, the most that is held and the most that is owed."""
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != 2:
+                raise refusal(name, value, f"a number, or a pair [long, short] of multiples of {self.of}")
+            places = f"{name}[0] (long)", f"{name}[1] (short)"
+            return tuple(super(Limits, self).check(*pair, values) for pair in zip(places, value, strict=True))
+        number = super().check(name, value, values)
+        return number, number
+
+    def allowed(self) -> str:
+        """The range."""
+        return f"{super().allowed()}, a number or a pair `[long, short]`"
+
+
 class InitialLaw(Row):
     """The word "origin", a point [inventory, signal], or a table of probabilities."""
 
     def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
         """The cells with mass, as (inventory in orders, signal, probability)."""
-        limit = round(values["inventory_limit"] / values["order_size"])
-        return _initial_law(value, values["order_size"], limit, values["signal_limit"])
+        long, short = (round(limit / values["order_size"]) for limit in values["inventory_limit"])
+        return _initial_law(value, values["order_size"], long, short, values["signal_limit"])
 
     def argument_of(self, values: Sequence[Any], params: Any) -> Any:
         """A point or a table."""
-        cells, limit, levels = values[0], round(params.inventory_limit / params.order_size), params.signal_limit
+        cells, levels, size = values[0], params.signal_limit, params.order_size
         if len(cells) == 1:
-            return [cells[0][0] * params.order_size, round(cells[0][1])]
-        table = np.zeros((2 * limit + 1, 2 * levels + 1))
+            return [cells[0][0] * size, round(cells[0][1])]
+        long, short = round(params.inventory_limit_long / size), round(params.inventory_limit_short / size)
+        table = np.zeros((long + short + 1, 2 * levels + 1))
         for inventory, signal, probability in cells:
-            table[round(inventory) + limit, round(signal) + levels] = probability
+            table[round(inventory) + short, round(signal) + levels] = probability
         return table.tolist()
 
 
@@ -111,16 +137,30 @@ class Game(NamedTuple):
     ]
     signal_rate_down: OtherSide
     signal_limit: Annotated[int, Integer(4, 0, MAX_SIGNAL, "dollars / day", "b")]
-    taker_fill_rate: Annotated[float, Real(70.0, TINY, 1e9, "fills / day", "A^m"), "the takers', at depth 0"]
-    taker_fill_decay: Annotated[float, Real(2.375, 1e-9, 1e9, "1 / dollar", "k^m / sigma")]
-    maker_fill_rate: Annotated[
-        float, Real(100.0, TINY, 1e9, "fills / day", "A"), "the maker's, where the takers' mean quote is 0"
+    taker_fill_rate_bid: Annotated[float, Pair(70.0, TINY, 1e9, "fills / day", "A^m"), "the takers', at depth 0"]
+    taker_fill_rate_ask: OtherSide
+    taker_fill_decay_bid: Annotated[float, Pair(2.375, 1e-9, 1e9, "1 / dollar", "k^m / sigma")]
+    taker_fill_decay_ask: OtherSide
+    maker_fill_rate_bid: Annotated[
+        float, Pair(100.0, TINY, 1e9, "fills / day", "A"), "the maker's, where the takers' mean quote is 0"
     ]
-    maker_fill_decay: Annotated[float, Real(2.375, 1e-9, 1e9, "1 / dollar", "k / sigma")]
+    maker_fill_rate_ask: OtherSide
+    maker_fill_decay_bid: Annotated[float, Pair(2.375, 1e-9, 1e9, "1 / dollar", "k / sigma")]
+    maker_fill_decay_ask: OtherSide
     order_size: Annotated[float, Real(10.0, TINY, 1e9, "assets", "z")]
-    inventory_limit: Annotated[
-        float, Multiple(120.0, 1, MAX_LEVELS, "assets", of="order_size"), "of the maker and of each taker"
+    inventory_limit_long: Annotated[
+        float,
+        Limits(120.0, 1, MAX_LEVELS, "assets", "q~", of="order_size", argument="inventory_limit"),
+        "of each taker: bids are off at the long limit, asks at the short one",
     ]
+    inventory_limit_short: OtherSide
+    maker_inventory_limit_long: Annotated[
+        float,
+        Limits(None, 1, MAX_LEVELS, "assets", of="order_size", argument="maker_inventory_limit", none=True),
+        "of the maker, by default the takers'",
+    ]
+    maker_inventory_limit_short: OtherSide
+    maker_initial_inventory: Annotated[float, Multiple(0.0, -MAX_LEVELS, MAX_LEVELS, "assets", of="order_size")]
     taker_risk_aversion: Annotated[float, Real(1e-4, 0.0, 1e6, "1 / dollar", "gamma")]
     maker_risk_aversion: Annotated[float, Real(5e-4, 0.0, 1e6, "1 / dollar", "phi")]
     max_depth: Annotated[
@@ -149,6 +189,11 @@ class Game(NamedTuple):
 
     def completed(self, given: Mapping[str, Any]) -> "Game":
         """These parameters, checked against each other."""
+        if self.maker_inventory_limit_long is None:
+            limits = self.inventory_limit_long, self.inventory_limit_short
+            self = self._replace(maker_inventory_limit_long=limits[0], maker_inventory_limit_short=limits[1])
+        least, most = -self.maker_inventory_limit_short, self.maker_inventory_limit_long
+        _check_from_to("maker_initial_inventory", self.maker_initial_inventory, "maker_inventory_limit", least, most)
         impact, size, depth, steps = self.impact, self.order_size, self.max_depth, self.num_steps
         if impact * size > MAX_PRESSURE * (1.0 + 1e-12):
             raise together(
@@ -156,27 +201,25 @@ class Game(NamedTuple):
                 f"the solver of the equilibrium is tested up to impact * order_size = {MAX_PRESSURE:g} only, which is "
                 f"impact = {MAX_PRESSURE / size:g} here",
             )
-        decay = max(self.taker_fill_decay, self.maker_fill_decay)
+        decay = float(max(self.taker_fill_decay.max(), self.maker_fill_decay.max()))
         if depth * decay > MAX_EXPONENT * (1.0 + 1e-12):
             raise together(
-                {name: getattr(self, name) for name in ("max_depth", "taker_fill_decay", "maker_fill_decay")},
+                {name: given[name] for name in ("max_depth", "taker_fill_decay", "maker_fill_decay")},
                 f"max_depth must be at most {MAX_EXPONENT / decay:g}, {MAX_EXPONENT:g} over the larger decay",
             )
         work = steps * self.shape[0] * self.shape[1] ** 2
         if work > MAX_WORK:
             raise together(
-                {name: getattr(self, name) for name in ("num_steps", "signal_limit", "inventory_limit", "order_size")},
+                {name: given[name] for name in ("num_steps", "signal_limit", "inventory_limit", "order_size")},
                 "a best response to the crowd would take minutes, and the equilibrium many of them: num_steps * "
-                f"(2 signal_limit + 1) * (2 inventory_limit / order_size + 1)^2 = {work:g} must be at most "
+                f"(2 signal_limit + 1) * ((long + short limit) / order_size + 1)^2 = {work:g} must be at most "
                 f"{MAX_WORK:g}",
             )
-        fastest = 2.0 * self.taker_fill_rate * math.exp(self.taker_fill_decay * depth)
-        events = (fastest + self.signal_rate_up + self.signal_rate_down) * self.horizon / steps
+        events = (self.fastest_fills + self.signal_rate_up + self.signal_rate_down) * self.horizon / steps
         if events > MAX_EVENTS:
             names = ("num_steps", "taker_fill_rate", "taker_fill_decay", "max_depth")
             raise together(
-                {name: getattr(self, name) for name in names}
-                | {"signal_rate": given["signal_rate"], "horizon": self.horizon},
+                {name: given[name] for name in (*names, "signal_rate", "horizon")},
                 f"a taker's expected events a step at the depth -max_depth, {events:g}, must be at most "
                 f"{MAX_EVENTS:g}; raise num_steps or lower max_depth",
             )
@@ -188,19 +231,71 @@ class Game(NamedTuple):
         return self.horizon / self.num_steps
 
     @property
+    def taker_fill_rate(self) -> Array:
+        """Of bid and ask (1 / time), shape (2,)."""
+        return np.array([self.taker_fill_rate_bid, self.taker_fill_rate_ask])
+
+    @property
+    def taker_fill_decay(self) -> Array:
+        """Of bid and ask (1 / price), shape (2,)."""
+        return np.array([self.taker_fill_decay_bid, self.taker_fill_decay_ask])
+
+    @property
+    def maker_fill_rate(self) -> Array:
+        """Of bid and ask (1 / time), shape (2,)."""
+        return np.array([self.maker_fill_rate_bid, self.maker_fill_rate_ask])
+
+    @property
+    def maker_fill_decay(self) -> Array:
+        """Of bid and ask (1 / price), shape (2,)."""
+        return np.array([self.maker_fill_decay_bid, self.maker_fill_decay_ask])
+
+    @property
+    def fastest_fills(self) -> float:
+        """Intensity of a taker's fills at the depths ``-max_depth`` (1 / time)."""
+        return float(self.taker_fill_rate @ np.exp(self.taker_fill_decay * self.max_depth))
+
+    @property
+    def inventory_limit(self) -> float:
+        """The larger limit of a taker (assets)."""
+        return max(self.inventory_limit_long, self.inventory_limit_short)
+
+    @property
     def limit(self) -> int:
-        """Inventory bound in orders."""
+        """The larger limit of a taker in orders."""
         return round(self.inventory_limit / self.order_size)
 
     @property
+    def short(self) -> int:
+        """Orders that a taker may owe: the level of the inventory 0."""
+        return round(self.inventory_limit_short / self.order_size)
+
+    @property
+    def maker_short(self) -> int:
+        """Orders that the maker may owe: the level of the inventory 0."""
+        return round(self.maker_inventory_limit_short / self.order_size)
+
+    @property
+    def maker_start(self) -> int:
+        """The level of the maker's initial inventory."""
+        return round(self.maker_initial_inventory / self.order_size) + self.maker_short
+
+    @property
     def shape(self) -> tuple[int, int]:
-        """Levels ``(B, Q)`` of the signal and of the inventory."""
-        return 2 * self.signal_limit + 1, 2 * self.limit + 1
+        """Levels ``(B, Q)`` of the signal and of a taker's inventory."""
+        return 2 * self.signal_limit + 1, len(self.inventory)
 
     @property
     def inventory(self) -> Array:
-        """Inventories (assets), shape (Q,)."""
-        return np.asarray(np.arange(-self.limit, self.limit + 1) * self.order_size, dtype=np.float64)
+        """Inventories of a taker (assets), shape (Q,)."""
+        lots = np.arange(-self.short, round(self.inventory_limit_long / self.order_size) + 1)
+        return np.asarray(lots * self.order_size, dtype=np.float64)
+
+    @property
+    def maker_inventory(self) -> Array:
+        """Inventories of the maker (assets), shape (M,)."""
+        lots = np.arange(-self.maker_short, round(self.maker_inventory_limit_long / self.order_size) + 1)
+        return np.asarray(lots * self.order_size, dtype=np.float64)
 
     @property
     def signal(self) -> Array:
@@ -225,7 +320,7 @@ class Game(NamedTuple):
         """Law of the takers at time 0, shape (B, Q)."""
         law = np.zeros(self.shape)
         for inventory, signal, probability in self.initial_law:
-            law[round(signal) + self.signal_limit, round(inventory) + self.limit] = probability
+            law[round(signal) + self.signal_limit, round(inventory) + self.short] = probability
         return law
 
     @property

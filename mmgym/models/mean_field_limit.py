@@ -6,8 +6,9 @@ With ``H(D) = max_{|d| <= d_inf} A^m exp(-k d) (z d + D)`` and the drift ``m`` t
              + 1{q < L} H(W(q + z) - W(q)) + 1{q > -L} H(W(q - z) - W(q)),
     dp/dt = (the law under the best quotes ``d = clip(1 / k - D / z)``),        m = kappa d/dt sum q p,
 
-from ``W(T) = 0`` and ``p(0) = P_0`` (Baldacci, Bergault & Possamai, system (4.6), corrected). The fixed point is one
-curve ``m``. The market-maker faces ``m`` and the takers' mean quotes, and nobody faces her.
+from ``W(T) = 0`` and ``p(0) = P_0`` (Baldacci, Bergault & Possamai, system (4.6), corrected; ``A``, ``k`` and ``L`` may
+differ between the sides, Remark 3.1). The fixed point is one curve ``m``. The market-maker faces ``m`` and the takers'
+mean quotes, and nobody faces her.
 
 Times lie on a graded grid with Runge-Kutta steps of order 4. A step must be shorter than the wait for two of the
 players' fastest events, or the scheme explodes: the first grid is refined until that holds (`events_in_a_step`), and
@@ -92,10 +93,12 @@ class Equilibrium:
     Attributes
     ----------
     flow : ContinuousFlow
-    taker_values, maker_values : (n + 1, B, Q), (n + 1, Q)
-        ``W^m`` and ``W`` at the nodes ``flow.times``.
-    taker_quotes, maker_quotes : (2 n + 1, B, Q, 2), (2 n + 1, Q, 2)
+    taker_values, maker_values : (n + 1, B, Q), (n + 1, M)
+        ``W^m`` and ``W`` at the nodes ``flow.times``; the maker has ``M`` inventories.
+    taker_quotes, maker_quotes : (2 n + 1, B, Q, 2), (2 n + 1, M, 2)
         Best depths.
+    maker_start : int
+        The level of the maker's initial inventory.
     residual : float
         ``int |Phi(m) - m| dt`` times the inventory limit (price * assets): what the fixed point is missed by.
     iterations : int
@@ -110,6 +113,7 @@ class Equilibrium:
     maker_values: Array
     taker_quotes: Array
     maker_quotes: Array
+    maker_start: int
     residual: float
     iterations: int
     error: float
@@ -121,8 +125,8 @@ class Equilibrium:
 
     @property
     def maker_value(self) -> float:
-        """``W(0, 0)``."""
-        return float(self.maker_values[0, self.maker_values.shape[1] // 2])
+        """``W(0, q_0)``."""
+        return float(self.maker_values[0, self.maker_start])
 
 
 def time_grid(game: Game, intervals: int) -> Array:
@@ -132,7 +136,7 @@ def time_grid(game: Game, intervals: int) -> Array:
     """
     horizon = game.horizon
     scale = horizon / 50.0
-    rush = min(scale, 10.0 / (game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth)))
+    rush = min(scale, float((10.0 / (game.taker_fill_rate * np.exp(game.taker_fill_decay * game.max_depth))).min()))
     x = np.unique(np.concatenate([np.linspace(0.0, horizon, 4001), np.linspace(0.0, min(20.0 * rush, horizon), 1001)]))
     total = x + 9.0 * scale * -np.expm1(-x / scale) + 2.0 * scale * np.exp(-(horizon - x) / scale)
     total += RUSH * horizon * -np.expm1(-x / rush)
@@ -157,7 +161,7 @@ def curve_weights(times: Array) -> Array:
     return weights
 
 
-def feedback_of_quotes(quotes: Array, decay: float, weights: Array | None = None) -> Feedback:
+def feedback_of_quotes(quotes: Array, decay: float | Array, weights: Array | None = None) -> Feedback:
     """The feedback of depths (K, B, Q, 2), or of depths (K, B, Q, M, 2) drawn with weights (K, B, Q, M)."""
     hits = np.exp(-decay * quotes)
     if weights is None:
@@ -166,8 +170,8 @@ def feedback_of_quotes(quotes: Array, decay: float, weights: Array | None = None
     return Feedback(*(np.ascontiguousarray((mass * part).sum(axis=-2)) for part in (hits, quotes * hits, quotes)))
 
 
-def constant_feedback(depth: float, decay: float, shape: tuple[int, ...]) -> Feedback:
-    """The same depth on both sides, always and everywhere."""
+def constant_feedback(depth: float | Array, decay: float | Array, shape: tuple[int, ...]) -> Feedback:
+    """The same depth, or pair of bid and ask depth, always and everywhere."""
     return feedback_of_quotes(np.full((1, *shape, 2), depth), decay)
 
 
@@ -191,19 +195,19 @@ def boundary_means(game: Game, law: Array, quotes: Array) -> tuple[Array, Array]
         if game.boundary_quotes == "quoting":
             mean = np.divide(mean, mass, out=np.zeros_like(mass), where=mass > 0.0)
         elif game.boundary_quotes == "risk_neutral":
-            mean = mean + (1.0 - mass) / game.taker_fill_decay
+            mean = mean + (1.0 - mass) / game.taker_fill_decay[side]
         means.append(mean)
         masses.append(mass)
     return np.stack(means, axis=-1), np.stack(masses, axis=-1)
 
 
 def _taker_factors(game: Game) -> Array:
-    return np.full((1, 2), game.taker_fill_rate)
+    return game.taker_fill_rate[None]
 
 
 def maker_factors(game: Game, mean_quotes: Array, quoting: Array) -> Array:
     """The maker's fill rates ``[bid, ask]`` at depth 0 (1 / time): her bids meet the takers' asks; 0 without them."""
-    rates = game.maker_fill_rate * np.exp(-game.maker_fill_decay * mean_quotes)
+    rates = game.maker_fill_rate[::-1] * np.exp(-game.maker_fill_decay[::-1] * mean_quotes)
     if game.boundary_quotes == "quoting":
         rates = np.where(quoting > 0.0, rates, 0.0)
     return np.ascontiguousarray(rates[..., ::-1])
@@ -222,12 +226,12 @@ def taker_optimum(game: Game, times: Array, drift: Array, euler: bool = False) -
 
 
 def maker_optimum(game: Game, flow: ContinuousFlow, euler: bool = False) -> tuple[Array, Array]:
-    """``W`` at the nodes, shape (n + 1, Q), and best depths (2 n + 1, Q, 2), of the maker against a crowd."""
-    values = np.empty((len(flow.times), 1, game.shape[1]))
+    """``W`` at the nodes, shape (n + 1, M), and best depths (2 n + 1, M, 2), of the maker against a crowd."""
+    values = np.empty((len(flow.times), 1, len(game.maker_inventory)))
     slopes = np.empty_like(values)
     factors = maker_factors(game, flow.mean_quotes, flow.quoting)
     box = (game.order_size, game.maker_fill_decay)
-    place = (np.zeros(2), np.zeros(1), game.inventory)
+    place = (np.zeros(2), np.zeros(1), game.maker_inventory)
     ode.hjb(flow.times, flow.drift, factors, *place, *box, game.maker_penalty, game.max_depth, euler, values, slopes)
     quotes = np.empty((len(flow.drift), *values.shape[1:], 2))
     ode.best_quotes(flow.times, values, slopes, *box, game.max_depth, quotes)
@@ -265,10 +269,10 @@ def evaluate_taker(game: Game, times: Array, drift: Array, feedback: Feedback) -
 
 
 def evaluate_maker(game: Game, flow: ContinuousFlow, feedback: Feedback) -> Array:
-    """Value (n + 1, Q) of a maker who plays a feedback of shape (K, 1, Q, 2) against a crowd."""
-    values = np.empty((len(flow.times), 1, game.shape[1]))
+    """Value (n + 1, M) of a maker who plays a feedback of shape (K, 1, M, 2) against a crowd."""
+    values = np.empty((len(flow.times), 1, len(game.maker_inventory)))
     factors = maker_factors(game, flow.mean_quotes, flow.quoting)
-    system = (np.zeros(2), np.zeros(1), game.inventory, game.order_size, game.maker_penalty)
+    system = (np.zeros(2), np.zeros(1), game.maker_inventory, game.order_size, game.maker_penalty)
     ode.evaluate(flow.times, flow.drift, feedback.hits, feedback.earned, factors, *system, values)
     return values[:, 0]
 
@@ -430,7 +434,7 @@ def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | 
     ----------
     game : Game
     tolerance : float
-        Relative error of the values ``sum P_0 W^m(0)`` and ``W(0, 0)`` by time stepping, at least 1e-12.
+        Relative error of the values ``sum P_0 W^m(0)`` and ``W(0, q_0)`` by time stepping, at least 1e-12.
     start : Equilibrium, optional
         Of a game like this one with the same horizon: where to start from, instead of a price without drift.
 
@@ -580,7 +584,8 @@ def _solve_from(
             -game.maker_fill_decay * maker_quotes
         )
         too_coarse("maker", events_in_a_step(times, rates[:, None]))
-    return Equilibrium(flow, values, maker_values, quotes, maker_quotes, residual, evaluations + 1, np.nan)
+    start_level = game.maker_start
+    return Equilibrium(flow, values, maker_values, quotes, maker_quotes, start_level, residual, evaluations + 1, np.nan)
 
 
 class Linearised:

@@ -54,8 +54,8 @@ def _hjb_slope(w, drift, factors, jumps, signal, inventory, size, decay, penalty
                 other = q + 1 - 2 * side
                 if 0 <= other < count_q:
                     jump = w[b, other] - value
-                    depth = min(max(1.0 / decay - jump / size, -max_depth), max_depth)
-                    total += factors[side] * math.exp(-decay * depth) * (size * depth + jump)
+                    depth = min(max(1.0 / decay[side] - jump / size, -max_depth), max_depth)
+                    total += factors[side] * math.exp(-decay[side] * depth) * (size * depth + jump)
             slope[b, q] = total
 
 
@@ -73,8 +73,10 @@ def hjb(times, drift, factors, jumps, signal, inventory, size, decay, penalty, m
     jumps : (2,)
         Rates at which the signal rises and falls (1 / time).
     signal, inventory : (B,), (Q,)
-    size, decay, penalty, max_depth : float
-        Assets a fill, 1 / price, price / (assets^2 time), price.
+    decay : (2,)
+        Of bids and asks (1 / price).
+    size, penalty, max_depth : float
+        Assets a fill, price / (assets^2 time), price.
     euler : bool
         The explicit Euler step of the paper instead (first order).
     values, slopes : (n + 1, B, Q)
@@ -128,7 +130,7 @@ def best_quotes(times, values, slopes, size, decay, max_depth, quotes):
                 for side in range(2):
                     other = q + 1 - 2 * side
                     jump = w[b, other] - w[b, q] if 0 <= other < count_q else 0.0
-                    quotes[k, b, q, side] = min(max(1.0 / decay - jump / size, -max_depth), max_depth)
+                    quotes[k, b, q, side] = min(max(1.0 / decay[side] - jump / size, -max_depth), max_depth)
 
 
 @njit(**KERNEL)

@@ -83,10 +83,14 @@ class Params(NamedTuple):
         """What kernels read, a record of one row."""
         g, codes = self.game, ("quoting", "zero", "risk_neutral")
         entries = {
-            "taker_rate": g.taker_fill_rate,
-            "decay": g.taker_fill_decay,
-            "maker_rate": g.maker_fill_rate,
-            "maker_decay": g.maker_fill_decay,
+            "bid_rate": g.taker_fill_rate_bid,
+            "ask_rate": g.taker_fill_rate_ask,
+            "bid_decay": g.taker_fill_decay_bid,
+            "ask_decay": g.taker_fill_decay_ask,
+            "maker_bid_rate": g.maker_fill_rate_bid,
+            "maker_ask_rate": g.maker_fill_rate_ask,
+            "maker_bid_decay": g.maker_fill_decay_bid,
+            "maker_ask_decay": g.maker_fill_decay_ask,
             "rise": g.signal_rate_up,
             "fall": g.signal_rate_down,
             "taker_penalty": g.taker_penalty,
@@ -96,7 +100,11 @@ class Params(NamedTuple):
             "volatility": g.volatility,
             "price_step": self.price_step,
             "length": g.step_length,
-            "limit": g.limit,
+            "long": g.shape[1] - 1 - g.short,
+            "short": g.short,
+            "maker_long": len(g.maker_inventory) - 1 - g.maker_short,
+            "maker_short": g.maker_short,
+            "maker_start": g.maker_start - g.maker_short,
             "signal_limit": g.signal_limit,
             "num_steps": g.num_steps,
             "boundary": codes.index(g.boundary_quotes),
@@ -125,7 +133,7 @@ def seed_games(seeds, streams):
 @njit(**KERNEL)
 def reset_games(p, cumulative, games, streams, inventory, signal, maker_inventory, mid, step):
     """Start episodes in the games with these indices: takers' states are drawn from the initial law."""
-    levels = 2 * p.limit + 1
+    levels = p.long + p.short + 1
     single = np.flatnonzero(cumulative > 1.0)[0] == np.flatnonzero(cumulative > 0.0)[0]
     start = np.flatnonzero(cumulative > 0.0)[0]
     for g in games:
@@ -135,10 +143,10 @@ def reset_games(p, cumulative, games, streams, inventory, signal, maker_inventor
             if not single:
                 draw, s0, s1 = uniform(s0, s1)
                 cell = np.searchsorted(cumulative, draw, side="right")
-            inventory[g, i] = cell % levels - p.limit
+            inventory[g, i] = cell % levels - p.short
             signal[g, i] = cell // levels - p.signal_limit
         streams[g, 0], streams[g, 1] = s0, s1
-        maker_inventory[g] = 0
+        maker_inventory[g] = p.maker_start
         mid[g] = 0.0
         step[g] = 0
 
@@ -147,7 +155,7 @@ def reset_games(p, cumulative, games, streams, inventory, signal, maker_inventor
 def _mean_quote(p, inventory, actions, side):
     """Mean depth of the takers on a side (0 bid, 1 ask), and how many quote there."""
     total, quoting = 0.0, 0
-    closed = p.limit if side == 0 else -p.limit
+    closed = p.long if side == 0 else -p.short
     count = len(inventory)
     for i in range(count):
         if inventory[i] != closed:
@@ -157,7 +165,7 @@ def _mean_quote(p, inventory, actions, side):
     if p.boundary == 0:
         return (total / quoting if quoting > 0 else 0.0), quoting
     if p.boundary == 2:
-        total += (count - quoting) / p.decay
+        total += (count - quoting) / (p.bid_decay if side == 0 else p.ask_decay)
     return total / count, quoting
 
 
@@ -194,7 +202,7 @@ def step_games(
     count = inventory.shape[1]
     times, players, changes = np.empty(4 * count + 64), np.empty(4 * count + 64, np.int64), np.empty(4 * count + 64)
     held, last, moved = np.empty(count + 1), np.empty(count + 1), np.empty(count + 1)
-    length, size, limit, ceiling = p.length, p.size, p.limit, p.signal_limit
+    length, size, ceiling = p.length, p.size, p.signal_limit
     for g in range(inventory.shape[0]):
         s0, s1 = streams[g, 0], streams[g, 1]
         mean_bid, bids_quoted = _mean_quote(p, inventory[g], taker_actions[g], 0)
@@ -206,26 +214,26 @@ def step_games(
             maker = i == count
             if maker:
                 q, b = np.int64(maker_inventory[g]), np.int64(0)
-                rise, fall, penalty = 0.0, 0.0, p.maker_penalty
+                rise, fall, penalty, long, short = 0.0, 0.0, p.maker_penalty, p.maker_long, p.maker_short
                 bid_depth = p.max_depth * min(max(np.float64(maker_actions[g, 0]), -1.0), 1.0)
                 ask_depth = p.max_depth * min(max(np.float64(maker_actions[g, 1]), -1.0), 1.0)
-                bid_rate = p.maker_rate * math.exp(-p.maker_decay * (mean_ask + bid_depth))
-                ask_rate = p.maker_rate * math.exp(-p.maker_decay * (mean_bid + ask_depth))
+                bid_rate = p.maker_bid_rate * math.exp(-p.maker_bid_decay * (mean_ask + bid_depth))
+                ask_rate = p.maker_ask_rate * math.exp(-p.maker_ask_decay * (mean_bid + ask_depth))
                 if p.boundary == 0:  # nobody to trade with
                     bid_rate *= asks_quoted > 0
                     ask_rate *= bids_quoted > 0
             else:
                 q, b = np.int64(inventory[g, i]), np.int64(signal[g, i])
-                penalty = p.taker_penalty
+                penalty, long, short = p.taker_penalty, p.long, p.short
                 bid_depth = p.max_depth * min(max(np.float64(taker_actions[g, i, 0]), -1.0), 1.0)
                 ask_depth = p.max_depth * min(max(np.float64(taker_actions[g, i, 1]), -1.0), 1.0)
-                bid_rate = p.taker_rate * math.exp(-p.decay * bid_depth)
-                ask_rate = p.taker_rate * math.exp(-p.decay * ask_depth)
+                bid_rate = p.bid_rate * math.exp(-p.bid_decay * bid_depth)
+                ask_rate = p.ask_rate * math.exp(-p.ask_decay * ask_depth)
                 rise = p.rise if b < ceiling else 0.0
                 fall = p.fall if b > -ceiling else 0.0
             held[i], last[i], moved[i] = q, 0.0, 0.0
-            active_bid = bid_rate if q < limit else 0.0
-            active_ask = ask_rate if q > -limit else 0.0
+            active_bid = bid_rate if q < long else 0.0
+            active_ask = ask_rate if q > -short else 0.0
             left, int_qq, int_bq, earned = length, 0.0, 0.0, 0.0
             rate = active_bid + active_ask + (rise + fall)
             clock, s0, s1 = exponential(s0, s1)
@@ -247,8 +255,8 @@ def step_games(
                         fills[g, 0 if is_bid else 1] += 1
                     events += 1
                     q += change
-                    active_bid = bid_rate if q < limit else 0.0
-                    active_ask = ask_rate if q > -limit else 0.0
+                    active_bid = bid_rate if q < long else 0.0
+                    active_ask = ask_rate if q > -short else 0.0
                 else:
                     b += 1 if draw < active_bid + active_ask + rise else -1
                     rise = p.rise if b < ceiling else 0.0

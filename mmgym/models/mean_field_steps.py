@@ -250,13 +250,14 @@ def improve(
 
     Parameters
     ----------
-    factors : (2,)
-        Fill intensities of bid and ask at depth 0 (1 / time); with 0, a side's depth does not matter and stays.
+    factors, decay : (2,)
+        Fill intensities of bid and ask at depth 0 (1 / time), with 0 a side's depth does not matter and stays; and how
+        fast they fall (1 / price).
     reward, nodes, node_weights, drift, values, inventory
         Those of `backward_mean`.
-    prior, penalty : (B, Q, 2), float
-        Where the penalty is above 0, the value is less by it times ``step sum r log(r / p) - r + p``, with the fill
-        intensities ``r`` and those ``p`` of the prior's depths.
+    prior, penalty : (B, Q, 2), (2,)
+        Where a side's penalty is above 0, the value is less by it times ``step (r log(r / p) - r + p)``, with the fill
+        intensity ``r`` and that ``p`` of the prior's depth.
     weights : StepWeights
         With room for rates at ``-max_depth`` and all signals.
     depths : (B, Q, 2)
@@ -268,22 +269,25 @@ def improve(
     block, out, sources = np.empty((2, 6, count_q + 2)), np.empty(6), np.zeros((2, 3))
     search, relative = new_search(2), np.empty(0)
     rates, slope, curvature = np.empty(2), np.empty(2), np.empty((2, 2))
-    low, high = factors * math.exp(-decay * max_depth), factors * math.exp(decay * max_depth)
-    noise = rounding(values, size / decay + step_reward(step, reward, drift, inventory))
+    low, high = np.empty(2), np.empty(2)
+    for side in range(2):
+        low[side] = factors[side] * math.exp(-decay[side] * max_depth)
+        high[side] = factors[side] * math.exp(decay[side] * max_depth)
+    noise = rounding(values, size / decay.min() + step_reward(step, reward, drift, inventory))
     for b in range(count_b):
         for q in range(count_q):
             for side in range(2):
-                rate = factors[side] * math.exp(-decay * depths[b, q, side])
+                rate = factors[side] * math.exp(-decay[side] * depths[b, q, side])
                 rates[side] = min(max(rate, low[side]), high[side])
             begin(search, rates)
             while True:
                 rates[:] = search.trial
                 for side in range(2):
                     if factors[side] > 0.0:
-                        depth = math.log(factors[side] / rates[side]) / decay
+                        depth = math.log(factors[side] / rates[side]) / decay[side]
                         sources[side, 0] = size * rates[side] * depth
-                        sources[side, 1] = size * (depth - 1.0 / decay)
-                        sources[side, 2] = -size / (decay * rates[side])
+                        sources[side, 1] = size * (depth - 1.0 / decay[side])
+                        sources[side, 2] = -size / (decay[side] * rates[side])
                 place = weights_for(weights, rates[0] + rates[1], step, nodes, node_weights, drift)
                 _derivatives(
                     q, weights.terms[place], rates, weights.rates[place], sources, reward, weights.pi[place],
@@ -292,21 +296,20 @@ def improve(
                 slope[0], slope[1] = out[1], out[2]
                 curvature[0, 0], curvature[1, 1] = out[3], out[5]
                 curvature[0, 1] = curvature[1, 0] = out[4]
-                if penalty > 0.0:
-                    for side in range(2):
-                        if factors[side] > 0.0:
-                            usual = factors[side] * math.exp(-decay * prior[b, q, side])
-                            ratio = math.log(rates[side] / usual)
-                            out[0] -= step * penalty * (rates[side] * ratio - rates[side] + usual)
-                            slope[side] -= step * penalty * ratio
-                            curvature[side, side] -= step * penalty / rates[side]
+                for side in range(2):
+                    if penalty[side] > 0.0 and factors[side] > 0.0:
+                        usual = factors[side] * math.exp(-decay[side] * prior[b, q, side])
+                        ratio = math.log(rates[side] / usual)
+                        out[0] -= step * penalty[side] * (rates[side] * ratio - rates[side] + usual)
+                        slope[side] -= step * penalty[side] * ratio
+                        curvature[side, side] -= step * penalty[side] / rates[side]
                 if advance(search, out[0], slope, curvature, low, high, relative, noise):
                     break
             best[b, q] = search.numbers[VALUE]
             shortfalls[b, q] = search.numbers[SHORTFALL]
             for side in range(2):
                 if factors[side] > 0.0:
-                    depth = math.log(factors[side] / search.point[side]) / decay
+                    depth = math.log(factors[side] / search.point[side]) / decay[side]
                     depths[b, q, side] = min(max(depth, -max_depth), max_depth)
 
 
@@ -324,9 +327,9 @@ def is_crowded(step, factors, decay, size, max_depth, reward, drifts, values, in
             bends = max(bends, np.abs(np.diff(slopes)).max())
         events = 0.0
         for side in range(2):
-            nearest = 1.0 / decay - max(most if side == 0 else -least, 0.0)
-            events += step * factors[side] * math.exp(-decay * min(max(nearest, -max_depth), max_depth))
-        if events * max(bends * decay, 1.0) > CROWDED:
+            nearest = 1.0 / decay[side] - max(most if side == 0 else -least, 0.0)
+            events += step * factors[side] * math.exp(-decay[side] * min(max(nearest, -max_depth), max_depth))
+        if events * max(bends * decay.max(), 1.0) > CROWDED:
             return True
     return False
 
@@ -355,7 +358,7 @@ def best_response(
 
     Parameters
     ----------
-    factors : (N, 2)
+    factors, decay : (N, 2), (2,)
     impact : (N, K)
         Drift of the price at the nodes of each step.
     beliefs : (B, K)
@@ -377,8 +380,8 @@ def best_response(
     drift = np.empty(beliefs.shape)
     guess, change, change_after = others.copy(), np.zeros(others.shape), np.zeros(others.shape)
     everywhere = np.ones(drift.shape[0], np.bool_)
-    most = math.exp(decay * max_depth) * (factors[:, 0] + factors[:, 1]).max()
-    weights = new_weights(step, most, everywhere)
+    quickest, no_penalty = np.exp(decay * max_depth), np.zeros(2)
+    weights = new_weights(step, fastest(factors * quickest), everywhere)
     for n in range(count - 1, -1, -1):
         weights.terms[:] = 0
         guess[:] = quotes[n]
@@ -387,17 +390,17 @@ def best_response(
             drift[b] = beliefs[b] + impact[n]
         after = moves @ values[n + 1]
         improve(
-            step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, guess, 0.0,
-            weights, quotes[n], values[n], shortfalls,
+            step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, guess,
+            no_penalty, weights, quotes[n], values[n], shortfalls,
         )  # fmt: skip
-        noise = rounding(after, size / decay + step_reward(step, reward, drift, inventory))
+        noise = rounding(after, size / decay.min() + step_reward(step, reward, drift, inventory))
         if is_crowded(step, factors[n], decay, size, max_depth, reward, drift @ node_weights, after, inventory):
             for corner in range(4):
                 others[:, :, 0] = max_depth if corner % 2 else -max_depth
                 others[:, :, 1] = max_depth if corner < 2 else -max_depth
                 improve(
                     step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory,
-                    guess, 0.0, weights, others, reached, missing,
+                    guess, no_penalty, weights, others, reached, missing,
                 )  # fmt: skip
                 for b in range(after.shape[0]):
                     for q in range(after.shape[1]):
