@@ -47,6 +47,7 @@ __all__ = [
     "flow_file",
     "frozen_map",
     "induced_flow",
+    "movement_through",
     "solve_equilibrium_flow",
     "step_system",
 ]
@@ -243,11 +244,11 @@ def _crowd_flow(game: Game, quotes: Array, weights: Array, points: Array) -> tup
     means = (weights[..., None] * quotes).sum(axis=-2)
     mean_quotes, quoting = mean_field_limit.boundary_means(game, laws[:-1], means)
     moved *= size
-    movement = _movement(moved[:, :: (len(points) - 1) // DEGREE], size)
+    movement = movement_through(moved[:, :: (len(points) - 1) // DEGREE], size)
     return Flow(movement, mean_quotes, quoting), laws, moved
 
 
-def _movement(values: Array, size: float) -> Array:
+def movement_through(values: Array, size: float) -> Array:
     """Polynomials through values (N, D + 1) at `POINTS`, without terms that are only rounding."""
     coefficients = values @ _TO_CHEBYSHEV.T
     coefficients[np.abs(values).max(axis=1) < 1e-12 * size] = 0.0
@@ -270,7 +271,7 @@ def frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, Fl
     They are its flow, depths and values; the guess is that of `best_response`.
     """
     nothing = np.zeros((game.num_steps, 2))
-    quotes, values = best_response(game, Flow(_movement(moved, game.order_size), nothing, nothing), guess)
+    quotes, values = best_response(game, Flow(movement_through(moved, game.order_size), nothing, nothing), guess)
     one = np.ones((*quotes.shape[:-1], 1))
     flow = _crowd_flow(game, quotes[..., None, :], one, POINTS)[0]
     return flow.powers(POINTS), flow, quotes, values
@@ -387,7 +388,7 @@ class _NearTheLimit:
         """About ``(1 - DPhi)^-1 residual``, by GMRES on the continuous map's derivative."""
         game, curve = self.game, self.linearised.curve
         full = np.concatenate([np.zeros((game.num_steps, 1)), residual.reshape(game.num_steps, DEGREE)], axis=1)
-        flow = Flow(_movement(full, game.order_size), np.zeros((1, 2)), np.zeros((1, 2)))
+        flow = Flow(movement_through(full, game.order_size), np.zeros((1, 2)), np.zeros((1, 2)))
         step = np.minimum((curve / game.step_length).astype(int), game.num_steps - 1)
         x = curve / game.step_length - step
         order = np.arange(1, DEGREE + 1)
