@@ -482,7 +482,7 @@ def test_frozen_depths_are_the_best_ones(others):
     depths, best = np.full((*game.shape, 2), 0.4), np.empty(game.shape)
     inventory, fastest = game.inventory, game.taker_fill_rate @ np.exp(game.taker_fill_decay * game.max_depth)
     steps.improve(
-        h, game.taker_fill_rate, game.taker_fill_decay, game.order_size, game.max_depth,
+        h, game.taker_fill_rate, game.taker_fill_decay, game.order_size, game.max_depth * np.array([-1.0, 1.0]),
         -game.taker_penalty * inventory**2, system.nodes, system.weights, drift, system.moves @ values, inventory,
         depths.copy(), np.zeros(2), steps.new_weights(h, fastest, np.ones(game.shape[0], np.bool_)), depths, best,
         np.empty(game.shape),

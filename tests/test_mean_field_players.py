@@ -3,22 +3,27 @@
 Statistical checks use fixed seeds; each has a false-alarm rate of 1e-4.
 """
 
+import functools
+import itertools
 import math
 
 import gymnasium
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.linalg import expm
+from scipy.optimize import minimize
 
 from mmgym.baselines import optimal_policy, write_table
 from mmgym.baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
 from mmgym.baselines.mean_field import MeanFieldProblem
+from mmgym.baselines.mean_field.joint import deviation_on_steps
 from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field import MakerParams, TakerParams
-from mmgym.models.mean_field_flow import Flow, induced_flow
+from mmgym.models.mean_field_flow import Flow, best_response, induced_flow, solve_equilibrium_flow
 from mmgym.models.mean_field_game import Game
 
 SMALL = {"inventory_limit": 30.0, "signal_limit": 1, "horizon": 0.4, "num_steps": 10, "signal_rate": [4.0, 2.0]}
@@ -363,6 +368,89 @@ def test_gains_of_a_deviation_under_strong_impact():
         best_deviation(game, 1, equilibrium)
     with pytest.raises(ValueError, match="num_takers = 0"):
         best_deviation(game, 0, equilibrium)
+
+
+def brute_force(game, depths, takers):
+    """Values of the table, and of the best depths that see all, from the joint chain: dense matrices, Nelder-Mead.
+
+    The mid moves at every taker's fill, and the first holds what she held before it: no part is worked out apart.
+    """
+    count, h = game.shape[1], game.step_length
+    states = list(itertools.product(range(count), repeat=takers))
+    place = {state: i for i, state in enumerate(states)}
+    own = np.array([game.inventory[state[0]] for state in states])
+    push = game.impact * game.order_size / takers
+
+    def step(start, played, values):
+        system = np.zeros((len(states) + 1, len(states) + 1))
+        for state, i in place.items():
+            system[i, -1] -= game.taker_penalty * own[i] ** 2
+            for player, side in itertools.product(range(takers), range(2)):
+                after = list(state)
+                after[player] += 1 - 2 * side
+                if not 0 <= after[player] < count:
+                    continue
+                depth = played[player][side]
+                rate = game.taker_fill_rate[side] * math.exp(-game.taker_fill_decay[side] * depth)
+                system[i, place[tuple(after)]] += rate
+                system[i, i] -= rate
+                system[i, -1] += rate * own[i] * push * (1 - 2 * side)
+                if player == 0:
+                    system[i, -1] += rate * game.order_size * depth
+        return (expm(h * system) @ [*values, 1.0])[place[start]]
+
+    value, best = np.zeros(len(states)), np.zeros(len(states))
+    for n in reversed(range(game.num_steps)):
+        played = [[depths[n, 0, level] for level in state] for state in states]
+        value = np.array([step(s, play, value) for s, play in zip(states, played, strict=True)])
+        found = []
+        for state, play in zip(states, played, strict=True):
+            most = minimize(
+                lambda d, s=state, play=play, after=best: -step(s, [d, *play[1:]], after), play[0] + 0.05,
+                method="Nelder-Mead", bounds=[(-game.max_depth, game.max_depth)] * 2,
+                options={"xatol": 1e-5, "fatol": 1e-9},
+            )  # fmt: skip
+            found.append(-most.fun)
+        best = np.array(found)
+    law = functools.reduce(np.kron, [game.initial[0]] * takers)
+    return law @ value, law @ best
+
+
+@pytest.mark.parametrize("takers", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_deviations_that_see_the_others_by_brute_force(takers):
+    game = Game.create(
+        inventory_limit=10.0, signal_limit=0, horizon=0.4, num_steps=2, impact=0.05, taker_risk_aversion=1e-3,
+        taker_fill_rate=[20.0, 12.0], taker_fill_decay=[2.0, 2.9], initial_law=[[0.2], [0.3], [0.5]],
+    )  # fmt: skip
+    depths = best_response(game, solve_equilibrium_flow(game))[0]
+    found = deviation_on_steps(game, depths, takers)
+    value, best = brute_force(game, depths, takers)
+    assert found.value == pytest.approx(value, abs=1e-9)
+    assert found.seeing == pytest.approx(best, abs=1e-7)
+    assert 1e-6 < found.gain < found.seeing_gain
+
+
+@pytest.mark.parametrize("takers", [2, 3])
+def test_deviations_with_signals(takers):
+    """The table's value as the flow and the own impact say; a best answer of the others' mean is no deviation."""
+    game = Game.create(**{**LOPSIDED, "inventory_limit": [10.0, 10.0], "initial_law": [10.0, 1], "num_steps": 4})
+    depths = quote_table(game).astype(np.float64) * game.max_depth
+    flow, _ = induced_flow(game, depths)
+    params = TakerParams(*game, population=("constant", ""), reward="pnl", role="taker")
+    share = (takers - 1) / takers
+    problem = MeanFieldProblem(params, Flow(share * flow.movement, flow.mean_quotes, flow.quoting))
+    table = Table(depths.reshape(game.num_steps, -1, 2))
+    law = state_laws(problem, table.controls)[-1].reshape(game.shape).sum(axis=0)
+    fills = float(problem.initial @ evaluate(problem, table, Functional(fills=1.0))[0][0, :, 0])
+    squares = float(law @ game.inventory**2) - 10.0**2 - game.order_size**2 * fills
+    found = deviation_on_steps(game, depths, takers)
+    assert found.value == pytest.approx(criterion_value(problem, table) + 0.5 * game.impact / takers * squares)
+    assert found.value < found.blind < found.seeing
+    for count, message in ((1, "num_takers = 1"), (9, r"9\^9 states")):
+        with pytest.raises(ValueError, match=message):
+            deviation_on_steps(game, depths, count)
+    with pytest.raises(ValueError, match="of shape"):
+        deviation_on_steps(game, depths[1:], takers)
 
 
 def test_inventory_fluctuates_like_independent_takers():

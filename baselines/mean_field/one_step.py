@@ -266,7 +266,7 @@ class MeanFieldProblem:
             self.factors[n],
             p.fill_decay,
             p.order_size,
-            p.max_depth,
+            np.array([-p.max_depth, p.max_depth]),
             self._reward(self.criterion),
             self.nodes,
             self.weights,

@@ -243,7 +243,7 @@ def step_reward(step, reward, drift, inventory):
 
 @njit(**KERNEL)
 def improve(
-    step, factors, decay, size, max_depth, reward, nodes, node_weights, drift, values, inventory, prior, penalty,
+    step, factors, decay, size, box, reward, nodes, node_weights, drift, values, inventory, prior, penalty,
     weights, depths, best, shortfalls,
 ):  # fmt: skip
     """Best frozen depths of every state near a guess, and their value, by `mmgym.trust_region` in the intensities.
@@ -253,13 +253,15 @@ def improve(
     factors, decay : (2,)
         Fill intensities of bid and ask at depth 0 (1 / time), with 0 a side's depth does not matter and stays; and how
         fast they fall (1 / price).
+    box : (2,)
+        The least and the largest depth.
     reward, nodes, node_weights, drift, values, inventory
         Those of `backward_mean`.
     prior, penalty : (B, Q, 2), (2,)
         Where a side's penalty is above 0, the value is less by it times ``step (r log(r / p) - r + p)``, with the fill
         intensity ``r`` and that ``p`` of the prior's depth.
     weights : StepWeights
-        With room for rates at ``-max_depth`` and all signals.
+        With room for rates at the least depths and all signals.
     depths : (B, Q, 2)
         In: guess. Out: best depths.
     best, shortfalls : (B, Q)
@@ -271,8 +273,8 @@ def improve(
     rates, slope, curvature = np.empty(2), np.empty(2), np.empty((2, 2))
     low, high = np.empty(2), np.empty(2)
     for side in range(2):
-        low[side] = factors[side] * math.exp(-decay[side] * max_depth)
-        high[side] = factors[side] * math.exp(decay[side] * max_depth)
+        low[side] = factors[side] * math.exp(-decay[side] * box[1])
+        high[side] = factors[side] * math.exp(-decay[side] * box[0])
     noise = rounding(values, size / decay.min() + step_reward(step, reward, drift, inventory))
     for b in range(count_b):
         for q in range(count_q):
@@ -310,7 +312,7 @@ def improve(
             for side in range(2):
                 if factors[side] > 0.0:
                     depth = math.log(factors[side] / search.point[side]) / decay[side]
-                    depths[b, q, side] = min(max(depth, -max_depth), max_depth)
+                    depths[b, q, side] = min(max(depth, box[0]), box[1])
 
 
 @njit(**KERNEL)
@@ -380,7 +382,7 @@ def best_response(
     drift = np.empty(beliefs.shape)
     guess, change, change_after = others.copy(), np.zeros(others.shape), np.zeros(others.shape)
     everywhere = np.ones(drift.shape[0], np.bool_)
-    quickest, no_penalty = np.exp(decay * max_depth), np.zeros(2)
+    quickest, no_penalty, box = np.exp(decay * max_depth), np.zeros(2), np.array([-max_depth, max_depth])
     weights = new_weights(step, fastest(factors * quickest), everywhere)
     for n in range(count - 1, -1, -1):
         weights.terms[:] = 0
@@ -390,7 +392,7 @@ def best_response(
             drift[b] = beliefs[b] + impact[n]
         after = moves @ values[n + 1]
         improve(
-            step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory, guess,
+            step, factors[n], decay, size, box, reward, nodes, node_weights, drift, after, inventory, guess,
             no_penalty, weights, quotes[n], values[n], shortfalls,
         )  # fmt: skip
         noise = rounding(after, size / decay.min() + step_reward(step, reward, drift, inventory))
@@ -399,7 +401,7 @@ def best_response(
                 others[:, :, 0] = max_depth if corner % 2 else -max_depth
                 others[:, :, 1] = max_depth if corner < 2 else -max_depth
                 improve(
-                    step, factors[n], decay, size, max_depth, reward, nodes, node_weights, drift, after, inventory,
+                    step, factors[n], decay, size, box, reward, nodes, node_weights, drift, after, inventory,
                     guess, no_penalty, weights, others, reached, missing,
                 )  # fmt: skip
                 for b in range(after.shape[0]):
