@@ -1,4 +1,4 @@
-"""The mean-field game for MFGLib: its forward and backward passes against those of the environment."""
+"""The mean-field game as tables, and for MFGLib and OpenSpiel: their passes against those of the environment."""
 
 import numpy as np
 import pytest
@@ -109,3 +109,37 @@ def test_mfglib_finds_the_equilibrium(doubles):
     assert gap < 0.002 * scores[0]
     values = best_response(game, equilibrium_flow(game))[1]
     assert value == pytest.approx(float((game.initial * values[0]).sum()), rel=0.01)
+
+
+def test_nash_conv_by_open_spiel_is_the_exploitability():
+    """Its own forward and backward passes over the nodes of the game, with a policy drawn at random."""
+    pytest.importorskip("pyspiel", reason="open_spiel is not installed")
+    from open_spiel.python.mfg.algorithms.nash_conv import NashConv
+    from open_spiel.python.policy import Policy
+
+    from mmgym.adapters.open_spiel import open_spiel_game
+
+    arguments = {**ARGUMENTS, "signal_limit": 0, "initial_law": [20.0, 0], "num_steps": 3, "horizon": 0.2}
+    game, depths = Game.create(**arguments), (0.0, 0.4, 0.9)
+    table = np.random.default_rng(0).dirichlet(np.full(9, 0.3), (3, 4))
+    spiel = open_spiel_game(game, depths)
+
+    class Drawn(Policy):
+        def action_probabilities(self, state, player_id=None):
+            if state.legal_actions() == [0]:
+                return {0: 1.0}
+            return dict(enumerate(table[state.step, state.place]))
+
+    found = NashConv(spiel, Drawn(spiel, [0]))
+    gap, value = judged(game, table, depths)
+    assert found.nash_conv() == pytest.approx(gap, abs=1e-9)
+    assert found.br_values()[0] == pytest.approx(gap + value, abs=1e-9)
+    assert gap > 1.0
+    state = spiel.new_initial_state()
+    for _ in range(3):
+        state.apply_action(int(state.chance_outcomes()[0][0]))
+        state.apply_action(4)
+        state.update_distribution([1.0 / 36] * 36)
+        state.apply_action(0)
+    assert state.is_terminal()
+    assert np.isfinite(state.returns()[0])
