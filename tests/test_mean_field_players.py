@@ -17,13 +17,13 @@ from scipy.optimize import minimize
 from mmgym.baselines import optimal_policy, write_table
 from mmgym.baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
 from mmgym.baselines.mean_field import MeanFieldProblem
-from mmgym.baselines.mean_field.joint import deviation_on_steps
+from mmgym.baselines.mean_field.joint import deviation_on_steps, nash_on_steps
 from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field
 from mmgym.models import mean_field_limit as limit
 from mmgym.models.mean_field import MakerParams, TakerParams
-from mmgym.models.mean_field_flow import Flow, best_response, induced_flow, solve_equilibrium_flow
+from mmgym.models.mean_field_flow import Flow, best_response, constant_flow, induced_flow, solve_equilibrium_flow
 from mmgym.models.mean_field_game import Game
 
 SMALL = {"inventory_limit": 30.0, "signal_limit": 1, "horizon": 0.4, "num_steps": 10, "signal_rate": [4.0, 2.0]}
@@ -370,8 +370,10 @@ def test_gains_of_a_deviation_under_strong_impact():
         best_deviation(game, 0, equilibrium)
 
 
-def brute_force(game, depths, takers):
-    """Values of the table, and of the best depths that see all, from the joint chain: dense matrices, Nelder-Mead.
+def brute_force(game, played_by, takers):
+    """Values of what all play, and of the best depths that see all, from the joint chain: dense matrices, Nelder-Mead.
+
+    ``played_by(n, own, others)`` are depths by the levels of a taker and of the others.
 
     The mid moves at every taker's fill, and the first holds what she held before it: no part is worked out apart.
     """
@@ -401,7 +403,7 @@ def brute_force(game, depths, takers):
 
     value, best = np.zeros(len(states)), np.zeros(len(states))
     for n in reversed(range(game.num_steps)):
-        played = [[depths[n, 0, level] for level in state] for state in states]
+        played = [[played_by(n, s[i], s[:i] + s[i + 1 :]) for i in range(takers)] for s in states]
         value = np.array([step(s, play, value) for s, play in zip(states, played, strict=True)])
         found = []
         for state, play in zip(states, played, strict=True):
@@ -424,10 +426,28 @@ def test_deviations_that_see_the_others_by_brute_force(takers):
     )  # fmt: skip
     depths = best_response(game, solve_equilibrium_flow(game))[0]
     found = deviation_on_steps(game, depths, takers)
-    value, best = brute_force(game, depths, takers)
+    value, best = brute_force(game, lambda n, own, others: depths[n, 0, own], takers)
     assert found.value == pytest.approx(value, abs=1e-9)
     assert found.seeing == pytest.approx(best, abs=1e-7)
     assert 1e-6 < found.gain < found.seeing_gain
+
+
+@pytest.mark.parametrize("takers", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_nash_equilibria_by_brute_force(takers):
+    """Nobody gains by other depths, and the value is that of the joint chain."""
+    game = Game.create(
+        inventory_limit=10.0, signal_limit=0, horizon=0.4, num_steps=2, impact=0.05, taker_risk_aversion=1e-3,
+        taker_fill_rate=[20.0, 12.0], taker_fill_decay=[2.0, 2.9], initial_law=[[0.2], [0.3], [0.5]],
+    )  # fmt: skip
+    found = nash_on_steps(game, takers)
+    value, best = brute_force(game, lambda n, own, others: found.depths[n, own, *others], takers)
+    assert found.value == pytest.approx(value, abs=1e-9)
+    assert best == pytest.approx(value, abs=1e-6)
+    assert found.missed < 1e-8
+    decoupled = game._replace(impact=0.0)
+    alone = best_response(decoupled, constant_flow(decoupled))[0][:, 0]
+    for seen in np.moveaxis(nash_on_steps(decoupled, takers).depths.reshape(2, 3, -1, 2), 2, 0):
+        np.testing.assert_allclose(seen, alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("takers", [2, 3])
