@@ -261,9 +261,10 @@ class MakerParams(Params):
 
 def _crowd(p: Params) -> Params:
     """The parameters, with those that `flow_rows` do not depend on at one and the same value."""
-    alike: dict[str, Any] = {"reward": "pnl", "maker_risk_aversion": 0.0}
+    alike: dict[str, Any] = {"reward": "pnl", "maker_risk_aversion": 0.0, "maker_initial_inventory": 0.0}
     if p.role == "taker":
-        alike |= {"maker_fill_rate": 1.0, "maker_fill_decay": 1.0}
+        sides = [f"maker_fill_{what}_{side}" for what in ("rate", "decay") for side in ("bid", "ask")]
+        alike |= dict.fromkeys(sides, 1.0)
     if p.population[0] != "equilibrium":
         alike |= {"volatility": 1.0, "taker_risk_aversion": 0.0}
     return p._replace(**alike)
