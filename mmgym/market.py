@@ -60,6 +60,8 @@ class Market:
         fields that are tuples.
     state : numpy.dtype
         Columns of one row of state. The engine adds the stream ``s0, s1`` and ``needs_reset``.
+    unread : tuple of str
+        Fields that kernels do not read: their records, which rows may have by thousands, leave them out.
     derived : tuple of str
         Properties of the parameters that kernels read like fields.
     arrays : dict of str to tuple of int
@@ -111,6 +113,7 @@ class Market:
     controls_one: Callable[..., Any]
     step_one: Callable[..., Any]
     observe_one: Callable[..., Any]
+    unread: tuple[str, ...] = ()
     derived: tuple[str, ...] = ()
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     compact: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -131,7 +134,8 @@ class Market:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.params_type)
-        plain = [name for name in self.params_type._fields if get_origin(hints[name]) is not tuple]
+        names = [name for name in self.params_type._fields if name not in self.unread]
+        plain = [name for name in names if get_origin(hints[name]) is not tuple]
         fields: list[Any] = [(name, _kernel_type(hints[name])) for name in plain]
         literals = {name: get_args(hints[name]) for name in plain if get_origin(hints[name]) is Literal}
         object.__setattr__(self, "literals", literals)
@@ -140,7 +144,7 @@ class Market:
         fields += [(name, _kernel_type(get_type_hints(getter)["return"])) for name, getter in getters.items()]
         fields += [(name, "f8") for name in self.functions if name not in self.arrays]
         fields += [("place", "i8")] if self.shared else []
-        mark = (f"{self.name}_{self._source_hash()}", "u1")
+        mark = (f"{self.name}_{self.params_type.__name__}_{self._source_hash()}", "u1")
         sizes = [{**self.arrays, **self.compact}, self.arrays] if self.compact else [self.arrays]
         shapes = [[(name, "f8", shape) for name, shape in size.items()] for size in sizes]
         dtypes = tuple(np.dtype([*fields, *columns, mark], align=True) for columns in shapes)

@@ -52,10 +52,13 @@ class SharedArrays:
     ----------
     arrays : (K, ...)
         By place; one that no row has any more is written over when another is needed.
+    most : int
+        How many there can be: one for each row, and one that is made before a row leaves the one it had.
     """
 
-    def __init__(self, market: Market, params: Any) -> None:
+    def __init__(self, market: Market, params: Any, count: int) -> None:
         assert market.shared is not None
+        self.most = count + 1
         self.market, self.arrays = market, np.array(market.shared.array(params))[None]
         self._places: dict[Hashable, int] = {market.shared.key(params): 0}
         self._users = [0]
@@ -83,7 +86,7 @@ class SharedArrays:
         if key not in self._places:
             array = self.market.shared.array(params)
             if 0 not in self._users:
-                self.reserve(2 * len(self.arrays))
+                self.reserve(min(2 * len(self.arrays), self.most))
             place = self._users.index(0)
             self._places = {other: at for other, at in self._places.items() if at != place} | {key: place}
             self.arrays[place] = array
@@ -118,7 +121,7 @@ class Rows:
             int, int
         ] = {}  # of rows with parameters for good: digest of parameters -> place of their record
         first = params if variation is None else variation.params(variation.middle())
-        self.shared = SharedArrays(market, first) if market.shared else None
+        self.shared = SharedArrays(market, first, count) if market.shared else None
         if variation is None:
             self.params, self.record = params, kernel_rows(market.record(params))
         else:
@@ -192,9 +195,10 @@ class Rows:
         if self.shared is None:
             self.record[row] = record[0]
             return
+        place = self.shared.take(params)  # where its array cannot be made, the row stays as it is
         self.shared.leave(int(self.record["place"][row]))
         self.record[row] = record[0]
-        self.record["place"][row] = self.shared.take(params)
+        self.record["place"][row] = place
         self._arrange()
 
     def draw(self, mask: Array, given: Sequence[Values] | None = None) -> None:

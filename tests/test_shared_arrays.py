@@ -8,6 +8,7 @@ import pytest
 
 import mmgym  # noqa: F401
 from mmgym import arguments
+from mmgym.models.robust_glft import MakerParams
 from mmgym.parameters import argument_names
 
 ROBUST, TAKER = "mmgym/RobustGLFT-v0", "mmgym/MeanFieldTaker-v0"
@@ -78,3 +79,20 @@ def test_opponents_of_drawn_games(threads: int) -> None:
     one, other = envs, pickle.loads(pickle.dumps(envs))
     for _ in range(6):  # the copy has tables of its own
         assert np.array_equal(one.step(np.tile(action, (3, 1)))[1], other.step(np.tile(action, (3, 1)))[1])
+
+
+def test_a_row_whose_game_cannot_be_solved_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps the table that it has, and others do not write over it."""
+    laws = {"fill_decay": ["uniform", 1.2, 1.8]}
+    envs = gymnasium.make_vec(ROBUST, 2, randomise=laws, autoreset_mode="Disabled", **TINY).unwrapped
+    envs.reset(seed=1, options={"parameters": {"fill_decay": [1.3, 1.6]}})
+    wanted = MakerParams.create(**envs.arguments_of_row(0)).opponent_rows
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(MakerParams, "opponent_rows", property(lambda p: 1 / 0))
+        envs.reset(options={"reset_mask": np.array([True, False]), "parameters": {"fill_decay": [1.4, 1.6]}})
+    for fill_decay in (1.5, 1.7):
+        envs.reset(options={"reset_mask": np.array([False, True]), "parameters": {"fill_decay": [1.4, fill_decay]}})
+    rows = envs._rows
+    assert envs.params.fill_decay.tolist() == [1.3, 1.7]
+    np.testing.assert_array_equal(rows.shared.arrays[rows.record["place"][0]], wanted)
+    assert len(rows.shared.arrays) == 3

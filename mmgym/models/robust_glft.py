@@ -289,7 +289,7 @@ def meet_opponent(p, s, controls, opponent_rows):
             sign = 1.0 if (corner >> j) & 1 else -1.0
             controls[2 + j] = p.control_center[2 + j] + sign * p.control_reach[2 + j]
     elif p.num_own_controls < 7:
-        cell, point = s.step * p.levels + s.inventory + p.limit, 0
+        cell, point = s.step * (2 * p.limit + 1) + s.inventory + p.limit, 0
         if opponent_rows[cell, 0, 0] < 1.0:
             draw, s.s0, s.s1 = uniform(s.s0, s.s1)
             while draw >= opponent_rows[cell, point, 0]:
@@ -413,19 +413,30 @@ def _market(params_type: Any, shared: Shared) -> Market:
         params_type=params_type,
         modules=("mmgym.models.robust_glft_game", "mmgym.models.wealth"),
         state=STATE,
+        unread=(
+            "drift",
+            "fill_rate",
+            "fill_decay",
+            "drift_reach",
+            "fill_rate_reach",
+            "fill_decay_reach",
+            "inventory_limit",
+            "initial_inventory",
+            "horizon",
+            "min_depth",
+            "max_depth",
+        ),
         derived=(
             "step_length",
             "inverse_step",
             "root_step",
             "limit",
-            "levels",
             "start",
             "sign",
             "first_control",
             "num_own_controls",
             "draws_nature",
         ),
-        functions={f"{params_type.role}_acts": lambda params: 1.0},  # the records of the roles are of different types
         arrays={"control_center": (7,), "control_reach": (7,)},
         shared=shared,
         num_controls=len(CONTROLS),
