@@ -460,6 +460,9 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
             raise ValueError(f"{before}n_envs * n_steps = 1{after} must be at least 2")
         if settings.get("batch_size") == 1 and settings.get("normalize_advantage", True):
             raise ValueError(f"{before}batch_size = 1{after} must be at least 2 with normalize_advantage")
+    taken, kept = settings.get("sub_sampling_factor", 1), n_envs * settings.get("n_steps", 2048)
+    if algorithm == "trpo" and taken >= kept:
+        raise ValueError(f"{before}sub_sampling_factor = {taken}{after} must be below n_envs * n_steps = {kept}")
     if algorithm == "ars":
         deltas, top = settings.get("n_delta", 8), settings.get("n_top")
         if top is not None and top > deltas:
@@ -514,10 +517,21 @@ def load_config(name_or_path: str, env_id: str) -> Config:
         entry = _default_entry(content, env_id)
     if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
         known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"
-        raise ValueError(f"{source} has no settings for {key!r}: it has them for {known}")
+        raise ValueError(f"{source} has no settings for {key!r}: it has them for {known}{_other_ways(algorithm, key)}")
     if entry != key:
         _LOG.warning("%s has no entry %s: training takes %s, that of no market in particular", source, key, entry)
     return check_settings(algorithm, content[entry], source, key)
+
+
+def _other_ways(algorithm: str, env_id: str) -> str:
+    """Where settings for an environment id are, and how they are found."""
+    names = configurations_for(env_id)
+    shipped = f"; shipped ones for it are {', '.join(names)}" if names else ""
+    if algorithm in EXACT_LEARNERS:
+        return shipped
+    return (
+        f"{shipped}; mmgym tune {algorithm} --env {env_id} searches for some and writes them to a file for mmgym train"
+    )
 
 
 def _default_entry(content: Mapping[Any, Any], env_id: str) -> str:

@@ -15,8 +15,12 @@ class RandomSearch(ARS):
     run, and has drawn its candidates before its callback is told, so that a checkpoint would not lead to the same ones.
     """
 
+    _played: Any = None  # the last actions
+
     def _trigger_callback(self, _locals: Any, _globals: Any, callback: Any, n_envs: int) -> None:
-        super()._trigger_callback(_locals, _globals, callback, 1)  # called for each environment
+        if _locals["actions"] is not self._played:  # called for each environment that is in its first episode
+            self._played = _locals["actions"]
+            super()._trigger_callback(_locals, _globals, callback, n_envs)
 
     def _do_one_update(self, callback: Any, async_eval: Any) -> None:
         callback.on_rollout_start()

@@ -314,7 +314,7 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
             if self._run.watch is not None:
                 self._run.watch(self.num_timesteps, skill)
         if self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint += self._run.checkpoint_steps
+            self._next_checkpoint = self.num_timesteps + self._run.checkpoint_steps
             self._save()
 
 

@@ -219,13 +219,18 @@ class RandomisedBaseline(FiniteBaseline):
 
     @functools.cached_property
     def fixed_controls(self) -> Array:
-        """The best table (N, S, C) that is the same for all markets; at the nested nodes, where a law is continuous."""
+        """The best table (N, S, C) that is the same for all markets.
+
+        Where a law is continuous, the best at the nested nodes, unless the average market's optimum is better at all.
+        """
         if not self.nodes.is_exact:
             kept, weights = np.flatnonzero(self.nodes.coarse > 0.0), self.nodes.coarse
             nested = MixtureProblem(
                 [self.mixture.parts[i] for i in kept], weights[kept] / weights[kept].sum(), None, {}
             )
-            return best_fixed_table(nested, [self._average_controls()])
+            average = self._average_controls()
+            found = best_fixed_table(nested, [average])
+            return max(found, average, key=lambda table: mean_value(self.mixture, table))
         tables = np.split(self.solution.controls, len(self.mixture.parts), axis=1)
         own = max(tables, key=lambda table: mean_value(self.mixture, table))
         return best_fixed_table(self.mixture, [self._average_controls(), own])

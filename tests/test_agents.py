@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+import yaml
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
@@ -355,15 +356,35 @@ def test_bad_configurations_are_named(tmp_path, change, message):
             load_config(str(path), AS)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "message"),
+    [
+        ("ars", "n_top: 9", "n_top = 9 .* must be at most n_delta = 8"),
+        ("ars", "gamma: 1.0", "unknown key 'gamma'.*allowed are .*n_delta"),
+        ("ars", "{policy: LinearPolicy, policy_kwargs: {net_arch: [4]}}", "net_arch = .* needs policy: MlpPolicy"),
+        ("trpo", "{gamma: 1.0, n_steps: 5, sub_sampling_factor: 10}", "must be below n_envs .* n_steps = 10"),
+        ("trpo", "{gamma: 1.0, target_kl: 0.0}", "target_kl = 0.0 .* must be"),
+        ("crossq", "{gamma: 1.0, tau: 0.1}", "unknown key 'tau'.*allowed are .*policy_delay"),
+    ],
+)
+def test_bad_settings_of_algorithms_are_named(tmp_path, algorithm, settings, message):
+    path, given = tmp_path / f"{algorithm}.yml", yaml.safe_load(settings)
+    path.write_text(yaml.safe_dump({AS: {"n_envs": 2, "n_timesteps": 100, **given}}))
+    with pytest.raises(ValueError, match=message):
+        load_config(str(path), AS)
+
+
 def test_missing_configurations_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one of a2c, behaviour_cloning, dqn, exact_gradient"):
+    with pytest.raises(FileNotFoundError, match="one of a2c, ars, behaviour_cloning, dqn, exact_gradient"):
         load_config("nothing", AS)
     with pytest.raises(ValueError, match="has no settings for 'mmgym/GLFT-v0'"):
         load_config("maskable_ppo", "mmgym/GLFT-v0")
+    with pytest.raises(ValueError, match="shipped ones for it are dqn, maskable_ppo; mmgym tune trpo --env mm"):
+        load_config("trpo", "mmgym/TickSpreadCompact-v0")
     with pytest.raises(TypeError, match="CartPoleEnv is not an mmgym environment"):
         load_config("ppo", "CartPole-v1")
     (tmp_path / "dreamer.yml").write_text(TINY)
-    with pytest.raises(ValueError, match="must start with an algorithm: a2c, behaviour_cloning, dqn"):
+    with pytest.raises(ValueError, match="must start with an algorithm: a2c, ars, behaviour_cloning, crossq, dqn"):
         load_config(str(tmp_path / "dreamer.yml"), AS)
 
 

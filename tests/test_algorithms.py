@@ -14,6 +14,7 @@ import mmgym.agents.train as module
 from mmgym import baselines
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 from mmgym.agents.algorithms import ALGORITHMS, OWN_LEARNERS, algorithm_class
+from mmgym.agents.checkpoints import batch_under
 from mmgym.agents.config import DEFAULTS, WRAPPER, config_names, load_config, shipped_folder
 from mmgym.agents.policies import as_policy
 from mmgym.agents.train import build_env, load_model, train
@@ -112,6 +113,45 @@ def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkey
     assert loaded.method == found.method == ("exact" if policy.markov else "simulated")
     assert loaded.value == pytest.approx(found.value, abs=1e-12)
     assert loaded.value <= loaded.optimum_upper + 4.0 * loaded.stderr
+
+
+@pytest.mark.long
+def test_random_search_counts_steps_of_episodes_of_any_length(tmp_path, monkeypatch):
+    """Rows whose episode is over wait for the others, and step too: every call of the batch counts with all rows."""
+    env_id, calls = "mmgym/HawkesPower-v0", []
+    config = {"n_envs": 8, "n_timesteps": 1, "n_delta": 1, "policy": "LinearPolicy"}
+    (tmp_path / "ars.yml").write_text(yaml.safe_dump({env_id: config}), encoding="utf-8")
+    config = load_config(str(tmp_path / "ars.yml"), env_id)
+    venv = build_env(config, env_id, {"decision": "order", "horizon": 0.05}, 1, "pnl")
+    batch = batch_under(venv).envs
+    step = batch.step
+    monkeypatch.setattr(batch, "step", lambda actions: calls.append(len(actions)) or step(actions))
+    model = module.build_model(config, venv, 0, None)
+    model.learn(1)
+    assert model.num_timesteps == sum(calls)
+
+
+@pytest.mark.long
+def test_random_search_resumes_from_any_checkpoint(tmp_path, monkeypatch):
+    """From the second too, of updates that are longer than the steps between checkpoints."""
+    config, env_id = write(tmp_path, "ars")
+    options = {"seed": 2, "arguments": MARKET[env_id], "progress": False, "score_steps": 10_000}
+    whole, _ = train(config, env_id, folder=tmp_path / "whole", **options)
+    save, saved = module.save_checkpoint, []
+
+    def save_and_die_at_last(*arguments):
+        save(*arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_checkpoint", save_and_die_at_last)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, env_id, folder=tmp_path / "run", checkpoint_steps=100, **options)
+    monkeypatch.undo()
+    folder, _ = train(config, env_id, folder=tmp_path / "run", resume=True, **options)
+    first, second = arrays(whole), arrays(folder)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_centred_rewards_are_less_by_the_constant_and_all_else_is_the_same(tmp_path):

@@ -140,6 +140,16 @@ def test_the_fixed_table_of_a_continuous_law_against_a_search(law: list[object],
     assert scored["fixed_optimum"].value < scored["fixed_optimum"].optimum_upper
 
 
+def test_the_fixed_table_of_a_wide_law_is_not_below_the_average_optimum() -> None:
+    """Six powers of ten: a table that is best at the nested nodes is not, over the law."""
+    given = {"num_steps": 5, "inventory_limit": 3.0, "horizon": 0.1, "utility": "mean"}
+    env = gymnasium.make("mmgym/GLFT-v0", randomise={"running_penalty": ["loguniform", 1e-3, 1e3]}, **given)
+    papers = paper_policies(env)
+    fixed, average = (score(env, papers[name]) for name in ("fixed_optimum", "average_optimum"))
+    assert fixed.value >= average.value
+    assert fixed.value == pytest.approx(baseline_of(env).bounds().lower, abs=1e-12)
+
+
 def test_a_policy_that_sees_the_parameters_can_be_optimal() -> None:
     env = gymnasium.make(AS, randomise=CHOICE, observe_parameters=True, **TINY)
     best = optimal_policy(env)
