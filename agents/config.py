@@ -218,7 +218,7 @@ VALUES = {
     "policy_delay": _whole(1),
     "target_policy_noise": _number(0.0, _BIG),
     "target_noise_clip": _number(0.0, _BIG),
-    "n_delta": _whole(1),
+    "n_delta": _whole(1, 10_000),
     "n_top": _either(_whole(1), _words(None)),
     "delta_std": _SCHEDULE,
     "zero_policy": _BOOL,
@@ -257,7 +257,7 @@ _OFF_POLICY = {
 _BATCH_NORM = {
     "batch_norm": _BOOL,
     "batch_norm_momentum": _number(0.0, 1.0),
-    "batch_norm_eps": _POSITIVE,
+    "batch_norm_eps": _number(1e-12, 1.0),
     "renorm_warmup_steps": _whole(0),
 }
 _SAC = {**_OFF_POLICY, "log_std_init": _number(-20.0, 20.0), "clip_mean": _number(0.0, _BIG)}
@@ -292,7 +292,7 @@ OWN_VALUES: dict[str, dict[str, _Values]] = {
     "sac": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping(_SAC)},
     "td3": {"policy_kwargs": _mapping(_OFF_POLICY)},
     "tqc": {"ent_coef": _SAC_ENTROPY, "policy_kwargs": _mapping({**_SAC, "n_quantiles": _whole(1, 10_000)})},
-    "trpo": {"policy_kwargs": _mapping(_ACTOR_CRITIC), "target_kl": _POSITIVE},
+    "trpo": {"policy_kwargs": _mapping(_ACTOR_CRITIC), "target_kl": _number(0.0, 1.0, above=True)},
 }
 
 
@@ -463,6 +463,8 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
     taken, kept = settings.get("sub_sampling_factor", 1), n_envs * settings.get("n_steps", 2048)
     if algorithm == "trpo" and taken >= kept:
         raise ValueError(f"{before}sub_sampling_factor = {taken}{after} must be below n_envs * n_steps = {kept}")
+    if algorithm == "crossq" and settings.get("batch_size") == 1 and kwargs.get("batch_norm", True):
+        raise ValueError(f"{before}batch_size = 1{after} must be at least 2 with batch_norm")
     if algorithm == "ars":
         deltas, top = settings.get("n_delta", 8), settings.get("n_top")
         if top is not None and top > deltas:

@@ -364,6 +364,7 @@ def test_bad_configurations_are_named(tmp_path, change, message):
         ("ars", "{policy: LinearPolicy, policy_kwargs: {net_arch: [4]}}", "net_arch = .* needs policy: MlpPolicy"),
         ("trpo", "{gamma: 1.0, n_steps: 5, sub_sampling_factor: 10}", "must be below n_envs .* n_steps = 10"),
         ("trpo", "{gamma: 1.0, target_kl: 0.0}", "target_kl = 0.0 .* must be"),
+        ("crossq", "{gamma: 1.0, batch_size: 1}", "batch_size = 1 .* must be at least 2 with batch_norm"),
         ("crossq", "{gamma: 1.0, tau: 0.1}", "unknown key 'tau'.*allowed are .*policy_delay"),
     ],
 )
