@@ -71,6 +71,7 @@ COLUMNS = (
 )
 CHECKED_POINTS = 5  # per box control, at which intensities are checked in every state
 MOST_CHECKED = 256  # combinations of controls that are checked
+AT_ONCE = 2_000_000  # numbers of one kind that a check works out before it looks at them
 
 
 def _of(params: Any, value: Any) -> Any:
@@ -808,21 +809,12 @@ def _transitions(declared: Market, params: Any) -> Array:
             none = np.flatnonzero(~entries[:, j].any(axis=1))
             if len(none) and not d.boxed[j]:
                 refuse(getattr(control, "allowed", None), int(none[0]), f"allows no entry of {control.name}")
-    sample = sampled_controls(d, params, max(min(MOST_CHECKED, 2_000_000 // (len(rows) * count)), 2 ** len(low)))
+    sample = sampled_controls(d, params, max(min(MOST_CHECKED, AT_ONCE // (len(rows) * count)), 2 ** len(low)))
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty", "mid")
     numbers, first_mid = np.empty((len(words), len(rows))), np.empty(0)
-    rate, pay = np.empty((2, len(sample), count, len(rows)))
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
         _require_chances(d, params, step, found)
-        declared_kernels.find_sampled_rates(d.rates, record.view(np.uint8), step, rows, sample, rate, pay)
-        for wrong, what, values, ends in (
-            (~((rate >= 0.0) & np.isfinite(rate)), "intensity", rate, "finite and >= 0"),
-            (~np.isfinite(pay), "payoff", pay, "finite"),
-        ):
-            if wrong.any():
-                m, k, state = np.argwhere(wrong)[0]
-                reason = f"with {_in_words(d, sample[m])} is {values[m, k, state]}: it must be {ends}"
-                refuse(getattr(d.moves[k][0], what), int(state), reason)
+        _require_rates(d, record, rows, step, sample, refuse)
         for controls in sample:
             declared_kernels.find_state_rates(record, step, rows, controls, numbers)
             bad = ~np.isfinite(numbers)
@@ -841,6 +833,24 @@ def _transitions(declared: Market, params: Any) -> Array:
     following = np.where(found, np.array([d.index(params, places) for places in reached]), -1)
     following.setflags(write=False)
     return following
+
+
+def _require_rates(declared: Market, record: Array, rows: Array, step: int, sample: Array, refuse: Function) -> None:
+    """Refuse intensities that are not finite and >= 0, and payoffs that are not finite, under a sample of controls."""
+    size = max(AT_ONCE // (len(declared.moves) * len(rows)), 1)
+    numbers = np.empty((2, min(size, len(sample)), len(declared.moves), len(rows)))
+    for first in range(0, len(sample), size):
+        part = sample[first : first + size]
+        rate, pay = numbers[:, : len(part)]
+        declared_kernels.find_sampled_rates(declared.rates, record.view(np.uint8), step, rows, part, rate, pay)
+        for wrong, what, values, ends in (
+            (~((rate >= 0.0) & np.isfinite(rate)), "intensity", rate, "finite and >= 0"),
+            (~np.isfinite(pay), "payoff", pay, "finite"),
+        ):
+            if wrong.any():
+                m, k, state = np.argwhere(wrong)[0]
+                reason = f"with {_in_words(declared, part[m])} is {values[m, k, state]}: it must be {ends}"
+                refuse(getattr(declared.moves[k][0], what), int(state), reason)
 
 
 def _require_observed(declared: Market, params: Any) -> None:

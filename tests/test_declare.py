@@ -164,6 +164,19 @@ def test_what_does_not_fit_into_memory_is_refused_beforehand(monkeypatch):
 
 
 @pytest.mark.long
+def test_checks_do_not_keep_the_numbers_of_all_controls(monkeypatch):
+    """Intensities of millions of states under all corners of boxes would not fit into memory: a part at a time."""
+    kept, find = [], declare.declared_kernels.find_sampled_rates
+    monkeypatch.setattr(declare, "AT_ONCE", 10)
+    monkeypatch.setattr(declare.declared_kernels, "find_sampled_rates", lambda *a: kept.append(a[-1].size) or find(*a))
+    market = small(controls=[declare.Box("depth", 0.0, 1.0), declare.Box("other", 0.0, 1.0)])
+    market.transitions(create(Params, {}))
+    assert kept == [10, 10] * 3  # at three steps, 4 controls x 5 states
+    with pytest.raises(ValueError, match=r"intensity at held -2 with depth 1, other 0 is -0.5"):
+        market.transitions(create(Params, {"slope": 1.5}))
+
+
+@pytest.mark.long
 def test_a_wrong_intensity_between_the_checked_points():
     narrow = small(events=[declare.Event("fill", lambda u: abs(u.depth - 0.3) - 0.01, further, when=room)])
     problem = DeclaredProblem(narrow, create(Params, {}))
