@@ -2,8 +2,9 @@
 
 The optimum is that of frozen depths, computed to a stated error: where the intensities are observed, and on the tape,
 from which who remembers reconstructs them. Where only fills are observed it is bracketed; by the clock also where
-several orders are to be expected between two ticks. Above: what the optimum would be worth to who sees the intensities;
-where many orders come in a step, the value of depths that move at once. Below: the best policy known, which is that
+several orders are to be expected between two ticks, and with a `reach_atom`, where the best depths jump with the
+intensities. Above: what the optimum would be worth to who sees the intensities; in these two cases by the clock, the
+value of depths that move at once. Below: the best policy known, which is that
 with the best lower bound of all that are listed here.
 
 With the defaults: 16.4142 (error 1.4e-5) at events, 15.7821 (9.4e-4) by the clock, 16.1651 to 16.4142 of fills, where
@@ -307,12 +308,13 @@ class HawkesFlowBaseline(SimulatedBaseline):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        self.held = params.decision == "event" or orders_in_step(params) <= MOST_IN_STEP  # depths, in the solution
+        few = orders_in_step(params) <= MOST_IN_STEP and not max(params.reach_atom_buy, params.reach_atom_sell)
+        self.held = params.decision == "event" or few  # depths, in the solution
         self.known = self.held and params.observe != "fills"  # the intensities, at each decision
 
     @functools.cached_property
     def solved(self) -> Solved:
-        """The optimum, or with many orders in a step and where only fills are observed the upper bound.
+        """The optimum, or where it is bracketed the upper bound.
 
         Raises
         ------
@@ -337,7 +339,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
         return SolvedPolicy(self.params, self.solved).value(observation)
 
     def best_policy(self) -> Any:
-        """The optimum, or with many orders in a step and where only fills are observed the best policy known."""
+        """The optimum, or where it is bracketed the best policy known."""
         if self.known:
             kind = OptimalTapePolicy if self.params.observe == "tape" else OptimalFlowPolicy
             return kind(self.params, self.solved, self.bounds())
@@ -409,7 +411,7 @@ class HawkesFlowBaseline(SimulatedBaseline):
             policies["filtered"] = lambda: FilteredPolicy(p, best("event").depths)
         if not at_events:
             policies["hjb"] = lambda: best("clock", held=False)
-        if not at_events and self.held and p.observe == "fills":
+        if not at_events and not self.known and orders_in_step(p) <= MOST_IN_STEP:
             policies["clock_optimum"] = lambda: best("clock")
         if not at_events or p.observe != "state":
             policies["event_optimum"] = lambda: best("event")
@@ -431,8 +433,8 @@ class HawkesFlowBaseline(SimulatedBaseline):
     ) -> Evaluation | None:
         """Expectations under a policy; the error is the distance to a coarser resolution.
 
-        None for a policy that draws its actions, and by the clock with many orders in a step, but for constant depths,
-        to which it makes no difference when they are decided on. On the tape a policy may look
+        None for a policy that draws its actions, and by the clock with many orders in a step or a `reach_atom`, but for
+        constant depths, to which it makes no difference when they are decided on. On the tape a policy may look
         at the last order, which is not on the grid: None, but for named depths, which do not.
         """
         if draws_actions(policy, deterministic) or not (self.held or _is_constant(policy)):

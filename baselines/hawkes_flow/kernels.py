@@ -21,6 +21,9 @@ CLOSED = 1e-12  # orders in a step that are none
 SLACK = 0.5  # change of an edge with fills, in units of 1 / kappa, up to which one depth at most is best
 SCAN, FAR = 24, 12.0  # offsets that are tried first elsewhere, and how far, in units of 1 / kappa
 SWEEPS, FEW, BISECTIONS = 100, 2, 60
+BEHIND = (
+    1e-6  # behind the best price, in units of 1 / kappa: the nearest offset that an action in float32 tells from it
+)
 SAME = 1e-11  # change of offsets, in units of 1 / kappa
 
 
@@ -338,17 +341,18 @@ def _best_of_few(rest, orders, law, prices, start):
 def _best_of_many(rest, orders, law, prices, start):
     """The best offset of a side: of those at the best price and behind it, the best one and what it leads to."""
     decay, behind, high = law
+    least = BEHIND / decay if behind < 0.0 else 0.0  # at the best price itself all orders fill
     _, edge = _side_at(rest, orders, prices, 0.0, 0.0)
     width = min(high, FAR / decay)
     best, offset = _side_at(rest, orders, prices, 0.0, 1.0)[0], 0.0
     for k in range(SCAN + 2):
-        tried = width * k / SCAN if k <= SCAN else min(max(1.0 / decay - edge, 0.0), high)
+        tried = max(width * k / SCAN if k <= SCAN else min(max(1.0 / decay - edge, 0.0), high), least)
         worth, _ = _side_at(rest, orders, prices, tried, math.exp(behind - decay * tried))
         if worth > best:
             best, offset = worth, tried
-    low, far = max(offset - width / SCAN, 0.0), min(offset + width / SCAN, high)
     if offset == 0.0 and behind < 0.0:
         return offset
+    low, far = max(offset - width / SCAN, least), min(offset + width / SCAN, high)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + far)
         _, edge = _side_at(rest, orders, prices, middle, math.exp(behind - decay * middle))
@@ -356,7 +360,9 @@ def _best_of_many(rest, orders, law, prices, start):
             low = middle
         else:
             far = middle
-    return 0.5 * (low + far) if 0.5 * (low + far) > SAME / decay else 0.0
+    found = 0.5 * (low + far) if 0.5 * (low + far) > SAME / decay else 0.0
+    worth, _ = _side_at(rest, orders, prices, found, math.exp(behind - decay * found))
+    return found if worth >= best else offset
 
 
 @njit(**KERNEL)

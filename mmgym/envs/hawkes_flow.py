@@ -61,8 +61,8 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
     depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
     `mmgym.baselines.optimal_policy` returns the optimum of this environment as built, and its error is stated: after
-    events 1e-4 of its value, by the clock mostly 1e-3 of the largest values, with a `reach_atom` 4e-3. Where more than
-    four orders of a side are expected between two ticks of the clock, only bounds are known:
+    events 1e-4 of its value, with a `reach_atom` 4e-3, by the clock mostly 1e-3 of the largest values. By the clock
+    with a `reach_atom`, or more than four orders of a side expected between two ticks, only bounds are known:
     `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and depths that move at once are worth
     the upper one.
 
