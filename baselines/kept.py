@@ -59,8 +59,10 @@ def kept_file(params: Any, name: Any = "", *types: type) -> Path | None:
     except (OSError, TypeError):  # typed into a notebook or an interpreter: whatever is edited there has no hash
         return None
     others = sorted(home for home in homes if not any(home.is_relative_to(package) for package in PACKAGES))
-    digest = hashlib.sha256(repr((params._asdict(), name)).encode()).hexdigest()[:24]
-    market = type(params).__module__.rpartition(".")[2]
+    kind = type(params)
+    given = (kind.__module__, kind.__qualname__, params._asdict(), name)
+    digest = hashlib.sha256(repr(given).encode()).hexdigest()[:24]
+    market = kind.__module__.rpartition(".")[2]
     return cache_folder() / f"{market}-{digest}-{source_digest(*PACKAGES, *others)}.npz"
 
 

@@ -339,7 +339,7 @@ class SeesValues(PolicyThrough):
 
 
 class SimulatedRandomised(SimulatedBaseline):
-    """The baseline of randomised markets with continuous coordinates: means of what is known at the nodes."""
+    """The baseline of randomised markets without a table of the optimum: means of what is known at the nodes."""
 
     def __init__(self, shared: _Randomised) -> None:
         super().__init__(shared.average_params)
@@ -424,6 +424,6 @@ class SimulatedRandomised(SimulatedBaseline):
 @make_baseline.register
 def _of(variation: Variation) -> Baseline:
     shared = _Randomised(variation)
-    if all(market.problem is not None for market in shared.markets):
+    if all(market.problem is not None and not market.only_bounds for market in (shared.average, *shared.markets)):
         return RandomisedBaseline(shared)
     return SimulatedRandomised(shared)

@@ -170,7 +170,7 @@ def _quotes(results: Results, settings: Settings) -> Drawn | None:
     held = ", ".join(f"{name.replace('_', ' ')} {level:g}" for name, level in view.at.items())
     lines = [f"With {held}."] if held else []
     if view.sampled:
-        lines.append("Means over decisions in simulated episodes of the best policy: the coordinates are continuous.")
+        lines.append("Means over decisions in simulated episodes of the best policy: the optimum is no table.")
     if comparison is not None and view.compared is None:
         lines.append(f"{comparison.name} is no function of the observation: it has no table of quotes.")
     lines += [] if comparison is None else list(comparison.notes)

@@ -36,7 +36,7 @@ __all__ = ["Comparison", "Failure", "Grid", "Law", "Optimum", "Part", "Sample", 
 
 Array = NDArray[Any]
 
-SAMPLE = 64  # episodes of the best policy on which quotes are looked at where coordinates are continuous
+SAMPLE = 64  # episodes of the best policy on which quotes are looked at where the optimum is no table
 EPISODES = 4_000  # of a law that is simulated
 POINTS = 401  # of a density
 BINS = 60  # of a histogram
@@ -81,7 +81,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sample:
-    """Decisions of the best policy in simulated episodes, where coordinates are continuous.
+    """Decisions of the best policy in simulated episodes, where coordinates are continuous or hidden.
 
     Attributes
     ----------
@@ -358,7 +358,8 @@ def _comparison(settings: Settings) -> Iterator[Comparison]:
     if table is not None:
         controls = _mean_controls(table)
     if problem is None or solution is None:
-        why = "The states of this market are continuous: there is no exact map. The score has the regret as a whole."
+        states = "continuous" if problem is None else "not all observed, and what the best policy plays is no table"
+        why = f"The states of this market are {states}: there is no exact map. The score has the regret as a whole."
         if policy.markov:
             sample = _sampled(env, baseline.best_policy())
             actions, _ = policy.predict(sample.observations)

@@ -76,9 +76,7 @@ class _BestTable(DeclaredBaseline):
         def fits(arrays: Mapping[str, Array]) -> bool:
             return arrays["controls"].shape == shape and arrays["controls"].dtype.kind == "f"
 
-        controls = kept(self.params, f"memoryless {problem.declared.name}", make, fits)["controls"][
-            :, self.beliefs.group
-        ]
+        controls = kept(self.params, "memoryless", make, fits)["controls"][:, self.beliefs.group]
         raw = frozen.evaluate(problem, controls)[0][..., 0]
         values = self._expected(controls, raw)[:, self.beliefs.group]
         return Solution(controls, values, raw, np.zeros(problem.num_steps + 1))
@@ -122,6 +120,7 @@ class BlindBaseline(_BestTable):
 class HiddenBaseline(_BestTable):
     """Bounds, policies and exact evaluation of policies of the observation, where memory may help."""
 
+    only_bounds = True
     solution: Solution | None = None  # type: ignore[assignment]  # no policy of the observation plays that of states
 
     def __init__(self, params: Any, beliefs: Beliefs, papers: PaperPolicies) -> None:
@@ -170,7 +169,7 @@ class HiddenBaseline(_BestTable):
             )
             return {"name": name, "lower": lower}
 
-        best = kept(self.params, f"best known {self._declared.declared.name}", make, is_named(self.policies()))
+        best = kept(self.params, "best known", make, is_named(self.policies()))
         return str(best["name"]), float(best["lower"])
 
     def _valued(self, name: str, count: int, seed: int) -> tuple[float, float]:
