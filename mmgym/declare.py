@@ -863,8 +863,8 @@ def _require_observed(declared: Market, params: Any) -> None:
         raise ValueError(f"{d.name}: {hidden} are all coordinates: one must be observed at least")
     if d.aversion(params):
         raise ValueError(f"{d.name}: utility = 'cara' is not allowed where {hidden} is not observed: it must be 'mean'")
-    alike = d.alike(params)
-    for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
+    alike, masked = d.alike(params), any(isinstance(c, Choice) and c.allowed is not None for c in d.controls)
+    for step in range((params.num_steps if d.reads_step else 1) if masked else 0):
         entries = allowed_entries(d, params, step)
         differs = (entries != entries[alike]).any(axis=2)
         if differs.any():

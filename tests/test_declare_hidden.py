@@ -299,6 +299,23 @@ def test_environments_show_what_is_observed():
     assert np.array_equal(by_regime.controls[0, :, 0], np.ones(9))  # the regime that is guessed
 
 
+@pytest.mark.long
+def test_randomised_markets_are_bracketed_by_means_over_their_law(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
+    lengths = (0.5, 2.0)
+    env = CHOICES.environment(seed=2, randomise={"horizon": ("choice", list(lengths))})
+    found = baseline_of(env)
+    markets = [baseline_of(CHOICES.environment(seed=2, horizon=length)) for length in lengths]
+    upper = np.mean([market.bounds().upper for market in markets])
+    assert found.bounds().upper == pytest.approx(upper, rel=1e-12) and found.bounds().lower < upper
+    for name in ("rollout", "still"):
+        score = baselines.score(env, found.policies()[name](), method="simulated", episodes=4_000)
+        assert score.value < upper + 4.0 * score.stderr
+        if name == "still":  # one comparison of 4.5 standard errors: false-alarm rate 7e-6
+            worth = np.mean([market.criterion_value(market.policies()[name]()) for market in markets])
+            assert abs(score.value - worth) < 4.5 * score.stderr
+
+
 def quiet(number, effect=None, turns=None):
     """A market in which nothing tells of the regime, or what is given does."""
     return declare.Market(
@@ -346,10 +363,10 @@ def test_refused():
         BOX.environment(utility="cara")
     with pytest.raises(ValueError, match="utility = 'cara' is not allowed where signal is not observed"):
         baselines.score(ALPHA, "", observe="fills", utility="cara")
-    peeking = declare.Choice("order", -1, 1, allowed=lambda p, x, entry: entry < 2 - x.regime)
+    peeking = declare.Choice("order", -1, 1, allowed=lambda p, x, entry: x.step != 1 or entry < 2 - x.regime)
     market = stated(
         "hidden_masks", type("MaskParams", (Params,), {"__module__": __name__}), declare.Choice("depth", 0, 2),
         controls=[peeking], named={"still": lambda p, x, n: (1, 0)},
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"lambda.* other entries of order .*a mask must not depend on regime"):
-        market.environment()
+        market.environment(num_steps=9)
