@@ -65,6 +65,8 @@ class Row:
     end : {"", "low", "high"}
         Which end of the action box it is. Where parameters differ by row or episode and it is left to them, it is the
         outermost of what they make it (see `mmgym.variation`).
+    varies : bool
+        Whether it may differ by row or episode, where its kind allows that.
     """
 
     default: Any
@@ -77,6 +79,7 @@ class Row:
     none: bool = False
     argument: str = ""
     end: str = ""
+    varies: bool = True
 
     def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
         """The checked value, or one for each field; ``values`` are those of the arguments before this one."""

@@ -286,15 +286,16 @@ class Variation:
             raise TypeError(f"{kind} has the unknown argument {name!r}: allowed are {', '.join(self.allowed())}")
         if name not in self.allowed():
             raise ValueError(
-                f"{kind} = {{{name!r}: ...}} is not allowed: whole numbers, choices and the ends of the action box are "
-                f"the same in all rows and episodes; allowed are {', '.join(self.allowed())}"
+                f"{kind} = {{{name!r}: ...}} is not allowed: whole numbers, choices, profiles and the ends of the "
+                f"action box are the same in all rows and episodes; allowed are {', '.join(self.allowed())}"
             )
 
     def allowed(self) -> list[str]:
         """Arguments that may differ, as far as their kind tells."""
         rows = {name: row_of(self.params_type, name) for name in argument_names(self.params_type)}
         words = [name for name, row in rows.items() if isinstance(row, Choice) or isinstance(row.default, str)]
-        return [name for name, row in rows.items() if not (name in words or isinstance(row, Integer) or row.end)]
+        fixed = [name for name, row in rows.items() if isinstance(row, Integer) or row.end or not row.varies]
+        return [name for name in rows if name not in words + fixed]
 
     def corners(self) -> Iterator[Values]:
         """Values of all rows that differ; of laws, all combinations of the ends of their ranges."""

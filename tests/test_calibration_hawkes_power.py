@@ -35,6 +35,7 @@ from mmgym.calibration.hawkes_power_tape import (
     side_file,
     simulate_power_tapes,
 )
+from mmgym.models import hawkes_flow as flow
 from mmgym.tapes.selection import Selection
 
 DAYS = 60
@@ -355,12 +356,18 @@ def test_a_drift_neutral_fit_does_not_drift(paths: list[Path]) -> None:
         calibrate(paths[:1], drift_neutral=True, allow_explosive=True)
 
 
-def test_base_rates_in_pieces_are_estimated_and_offered_as_their_mean(paths: list[Path]) -> None:
+def test_base_rates_in_pieces_are_estimated_and_offered(paths: list[Path]) -> None:
+    """To the reduced market as they are, to the full one as their mean."""
     fit = calibrate(paths[:10], base_pieces=2).group()
     rates = [estimate.value for estimate in fit.processes["MO_BUY"].base_rates]
     assert len(rates) == 2
     assert fit.processes["MO_BUY"].base_rate.value == pytest.approx(np.mean(rates))
     assert market_arguments(fit)["base_rate"][4] == pytest.approx(np.mean(rates))
+    params = flow.Params.create(**fit.kwargs())
+    assert params.base_rates[:, 0] == pytest.approx(rates)
+    assert params.num_steps == 240 and params.pieces == 2
+    with pytest.raises(ValueError, match="base_pieces = 49 is not allowed"):
+        calibrate(paths[:2], base_pieces=49)
     assert fit.estimates()["base_rate_MO_BUY[2]"][0].value == rates[1]
     assert "Base rates are constant over the window with p" in fit.summary()
     assert min(process.constant_p_value for process in fit.processes.values()) > 1e-4  # they are

@@ -604,10 +604,10 @@ def test_solutions_are_kept_on_disk(tmp_path, monkeypatch):
     solve.cache_clear()
     second = solve(params, True)
     assert not calls
-    assert (first.value, first.error, first.kink, first.largest) == (
+    assert (first.value, first.error, first.segments.tolist(), first.largest) == (
         second.value,
         second.error,
-        second.kink,
+        second.segments.tolist(),
         second.largest,
     )
     assert np.array_equal(first.table, second.table)

@@ -39,7 +39,7 @@ from mmgym.baselines.hawkes_flow.clock import MOST_IN_STEP, clock_march, orders_
 from mmgym.baselines.hawkes_flow.expansion import FlowExpansions, grid_actions
 from mmgym.baselines.hawkes_flow.filtering import FilteredPolicy, ParticlePolicy
 from mmgym.baselines.hawkes_flow.price_noise import price_noise
-from mmgym.baselines.hawkes_flow.rates import rate_grids
+from mmgym.baselines.hawkes_flow.rates import rate_grids, states_of
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_flow.solver import COARSE, FINE, DepthFunction, Resolution, Tables, march
 from mmgym.baselines.kept import is_named, kept
@@ -80,8 +80,8 @@ class Solved:
         Twice its distance to the value at a coarser resolution, which is several times its own error. With a
         `reach_atom` polynomials go through kinks of the value, their errors have changing signs, and that is not told
         by one of them: four times the largest distance to those at two resolutions.
-    times, kink, largest
-        As in `Tables`; ``kink`` is the index of that level, 0 if there is none.
+    times, segments, largest
+        As in `Tables`.
     table : (L, S, n+, n-, 3) float32
         Continuation gains of bid and ask, and values.
     """
@@ -89,7 +89,7 @@ class Solved:
     value: float
     error: float
     times: Array
-    kink: int
+    segments: NDArray[np.int64]
     largest: tuple[float, float]
     table: Array
 
@@ -98,8 +98,8 @@ def _at_start(params: Params, tables: Tables, field: Array) -> float:
     """A field (S, n+, n-) of the last level at the initial state."""
     p = params
     buy, sell = rate_grids(p, tables.largest, field.shape[1], field.shape[2])
-    across = buy.matrix(np.array([p.initial_rate_buy - p.base_rate_buy]))
-    along = sell.matrix(np.array([p.initial_rate_sell - p.base_rate_sell]))
+    across = buy.matrix(np.array([p.initial_excess_buy]))
+    along = sell.matrix(np.array([p.initial_excess_sell]))
     return float((across @ field[p.initial_inventory + p.inventory_limit] @ along.T)[0, 0])
 
 
@@ -123,26 +123,29 @@ def solve(params: Params, held: bool) -> Solved:
         has_kinks = max(params.reach_atom_buy, params.reach_atom_sell) > 0.0
         others = [_marched(params, other, held) for other in ((COARSE, BETWEEN) if has_kinks else (COARSE,))]
         table = np.stack([fine.gains[0], fine.gains[1], fine.values], axis=-1).astype(np.float32)
-        kink = int(np.argmin(np.abs(fine.times - fine.kink)))
         difference = max(abs(value - _at_start(params, other, other.values[-1])) for other in others)
         error = (SAFETY_AT_KINKS if has_kinks else SAFETY) * difference + ROUNDING * abs(value)
-        return {"numbers": [value, error, kink, *fine.largest], "times": fine.times, "table": table}
+        numbers = [value, error, *fine.largest]
+        return {"numbers": numbers, "times": fine.times, "segments": fine.segments, "table": table}
 
     def fits(arrays: Mapping[str, Array]) -> bool:
-        levels, table = len(arrays["times"]), arrays["table"]
+        levels, segments, table = len(arrays["times"]), arrays["segments"], arrays["table"]
         shape = (levels, 2 * params.inventory_limit + 1, *table.shape[2:4], 3)
         return (
-            arrays["numbers"].shape == (5,)
+            arrays["numbers"].shape == (4,)
             and arrays["times"].shape == (levels,)
             and table.shape == shape
             and table.dtype == np.float32
             and min(shape) >= 2
-            and 0 <= arrays["numbers"][2] < levels
+            and segments.ndim == 2
+            and segments.shape[1] == 2
+            and segments.dtype == np.int64
+            and 0 == segments[0, 0] <= segments.min() <= segments.max() == levels - 1
         )
 
     arrays = kept(params._replace(observe="state"), f"held {held}", make, fits)
-    value, error, kink, *largest = arrays["numbers"].tolist()
-    return Solved(value, error, arrays["times"], int(kink), (largest[0], largest[1]), arrays["table"])
+    value, error, *largest = arrays["numbers"].tolist()
+    return Solved(value, error, arrays["times"], arrays["segments"], (largest[0], largest[1]), arrays["table"])
 
 
 class SolutionTables:
@@ -152,12 +155,12 @@ class SolutionTables:
         self.params = params
         buy, sell = rate_grids(params, solved.largest, *solved.table.shape[2:4])
         self.nodes = (buy.excess, buy.weights, sell.excess, sell.weights)
-        self.table, self.times, self.kink = solved.table, solved.times, solved.kink
+        self.table, self.times, self.segments = solved.table, solved.times, solved.segments
 
     def __call__(self, states: Array) -> Array:
         """Bid gain, ask gain and value, shape (B, 3), at states (B, 4): see `states_of`."""
         rows = np.empty((len(states), 3))
-        kernels.look_up_rows(self.table, self.times, self.kink, states, *self.nodes, rows)
+        kernels.look_up_rows(self.table, self.times, self.segments, states, *self.nodes, rows)
         return rows
 
     def depths(self, gains: Array) -> Array:
@@ -165,17 +168,6 @@ class SolutionTables:
         p = self.params
         edges = p.half_spread + gains[..., :2]
         return p.half_spread + best_offsets(edges, *reach_laws(p), 0.0, 2.0 * p.depth_reach)
-
-
-def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
-    """States (B, 4) as kernels take them: time left, inventory index, excess of buys and of sells."""
-    columns = np.broadcast_arrays(
-        time_left,
-        np.asarray(inventory) + params.inventory_limit,
-        np.maximum(np.asarray(buy_rate) - params.base_rate_buy, 0.0),
-        np.maximum(np.asarray(sell_rate) - params.base_rate_sell, 0.0),
-    )
-    return np.ascontiguousarray(np.stack([np.ravel(column) for column in columns], axis=-1), dtype=np.float64)
 
 
 class DepthPolicy(StatePolicy):
@@ -276,9 +268,8 @@ class FlowAdvantages(ControlVariate):
             return gap
         self.ends = np.empty(len(active), dtype=np.int64)
         streams, tables = envs.get_state()["streams"], self.tables
-        kernels.clock_advantages(
-            self.record, tables.table, tables.times, *tables.nodes, states, streams, depths, active, self.ends, gap
-        )
+        solution = tables.table, tables.times, tables.segments, *tables.nodes
+        kernels.clock_advantages(self.record, *solution, states, streams, depths, active, self.ends, gap)
         return gap
 
     def after(self, step: Step) -> float:

@@ -113,8 +113,8 @@ def _mirrored(fields: Array) -> Array:
 
 
 def orders_in_step(params: Params) -> float:
-    """Orders of one side that come in a step at the initial intensities."""
-    return params.step_length * max(params.initial_rate_buy, params.initial_rate_sell)
+    """Orders of one side that come in a step at the initial intensities, or at those of a busier piece."""
+    return params.step_length * float(params.typical_rates.max())
 
 
 def _extrapolated(rough: Array, fine: Array) -> Array:
@@ -123,7 +123,7 @@ def _extrapolated(rough: Array, fine: Array) -> Array:
 
 
 class ClockStep:
-    """The law of a step, at fill probabilities that are Chebyshev nodes.
+    """The law of a step of a piece, at fill probabilities that are Chebyshev nodes.
 
     Attributes
     ----------
@@ -133,10 +133,10 @@ class ClockStep:
         probabilities of bid and ask.
     """
 
-    def __init__(self, params: Params, resolution: Resolution) -> None:
+    def __init__(self, params: Params, resolution: Resolution, piece: int) -> None:
         p = self.params = params
-        self.grid = FlowGrid(p, resolution, None)
-        fastest = max(p.decay_buy, p.decay_sell, p.initial_rate_buy + p.initial_rate_sell)
+        self.grid = FlowGrid(p, resolution, None, piece)
+        fastest = max(p.decay_buy, p.decay_sell, float(p.typical_rates[piece].sum()))
         count = max(1, round(p.step_length * fastest / (TURN * resolution.step)))
         self.fills, _ = chebyshev_nodes(1.0, 1 + math.ceil(resolution.nodes / 5 + 2.0 * orders_in_step(p)))
         last = len(self.fills) - 1
@@ -192,10 +192,10 @@ class ClockStep:
         return np.ascontiguousarray(np.einsum("jk,ikc->cij", self.to_series, across, optimize=True))
 
 
-@functools.lru_cache(maxsize=3)
-def clock_step(params: Params, resolution: Resolution) -> ClockStep:
-    """The law of a step, kept in memory."""
-    return ClockStep(params, resolution)
+@functools.lru_cache(maxsize=12)
+def clock_step(params: Params, resolution: Resolution, piece: int) -> ClockStep:
+    """The law of a step of a piece, kept in memory."""
+    return ClockStep(params, resolution, piece)
 
 
 def clock_march(
@@ -206,16 +206,16 @@ def clock_march(
     functional: Functional = CRITERION,
 ) -> Tables:
     """Values at all ticks of the clock, of the best depths or of given ones: see `march`, whose arguments they are."""
-    p, f, step = params, functional, clock_step(params._replace(observe="state"), resolution)
-    grid, laws = step.grid, np.stack([*reach_laws(p), 2.0 * p.depth_reach], axis=-1)
+    p, f, last = params, functional, params.pieces - 1
+    grid, laws = FlowGrid(p, resolution, None, last), np.stack([*reach_laws(p), 2.0 * p.depth_reach], axis=-1)
     _require_memory(grid, p.num_steps)
-    price, bids, asks, square, absolute = (step.earned[..., k] for k in range(5))
-    earned = f.gain * price - f.penalty * p.running_penalty * square + f.absolute_inventory * absolute
-    own = step.series(earned), step.series(bids), step.series(asks)
     values = grid.terminal(f)
     offsets = np.tile(np.clip(1.0 / laws[:, 0], 0.0, laws[:, 2]), (values.size, 1))
     edges, levels = np.zeros((values.size, 2)), [np.stack([values, *grid.sources(values, f)[1:]])]
     for n in range(1, p.num_steps + 1):
+        if n % p.piece_steps == 1 or p.piece_steps == 1:
+            step = clock_step(params._replace(observe="state"), resolution, last - (n - 1) // p.piece_steps)
+            own, grid = _own(step, f), step.grid
         worth = own[0] + step.series(step.ahead(values))
         if depths is not None:
             played = depths(n * p.step_length, grid.inventory, grid.buy_rate, grid.sell_rate) - p.half_spread
@@ -229,7 +229,16 @@ def clock_march(
     columns = np.moveaxis(np.stack(levels, axis=1), 3, 2)
     times = p.step_length * np.arange(p.num_steps + 1.0)
     values, bid, ask = (np.ascontiguousarray(column) for column in columns)
-    return Tables(times, 0.0, values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest))
+    return Tables(
+        times, np.array([[0, p.num_steps]]), values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest)
+    )
+
+
+def _own(step: ClockStep, functional: Functional) -> tuple[Array, Array, Array]:
+    """Series of what a step is worth by itself, and of the orders that meet the bid, and the ask."""
+    f, price, bids, asks, square, absolute = functional, *(step.earned[..., k] for k in range(5))
+    earned = f.gain * price - f.penalty * step.params.running_penalty * square + f.absolute_inventory * absolute
+    return step.series(earned), step.series(bids), step.series(asks)
 
 
 def _require_memory(grid: FlowGrid, steps: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.hawkes_flow.reach import best_offsets, fill_probability, reach_laws
 from mmgym.models import hawkes
-from mmgym.models.hawkes_flow import Params
+from mmgym.models.hawkes_flow import Params, base_rates_at
 
 Array = NDArray[np.float64]
 
@@ -37,20 +37,25 @@ def adverse_moves(params: Params, time_left: Any, buy_rate: Any, sell_rate: Any)
     return p.impact_sell - sold, p.impact_buy + bought
 
 
-def _buy_process(p: Params) -> tuple[float, float, float]:
-    return p.base_rate_buy, p.excitation_buy, p.decay_buy
-
-
-def _sell_process(p: Params) -> tuple[float, float, float]:
-    return p.base_rate_sell, p.excitation_sell, p.decay_sell
+def _orders(p: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> tuple[tuple[Array, Array], ...]:
+    """Expected buy and sell orders until the horizon, each with those weighted by the time left: ``I, J``."""
+    time_left = np.asarray(time_left, dtype=np.float64)
+    ends = p.piece_ends
+    lengths = [np.clip(time_left - end, 0.0, p.piece_length) for end in ends[1:]]
+    lengths.insert(0, np.maximum(time_left - ends[0], 0.0))
+    base = p.base_rates
+    shift = base[0] - base_rates_at(p, time_left)
+    sides = (
+        (base[:, 0], p.excitation_buy, p.decay_buy, buy_rate + shift[..., 0]),
+        (base[:, 1], p.excitation_sell, p.decay_sell, sell_rate + shift[..., 1]),
+    )
+    return tuple(hawkes.through_pieces(*side, lengths)[1:] for side in sides)
 
 
 def _expected_orders(p: Params, time_left: Any, buy_rate: Any, sell_rate: Any) -> tuple[Array, Array]:
     """Expected buy and sell orders until the horizon, ``I`` of the paper."""
-    return (
-        hawkes.expected_count(*_buy_process(p), buy_rate, time_left),
-        hawkes.expected_count(*_sell_process(p), sell_rate, time_left),
-    )
+    (buys, _), (sells, _) = _orders(p, time_left, buy_rate, sell_rate)
+    return buys, sells
 
 
 def join_best(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
@@ -77,14 +82,11 @@ def corollary_3(
     penalty = p.terminal_penalty + p.running_penalty * tau
 
     def slope(buy: Any, sell: Any) -> Array:
-        buys, sells = _expected_orders(p, tau, buy, sell)
+        (buys, weighted_buys), (sells, weighted_sells) = _orders(p, tau, buy, sell)
         if as_printed:
             control = penalty * (buys - sells)
         else:
-            weighted = hawkes.weighted_count(*_buy_process(p), buy, tau) - hawkes.weighted_count(
-                *_sell_process(p), sell, tau
-            )
-            control = p.terminal_penalty * (buys - sells) + p.running_penalty * weighted
+            control = p.terminal_penalty * (buys - sells) + p.running_penalty * (weighted_buys - weighted_sells)
         return np.asarray(p.impact_buy * buys - p.impact_sell * sells + 2.0 * np.exp(-1.0) * control)
 
     bid = 1.0 / p.fill_decay_sell + p.impact_sell + p.half_spread * (np.abs(q + 1.0) - np.abs(q))
@@ -99,8 +101,9 @@ class PoissonValues:
 
     ``v' = -phi q^2 + sum_k y_k max_d f(d - h) (d - A_k + v(q -+ 1) - v(q))`` with ``f`` of
     `mmgym.baselines.hawkes_flow.reach`, where an order moves the mid at once by all that it brings on in the long run,
-    ``A = eps rho / (rho - zeta) +- G``. The rates are the stationary ones. Where there are none, they are the initial
-    ones, and ``A`` is what an order brings on until the horizon.
+    ``A = eps rho / (rho - zeta) +- G``. The rates are the stationary ones of the base rates at that time. Where there
+    are none, they are the initial ones, less or more by what base rates are, and ``A`` is what an order brings on until
+    the horizon.
 
     Parameters
     ----------
@@ -111,16 +114,21 @@ class PoissonValues:
 
     def __init__(self, params: Params, depth_bounds: tuple[float, float] | None = None) -> None:
         p = self.params = params
-        processes = ((_buy_process(p), p.initial_rate_buy), (_sell_process(p), p.initial_rate_sell))
-        self.rates = tuple(mu / (1.0 - zeta / rho) if zeta < rho else start for (mu, zeta, rho), start in processes)
+        sides = (
+            (p.base_rates[:, 0], p.excitation_buy, p.decay_buy, p.initial_rate_buy),
+            (p.base_rates[:, 1], p.excitation_sell, p.decay_sell, p.initial_rate_sell),
+        )
+        self.rates = np.stack(
+            [mu / (1.0 - zeta / rho) if zeta < rho else start + (mu - mu[0]) for mu, zeta, rho, start in sides], axis=-1
+        )
         low, high = np.zeros(2), 2.0 * p.depth_reach
         if depth_bounds is not None:
             low, high = (np.full(2, bound - p.half_spread) for bound in depth_bounds)
         decays, log_behind = (law[:, None] for law in reach_laws(p))
         q = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)
-        buy, sell = self.rates
 
         def slope(time_left: float, values: Array) -> Array:
+            buy, sell = self._rates_at(time_left)
             sold, bought = self.adverse_moves(time_left)
             step = np.diff(values)
             edges = p.half_spread + np.stack([step - sold, -step - bought])
@@ -132,16 +140,26 @@ class PoissonValues:
             return change
 
         terminal = -p.half_spread * np.abs(q) - p.terminal_penalty * q**2
-        fastest = max(buy + sell, p.decay_buy, p.decay_sell)
-        times = np.linspace(0.0, p.horizon, int(np.clip(POINTS * p.horizon * fastest, 200, 20_000)) + 1)
-        what = "the Poisson values"
-        values = solution_at(slope, terminal, times, what, 1e-11, method="LSODA", atol=1e-12)[::-1]
-        slopes = np.stack([slope(time, column) for time, column in zip(times, values, strict=True)])
-        self._values = scipy.interpolate.CubicHermiteSpline(times, values, slopes)
+        fastest = max(float(self.rates.sum(axis=1).max()), p.decay_buy, p.decay_sell)
+        points = int(np.clip(POINTS * p.horizon * fastest, 200, 20_000)) // p.pieces + 1
+        self._starts = np.append(p.horizon, p.piece_ends[:-1])
+        self._values: list[scipy.interpolate.CubicHermiteSpline] = []
+        for start, end in zip(self._starts[::-1], p.piece_ends[::-1], strict=True):
+            first = np.nextafter(end, start) if end else end  # at the end itself the next piece begins
+
+            def own(time: float, values: Array, first: float = first) -> Array:
+                return slope(first + time, values)
+
+            times = np.linspace(0.0, start - end, points)
+            values = solution_at(own, terminal, times, "the Poisson values", 1e-11, method="LSODA", atol=1e-12)[::-1]
+            slopes = np.stack([own(time, column) for time, column in zip(times, values, strict=True)])
+            self._values.insert(0, scipy.interpolate.CubicHermiteSpline(times, values, slopes))
+            terminal = values[-1]
 
     def adverse_moves(self, time_left: Any) -> tuple[Array, Array]:
         """``A`` of a bid and of an ask (EUR / MWh)."""
-        p, (buy, sell) = self.params, self.rates
+        p, rates = self.params, self._rates_at(time_left)
+        buy, sell = rates[..., 0], rates[..., 1]
         if p.excitation_buy >= p.decay_buy or p.excitation_sell >= p.decay_sell:
             return adverse_moves(p, time_left, buy, sell)
         drift = price_drift(p, time_left, buy, sell)
@@ -149,9 +167,18 @@ class PoissonValues:
         sold = p.impact_sell / (1.0 - p.excitation_sell / p.decay_sell)
         return sold - drift, bought + drift
 
+    def _piece(self, time_left: Any) -> Any:
+        return (np.asarray(time_left)[..., None] <= self.params.piece_ends[:-1]).sum(axis=-1)
+
+    def _rates_at(self, time_left: Any) -> Array:
+        return np.asarray(self.rates[self._piece(time_left)])
+
     def __call__(self, time_left: Any) -> Array:
         """``v`` at times left (minutes), of shape ``(...)``: shape ``(..., S)``, inventories from -Q to Q."""
-        return np.asarray(self._values(time_left))
+        pieces, found = self._piece(time_left)[..., None], np.zeros(2 * self.params.inventory_limit + 1)
+        for k, (values, start, end) in enumerate(zip(self._values, self._starts, self.params.piece_ends, strict=True)):
+            found = np.where(pieces == k, values(np.clip(time_left, end, start) - end), found)
+        return np.asarray(found)
 
     def differences(self, time_left: Any, inventory: Any) -> tuple[Array, Array]:
         """``v(q + 1) - v(q)`` and ``v(q - 1) - v(q)`` (0 beyond the limit), of one shape."""

@@ -15,7 +15,7 @@ import mmgym.models.hawkes_flow as model
 from mmgym.baselines.drawn_cells import sampled
 from mmgym.baselines.expansion import CELLS, Expansion
 from mmgym.baselines.hawkes_flow import kernels, solver
-from mmgym.baselines.hawkes_flow.rates import rate_grids
+from mmgym.baselines.hawkes_flow.rates import rate_grids, states_of
 from mmgym.baselines.hawkes_flow.reach import require_no_atom
 from mmgym.baselines.hawkes_flow.solver import Resolution, Tables, march
 from mmgym.baselines.policy import Policy
@@ -78,12 +78,11 @@ class FlowExpansions:
         running, seen, states = np.ones(EPISODES, dtype=np.bool_), [], []
         while running.any():
             left, inventory, buy, sell = (info[name] for name in ("time_left", "inventory", "buy_rate", "sell_rate"))
-            columns = (left, inventory + p.inventory_limit, buy - p.base_rate_buy, sell - p.base_rate_sell)
             seen.append(observations[running])
-            states.append(np.stack(columns, axis=-1)[running])
+            states.append(states_of(p, left, inventory, buy, sell)[running])
             observations, _, ended, _, info = envs.step(act(observations))
             running &= ~ended
-        return np.concatenate(seen), np.maximum(np.concatenate(states), 0.0)
+        return np.concatenate(seen), np.concatenate(states)
 
     def _solve(self, policy: Policy) -> Tables:
         p = self.params
@@ -99,17 +98,15 @@ class FlowExpansions:
         shape = tables.values.shape[2:]
         buy, sell = rate_grids(p, tables.largest, shape[0], shape[1])
         table = np.stack([tables.gains[0], tables.gains[1], tables.values], axis=-1).astype(np.float32)
-        kink = int(np.argmin(np.abs(tables.times - tables.kink)))
         rows = np.empty((len(states), 3))
         kernels.look_up_rows(
-            table, tables.times, kink, states, buy.excess, buy.weights, sell.excess, sell.weights, rows
+            table, tables.times, tables.segments, states, buy.excess, buy.weights, sell.excess, sell.weights, rows
         )
         return rows
 
     def _start(self) -> Array:
         p = self.params
-        excess = p.initial_rate_buy - p.base_rate_buy, p.initial_rate_sell - p.base_rate_sell
-        return np.array([[p.horizon, p.initial_inventory + p.inventory_limit, *excess]], dtype=np.float64)
+        return states_of(p, p.horizon, p.initial_inventory, p.initial_rate_buy, p.initial_rate_sell)
 
     def value(self, policy: Policy) -> float:
         return float(self._look_up(self._solve(policy), self._start())[0, 2])

@@ -70,7 +70,6 @@ class FilteredPolicy(RememberingPolicy):
         if params.decision != "event":
             raise ValueError("decision = 'clock' is not allowed: orders are only observed with 'event'")
         self.params, self._depths = params, depths
-        self._base = np.array([params.base_rate_buy, params.base_rate_sell])
         self._decays = np.array([params.decay_buy, params.decay_sell])
         self._jumps = np.array([params.excitation_buy, params.excitation_sell])
 
@@ -82,12 +81,12 @@ class FilteredPolicy(RememberingPolicy):
             begun = left > state.time_left
             if episode_start is not None:
                 begun = begun | np.reshape(episode_start, left.shape).astype(np.bool_)
-            updated = self._updated(state, self._seen(state, observation, left, inventory))
+            updated = self._updated(state, self._seen(state, observation, left, inventory), left)
             belief = tuple(
                 np.where(begun.reshape(begun.shape + (1,) * (first.ndim - begun.ndim)), first, then)
                 for first, then in zip(belief, updated, strict=True)
             )
-        rates = self._expected(belief)
+        rates = self._expected(belief, left)
         actions = model.from_quotes(p, self._depths(left, inventory, rates[..., 0], rates[..., 1]))
         return actions, _Memory(rates, belief, left, inventory, model.to_quotes(p, actions))
 
@@ -96,17 +95,19 @@ class FilteredPolicy(RememberingPolicy):
         start = [self.params.initial_rate_buy, self.params.initial_rate_sell]
         return (np.broadcast_to(start, (*shape, 2)),)
 
-    def _expected(self, belief: tuple[Array, ...]) -> Array:
+    def _expected(self, belief: tuple[Array, ...], left: Array) -> Array:
         """Expected rates (..., 2)."""
         return belief[0]
 
-    def _updated(self, last: _Memory, seen: _Seen) -> tuple[Array, ...]:
-        """The belief after a step."""
-        rates = self._base + (last.rates - self._base) * np.exp(-self._decays * seen.elapsed[..., None])
+    def _updated(self, last: _Memory, seen: _Seen, left: Array) -> tuple[Array, ...]:
+        """The belief after a step, with so much time left."""
+        base = model.base_rates_at(self.params, last.time_left)
+        rates = base + (last.rates - base) * np.exp(-self._decays * seen.elapsed[..., None])
         likely = rates * seen.passed
         known = seen.side[..., None] * [1, -1] > 0
         share = np.where(seen.side[..., None] == 0, likely / likely.sum(axis=-1, keepdims=True), known)
-        return (rates + seen.ordered[..., None] * share * self._jumps,)
+        jumps = seen.ordered[..., None] * share * self._jumps
+        return (rates + jumps + (model.base_rates_at(self.params, left) - base),)
 
     def _seen(self, last: _Memory, observation: Any, left: Array, inventory: Array) -> _Seen:
         p, filled = self.params, inventory - last.inventory
@@ -118,7 +119,7 @@ class FilteredPolicy(RememberingPolicy):
             side, elapsed = model.last_order(p, observation)
             return _Seen(elapsed, side != 0, side, passed)
         elapsed = np.maximum(last.time_left - left, 0.0)
-        longest = np.minimum(p.step_length, last.time_left)
+        longest = np.minimum(p.step_length, last.time_left - model.piece_end(p, last.time_left))
         ordered = (filled != 0) | (elapsed < longest - ROUNDING * p.horizon)
         return _Seen(elapsed, ordered, -filled, passed)
 
@@ -143,7 +144,7 @@ class ParticlePolicy(FilteredPolicy):
 
     def _at_start(self, shape: tuple[int, ...]) -> tuple[Array, ...]:
         p = self.params
-        excess = [p.initial_rate_buy - p.base_rate_buy, p.initial_rate_sell - p.base_rate_sell]
+        excess = [p.initial_excess_buy, p.initial_excess_sell]
         stream = np.array(start_stream(np.uint64(0)), dtype=np.uint64)
         return (
             np.broadcast_to(excess, (*shape, self.particles, 2)),
@@ -151,12 +152,13 @@ class ParticlePolicy(FilteredPolicy):
             np.broadcast_to(stream, (*shape, 2)),
         )
 
-    def _expected(self, belief: tuple[Array, ...]) -> Array:
-        return np.asarray(self._base + np.einsum("...pk,...p->...k", *belief[:2]))
+    def _expected(self, belief: tuple[Array, ...], left: Array) -> Array:
+        return np.asarray(model.base_rates_at(self.params, left) + np.einsum("...pk,...p->...k", *belief[:2]))
 
-    def _updated(self, last: _Memory, seen: _Seen) -> tuple[Array, ...]:
+    def _updated(self, last: _Memory, seen: _Seen, left: Array) -> tuple[Array, ...]:
+        base = np.broadcast_to(model.base_rates_at(self.params, last.time_left), (*np.shape(left), 2)).reshape(-1, 2)
         excess, weights, streams = (np.array(part, order="C") for part in last.belief)
         flat = excess.reshape(-1, self.particles, 2), weights.reshape(-1, self.particles), streams.reshape(-1, 2)
         told = (np.ravel(seen.elapsed), np.ravel(seen.ordered), np.ravel(seen.side), seen.passed.reshape(-1, 2))
-        kernels.update_particles(self._base, self._jumps, self._decays, *told, *flat)
+        kernels.update_particles(base, self._jumps, self._decays, *told, *flat)
         return excess, weights, streams

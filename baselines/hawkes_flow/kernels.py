@@ -12,7 +12,7 @@ from numba import njit
 from mmgym.baselines.hawkes_flow.rates import CHORD
 from mmgym.baselines.hawkes_flow.reach import best_offset, fill_worth
 from mmgym.compiling import KERNEL, SCALAR
-from mmgym.models.hawkes_flow import log_fill, next_order
+from mmgym.models.hawkes_flow import log_fill, next_order, piece_at
 from mmgym.random_streams import uniform
 
 PATH_X, PATH_W = np.polynomial.legendre.leggauss(6)  # nodes of an integral between two orders
@@ -56,14 +56,12 @@ def rate_weights(excess, nodes, weights, out):
 
 
 @njit(**KERNEL)
-def _time_weights(time, times, kink, out):
-    """First of the levels (four, or fewer) around a time left, their number, and their weights; not across the kink."""
-    low, high = 0, len(times) - 1
-    if 0 < kink < high:
-        if time <= times[kink]:
-            high = kink
-        else:
-            low = kink
+def _time_weights(time, times, segments, out):
+    """First of the levels (four, or fewer) around a time left, their number, and their weights; all in one segment."""
+    s = 0
+    while s < len(segments) - 1 and time > times[segments[s, 1]]:
+        s += 1
+    low, high = segments[s]
     first, last = low, high
     while last - first > 1:
         middle = (first + last) // 2
@@ -82,10 +80,10 @@ def _time_weights(time, times, kink, out):
 
 
 @njit(**KERNEL)
-def look_up(table, times, kink, state, buy_nodes, buy_weights, sell_nodes, sell_weights, scratch, out):
+def look_up(table, times, segments, state, buy_nodes, buy_weights, sell_nodes, sell_weights, scratch, out):
     """Bid gain, ask gain and value at a state (time left, inventory index, buy and sell excess)."""
     time_weights, buy, sell = scratch[0], scratch[1], scratch[2]
-    first, count = _time_weights(state[0], times, kink, time_weights)
+    first, count = _time_weights(state[0], times, segments, time_weights)
     rate_weights(state[2], buy_nodes, buy_weights, buy)
     rate_weights(state[3], sell_nodes, sell_weights, sell)
     q = np.int64(state[1])
@@ -105,13 +103,13 @@ def look_up(table, times, kink, state, buy_nodes, buy_weights, sell_nodes, sell_
 
 
 @njit(**KERNEL)
-def look_up_rows(table, times, kink, states, buy_nodes, buy_weights, sell_nodes, sell_weights, out):
+def look_up_rows(table, times, segments, states, buy_nodes, buy_weights, sell_nodes, sell_weights, out):
     """`look_up` of many states (B, 4) into ``out`` (B, 3)."""
     scratch = np.empty((3, max(len(buy_nodes), len(sell_nodes), 4)))
     buy, sell = scratch[:, : len(buy_nodes)], scratch[:, : len(sell_nodes)]
     parts = (scratch[0], buy[1], sell[2])
     for i in range(len(states)):
-        look_up(table, times, kink, states[i], buy_nodes, buy_weights, sell_nodes, sell_weights, parts, out[i])
+        look_up(table, times, segments, states[i], buy_nodes, buy_weights, sell_nodes, sell_weights, parts, out[i])
 
 
 @njit(**SCALAR)
@@ -128,9 +126,9 @@ def _shortfalls(p, depths, gains):
 
 
 @njit(**SCALAR)
-def _panels(p, length, buy, sell):
-    """Panels of an integral over ``length``, so that decays and hazards are smooth on each."""
-    fastest = max(p.decay_buy, p.decay_sell, p.base_rate_buy + p.base_rate_sell + buy + sell)
+def _panels(p, length, rate):
+    """Panels of an integral over ``length``, so that decays and hazards of up to ``rate`` are smooth on each."""
+    fastest = max(p.decay_buy, p.decay_sell, rate)
     return 1 + np.int64(min(0.5 * length * fastest, 1e4))
 
 
@@ -143,18 +141,20 @@ def _path_node(length, panels, j):
 
 
 @njit(**SCALAR)
-def _next_order(p, length, buy, sell):
-    """Probabilities that the next order comes within ``length`` and is a buy, or a sell, from excesses."""
+def _next_order(p, time_left, buy, sell):
+    """Probabilities that the next order comes before the next decision and is a buy, or a sell, from excesses."""
     bought = sold = 0.0
-    panels = _panels(p, length, buy, sell)
+    base_buy, base_sell, end = piece_at(p, time_left)
+    length = min(time_left - end, p.step_length)
+    panels = _panels(p, length, base_buy + base_sell + buy + sell)
     for j in range(panels * len(PATH_X)):
         u, weight = _path_node(length, panels, j)
         faded_buy, faded_sell = math.exp(-p.decay_buy * u), math.exp(-p.decay_sell * u)
-        hazard = (p.base_rate_buy + p.base_rate_sell) * u
+        hazard = (base_buy + base_sell) * u
         hazard += buy * (1.0 - faded_buy) / p.decay_buy + sell * (1.0 - faded_sell) / p.decay_sell
         weight *= math.exp(-hazard)
-        bought += weight * (p.base_rate_buy + buy * faded_buy)
-        sold += weight * (p.base_rate_sell + sell * faded_sell)
+        bought += weight * (base_buy + buy * faded_buy)
+        sold += weight * (base_sell + sell * faded_sell)
     return bought, sold
 
 
@@ -163,7 +163,7 @@ def open_sides(record, states, out):
     """Probabilities (B, 2) that the next order comes before the next decision and may fill the bid, or the ask."""
     p = record[0]
     for i in range(len(states)):
-        bought, sold = _next_order(p, min(states[i, 0], p.step_length), states[i, 2], states[i, 3])
+        bought, sold = _next_order(p, states[i, 0], states[i, 2], states[i, 3])
         q = np.int64(states[i, 1]) - p.inventory_limit
         out[i, 0] = sold if q < p.inventory_limit else 0.0
         out[i, 1] = bought if q > -p.inventory_limit else 0.0
@@ -181,7 +181,7 @@ def event_advantages(record, states, depths, gains, active, out):
         out[i] = 0.0
         if not active[i]:
             continue
-        bought, sold = _next_order(p, min(states[i, 0], p.step_length), states[i, 2], states[i, 3])
+        bought, sold = _next_order(p, states[i, 0], states[i, 2], states[i, 3])
         q = np.int64(states[i, 1]) - p.inventory_limit
         bid, ask = _shortfalls(p, depths[i], gains[i])
         if q < p.inventory_limit:
@@ -192,7 +192,20 @@ def event_advantages(record, states, depths, gains, active, out):
 
 @njit(**KERNEL)
 def clock_advantages(
-    record, table, times, buy_nodes, buy_weights, sell_nodes, sell_weights, states, streams, depths, active, ends, out
+    record,
+    table,
+    times,
+    segments,
+    buy_nodes,
+    buy_weights,
+    sell_nodes,
+    sell_weights,
+    states,
+    streams,
+    depths,
+    active,
+    ends,
+    out,
 ):
     """Compensated advantages of depths that are frozen for a step, along the path that the environment plays.
 
@@ -213,23 +226,26 @@ def clock_advantages(
         s0, s1 = streams[i, 0], streams[i, 1]
         fill_bid = math.exp(log_fill(depths[i, 0] - p.half_spread, p.fill_decay_sell, p.log_behind_sell))
         fill_ask = math.exp(log_fill(depths[i, 1] - p.half_spread, p.fill_decay_buy, p.log_behind_buy))
-        left = min(start, p.step_length)
+        base_buy, base_sell, end = piece_at(p, start)
+        left = min(start - end, p.step_length)
         while True:
-            wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill_bid, fill_ask, s0, s1)
-            panels = _panels(p, wait, 0.0, 0.0)
+            wait, side, filled, s0, s1 = next_order(
+                p, base_buy, base_sell, q, buy, sell, left, fill_bid, fill_ask, s0, s1
+            )
+            panels = _panels(p, wait, base_buy + base_sell)
             for j in range(panels * len(PATH_X)):
                 u, weight = _path_node(wait, panels, j)
                 state[0] = max(start - u, 0.0)
                 state[1] = q + p.inventory_limit
                 state[2] = buy * math.exp(-p.decay_buy * u)
                 state[3] = sell * math.exp(-p.decay_sell * u)
-                look_up(table, times, 0, state, buy_nodes, buy_weights, sell_nodes, sell_weights, parts, best)
+                look_up(table, times, segments, state, buy_nodes, buy_weights, sell_nodes, sell_weights, parts, best)
                 bid, ask = _shortfalls(p, depths[i], best)
                 rate = 0.0
                 if q < p.inventory_limit:
-                    rate += (p.base_rate_sell + state[3]) * bid
+                    rate += (base_sell + state[3]) * bid
                 if q > -p.inventory_limit:
-                    rate += (p.base_rate_buy + state[2]) * ask
+                    rate += (base_buy + state[2]) * ask
                 out[i] += weight * rate
             if side == 0:
                 break
@@ -248,7 +264,7 @@ def clock_advantages(
 
 @njit(**KERNEL)
 def update_particles(base, jumps, decays, elapsed, ordered, sides, passed, excess, weights, streams):
-    """Particles (B, P, 2), their weights (B, P) and streams (B, 2) after a step; the rest has a row for each B."""
+    """Particles (B, P, 2), their weights (B, P) and streams (B, 2) after a step; base rates and more by rows."""
     count = excess.shape[1]
     hazards, chances, old = np.empty(count), np.empty(2 * count), np.empty((count, 2))
     for i in range(len(excess)):
@@ -268,9 +284,9 @@ def update_particles(base, jumps, decays, elapsed, ordered, sides, passed, exces
                 if not ordered[i]:
                     chance = 0.5
                 elif sides[i] == 0:
-                    chance = (base[k] + excess[i, j, k]) * passed[i, k]
+                    chance = (base[i, k] + excess[i, j, k]) * passed[i, k]
                 else:
-                    chance = base[k] + excess[i, j, k] if sides[i] == side else 0.0
+                    chance = base[i, k] + excess[i, j, k] if sides[i] == side else 0.0
                 chances[k * count + j] = likely * chance  # buys first: steps of two would meet one side only
                 total += likely * chance
         if ordered[i] and sides[i] == 0:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.baseline import PriceNoise, State
 from mmgym.models import hawkes
-from mmgym.models.hawkes_flow import Params
+from mmgym.models.hawkes_flow import Params, base_rates_at
 
 __all__ = ["integral_without_events", "price_noise"]
 
 Array = NDArray[np.float64]
 
 
-def integral_without_events(base_rate: float, excess: Array, decay: float, elapsed: Array) -> Array:
+def integral_without_events(base_rate: float | Array, excess: Array, decay: float, elapsed: Array) -> Array:
     """Integral of an intensity over a time without events."""
     return base_rate * elapsed - excess * np.expm1(-decay * elapsed) / decay
 
@@ -28,13 +28,15 @@ def price_noise(params: Params) -> PriceNoise:
     """The price noise of the market's steps, of states before and after."""
     p = params
     sides = (
-        (p.impact_buy, p.base_rate_buy, p.excitation_buy, p.decay_buy, "excess_buy"),
-        (-p.impact_sell, p.base_rate_sell, p.excitation_sell, p.decay_sell, "excess_sell"),
+        (p.impact_buy, p.excitation_buy, p.decay_buy, "excess_buy"),
+        (-p.impact_sell, p.excitation_sell, p.decay_sell, "excess_sell"),
     )
 
     def noise(before: State, after: State) -> Array:
         elapsed, expected = after["elapsed"], np.zeros(len(after["elapsed"]))
-        for impact, base, jump, decay, name in sides:
+        rates = base_rates_at(p, before["time_left"])
+        for k, (impact, jump, decay, name) in enumerate(sides):
+            base = rates[..., k]
             if p.decision == "event":
                 expected += impact * integral_without_events(base, before[name], decay, elapsed)
             else:

@@ -7,17 +7,18 @@ at ``3 X / 4``, which is stable and exact for what is linear in the intensity, a
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from mmgym.baselines.chebyshev import chebyshev_nodes, interpolation_rows
-from mmgym.models.hawkes_flow import Params
+from mmgym.models.hawkes_flow import Params, base_rates_at
 
 Array = NDArray[np.float64]
 
-__all__ = ["RateGrid", "largest_excess", "rate_grids"]
+__all__ = ["RateGrid", "largest_excess", "rate_grids", "states_of"]
 
 CHORD = 0.25  # length of the chord that extends a function beyond X, as a part of X
 
@@ -119,8 +120,21 @@ def largest_excess(
 
 
 def rate_grids(p: Params, largest: tuple[float, float], buys: int, sells: int) -> tuple[RateGrid, RateGrid]:
-    """Grids of the excess of buys and of sells, with so many nodes up to the largest excesses."""
+    """Grids of the excess of buys and of sells in the first piece, with so many nodes up to the largest excesses."""
+    base_buy, base_sell = p.base_rates[0]
     return (
-        RateGrid(p.base_rate_buy, p.excitation_buy, p.decay_buy, largest[0], buys),
-        RateGrid(p.base_rate_sell, p.excitation_sell, p.decay_sell, largest[1], sells),
+        RateGrid(base_buy, p.excitation_buy, p.decay_buy, largest[0], buys),
+        RateGrid(base_sell, p.excitation_sell, p.decay_sell, largest[1], sells),
     )
+
+
+def states_of(params: Params, time_left: Any, inventory: Any, buy_rate: Any, sell_rate: Any) -> Array:
+    """States (B, 4) as kernels take them: time left, inventory index, excess of buys and of sells."""
+    base = base_rates_at(params, time_left)
+    columns = np.broadcast_arrays(
+        time_left,
+        np.asarray(inventory) + params.inventory_limit,
+        np.maximum(np.asarray(buy_rate) - base[..., 0], 0.0),
+        np.maximum(np.asarray(sell_rate) - base[..., 1], 0.0),
+    )
+    return np.ascontiguousarray(np.stack([np.ravel(column) for column in columns], axis=-1), dtype=np.float64)

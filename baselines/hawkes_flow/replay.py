@@ -18,6 +18,21 @@ def order_events(times: Array, ticks: Array, orders: Array, sides: Array) -> tup
     return orders, (sides < 0).astype(np.int64)
 
 
+def require_constant_rates(params: Params) -> None:
+    """Refuse base rates that vary on a recorded book, which tells intensities by constant ones.
+
+    Raises
+    ------
+    TypeError
+        If they vary.
+    """
+    if params.pieces > 1:
+        raise TypeError(
+            f"base_rate_profile = {params.arguments()['base_rate_profile']} cannot be replayed: on a recorded book "
+            "intensities are told by constant base rates; give [1.0]"
+        )
+
+
 @make_replay_rules.register
 def rules(params: Params) -> ReplayRules:
     """What `mmgym.baselines.replay` asks for. A depth's part beyond the half-spread is the offset from the best price.
@@ -27,14 +42,16 @@ def rules(params: Params) -> ReplayRules:
     Raises
     ------
     TypeError
-        If the tape is observed, which has the market order of each step: on a book decisions come by the clock.
+        If the tape is observed, which has the market order of each step: on a book decisions come by the clock; or if
+        base rates vary.
     """
     p = params
+    require_constant_rates(p)
     if p.observe == "tape":
         raise TypeError("observe = 'tape' cannot be replayed: decisions on a book come by the clock; give 'state'")
     both = np.array([p.initial_rate_sell, p.initial_rate_buy])  # of orders that fill bids and asks
     stable = np.array([p.excitation_sell < p.decay_sell, p.excitation_buy < p.decay_buy])
-    base, jumps = np.array([p.base_rate_sell, p.base_rate_buy]), np.array([p.excitation_sell, p.excitation_buy])
+    base, jumps = p.base_rates[0, ::-1], np.array([p.excitation_sell, p.excitation_buy])
     decays, laws = np.array([p.decay_sell, p.decay_buy]), list(zip(*reach_laws(p), strict=True))
     mean = np.where(stable, base / np.where(stable, 1.0 - jumps / decays, 1.0), both)
 

@@ -15,11 +15,15 @@ what it earns is ``W_k f(d - h) (d + mean of c_k)`` with the probability ``W_k =
 over its time: the same maximisation, at the mean of ``c``. The difference, Jensen's gap, is what decisions at events
 only cost.
 
+Where base rates vary, every piece is marched through by itself, from the values at the start of the next one: they are
+functions of the excesses, which do not jump. A piece ends with a decision.
+
 Numbers: polynomials in both intensities (`mmgym.baselines.hawkes_flow.rates`), for which transport is exact; steps of
 length ``d`` in ``r``, each an integral over the characteristic by Gauss-Legendre, whose integrand at a fixed intensity
 is the cubic in ``r`` through the last four levels. Far from the horizon that hardly changes, and steps may be long.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,8 +73,9 @@ class Tables:
     ----------
     times : (L,)
         Time left of each level, rising from 0 (minutes).
-    kink : float
-        Time left at which the functions of it have a kink (the longest time between decisions), or 0.
+    segments : (M, 2)
+        First and last level of each stretch of times on which functions of them are smooth: a piece, cut where what is
+        left of it is the longest time between decisions. A time at which two stretches meet belongs to the earlier one.
     values : (L, S, n+, n-)
         theta, EUR / MWh lots.
     gains : (2, L, S, n+, n-)
@@ -82,27 +87,34 @@ class Tables:
     """
 
     times: Array
-    kink: float
+    segments: NDArray[np.int64]
     values: Array
     gains: Array
     largest: tuple[float, float]
 
 
 class FlowGrid:
-    """Arrays of shape (n+, S, n-): buy intensity, inventory, sell intensity; several of them stand side by side."""
+    """Arrays of shape (n+, S, n-): buy intensity, inventory, sell intensity; several of them stand side by side.
 
-    def __init__(self, params: Params, resolution: Resolution, depth_bounds: tuple[Array, Array] | None) -> None:
+    Excesses at the nodes are the same in all pieces of the horizon, intensities those of one.
+    """
+
+    def __init__(
+        self, params: Params, resolution: Resolution, depth_bounds: tuple[Array, Array] | None, piece: int
+    ) -> None:
         p = self.params = params
+        self.piece = piece
         sides = (
-            (p.base_rate_buy, p.excitation_buy, p.decay_buy, p.initial_rate_buy),
-            (p.base_rate_sell, p.excitation_sell, p.decay_sell, p.initial_rate_sell),
+            (p.base_rates[:, 0], p.excitation_buy, p.decay_buy, p.initial_excess_buy),
+            (p.base_rates[:, 1], p.excitation_sell, p.decay_sell, p.initial_excess_sell),
         )
         nodes = resolution.nodes
         reach = [
-            largest_excess(mu, zeta, rho, start - mu, p.horizon, resolution.tail) for mu, zeta, rho, start in sides
+            largest_excess(float(mu.max()), zeta, rho, start, p.horizon, resolution.tail)
+            for mu, zeta, rho, start in sides
         ]
         self.buy, self.sell = (
-            RateGrid(mu, zeta, rho, max(min(x, WIDEST * nodes * zeta), start - mu), nodes)
+            RateGrid(float(mu[piece]), zeta, rho, max(min(x, WIDEST * nodes * zeta), start), nodes)
             for x, (mu, zeta, rho, start) in zip(reach, sides, strict=True)
         )
         self.inventory: Array = np.arange(-p.inventory_limit, p.inventory_limit + 1.0)[None, :, None]
@@ -222,11 +234,20 @@ class _Stepper:
 
 
 class _March:
-    """The state of a march: the levels so far that the next one needs."""
+    """The state of a march through a piece: the levels so far that the next one needs. Times are those left of it."""
 
-    def __init__(self, grid: FlowGrid, held: float, functional: Functional, depths: DepthFunction | None) -> None:
+    def __init__(
+        self,
+        grid: FlowGrid,
+        held: float,
+        functional: Functional,
+        depths: DepthFunction | None,
+        after: Array | None,
+    ) -> None:
         self.grid, self.held, self.functional, self.depths = grid, held, functional, depths
-        self.terminal: Array = grid.terminal(functional)
+        self.after = after
+        self.terminal: Array = grid.terminal(functional) if after is None else after
+        self.end = float(grid.params.piece_ends[grid.piece])
         self.time, self.values = 0.0, self.terminal
         self.given: tuple[float, tuple[Array, Array]] | None = None
         self.gains: tuple[Array, Array] = grid.sources(self.values, functional)[1:]
@@ -249,7 +270,7 @@ class _March:
         if self.depths is None:
             return grid.best_depths(*gains)
         if self.given is None or self.given[0] != time:
-            depths = self.depths(time, grid.inventory, grid.buy_rate, grid.sell_rate)
+            depths = self.depths(self.end + time, grid.inventory, grid.buy_rate, grid.sell_rate)
             depths = np.broadcast_to(depths, (*grid.shape, 2))
             self.given = time, (depths[..., 0], depths[..., 1])
         return self.given[1]
@@ -295,15 +316,21 @@ class _March:
         tail = orders = None
         if wide and level <= wide:
             orders = grid.order_probabilities(time)
-            survival = grid.buy.survival(time)[:, None, None] * grid.sell.survival(time)
             tail = np.zeros_like(self.carried)
-            tail[:, : grid.shape[1]] = survival * self.terminal
+            tail[:, : grid.shape[1]] = self.terminal_after(time)
         elif wide:
             orders = self.whole_orders
             tail = grid.apply(self.whole_window[0], self.window[-wide], self.whole_window[1])
         self.step(stepper, time, tail, orders)
         if wide:
             self.window.append(self.tail_start())
+
+    def terminal_after(self, time: float) -> Array:
+        """What the end is worth if no order comes until then."""
+        buy, sell = self.grid.buy, self.grid.sell
+        if self.after is not None:
+            return self.grid.apply(buy.relaxation(time), self.after, sell.relaxation(time))
+        return np.asarray(buy.survival(time)[:, None, None] * sell.survival(time) * self.terminal)
 
     def start(self, length: float, wide: int) -> Iterator[int]:
         """Short steps to the first levels, which are told of, of this length; ``wide`` levels make a window."""
@@ -317,20 +344,20 @@ class _March:
         self.history, self.window = history, self.window[::STARTING]
 
     def level(self) -> tuple[float, Array, Array, Array]:
-        """Time left, values and continuation gains."""
-        return self.time, self.values, *self.gains
+        """Time left of the horizon, values and continuation gains."""
+        return self.end + self.time, self.values, *self.gains
 
 
 def _step_counts(grid: FlowGrid, resolution: Resolution, held: bool) -> tuple[int, int]:
-    """Steps of the march over the horizon, and in the longest time between decisions (0 if depths are not frozen)."""
+    """Steps of the march over a piece, and in the longest time between decisions (0 if depths are not frozen)."""
     p = grid.params
-    fastest = max(p.decay_buy, p.decay_sell, p.initial_rate_buy + p.initial_rate_sell)
+    fastest = max(p.decay_buy, p.decay_sell, float(p.typical_rates[grid.piece].sum()))
     highest = float(grid.buy.rates[-1] + grid.sell.rates[-1])
     longest = min(resolution.step / fastest, MOST_ORDERS / highest)
     if not held:
-        return max(int(np.ceil(p.horizon / longest)), 2 * ORDER), 0
-    window = max(int(np.ceil(p.step_length / longest)), -(-2 * ORDER // p.num_steps))
-    return window * p.num_steps, window
+        return max(int(np.ceil(p.piece_length / longest)), 2 * ORDER), 0
+    window = max(int(np.ceil(p.step_length / longest)), -(-2 * ORDER // p.piece_steps))
+    return window * p.piece_steps, window
 
 
 def march(
@@ -366,12 +393,32 @@ def march(
     Tables
         Without rounding to actions.
     """
-    grid = FlowGrid(params, resolution, depth_bounds)
-    steps, window = _step_counts(grid, resolution, held)
-    length = params.horizon / steps
-    relaxation = 1.0 / max(params.decay_buy, params.decay_sell) / length
+    levels: list[tuple[float, Array, Array, Array]] = []
+    segments: list[tuple[int, int]] = []
+    after = None
+    for piece in reversed(range(params.pieces)):
+        grid = FlowGrid(params, resolution, depth_bounds, piece)
+        steps, window = _step_counts(grid, resolution, held)
+        march = _March(grid, window * (params.piece_length / steps), functional, depths, after)
+        own = _march_piece(march, steps, window, progress)
+        own[-1] = float(params.piece_ends[piece - 1]) if piece else own[-1][0], *own[-1][1:]
+        segments += _segments(len(levels), np.array([level[0] - march.end for level in own]), march.held)
+        levels, after = levels + own, march.values
+    columns = [np.stack(column) for column in zip(*levels, strict=True)]
+    values, bid, ask = (np.ascontiguousarray(np.moveaxis(column, 2, 1)) for column in columns[1:])
+    largest = (grid.buy.largest, grid.sell.largest)
+    return Tables(columns[0], np.array(segments), values, np.stack([bid, ask]), largest)
+
+
+def _march_piece(
+    march: _March, steps: int, window: int, progress: Callable[[float], None] | None
+) -> list[tuple[float, Array, Array, Array]]:
+    """Levels of a piece that are kept."""
+    grid, p = march.grid, march.grid.params
+    length = p.piece_length / steps
+    relaxation = 1.0 / max(p.decay_buy, p.decay_sell) / length
     _require_memory(grid, steps, window, relaxation)
-    march, kept = _March(grid, window * length, functional, depths), _kept_levels(steps, window, relaxation)
+    kept = _kept_levels(steps, window, relaxation)
     levels = [march.level()]
     levels += [march.level() for level in march.start(length, window) if level in kept]
     stepper = _Stepper(grid, length)
@@ -381,16 +428,21 @@ def march(
         if level in kept:
             levels.append(march.level())
         if progress is not None and level % 64 == 0:
-            progress(level / steps)
-    columns = [np.stack(column) for column in zip(*levels, strict=True)]
-    values, bid, ask = (np.ascontiguousarray(np.moveaxis(column, 2, 1)) for column in columns[1:])
-    return Tables(columns[0], window * length, values, np.stack([bid, ask]), (grid.buy.largest, grid.sell.largest))
+            progress((p.pieces - 1 - grid.piece + level / steps) / p.pieces)
+    return levels
+
+
+def _segments(first: int, times: Array, kink: float) -> list[tuple[int, int]]:
+    """Stretches of the levels of a piece, from the level ``first`` on, at such times left of it."""
+    last, middle = len(times) - 1, int(np.argmin(np.abs(times - kink)))
+    ends = [0, middle, last] if 0 < middle < last else [0, last]
+    return [(first + low, first + high) for low, high in itertools.pairwise(ends)]
 
 
 def _require_memory(grid: FlowGrid, steps: int, window: int, relaxation: float) -> None:
     levels_held = 3.0 * window + 6.0 * min(steps, 10.0 * relaxation + steps / max(0.75 * relaxation, 1.0)) + 60.0
     check_memory(
-        8.0 * levels_held * math.prod(grid.shape),
+        8.0 * grid.params.pieces * levels_held * math.prod(grid.shape),
         f"a solution of {steps:,} times x {grid.shape[0] * grid.shape[2]} intensities x {grid.shape[1]:,} inventories",
         "inventory_limit, horizon, num_steps or the rates",
     )

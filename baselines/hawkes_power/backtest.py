@@ -33,6 +33,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mmgym.baselines.baseline import baseline_for
+from mmgym.baselines.hawkes_flow.replay import require_constant_rates
 from mmgym.baselines.hawkes_power.closed_forms import corollary_3, join_best
 from mmgym.baselines.policy import Policy
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, PowerTape
@@ -138,7 +139,7 @@ def observed(policy: Policy, params: Any, *, tick: float = 0.01) -> QuoteRule:
     ------
     TypeError
         If the parameters are those of another market, or observe the last event of each step: here decisions come by
-        the clock.
+        the clock; or if base rates vary.
     """
     if isinstance(params, hawkes_power.Params | hawkes_flow.Params) and params.observe == "tape":
         raise TypeError("observe = 'tape' cannot be played by the clock; give 'state' or 'fills'")
@@ -146,10 +147,11 @@ def observed(policy: Policy, params: Any, *, tick: float = 0.01) -> QuoteRule:
         return _power_rule(params, lambda: _PowerPolicy(policy, params), params.horizon)
     if isinstance(params, hawkes_flow.Params):
         p = params
+        require_constant_rates(p)
         zeros = np.zeros(4)
         return QuoteRule(
             start=lambda: _FlowPolicy(policy, p, tick),
-            base_rate=np.array([*zeros, p.base_rate_buy, p.base_rate_sell]),
+            base_rate=np.array([*zeros, *p.base_rates[0]]),
             excitation=np.array([*zeros, p.excitation_buy, p.excitation_sell]),
             decay=np.array([*zeros, p.decay_buy, p.decay_sell]),
             initial_rates=np.array([*zeros, p.initial_rate_buy, p.initial_rate_sell]),

@@ -82,6 +82,8 @@ from mmgym.calibration.tape_checks import (
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
+from mmgym.models.hawkes_flow import MOST_PIECES, Params
+from mmgym.parameters import row_of
 from mmgym.plot import new_figure
 from mmgym.printing import table_text, write_result
 from mmgym.tapes.findings import Finding, described
@@ -224,8 +226,9 @@ class ProductFit:
     def kwargs(self, *, allow_explosive: bool = False) -> dict[str, Any]:
         """Arguments for ``gymnasium.make("mmgym/HawkesFlow-v0", **kwargs)``; pairs are ``[buy, sell]``.
 
-        The decay of a process without excitation, which has no effect, is given as 1. A base rate that varies is given
-        as its mean. Of a drift-neutral fit, the impacts are those at which the mid of this market does not drift.
+        The decay of a process without excitation, which has no effect, is given as 1. Base rates that vary are given
+        as their means and a profile, with decisions that its pieces divide. Of a drift-neutral fit, the impacts are
+        those at which the mid of this market does not drift.
 
         Raises
         ------
@@ -246,9 +249,11 @@ class ProductFit:
             "impact": self._flow_impacts(),
             **_reach_arguments(self.reaches),
             "horizon": self.horizon,
+            **_profile_arguments(orders),
         }
         if unstable:
-            arguments |= {"allow_explosive": True, "initial_rates": arguments["base_rate"]}
+            starts = [fit.base_rates[0] if fit.base_rates else fit.base_rate for fit in orders]
+            arguments |= {"allow_explosive": True, "initial_rates": [start.value for start in starts]}
         require_finite(arguments)
         return arguments
 
@@ -297,7 +302,7 @@ class ProductFit:
         if pieces:
             text += "Base rates are constant over the window with p " + ", ".join(
                 f"{shown_p_value(p_value)} ({name})" for name, p_value in pieces.items()
-            ) + "; environments take their means. "  # fmt: skip
+            ) + f"; {FLOW} takes them as its base_rate_profile, {POWER} their means. "  # fmt: skip
         return text.rstrip()
 
 
@@ -455,7 +460,7 @@ def calibrate(
     drift_neutral : bool
         Whether impacts are moved until neither bid nor ask drifts; needs two days or more.
     base_pieces : int
-        Pieces of equal length of the window, each with base rates of its own.
+        Pieces of equal length of the window, each with base rates of its own; at most 48.
     selection : Selection, optional
         ``start`` and ``end`` of the part of each window that is used, and ``gap``, all in seconds; it starts without
         history. The rest of a selection is refused.
@@ -475,6 +480,8 @@ def calibrate(
         raise ValueError(f"reach must be one of {', '.join(REACHES)}, got {reach!r}")
     if symmetric and drift_neutral:
         raise ValueError("symmetric and drift_neutral are not allowed together: a symmetric market does not drift")
+    if base_pieces > MOST_PIECES:
+        raise ValueError(f"base_pieces = {base_pieces} is not allowed: it must be at most {MOST_PIECES}")
     selection = selection or Selection()
     options = Options(allow_explosive, reach, symmetric, drift_neutral, base_pieces, selection.gap)
     names = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -647,6 +654,16 @@ def _reach_arguments(reaches: dict[str, Reach]) -> dict[str, list[float]]:
     if all(atoms):
         arguments["reach_atom"] = [max(atom.value, 0.0) for atom in atoms if atom is not None]
     return arguments
+
+
+def _profile_arguments(orders: Sequence[HawkesFit]) -> dict[str, Any]:
+    """Factors of the mean base rates where they vary over the window, and a number of decisions that they divide."""
+    pieces = len(orders[0].base_rates)
+    if pieces < 2:
+        return {}
+    least, steps = (row_of(Params, name) for name in ("base_rate_profile", "num_steps"))
+    profile = [[max(rate.value / fit.base_rate.value, least.low) for rate in fit.base_rates] for fit in orders]
+    return {"base_rate_profile": profile, "num_steps": pieces * math.ceil(steps.default / pieces)}
 
 
 def neutral(impacts: Sequence[Estimate], drifts: Array) -> list[Estimate]:

@@ -20,12 +20,13 @@ class HawkesFlowFace(MarketFace):
         """Info entries: cash and mid since the start, inventory (lots), rates, what the last step saw."""
         p, mid = self.params, state.mid
         gain = state.depth_gain + state.price_gain
+        base = hawkes_flow.base_rates_at(p, state.time_left)
         entries = {
             "cash": gain - state.inventory * mid,
             "mid": mid,
             "inventory": state.inventory,
-            "buy_rate": p.base_rate_buy + state.excess_buy,
-            "sell_rate": p.base_rate_sell + state.excess_sell,
+            "buy_rate": base[..., 0] + state.excess_buy,
+            "sell_rate": base[..., 1] + state.excess_sell,
             "time_left": state.time_left,
             "elapsed": state.elapsed,
             "buy_orders": state.buy_orders,
@@ -55,16 +56,17 @@ class HawkesFlowEnv(HawkesFlowFace, KernelEnv):
     quote at depth ``d`` (its distance from the moving mid, at least the half-spread) is filled by an order of the
     other side with probability ``(1 - reach_atom) * exp(-fill_decay * (d - half_spread))``, or 1 at the best price,
     ``d = half_spread``; one lot an order, before the mid moves. A side is inactive exactly while the inventory is at
-    its limit.
+    its limit. With a `base_rate_profile` the base rates are multiplied by other factors in each of some equal pieces of
+    the horizon; what intensities have beyond them goes on across the pieces.
 
     With ``decision="event"`` the agent decides after every market order, and at the latest ``horizon / num_steps``
-    minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. In between its
-    depths are frozen, and everything else is simulated exactly, event by event, in continuous time.
-    `mmgym.baselines.optimal_policy` returns the optimum of this environment as built, and its error is stated: after
-    events 1e-4 of its value, with a `reach_atom` 4e-3, by the clock mostly 1e-3 of the largest values. By the clock
-    with a `reach_atom`, or more than four orders of a side expected between two ticks, only bounds are known:
-    `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and depths that move at once are worth
-    the upper one.
+    minutes after its last decision; with ``decision="clock"`` every ``horizon / num_steps`` minutes. At the start of a
+    piece it always decides. In between its depths are frozen, and everything else is simulated exactly, event by
+    event, in continuous time. `mmgym.baselines.optimal_policy` returns the optimum of this environment as built, and
+    its error is stated: after events 1e-4 of its value, with a `reach_atom` 4e-3, by the clock mostly 1e-3 of the
+    largest values. By the clock with a `reach_atom`, or more than four orders of a side expected between two ticks,
+    only bounds are known: `mmgym.baselines.best_known_policy` is the policy with the best lower bound, and depths that
+    move at once are worth the upper one.
 
     ``observe="tape"`` shows, instead of the intensities, the market order that the last step ended with and the length
     of that step, which needs decisions after events. The initial intensities are parameters, and every change of them

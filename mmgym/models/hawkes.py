@@ -46,6 +46,7 @@ limit. *Journal of Futures Markets* 34(6) (moments).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -426,6 +427,40 @@ def weighted_count(
     mu, zeta, rho, y, tau = _broadcast(base_rate, excitation, decay, rate, horizon)
     _, phi_2, phi_3 = integrals(rho - zeta, tau)
     return y * phi_2 + rho * mu * phi_3
+
+
+def through_pieces(
+    base_rates: Array, excitation: float, decay: float, rate: ArrayLike, durations: Sequence[ArrayLike]
+) -> tuple[Array, Array, Array]:
+    """E y, I and J of one process after pieces of time with base rates of their own.
+
+    Parameters
+    ----------
+    base_rates : array, shape (N,)
+        mu in each piece; between two of them the intensity jumps by what the base rate does.
+    excitation, decay : float
+        zeta and rho; any ``excitation`` is allowed.
+    rate : array_like
+        y now, with the base rate of the first piece.
+    durations : sequence of N array_like
+        Length of each piece, 0 or more. They broadcast with ``rate``.
+
+    Returns
+    -------
+    tuple of arrays
+        The intensity (with the base rate of the last piece), the expected count and the weighted one: see `mean_rate`,
+        `expected_count` and `weighted_count`.
+    """
+    lengths = np.broadcast_arrays(np.asarray(rate, dtype=float), *(np.asarray(part, dtype=float) for part in durations))
+    y, left = lengths[0], sum(lengths[1:])
+    count = weighted = np.zeros(y.shape)
+    for k, (mu, length) in enumerate(zip(base_rates, lengths[1:], strict=True)):
+        phi_1, phi_2, phi_3 = integrals(decay - excitation, length)
+        y, left = y + (mu - base_rates[max(k - 1, 0)]), left - length
+        own = y * phi_1 + decay * mu * phi_2
+        count, weighted = count + own, weighted + y * phi_2 + decay * mu * phi_3 + left * own
+        y = y * np.exp((excitation - decay) * length) + decay * mu * phi_1
+    return y, count, weighted
 
 
 def moments(

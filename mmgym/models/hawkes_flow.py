@@ -3,19 +3,21 @@ r"""Market making against self-exciting order flow, in its exactly solvable form
 Market orders to buy (+) and to sell (-) are two Hawkes processes; a fixed half-spread ``h`` and mean impacts take the
 place of the book (von Luckner, Cartea, Jaimungal & Kiesel 2017, sections 2-3, with constant half-spread):
 
-    dy_k = rho_k (mu_k - y_k) dt + zeta_k dN_k,    k = +, -,
+    y_k = mu_k(t) + x_k,    dx_k = -rho_k x_k dt + zeta_k dN_k,    k = +, -,
     dS = eps_+ dN_+ - eps_- dN_-,
 
 and a market order to buy (sell) fills an ask (bid) at the depth ``d`` from the mid, one lot an order, with probability
 1 where ``d = h`` and ``(1 - a) exp(-kappa (d - h))`` where ``d > h``, unless the inventory would leave ``[-Q, Q]``: a
-share ``a`` of the orders trades at the best price and nowhere else (none in the paper). Left limits are meant: an order
-at ``u`` is filled at ``S_{u-} +- d``, then the mid moves, then the intensity jumps. With ``W = X + q S``,
+share ``a`` of the orders trades at the best price and nowhere else (none in the paper). The base rates ``mu``, constant
+in the paper, may be others in each of some equal pieces of the horizon. Left limits are meant: an order at ``u`` is
+filled at ``S_{u-} +- d``, then the mid moves, then the intensity jumps. With ``W = X + q S``,
 
     dW = [fill (d - eps_+) + q eps_+] dN_+ + [fill (d - eps_-) - q eps_-] dN_-,    q the inventory before the order.
 
 Depths are frozen from one decision to the next. Decisions are taken every ``horizon / num_steps`` ("clock"), or after
 every market order and at the latest so long after the last decision ("event"): then nothing random happens between two
-decisions. Everything is simulated event by event, exactly, without a time step (see `next_order`).
+decisions. A piece begins with a decision. Everything is simulated event by event, exactly, without a time step (see
+`next_order`).
 
 What is observed beside time and inventory: the intensities ("state"); the side of the order that ended the last step,
 if one did, and the step's length ("tape"); nothing ("fills"). Between orders intensities decay, and at an order one of
@@ -26,16 +28,16 @@ Criterion: ``E[W_T - W_0 - |q_T| h - alpha q_T^2 - phi int q^2 dt]``: the liquid
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.arguments import TINY, refusal, together
+from mmgym.arguments import TINY, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import hawkes
-from mmgym.parameters import Choice, Integer, OtherSide, Pair, Real, arguments_of, check_within, create
+from mmgym.parameters import SAME_ROW, Choice, Integer, OtherSide, Pair, Real, Row, arguments_of, check_within, create
 from mmgym.random_streams import exponential, uniform
 
 EVENT, CLOCK = 0, 1  # codes of `decision` in kernels, in the order of the Literal below
@@ -45,8 +47,35 @@ MAX_STEPS = 1_000_000
 MAX_ORDERS = 1_000_000.0  # expected market orders in an episode
 MAX_RATE = 1e6  # per minute
 MOST_DECISIONS = 2**31 - 2  # that a state counts
+MOST_PIECES = 48  # of the horizon, with base rates of their own
+ROUNDING = 2.0**-23  # of the time left as it is observed, in units of the horizon
 REACH = 4.0  # width of the default depth box, in units of 1 / fill_decay
 LAST = 1.0 + 1e-9  # a decision interval that much longer than the time left is the last one
+
+
+class Profile(Row):
+    """Factors of the base rates in equal pieces of the horizon: a list for both processes, or a pair of lists."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Two tuples of as many floats."""
+        given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+        lists = [isinstance(part, Sequence) and not isinstance(part, str) for part in given]
+        parts = given if len(given) == 2 and all(lists) else [given, given]
+        if not parts[0] or len(parts[0]) != len(parts[1]) or len(parts[0]) > MOST_PIECES:
+            raise refusal(name, value, self.allowed())
+        return tuple(
+            tuple(real(f"{name}[{k}]", factor, low=self.low, high=self.high) for k, factor in enumerate(part))
+            for part in parts
+        )
+
+    def allowed(self) -> str:
+        """What a profile is."""
+        sides = ", ".join(FLOWS)
+        return f"1 to {MOST_PIECES} factors from {self.low:g} to {self.high:g}, or a pair [{sides}] of such lists"
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """One list, or two."""
+        return [list(part) for part in values] if values[0] != values[1] else list(values[0])
 
 
 class InitialRates(Pair):
@@ -69,6 +98,13 @@ class Params(NamedTuple):
 
     base_rate_buy: Annotated[float, Pair(0.6, TINY, MAX_RATE, "1 / minute", "mu", sides=FLOWS)]
     base_rate_sell: OtherSide
+    base_rate_profile_buy: Annotated[
+        tuple[float, ...],
+        Profile([1.0], 1e-6, 1e6, argument="base_rate_profile", varies=False),
+        "of `base_rate` in as many equal pieces of the horizon, which divide `num_steps`; every piece begins with a "
+        "decision",
+    ]
+    base_rate_profile_sell: Annotated[tuple[float, ...], SAME_ROW]
     excitation_buy: Annotated[
         float,
         Pair(1.5, 0.0, MAX_RATE, "1 / minute", "zeta", sides=FLOWS),
@@ -109,7 +145,7 @@ class Params(NamedTuple):
     initial_rate_buy: Annotated[
         float,
         InitialRates("stationary", 0.0, MAX_RATE, "1 / minute", "lambda", argument="initial_rates", sides=FLOWS),
-        'or "stationary"; each at least its base rate',
+        'or "stationary" (for the first base rate); each at least its base rate',
     ]
     initial_rate_sell: OtherSide
     observe: Annotated[
@@ -141,7 +177,12 @@ class Params(NamedTuple):
                 {"observe": self.observe, "decision": self.decision},
                 "the tape has the one order that a step ends with: it needs decision = 'event'",
             )
-        base = self.base_rate_buy, self.base_rate_sell
+        if self.num_steps % self.pieces:
+            raise together(
+                {"num_steps": self.num_steps, "base_rate_profile": given["base_rate_profile"]},
+                f"num_steps must be a multiple of the {self.pieces} pieces",
+            )
+        base = self.base_rates[0].tolist()
         jumps = self.excitation_buy, self.excitation_sell
         decays = self.decay_buy, self.decay_sell
         start = self.initial_rate_buy, self.initial_rate_sell
@@ -158,11 +199,12 @@ class Params(NamedTuple):
             if rate < least:
                 raise together(
                     {name: given[name] for name in ("initial_rates", "base_rate")},
-                    f"the {name} rate must be at least its base_rate {least:g}",
+                    f"the {name} rate must be at least its base_rate {least:g} at the start",
                 )
         with np.errstate(over="ignore"):
-            flows = zip(base, jumps, decays, start, strict=True)
-            orders = float(sum(hawkes.expected_count(*flow, self.horizon) for flow in flows))
+            flows = zip(self.base_rates.T, jumps, decays, start, strict=True)
+            lengths = [self.piece_length] * self.pieces
+            orders = float(sum(hawkes.through_pieces(*flow, lengths)[1] for flow in flows))
         if not orders <= MAX_ORDERS:
             names = ("base_rate", "excitation", "decay", "initial_rates")
             raise together(
@@ -182,6 +224,51 @@ class Params(NamedTuple):
     def step_length(self) -> float:
         """Longest time between two decisions (minutes)."""
         return self.horizon / self.num_steps
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of the horizon with base rates of their own."""
+        return len(self.base_rate_profile_buy)
+
+    @property
+    def piece_steps(self) -> int:
+        """Decisions in a piece if nothing happens."""
+        return self.num_steps // self.pieces
+
+    @property
+    def piece_length(self) -> float:
+        """Length of a piece (minutes)."""
+        return self.horizon / self.pieces
+
+    @property
+    def piece_ends(self) -> NDArray[np.float64]:
+        """Time left at the end of each piece (minutes), shape (N,)."""
+        return self.step_length * (self.piece_steps * np.arange(self.pieces - 1.0, -1.0, -1.0))
+
+    @property
+    def base_rates(self) -> NDArray[np.float64]:
+        """Base rates [buy, sell] in each piece (1 / minute), shape (N, 2)."""
+        profile = np.array([self.base_rate_profile_buy, self.base_rate_profile_sell])
+        return np.ascontiguousarray(profile.T) * [self.base_rate_buy, self.base_rate_sell]
+
+    @property
+    def initial_excess_buy(self) -> float:
+        """Buy rate beyond the base rate at the start (1 / minute)."""
+        return float(self.initial_rate_buy - self.base_rates[0, 0])
+
+    @property
+    def initial_excess_sell(self) -> float:
+        """Sell rate beyond the base rate at the start (1 / minute)."""
+        return float(self.initial_rate_sell - self.base_rates[0, 1])
+
+    @property
+    def typical_rates(self) -> NDArray[np.float64]:
+        """Rates [buy, sell] about which numbers of orders in each piece are (1 / minute), shape (N, 2)."""
+        rates = [[self.initial_rate_buy, self.initial_rate_sell]]
+        for buy, sell in self.base_rates[1:]:
+            sides = (buy, self.excitation_buy, self.decay_buy), (sell, self.excitation_sell, self.decay_sell)
+            rates.append([_scale(*side) for side in sides])
+        return np.array(rates)
 
     @property
     def relaxation_buy(self) -> float:
@@ -205,13 +292,16 @@ class Params(NamedTuple):
 
     @property
     def rate_scale_buy(self) -> float:
-        """Buy rate that is observed as 1/2: the stationary one, or base rate plus one jump where there is none."""
-        return _scale(self.base_rate_buy, self.excitation_buy, self.decay_buy)
+        """Buy rate that is observed as 1/2: the stationary one, or base rate plus one jump where there is none.
+
+        The base rate is the mean one.
+        """
+        return _scale(float(self.base_rates[:, 0].mean()), self.excitation_buy, self.decay_buy)
 
     @property
     def rate_scale_sell(self) -> float:
         """Sell rate that is observed as 1/2."""
-        return _scale(self.base_rate_sell, self.excitation_sell, self.decay_sell)
+        return _scale(float(self.base_rates[:, 1].mean()), self.excitation_sell, self.decay_sell)
 
     @property
     def depth_reach(self) -> NDArray[np.float64]:
@@ -235,13 +325,39 @@ class Params(NamedTuple):
 
     def expected_rates(self, time: Any) -> NDArray[np.float64]:
         """Expected intensities [buy, sell], shape ``(..., 2)``, at times ``(...)`` since the start (1 / minute)."""
-        return hawkes.mean_rate(
-            np.array([self.base_rate_buy, self.base_rate_sell]),
-            np.array([self.excitation_buy, self.excitation_sell]),
-            np.array([self.decay_buy, self.decay_sell]),
-            np.array([self.initial_rate_buy, self.initial_rate_sell]),
-            np.asarray(time)[..., None],
+        passed = np.asarray(time, dtype=np.float64)
+        past = [np.clip(passed - k * self.piece_length, 0.0, self.piece_length) for k in range(self.pieces - 1)]
+        past.append(np.maximum(passed - (self.pieces - 1) * self.piece_length, 0.0))
+        base = self.base_rates
+        sides = (
+            (base[:, 0], self.excitation_buy, self.decay_buy, self.initial_rate_buy),
+            (base[:, 1], self.excitation_sell, self.decay_sell, self.initial_rate_sell),
         )
+        ends = np.stack([hawkes.through_pieces(*side, past)[0] for side in sides], axis=-1)
+        return np.asarray(ends + (base_rates_at(self, self.horizon - passed) - base[-1]))
+
+
+def base_rates_at(params: Any, time_left: Any) -> NDArray[np.float64]:
+    """Base rates [buy, sell] (1 / minute), shape ``(..., 2)``, at times left ``(...)``, of parameters of rows too.
+
+    Where a piece ends they are those of the next one.
+    """
+    base = params.base_rates
+    if params.pieces == 1:
+        return np.asarray(base[..., 0, :])
+    piece = _piece(params, time_left)
+    base = np.broadcast_to(base, (*piece.shape, *base.shape[-2:]))
+    return np.asarray(np.take_along_axis(base, piece[..., None, None], axis=-2)[..., 0, :])
+
+
+def piece_end(params: Params, time_left: Any) -> NDArray[np.float64]:
+    """Time left (minutes) at which the base rates at times left end; at an end, those of what follows."""
+    return np.asarray(params.piece_ends[_piece(params, time_left)])
+
+
+def _piece(params: Any, time_left: Any) -> NDArray[np.int64]:
+    """The piece in which a time left is."""
+    return np.asarray((np.asarray(time_left)[..., None] <= params.piece_ends[..., :-1]).sum(axis=-1))
 
 
 def log_behind(atom: float) -> float:
@@ -279,8 +395,8 @@ def reset_one(p, s):
     """Start an episode."""
     s.time_left = p.horizon
     s.elapsed = 0.0
-    s.excess_buy = p.initial_rate_buy - p.base_rate_buy
-    s.excess_sell = p.initial_rate_sell - p.base_rate_sell
+    s.excess_buy = p.initial_excess_buy
+    s.excess_sell = p.initial_excess_sell
     s.depth_gain = 0.0
     s.price_gain = 0.0
     s.inventory_square = 0.0
@@ -314,17 +430,26 @@ def controls_one(p, action, controls, log_intensities):
 
 
 @scalar_kernel
-def next_order(p, inventory, buy, sell, left, fill_bid, fill_ask, s0, s1):
+def piece_at(p, time_left):
+    """Base rates of buys and of sells now, and the time left at which they end."""
+    k = 0
+    while k < p.pieces - 1 and time_left <= p.piece_ends[k]:
+        k += 1
+    return p.base_rates[k, 0], p.base_rates[k, 1], p.piece_ends[k]
+
+
+@scalar_kernel
+def next_order(p, base_buy, base_sell, inventory, buy, sell, left, fill_bid, fill_ask, s0, s1):
     """The next market order within ``left`` minutes: (wait, side, whether it fills a quote, s0, s1).
 
     ``buy`` and ``sell`` are excess intensities now, ``fill_bid`` and ``fill_ask`` fill probabilities; the side is 1 for
-    a buy, -1 for a sell and 0 for none, after ``left``. Between orders intensities only fall, so that the present total
-    bounds them: a Poisson clock of that rate, of which each tick is kept with the probability that is left of it, is
-    exact (Ogata 1981) and mostly costs one exponential number.
+    a buy, -1 for a sell and 0 for none, after ``left``. Between orders intensities only fall (base rates hold for
+    ``left`` at least), so that the present total bounds them: a Poisson clock of that rate, of which each tick is kept
+    with the probability that is left of it, is exact (Ogata 1981) and mostly costs one exponential number.
     """
     wait, fading_buy, fading_sell = 0.0, buy, sell
     while True:
-        bound = p.base_rate_buy + p.base_rate_sell + fading_buy + fading_sell
+        bound = base_buy + base_sell + fading_buy + fading_sell
         clock, s0, s1 = exponential(s0, s1)
         wait += clock / bound
         if not wait < left:
@@ -333,11 +458,11 @@ def next_order(p, inventory, buy, sell, left, fill_bid, fill_ask, s0, s1):
         fading_sell = sell * math.exp(-p.decay_sell * wait)
         mark, s0, s1 = uniform(s0, s1)
         mark *= bound
-        rate = p.base_rate_buy + fading_buy
+        rate = base_buy + fading_buy
         if mark < rate:
             return wait, 1, inventory > -p.inventory_limit and mark < rate * fill_ask, s0, s1
         mark -= rate
-        rate = p.base_rate_sell + fading_sell
+        rate = base_sell + fading_sell
         if mark < rate:
             return wait, -1, inventory < p.inventory_limit and mark < rate * fill_bid, s0, s1
 
@@ -349,15 +474,16 @@ def step_one(p, s, controls, intensities):
     bid_depth, ask_depth = controls[0], controls[1]  # arrays that are read inside the loop cost reference counts
     fill_bid, fill_ask = intensities[0], intensities[1]
     buy, sell = s.excess_buy, s.excess_sell
-    last = s.time_left <= p.step_length * LAST
-    length = s.time_left if last else p.step_length
+    base_buy, base_sell, end = piece_at(p, s.time_left)
+    last = s.time_left - end <= p.step_length * LAST
+    length = s.time_left - end if last else p.step_length
 
     left = length
     whole = not last
     earned = moved = int_qq = price_gain = 0.0
     buys = sells = bids = asks = 0
     while True:
-        wait, side, filled, s0, s1 = next_order(p, q, buy, sell, left, fill_bid, fill_ask, s0, s1)
+        wait, side, filled, s0, s1 = next_order(p, base_buy, base_sell, q, buy, sell, left, fill_bid, fill_ask, s0, s1)
         if side == 0:
             break
         left -= wait
@@ -396,7 +522,8 @@ def step_one(p, s, controls, intensities):
     s.step += 1
     s.elapsed = length
     if last:
-        s.time_left = 0.0
+        s.time_left = end
+        last = end == 0.0
     elif p.decision == EVENT:
         s.time_left -= length
     else:
@@ -432,7 +559,8 @@ def observe_one(p, s, observation):
         observation[2] = s.buy_orders - s.sell_orders
         observation[3] = s.elapsed / p.step_length
     elif p.observe == SEE_STATE:
-        buy, sell = p.base_rate_buy + s.excess_buy, p.base_rate_sell + s.excess_sell
+        base_buy, base_sell, _ = piece_at(p, s.time_left)
+        buy, sell = base_buy + s.excess_buy, base_sell + s.excess_sell
         observation[2] = buy / (buy + p.rate_scale_buy)
         observation[3] = sell / (sell + p.rate_scale_sell)
 
@@ -500,7 +628,8 @@ def locate(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Minutes left, inventory (lots), buy and sell rate (1 / minute) of observations ``(..., 4)``.
 
-    The inventory is exact; with decisions by the clock the time is too; the rest is good to float32 rounding. Where the
+    The inventory is exact; with decisions by the clock the time is too; the rest is good to float32 rounding, and times
+    so near to the end of a piece are taken to be there. Where the
     intensities are not observed, the rates are those that are to be expected at that time (`last_order` has what else
     the tape shows).
     """
@@ -508,6 +637,8 @@ def locate(
     time_left = np.clip(seen[..., 0], 0.0, 1.0) * params.horizon
     if params.decision == "clock":
         time_left = np.rint(time_left / params.step_length) * params.step_length
+    for end in params.piece_ends[:-1]:
+        time_left = np.where(np.abs(time_left - end) <= ROUNDING * params.horizon, end, time_left)
     limit = params.inventory_limit
     inventory = np.clip(np.rint(seen[..., 1] * limit), -limit, limit).astype(np.int64)
     if params.observe != "state":
@@ -515,7 +646,7 @@ def locate(
         return time_left, inventory, expected[..., 0], expected[..., 1]
     shares = np.clip(seen[..., 2:], 0.0, 1.0 - 2.0**-24)
     rates = shares / (1.0 - shares) * [params.rate_scale_buy, params.rate_scale_sell]
-    rates = np.maximum(rates, [params.base_rate_buy, params.base_rate_sell])
+    rates = np.maximum(rates, base_rates_at(params, time_left))
     return time_left, inventory, rates[..., 0], rates[..., 1]
 
 
@@ -523,8 +654,13 @@ MARKET = Market(
     name="hawkes_flow",
     params_type=Params,
     state=STATE,
+    arrays={"base_rates": (MOST_PIECES, 2), "piece_ends": (MOST_PIECES,)},
+    compact={"base_rates": (1, 2), "piece_ends": (1,)},
     derived=(
         "step_length",
+        "pieces",
+        "initial_excess_buy",
+        "initial_excess_sell",
         "relaxation_buy",
         "relaxation_sell",
         "log_behind_buy",
