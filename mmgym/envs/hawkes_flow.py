@@ -20,13 +20,15 @@ class HawkesFlowFace(MarketFace):
         """Info entries: cash and mid since the start, inventory (lots), rates, what the last step saw."""
         p, mid = self.params, state.mid
         gain = state.depth_gain + state.price_gain
-        base = hawkes_flow.base_rates_at(p, state.time_left)
+        buy, sell = p.base_rate_buy * p.base_rate_profile_buy[0], p.base_rate_sell * p.base_rate_profile_sell[0]
+        if p.pieces > 1:
+            buy, sell = hawkes_flow.base_rates_at(p, state.time_left).T
         entries = {
             "cash": gain - state.inventory * mid,
             "mid": mid,
             "inventory": state.inventory,
-            "buy_rate": base[..., 0] + state.excess_buy,
-            "sell_rate": base[..., 1] + state.excess_sell,
+            "buy_rate": buy + state.excess_buy,
+            "sell_rate": sell + state.excess_sell,
             "time_left": state.time_left,
             "elapsed": state.elapsed,
             "buy_orders": state.buy_orders,
