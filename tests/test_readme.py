@@ -117,7 +117,8 @@ def test_an_argument_changes_the_optimum():
 
 
 def test_benchmark_rows():
-    summary = pd.concat([pd.read_csv(RESULTS / f"benchmark{part}" / "summary.csv") for part in ("", "_unseen", "_boxes")])
+    parts = ("benchmark", "benchmark_unseen", "benchmark_boxes")
+    summary = pd.concat([pd.read_csv(RESULTS / part / "summary.csv") for part in parts])
     rows = table("id | best learner")
     others = set(summary["env"]) - {i for i in IDS if not re.search("FastSignals|Coupled", i)}
     assert {row[0] for row in rows} == set(summary["env"]) - others
