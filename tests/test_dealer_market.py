@@ -49,6 +49,7 @@ def test_optimum(utility, check_optimum):
     check_optimum(ID, moves, flow, 1.1**2 * q**2, -0.1 * q**2, [4], fill_curve="logistic", **arguments)
 
 
+@pytest.mark.long
 def test_the_continuous_optimum_is_the_limit_of_many_steps(utility):
     regrets = []
     for steps in (10, 20):

@@ -325,6 +325,7 @@ def test_laws_and_gradients_of_boxes(seed):
             assert np.abs(slopes[:, j] - (a - 8.0 * b + 8.0 * c - d) / (12.0 * step)).max() < 2e-10
 
 
+@pytest.mark.long
 def test_policy_gradient_of_boxes():
     problem, _ = boxes(1, utility="cara")
     random = np.random.default_rng(5)
@@ -415,6 +416,7 @@ def test_played(market, arguments):
     check_baseline(market.environment(**arguments), episodes=2_000)
 
 
+@pytest.mark.long
 def test_law_of_the_gain():
     problem, _ = boxes(2, horizon=5.0)
     controls = np.broadcast_to([0.5, 0.5], (STEPS, problem.num_states, 2))
@@ -488,6 +490,7 @@ def test_readers_of_the_step_are_found_where_they_are_hidden():
         assert flat_market("hidden", function).reads_step
 
 
+@pytest.mark.long
 def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
     """With controls that differ in every cell: the market whose steps are alike against the same one, read by step."""
     alike, stepwise = flat_market("alike", constant), flat_market("stepwise", by_step)
@@ -511,6 +514,7 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
     assert not other.law._kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("market", [BOXES, CHOICES], ids=lambda market: market.name)
 def test_sums_of_one_pass_are_those_of_a_pass_each(market):
     """Of boxes by interpolation too: 150 states against the sums of pairs."""

@@ -517,6 +517,7 @@ def test_optimum_and_scores(market, number):
     assert criterion_value(stated, second) == pytest.approx(criterion_value(hand, best), rel=1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("market", "number"), cases("several assets", "mean field"))
 def test_gradients(market, number):
     hand, stated = MARKETS[market](number)

@@ -122,6 +122,7 @@ def jump_nodes(p):
     return jumps, np.concatenate([share * weight, (1.0 - share) * weight])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("compensated", [False, True])
 @pytest.mark.parametrize("z", [-0.5, 0.7j])

@@ -508,6 +508,7 @@ def test_derivatives_are_refused_where_what_a_quote_earns_jumps(params):
         baseline_for(params.create(reach_atom=0.5)).expansions(None)
 
 
+@pytest.mark.long
 def test_values_and_examples():
     best = best_known_policy(ID, **SMALL)
     env = HawkesPowerVectorEnv(2, **SMALL)

@@ -66,6 +66,7 @@ def test_exploitability_of_simple_quotes(rate, crowd, constant, skewed):
     assert abs(continuous_maker_exploitability(game, hers, flow).exploitability) < 1e-6 * equilibrium.maker_value
 
 
+@pytest.mark.long
 def test_a_coupled_equilibrium_is_not_exploitable_in_continuous_time():
     game = Game.create(impact=0.02, initial_law=[30.0, 1], inventory_limit=40.0, signal_limit=1, horizon=0.5)
     found = limit.solve_equilibrium(game)

@@ -95,6 +95,7 @@ def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_imp
     close_mean(total.mean(axis=1), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [COUPLED, LOPSIDED])
 def test_the_maker_earns_what_the_limit_says_against_constant_quotes(arguments):
     """Her fills do not depend on the takers' inventories then, and the mid's drift is that of the mean law."""

@@ -86,6 +86,7 @@ def test_quick_reproduction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert mean[strategy, "market orders"] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.long
 def test_frontier_has_the_reference_numbers() -> None:
     table = frontier((50.0, 1.563), 100).set_index("gamma")
     for gamma, row in table.iterrows():
