@@ -29,6 +29,7 @@ Array = NDArray[Any]
 
 QUICK_EPISODES = 500  # of a skill that is watched during training
 DISAGREEMENT = 5.0  # standard errors between an evaluation and a simulation
+FEWEST_TO_DOUBT = 100  # episodes: the standard error of fewer is no measure of what they may be off
 PROBES = 16  # episodes and steps on which a policy is asked twice
 COARSENESS = 1e-3  # error of an evaluation, of the span between reference and optimum, that is always accepted
 
@@ -378,7 +379,7 @@ def _score(baseline: Baseline, evaluation: Evaluation | None, sample: _Sample | 
     bounds, reference, taken = baseline.bounds(), baseline.reference_value(), evaluation
     if taken is not None and sample is not None and not trusted:
         tolerance = taken.error + bounds.error + DISAGREEMENT * sample.stderr
-        agrees = abs(taken.value - sample.value) <= tolerance
+        agrees = sample.episodes < FEWEST_TO_DOUBT or abs(taken.value - sample.value) <= tolerance
         fine = taken.error <= max(COARSENESS * abs(bounds.upper - reference), 4.0 * sample.stderr)
         taken = taken if agrees and fine else None
     if taken is None:

@@ -132,9 +132,9 @@ def test_the_rule_of_levels():
 
 
 @pytest.mark.long
-def test_by_the_clock_nothing_is_called_optimal():
+def test_by_the_clock_nothing_is_called_optimal_with_a_reach_atom():
     """Depths that are frozen for a minute are better a little wider than those that would move at once."""
-    arguments = {"decision": "clock", "horizon": 6.0, "num_steps": 6}
+    arguments = {"decision": "clock", "horizon": 6.0, "num_steps": 6, "reach_atom": 0.5}
     best = baselines.best_known_policy(FLOW, **arguments)
 
     def wider(observations):
@@ -153,7 +153,7 @@ def test_by_the_clock_nothing_is_called_optimal():
 
 BRACKETED = [
     (FLOW, {"observe": "fills", "horizon": 6.0, "num_steps": 24, "inventory_limit": 2}),
-    (FLOW, {"decision": "clock", "horizon": 3.0, "num_steps": 6, "inventory_limit": 2}),
+    (FLOW, {"decision": "clock", "horizon": 3.0, "num_steps": 6, "inventory_limit": 2, "reach_atom": 0.5}),
     (POWER, {"horizon": 0.5, "num_steps": 2, "inventory_limit": 1, "observe": "fills"}),
     (VOLATILITY, {**SHORT["stochastic_volatility"], "utility": "cara", "observe_variance": False}),
     (ASSETS, FOUR_ASSETS),
