@@ -399,6 +399,7 @@ def march(
     for piece in reversed(range(params.pieces)):
         grid = FlowGrid(params, resolution, depth_bounds, piece)
         steps, window = _step_counts(grid, resolution, held)
+        _require_memory(grid, steps, window)
         march = _March(grid, window * (params.piece_length / steps), functional, depths, after)
         own = _march_piece(march, steps, window, progress)
         own[-1] = float(params.piece_ends[piece - 1]) if piece else own[-1][0], *own[-1][1:]
@@ -416,9 +417,7 @@ def _march_piece(
     """Levels of a piece that are kept."""
     grid, p = march.grid, march.grid.params
     length = p.piece_length / steps
-    relaxation = 1.0 / max(p.decay_buy, p.decay_sell) / length
-    _require_memory(grid, steps, window, relaxation)
-    kept = _kept_levels(steps, window, relaxation)
+    kept = _kept_levels(steps, window, _relaxation(p, steps))
     levels = [march.level()]
     levels += [march.level() for level in march.start(length, window) if level in kept]
     stepper = _Stepper(grid, length)
@@ -439,7 +438,13 @@ def _segments(first: int, times: Array, kink: float) -> list[tuple[int, int]]:
     return [(first + low, first + high) for low, high in itertools.pairwise(ends)]
 
 
-def _require_memory(grid: FlowGrid, steps: int, window: int, relaxation: float) -> None:
+def _relaxation(params: Params, steps: int) -> float:
+    """Steps of a march through a piece in which the faster excess decays."""
+    return 1.0 / max(params.decay_buy, params.decay_sell) / (params.piece_length / steps)
+
+
+def _require_memory(grid: FlowGrid, steps: int, window: int) -> None:
+    relaxation = _relaxation(grid.params, steps)
     levels_held = 3.0 * window + 6.0 * min(steps, 10.0 * relaxation + steps / max(0.75 * relaxation, 1.0)) + 60.0
     check_memory(
         8.0 * grid.params.pieces * levels_held * math.prod(grid.shape),
