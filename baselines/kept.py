@@ -98,9 +98,9 @@ def _is_finite(array: NDArray[Any]) -> bool:
     return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
 
 
-def is_sample(name: str) -> Fits:
-    """Whether kept arrays have a sample, or a value and its error, under a name."""
-    return lambda arrays: arrays[name].ndim == 1 and len(arrays[name]) > 1 and arrays[name].dtype.kind == "f"
+def is_sample(name: str, count: int) -> Fits:
+    """Whether kept arrays have so many numbers under a name: a sample, or a value and its error."""
+    return lambda arrays: arrays[name].shape == (count,) and arrays[name].dtype.kind == "f"
 
 
 def is_named(names: Collection[str]) -> Fits:

@@ -390,7 +390,7 @@ def test_what_is_kept_is_made_again_whatever_its_damage(monkeypatch, tmp_path):
         return {"name": "filtered", "lower": 2.5}
 
     def keep():
-        pair = kept(params, "pair", make_pair, is_sample("value"))
+        pair = kept(params, "pair", make_pair, is_sample("value", 2))
         named = kept(params, "name", make_name, is_named(["filtered", "constant"]))
         return pair["value"].tolist(), str(named["name"]), float(named["lower"])
 
@@ -414,10 +414,17 @@ def test_what_is_kept_is_made_again_whatever_its_damage(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arrays", [{"value": [1.0]}, {"value": [math.nan, 1.0]}, {"value": ["1", "2"]}, {"other": [1.0, 2.0]}]
+    "arrays",
+    [
+        {"value": [1.0]},
+        {"value": [1.0, 2.0, 3.0]},
+        {"value": [math.nan, 1.0]},
+        {"value": ["1", "2"]},
+        {"other": [1.0, 2.0]},
+    ],
 )
 def test_what_is_kept_but_does_not_fit_is_made_again(monkeypatch, tmp_path, arrays):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     params = gymnasium.make(FLOW).unwrapped.params
     save_arrays(kept_file(params, "pair"), {name: np.asarray(value) for name, value in arrays.items()})
-    assert kept(params, "pair", lambda: {"value": [3.0, 4.0]}, is_sample("value"))["value"].tolist() == [3.0, 4.0]
+    assert kept(params, "pair", lambda: {"value": [3.0, 4.0]}, is_sample("value", 2))["value"].tolist() == [3.0, 4.0]

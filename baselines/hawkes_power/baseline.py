@@ -277,13 +277,14 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     def _simulated(self, name: str, seed: int, most: int = MOST) -> Array:
         """Estimates (paths,) of the value of a policy, kept on disk."""
+        count = min(paths_for(self.params), most)
 
         def make() -> Mapping[str, Any]:
-            count, policy = min(paths_for(self.params), most), self.policies()[name]()
+            policy = self.policies()[name]()
             variate = self.control_variate(policy)
             return {"estimates": simulated_columns(self.environment(), policy, variate, count, seed << 32)["estimate"]}
 
-        return kept(self.params, (name, seed), make, is_sample("estimates"))["estimates"]
+        return kept(self.params, (name, seed), make, is_sample("estimates", count))["estimates"]
 
     def environment(self) -> HawkesPowerVectorEnv:
         """As in `SimulatedBaseline`."""

@@ -179,8 +179,9 @@ def solved(params: Params, kind: str) -> ValueFunction:
 def upper_estimates(params: Params, seed: int) -> Array:
     """Estimates (paths,) of the dual bound of the fitted value function, on the paths from a seed, kept on disk."""
     market = params._replace(observe="state")
+    count = paths_for(market)
 
     def make() -> Mapping[str, Any]:
-        return {"estimates": path_bounds(market, solved(market, "fitted"), paths_for(market), seed).upper}
+        return {"estimates": path_bounds(market, solved(market, "fitted"), count, seed).upper}
 
-    return kept(market, ("upper", seed), make, is_sample("estimates"))["estimates"]
+    return kept(market, ("upper", seed), make, is_sample("estimates", count))["estimates"]
