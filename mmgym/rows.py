@@ -117,9 +117,7 @@ class Rows:
         self.which = np.zeros(count, np.uint32)
         self.values: list[Values] = []
         self._made: dict[str, tuple[Any, Array]] = {}
-        self._slots: dict[
-            int, int
-        ] = {}  # of rows with parameters for good: digest of parameters -> place of their record
+        self._slots: dict[int, int] = {}  # parameters that rows have for good: digest -> place of their record
         first = params if variation is None else variation.params(variation.middle())
         self.shared = SharedArrays(market, first, count) if market.shared else None
         if variation is None:

@@ -192,9 +192,10 @@ class HiddenBaseline(_BestTable):
         return self._expected(self.memoryless.controls, self._seen.solution.raw)
 
     def value(self, observation: Any) -> Array:
-        """What can be reached from an observation, or from each of a batch, at most: with all seen from then on.
+        """What can be reached from an observation, or from each of a batch, with all seen from then on.
 
-        What is hidden has the law that it has there under ``memoryless``.
+        At the start it is at most that. Later it depends on what was played until then: what is hidden is given the law
+        that it has there under ``memoryless``.
         """
         step, cells = self._declared.locate(observation)
         return np.asarray(self._values[step, self.beliefs.group[cells]])
