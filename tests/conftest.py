@@ -39,6 +39,14 @@ os.environ.setdefault("MMGYM_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "mmg
 from mmgym.registration import ENVIRONMENTS  # noqa: E402
 
 
+@pytest.fixture(scope="module")
+def solutions_of_its_own(tmp_path_factory):
+    """Solutions of a module's tests are kept in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMGYM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def kernels_of(test: str) -> str:
     """Whose kernels a test compiles: those of the market that its file or its parameters name, or of its file."""
     file, _, name = test.partition("::")

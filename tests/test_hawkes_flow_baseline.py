@@ -37,6 +37,7 @@ from mmgym.baselines.policy import StatelessPolicy
 from mmgym.models import hawkes
 from mmgym.models.hawkes_flow import Params, observe
 
+pytestmark = pytest.mark.usefixtures("solutions_of_its_own")
 ID = "mmgym/HawkesFlow-v0"
 FALSE_ALARMS = 1e-3
 SMALL = {"horizon": 2.0, "num_steps": 8, "inventory_limit": 2}
@@ -50,14 +51,6 @@ UNEQUAL = {
     "running_penalty": 0.02,
 }
 WITHOUT_LIMITS = (np.full(2, -np.inf), np.full(2, np.inf))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory):
-    """Solutions of these tests are kept in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMGYM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def at(params, tables, inventory, buy, sell, field=None):

@@ -18,6 +18,7 @@ from mmgym.baselines.hawkes_flow import FINE, HawkesFlowBaseline, Resolution, cl
 from mmgym.baselines.hawkes_flow.rates import rate_grids
 from mmgym.models.hawkes_flow import Params
 
+pytestmark = pytest.mark.usefixtures("solutions_of_its_own")
 ID = "mmgym/HawkesFlow-v0"
 FALSE_ALARMS = 1e-3
 SMALL = {"decision": "clock", "horizon": 2.0, "num_steps": 8, "inventory_limit": 2}
@@ -30,14 +31,6 @@ UNEQUAL = {
     "initial_rates": [2.5, 0.5],
     "running_penalty": 0.02,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory):
-    """Solutions of these tests are kept in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMGYM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def at_start(params, tables):

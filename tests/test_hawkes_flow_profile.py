@@ -26,6 +26,7 @@ from mmgym.baselines.hawkes_flow.solver import COARSE, Resolution
 from mmgym.models import hawkes_flow
 from mmgym.models.hawkes_flow import Params
 
+pytestmark = pytest.mark.usefixtures("solutions_of_its_own")
 ID = "mmgym/HawkesFlow-v0"
 FALSE_ALARMS = 1e-3
 PROFILE = {
@@ -39,14 +40,6 @@ PROFILE = {
     "inventory_limit": 2,
     "running_penalty": 0.02,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory):
-    """Solutions of these tests are kept in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMGYM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def base_rate(p, side, time):

@@ -30,6 +30,7 @@ from mmgym.envs.hawkes_flow import HawkesFlowVectorEnv
 from mmgym.envs.hawkes_power import HawkesPowerVectorEnv
 from mmgym.models import hawkes_flow, hawkes_power
 
+pytestmark = pytest.mark.usefixtures("solutions_of_its_own")
 FLOW, POWER = "mmgym/HawkesFlow-v0", "mmgym/HawkesPower-v0"
 HIDDEN, TAPE = {"observe": "fills"}, {"observe": "tape"}
 FALSE_ALARMS = 1e-3
@@ -48,14 +49,6 @@ POWER_UNEQUAL = {
 UNEQUAL = {FLOW: FLOW_UNEQUAL, POWER: POWER_UNEQUAL}
 SEEN = {FLOW: 2, POWER: 3}  # columns that are left
 SMALL = {"horizon": 2.0, "num_steps": 8, "inventory_limit": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory):
-    """Solutions of these tests are kept in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMGYM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 class Tilted(StatelessPolicy):

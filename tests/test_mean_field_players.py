@@ -419,12 +419,16 @@ def brute_force(game, played_by, takers):
     return law @ value, law @ best
 
 
+FEW = {
+    "inventory_limit": 10.0, "signal_limit": 0, "horizon": 0.4, "num_steps": 2, "impact": 0.05,
+    "taker_risk_aversion": 1e-3, "taker_fill_rate": [20.0, 12.0], "taker_fill_decay": [2.0, 2.9],
+    "initial_law": [[0.2], [0.3], [0.5]],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("takers", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_deviations_that_see_the_others_by_brute_force(takers):
-    game = Game.create(
-        inventory_limit=10.0, signal_limit=0, horizon=0.4, num_steps=2, impact=0.05, taker_risk_aversion=1e-3,
-        taker_fill_rate=[20.0, 12.0], taker_fill_decay=[2.0, 2.9], initial_law=[[0.2], [0.3], [0.5]],
-    )  # fmt: skip
+    game = Game.create(**FEW)
     depths = best_response(game, solve_equilibrium_flow(game))[0]
     found = deviation_on_steps(game, depths, takers)
     value, best = brute_force(game, lambda n, own, others: depths[n, 0, own], takers)
@@ -436,10 +440,7 @@ def test_deviations_that_see_the_others_by_brute_force(takers):
 @pytest.mark.parametrize("takers", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_nash_equilibria_by_brute_force(takers):
     """Nobody gains by other depths, and the value is that of the joint chain."""
-    game = Game.create(
-        inventory_limit=10.0, signal_limit=0, horizon=0.4, num_steps=2, impact=0.05, taker_risk_aversion=1e-3,
-        taker_fill_rate=[20.0, 12.0], taker_fill_decay=[2.0, 2.9], initial_law=[[0.2], [0.3], [0.5]],
-    )  # fmt: skip
+    game = Game.create(**FEW)
     found = nash_on_steps(game, takers)
     value, best = brute_force(game, lambda n, own, others: found.depths[n, own, *others], takers)
     assert found.value == pytest.approx(value, abs=1e-9)
