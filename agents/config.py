@@ -245,6 +245,7 @@ VALUES = {
 }
 _SAC_ENTROPY = _either(_number(0.0, _BIG), _words("auto"), _text_number("auto_", 0.0, _BIG))
 _NETWORK = {"net_arch": _LAYERS}
+TABLE_NETWORK = _mapping({"net_arch": _LAYERS, "steps": _whole(1)})  # of games that are learned with one
 _ACTOR_CRITIC = {
     "net_arch": _either(_LAYERS, _mapping({"pi": _LAYERS, "vf": _LAYERS})),
     "ortho_init": _BOOL,

@@ -1,6 +1,7 @@
 """Learning in the mean-field game: populations that answer themselves, exactly or by training.
 
-The algorithms are those of `mmgym.baselines.mean_field.learning`. With ``learner: exact`` they take best answers; else,
+The algorithms are those of `mmgym.baselines.mean_field.learning`; of ``deep_`` ones a network plays the populations,
+which learns their tables (`mmgym.agents.table_network`). With ``learner: exact`` they take best answers; else,
 in each round, a learner trains one taker against the flow of the population so far (a table file, `population=`), and
 her depths join the mixture; with ``independent``, a learner of Stable-Baselines3 trains all takers of one game together
 (`mmgym.agents.independent_takers`). After each round the population's exploitability is computed exactly; with
@@ -9,7 +10,6 @@ her depths join the mixture; with ``independent``, a learner of Stable-Baselines
 An algorithm ends before its rounds where it has found the equilibrium, or left it by far: see `DIVERGED`.
 """
 
-import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.agents.config import Config, load_config, read_yaml
+from mmgym.agents.config import TABLE_NETWORK, Config, load_config, read_yaml
 from mmgym.agents.runs import MOST_SEED, derived_seed
 from mmgym.arguments import integer
 from mmgym.baselines.catalogue import environment_of, problem_of, table_policy
 from mmgym.baselines.frozen import Table, tabulate
 from mmgym.baselines.mean_field import maker_exploitability, population_exploitability, taker_exploitability
-from mmgym.baselines.mean_field.learning import ALGORITHMS, Population, checked_rate, learn
+from mmgym.baselines.mean_field.learning import ALGORITHMS, NETWORKS, Population, checked_rate, learn
 from mmgym.baselines.tables import write_table
 from mmgym.models.mean_field import MakerParams, TakerParams
 from mmgym.plain_files import replacing, shortened, write_json
@@ -45,7 +45,10 @@ DIVERGED = 5.0  # times the constant quote's exploitability: an algorithm with e
 FOUND = 1e-8  # times the same: it stops below
 LEAST = 1e-10  # in the picture
 PARTS = ("answer_regret", "maker_gap")  # exploitabilities of learners beside the population's
-KEYS = ("environment", "arguments", "algorithms", "learner", "rounds", "timesteps", "maker", "maker_timesteps")
+KEYS = (
+    "environment", "arguments", "algorithms", "learner", "rounds", "timesteps", "maker", "maker_timesteps", "network",
+)  # fmt: skip
+DEEP = "deep_"  # what the names of algorithms start with whose populations a network plays
 
 
 class Settings(NamedTuple):
@@ -59,6 +62,7 @@ class Settings(NamedTuple):
     timesteps: int  # of the learner in a round
     maker: str | None  # id of the maker, trained along
     maker_timesteps: int
+    network: dict[str, Any]  # of deep algorithms: `net_arch` and `steps` of `TableNetwork`
 
 
 class GameResult(NamedTuple):
@@ -117,9 +121,14 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
         raise ValueError(f"{source}: algorithms = {shortened(algorithms)} must be a mapping of names to rates")
     if learner == "exact" and maker is not None:
         raise ValueError(f"{source}: maker = {maker!r} is trained along: it needs a learner that trains")
+    network = content.get("network", {})
+    if not TABLE_NETWORK.allows(network):
+        raise ValueError(f"{source}: network = {shortened(network)} must be {TABLE_NETWORK.words}")
+    if network and not any(str(name).startswith(DEEP) for name in algorithms):
+        raise ValueError(f"{source}: network = {shortened(network)} is used by none of the algorithms: {DEEP}... are")
     try:
         for name, rate in algorithms.items():
-            checked_rate(name, rate, learner != "exact")
+            _check_algorithm(name, rate, learner)
         for env_id in (environment, maker):
             if env_id is not None and learner != "exact":
                 trained = load_config(learner, env_id)
@@ -129,9 +138,24 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
         raise ValueError(f"{source}: algorithms or learner = {shortened(learner)} are not allowed: {error}") from error
     settings = Settings(
         environment, arguments, algorithms, learner, whole("rounds", 5), whole("timesteps", 500_000), maker,
-        whole("maker_timesteps", 500_000),
+        whole("maker_timesteps", 500_000), network,
     )  # fmt: skip
     return settings, source
+
+
+def _tabular(algorithm: Any) -> str:
+    """The algorithm that a deep one is, or itself."""
+    return str(algorithm).removeprefix(DEEP)
+
+
+def _check_algorithm(algorithm: Any, rate: float | None, learner: str) -> None:
+    deep = str(algorithm).startswith(DEEP)
+    if deep and (_tabular(algorithm) not in NETWORKS or learner != "exact"):
+        deep_ones = ", ".join(DEEP + name for name in NETWORKS)
+        raise ValueError(
+            f"algorithm = {shortened(algorithm)} is not allowed: deep ones are {deep_ones}, with the learner exact"
+        )
+    checked_rate(_tabular(algorithm) if deep else algorithm, rate, learner != "exact")
 
 
 class _ExactLearner:
@@ -290,6 +314,7 @@ class _Game:
         self._taker = None if settings.learner == "exact" else _learner(settings, settings.environment, seed, algorithm)
         self._maker = None if settings.maker is None else _learner(settings, settings.maker, seed, algorithm)
         self._gap: float | None = None
+        self._seed = seed
 
     def rounds(self, game: Any) -> Iterator[dict[str, Any]]:
         """Answers to the population; the tables that it leads to are written."""
@@ -297,7 +322,9 @@ class _Game:
         env = environment_of(settings.environment, population="constant", **settings.arguments)
         respond = None if self._taker is None else self._respond
         rate = settings.algorithms[self._algorithm]
-        for number, found in enumerate(learn(game, self._algorithm, settings.rounds, rate, respond), 1):
+        network = self._network(env) if self._algorithm.startswith(DEEP) else None
+        played = learn(game, _tabular(self._algorithm), settings.rounds, rate, respond, network)
+        for number, found in enumerate(played, 1):
             population = found.population
             row: dict[str, Any] = {
                 "algorithm": self._algorithm,
@@ -314,6 +341,13 @@ class _Game:
                 row["maker_gap"] = self._train_maker(settings.maker)
                 row["total"] = population.exploitability + row["maker_gap"]
             yield row
+
+    def _network(self, env: Any) -> Any:
+        from mmgym.agents.table_network import TableNetwork
+
+        problem, params = problem_of(env), env.params
+        seen = np.stack([problem.observations(n) for n in range(problem.num_steps)])
+        return TableNetwork(seen, params.fill_decay, params.max_depth, **self._settings.network, seed=self._seed)
 
     def _respond(self, _: Population) -> Array:
         """A trained answer to the crowd."""
@@ -344,7 +378,7 @@ def _summary(curve: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """What each algorithm came to: a row each."""
     found = []
     for algorithm, rows in curve.groupby("algorithm", sort=False):
-        last, usual = rows.iloc[-1], ALGORITHMS.get(str(algorithm))
+        last, usual = rows.iloc[-1], ALGORITHMS.get(_tabular(algorithm))
         if settings.learner == "exact" and last["relative"] >= DIVERGED:
             end = f"diverged: above {DIVERGED:g} times the constant quote's"
         elif last["relative"] <= FOUND:
@@ -395,10 +429,13 @@ def _draw(curve: pd.DataFrame, constant: float, path: Path) -> None:
     """Exploitability by answers, relative to the constant quote's population."""
     figure = new_figure(7.0, 4.2)
     axes = figure.subplots()
-    for color, (algorithm, rows) in zip(itertools.cycle(COLORS), curve.groupby("algorithm", sort=False), strict=False):
+    colors: dict[str, Any] = {}
+    for algorithm, rows in curve.groupby("algorithm", sort=False):
+        color = colors.setdefault(_tabular(algorithm), COLORS[len(colors) % len(COLORS)])
         named: Any = {"color": color, "markersize": 3.0}
         label = str(algorithm).replace("_", " ")
-        axes.loglog(rows["answers"], rows["relative"].clip(lower=LEAST), "o-", label=label, **named)
+        line = "o--" if label.startswith("deep") else "o-"  # beside its table
+        axes.loglog(rows["answers"], rows["relative"].clip(lower=LEAST), line, label=label, **named)
         for column, style in zip(PARTS, ("s:", "^--"), strict=True):
             if column in rows:
                 beside = f"{label}: {column.replace('_', ' ')}"

@@ -10,6 +10,7 @@ pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents
 
 from mmgym.agents.independent_takers import OneCrowd
 from mmgym.agents.learn_game import load_game, play_game
+from mmgym.agents.table_network import TableNetwork
 from mmgym.baselines.catalogue import problem_of
 from mmgym.baselines.mean_field import flow_of_policy, population_exploitability, taker_exploitability
 from mmgym.baselines.mean_field.learning import Mixture
@@ -185,9 +186,52 @@ def test_bad_games_are_refused(tmp_path):
         (f"environment: {COUPLED}\nmaker: {COUPLED}", "the mean field's maker"),
         (f"environment: {COUPLED}\nalgorithms: {{independent: null}}", "must be one of best_response"),
         (f"environment: {COUPLED}\nmaker: mmgym/MeanFieldMakerCoupled-v0", "it needs a learner that trains"),
+        (f"environment: {COUPLED}\nalgorithms: {{deep_newton: null}}", "deep ones are deep_fictitious_play"),
+        (f"environment: {COUPLED}\nalgorithms: {{deep_fictitious_play: 0.5}}", "fictitious_play has none"),
+        (f"environment: {COUPLED}\nalgorithms: {{deep_fictitious_play: null}}\nlearner: ppo", "the learner exact"),
+        (f"environment: {COUPLED}\nnetwork: {{steps: 9}}", "used by none of the algorithms"),
+        (f"environment: {COUPLED}\nnetwork: {{steps: 0}}", r"must be \{net_arch: .*, steps: a whole number"),
     ):
         (tmp_path / "learn_game.yml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             load_game(str(tmp_path / "learn_game.yml"))
     with pytest.raises(FileNotFoundError, match="learn_game_quick"):
         load_game("nothing")
+
+
+def test_a_network_learns_the_mean_of_what_it_cannot_tell_apart():
+    """Cells that look the same: their fill intensities are averaged by the number of takers, not their depths."""
+    random = np.random.default_rng(0)
+    looks = np.repeat(random.uniform(-1.0, 1.0, (4, 1, 2)), 6, axis=1)  # six states of a step look the same
+    seen = np.concatenate([np.arange(4)[:, None, None].repeat(6, axis=1) / 4.0, looks], axis=-1)
+    decay = np.array([2.0, 3.5])
+    network = TableNetwork(seen, decay, 1.2, [16], 2_000)
+    for spread in (0.3, 0.9):  # learned anew
+        depths, laws = random.uniform(-spread, spread, (4, 6, 2)), random.dirichlet(np.full(6, 0.5), 4)
+        played = network(depths, laws)
+        shares = (0.9 * laws + 0.1 / 6.0)[:, :, None]
+        expected = -np.log((shares * np.exp(-decay * depths)).sum(axis=1) / shares.sum(axis=1)) / decay
+        np.testing.assert_allclose(played, expected[:, None].repeat(6, axis=1), atol=0.02)
+        assert np.abs((shares * depths).sum(axis=1) - expected).max() > 0.03 * spread
+    assert np.abs(network(np.full((4, 6, 2), 9.0), laws)).max() <= 1.2
+
+
+@pytest.mark.long
+def test_deep_algorithms_come_as_near_as_their_tables(tmp_path):
+    tabular = {"mirror_descent": 0.3, "prior_descent": 0.3, "damped_fictitious_play": 0.3, "fictitious_play": None}
+    deep = {f"deep_{name}": rate for name, rate in tabular.items()}
+    text = (
+        f"environment: {COUPLED}\narguments: {json.dumps(GAME)}\nrounds: 6\nnetwork: {{net_arch: [32], steps: 500}}\n"
+    )
+    (tmp_path / "learn_game.yml").write_text(f"{text}algorithms: {json.dumps({**tabular, **deep})}", encoding="utf-8")
+    settings, _ = load_game(str(tmp_path / "learn_game.yml"))
+    found = play_game(settings, tmp_path / "game", tables=True, progress=False)
+    last = found.curve.groupby("algorithm")["exploitability"].last()
+    for name in tabular:
+        assert last[f"deep_{name}"] == pytest.approx(last[name], abs=0.02 * found.constant)
+        assert 0.0 < last[f"deep_{name}"] < 0.1 * found.constant
+        table, _ = read_table(tmp_path / "game" / f"deep_{name}.npz")
+        judged = population_exploitability(COUPLED, table, **GAME).exploitability
+        assert judged == pytest.approx(last[f"deep_{name}"], abs=1e-5)
+    rates = found.summary.set_index("algorithm")["rate"]
+    assert list(rates[list(deep)]) == ["0.3", "0.3", "0.3", ""]

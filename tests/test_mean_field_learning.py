@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from mmgym.baselines.frozen import Table
 from mmgym.baselines.mean_field import population_exploitability
 from mmgym.baselines.mean_field.learning import learn
-from mmgym.models.mean_field_flow import best_response, solve_equilibrium_flow
+from mmgym.models.mean_field_flow import best_response, constant_flow, solve_equilibrium_flow
 from mmgym.models.mean_field_game import Game
 
 TINY = {"inventory_limit": 10.0, "signal_limit": 0, "horizon": 0.2, "num_steps": 2, "impact": 0.05}
@@ -131,6 +131,47 @@ def test_shares_of_mixtures():
     assert answers["best_response"][1].exploitability == pytest.approx(again, abs=1e-8)
 
 
+def laws_by_matrices(game, table):
+    """Laws (N, S) of a taker with depths (N, S, 2) that stand for each step, from the game's parameters."""
+    levels, count = game.shape[1], game.shape[0] * game.shape[1]
+    signals, laws = expm(game.signal_generator * game.step_length), [game.initial.ravel()]
+    for depths in table[:-1]:
+        after = np.zeros(count)
+        for s in range(count):
+            rates = 70.0 * np.exp(-2.375 * depths[s])
+            walk = np.diag(np.full(levels - 1, rates[0]), 1) + np.diag(np.full(levels - 1, rates[1]), -1)
+            walk -= np.diag(walk.sum(axis=1))
+            moved = expm(walk * game.step_length)[s % levels]
+            after += laws[-1][s] * np.outer(signals[s // levels], moved).ravel()
+        laws.append(after)
+    return np.array(laws)
+
+
+def test_what_networks_learn():
+    game, given = Game.create(**SMALL), []
+
+    def keep(depths, laws):
+        given.append((depths, laws))
+        return depths
+
+    deep, plain = ([r.population for r in learn(game, "mirror_descent", 3, 0.2, network=n)] for n in (keep, None))
+    for one, other in zip(deep, plain, strict=True):  # a network that learns all is a table
+        np.testing.assert_array_equal(one.table.controls, other.table.controls)
+    np.testing.assert_allclose(given[2][1], laws_by_matrices(game, deep[1].table.controls), atol=1e-10)
+    given.clear()
+    played = [r.population for r in learn(game, "damped_fictitious_play", 3, 0.3, network=keep)]
+    first = best_response(game, constant_flow(game))[0].reshape(game.num_steps, -1, 2)
+    kinds = [first, played[0].answer, played[1].answer]
+    laws = np.stack([laws_by_matrices(game, kind) for kind in kinds])
+    takers = np.array([0.49, 0.21, 0.3])[:, None, None] * laws
+    fills = sum(there[..., None] * np.exp(-2.375 * kind) for there, kind in zip(takers, kinds, strict=True))
+    there = takers.sum(axis=0)
+    np.testing.assert_allclose(given[2][1], there, atol=1e-10)
+    some = there > 1e-6
+    found = np.exp(-2.375 * played[2].table.controls)
+    np.testing.assert_allclose(found[some], fills[some] / there[some][:, None], rtol=1e-6)
+
+
 def test_what_is_refused():
     game = Game.create(**SMALL)
     for arguments, message in (
@@ -139,6 +180,8 @@ def test_what_is_refused():
         (("newton", 3, 0.5), "newton has none"),
         (("mirror_descent", 3, 0.0), "rate = 0.0"),
         (("mirror_descent", 0), "rounds = 0"),
+        (("newton", 3, None, None, lambda depths, laws: depths), "is not allowed with a network"),
+        (("fictitious_play", 3, None, lambda population: population.answer, lambda depths, laws: depths), "with best"),
     ):
         with pytest.raises(ValueError, match=message):
             learn(game, *arguments)

@@ -30,6 +30,12 @@ section 3).
   steps the answer's depths are the part ``rate`` of the way from the prior to the best ones, given its own values.
 - ``independent``, with learned answers only: the population is the last answer, as with ``best_response``; but it was
   learned among others who learn, not against the population before.
+- With a ``network`` (any function from the table that the next population is to play to the one that it plays), in the
+  words of Lauriere et al. 2022, "Scalable deep reinforcement learning algorithms for mean field games": fictitious play
+  becomes its average-network form (their algorithm 1), where the network learns the average of all answers and the
+  mixture is not played; mirror descent its Munchausen form (their algorithm 2), where the sum ``y`` is not kept: it is
+  the last network's, so that each sees the last one and a gradient. Answers and gradients stay exact. The average is
+  that of fill intensities, by the number of takers who are there, in the convex set of mirror descent.
 - ``anderson``, ``newton``: `scipy.optimize.anderson` and `newton_krylov` on the fixed point of (movement of the mean
   inventory) -> (movement of the crowd that plays best against it). A round takes several best answers or many.
 """
@@ -43,7 +49,7 @@ from numpy.typing import NDArray
 from scipy.optimize import NoConvergence, anderson, newton_krylov
 
 from mmgym.arguments import integer, real
-from mmgym.baselines.frozen import FrozenProblem, Table, evaluate, state_laws
+from mmgym.baselines.frozen import Table, evaluate, state_laws
 from mmgym.baselines.mean_field.exploitability import flow_of_policy
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 from mmgym.models.mean_field import TakerParams
@@ -51,9 +57,10 @@ from mmgym.models.mean_field_flow import POINTS, best_response, frozen_map
 from mmgym.models.mean_field_game import Game
 from mmgym.plain_files import shortened
 
-__all__ = ["ALGORITHMS", "LEARNING", "Mixture", "Population", "Round", "checked_rate", "learn"]
+__all__ = ["ALGORITHMS", "LEARNING", "NETWORKS", "Mixture", "Population", "Round", "checked_rate", "learn"]
 
 Array = NDArray[np.float64]
+Network = Callable[[Array, Array], Array]  # depths (N, S, 2) to play, and laws (N, S) -> depths that it has learned
 FOUND = 1e-10  # largest residual of the movement (assets) at which a fixed point is one
 
 
@@ -85,11 +92,11 @@ class Mixture:
 
     Parameters
     ----------
-    problem : FrozenProblem
+    problem : MeanFieldProblem
         Of a taker: what one kind does in it does not depend on the crowd.
     """
 
-    def __init__(self, problem: FrozenProblem) -> None:
+    def __init__(self, problem: MeanFieldProblem) -> None:
         self.problem = problem
         self.tables: list[Array] = []
         self.laws: list[Array] = []
@@ -115,6 +122,13 @@ class Mixture:
         weights /= weights.sum(axis=-1, keepdims=True)
         return Table(np.stack(self.tables, axis=2), weights)
 
+    def average(self) -> tuple[Array, Array]:
+        """Depths (N, S, 2) with the kinds' mean fill intensities, by those who are there, and the law (N, S)."""
+        table, decay = self.table(), self.problem.params.fill_decay
+        assert table.weights is not None
+        share = np.einsum("nsmi,nsm->nsi", np.exp(-decay * table.controls), table.weights)
+        return -np.log(share) / decay, np.einsum("m,mns->ns", self.shares, self.laws)
+
 
 def _met(params: TakerParams, table: Table) -> Population:
     """The population that plays a table."""
@@ -129,27 +143,28 @@ def _met(params: TakerParams, table: Table) -> Population:
 # Algorithms: from the first population and a rate to tables; each is sent back as the population that plays it.
 
 
-def _mixing(first: Population, share: Callable[[int], float]) -> Any:
+def _mixing(first: Population, network: Network | None, share: Callable[[int], float]) -> Any:
     mixture, population, number = Mixture(first.problem), first, 0
     while True:
         number += 1
         mixture.add(population.answer, share(number))
-        population = yield mixture.table()
+        table = mixture.table() if network is None else Table(network(*mixture.average()))
+        population = yield table
 
 
-def _best_response(first: Population, rate: float) -> Any:
-    return _mixing(first, lambda number: 1.0)
+def _best_response(first: Population, rate: float, network: Network | None) -> Any:
+    return _mixing(first, network, lambda number: 1.0)
 
 
-def _fictitious_play(first: Population, rate: float) -> Any:
-    return _mixing(first, lambda number: 1.0 / number)
+def _fictitious_play(first: Population, rate: float, network: Network | None) -> Any:
+    return _mixing(first, network, lambda number: 1.0 / number)
 
 
-def _damped_fictitious_play(first: Population, rate: float) -> Any:
-    return _mixing(first, lambda number: rate)
+def _damped_fictitious_play(first: Population, rate: float, network: Network | None) -> Any:
+    return _mixing(first, network, lambda number: rate)
 
 
-def _mirror_descent(first: Population, rate: float) -> Any:
+def _mirror_descent(first: Population, rate: float, network: Network | None) -> Any:
     problem, population = first.problem, first
     p, states = problem.params, np.arange(problem.num_states)
     depths = first.table.controls.copy()  # -y / k, up to a constant
@@ -159,10 +174,12 @@ def _mirror_descent(first: Population, rate: float) -> Any:
             slopes = population.problem.gradient(n, states, played[n], population.values[n + 1][:, None])[1]
             pull = slopes / (p.fill_decay * problem.intensities(n, played[n]))  # -dQ/dl
             depths[n] += rate / (p.step_length * p.order_size) * pull
+        if network is not None:
+            depths = network(depths, state_laws(problem, played)[:-1])
         population = yield Table(np.clip(depths, problem.low_controls, problem.high_controls))
 
 
-def _prior_descent(first: Population, rate: float) -> Any:
+def _prior_descent(first: Population, rate: float, network: Network | None) -> Any:
     population, p = first, first.problem.params
     penalty = p.order_size * (1.0 - rate) / (p.fill_decay * rate)  # by side
     while True:
@@ -170,6 +187,8 @@ def _prior_descent(first: Population, rate: float) -> Any:
         depths, values = np.empty(prior.shape), np.zeros((problem.num_states, 1))
         for n in reversed(range(problem.num_steps)):
             depths[n], values = problem.improve_near(n, values, prior[n], penalty)
+        if network is not None:
+            depths = network(depths, state_laws(problem, depths)[:-1])
         population = yield Table(depths)
 
 
@@ -203,13 +222,16 @@ def _solving(solver: Callable[..., Any]) -> Callable[[TakerParams, Population, f
     return rounds
 
 
-LEARNING: dict[str, Callable[[Population, float], Any]] = {  # mixtures of answers, which may be learned ones
+LEARNING: dict[
+    str, Callable[[Population, float, Network | None], Any]
+] = {  # mixtures of answers, which may be learned ones
     "best_response": _best_response,
     "fictitious_play": _fictitious_play,
     "damped_fictitious_play": _damped_fictitious_play,
     "independent": _best_response,  # who learns among the others replaces them all
 }
 _PLAYED = {**LEARNING, "mirror_descent": _mirror_descent, "prior_descent": _prior_descent}
+NETWORKS = ("fictitious_play", "damped_fictitious_play", "mirror_descent", "prior_descent")  # that a network plays
 _SOLVED = {"anderson": _solving(anderson), "newton": _solving(newton_krylov)}
 ALGORITHMS: dict[str, float | None] = {  # default rates
     "best_response": None,
@@ -249,6 +271,7 @@ def learn(
     rounds: int,
     rate: float | None = None,
     respond: Callable[[Population], Array] | None = None,
+    network: Network | None = None,
 ) -> Iterator[Round]:
     """Rounds of an algorithm, from the population that quotes ``1 / taker_fill_decay``.
 
@@ -265,6 +288,9 @@ def learn(
         In (0, 1]; that of `ALGORITHMS` by default.
     respond : function, optional
         What answers a population with depths (N, S, 2), instead of the best answer; for those in `LEARNING`.
+    network : function, optional
+        What learns the depths (N, S, 2) that the next population is to play, given where takers are, laws (N, S), and
+        returns those that it plays; for those in `NETWORKS`, with best answers.
 
     Raises
     ------
@@ -272,11 +298,22 @@ def learn(
         If an argument is out of range, or does not go with the algorithm.
     """
     step = checked_rate(algorithm, rate, respond is not None)
-    return _rounds(game, algorithm, integer("rounds", rounds, low=1, high=10**6), step, respond)
+    if network is not None and (algorithm not in NETWORKS or respond is not None):
+        answers = "" if respond is None else " with learned answers"
+        raise ValueError(
+            f"algorithm = {algorithm!r}{answers} is not allowed with a network: it must be one of "
+            f"{', '.join(NETWORKS)}, with best answers"
+        )
+    return _rounds(game, algorithm, integer("rounds", rounds, low=1, high=10**6), step, respond, network)
 
 
 def _rounds(
-    game: Game, algorithm: str, rounds: int, rate: float, respond: Callable[[Population], Array] | None
+    game: Game,
+    algorithm: str,
+    rounds: int,
+    rate: float,
+    respond: Callable[[Population], Array] | None,
+    network: Network | None,
 ) -> Iterator[Round]:
     params = TakerParams(*game, population=("constant", ""), reward="pnl", role="taker")
     depths = np.tile(1.0 / game.taker_fill_decay, (game.num_steps, game.shape[0] * game.shape[1], 1))
@@ -288,7 +325,7 @@ def _rounds(
     def answered(population: Population) -> Population:
         return population if respond is None else population._replace(answer=respond(population))
 
-    play = _PLAYED[algorithm](answered(first), rate)
+    play = _PLAYED[algorithm](answered(first), rate, network)
     table = next(play)
     for number in range(1, rounds + 1):
         population = _met(params, table)
