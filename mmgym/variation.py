@@ -379,20 +379,36 @@ class Variation:
         if not any(entry in state for entry in entries):
             return None
         rows: list[Values] = [{} for _ in range(count)]
-        for name, entry, size in zip(self.names, entries, self._sizes, strict=True):
+        for name, entry, shape in zip(self.names, entries, self._shapes, strict=True):
+            size = math.prod(shape)
             if entry not in state or np.shape(state[entry]) != (count, size):
                 raise ValueError(f"state entry {entry!r} must have the shape {(count, size)}, for {count} rows")
-            for row, value in zip(rows, np.asarray(state[entry]).tolist(), strict=True):
-                row[name] = value[0] if size == 1 else value
+            for row, value in zip(rows, np.asarray(state[entry]), strict=True):
+                row[name] = value.reshape(shape).tolist()
         return [self.checked(row) for row in rows]
 
     def _ranges(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Lowest and highest entries of the values, and which are on a logarithmic scale."""
-        corners = [{name: np.ravel(np.asarray(c[name], np.float64)) for name in self.names} for c in self.corners()]
-        self._sizes = [max(len(corner[name]) for corner in corners) for name in self.names]
+        corners = list(self.corners())
+        self._shapes = [self._shape(name, [corner[name] for corner in corners]) for name in self.names]
+        self._sizes = [math.prod(shape) for shape in self._shapes]
         table = np.array([self._entries(corner) for corner in corners])
         scales = [any(law.kind == "loguniform" and name in law.names for law in self.laws) for name in self.names]
         return table.min(axis=0), table.max(axis=0), np.repeat(scales, self._sizes)
+
+    def _shape(self, name: str, values: Sequence[Any]) -> tuple[int, ...]:
+        """That of the values of an argument: all have it, or are one number."""
+        words = f"{'randomise' if self.laws else 'parameters'}: {name}"
+        shapes = set()
+        for value in values:
+            try:
+                shapes.add(np.shape(np.asarray(value, np.float64)))
+            except ValueError as error:
+                raise refusal(words, value, "numbers where values differ, no words") from error
+        longer = shapes - {()}
+        if len(longer) > 1:
+            raise refusal(words, list(values), "numbers, or lists of one and the same shape")
+        return longer.pop() if longer else ()
 
     def _entries(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         """The values in a row, a number for several sides repeated."""

@@ -4,12 +4,14 @@ from mmgym.baselines.mean_field.baseline import mean_field_baseline
 from mmgym.baselines.mean_field.continuous import continuous_depths
 from mmgym.baselines.mean_field.exploitability import (
     Exploitability,
+    ExploitabilityOfLaw,
     consistency_error,
     continuous_maker_exploitability,
     continuous_population_exploitability,
     continuous_taker_exploitability,
     flow_of_policy,
     maker_exploitability,
+    population_exploitabilities,
     population_exploitability,
     taker_exploitability,
 )
@@ -17,6 +19,7 @@ from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 
 __all__ = [
     "Exploitability",
+    "ExploitabilityOfLaw",
     "MeanFieldProblem",
     "consistency_error",
     "continuous_depths",
@@ -26,6 +29,7 @@ __all__ = [
     "flow_of_policy",
     "maker_exploitability",
     "mean_field_baseline",
+    "population_exploitabilities",
     "population_exploitability",
     "taker_exploitability",
 ]

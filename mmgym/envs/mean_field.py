@@ -111,7 +111,9 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
 
     ## Starting State
     Step 0; inventory and signal from `initial_law`. The mid is counted from its start and the cash from the start's
-    wealth: ``cash + inventory * mid`` is the gain.
+    wealth: ``cash + inventory * mid`` is the gain. With ``randomise={"initial_law": ["choice", laws]}`` a reset draws
+    the law that the crowd starts from, and with it its flow; with ``observe_parameters=True`` takers see it, so that
+    their policies are functions of the population (`mmgym.baselines.mean_field.population_exploitabilities`).
 
     ## Episode End
     `terminated` after `num_steps` steps; never `truncated`.

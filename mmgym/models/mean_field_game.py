@@ -51,7 +51,8 @@ def _initial_law(given: Any, size: float, long: int, short: int, levels: int) ->
         if len(given) != 2:
             raise refusal("initial_law", given, allowed)
         inventory = multiple("initial_law[0] (inventory)", given[0], "order_size", size)
-        signal = integer("initial_law[1] (signal)", given[1], low=-MAX_SIGNAL, high=MAX_SIGNAL)
+        level = round(given[1]) if isinstance(given[1], float) and given[1].is_integer() else given[1]
+        signal = integer("initial_law[1] (signal)", level, low=-MAX_SIGNAL, high=MAX_SIGNAL)
         for name, value, bound, least, most in (
             ("initial_law[0] (inventory)", inventory, "inventory_limit", -short * size, long * size),
             ("initial_law[1] (signal)", signal, "signal_limit", -levels, levels),
@@ -170,8 +171,8 @@ class Game(NamedTuple):
     num_steps: Annotated[int, Integer(500, 1, MAX_STEPS, symbol="N"), "decisions of an episode"]
     initial_law: Annotated[
         tuple[tuple[float, ...], ...],
-        InitialLaw("origin"),
-        'of the takers\' inventory and signal: "origin", a point ``[inventory, signal]``, or a table of '
+        InitialLaw((0.0, 0)),
+        'of the takers\' inventory and signal: a point ``[inventory, signal]``, "origin" for ``[0, 0]``, or a table of '
         "probabilities with a row per inventory and a column per signal, both ascending",
     ]
     boundary_quotes: Annotated[
