@@ -36,17 +36,25 @@ ends it.)
 
 $ mmgym learn_game learn_game
 
-             algorithm  rate  rounds  answers  least     last      end
-         best_response             4        4  64.3      2.87e+03  diverged: above 5 times the constant quote's
-       fictitious_play            12       12  64.3      507       all rounds played
-damped_fictitious_play  0.09      12       12  54.4      54.4      all rounds played
-         prior_descent  0.03      12       12  23.6      23.6      all rounds played
-        mirror_descent  0.05      12       12  12.9      12.9      all rounds played
-              anderson            12       27  8.25      8.25      all rounds played
-                newton             3       91  2.16e-11  2.16e-11  equilibrium found
+                  algorithm  rate  rounds  answers  least     last      end
+              best_response             4        4  64.3      2.87e+03  diverged: above 5 times the constant quote's
+            fictitious_play            12       12  64.3      507       all rounds played
+     damped_fictitious_play  0.09      12       12  54.4      54.4      all rounds played
+              prior_descent  0.03      12       12  23.6      23.6      all rounds played
+             mirror_descent  0.05      12       12  12.9      12.9      all rounds played
+       deep_fictitious_play            12       12  64.4      1.16e+03  all rounds played
+deep_damped_fictitious_play  0.09      12       12  42.1      42.1      all rounds played
+         deep_prior_descent  0.03      12       12  26.1      26.1      all rounds played
+        deep_mirror_descent  0.05      12       12  15.3      15.3      all rounds played
+                   anderson            12       27  8.25      8.25      all rounds played
+                     newton             3       91  3.18e-12  3.18e-12  equilibrium found
 
 Rates that are too large do not settle: mirror descent at 0.1 comes to 17 in ten rounds, and to 62 in forty; at 0.05 it
 comes to 1.6. (With num_steps 60, damped fictitious play comes to 47.7 in twelve rounds, from 61.8 in the first.)
+
+Of deep ones a network plays the populations: fictitious play with an average network, Munchausen mirror descent
+(Lauriere et al. 2022), with exact answers and gradients. An average of intensities is not a mixture of takers: the
+uniform one comes to 1,424 in six rounds with a table for the network too.
 
 `mmgym learn_game learn_game_independent` lets 204 takers of one game learn together with PPO and one network.
 `help(mmgym.baselines.mean_field.learning)` says what the algorithms are and where they come from.
@@ -58,6 +66,16 @@ In Python, of the population that plays one policy:
 
     env_id = "mmgym/MeanFieldTaker-v0"
     print(population_exploitability(env_id, paper_policies(env_id)["constant"]).exploitability)  # 645.28...
+
+MFGLib and OpenSpiel take games as objects, not as files. The same game for their algorithms, with these depths:
+
+    import gymnasium, mmgym
+    from mmgym.adapters.mfglib import mfglib_environment
+    from mmgym.adapters.open_spiel import open_spiel_game
+
+    game = gymnasium.make(env_id, num_steps=200).unwrapped.params.game
+    theirs = mfglib_environment(game, depths=[0.2, 0.4, 0.6])  # of bids and of asks, in dollars
+    theirs = open_spiel_game(game, depths=[0.2, 0.4, 0.6])
 """
 
 TEXT = "takers of the mean field learn against their own population"

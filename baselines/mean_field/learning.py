@@ -35,7 +35,8 @@ section 3).
   becomes its average-network form (their algorithm 1), where the network learns the average of all answers and the
   mixture is not played; mirror descent its Munchausen form (their algorithm 2), where the sum ``y`` is not kept: it is
   the last network's, so that each sees the last one and a gradient. Answers and gradients stay exact. The average is
-  that of fill intensities, by the number of takers who are there, in the convex set of mirror descent.
+  that of fill intensities, by the number of takers who are there, in the convex set of mirror descent: where answers
+  lie far apart and several fills fall in one step, its crowd is another one than their mixture.
 - ``anderson``, ``newton``: `scipy.optimize.anderson` and `newton_krylov` on the fixed point of (movement of the mean
   inventory) -> (movement of the crowd that plays best against it). A round takes several best answers or many.
 """
