@@ -734,6 +734,34 @@ def test_windows_of_a_recording(tmp_path: Path) -> None:
     assert (dated.start - midnight, dated.seconds) == (36_002 * SECOND, 3.0)
 
 
+@pytest.mark.long
+def test_gaps_split_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    played = busy(100.0)
+    events = played.events.copy()
+    for column in ("exch_ts", "local_ts"):  # a first and a second outage of ten minutes, after 40 s and after 45 s
+        since = (events[column] - SECOND) / SECOND
+        events[column] += 600 * SECOND * ((since > 40).astype(np.int64) + (since > 45))
+    np.savez(tmp_path / "a.npz", data=events)
+    parts = read_recordings([tmp_path / "a.npz"], lot=0.1)
+    assert [part.source for part in parts] == ["a.npz (1)", "a.npz (2)", "a.npz (3)"]
+    assert [part.seconds for part in parts] == pytest.approx([40.0, 5.0, 54.0], abs=1.0)
+    assert "WARNING (gaps): 2 gaps without events" in parts[0].remarks[-1]
+    words = ["--set", "horizon=20", "--set", "num_steps=20", "--set", "fill_decay=0.5", "--set", "inventory_limit=2"]
+    command("glft", tmp_path / "a.npz", "--lot", 0.1, *words)
+    out = capsys.readouterr().out
+    assert "a.npz (2): left out, " in out
+    assert "GLFT-v0: 3 episodes of 20 s" in out
+
+
+def test_what_is_found_in_a_tape_is_said(tmp_path: Path) -> None:
+    text = "time_s,event,bid,bid_size,ask,ask_size,price,size,side\n" + "".join(
+        f"{k},quote,{99 + k % 2},3,{101 + k % 2 if k != 7 else 90},4,,,\n" for k in range(30)
+    )
+    (tmp_path / "tape.csv").write_text(text, encoding="utf-8")
+    read = read_recording(tmp_path / "tape.csv")
+    assert any(remark.startswith("WARNING (crossed") for remark in read.remarks)
+
+
 def test_an_npz_file_of_hftbacktest(tmp_path: Path) -> None:
     played = made(HAND, late=0.25)
     np.savez(tmp_path / "a.npz", data=played.events)

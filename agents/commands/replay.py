@@ -170,6 +170,12 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     costs = Costs(options.maker_fee, options.taker_fee, options.fee_per or "value")
     selection = Selection(start=options.start, end=options.end, session=options.session)
     recordings = read_recordings(files, selection, tick=options.tick, lot=options.lot)
+    horizon = env.params.horizon * rules.seconds
+    long = [r for r in recordings if r.seconds >= horizon] or recordings
+    short = [
+        f"{r.source}: left out, {r.seconds:.6g} s are less than an episode" for r in recordings if r.seconds < horizon
+    ]
+    recordings = long
     names = options.policy or ["best" if level_of(env) == "bracketed" else "optimal"]
     interval = None if options.interval is None else options.interval * rules.seconds
     comparisons = {
@@ -183,6 +189,7 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     said = [
         *(f"{r.source}: {r.seconds:.6g} s, tick {r.tick:g}, lot {r.lot:g}" + "".join(f"; {x}" for x in r.remarks)
           for r in recordings),
+        *short,
         f"{env_id}: {sum(s.episodes for s in sessions)} episodes of {sessions[0].steps * sessions[0].interval:g} s, "
         f"a decision every {sessions[0].interval:g} s; at the end of an episode "
         f"{ENDING_WORDS[options.ending or rules.ending]}",

@@ -38,6 +38,8 @@ from numpy.typing import NDArray
 from mmgym.adapters.hftbacktest_play import Book, book_of
 from mmgym.compiling import KERNEL
 from mmgym.tapes import Selection, read_tape
+from mmgym.tapes.findings import described
+from mmgym.tapes.gaps import find_gaps, gap_finding
 from mmgym.tapes.units import DAY_NS
 
 Array = NDArray[Any]
@@ -199,8 +201,7 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
     elif STREAM.match(_beginning(path)):
         events, remarks = _converted(path)
     else:
-        events, zero, origin = _tape_events(path, library)
-        remarks = ("a level-1 tape: no queue stands at a price behind the best at which none was seen",)
+        events, zero, origin, remarks = _tape_events(path, library)
     depth = events[np.isin(events["ev"] & KIND, (DEPTH, SNAPSHOT))]
     if not len(depth):
         raise ValueError(f"{path}: no event of the book: a replay needs depth, or best quotes")
@@ -222,13 +223,42 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
 
 
 def within(recording: Recording, selection: Selection) -> list[Recording]:
-    """The windows of a recording, each as a recording; what was before is known.
+    """The windows of a recording, split at its gaps, each as a recording; what was before is known.
 
     Raises
     ------
     ValueError
         If nothing lies in them.
     """
+    return [part for window in _windows(recording, selection) for part in _without_gaps(window)]
+
+
+def _without_gaps(recording: Recording) -> list[Recording]:
+    """The stretches of a recording between pauses that are gaps (`mmgym.tapes.gaps`)."""
+    stamps = np.unique(recording.events["exch_ts"][recording.events["ev"] & EXCHANGE != 0])
+    stamps = stamps[(stamps >= recording.start) & (stamps <= recording.end)]
+    gaps = find_gaps(np.diff(stamps))
+    if not len(gaps):
+        return [recording]
+    starts, ends = stamps[gaps], stamps[gaps + 1]
+    seconds, lengths = (starts - recording.zero) / SECOND, (ends - starts) / SECOND
+    remark = gap_finding(seconds, lengths, recording.seconds - float(lengths.sum()), "s")
+    bounds = zip([recording.start, *ends.tolist()], [*starts.tolist(), recording.end], strict=True)
+    return [
+        replace(
+            recording,
+            source=f"{recording.source} ({number})",
+            start=low,
+            end=high,
+            remarks=(*recording.remarks, *described([remark])),
+        )
+        for number, (low, high) in enumerate(bounds, 1)
+        if high > low
+    ]
+
+
+def _windows(recording: Recording, selection: Selection) -> list[Recording]:
+    """The windows of a recording."""
     first, last = ((time - recording.zero) / SECOND for time in (recording.start, recording.end))
     windows = selection.windows(recording.source, first, last, recording.origin)
     if windows is None:
@@ -339,8 +369,8 @@ def _complete(path: Path, copy: Path) -> int:
     return left_out
 
 
-def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None]:
-    """Events of a level-1 tape, the time (ns) at which its seconds are 0, and the midnight that this is."""
+def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None, tuple[str, ...]]:
+    """Events of a level-1 tape, the time (ns) at which its seconds are 0, the midnight that this is, and remarks."""
     tape = read_tape(path)
     quote = (tape["event"] == "quote").to_numpy()
     times = np.rint((tape["time_s"].to_numpy() - tape["time_s"].iloc[0]) * SECOND).astype(np.int64) + SECOND
@@ -354,7 +384,9 @@ def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None]:
     events["px"], events["qty"] = rows[:, 2], rows[:, 3]
     midnight = tape.attrs["origin"]
     zero = SECOND - round(float(tape["time_s"].iloc[0]) * SECOND)
-    return events, zero, None if midnight is None else int(pd.Timestamp(midnight).value)
+    remark = "a level-1 tape: no queue stands at a price behind the best at which none was seen"
+    remarks = (remark, *described(tape.attrs["findings"]))
+    return events, zero, None if midnight is None else int(pd.Timestamp(midnight).value), remarks
 
 
 @njit(**KERNEL)
