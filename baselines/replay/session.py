@@ -15,6 +15,7 @@ every decision.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -403,6 +404,10 @@ class _Asked:
             return none, none
         return (none, state.numbers) if state.after is not None else (state.numbers, none)
 
+    @functools.cached_property
+    def _action_shape(self) -> tuple[int, ...]:
+        return tuple(self._env.make_batch(1).single_action_space.shape)
+
     def _known(self) -> Book:
         """Best prices as they are known here."""
         return book_of(backtest_of(self._recording, Assumptions()), len(self._recording.events))
@@ -463,8 +468,7 @@ class _Asked:
 
     def _quoted(self, actions: Any, observations: Array) -> Array:
         """Orders (B, 5) of actions."""
-        shape = self._env.make_batch(1).single_action_space.shape
-        checked = checked_actions(self._policy, actions, observations, shape)
+        checked = checked_actions(self._policy, actions, observations, self._action_shape)
         taken = checked.astype(np.float32) if checked.dtype.kind == "f" else checked
         return self._rules.orders(self._env.to_quotes(taken))
 
