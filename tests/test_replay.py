@@ -17,10 +17,19 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 
 import mmgym
-from mmgym.adapters.hftbacktest import Assumptions, Recording, first_in_queue, read_recording, without_feed_latency
-from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Player, Quotes
+from mmgym.adapters.hftbacktest import (
+    Assumptions,
+    Recording,
+    first_in_queue,
+    read_recording,
+    read_recordings,
+    within,
+    without_feed_latency,
+)
+from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOT_MOVED, NOTHING, PASS_ON, AfterFills, Player, Quotes
 from mmgym.agents.cli import main
 from mmgym.agents.commands.command import UsageError
 from mmgym.baselines import optimal_policy, paper_policies
@@ -28,6 +37,9 @@ from mmgym.baselines.policy import CallablePolicy, PolicyThrough
 from mmgym.baselines.replay import Costs, compare, replay, rules_of
 from mmgym.baselines.replay.metrics import adverse_moves, fills_by_depth, interval_of_ratio, metrics
 from mmgym.baselines.replay.session import intensities, schedule
+from mmgym.baselines.stochastic_volatility.replay import variances
+from mmgym.models import impact
+from mmgym.tapes import Selection
 from mmgym.tapes.level1 import TAPE_COLUMNS
 
 hftbacktest = pytest.importorskip("hftbacktest", reason="the extra replay is not installed")
@@ -63,7 +75,7 @@ LAST = [(9.9, DEPTH, SELL, 110, 1)]
 
 def orders(bid: float, ask: float, *, sizes: float = 1.0, market: float = 0.0, limit: int = 3) -> np.ndarray:
     """A table that quotes the same whatever the inventory."""
-    return np.tile([bid, ask, sizes, sizes, market], (1, 2 * limit + 1, 1, 1)).astype(float)
+    return np.tile([bid, ask, sizes, sizes, market], (1, 2 * limit + 1, 1, 1, 1)).astype(float)
 
 
 def play(
@@ -78,6 +90,7 @@ def play(
     ending: int = CARRY,
     rows: Any = 0,
     start: float = 0.0,
+    after: AfterFills = NOT_MOVED,
 ) -> tuple[Player, list[tuple[Any, ...]]]:
     """A table played every so many seconds; the fills as (decision, second, sign, price, size, market order)."""
     from mmgym.adapters.hftbacktest import backtest_of
@@ -94,6 +107,7 @@ def play(
         played.tick,
         played.lot,
         ending,
+        after,
     )
     number = np.broadcast_to(np.asarray(rows, dtype=np.int64), decisions)
     player.play(Quotes(table, number, 1.0, from_mid), 0, decisions)
@@ -106,6 +120,27 @@ def play(
 
 
 # By hand
+
+
+@pytest.mark.long
+def test_a_state_after_own_fills() -> None:
+    """A fill of the bid moves 0 to 1, which goes back at the rate ln 2: it is the more likely for a second."""
+    generator = np.array([[0.0, 0.0], [math.log(2.0), -math.log(2.0)]])
+    after = AfterFills(generator, np.array([[1, 1], [0, 0]]), np.array([1.0, 0.0]), 1.0)
+    table = np.concatenate([orders(0, np.inf), orders(1, np.inf)], axis=3)  # a tick behind the best in state 1
+    trades = [(1.1, TRADE, SELL, 100, 5.6), (3.1, TRADE, SELL, 100, 0.4), (5.1, TRADE, SELL, 100, 9)]
+    player, fills = play(made([*BOOK, *trades, *LAST]), table, decisions=40, step=0.25, after=after)
+    # 0.6 of the order after the 5 before it: the law has 0.6 in state 1 until it is halved, 0.26 s later
+    assert fills[0][:5] == (5, 1.1, 1, 100.0, 0.6)
+    behind = player.own[:, 0] == 99
+    assert behind[5]  # 1.25 s: 0.6 exp(-0.15 ln 2) = 0.54
+    assert not behind[6]  # 1.5 s: 0.45
+    # the quote went back behind 5 others: of the trade of 0.4 nothing reaches it; the last one fills it
+    assert fills[1][:5] == (21, 5.1, 1, 100.0, 1.0)
+    # then 1 - (1 - 0.6 / 2^4) * 0 = 1 in state 1, for a second: decisions at 5.25 to 6 s
+    assert behind[21:26].tolist() == [True, True, True, True, False]
+    assert not behind[:5].any()
+    assert not behind[6:21].any()
 
 
 @pytest.mark.long
@@ -424,10 +459,16 @@ def busy(seconds: float = 200.0, seed: int = 1) -> Recording:
 
 
 SHORT = {"horizon": 20.0, "num_steps": 20}
+CURVE = {"fill_rate": 1.0, "fill_decay": 0.5, "inventory_limit": 2.0, **SHORT}
 MINUTES = {"horizon": 0.5, "num_steps": 30, "inventory_limit": 3, "fill_decay": 0.7}
 SIZES = {"lot": 1.0, "limit_order_max": 2.0, "market_order_max": 1.0, "inventory_limit": 4.0}
 PLAYED = [
     ("mmgym/GLFT-v0", {"fill_rate": 1.0, "fill_decay": 0.5, "inventory_limit": 2, **SHORT}, "hjb"),
+    ("mmgym/Impact-v0", {**CURVE, "impact": 0.5, "pressure_drift": 0.5, "pressure_decay": 0.5}, "hjb"),
+    ("mmgym/TickQuotes-v0", {**CURVE, "tick": 1.0}, "rounded"),
+    ("mmgym/GeometricPrice-v0", {**CURVE, "initial_price": 101.0, "volatility": 0.01, "drift": 0.0}, "hjb"),
+    ("mmgym/ShortTermAlpha-v0", {**CURVE, "alpha": 0.5, "switching_rate": 0.2}, "hjb"),
+    ("mmgym/StochasticVolatility-v0", {"fill_rate": 1.0, "fill_decay": 0.5, "inventory_limit": 2.0, **SHORT}, "hjb"),
     ("mmgym/HawkesFlow-v0", {"half_spread": 1.0, **MINUTES}, "corollary_3"),
     ("mmgym/HawkesPower-v0", {"tick": 1.0, **MINUTES}, "join_best"),
     ("mmgym/TickSpread-v0", {"tick": 1.0, **SIZES, **SHORT}, "qvi"),
@@ -470,6 +511,98 @@ def test_a_declared_market() -> None:
     np.testing.assert_allclose(session.fills["fee"], 0.25 * session.fills["size"])
 
 
+def test_the_state_of_the_impact_market_after_fills() -> None:
+    env = gymnasium.make("mmgym/Impact-v0", pressure_limit=3, pressure_decay=0.7, order_size=0.5, inventory_limit=2.0)
+    state = rules_of(env.unwrapped).state
+    assert state is not None
+    after = state.after
+    assert after is not None
+    assert state.count == 7
+    assert after.unit == 0.5
+    pressure = impact.MARKET.states(env.unwrapped.params)[:, 1]
+    np.testing.assert_array_equal(state.numbers, pressure + 3)
+    expected = np.zeros((7, 7))
+    for m in range(-3, 4):
+        if m:
+            expected[m + 3, m + 3 - int(np.sign(m))] = 0.7 * abs(m)
+            expected[m + 3, m + 3] = -0.7 * abs(m)
+    np.testing.assert_allclose(after.generator, expected, rtol=1e-12)
+    np.testing.assert_array_equal(after.moved, [[0, 0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 6]])
+    np.testing.assert_array_equal(after.start, np.arange(7) == 3)
+
+
+def test_the_price_on_its_grid() -> None:
+    env = gymnasium.make(
+        "mmgym/GeometricPrice-v0", initial_price=100.0, volatility=0.01, drift=0.0, price_levels=5
+    ).unwrapped
+    state = rules_of(env).state
+    assert state is not None
+    assert state.follow is not None
+    assert (state.count, state.initial_price) == (11, 100.0)
+    moves = np.array([0.0, 0.3, -0.6, 2.2, 99.0, -99.0, 0.0, 1.1])
+    begins = np.array([True, False, False, False, False, False, True, False])
+    mids = 100.0 + moves
+    mids[6:] += 7.0  # another episode, which starts elsewhere
+    grid = 100.0 * (np.exp(env.params.spacing * np.arange(-5, 6)) - 1.0)
+    expected = [int(np.abs(grid - move).argmin()) for move in moves]
+    np.testing.assert_array_equal(state.follow(mids, begins, 0.1), expected)
+    with pytest.raises(ValueError, match=r"its mid is 101 at the start, initial_price = 112 .*within 10 %"):
+        replay(gymnasium.make("mmgym/GeometricPrice-v0", initial_price=112.0).unwrapped, None, made([*BOOK, *LAST]))
+
+
+def test_the_signal_is_filtered_from_the_mid() -> None:
+    """Beside Bayes' rule for a chain that moves at 8 points of each step of the filter."""
+    arguments = {"alpha": 3.0, "switching_rate": 0.8, "signal_levels": 2, "volatility": 1.5}
+    env = gymnasium.make("mmgym/ShortTermAlpha-v0", **arguments).unwrapped
+    state = rules_of(env).state
+    assert state is not None
+    assert state.follow is not None
+    assert state.count == 5
+    random, seconds, count, fine = np.random.default_rng(5), 0.05, 2000, 8
+    levels = np.arange(-2, 3)
+    drift = 3.0 * levels / math.sqrt(2)
+    generator = np.diag(0.4 * (2.0 - levels[:-1]), 1) + np.diag(0.4 * (2.0 + levels[1:]), -1)
+    generator -= np.diag(generator.sum(axis=1))
+    step = scipy.linalg.expm(generator * seconds / fine)
+    m, moves, truth = 2, np.empty(count), np.empty(count, dtype=np.int64)
+    for d in range(count):
+        moves[d] = random.normal(0.0, 1.5 * math.sqrt(seconds))
+        for _ in range(fine):
+            moves[d] += drift[m] * seconds / fine
+            m = int(random.choice(5, p=step[m]))
+        truth[d] = m
+    found = state.follow(100.0 + np.concatenate([[0.0], moves.cumsum()]), np.zeros(count + 1, dtype=bool), seconds)
+    law = np.array([1, 4, 6, 4, 1]) / 16.0
+    assert found[0] == 2
+    likeliest = np.empty(count, dtype=np.int64)
+    for d in range(count):  # the mean drift over a step, by the fine chain from each start
+        means = sum(np.linalg.matrix_power(step, k) @ drift for k in range(fine)) / fine
+        seen = scipy.stats.norm.pdf(moves[d], means * seconds, 1.5 * math.sqrt(seconds))
+        law = (law * seen) @ np.linalg.matrix_power(step, fine)
+        law /= law.sum()
+        likeliest[d] = law.argmax()
+    assert (found[1:] == likeliest).mean() > 0.99  # but for the fineness of the chain
+    assert (found[1:] == truth).mean() > (truth == 2).mean() + 0.05
+
+
+def test_the_variance_is_filtered_from_the_mid() -> None:
+    arguments = {"variance_mean": 0.5, "initial_variance": 0.2, "variance_volatility": 0.3, "variance_reversion": 0.4}
+    p = gymnasium.make("mmgym/StochasticVolatility-v0", **arguments).unwrapped.params
+    mids = 50.0 + np.random.default_rng(2).normal(0.0, 0.3, 101).cumsum()
+    found = variances(p, mids, 0.25)[:, 0]
+    kept, noise = math.exp(-0.4), 2.0 * 0.5**2
+    error = 0.0  # known at the start; the filter is the stationary one
+    for _ in range(1000):
+        error = kept**2 * error * noise / (error + noise) + 0.3**2 * 0.5 / 0.8 * (1.0 - kept**2)
+    gain, expected = error / (error + noise), [0.2]
+    for move in np.diff(mids[::4]):
+        ahead = 0.5 + (expected[-1] - 0.5) * kept
+        expected.append(max(ahead + gain * (move**2 - ahead), 0.0))
+    np.testing.assert_allclose(found, np.repeat(expected, 4)[: len(mids)], rtol=1e-9)
+    calm = p._replace(variance_volatility=0.0)
+    np.testing.assert_allclose(variances(calm, mids, 1.0)[:, 0], 0.5 - 0.3 * kept ** np.arange(101), rtol=1e-9)
+
+
 def test_intensities_are_the_sum_over_past_events() -> None:
     rules = rules_of(gymnasium.make("mmgym/HawkesFlow-v0").unwrapped)
     processes = rules.processes
@@ -498,8 +631,11 @@ def test_events_of_the_power_market_on_a_book() -> None:
 
 
 def test_markets_that_a_book_does_not_show() -> None:
-    for env_id in ("mmgym/Impact-v0", "mmgym/Dealer-v0", "mmgym/MultiAssetGLFT-v0", "mmgym/StochasticVolatility-v0"):
-        with pytest.raises(TypeError, match="cannot be replayed"):
+    for env_id, why in (
+        ("mmgym/Dealer-v0", "of one size: 3 bids and 3 asks"),
+        ("mmgym/MultiAssetGLFT-v0", "on a book of one asset"),
+    ):
+        with pytest.raises(TypeError, match=f"cannot be replayed.*{why}"):
             rules_of(gymnasium.make(env_id).unwrapped)
     drawn = gymnasium.make("mmgym/GLFT-v0", randomise={"volatility": ["uniform", 0.1, 0.2]}).unwrapped
     with pytest.raises(TypeError, match="differ by row or episode"):
@@ -571,6 +707,59 @@ def test_a_level_1_tape_becomes_a_book(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (read.tick, read.lot, read.seconds) == (1.0, 0.5, 2.0)
     np.testing.assert_array_equal(read.events["local_ts"], read.events["exch_ts"])
+
+
+def test_windows_of_a_recording(tmp_path: Path) -> None:
+    text = "time_s,event,bid,bid_size,ask,ask_size,price,size,side\n" + "".join(
+        f"{100 + k},quote,{99 + k % 2},3,{101 + k % 2},4,,,\n" for k in range(20)
+    )
+    (tmp_path / "tape.csv").write_text(text, encoding="utf-8")
+    whole = read_recording(tmp_path / "tape.csv")
+    assert within(whole, Selection()) == [whole]
+    (part,) = within(whole, Selection(start=104, end="112"))
+    assert part.source == "tape.csv, 104 to 112 s"
+    assert ((part.start - whole.start) / SECOND, part.seconds) == (4.0, 8.0)
+    assert without_feed_latency(part).end == part.end
+    with pytest.raises(ValueError, match=r"start = 130 .*runs from 100 to 119 s"):
+        within(whole, Selection(start=130))
+    with pytest.raises(ValueError, match="have no date"):
+        within(whole, Selection(start="2024-08-08T10:00"))
+    played = made([*BOOK, *LAST], end=9.95)
+    events = played.events.copy()
+    midnight = 1_723_075_200 * SECOND  # 2024-08-08
+    for column in ("exch_ts", "local_ts"):
+        events[column] += midnight + 36_000 * SECOND - SECOND
+    np.savez(tmp_path / "a.npz", data=events)
+    (dated,) = read_recordings([tmp_path / "a.npz"], Selection(start="2024-08-08T10:00:02", end=36_005))
+    assert (dated.start - midnight, dated.seconds) == (36_002 * SECOND, 3.0)
+
+
+@pytest.mark.long
+def test_gaps_split_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    played = busy(100.0)
+    events = played.events.copy()
+    for column in ("exch_ts", "local_ts"):  # a first and a second outage of ten minutes, after 40 s and after 45 s
+        since = (events[column] - SECOND) / SECOND
+        events[column] += 600 * SECOND * ((since > 40).astype(np.int64) + (since > 45))
+    np.savez(tmp_path / "a.npz", data=events)
+    parts = read_recordings([tmp_path / "a.npz"], lot=0.1)
+    assert [part.source for part in parts] == ["a.npz (1)", "a.npz (2)", "a.npz (3)"]
+    assert [part.seconds for part in parts] == pytest.approx([40.0, 5.0, 54.0], abs=1.0)
+    assert "WARNING (gaps): 2 gaps without events" in parts[0].remarks[-1]
+    words = ["--set", "horizon=20", "--set", "num_steps=20", "--set", "fill_decay=0.5", "--set", "inventory_limit=2"]
+    command("glft", tmp_path / "a.npz", "--lot", 0.1, *words)
+    out = capsys.readouterr().out
+    assert "a.npz (2): left out, " in out
+    assert "GLFT-v0: 3 episodes of 20 s" in out
+
+
+def test_what_is_found_in_a_tape_is_said(tmp_path: Path) -> None:
+    text = "time_s,event,bid,bid_size,ask,ask_size,price,size,side\n" + "".join(
+        f"{k},quote,{99 + k % 2},3,{101 + k % 2 if k != 7 else 90},4,,,\n" for k in range(30)
+    )
+    (tmp_path / "tape.csv").write_text(text, encoding="utf-8")
+    read = read_recording(tmp_path / "tape.csv")
+    assert any(remark.startswith("WARNING (crossed") for remark in read.remarks)
 
 
 def test_an_npz_file_of_hftbacktest(tmp_path: Path) -> None:

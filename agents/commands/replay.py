@@ -50,6 +50,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", type=float, metavar="TIME", help=text)
     text = "inventory at the end of an episode (default: what the market's criterion does)"
     parser.add_argument("--ending", choices=["carry", "pass_on", "liquidate"], help=text)
+    text = "of the window that is played: its seconds, or such as 2024-08-08T10:00 (what was before is known)"
+    parser.add_argument("--start", metavar="TIME", help=text)
+    parser.add_argument("--end", metavar="TIME", help="of the window")
+    parser.add_argument("--session", metavar="HH:MM-HH:MM", help="of every day, each a session of its own")
     _add_assumptions(parser.add_argument_group("assumptions"))
     group = parser.add_argument_group("output")
     group.add_argument("--adverse", type=float, metavar="SECONDS", help="after a fill (default 1)")
@@ -153,6 +157,7 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     from mmgym.baselines.replay import Costs, compare, rules_of
     from mmgym.baselines.replay.metrics import fills_by_depth, metrics
     from mmgym.baselines.replay.session import ENDING_WORDS
+    from mmgym.tapes import Selection
 
     env = environment_of(env_id, **arguments)
     rules = rules_of(env)
@@ -163,7 +168,14 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
         given["feed_latency"] = options.feed_latency / 1e3
     assumptions = Assumptions(**given)
     costs = Costs(options.maker_fee, options.taker_fee, options.fee_per or "value")
-    recordings = read_recordings(files, tick=options.tick, lot=options.lot)
+    selection = Selection(start=options.start, end=options.end, session=options.session)
+    recordings = read_recordings(files, selection, tick=options.tick, lot=options.lot)
+    horizon = env.params.horizon * rules.seconds
+    long = [r for r in recordings if r.seconds >= horizon] or recordings
+    short = [
+        f"{r.source}: left out, {r.seconds:.6g} s are less than an episode" for r in recordings if r.seconds < horizon
+    ]
+    recordings = long
     names = options.policy or ["best" if level_of(env) == "bracketed" else "optimal"]
     interval = None if options.interval is None else options.interval * rules.seconds
     comparisons = {
@@ -177,9 +189,11 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     said = [
         *(f"{r.source}: {r.seconds:.6g} s, tick {r.tick:g}, lot {r.lot:g}" + "".join(f"; {x}" for x in r.remarks)
           for r in recordings),
+        *short,
         f"{env_id}: {sum(s.episodes for s in sessions)} episodes of {sessions[0].steps * sessions[0].interval:g} s, "
         f"a decision every {sessions[0].interval:g} s; at the end of an episode "
         f"{ENDING_WORDS[options.ending or rules.ending]}",
+        *([rules.words] if rules.words else []), *([rules.state.words] if rules.state is not None else []),
         assumptions.sentence(),
         costs.sentence(rules),
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from mmgym.calibration.hawkes import json_value
 from mmgym.calibration.hawkes_power import FLOW, POWER, calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
     PowerTape,
-    add_window_options,
+    add_gap_option,
     read_power_tape,
     selected,
     side_file,
@@ -34,7 +34,7 @@ from mmgym.tapes.gaps import gap_finding
 __all__ = ["KIND", "OPTIONS", "add_options", "reads", "run"]
 
 KIND = "event tapes of the power market"
-OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows", "start", "end", "gap", "session")
+OPTIONS = ("alpha", "fit_on", "allow_explosive", "windows", "gap")
 Loader = Callable[[Path], tuple[Any, Mapping[str, Any]]]
 
 
@@ -58,7 +58,7 @@ def add_options(group: Any) -> None:
     group.add_argument("--fit-on", nargs="+", metavar="TAPE", help=text)
     group.add_argument("--allow-explosive", action="store_true", help="accept estimates with excitation >= decay")
     group.add_argument("--windows", metavar="FILE.csv", help="also write each tape's result")
-    add_window_options(group)
+    add_gap_option(group)
 
 
 def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loader) -> None:

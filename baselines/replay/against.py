@@ -10,7 +10,8 @@ is split by the price at which each fill was made,
 
 then the queue, the latency and the fees of the assumptions are put in, one after the other: each part is what that
 changes. The parts add up to the difference. In the model all but the first are 0, the moves of the mid in the mean:
-what they are by chance is of the size that the standard deviation of the promise tells.
+what they are by chance is of the size that the standard deviation of the promise tells. Where the market's own mid
+moves after fills or has a drift, its promise has those moves, and the first part takes them back.
 """
 
 from __future__ import annotations
@@ -162,6 +163,8 @@ def _beside(promise: Score, sessions: Sequence[Session], rules: ReplayRules, par
     found["P&L, standard deviation"] = [promise.pnl_std, std, math.nan, math.nan, "currency"]
     if penalty:
         found["value (criterion)"] = [promise.value, *_criterion(pnl - np.concatenate(penalty), params), "currency"]
+    else:
+        found["value (criterion)"] = [promise.value, math.nan, math.nan, math.nan, "currency"]
     columns = ["model", "book", "lower", "upper", "unit"]
     table = pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("figure")
     order = ["P&L", "P&L, standard deviation", "value (criterion)", "fills", "market orders", "mean |inventory|"]

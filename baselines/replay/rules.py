@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.adapters.hftbacktest_play import AfterFills
 from mmgym.baselines.baseline import environment_of
 
 Array = NDArray[Any]
 
-__all__ = ["Processes", "ReplayRules", "make_replay_rules", "rules_of"]
+__all__ = ["BookState", "Processes", "ReplayRules", "make_replay_rules", "rules_of"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,34 @@ class Processes:
     decay: Array
     initial: Array
     events: Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class BookState:
+    """What the states of a finite market have beside inventory and spread, and how a book tells it.
+
+    Attributes
+    ----------
+    words : str
+        How it is told.
+    numbers : int64 (S,)
+        Its number, 0 to ``count - 1``, in every state.
+    count : int
+    follow : callable or None
+        ``follow(mids, begins, seconds)`` -> numbers (D,) at decisions that are so many seconds apart, from the mids
+        (price) known at them and whether an episode begins there, arrays (D,).
+    after : AfterFills or None
+        Where own fills move it, instead of ``follow``.
+    initial_price : float or None
+        The mid that it counts from, if it matters: the recording's must be near it.
+    """
+
+    words: str
+    numbers: Array
+    count: int
+    follow: Callable[[Array, Array, float], Array] | None = None
+    after: AfterFills | None = None
+    initial_price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +100,12 @@ class ReplayRules:
         ``observe(time_left, inventory, spread, rates)`` -> observations, where the market's states are not finitely
         many: units, ticks and intensities (..., K); arrays that broadcast.
     processes : Processes or None
+    estimate : callable or None
+        ``estimate(mids, seconds)`` -> ``rates`` (D, K) at decisions so many seconds apart, instead of intensities.
+    state : BookState or None
+        What a finite market's states have besides.
+    words : str
+        How ``estimate`` is made.
     penalties : callable or None
         ``penalties(integral of squared inventory, last inventory)`` of an episode, in the criterion's currency; None
         where they are not known.
@@ -88,6 +123,9 @@ class ReplayRules:
     fees: tuple[float, float] = (0.0, 0.0)
     observe: Callable[[Any, Any, Any, Any], Array] | None = None
     processes: Processes | None = None
+    estimate: Callable[[Array, float], Array] | None = None
+    state: BookState | None = None
+    words: str = ""
     penalties: Callable[[Array, Array], Array] | None = None
 
 

@@ -15,6 +15,7 @@ every decision.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -34,7 +35,17 @@ from mmgym.adapters.hftbacktest import (
     Recording,
     backtest_of,
 )
-from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOTHING, PASS_ON, Player, Quotes, book_of
+from mmgym.adapters.hftbacktest_play import (
+    CARRY,
+    LIQUIDATE,
+    NOT_MOVED,
+    NOTHING,
+    PASS_ON,
+    Book,
+    Player,
+    Quotes,
+    book_of,
+)
 from mmgym.baselines.baseline import baseline_of, environment_of
 from mmgym.baselines.foreign import as_policy
 from mmgym.baselines.frozen import tabulate
@@ -56,6 +67,7 @@ ENDING_WORDS = {
 AT_ONCE = 200_000  # observations that a policy is asked for at a time
 DEFAULT_INTERVAL = 0.1  # seconds
 MOST_DECISIONS = 20_000_000
+NEAR = 0.1  # what a recording's first mid may differ by, relative, from the price that a market counts from
 
 
 @dataclass(frozen=True)
@@ -281,6 +293,7 @@ def replay(
         recording.tick,
         recording.lot,
         ENDINGS[ending or rules.ending],
+        NOT_MOVED if rules.state is None or rules.state.after is None else rules.state.after,
     )
     _Asked(env, as_policy(policy, None, env), rules, recording, times, count, step, ends).play(player)
     fills = _fills(player.close(), recording, times, count)
@@ -307,6 +320,14 @@ def _check(recording: Recording, rules: ReplayRules, start: float) -> None:
         raise ValueError(
             f"{recording.source}: its lot is {recording.lot:g}, more than an order of the market, {rules.unit:g} assets"
         )
+    price = None if rules.state is None else rules.state.initial_price
+    if price is not None:
+        mid = float(recording.book.mid(recording.start)) * recording.tick
+        if not abs(mid - price) <= NEAR * abs(mid):
+            raise ValueError(
+                f"{recording.source}: its mid is {mid:g} at the start, initial_price = {price:g} is not allowed: they "
+                f"must be within {100 * NEAR:g} %"
+            )
 
 
 def _fills(rows: Array, recording: Recording, times: Array, count: int) -> pd.DataFrame:
@@ -364,11 +385,45 @@ class _Asked:
         problem, rules = self._problem, self._rules
         assert problem is not None
         controls = tabulate(problem, self._policy).controls
-        table = np.full((len(controls) + 1, 2 * rules.limit + 1, rules.spreads, 5), 0.0)
+        seen, moved = self._numbers_of_states()
+        count = rules.state.count if rules.state is not None else 1
+        after = rules.state is not None and rules.state.after is not None
+        seen_count, moved_count = (1, count) if after else (count, 1)
+        table = np.zeros((len(controls) + 1, seen_count, 2 * rules.limit + 1, rules.spreads, moved_count, 5))
         table[..., :2] = np.inf
         held = np.rint(problem.coordinates["inventory"] / rules.unit).astype(np.int64) + rules.limit
-        table[:-1, held, self._spread_of_states()] = rules.orders(controls)
-        return Quotes(table, self._step, rules.unit, rules.from_mid)
+        table[:-1, seen, held, self._spread_of_states(), moved] = rules.orders(controls)
+        rows = self._step * seen_count + self._followed()
+        return Quotes(table.reshape(-1, *table.shape[2:]), rows, rules.unit, rules.from_mid)
+
+    def _numbers_of_states(self) -> tuple[Array, Array]:
+        """Number of what the book tells, and of what own fills move, in every state."""
+        assert self._problem is not None
+        none, state = np.zeros(self._problem.num_states, dtype=np.int64), self._rules.state
+        if state is None:
+            return none, none
+        return (none, state.numbers) if state.after is not None else (state.numbers, none)
+
+    @functools.cached_property
+    def _action_shape(self) -> tuple[int, ...]:
+        return tuple(self._env.make_batch(1).single_action_space.shape)
+
+    def _known(self) -> Book:
+        """Best prices as they are known here."""
+        return book_of(backtest_of(self._recording, Assumptions()), len(self._recording.events))
+
+    @property
+    def _seconds(self) -> float:
+        """Between decisions."""
+        return float(self._times[1] - self._times[0]) / SECOND
+
+    def _followed(self) -> Array:
+        """Number of what the book tells at each decision."""
+        state = self._rules.state
+        if state is None or state.follow is None:
+            return np.zeros(len(self._times), dtype=np.int64)
+        mids = self._known().mid(self._times) * self._recording.tick
+        return state.follow(mids, np.arange(len(self._times)) % self._count == 0, self._seconds)
 
     def _spread_of_states(self) -> Array:
         assert self._problem is not None
@@ -378,11 +433,12 @@ class _Asked:
         return np.rint(self._problem.coordinates["spread"] / self._rules.tick).astype(np.int64) - 1
 
     def _seen(self) -> tuple[Array, Array]:
-        """Spreads (ticks) and intensities (D, K) as known here at the decisions."""
-        recording, rules = self._recording, self._rules
-        book = book_of(backtest_of(recording, Assumptions()), len(recording.events))
+        """Spreads (ticks) and intensities, or what else is estimated (D, K), as known here at the decisions."""
+        recording, rules, book = self._recording, self._rules, self._known()
         row = np.maximum(np.searchsorted(book.times, self._times, side="right") - 1, 0)
         spreads = np.diff(book.ticks[row], axis=1)[:, 0]
+        if rules.estimate is not None:
+            return spreads, rules.estimate(book.mid(self._times) * recording.tick, self._seconds)
         if rules.processes is None:
             return spreads, np.zeros((len(self._times), 0))
         orders, sides = _market_orders(recording)
@@ -393,23 +449,26 @@ class _Asked:
         horizon = self._env.params.horizon
         return np.asarray(horizon * (1.0 - (decisions % self._count) / self._count))
 
-    def _observations(self, decisions: Array, inventory: Array, spreads: Array, rates: Array) -> Array:
+    def _observations(
+        self, decisions: Array, inventory: Array, spreads: Array, rates: Array, followed: int = 0, moved: int = 0
+    ) -> Array:
         """Observations of decisions and inventories (units), arrays of one shape; rates (..., K)."""
         if self._rules.observe is not None:
             return self._rules.observe(self._time_left(decisions), inventory, spreads, rates)
         assert self._problem is not None
         held = np.rint(self._problem.coordinates["inventory"] / self._rules.unit).astype(np.int64)
         where, seen = self._spread_of_states(), np.minimum(spreads, self._rules.spreads) - 1
+        told, own = self._numbers_of_states()
+        here = (told == followed) & (own == moved)
         rows = [
-            self._problem.observations(int(self._step[d]))[np.flatnonzero((held == q) & (where == s))[0]]
+            self._problem.observations(int(self._step[d]))[np.flatnonzero((held == q) & (where == s) & here)[0]]
             for d, q, s in zip(decisions, inventory, seen, strict=True)
         ]
         return np.stack(rows)
 
     def _quoted(self, actions: Any, observations: Array) -> Array:
         """Orders (B, 5) of actions."""
-        shape = self._env.make_batch(1).single_action_space.shape
-        checked = checked_actions(self._policy, actions, observations, shape)
+        checked = checked_actions(self._policy, actions, observations, self._action_shape)
         taken = checked.astype(np.float32) if checked.dtype.kind == "f" else checked
         return self._rules.orders(self._env.to_quotes(taken))
 
@@ -429,7 +488,7 @@ class _Asked:
             )
             flat = observations.reshape(-1, observations.shape[-1])
             actions = self._policy.predict(flat, deterministic=True)[0]
-            table = self._quoted(actions, flat).reshape(*shape, 1, 5)
+            table = self._quoted(actions, flat).reshape(*shape, 1, 1, 5)
             if decisions[-1] == total - 1:
                 table[-1, ..., :2] = np.inf
             rows = np.maximum(np.arange(total) - first, 0)
@@ -437,18 +496,21 @@ class _Asked:
 
     def _remembering(self, player: Player, spreads: Array, rates: Array) -> None:
         """Ask at every decision, the hidden state anew in every episode."""
-        limit, rows = self._rules.limit, np.zeros(len(self._times), dtype=np.int64)
+        limit, rows, followed = self._rules.limit, np.zeros(len(self._times), dtype=np.int64), self._followed()
+        states = 1 if self._rules.state is None else self._rules.state.count
         memory: Any = None
         for d in range(len(self._times)):
             begins = d % self._count == 0
             memory = None if begins else memory
             q = int(np.clip(np.rint(player.inventory_at(d) / self._rules.unit), -limit, limit))
             one = np.array([d])
-            observation = self._observations(one, np.array([q]), spreads[one], rates[one])
+            observation = self._observations(
+                one, np.array([q]), spreads[one], rates[one], int(followed[d]), player.likeliest
+            )
             actions, memory = self._policy.predict(
                 observation, state=memory, episode_start=np.array([begins]), deterministic=True
             )
-            table = np.broadcast_to(self._quoted(actions, observation), (1, 2 * limit + 1, 1, 5)).copy()
+            table = np.broadcast_to(self._quoted(actions, observation), (1, 2 * limit + 1, 1, states, 5)).copy()
             if d == len(self._times) - 1:
                 table[..., :2] = np.inf
             player.play(Quotes(table, rows, self._rules.unit, self._rules.from_mid), d, d + 1)

@@ -31,16 +31,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numba import njit
 from numpy.typing import NDArray
 
 from mmgym.adapters.hftbacktest_play import Book, book_of
 from mmgym.compiling import KERNEL
-from mmgym.tapes import read_tape
+from mmgym.tapes import Selection, read_tape
+from mmgym.tapes.findings import described
+from mmgym.tapes.gaps import find_gaps, gap_finding
+from mmgym.tapes.units import DAY_NS
 
 Array = NDArray[Any]
 
-__all__ = ["Assumptions", "Recording", "backtest_of", "first_in_queue", "read_recording", "without_feed_latency"]
+__all__ = [
+    "Assumptions",
+    "Recording",
+    "backtest_of",
+    "first_in_queue",
+    "read_recording",
+    "within",
+    "without_feed_latency",
+]
 
 SECOND = 1_000_000_000
 EXCHANGE, LOCAL, BUY, SELL = 1 << 31, 1 << 30, 1 << 29, 1 << 28  # flags of hftbacktest's events
@@ -50,6 +62,7 @@ STREAM = re.compile(rb"\d{19} \{")
 QUEUES = ("risk_averse", "log", "power")
 DECIMALS, MOST_NUMBER = 10**8, 9e9  # of prices and sizes: both together fit into 63 bits
 MOST_STEPS = 10**12
+DATED = 10**17  # ns since 1970: 1973
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,10 @@ class Recording:
         First time at which the whole book is known, and last time, ns.
     remarks : tuple of str
         What is to be known of it.
+    zero : int
+        Time at which its own seconds are 0, ns: that of a tape, or the midnight (UTC) before dated times.
+    origin : int or None
+        That midnight, ns since 1970, where times are dated.
     """
 
     source: str
@@ -129,6 +146,8 @@ class Recording:
     start: int
     end: int
     remarks: tuple[str, ...] = ()
+    zero: int = 0
+    origin: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -176,13 +195,13 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
     path = Path(path)
     library = _library()
     remarks: tuple[str, ...] = ()
+    zero, origin = 0, None
     if path.suffix == ".npz":
         events = _stored(path, library)
     elif STREAM.match(_beginning(path)):
         events, remarks = _converted(path)
     else:
-        events = _tape_events(path, library)
-        remarks = ("a level-1 tape: no queue stands at a price behind the best at which none was seen",)
+        events, zero, origin, remarks = _tape_events(path, library)
     depth = events[np.isin(events["ev"] & KIND, (DEPTH, SNAPSHOT))]
     if not len(depth):
         raise ValueError(f"{path}: no event of the book: a replay needs depth, or best quotes")
@@ -198,7 +217,62 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
         if len(wrong):
             raise ValueError(f"{path}: {known[column][wrong[0]]:g} is not a whole number of {name}s of {step:g}")
     start, end = _bounds(path, events)
-    return Recording(path.name, events, steps[0], steps[1], start, end, remarks)
+    if zero == 0 and start > DATED:
+        zero = origin = start - start % DAY_NS
+    return Recording(path.name, events, steps[0], steps[1], start, end, remarks, zero, origin)
+
+
+def within(recording: Recording, selection: Selection) -> list[Recording]:
+    """The windows of a recording, split at its gaps, each as a recording; what was before is known.
+
+    Raises
+    ------
+    ValueError
+        If nothing lies in them.
+    """
+    return [part for window in _windows(recording, selection) for part in _without_gaps(window)]
+
+
+def _without_gaps(recording: Recording) -> list[Recording]:
+    """The stretches of a recording between pauses that are gaps (`mmgym.tapes.gaps`)."""
+    stamps = np.unique(recording.events["exch_ts"][recording.events["ev"] & EXCHANGE != 0])
+    stamps = stamps[(stamps >= recording.start) & (stamps <= recording.end)]
+    gaps = find_gaps(np.diff(stamps))
+    if not len(gaps):
+        return [recording]
+    starts, ends = stamps[gaps], stamps[gaps + 1]
+    seconds, lengths = (starts - recording.zero) / SECOND, (ends - starts) / SECOND
+    remark = gap_finding(seconds, lengths, recording.seconds - float(lengths.sum()), "s")
+    bounds = zip([recording.start, *ends.tolist()], [*starts.tolist(), recording.end], strict=True)
+    return [
+        replace(
+            recording,
+            source=f"{recording.source} ({number})",
+            start=low,
+            end=high,
+            remarks=(*recording.remarks, *described([remark])),
+        )
+        for number, (low, high) in enumerate(bounds, 1)
+        if high > low
+    ]
+
+
+def _windows(recording: Recording, selection: Selection) -> list[Recording]:
+    """The windows of a recording."""
+    first, last = ((time - recording.zero) / SECOND for time in (recording.start, recording.end))
+    windows = selection.windows(recording.source, first, last, recording.origin)
+    if windows is None:
+        return [recording]
+    bounds = recording.zero + np.rint(windows * SECOND).astype(np.int64)
+    return [
+        replace(
+            recording,
+            source=f"{recording.source}, {low:.10g} to {high:.10g} s",
+            start=max(recording.start, int(start)),
+            end=min(recording.end, int(end)),
+        )
+        for (low, high), (start, end) in zip(windows.tolist(), bounds, strict=True)
+    ]
 
 
 def _beginning(path: Path) -> bytes:
@@ -295,8 +369,8 @@ def _complete(path: Path, copy: Path) -> int:
     return left_out
 
 
-def _tape_events(path: Path, library: Any) -> Array:
-    """Events of a level-1 tape."""
+def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None, tuple[str, ...]]:
+    """Events of a level-1 tape, the time (ns) at which its seconds are 0, the midnight that this is, and remarks."""
     tape = read_tape(path)
     quote = (tape["event"] == "quote").to_numpy()
     times = np.rint((tape["time_s"].to_numpy() - tape["time_s"].iloc[0]) * SECOND).astype(np.int64) + SECOND
@@ -308,7 +382,11 @@ def _tape_events(path: Path, library: Any) -> Array:
     events["ev"] = rows[:, 0].astype(np.uint64) | (EXCHANGE | LOCAL)
     events["exch_ts"] = events["local_ts"] = times[rows[:, 1].astype(np.int64)]
     events["px"], events["qty"] = rows[:, 2], rows[:, 3]
-    return events
+    midnight = tape.attrs["origin"]
+    zero = SECOND - round(float(tape["time_s"].iloc[0]) * SECOND)
+    remark = "a level-1 tape: no queue stands at a price behind the best at which none was seen"
+    remarks = (remark, *described(tape.attrs["findings"]))
+    return events, zero, None if midnight is None else int(pd.Timestamp(midnight).value), remarks
 
 
 @njit(**KERNEL)
@@ -381,7 +459,7 @@ def without_feed_latency(recording: Recording) -> Recording:
     events = recording.events[flags & EXCHANGE != 0]  # a copy
     events["local_ts"] = events["exch_ts"]
     events["ev"] |= LOCAL
-    return replace(recording, events=events, end=int(events["exch_ts"].max()))
+    return replace(recording, events=events, end=min(recording.end, int(events["exch_ts"].max())))
 
 
 def first_in_queue(recording: Recording) -> Recording:
@@ -410,6 +488,8 @@ def backtest_of(recording: Recording, assumptions: Assumptions) -> Any:
     return library.HashMapMarketDepthBacktest([asset])
 
 
-def read_recordings(paths: Sequence[str | Path], **steps: float | None) -> list[Recording]:
-    """Each file as a session of its own."""
-    return [read_recording(path, **steps) for path in paths]
+def read_recordings(
+    paths: Sequence[str | Path], selection: Selection | None = None, **steps: float | None
+) -> list[Recording]:
+    """Each file, and each window of it, as a session of its own."""
+    return [one for path in paths for one in within(read_recording(path, **steps), selection or Selection())]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numba import njit
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["CARRY", "LIQUIDATE", "NOTHING", "PASS_ON", "Book", "Player", "Quotes", "book_of"]
+__all__ = ["CARRY", "LIQUIDATE", "NOTHING", "PASS_ON", "AfterFills", "Book", "Player", "Quotes", "book_of"]
 
 CARRY, PASS_ON, LIQUIDATE = 0, 1, 2  # what becomes of the inventory at the end of an episode
 NOTHING = -(2**62)  # a price, in ticks, where there is no quote
@@ -22,6 +23,7 @@ ROUNDING = 1e-9  # ticks
 SHORT = (
     0.25  # lots that an order is sent short: hftbacktest 2.4.4 stops where the last fill is all that was left (#312)
 )
+GRAINS = 1024  # pieces of an interval between decisions, for the times of fills within it
 NEXT, CASH, POSITION, ANSWER = range(4)  # places of the next order's number, what is held, what hftbacktest answered
 
 
@@ -50,9 +52,9 @@ class Quotes(NamedTuple):
 
     Attributes
     ----------
-    table : float64 (R, 2 L + 1, M, 5)
-        By row, inventory (-L to L units) and spread (1 to M ticks, M stands for more): distances of bid and ask (price,
-        infinite for none), their sizes and the market order (assets).
+    table : float64 (R, 2 L + 1, M, Y, 5)
+        By row, inventory (-L to L units), spread (1 to M ticks, M stands for more) and state of `AfterFills` (one where
+        there is none): distances of bid and ask (price, infinite for none), their sizes and the market order (assets).
     rows : int64 (D,)
         Row of the table at each decision.
     unit : float
@@ -65,6 +67,33 @@ class Quotes(NamedTuple):
     rows: Array
     unit: float
     from_mid: bool
+
+
+class AfterFills(NamedTuple):
+    """A state that own fills move, and that goes on by itself: a Markov chain of which only the fills are seen.
+
+    What is played is its most likely state: its law runs on by the chain, and a fill of a part of a unit moves that
+    part of it.
+
+    Attributes
+    ----------
+    generator : float64 (Y, Y)
+        Of the chain between fills, 1 / s.
+    moved : int64 (2, Y)
+        State after a fill of a bid, and of an ask, of a unit.
+    start : float64 (Y,)
+        Its law at the first decision.
+    unit : float
+        Assets of a unit.
+    """
+
+    generator: Array
+    moved: Array
+    start: Array
+    unit: float
+
+
+NOT_MOVED = AfterFills(np.zeros((1, 1)), np.zeros((2, 1), dtype=np.int64), np.ones(1), 1.0)
 
 
 def book_of(backtest: Any, most: int) -> Book:
@@ -118,6 +147,7 @@ class Player:
     ending : int
         `CARRY`, `PASS_ON` (the inventory counts as passed on at the mid) or `LIQUIDATE` (all quotes are cancelled and a
         market order closes the position; both are waited for).
+    after : AfterFills, optional
 
     Attributes
     ----------
@@ -132,7 +162,16 @@ class Player:
     """
 
     def __init__(
-        self, backtest: Any, times: Array, ends: Array, fresh: Array, limit: int, tick: float, lot: float, ending: int
+        self,
+        backtest: Any,
+        times: Array,
+        ends: Array,
+        fresh: Array,
+        limit: int,
+        tick: float,
+        lot: float,
+        ending: int,
+        after: AfterFills = NOT_MOVED,
     ) -> None:
         count = len(times)
         self._backtest, self._times, self._ends, self._fresh = backtest, times, ends, fresh
@@ -143,6 +182,10 @@ class Player:
         self._live = np.full(2, -1, dtype=np.int64)  # slots of the quotes
         self._numbers = np.array([1.0, 0.0, 0.0, 0.0])
         self._fills, self._count = np.empty((1024, 7)), 0
+        grain = max((times[-1] - times[0]) / max(count - 1, 1) / GRAINS, 1.0)  # ns
+        pieces = [scipy.linalg.expm(after.generator * (grain / 1e9 * 2**k)) for k in range(GRAINS.bit_length())]
+        clock = np.array([times[0], grain, after.unit])
+        self._after = (after.start.astype(np.float64), np.stack(pieces), after.moved.astype(np.int64), clock)
 
     def play(self, quotes: Quotes, first: int, last: int) -> None:
         """Play decisions ``first`` to ``last - 1``.
@@ -154,8 +197,8 @@ class Player:
         """
         self._fills, self._count, good = _play(
             self._backtest, first, last, self._times, self._ends, self._fresh, quotes.table, quotes.rows, quotes.unit,
-            quotes.from_mid, *self._fixed, self.own, self.best, self.inventory, self.wealth, self.closing, self._slots,
-            self._live, self._numbers, self._fills, self._count,
+            quotes.from_mid, *self._fixed, self._after, self.own, self.best, self.inventory, self.wealth, self.closing,
+            self._slots, self._live, self._numbers, self._fills, self._count,
         )  # fmt: skip
         self._require_success()
         if not good:
@@ -171,13 +214,18 @@ class Player:
     def inventory_at(self, decision: int) -> float:
         """Assets that are known to be held before a decision, for policies that remember."""
         self._fills, self._count = _meet(
-            self._backtest, decision, self._times, self._fixed[1], self._slots, self._live, self._numbers,
-            self._fills, self._count,
+            self._backtest, decision, self._times, self._fixed[1], self._after, self._slots, self._live,
+            self._numbers, self._fills, self._count,
         )  # fmt: skip
         self._require_success()
         if self._ends[decision] and self._fixed[3] != CARRY:
             return 0.0
         return float(self._numbers[POSITION])
+
+    @property
+    def likeliest(self) -> int:
+        """The most likely state of `AfterFills`, as known here."""
+        return int(self._after[0].argmax())
 
     def close(self) -> Array:
         """Fills (F, 7), as they became known.
@@ -200,7 +248,34 @@ def _reach(backtest, time):
 
 
 @njit
-def _collect(backtest, decision, start, tick, slots, live, numbers, fills, count):
+def _run_on(after, time):
+    """Let the law of the state go on to a time (ns)."""
+    law, pieces, _, clock = after
+    grains = np.int64(np.rint((time - clock[0]) / clock[1]))
+    if len(law) == 1 or grains <= 0:
+        return
+    clock[0] += grains * clock[1]
+    while grains > 0:
+        k = min(np.int64(np.log2(grains)), len(pieces) - 1)
+        law[:] = np.maximum(np.dot(law, pieces[k]), 0.0)
+        grains -= 1 << k
+
+
+@njit
+def _filled(after, side, amount, time):
+    """Move the law of the state by a fill."""
+    law, _, moved, clock = after
+    if len(law) == 1:
+        return
+    _run_on(after, time)
+    share, before = min(amount / clock[2], 1.0), law.copy()
+    law *= 1.0 - share
+    for y in range(len(law)):
+        law[moved[side, y]] += share * before[y]
+
+
+@njit
+def _collect(backtest, decision, start, tick, after, slots, live, numbers, fills, count):
     """Write what was filled since the last time, and forget orders that are over.
 
     Position and cash are kept here: those of hftbacktest miss all fills of an order but the one that completes it.
@@ -225,6 +300,8 @@ def _collect(backtest, decision, start, tick, slots, live, numbers, fills, count
             count += 1
             numbers[CASH] -= sign * amount * price
             numbers[POSITION] += sign * amount
+            if not taken:
+                _filled(after, 0 if sign > 0.0 else 1, amount, order.exch_timestamp)
         if order.status != NEW and order.status != PARTLY and order.req == NO_REQUEST:
             for side in range(2):
                 if live[side] == j:
@@ -235,10 +312,12 @@ def _collect(backtest, decision, start, tick, slots, live, numbers, fills, count
 
 
 @njit
-def _meet(backtest, decision, times, tick, slots, live, numbers, fills, count):
+def _meet(backtest, decision, times, tick, after, slots, live, numbers, fills, count):
     """Go on to a decision and write what was filled."""
     numbers[ANSWER] = max(numbers[ANSWER], _reach(backtest, times[decision]))
-    return _collect(backtest, decision, times[0], tick, slots, live, numbers, fills, count)
+    fills, count = _collect(backtest, decision, times[0], tick, after, slots, live, numbers, fills, count)
+    _run_on(after, times[decision])
+    return fills, count
 
 
 @njit
@@ -281,13 +360,13 @@ def _cancel(backtest, j, slots, wait):
 
 @njit
 def _play(
-    backtest, first, last, times, ends, fresh, table, rows, unit, from_mid, limit, tick, lot, ending, own, best,
-    inventory, wealth, closing, slots, live, numbers, fills, count,
+    backtest, first, last, times, ends, fresh, table, rows, unit, from_mid, limit, tick, lot, ending, after, own,
+    best, inventory, wealth, closing, slots, live, numbers, fills, count,
 ):  # fmt: skip
     """Decisions ``first`` to ``last - 1``; the fills, their number, and whether all orders could be followed."""
     middle, good = (table.shape[1] - 1) // 2, True
     for d in range(first, last):
-        fills, count = _meet(backtest, d, times, tick, slots, live, numbers, fills, count)
+        fills, count = _meet(backtest, d, times, tick, after, slots, live, numbers, fills, count)
         depth = backtest.depth(0)
         bid, ask = depth.best_bid_tick, depth.best_ask_tick
         whole = np.isfinite(depth.best_bid) and np.isfinite(depth.best_ask) and bid < ask
@@ -298,7 +377,7 @@ def _play(
             closing[d] = numbers[POSITION]
             if ending == LIQUIDATE:
                 fills, count = _liquidate(
-                    backtest, d, times[0], tick, lot, slots, live, numbers, fills, count, bid, ask
+                    backtest, d, times[0], tick, lot, after, slots, live, numbers, fills, count, bid, ask
                 )
             if ending != CARRY:
                 numbers[CASH] += numbers[POSITION] * mid * tick
@@ -307,7 +386,7 @@ def _play(
         best[d, 0], best[d, 1], inventory[d] = bid, ask, held
         wealth[d] = numbers[CASH] + held * mid * tick
         q = min(max(int(np.rint(inventory[d] / unit)), -limit), limit)
-        wanted = table[rows[d], q + middle, min(max(ask - bid, 1), table.shape[2]) - 1]
+        wanted = table[rows[d], q + middle, min(max(ask - bid, 1), table.shape[2]) - 1, np.argmax(after[0])]
         if whole and fresh[d] and wanted[4] != 0.0:
             side = 0 if wanted[4] > 0.0 else 1
             room = limit * unit - (1 - 2 * side) * inventory[d] - _under_way(slots, side, -1)
@@ -344,17 +423,17 @@ def _play(
 
 
 @njit
-def _liquidate(backtest, d, start, tick, lot, slots, live, numbers, fills, count, bid, ask):
+def _liquidate(backtest, d, start, tick, lot, after, slots, live, numbers, fills, count, bid, ask):
     """Cancel all quotes and close the position by a market order, waiting for both."""
     for _ in range(2):  # an order that has not arrived yet can be cancelled once it has
         for j in range(len(slots)):
             if slots[j, 0] != 0.0 and slots[j, 1] < 2.0 and not _cancel(backtest, j, slots, True):
                 backtest.wait_order_response(0, np.uint64(slots[j, 0]), 10_000_000_000)
-        fills, count = _collect(backtest, d, start, tick, slots, live, numbers, fills, count)
+        fills, count = _collect(backtest, d, start, tick, after, slots, live, numbers, fills, count)
     held = numbers[POSITION]
     size = lot * np.rint(abs(held) / lot)
     if size > 0.0:
         side, price = (1, bid) if held > 0.0 else (0, ask)
         _send(backtest, side, MARKET, price, size, tick, lot, slots, numbers, True)
-        fills, count = _collect(backtest, d, start, tick, slots, live, numbers, fills, count)
+        fills, count = _collect(backtest, d, start, tick, after, slots, live, numbers, fills, count)
     return fills, count

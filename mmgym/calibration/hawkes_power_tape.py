@@ -218,9 +218,14 @@ def add_window_options(parser: Any) -> None:
     """The options of commands that read event tapes, for `selected`."""
     parser.add_argument("--start", metavar="SECONDS", help="of the part of each window that is used")
     parser.add_argument("--end", metavar="SECONDS", help="of that part")
+    parser.add_argument("--session", help=argparse.SUPPRESS)  # of other markets' tapes; `PowerTape.within` says why not
+    add_gap_option(parser)
+
+
+def add_gap_option(parser: Any) -> None:
+    """The one of them that replays of books do not have."""
     text = "longer pauses are gaps, besides those found; they are left out"
     parser.add_argument("--gap", type=float, metavar="SECONDS", help=text)
-    parser.add_argument("--session", help=argparse.SUPPRESS)  # of other markets' tapes; `PowerTape.within` says why not
 
 
 def selected(options: argparse.Namespace) -> Selection:

@@ -1,0 +1,163 @@
+r"""What a declared market's states have beside the inventory, as a recorded book tells it.
+
+The other coordinates are a Markov chain ``Y`` with the generator ``G`` that its events give, of three kinds:
+
+- `mid` depends on ``Y``: it is the state whose ``mid`` is nearest to what the mid has moved by since the start of the
+  episode; beyond the range that at its end;
+- own fills move it: between fills its law runs on by ``G``, a fill moves it as declared, and nothing else is learnt of
+  it (`mmgym.adapters.hftbacktest_play.AfterFills`);
+- neither: it shows in drift and variance of the mid only. Its law given the moves ``Delta`` of the mid between
+  decisions is that of Wonham's filter (1965), here of steps of the length ``t``,
+
+      p'(y')  ~  sum_y p(y) n(Delta; m(y) t, v(y) t) exp(G t)(y, y'),
+
+  with the means ``m`` and ``v`` of drift and variance over a step from ``y``: what both ends tell together is left
+  out.
+
+In the last two what is played is the most likely state.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import scipy
+from numba import njit
+from numpy.typing import NDArray
+
+from mmgym import declare, declared_kernels
+from mmgym.adapters.hftbacktest_play import AfterFills
+from mmgym.baselines.replay.rules import BookState
+from mmgym.compiling import KERNEL
+
+Array = NDArray[Any]
+
+__all__ = ["book_state"]
+
+MOST_FOLLOWED = 2_000  # states of a law
+VARIANCE, DRIFT, MID = 3, 4, 7  # rows of `find_state_rates`
+
+
+def book_state(declared: declare.Market, params: Any, fills: tuple[int, int], unit: float) -> BookState | None:
+    """How a book tells the coordinates other than the inventory; None where there is none that is observed.
+
+    Parameters
+    ----------
+    declared : Market
+    params : its parameters
+    fills : (int, int)
+        Which of its moves are fills of the bid and of the ask.
+    unit : float
+        Assets of a fill.
+
+    Raises
+    ------
+    TypeError
+        If a book does not tell them.
+    """
+    d, p = declared, params
+    names = [coordinate.name for coordinate in d.coordinates]
+    own = names.index("inventory")
+    shown = ", ".join(name for name in names if name != "inventory")
+    if not np.delete(d.observed(p), own).any():
+        return None
+
+    def refuse(reason: str) -> TypeError:
+        return TypeError(f"{d.name} cannot be replayed: its state has {shown}, which a book does not tell: {reason}")
+
+    rows = d.states(p)
+    _, numbers = np.unique(np.delete(rows, own, axis=1), axis=0, return_inverse=True)
+    numbers, count = numbers.ravel(), int(numbers.max()) + 1
+    held = rows[:, own] - rows[:, own].min()
+    places = np.empty((int(held.max()) + 1, count), dtype=np.int64)  # state of inventory and number
+    places[held, numbers] = np.arange(len(rows))
+    state_numbers = np.empty((8, len(rows)))
+    low, high, _ = d.boxes(p)
+    declared_kernels.find_state_rates(d.engine.record(p), 0, rows, low, state_numbers)
+    about = state_numbers[:, places]
+    if not (about[[VARIANCE, DRIFT, MID]] == about[[VARIANCE, DRIFT, MID], :1]).all():
+        raise refuse("drift, variance or mid depend on the inventory")
+    if d.mid is not None:
+        levels = about[MID, 0]
+        words = f"{shown}: of the mid's move since the start of the episode, the nearest one of {count}"
+        return BookState(
+            words, numbers, count, functools.partial(_nearest, levels), initial_price=getattr(p, "initial_price", None)
+        )
+    if count > MOST_FOLLOWED:
+        raise refuse(f"its law has {count:,} states, at most {MOST_FOLLOWED:,} are followed")
+    following, ends = d.transitions(p), (low, high)
+    rates = [
+        declare.rates_of(d, p, step, u)[0] for step in sorted({0, p.num_steps // 2, p.num_steps - 1}) for u in ends
+    ]
+    for e in fills:
+        opened = (following[e] >= 0)[places]
+        found = rates[0][e][places]
+        if not (opened == opened[:, :1]).all() or not np.allclose(found, found[:, :1], rtol=1e-12, atol=0.0):
+            raise refuse("fills depend on it")
+    others = [e for e in range(len(d.moves)) if e not in fills]
+    generator = np.zeros((count, count))
+    for e in others:
+        to = np.where(following[e] >= 0, following[e], np.arange(len(rows)))
+        rate = np.where(following[e] >= 0, rates[0][e], 0.0)[places]
+        target = numbers[to][places]
+        alike = all(np.array_equal(rates[0][e], one[e]) for one in rates)
+        if not alike or not (rate == rate[:1]).all() or not (target == target[:1]).all():
+            raise refuse("what moves it depends on controls, the step or the inventory")
+        if (held[to] != held).any():
+            raise refuse("what moves it moves the inventory, too")
+        np.add.at(generator, (np.arange(count), target[0]), rate[0])
+    generator -= np.diag(generator.sum(axis=1))
+    where, chances = d.starts(p)
+    start = np.bincount(numbers[d.index(p, where)], weights=chances, minlength=count)
+    moved = np.empty((2, count), dtype=np.int64)
+    for side, e in enumerate(fills):
+        open_rows = (following[e] >= 0)[places].all(axis=1)
+        target = numbers[following[e]][places[open_rows]]
+        if not open_rows.any() or not (target == target[:1]).all():
+            raise refuse("what a fill does to it depends on the inventory")
+        moved[side] = target[0]
+    if (moved != np.arange(count)).any():
+        words = f"{shown}: the most likely one given own fills"
+        return BookState(words, numbers, count, after=AfterFills(generator, moved, start, unit))
+    drift, variance = about[DRIFT, 0], about[VARIANCE, 0]
+    if not (variance > 0.0).all():
+        raise refuse("its mid has no noise")
+    words = f"{shown}: the most likely one given the moves of the mid between decisions (Wonham's filter)"
+    return BookState(words, numbers, count, functools.partial(_filtered, generator, start, drift, variance))
+
+
+def _nearest(levels: Array, mids: Array, begins: Array, seconds: float) -> Array:
+    """Numbers (D,) of the levels (Y,) nearest to what mids have moved by since the last begin."""
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(mids)), 0))
+    order = np.argsort(levels, kind="stable")
+    between = 0.5 * (levels[order][1:] + levels[order][:-1])
+    return np.asarray(order[np.searchsorted(between, mids - mids[first])])
+
+
+def _filtered(
+    generator: Array, start: Array, drift: Array, variance: Array, mids: Array, begins: Array, seconds: float
+) -> Array:
+    """Most likely numbers (D,) given the moves of mids."""
+    count = len(start)
+    both = np.zeros((2 * count, 2 * count))
+    both[:count, :count], both[:count, count:] = generator, np.eye(count)
+    moved = scipy.linalg.expm(both * seconds)
+    after, during = moved[:count, :count], moved[:count, count:]
+    return np.asarray(
+        _laws(np.diff(mids), start.astype(np.float64), during @ drift, during @ variance, np.ascontiguousarray(after))
+    )
+
+
+@njit(**KERNEL)
+def _laws(moves: Array, start: Array, means: Array, variances: Array, after: Array) -> Array:
+    """Most likely states (D,): of the start, and after each move."""
+    found, law = np.empty(len(moves) + 1, dtype=np.int64), start.copy()
+    found[0] = np.argmax(law)
+    for d in range(len(moves)):
+        logs = -0.5 * ((moves[d] - means) ** 2 / variances + np.log(variances))
+        law = np.dot(law * np.exp(logs - logs.max()), after)
+        law = np.maximum(law, 1e-300) / law.sum()
+        found[d + 1] = np.argmax(law)
+    return found
