@@ -73,7 +73,7 @@ MFGLib and OpenSpiel take games as objects, not as files. The same game for thei
     from mmgym.adapters.mfglib import mfglib_environment
     from mmgym.adapters.open_spiel import open_spiel_game
 
-    game = gymnasium.make(env_id, num_steps=200).unwrapped.params.game
+    game = gymnasium.make(env_id).unwrapped.params.game
     theirs = mfglib_environment(game, depths=[0.2, 0.4, 0.6])  # of bids and of asks, in dollars
     theirs = open_spiel_game(game, depths=[0.2, 0.4, 0.6])
 """
