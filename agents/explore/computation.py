@@ -241,25 +241,25 @@ def _optimum(settings: Settings) -> Iterator[Optimum]:
     if problem is None:
         known = replace(known, examples=baseline.examples(env.control_names))
         yield known
-    best, bounds = baseline.best_policy(), baseline.bounds()
-    bracketed = isinstance(best, BestKnownPolicy)
+    best = baseline.best_policy()
+    known = replace(known, best=f"best known ({best.name})" if isinstance(best, BestKnownPolicy) else "optimal")
+    solution = None if problem is None else baseline.solution
+    if problem is None or solution is None:  # quotes are known long before bounds
+        known = replace(known, sample=_sampled(env, best))
+        yield known
+    bounds = baseline.bounds()
     known = replace(
         known,
         lower=bounds.lower,
         upper=bounds.upper,
         error=bounds.error,
         level=bounds.level,
-        best=f"best known ({best.name})" if bracketed else "optimal",
         reference_value=baseline.reference_value(),
         seconds=time.perf_counter() - started,
     )
-    if problem is not None and baseline.solution is not None:
-        solution = baseline.solution
+    if problem is not None and solution is not None:
         coordinates = {key: np.asarray(values, np.float64) for key, values in problem.coordinates.items()}
         known = replace(known, grid=Grid(coordinates, problem.initial, solution.controls, solution.values))
-    else:
-        yield known
-        known = replace(known, sample=_sampled(env, best))
     yield known
 
 
