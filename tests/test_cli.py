@@ -151,9 +151,13 @@ def test_train_score_and_resume(capsys, tmp_path):
         f"{AS}: {{n_envs: 8, n_timesteps: 1600, n_steps: 100, batch_size: 400, gamma: 1.0}}\n", encoding="utf-8"
     )
     folder, market = str(tmp_path / "run"), ("--env", AS, "--set", "num_steps=40")
-    status, out, _ = run(capsys, "train", str(config), *market, "--seed", "3", "--folder", folder)
-    assert status == 0
-    assert "skill" in out
+    picture = tmp_path / "course.png"
+    words = ("--seed", "3", "--folder", folder, "--plot", str(picture))
+    status, out, err = run(capsys, "train", str(config), *market, *words)
+    assert status == 0, err
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    skill = float(out.split()[1].rstrip(","))
+    assert ("worse than the reference policy" in out) == (skill < 0.0)
     status, out, _ = run(capsys, "score", *market, folder, "--as-it-acts")
     assert status == 0
     assert "exact, as it acts" in out
