@@ -284,7 +284,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, lowe
     axis.axhline(1.0, color=OPTIMUM, linewidth=1.0)
     axis.axhline(0.0, color=OPTIMUM, linewidth=1.0, linestyle=":")
     axis.set(xlabel="environment steps", ylabel="skill (1: optimum, 0: reference)", ylim=(lowest, 1.05))
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.legend(fontsize=8, frameon=False)
     plain(axis)
     return axis
 
