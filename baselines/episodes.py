@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.baselines.policy import checked_actions
 
@@ -131,7 +132,8 @@ def simulated_columns(
     names = ("returns", "pnl", "fills", "orders", "absolute_inventory")
     columns = {name: np.zeros(count) for name in names} | {"estimate": np.full(count, variate.start)}
     length: Any = None
-    for step in episodes(envs, policy, seed, deterministic=deterministic, note=variate.before):
+    played = episodes(envs, policy, seed, deterministic=deterministic, note=variate.before)
+    for step in tqdm(played, "simulation", delay=2.0, unit="step", leave=False, disable=None):
         info = step.info
         if "elapsed" in info:
             length = info["elapsed"]

@@ -1,6 +1,7 @@
 """Policies: what can be asked for an action, functions of the observation, and policies that want quotes."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -301,14 +302,26 @@ class GivenPolicy(RememberingPolicy):
 
     def __init__(self, policy: Any, markov: bool = False) -> None:
         self._policy = policy
+        self._taken = inspect.signature(policy.predict).parameters
+        self._takes_all = any(each.kind is each.VAR_KEYWORD for each in self._taken.values())
         self.markov, self.has_mode = bool(getattr(policy, "markov", markov)), getattr(policy, "has_mode", True)
         self.distribution = getattr(policy, "distribution", None)
         self.quotes_of, self.clips = (getattr(policy, name, None) for name in ("quotes_of", "clips"))
 
-    def predict(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        """As the object."""
-        action, state = self._policy.predict(*arguments, **keywords)
-        return action, state
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """As the object, which is given those of the arguments that it takes, and may return actions alone."""
+        given = {"state": state, "episode_start": episode_start, "deterministic": deterministic}
+        given |= {} if action_masks is None else {"action_masks": action_masks}
+        taken = {name: value for name, value in given.items() if self._takes_all or name in self._taken}
+        found = self._policy.predict(observation, **taken)
+        return found if isinstance(found, tuple) and len(found) == 2 else (found, state)
 
 
 def draws_actions(policy: Policy, deterministic: bool) -> bool:

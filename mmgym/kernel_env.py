@@ -751,26 +751,31 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
                 history.add(entries, float(rewards[row]))
 
     def render(self) -> tuple[Any, ...] | None:
-        """The episodes of the first rows (at most `RENDERED`) so far: a text ("ansi") or an RGB array of each."""
+        """The episodes of the first rows (at most `RENDERED`) so far: a text ("ansi") or an RGB array of each.
+
+        Those of the other rows are empty, one for all, as Gymnasium's ``RecordVideo`` wants one of each row; of a large
+        batch give it ``record_first_only=True``.
+        """
         if not self._histories:
             gymnasium.logger.warn("render() needs render_mode='ansi' or 'rgb_array' at construction")
             return None
         if not self._rows.started:
             raise ResetNeeded("render() before reset(): call reset() first")
-        return tuple(each.text() if self.render_mode == "ansi" else each.picture() for each in self._histories)
+        shown = [each.text() if self.render_mode == "ansi" else each.picture() for each in self._histories]
+        empty = "" if self.render_mode == "ansi" else np.full_like(shown[0], 255)
+        return (*shown, *[empty] * (self.num_envs - len(shown)))
 
     def call(self, name: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
         """What the batch's method returns, or its attribute, for each row, as Gymnasium's vector environments give it.
 
-        The method is called once. An array whose length is the number of rows is handed out by rows, and so are the
-        pictures of `render` (None for rows without one); everything else is the same for all rows.
+        The method is called once. An array whose length is the number of rows is handed out by rows, and so is what
+        `render` gives; everything else is the same for all rows.
         """
         found = getattr(self, name)
         if callable(found):
             found = found(*arguments, **keywords)
         if name == "render":
-            frames = found or ()
-            return (*frames, *[None] * (self.num_envs - len(frames)))
+            return found or (None,) * self.num_envs
         by_row = isinstance(found, np.ndarray) and found.ndim > 0 and len(found) == self.num_envs
         return tuple(found) if by_row else (found,) * self.num_envs
 

@@ -284,12 +284,12 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, lowe
     axis.axhline(1.0, color=OPTIMUM, linewidth=1.0)
     axis.axhline(0.0, color=OPTIMUM, linewidth=1.0, linestyle=":")
     axis.set(xlabel="environment steps", ylabel="skill (1: optimum, 0: reference)", ylim=(lowest, 1.05))
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.legend(fontsize=8, frameon=False)
     plain(axis)
     return axis
 
 
-def robustness(table: pd.DataFrame, parameters: Sequence[str], file: str | Path | None = None) -> Any:
+def robustness(table: pd.DataFrame, parameters: Sequence[str]) -> Any:
     """What policies are worth over one parameter, as curves, or over two, as a map of the skill of each.
 
     Parameters
@@ -298,40 +298,38 @@ def robustness(table: pd.DataFrame, parameters: Sequence[str], file: str | Path 
         Of `mmgym.baselines.robustness`, with a column ``policy`` where there are several.
     parameters : one or two names
         Columns of the table.
-    file : str or Path, optional
-        Where to write the figure.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    array of matplotlib axes
+        Of value and skill, or of each policy.
     """
     table = table if "policy" in table else table.assign(policy="policy")
     groups = list(table.groupby("policy", sort=False))
     if len(parameters) == 1:
-        figure = new_figure(9.0, 4.0)
-        values, skills = figure.subplots(1, 2)
+        axes = new_figure(9.0, 4.0).subplots(1, 2)
+        values, skills = axes
         name = parameters[0]
         best = groups[0][1]
-        values.plot(best[name], best["optimum"], color="black", linewidth=2.0, label="optimum at each point")
-        values.plot(best[name], best["reference"], color="grey", linestyle=":", label="reference policy")
-        for policy, part in groups:
-            values.plot(part[name], part["value"], marker="o", markersize=3.0, label=policy)
-            skills.plot(part[name], part["skill"], marker="o", markersize=3.0, label=policy)
-        skills.axhline(1.0, color="black", linewidth=1.0)
-        skills.axhline(0.0, color="grey", linestyle=":")
-        values.set(xlabel=name, ylabel="value", title="value")
-        skills.set(xlabel=name, ylabel="skill", title="skill: 1 at the optimum, 0 at the reference")
-        values.legend(frameon=False)
-    else:
-        figure = new_figure(1.0 + 4.5 * len(groups), 4.2)
-        axes = figure.subplots(1, len(groups), squeeze=False)[0]
-        across, up = parameters
-        low = min(0.0, float(table["skill"].min()))
-        for axis, (policy, part) in zip(axes, groups, strict=True):
-            grid = part.pivot_table(index=up, columns=across, values="skill")
-            mesh = axis.pcolormesh(grid.columns, grid.index, grid, shading="nearest", vmin=low, vmax=1.0)
-            axis.set(xlabel=across, ylabel=up, title=policy)
-        figure.colorbar(mesh, ax=axes, label="skill")
-    if file is not None:
-        write_figure(figure, Path(file), dpi=120)
-    return figure
+        values.plot(best[name], best["optimum"], color=OPTIMUM, linewidth=2.0, label="optimum at each point")
+        values.plot(best[name], best["reference"], color=OPTIMUM, linestyle=":", label="reference policy")
+        for color, (policy, part) in zip(COLORS * (1 + len(groups) // len(COLORS)), groups, strict=False):
+            for axis, column in ((values, "value"), (skills, "skill")):
+                axis.plot(part[name], part[column], color=color, marker="o", markersize=3.0, label=str(policy))
+        skills.axhline(1.0, color=OPTIMUM, linewidth=2.0)
+        skills.axhline(0.0, color=OPTIMUM, linestyle=":")
+        for axis, what in ((values, "value"), (skills, "skill (1: optimum, 0: reference)")):
+            axis.set(xlabel=_words(name), ylabel=what)
+            plain(axis)
+        _legend(values.figure, values)
+        return axes
+    figure = new_figure(1.0 + 4.5 * len(groups), 4.2)
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    across, up = parameters
+    low = min(0.0, float(table["skill"].min()))
+    for axis, (policy, part) in zip(axes, groups, strict=True):
+        grid = part.pivot_table(index=up, columns=across, values="skill")
+        mesh = axis.pcolormesh(grid.columns, grid.index, grid, shading="nearest", vmin=low, vmax=1.0)
+        axis.set(xlabel=_words(across), ylabel=_words(up), title=_words(str(policy)))
+    figure.colorbar(mesh, ax=axes, label="skill (1: optimum, 0: reference)")
+    return axes

@@ -24,16 +24,20 @@ def show(table: pd.DataFrame, file: str | None = None, *, index: bool = False) -
     """Print a table and, if a file is named, write it as `write_output` does."""
     print(table_text(table, index=index))
     if file is not None:
-        write_output(file, table, index=index)
+        write_output(file, table)
 
 
-def write_output(file: str, table: pd.DataFrame, *, index: bool = False) -> None:
-    """Write a table as CSV or, where the name ends in .json, as JSON: rows by their index, or in a list; say so."""
+def write_output(file: str, table: pd.DataFrame, index: str = "") -> None:
+    """Write a table as CSV or, where the name ends in .json, as a list of rows with the same columns; say so.
+
+    ``index`` is what the column of its index is called, which is left out without it.
+    """
+    table = table.reset_index(names=index) if index else table
     with replacing(Path(file)) as part:
         if part.suffix == ".json":
-            part.write_text(table.to_json(orient="index" if index else "records", indent=1), encoding="utf-8")
+            part.write_text(table.to_json(orient="records", indent=1, double_precision=15), encoding="utf-8")
         else:
-            table.to_csv(part, index=index)
+            table.to_csv(part, index=False)
     print(f"\nwritten: {Path(file)}")
 
 

@@ -19,6 +19,7 @@ from mmgym.agents.cli import main
 from mmgym.agents.commands.command import environment_id
 
 AS = "mmgym/AvellanedaStoikov-v0"
+SHORT = ("--env", AS, "--set", "num_steps=5", "--set", "inventory_limit=3")
 
 
 def run(capsys, *words):
@@ -135,7 +136,7 @@ def test_score_papers_and_risk(capsys, tmp_path):
         str(file),
     )
     assert status == 0
-    found = json.loads(file.read_text())
+    found = {row.pop("policy"): row for row in json.loads(file.read_text())}
     assert found["constant"]["value"] == pytest.approx(61.0384347660, abs=1e-6)
     assert found["optimal"]["skill"] == pytest.approx(1.0)
     # VaR and CVaR of the constant quote do not depend on the number of steps (reference mathematics, section 6)
@@ -150,9 +151,13 @@ def test_train_score_and_resume(capsys, tmp_path):
         f"{AS}: {{n_envs: 8, n_timesteps: 1600, n_steps: 100, batch_size: 400, gamma: 1.0}}\n", encoding="utf-8"
     )
     folder, market = str(tmp_path / "run"), ("--env", AS, "--set", "num_steps=40")
-    status, out, _ = run(capsys, "train", str(config), *market, "--seed", "3", "--folder", folder)
-    assert status == 0
-    assert "skill" in out
+    picture = tmp_path / "course.png"
+    words = ("--seed", "3", "--folder", folder, "--plot", str(picture))
+    status, out, err = run(capsys, "train", str(config), *market, *words)
+    assert status == 0, err
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    skill = float(out.split()[1].rstrip(","))
+    assert ("worse than the reference policy" in out) == (skill < 0.0)
     status, out, _ = run(capsys, "score", *market, folder, "--as-it-acts")
     assert status == 0
     assert "exact, as it acts" in out
@@ -241,6 +246,16 @@ def test_ids_are_understood_without_their_frame(capsys):
     assert status == 2 and "did you mean" not in err and "mmgym list" in err
 
 
+@pytest.mark.parametrize("command", [("list",), ("solve", *SHORT), ("score", *SHORT, "hjb", "constant")], ids=str)
+def test_csv_and_json_are_the_same_table(command, capsys, tmp_path):
+    files = [tmp_path / "table.csv", tmp_path / "table.json"]
+    for file in files:
+        assert run(capsys, *command, "--output", str(file))[0] == 0
+    rows, table = json.loads(files[1].read_text()), pd.read_csv(files[0])
+    assert all(list(row) == list(table.columns) for row in rows)
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), table, check_dtype=False, rtol=1e-12)
+
+
 def test_solve_shows_inventory_0_and_writes_every_cell(capsys, tmp_path):
     file = tmp_path / "cells.csv"
     words = ("--set", "num_steps=8", "--set", "inventory_limit=9")
@@ -269,5 +284,9 @@ def test_help_loads_no_table_library():
         "    make_parser([name])\n"
         "print(sorted({'torch', 'pandas', 'scipy.optimize', 'matplotlib', 'stable_baselines3'} & set(sys.modules)))"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    code = "import sys\nfrom mmgym.agents.cli import make_parser\nmake_parser(['replay'])\n"
+    code += "print([name for name in sys.modules if name.startswith('mmgym.baselines.mean_field')])"  # another market's
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -742,7 +742,7 @@ def test_a_batch_renders_its_first_rows():
                 if ended[i] and mode == "same_step":
                     env.reset()
                     ended[i] = False
-            assert envs.render() == tuple(env.render() for env in singles)
+            assert envs.render() == (*(env.render() for env in singles), "", "")
     pictures = GLFTVectorEnv(2, render_mode="rgb_array", **SHORT)
     pictures.reset(seed=0)
     assert [each.shape for each in pictures.render()] == [(480, 640, 3)] * 2
@@ -755,10 +755,12 @@ def test_a_batch_renders_its_first_rows():
 @pytest.mark.long
 def test_a_batch_is_recorded_as_video(tmp_path):
     envs = RecordBatchVideo(
-        GLFTVectorEnv(4, render_mode="rgb_array", **SHORT), str(tmp_path / "new"), video_aspect_ratio=(2, 2), fps=10
+        GLFTVectorEnv(6, render_mode="rgb_array", **SHORT), str(tmp_path / "new"), video_aspect_ratio=(2, 3), fps=10
     )
     envs.reset(seed=0)
     for _ in range(5):
-        envs.step(np.zeros((4, 2), np.float32))
+        envs.step(np.zeros((6, 2), np.float32))
+    *shown, empty, same = envs.env.render()
+    assert empty is same and (empty == 255).all() and all((each < 255).any() for each in shown)
     envs.close()
     assert len(list((tmp_path / "new").glob("*.mp4"))) >= 1

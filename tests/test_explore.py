@@ -253,6 +253,17 @@ def test_a_policy_that_is_not_known_is_named():
             last(Settings(AS, SMALL, policy=policy, agent=agent), "comparison")
 
 
+@pytest.mark.long
+def test_quotes_of_a_bracketed_market_are_known_before_its_bounds():
+    tiny = {"observe": "fills", "horizon": 2.0, "num_steps": 4, "inventory_limit": 2}
+    *before, end = compute(Settings("mmgym/HawkesFlow-v0", tiny), "optimum")
+    early = [known for known in before if known.sample is not None and known.lower is None]
+    assert early[0].best.endswith(", so far") and early[0].best.split(",")[0] in early[0].origins
+    assert (end.level, end.best.split(" (")[0]) == ("bracketed", "best known") and end.lower < end.upper
+    shown = cards.CARDS["quotes"].draw({"optimum": early[0]}, Settings("mmgym/HawkesFlow-v0", tiny))
+    assert shown.figure is not None and "so far" in shown.table.columns[1]
+
+
 def test_parts_depend_on_what_they_show():
     one = {part.name: part.key for part in parts_of(Settings(AS, SMALL))}
     other = {part.name: part.key for part in parts_of(Settings(AS, SMALL, policy="hjb", seed=1, times=(0.0,)))}

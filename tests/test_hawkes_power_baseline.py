@@ -285,6 +285,8 @@ def test_without_excitation_the_bounds_meet_at_the_exact_optimum(atom):
     for kind in ("fitted", "first_order", "frozen"):
         function = solved(p, kind)
         found = path_bounds(p, function, 1_000, 1)
+        for each, again in zip(found, path_bounds(p, function, 30, 1 + 90), strict=True):  # a path is that of its seed
+            np.testing.assert_array_equal(again, each[90:120])
         error = found.upper.std() / math.sqrt(1_000)
         assert abs(found.upper.mean() - optimum) < 4.0 * error + 1e-4, kind
         assert abs(found.policy.mean() - optimum) < 4.0 * error + 1e-4, kind

@@ -15,6 +15,7 @@ from mmgym.baselines import (
     pnl_distribution,
     policy_cells,
     regret_maps,
+    robustness,
     rollout,
     score,
 )
@@ -106,6 +107,24 @@ def test_pictures_of_an_episode_a_law_and_learning():
     curves = {"ppo 0": [{"steps": 0, "skill": 0.1}, {"steps": 10, "skill": 0.9}], "ppo 1": [{"steps": 0, "skill": 0.2}]}
     axis = plot.learning_curves(curves)
     assert axis.lines[0].get_ydata().tolist() == [0.1, 0.9] and axis.lines[0].get_color() == axis.lines[1].get_color()
+
+
+def test_a_picture_of_robustness_is_its_table():
+    over = {"fill_decay": [1.2, 1.5, 1.9], "volatility": [1.0, 2.0]}
+    policies = {"optimal": optimal_policy(AS, **SMALL), "constant": paper_policies(AS, **SMALL)["constant"]}
+    tables = [robustness(policy, AS, over, **SMALL).table.assign(policy=name) for name, policy in policies.items()]
+    table = pd.concat(tables)
+    one = table[table["volatility"] == 2.0]
+    values, skills = plot.robustness(one, ["fill_decay"])
+    for k, name in enumerate(policies):
+        own = one[one["policy"] == name]
+        np.testing.assert_array_equal(values.lines[2 + k].get_xydata(), own[["fill_decay", "value"]])
+        np.testing.assert_array_equal(skills.lines[k].get_xydata(), own[["fill_decay", "skill"]])
+        assert values.lines[2 + k].get_color() == skills.lines[k].get_color() == plot.COLORS[k]
+    for axis, name in zip(plot.robustness(table, ["fill_decay", "volatility"]), policies, strict=True):
+        own = table[table["policy"] == name].sort_values(["volatility", "fill_decay"])
+        assert axis.get_title() == name
+        np.testing.assert_array_equal(np.ravel(axis.collections[0].get_array()), own["skill"])
 
 
 def test_the_command_line_draws(tmp_path, capsys):

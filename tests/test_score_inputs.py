@@ -225,6 +225,36 @@ def test_a_function_may_take_one_observation():
     pd.testing.assert_frame_equal(frame, baselines.rollout(AS, whole, episodes=2, **SMALL))
 
 
+class Bare:
+    """Somebody's object whose `predict` knows nothing of states."""
+
+    def predict(self, seen):
+        return whole(seen)
+
+
+class Half:
+    markov = True
+
+    def predict(self, seen, deterministic=False):
+        assert deterministic
+        return whole(seen), None
+
+
+class Everything:
+    def predict(self, seen, **given):
+        assert set(given) == {"state", "episode_start", "deterministic"}
+        return whole(seen), given["state"]
+
+
+def test_an_object_is_given_what_its_predict_takes():
+    expected = baselines.score(AS, whole, markov=True, **SMALL).value
+    for given in (Bare(), Half(), Everything()):
+        assert baselines.score(AS, given, markov=True, **SMALL).value == pytest.approx(expected, rel=1e-12)
+    simulated = baselines.score(AS, whole, episodes=10, **SMALL).value
+    assert baselines.score(AS, Bare(), episodes=10, **SMALL).value == pytest.approx(simulated, rel=1e-12)
+    assert baselines.score(AS, Half(), **SMALL).method == "exact"
+
+
 @pytest.mark.parametrize("env_id", [AS, TICK])
 @pytest.mark.parametrize("markov", [True, False])
 def test_a_function_that_answers_neither_is_told_the_shapes(env_id, markov):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mmgym.agents.commands.command import Command, add_environment, add_output, environment_arguments, named_policies
-from mmgym.printing import show
+from mmgym.printing import show, write_output
 
 __all__ = ["RECORD"]
 
@@ -59,7 +59,10 @@ def _record(options: argparse.Namespace) -> None:
     )
     import pandas as pd
 
-    show(pd.DataFrame.from_dict(rows, orient="index"), options.output, index=True)
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    show(table, index=True)
+    if options.output:
+        write_output(options.output, table, "policy")
     folder = Path(options.folder).resolve()
     print(f"\nwritten: MINARI_DATASETS_PATH={folder}, then minari.load_dataset(DATASET)")
 

@@ -9,10 +9,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import mmgym
 from mmgym.agents.commands.command import (
     Command,
     UsageError,
@@ -31,8 +31,9 @@ def _own_commands() -> dict[str, Any]:
     from mmgym.registration import ENVIRONMENTS
 
     markets = dict.fromkeys(row.market for row in ENVIRONMENTS if not row.declared)
-    names = {market: f"mmgym.baselines.{market}.replay_command" for market in markets}
-    return {market: import_module(name) for market, name in names.items() if find_spec(name) is not None}
+    folder = Path(mmgym.__file__).parent / "baselines"  # find_spec would import every market
+    own = [market for market in markets if (folder / market / "replay_command.py").exists()]
+    return {market: import_module(f"mmgym.baselines.{market}.replay_command") for market in own}
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

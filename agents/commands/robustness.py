@@ -81,9 +81,9 @@ def _run(options: argparse.Namespace) -> None:
         )
         show(score_table(means), index=True)
     if options.plot:
-        from mmgym.plot import robustness as picture
+        from mmgym import plot
 
-        picture(whole, list(over), options.plot)
+        plot.write_figure(plot.robustness(whole, list(over))[0].figure, options.plot)
         print(f"\nwritten: {options.plot}")
 
 

@@ -126,7 +126,9 @@ def _score(options: argparse.Namespace) -> None:
         others = {name: policy for name, policy in policies.items() if name not in ("optimal", "best")}
         draw_quotes(options.plot, env, {"best": best_known_policy(env), **others})
     if not options.risk:
-        show(table, options.output, index=True)
+        show(table, index=True)
+        if options.output:
+            write_output(options.output, table, "policy")
         return
     measures = risk_table(scores)
     show(table.drop(columns=[name for name in table.columns if name in measures.columns]), index=True)
@@ -138,7 +140,7 @@ def _score(options: argparse.Namespace) -> None:
         f"Brackets: 95 % intervals of what is simulated, from {max(options.episodes, 10_000)} episodes."
     )
     if options.output:
-        write_output(options.output, table, index=True)
+        write_output(options.output, table, "policy")
 
 
 RISK = """\

@@ -50,13 +50,20 @@ def _train(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     print(f"skill {score.skill:.4f}, regret {score.regret}, optimum {score.optimum_upper:.6f}; saved in {folder}")
+    if score.skill < 0.0:
+        print(
+            "worse than the reference policy: often too few steps, too much initial noise (log_std_init), a discount "
+            "below 1, or price noise in the rewards (--reward pnl); --plot FILE.png shows the course"
+        )
     if options.plot:
         from mmgym import plot
         from mmgym.plain_files import read_json
 
         run = read_json(folder / "run.json")
         last = {"steps": run["steps"], "skill": score.skill}
-        axis = plot.learning_curves({run["settings"]["algorithm"]: [*(run["curve"] or []), last]})
+        points = [*(run["curve"] or []), last]
+        lowest = min(-0.3, *(1.05 * point["skill"] for point in points))
+        axis = plot.learning_curves({run["settings"]["config"]["algorithm"]: points}, lowest=lowest)
         plot.write_figure(axis.figure, options.plot)
         print(f"written: {options.plot}")
 

@@ -241,25 +241,29 @@ def _optimum(settings: Settings) -> Iterator[Optimum]:
     if problem is None:
         known = replace(known, examples=baseline.examples(env.control_names))
         yield known
-    best, bounds = baseline.best_policy(), baseline.bounds()
-    bracketed = isinstance(best, BestKnownPolicy)
+    best, solution = baseline.best_policy(), None if problem is None else baseline.solution
+    if isinstance(best, BestKnownPolicy):
+        if solution is None:  # which policy is best is known minutes later
+            name, make = next(iter(baseline.policies().items()))
+            known = replace(known, best=f"{name}, so far", sample=_sampled(env, make(), best.value))
+            yield known
+        known = replace(known, best=f"best known ({best.name})")
+    if solution is None:
+        known = replace(known, sample=_sampled(env, best, best.value))
+        yield known
+    bounds = baseline.bounds()
     known = replace(
         known,
         lower=bounds.lower,
         upper=bounds.upper,
         error=bounds.error,
         level=bounds.level,
-        best=f"best known ({best.name})" if bracketed else "optimal",
         reference_value=baseline.reference_value(),
         seconds=time.perf_counter() - started,
     )
-    if problem is not None and baseline.solution is not None:
-        solution = baseline.solution
+    if problem is not None and solution is not None:
         coordinates = {key: np.asarray(values, np.float64) for key, values in problem.coordinates.items()}
         known = replace(known, grid=Grid(coordinates, problem.initial, solution.controls, solution.values))
-    else:
-        yield known
-        known = replace(known, sample=_sampled(env, best))
     yield known
 
 
@@ -271,9 +275,9 @@ def _is_coordinate(column: Array, states: Array) -> bool:
     return any(abs(np.corrcoef(column, other)[0, 1]) > ALIKE for other in moving.T)
 
 
-def _sampled(env: Any, best: Any) -> Sample:
+def _sampled(env: Any, policy: Any, value: Any) -> Sample:
     now, parts = np.zeros(SAMPLE), []
-    for step in episodes(env.make_batch(SAMPLE, info="full"), best, 0):
+    for step in episodes(env.make_batch(SAMPLE, info="full"), policy, 0):
         decision, running = step.decision, step.running
         columns = {
             key: np.asarray(values, np.float64)[running]
@@ -291,7 +295,7 @@ def _sampled(env: Any, best: Any) -> Sample:
         for key, column in columns.items()
         if _is_coordinate(column, states) and abs(np.corrcoef(column, times)[0, 1]) < ALIKE
     }
-    values = np.asarray(best.value(observations), np.float64)
+    values = np.asarray(value(observations), np.float64)
     return Sample(times, coordinates, controls, values, observations)
 
 
@@ -361,7 +365,8 @@ def _comparison(settings: Settings) -> Iterator[Comparison]:
         states = "continuous" if problem is None else "not all observed, and what the best policy plays is no table"
         why = f"The states of this market are {states}: there is no exact map. The score has the regret as a whole."
         if policy.markov:
-            sample = _sampled(env, baseline.best_policy())
+            best = baseline.best_policy()
+            sample = _sampled(env, best, best.value)
             actions, _ = policy.predict(sample.observations)
             controls = np.asarray(env.to_quotes(np.asarray(actions)), np.float64)
     elif baseline.expected_utility:

@@ -80,7 +80,7 @@ def quotes_figure(view: Quotes, optimum: Optimum, best: str, compared: str) -> g
     """Controls over a coordinate: a row for each kind, a column for each time; lines are best, dots are compared."""
     names, groups = optimum.control_names, control_groups(optimum.control_names)
     rows, columns = len(groups), len(view.times)
-    kind = "decisions near time" if view.sampled else "time"
+    kind = "near" if view.sampled else "time"  # the card's note has the rest
     figure = make_subplots(
         rows,
         columns,

@@ -40,7 +40,7 @@ def facts(optimum: Optimum) -> dict[str, str]:
     states = "continuous states" if optimum.num_states is None else f"{optimum.num_states} states"
     found["size"] = f"{optimum.num_steps} steps, {states}"
     if optimum.lower is not None:
-        found["solved in"] = f"{optimum.seconds:.2g} s"
+        found["solved in"] = f"{optimum.seconds:.{0 if optimum.seconds >= 10.0 else 2}f} s"
     return found
 
 

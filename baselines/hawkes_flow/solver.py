@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.arguments import check_memory
 from mmgym.baselines.frozen import Functional
@@ -368,7 +369,6 @@ def march(
     depths: DepthFunction | None = None,
     functional: Functional = CRITERION,
     depth_bounds: tuple[Array, Array] | None = None,
-    progress: Callable[[float], None] | None = None,
 ) -> Tables:
     """Values at all levels, of the best depths or of given ones.
 
@@ -385,8 +385,6 @@ def march(
         Expectation wanted: weights of gain, penalty, fills and absolute inventory.
     depth_bounds : pair of (2,) arrays, optional
         Smallest and largest depth of bid and ask; by default the depth box of the environment.
-    progress : callable, optional
-        Told the part done now and then.
 
     Returns
     -------
@@ -401,7 +399,7 @@ def march(
         steps, window = _step_counts(grid, resolution, held)
         _require_memory(grid, steps, window)
         march = _March(grid, window * (params.piece_length / steps), functional, depths, after)
-        own = _march_piece(march, steps, window, progress)
+        own = _march_piece(march, steps, window)
         own[-1] = float(params.piece_ends[piece - 1]) if piece else own[-1][0], *own[-1][1:]
         segments += _segments(len(levels), np.array([level[0] - march.end for level in own]), march.held)
         levels, after = levels + own, march.values
@@ -411,9 +409,7 @@ def march(
     return Tables(columns[0], np.array(segments), values, np.stack([bid, ask]), largest)
 
 
-def _march_piece(
-    march: _March, steps: int, window: int, progress: Callable[[float], None] | None
-) -> list[tuple[float, Array, Array, Array]]:
+def _march_piece(march: _March, steps: int, window: int) -> list[tuple[float, Array, Array, Array]]:
     """Levels of a piece that are kept."""
     grid, p = march.grid, march.grid.params
     length = p.piece_length / steps
@@ -421,13 +417,11 @@ def _march_piece(
     levels = [march.level()]
     levels += [march.level() for level in march.start(length, window) if level in kept]
     stepper = _Stepper(grid, length)
-    for level in range(ORDER, steps + 1):
+    for level in tqdm(range(ORDER, steps + 1), "solution", delay=2.0, unit="step", leave=False, disable=None):
         march.advance(stepper, level, window)
         del march.window[:-window]
         if level in kept:
             levels.append(march.level())
-        if progress is not None and level % 64 == 0:
-            progress((p.pieces - 1 - grid.piece + level / steps) / p.pieces)
     return levels
 
 

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.baselines.hawkes_power import kernels
 from mmgym.baselines.hawkes_power.kernels import Basis
@@ -56,6 +57,7 @@ __all__ = [
 
 EVENTS = 1_500_000  # simulated for a bound
 FEWEST, MOST = 200, 2_000  # paths
+TOGETHER = 100  # paths of a kernel's call
 CERTAIN = 4.0  # standard errors
 
 
@@ -125,7 +127,11 @@ def path_bounds(params: Params, function: ValueFunction, paths: int, seed: int) 
     values, seeds = np.empty((paths, 3)), np.uint64(seed) + np.arange(paths, dtype=np.uint64)
     record, rows = MARKET.record(params), np.zeros(1, MARKET.row_dtype)
     most = 64 + int(4.0 * expected_events(params)[4:].sum())
-    kernels.bound_paths(record, rows, *function, seeds, most, values)
+    with tqdm(total=paths, desc="bound", unit="path", delay=2.0, leave=False, disable=None) as bar:
+        for first in range(0, paths, TOGETHER):
+            part = slice(first, first + TOGETHER)
+            kernels.bound_paths(record, rows, *function, seeds[part], most, values[part])
+            bar.update(len(seeds[part]))
     while (missing := np.flatnonzero(np.isnan(values[:, 0]))).size:
         most *= 4
         again = np.empty((missing.size, 3))

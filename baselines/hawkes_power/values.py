@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.hawkes_flow.reach import reach_laws
@@ -159,7 +160,8 @@ def march(
     slope = _RightHandSide(params, space)
     borders, fastest = slice_borders(params) if borders is None else borders, slope.fastest()
     tables, table = [], slope.terminal
-    for left, half in zip(borders, 0.5 * np.diff(borders), strict=False):
+    slices = list(zip(borders, 0.5 * np.diff(borders), strict=False))
+    for left, half in tqdm(slices, "value function", unit="slice", delay=2.0, leave=False, disable=None):
         if offsets is not None:
             slope.offsets = tuple(offsets(left + half))
         steps = max(1, int(np.ceil(half * fastest / STABLE)))
