@@ -33,18 +33,7 @@ def price_cumulant(params: glft.Params, exposure: Array, jumps: bool = True) -> 
     diffusion = np.asarray(0.5 * (exposure * p.volatility) ** 2)
     if not jumps or p.jump_rate == 0.0:
         return diffusion
-    if p.jump_law == "normal":
-        growth = np.expm1(exposure * p.jump_mean + 0.5 * (exposure * p.jump_volatility) ** 2)
-    else:
-        up, down = exposure * p.jump_up_mean, -exposure * p.jump_down_mean
-        happen = (p.jump_up_share > 0.0, p.jump_up_share < 1.0)
-        if max(np.max(side.real) * exists for side, exists in zip((up, down), happen, strict=True)) >= 1.0:
-            raise ValueError(
-                f"the P&L has no exponential moment at this exponent: exposures to the jumps times their mean size, "
-                f"jump_up_mean = {p.jump_up_mean:g} or jump_down_mean = {p.jump_down_mean:g}, must be below 1"
-            )
-        growth = p.jump_up_share * up / (1.0 - up) + (1.0 - p.jump_up_share) * down / (1.0 - down)
-    return np.asarray(diffusion + p.jump_rate * (growth - exposure * p.average_jump))
+    return np.asarray(diffusion + p.jump_rate * p.jump_sizes.compensated(exposure))
 
 
 def best_depths(decays: Array, xi: Any) -> Array:

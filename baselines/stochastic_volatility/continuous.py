@@ -7,7 +7,9 @@ q S + v))`` (CARA),
         [CARA: - gamma rho xi nu q v_nu - (gamma / 2) xi^2 nu v_nu^2]
         + sum_sides (A D C / k) exp(k (v(q +- D) - v) / D) = 0,    v(T, q, nu) = -alpha q^2,
 
-``C = 1 / e`` or ``(1 + gamma D / k)^-(1 + k / (gamma D))``. ``v_nunu`` keeps it from being linear in ``exp(k v / D)``.
+with ``- kappa_J(-gamma q) / gamma`` beside ``mu q`` under CARA where the mid jumps, ``kappa_J`` the cumulant of the
+compensated jumps; ``C = 1 / e`` or ``(1 + gamma D / k)^-(1 + k / (gamma D))``. ``v_nunu`` keeps it from being linear in
+``exp(k v / D)``.
 """
 
 from typing import Any, Literal
@@ -32,7 +34,11 @@ def plain_params(params: Params, utility: Literal["mean", "cara"] = "mean", vari
     """The GLFT market with constant variance (the long-run one by default), which has the same fills (glft.Params)."""
     p = params
     variance = p.variance_mean if variance is None else variance
-    names = ("drift", "order_size", "inventory_limit", "initial_inventory", "initial_price", "horizon", "num_steps")
+    names = (
+        *("drift", "order_size", "inventory_limit", "initial_inventory", "initial_price", "horizon", "num_steps"),
+        *(name for name in Params._fields if name.startswith("jump_")),
+        "compensated",
+    )
     return glft.Params.create(
         volatility=float(np.sqrt(variance)),
         fill_rate=[p.fill_rate_bid, p.fill_rate_ask],
@@ -44,6 +50,14 @@ def plain_params(params: Params, utility: Literal["mean", "cara"] = "mean", vari
         max_depth=[p.max_depth_bid, p.max_depth_ask],
         **{name: getattr(p, name) for name in names},
     )
+
+
+def jump_growth(params: Params, inventory: Array) -> Array:
+    """What compensated jumps add to the logarithm of ``E[exp(-gamma gain)]`` per unit of time, for inventories."""
+    p = params
+    if not p.jump_rate:
+        return np.zeros(np.shape(inventory))
+    return np.asarray(p.jump_rate * p.jump_sizes.compensated(-p.risk_aversion * inventory))
 
 
 def _fills(plain: glft.Params) -> Any:
@@ -80,9 +94,10 @@ def continuous_values(
     p, grid, plain = params, VarianceGrid(params, nodes), plain_params(params, utility)
     fills, nu, gamma, xi = _fills(plain), grid.nodes, p.risk_aversion, p.variance_volatility
     q = (np.arange(-p.limit, p.limit + 1) * p.order_size)[:, None]
-    flow = p.drift * q - 0.5 * gamma * nu * q**2
+    flow = p.trend * q - 0.5 * gamma * nu * q**2
     linear = np.broadcast_to(grid.generator, (len(q), nodes, nodes))
     if utility == "cara":
+        flow = flow - jump_growth(p, q) / gamma
         linear = linear - (gamma * p.correlation * xi * q * nu)[:, :, None] * grid.slope
 
     def derivative(_: float, values: Array) -> Array:
@@ -133,10 +148,11 @@ def blind_values(params: Params, num_steps: int | None = None) -> Array:
     """
     p, fills = params, _fills(plain_params(params, params.utility))
     q = np.arange(-p.limit, p.limit + 1) * p.order_size
+    flow = p.trend * q - (jump_growth(p, q) / p.risk_aversion if p.utility == "cara" else 0.0)
 
     def derivative(left: float, values: Array) -> Array:
         variance = p.expected_variance(p.horizon - left)
-        return np.asarray(p.drift * q - 0.5 * p.risk_aversion * variance * q**2 + fills(values))
+        return np.asarray(flow - 0.5 * p.risk_aversion * variance * q**2 + fills(values))
 
     steps = p.num_steps if num_steps is None else num_steps
     return _integrate(derivative, -p.terminal_penalty * q**2, np.linspace(0.0, p.horizon, steps + 1))

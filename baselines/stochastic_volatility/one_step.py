@@ -76,7 +76,7 @@ class VarianceProblem(GLFTProblem):
         """What a functional gains per unit of time at ``nu = theta``, and per unit of ``nu - theta``, by inventory."""
         p, q = self.market, self.inventory
         fading = -0.5 * functional.penalty * p.risk_aversion * q**2
-        flow = functional.gain * p.drift * q + p.variance_mean * fading + functional.absolute_inventory * np.abs(q)
+        flow = functional.gain * p.trend * q + p.variance_mean * fading + functional.absolute_inventory * np.abs(q)
         return flow, fading
 
     def continuation(self, values: Array) -> Array:

@@ -3,9 +3,10 @@ r"""The frozen-quote problem under stochastic volatility and CARA.
 With depths frozen, ``w(t, q, nu) = E[exp(-gamma (W_T - W_t))]`` solves the linear system
 
     -w_t = kappa (theta - nu) w_nu + (xi^2 / 2) nu w_nunu - gamma rho xi nu q w_nu + (gamma^2 nu q^2 / 2 - gamma mu q) w
-           + sum_sides lambda (exp(-gamma D delta) w(q +- D) - w)
+           + kappa_J(-gamma q) w + sum_sides lambda (exp(-gamma D delta) w(q +- D) - w)
 
-inside a step: `VarianceGrid` nodes in the variance, exponential of the matrix exactly in time.
+inside a step, ``mu`` the trend and ``kappa_J`` the cumulant of the compensated jumps: `VarianceGrid` nodes in the
+variance, exponential of the matrix exactly in time.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from mmgym.baselines.frozen import Functional
+from mmgym.baselines.stochastic_volatility.continuous import jump_growth
 from mmgym.baselines.stochastic_volatility.kernels import tilted_step
 from mmgym.baselines.stochastic_volatility.one_step import VarianceProblem
 from mmgym.models import stochastic_volatility
@@ -32,7 +34,7 @@ class TiltedVarianceProblem(VarianceProblem):
         super().__init__(params, nodes, polished=polished)
         p, grid, q = params, self.grid, self.inventory[:, None]
         assert grid is not None
-        growth = 0.5 * (self.aversion * q) ** 2 * grid.nodes - self.aversion * p.drift * q
+        growth = 0.5 * (self.aversion * q) ** 2 * grid.nodes - self.aversion * p.trend * q + jump_growth(p, q)
         tilt = -self.aversion * p.correlation * p.variance_volatility * q * grid.nodes
         blocks = grid.generator + tilt[:, :, None] * grid.slope
         blocks[:, np.arange(nodes), np.arange(nodes)] += growth
@@ -85,5 +87,5 @@ class TiltedVarianceProblem(VarianceProblem):
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         """As the protocol has it; the price noise that follows from the variance's path stays in."""
         gamma = self.aversion
-        noise = 0.5 * gamma**2 * self.market.independent_share * info["weighted_square"]
+        noise = 0.5 * gamma**2 * self.market.independent_share * info["weighted_square"] + info["jump_exponent"]
         return np.asarray(-gamma * (info["gain"] - info["price_gain"] + info["variance_gain"]) + noise)

@@ -34,6 +34,7 @@ class StochasticVolatilityFace(MarketFace):
             entries["price_gain"] = state.price_gain
             entries["variance_gain"] = state.variance_gain
             entries["weighted_square"] = state.weighted_square
+            entries["jump_exponent"] = state.jump_exponent
             entries["bid_depth"], entries["ask_depth"] = controls
         return entries
 
@@ -55,6 +56,10 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     at every fill and step end, whether or not Feller's condition holds (where it does not, construction warns). The
     criterion is simulated without bias, and the variance of the P&L too at zero correlation; with correlation that
     variance is off by a relative ``(variance_reversion * step)^2 / 12`` at most (see the model's docstring).
+
+    With `jump_rate` the mid also jumps, as in `mmgym/GLFT-v0`, independently of its variance and of the fills: under
+    ``utility="mean"`` jumps that are compensated change the risk alone, and the penalty stays on ``nu``; under
+    ``utility="cara"`` their whole law counts.
 
     With ``utility="mean"`` the correlation does not change the optimum: the mid is a martingale but for its drift.
     Seeing the variance is worth little (0.003 of 65.5 with the defaults); ``observe_variance=False`` hides it,
@@ -84,7 +89,8 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     variance. Rewards are undiscounted and add up to the criterion.
 
     With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty *
-    inventory^2))``; ``reward="expected"`` integrates the price noise that is independent of the variance out of it.
+    inventory^2))``; ``reward="expected"`` integrates the price noise that is independent of the variance, jumps
+    included, out of it.
 
     ## Starting State
     Step 0, `initial_inventory`, `initial_price`, `initial_variance`, no cash.
@@ -95,8 +101,9 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
     ## Arguments
     [parameters]
     - `info` (None): "full" adds the gain, its price noise `price_gain`, the part `variance_gain` of it that follows
-      from the variance's path, the integral `weighted_square` of variance times squared inventory and the depths to
-      `info`, which always has cash, mid, inventory, variance and the fills of the last step.
+      from the variance's path, the integral `weighted_square` of variance times squared inventory, the `jump_exponent`
+      of `mmgym/GLFT-v0` and the depths to `info`, which always has cash, mid, inventory, variance and the fills of the
+      last step.
 
     ## Version History
     - v0: first version.
@@ -110,6 +117,8 @@ class StochasticVolatilityEnv(StochasticVolatilityFace, KernelEnv):
       11(1).
     - Guéant, O., Lehalle, C.-A. & Fernandez-Tapia, J. (2013). Dealing with the inventory risk: a solution to the market
       making problem. Mathematics and Financial Economics 7(4).
+    - Bates, D. S. (1996). Jumps and stochastic volatility: exchange rate processes implicit in Deutsche mark options.
+      Review of Financial Studies 9(1).
     """
 
     vector_class = StochasticVolatilityVectorEnv

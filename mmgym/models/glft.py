@@ -10,14 +10,10 @@ mid) are filled at the intensities (Avellaneda & Stoikov 2008, eqs. 2.1 and 2.11
 
 so the wealth ``W = X + q S`` obeys ``dW = D d_bid dN_bid + D d_ask dN_ask + q dS``.
 
-The mid may also jump (Merton 1976): ``dS = mu dt + sigma dW + J dN``, ``N`` Poisson of intensity ``lambda_J`` and ``J``
-normal with mean ``m`` and standard deviation ``s`` (with ``s = 0`` of a fixed size), or double exponential (Kou 2002):
-upward with probability ``p`` and mean ``eta_up``, else downward with mean ``eta_down``, ``m = p eta_up - (1 - p)
-eta_down``. Compensated, ``- lambda_J m dt`` is added. Then ``S`` has the trend ``mu + lambda_J m`` (compensated:
-``mu``), and what is left of it is a martingale with ``ln E[exp(z S_1)]`` equal to
-
-    sigma^2 z^2 / 2 + lambda_J (E[exp(z J)] - 1 - z m),
-    E[exp(z J)] = exp(z m + z^2 s^2 / 2),    or    p / (1 - z eta_up) + (1 - p) / (1 + z eta_down).
+The mid may also jump (see `mmgym.models.jumps`): ``dS = mu dt + sigma dW + J dN``, ``N`` Poisson of intensity
+``lambda_J``. Compensated, ``- lambda_J m dt`` is added, ``m = E[J]``. Then ``S`` has the trend ``mu + lambda_J m``
+(compensated: ``mu``), and what is left of it is a martingale with ``ln E[exp(z S_1)]`` equal to ``sigma^2 z^2 / 2 +
+lambda_J (E[exp(z J)] - 1 - z m)``.
 
 Or the mid is geometric, ``dS = sigma S dW``: it is drawn at every fill and step end, exactly, and given the inventory
 path ``q`` the P&L it brings has mean 0 and variance ``sigma^2 S_0^2 int q^2 exp(sigma^2 t) dt``. Fills do not see the
@@ -42,6 +38,15 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import TINY, together
 from mmgym.market import Market, scalar_kernel
+from mmgym.models.jumps import (
+    JUMP_EXPONENT_TOO_LARGE,
+    JUMP_LAWS,
+    MAX_JUMP_EXPONENT,
+    JumpSizes,
+    check_jump_law,
+    draw_jump,
+    jump_exponent_rate,
+)
 from mmgym.models.wealth import CARA, checked_penalty, price_noise, step_reward
 from mmgym.parameters import Choice, Integer, Multiple, OtherSide, Pair, Real, check_within, create
 from mmgym.random_streams import exponential, normal, uniform
@@ -52,14 +57,6 @@ MAX_EXPONENT = 600.0  # |fill_decay * depth|: beyond, an intensity leaves the ra
 MAX_PENALTY = 1e9  # price / (assets * time)
 MAX_LOG_VARIANCE = 50.0  # of a geometric mid over the horizon
 GEOMETRIC = 1  # code of `price` in kernels
-DOUBLE_EXPONENTIAL = 1  # code of `jump_law` in kernels
-MAX_JUMP_EXPONENT = 1e4  # of an episode's jumps at the inventory limit, under CARA
-
-
-JUMP_LAWS = {  # the parameters of each, and what they are under another one
-    "normal": {"jump_mean": 0.0, "jump_volatility": 0.0},
-    "double_exponential": {"jump_up_share": 0.5, "jump_up_mean": 0.0, "jump_down_mean": 0.0},
-}
 
 
 class Params(NamedTuple):
@@ -154,38 +151,17 @@ class Params(NamedTuple):
             )
         if geometric:
             p._check_geometric()
-        p._check_jump_law()
+        check_jump_law(p.jump_law, p._asdict())
         if p.jump_rate > 0.0 and p.utility == "cara":
             p._check_jump_exponent()
         return p
 
-    def _check_jump_law(self) -> None:
-        """Refuse parameters of another law of jumps than this one."""
-        (other,) = set(JUMP_LAWS) - {self.jump_law}
-        for name, neutral in JUMP_LAWS[other].items():
-            if getattr(self, name) != neutral:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r} is not allowed with jump_law={self.jump_law!r}, whose "
-                    f"parameters are {', '.join(JUMP_LAWS[self.jump_law])}: it must be {neutral:g}"
-                )
-
     def _check_jump_exponent(self) -> None:
         """Refuse jumps whose exponential moments at the largest inventory leave the range of floating point."""
-        exposure = self.risk_aversion * self.inventory_limit
-        if self.jump_law == "normal":
-            exponent = abs(exposure * self.jump_mean) + 0.5 * (exposure * self.jump_volatility) ** 2
-            growth = math.expm1(exponent) if exponent <= MAX_EXPONENT else math.inf
-        else:
-            mean = exposure * max(self.jump_up_mean, self.jump_down_mean)  # of the exponent of a jump against her
-            growth = mean / (1.0 - mean) if mean < 1.0 else math.inf
+        growth = self.jump_sizes.largest_growth(self.risk_aversion * self.inventory_limit)
         if self.jump_rate * growth * self.horizon > MAX_JUMP_EXPONENT:
             names = ("jump_rate", *JUMP_LAWS[self.jump_law], "risk_aversion", "inventory_limit", "horizon")
-            raise together(
-                {name: getattr(self, name) for name in names},
-                "with utility='cara' the expected utility of the jumps leaves the range of floating point at the "
-                "inventory limit: jump_rate * horizon * E[exp(risk_aversion * inventory_limit * |J|)] must be at most "
-                f"{MAX_JUMP_EXPONENT:g}; lower one of them",
-            )
+            raise together({name: getattr(self, name) for name in names}, JUMP_EXPONENT_TOO_LARGE)
 
     def _check_geometric(self) -> None:
         """Refuse what a geometric mid does not go with."""
@@ -247,25 +223,22 @@ class Params(NamedTuple):
         return self.drift if self.compensated else self.drift + self.jump_rate * self.average_jump
 
     @property
-    def average_jump(self) -> float:
-        """``m`` (price)."""
-        if self.jump_law == "normal":
-            return self.jump_mean
-        return self.jump_up_share * self.jump_up_mean - (1.0 - self.jump_up_share) * self.jump_down_mean
+    def jump_sizes(self) -> JumpSizes:
+        """The law of the jumps' sizes."""
+        sizes = (self.jump_mean, self.jump_volatility, self.jump_up_share, self.jump_up_mean, self.jump_down_mean)
+        return JumpSizes(self.jump_law, *sizes)
 
     @property
-    def jump_square(self) -> float:
-        """``E[J^2]`` (price^2)."""
-        if self.jump_law == "normal":
-            return self.jump_mean**2 + self.jump_volatility**2
-        return 2.0 * (self.jump_up_share * self.jump_up_mean**2 + (1.0 - self.jump_up_share) * self.jump_down_mean**2)
+    def average_jump(self) -> float:
+        """``m`` (price)."""
+        return self.jump_sizes.average
 
     @property
     def variance_rate(self) -> float:
         """Variance of the mid per unit of time, jumps included (price^2 / time); geometric: at the start."""
         if self.price == "geometric":
             return (self.volatility * self.initial_price) ** 2
-        return self.volatility**2 + self.jump_rate * self.jump_square
+        return self.volatility**2 + self.jump_rate * self.jump_sizes.square
 
     @property
     def center_bid(self) -> float:
@@ -363,28 +336,29 @@ def controls_one(p, action, controls, log_intensities):
 
 
 @scalar_kernel
-def jump_exponent_rate(p, q):
-    """``lambda_J (E[exp(z J)] - 1 - z m)`` at ``z = -gamma D q``, under CARA, for an inventory of ``q`` orders."""
+def exponent_rate_of(p, q):
+    """Growth of the jumps' exponent at ``z = -gamma D q``, under CARA, for an inventory of ``q`` orders."""
     if p.jump_rate == 0.0 or p.utility != CARA:
         return 0.0
-    z = -p.risk_aversion * p.order_size * q
-    if p.jump_law == DOUBLE_EXPONENTIAL:
-        up, down = z * p.jump_up_mean, -z * p.jump_down_mean
-        growth = p.jump_up_share * up / (1.0 - up) + (1.0 - p.jump_up_share) * down / (1.0 - down)
-    else:
-        growth = math.expm1(z * p.jump_mean + 0.5 * (z * p.jump_volatility) ** 2)
-    return p.jump_rate * (growth - z * p.average_jump)
+    return jump_exponent_rate(
+        p.jump_law,
+        p.jump_rate,
+        p.jump_mean,
+        p.jump_volatility,
+        p.jump_up_share,
+        p.jump_up_mean,
+        p.jump_down_mean,
+        p.average_jump,
+        -p.risk_aversion * p.order_size * q,
+    )
 
 
 @scalar_kernel
-def draw_jump(p, s0, s1):
+def jump_of(p, s0, s1):
     """The size of a jump (price)."""
-    if p.jump_law == DOUBLE_EXPONENTIAL:
-        side, s0, s1 = uniform(s0, s1)
-        size, s0, s1 = exponential(s0, s1)
-        return (p.jump_up_mean * size if side < p.jump_up_share else -p.jump_down_mean * size), s0, s1
-    z, s0, s1 = normal(s0, s1)
-    return p.jump_mean + p.jump_volatility * z, s0, s1
+    return draw_jump(
+        p.jump_law, p.jump_mean, p.jump_volatility, p.jump_up_share, p.jump_up_mean, p.jump_down_mean, s0, s1
+    )
 
 
 @scalar_kernel
@@ -408,7 +382,7 @@ def step_one(p, s, controls, intensities):
     active_bid = bid_rate if q < p.limit else 0.0
     fill_rate = active_bid + (ask_rate if q > -p.limit else 0.0)
     rate = fill_rate + p.jump_rate
-    exponent_rate = jump_exponent_rate(p, q)
+    exponent_rate = exponent_rate_of(p, q)
     clock, s0, s1 = exponential(s0, s1)
     while clock < rate * left:
         elapsed = clock / rate
@@ -423,7 +397,7 @@ def step_one(p, s, controls, intensities):
         side, s0, s1 = uniform(s0, s1)
         side *= rate
         if p.jump_rate > 0.0 and side >= fill_rate:
-            jump, s0, s1 = draw_jump(p, s0, s1)
+            jump, s0, s1 = jump_of(p, s0, s1)
             jumped += jump
             q_jumped += q * jump
         else:
@@ -435,7 +409,7 @@ def step_one(p, s, controls, intensities):
             active_bid = bid_rate if q < p.limit else 0.0
             fill_rate = active_bid + (ask_rate if q > -p.limit else 0.0)
             rate = fill_rate + p.jump_rate
-            exponent_rate = jump_exponent_rate(p, q)
+            exponent_rate = exponent_rate_of(p, q)
         clock, s0, s1 = exponential(s0, s1)
     int_q += q * left
     int_qq += np.float64(q * q) * left
@@ -525,7 +499,7 @@ def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArra
 
 MARKET = Market(
     name="glft",
-    modules=("mmgym.models.wealth",),
+    modules=("mmgym.models.wealth", "mmgym.models.jumps"),
     params_type=Params,
     state=STATE,
     derived=(

@@ -5,9 +5,11 @@ Fills, inventory and cash are those of `mmgym.models.glft`; the mid and its vari
     dS = mu dt + sqrt(nu) dW,    dnu = kappa (theta - nu) dt + xi sqrt(nu) dZ,    d<W, Z> = rho dt,
 
 and the criterion is "mean", ``E[W_T - W_0 - (gamma / 2) int nu q^2 dt - alpha q_T^2]``, or "cara", ``E[-exp(-gamma (W_T
-- W_0 - alpha q_T^2))]``, reported as the certainty equivalent ``-(1 / gamma) ln E[exp(...)]``.
+- W_0 - alpha q_T^2))]``, reported as the certainty equivalent ``-(1 / gamma) ln E[exp(...)]``. The mid may also jump,
+independently of all else, as in `mmgym.models.glft`: the jumps' trend adds to ``mu``, and under "cara" their exponent.
+The penalty of "mean" is on the variance ``nu`` alone.
 
-One step freezes both depths. Fills come from competing exponential clocks; at every fill and at the end of the step
+One step freezes both depths. Fills and jumps have exponential clocks; at every one and at the end of the step
 ``nu`` is drawn from its transition law, a multiple of a non-central chi-square (Cox, Ingersoll & Ross 1985), whether or
 not Feller's condition ``2 kappa theta >= xi^2`` holds. Over an interval of length ``t`` without fills the integral
 ``I = int nu dt`` is, given both ends, replaced by
@@ -98,6 +100,14 @@ class Params(NamedTuple):
     min_depth_ask: OtherSide
     max_depth_bid: Annotated[float, as_glft("max_depth")]
     max_depth_ask: OtherSide
+    jump_rate: Annotated[float, as_glft("jump_rate")]
+    jump_law: Annotated[Literal["normal", "double_exponential"], as_glft("jump_law")]
+    jump_mean: Annotated[float, as_glft("jump_mean")]
+    jump_volatility: Annotated[float, as_glft("jump_volatility")]
+    jump_up_share: Annotated[float, as_glft("jump_up_share")]
+    jump_up_mean: Annotated[float, as_glft("jump_up_mean")]
+    jump_down_mean: Annotated[float, as_glft("jump_down_mean")]
+    compensated: Annotated[bool, as_glft("compensated")]
     reward: Annotated[Literal["pnl", "expected"], as_glft("reward")]
 
     @classmethod
@@ -152,7 +162,9 @@ class Params(NamedTuple):
     step_length = glft.Params.step_length
     limit = glft.Params.limit
     start = glft.Params.start
-    trend = property(lambda self: self.drift)
+    trend = glft.Params.trend
+    jump_sizes = glft.Params.jump_sizes
+    average_jump = glft.Params.average_jump
     center_bid = glft.Params.center_bid
     center_ask = glft.Params.center_ask
     reach_bid = glft.Params.reach_bid
@@ -207,9 +219,10 @@ class Params(NamedTuple):
 STATE = np.dtype(
     [
         ("spread_gain", "f8"),  # sum of depths earned plus gains from the drift, price * assets
-        ("price_gain", "f8"),  # int q d(S - mu t), price * assets
+        ("price_gain", "f8"),  # int q d(S - trend t), price * assets
         ("variance_gain", "f8"),  # the part of price_gain that follows from the path of the variance
         ("weighted_square", "f8"),  # int nu q^2 dt, price^2 * assets^2
+        ("jump_exponent", "f8"),  # under CARA: ln E[exp(-gamma int q dJ)] given q, J the compensated jumps
         ("variance", "f8"),  # nu, price^2 / time
         ("mid", "f8"),  # S, price
         ("step", "i4"),
@@ -227,6 +240,7 @@ def reset_one(p, s):
     s.price_gain = 0.0
     s.variance_gain = 0.0
     s.weighted_square = 0.0
+    s.jump_exponent = 0.0
     s.variance = p.initial_variance
     s.mid = p.initial_price
     s.step = 0
@@ -266,14 +280,15 @@ def step_one(p, s, controls, intensities):
     bid_rate, ask_rate = p.fill_rate_bid * intensities[0], p.fill_rate_ask * intensities[1]
     q, s0, s1, variance = np.int64(s.inventory), s.s0, s.s1, s.variance
     left = p.step_length
-    int_q = earned = moved = price_gain = variance_gain = weighted = 0.0
+    int_q = earned = moved = price_gain = variance_gain = weighted = exponent = 0.0
     bids = asks = 0
     while left > 0.0:
         active_bid = bid_rate if q < p.limit else 0.0
-        rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+        fill_rate = active_bid + (ask_rate if q > -p.limit else 0.0)
+        rate = fill_rate + p.jump_rate
         clock, s0, s1 = exponential(s0, s1)
-        filled = clock < rate * left
-        elapsed = clock / rate if filled else left
+        happened = clock < rate * left
+        elapsed = clock / rate if happened else left
         pieces = pieces_of(p, elapsed)
         for _ in range(pieces):
             length = elapsed / pieces
@@ -290,24 +305,34 @@ def step_one(p, s, controls, intensities):
             variance_gain += q * known
             weighted += np.float64(q * q) * integral
         int_q += q * elapsed
-        if not filled:
+        exponent += glft.exponent_rate_of(p, q) * elapsed
+        if not happened:
             break
         left -= elapsed
         side, s0, s1 = uniform(s0, s1)
-        is_bid = side * rate < active_bid
+        side *= rate
+        if p.jump_rate > 0.0 and side >= fill_rate:
+            jump, s0, s1 = glft.jump_of(p, s0, s1)
+            moved += jump
+            price_gain += q * jump
+            continue
+        is_bid = side < active_bid
         bids += is_bid
         asks += not is_bid
         q += 1 if is_bid else -1
         earned += bid_depth if is_bid else ask_depth
 
     size = p.order_size
-    gain = size * (earned + p.drift * int_q)
+    jump_trend = p.jump_rate * p.average_jump
+    price_gain -= jump_trend * int_q
+    gain = size * (earned + p.trend * int_q)
     s.spread_gain += gain
     s.price_gain += size * price_gain
     s.variance_gain += size * variance_gain
     s.weighted_square += size * size * weighted
+    s.jump_exponent += exponent
     s.variance = variance
-    s.mid += p.drift * p.step_length + moved
+    s.mid += (p.trend - jump_trend) * p.step_length + moved
     s.inventory = q
     s.bid_fills = bids
     s.ask_fills = asks
@@ -324,7 +349,8 @@ def step_one(p, s, controls, intensities):
         0.5 * p.risk_aversion * size * size * weighted,
         s.spread_gain - cost,
         s.price_gain,
-        p.risk_aversion * (0.5 * p.risk_aversion * p.independent_share * s.weighted_square - s.variance_gain),
+        p.risk_aversion * (0.5 * p.risk_aversion * p.independent_share * s.weighted_square - s.variance_gain)
+        + s.jump_exponent,
     )
     return reward, terminated
 
@@ -378,12 +404,12 @@ from_quotes: Callable[[Any, Any], NDArray[np.float32]] = glft.from_quotes
 
 MARKET = Market(
     name="stochastic_volatility",
-    modules=("mmgym.models.wealth", "mmgym.models.glft", "mmgym.models.square_root"),
+    modules=("mmgym.models.wealth", "mmgym.models.glft", "mmgym.models.jumps", "mmgym.models.square_root"),
     params_type=Params,
     state=STATE,
     derived=(
         *("step_length", "limit", "start", "center_bid", "center_ask", "reach_bid", "reach_ask"),
-        *("independent_share", "longest_piece"),
+        *("trend", "average_jump", "independent_share", "longest_piece"),
     ),
     num_controls=2,
     num_intensities=2,

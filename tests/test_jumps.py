@@ -1,0 +1,182 @@
+"""Jumps of the mid under stochastic volatility and in several assets (in one: `tests/test_glft_prices.py`).
+
+Expected values are the GLFT market, Heston's transform, quadrature of the law of a jump and dense exponentials. False
+alarms: with fixed seeds a check always passes or never does; were they redrawn, all statistical tests together would
+fail with probability at most 1e-3.
+"""
+
+import gymnasium
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.stats import norm
+
+import mmgym  # noqa: F401  # registers the ids
+from mmgym.baselines import optimal_policy, paper_policies, score
+from mmgym.baselines.checking import check_baseline
+from mmgym.baselines.frozen import criterion_value, solve
+from mmgym.baselines.stochastic_volatility.continuous import blind_values, continuous_value
+from mmgym.baselines.stochastic_volatility.tilted import TiltedVarianceProblem
+from mmgym.checking import check_market
+from mmgym.models.stochastic_volatility import Params
+
+HESTON = "mmgym/StochasticVolatility-v0"
+TESTS = 20  # statistical comparisons in this file
+DEVIATIONS = norm.isf(0.5e-3 / TESTS)
+NORMAL = {"jump_rate": 3.0, "jump_mean": 0.6, "jump_volatility": 0.7}
+KOU = {
+    "jump_rate": 2.0,
+    "jump_law": "double_exponential",
+    "jump_up_share": 0.7,
+    "jump_up_mean": 0.8,
+    "jump_down_mean": 0.5,
+}
+FIXED = {"jump_rate": 5.0, "jump_mean": -0.9}
+CARA = {"utility": "cara", "risk_aversion": 0.3}
+LAWS = {"normal": NORMAL, "kou": KOU, "fixed": FIXED}
+SHORT = {"inventory_limit": 2.0, "num_steps": 10, "horizon": 0.5, "fill_rate": [40.0, 30.0]}
+
+
+def compensated_growth(z, jump_rate, jump_law="normal", **sizes):
+    """``lambda (E[exp(z J)] - 1 - z E[J])`` by quadrature of the law of a jump."""
+    if jump_law == "normal":
+        x, w = np.polynomial.hermite_e.hermegauss(60)
+        jumps, w = sizes["jump_mean"] + sizes.get("jump_volatility", 0.0) * x, w / w.sum()
+    else:
+        x, w = np.polynomial.legendre.leggauss(4_000)
+        size, w = 40.0 * (x + 1.0), 40.0 * w * np.exp(-40.0 * (x + 1.0))
+        jumps = np.concatenate([sizes["jump_up_mean"] * size, -sizes["jump_down_mean"] * size])
+        w = np.concatenate([sizes["jump_up_share"] * w, (1.0 - sizes["jump_up_share"]) * w])
+    return jump_rate * (w @ (np.exp(z * jumps) - 1.0 - z * jumps))
+
+
+def average(law):
+    return law.get("jump_mean", 0.0) if law is not KOU else 0.7 * 0.8 - 0.3 * 0.5
+
+
+def square(law):
+    mean, spread = law.get("jump_mean", 0.0), law.get("jump_volatility", 0.0)
+    return mean**2 + spread**2 if law is not KOU else 2.0 * (0.7 * 0.8**2 + 0.3 * 0.5**2)
+
+
+def played(env_id, actions, count, seed, **arguments):
+    """Rewards of whole episodes and the last info, of one action throughout."""
+    envs = gymnasium.make_vec(
+        env_id, num_envs=count, vectorization_mode="vector_entry_point", info="full", autoreset_mode="Disabled",
+        **arguments,
+    )  # fmt: skip
+    envs.reset(seed=seed)
+    total, done = 0.0, False
+    while not done:
+        _, rewards, terminated, _, info = envs.step(np.tile(np.float32(actions), (count, 1)))
+        total, done = total + rewards, terminated.all()
+    return total, info
+
+
+def agrees(sample, expected):
+    return abs(sample.mean() - expected) < DEVIATIONS * sample.std() / np.sqrt(len(sample))
+
+
+# Under stochastic volatility
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+@pytest.mark.parametrize("compensated", [False, True])
+def test_with_a_constant_variance_it_is_the_glft_market(law, utility, compensated):
+    arguments = {**SHORT, **LAWS[law], "compensated": compensated, "utility": utility, "risk_aversion": 0.3}
+    plain = optimal_policy("mmgym/GLFT-v0", volatility=2.0, fill_decay=1.5, running_penalty=None if utility == "cara"
+                           else 0.6, **arguments)  # fmt: skip
+    found = optimal_policy(HESTON, variance_volatility=0.0, **arguments)
+    assert found.optimum == pytest.approx(plain.optimum, abs=1e-8)
+
+
+def test_compensated_jumps_change_nothing_under_the_mean_criterion_and_others_are_a_drift():
+    best = optimal_policy(HESTON, **SHORT)
+    assert optimal_policy(HESTON, **SHORT, **NORMAL, compensated=True).optimum == pytest.approx(best.optimum, abs=1e-12)
+    drift = optimal_policy(HESTON, **SHORT, drift=3.0 * 0.6)
+    assert optimal_policy(HESTON, **SHORT, **NORMAL).optimum == pytest.approx(drift.optimum, abs=1e-12)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_without_fills_the_utility_is_that_of_the_transform(law):
+    """Heston's transform of the mid (1993), times that of the jumps by quadrature."""
+    arguments = {"utility": "cara", "fill_rate": 1e-12, "fill_decay": 0.01, "initial_inventory": 3.0, "num_steps": 50}
+    params = Params.create(**arguments, **LAWS[law], drift=0.2)
+    problem = TiltedVarianceProblem(params, 13)
+    z = -0.3
+
+    def slopes(_, y):
+        return [0.5 * z**2 + (-0.5 * 1.5 * z - 3.0) * y[0] + 0.5 * (1.5 * y[0]) ** 2, 12.0 * y[0]]
+
+    b, c = solve_ivp(slopes, (0.0, 1.0), [0.0, 0.0], rtol=1e-12, atol=1e-15).y[:, -1]
+    trend = 0.2 + LAWS[law]["jump_rate"] * average(LAWS[law])
+    expected = -(c + 4.0 * b + compensated_growth(z, **LAWS[law]) + z * trend) / 0.1
+    table = np.full((50, problem.num_states, 2), 100.0)
+    assert criterion_value(problem, table) == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_frozen_optimum_approaches_the_continuous_one():
+    def value(steps):
+        problem = TiltedVarianceProblem(Params.create(**SHORT | {"num_steps": steps}, **KOU, **CARA), 7)
+        found = solve(problem)
+        return float(problem.to_value(problem.initial @ found.raw[0], found.log_scale[0]))
+
+    limit = continuous_value(Params.create(**SHORT, **KOU, **CARA))
+    coarse, middle, fine = value(20), value(40), value(80)
+    assert coarse < middle < fine < limit
+    once = 2.0 * np.array([middle, fine]) - np.array([coarse, middle])
+    assert (4.0 * once[1] - once[0]) / 3.0 == pytest.approx(limit, abs=3e-4)  # Richardson, twice
+    still = Params.create(**SHORT, **KOU, **CARA, variance_volatility=0.0)
+    assert blind_values(still)[0, 2] == pytest.approx(continuous_value(still), abs=1e-8)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_simulated_criteria_are_those_of_the_solver(law, utility):
+    arguments = {**SHORT, **LAWS[law], "utility": utility, "risk_aversion": 0.3, "initial_inventory": 1.0}
+    env = gymnasium.make(HESTON, **arguments)
+    value = score(env, paper_policies(env)["constant"], episodes=2).value
+    expected = -np.exp(-0.3 * value) if utility == "cara" else value
+    for reward in ("pnl", "expected"):
+        rewards, info = played(HESTON, [0.0, 0.0], 20_000, 5, **arguments, reward=reward)
+        assert agrees(rewards, expected), reward
+    assert agrees(info["price_gain"], 0.0)
+
+
+def test_the_variance_of_a_held_inventory_has_that_of_the_jumps():
+    """No fills: the P&L is the mid's move; its variance is that of the diffusion and ``lambda E[J^2] T``."""
+    arguments = {**SHORT, "fill_rate": 1e-12, "initial_inventory": 2.0, "correlation": 0.0}
+    for law in LAWS.values():
+        _, info = played(HESTON, [0.0, 0.0], 20_000, 6, **arguments, **law)
+        squares = (info["price_gain"] / 2.0) ** 2
+        assert agrees(squares, 4.0 * 0.5 + law["jump_rate"] * square(law) * 0.5)
+        assert agrees(info["mid"] - 100.0, law["jump_rate"] * average(law) * 0.5)
+
+
+def test_a_jump_rate_of_zero_plays_the_same_episodes():
+    plain = played(HESTON, [0.3, -0.2], 50, 3, **SHORT)
+    other = played(HESTON, [0.3, -0.2], 50, 3, **SHORT, **{**KOU, "jump_rate": 0.0})
+    np.testing.assert_array_equal(plain[0], other[0])
+    for name, values in plain[1].items():
+        np.testing.assert_array_equal(values, other[1][name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({**NORMAL, "jump_up_mean": 1.0}, "jump_up_mean = 1.0 is not allowed with jump_law='normal'"),
+        ({**KOU, **CARA, "jump_up_mean": 3.0}, "the expected utility of the jumps leaves the range"),
+    ],
+)
+def test_what_is_refused_under_stochastic_volatility(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Params.create(**{**SHORT, **arguments})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("utility", ["mean", "cara"])
+def test_the_market_with_stochastic_volatility_conforms(utility):
+    arguments = {**SHORT, **KOU, "num_steps": 4, "utility": utility, "risk_aversion": 0.1}
+    check_market(HESTON, **arguments)
+    check_baseline(HESTON, episodes=400, **arguments)
