@@ -30,7 +30,7 @@ from mmgym.batch_kernels import advance_rows, prepare_rows, step_row, step_rows
 from mmgym.market import Market
 from mmgym.parameters import argument_names, arguments_section, create
 from mmgym.rendering import EpisodeHistory
-from mmgym.rows import Rows, row_layout
+from mmgym.rows import Rows, row_reader
 from mmgym.variation import ParametersOfRows, Values, Variation, laws_of, refuse_rows, rows_of
 
 __all__ = ["KernelEnv", "KernelVectorEnv", "MarketFace"]
@@ -339,7 +339,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
         self._action_dtype = np.dtype(self.action_space.dtype)
         self._rows = Rows(self.market, self.params, self.variation, 1)
         self._width = self._rows.entries.shape[1]
-        self._unpack = row_layout(self.market.row_dtype).unpack_from
+        self._unpack = row_reader(self.market.row_dtype)
         self._observation_shape = tuple(self.observation_space.shape or ())
         self._closed = False
         self._history = EpisodeHistory() if self.render_mode else None
@@ -448,7 +448,7 @@ class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._unpack = row_layout(self.market.row_dtype).unpack_from
+        self._unpack = row_reader(self.market.row_dtype)
 
     def get_state(self) -> dict[str, Any]:
         """The complete state, as a flat dict of arrays (one row each), ints and the market's name."""
@@ -535,7 +535,7 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         entries = sum(
             math.prod(space.shape or ()) for space in (self.single_observation_space, self.single_action_space)
         )
-        row = self.market.row_dtype.itemsize + 8 * (self.market.num_controls + self.market.num_intensities)
+        row = self.market.row_dtype.itemsize + 8 * sum(self.market.lengths(self.params))
         check_memory(self.num_envs * (row + 12.0 * entries), f"{self.num_envs:,} environments", "num_envs")
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)

@@ -74,8 +74,8 @@ class Market:
         An array that `step_one` and `observe_one` take last.
     modules : tuple of str
         Names of other modules whose scalar functions the market's own ones call: their sources count as its own.
-    num_controls, num_intensities : int
-        Lengths of the rows that ``controls_one`` fills.
+    num_controls, num_intensities : int or function ``(params) -> int``
+        Lengths of the rows that ``controls_one`` fills; in what it leaves of the controls, ``step_one`` may calculate.
     reset_one : function ``(p, s)``
         Starts an episode in the state row ``s``.
     controls_one : function ``(p, action, controls, log_intensities) -> bool``
@@ -86,9 +86,9 @@ class Market:
     observe_one : function ``(p, s, observation)``
         Writes the float32 observation.
     ranges : function ``(params) -> {column: (lowest, highest)}``
-        What columns of the state may be, both ends included; columns that are not named may be any finite number. A
-        state from elsewhere is checked by it: kernels trust their state. A row that is not to be reset must have a
-        ``step`` below the highest.
+        What columns of the state may be, both ends included, of a column of arrays as tuples; columns that are not
+        named may be any finite number. A state from elsewhere is checked by it: kernels trust their state. A row that
+        is not to be reset must have a ``step`` below the highest.
     observation_low : function ``(params) -> numbers``
         Lowest entries of an observation; the highest are 1.
     to_quotes, from_quotes : functions ``(params, actions)``, ``(params, quotes)``
@@ -107,8 +107,8 @@ class Market:
     name: str
     params_type: Any
     state: np.dtype[Any]
-    num_controls: int
-    num_intensities: int
+    num_controls: int | Callable[[Any], int]
+    num_intensities: int | Callable[[Any], int]
     reset_one: Callable[..., Any]
     controls_one: Callable[..., Any]
     step_one: Callable[..., Any]
@@ -192,6 +192,14 @@ class Market:
             corner: Any = tuple(slice(length) for length in values.shape)
             record[name][0][corner] = values
         return record
+
+    def lengths(self, params: Any) -> tuple[int, int]:
+        """Numbers of controls and of intensities of a row with these parameters."""
+        controls, intensities = (
+            number if isinstance(number, int) else number(params)
+            for number in (self.num_controls, self.num_intensities)
+        )
+        return controls, intensities
 
     def digest(self, params: NamedTuple) -> int:
         """A 63-bit number that tells parameters of this market apart."""

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from mmgym.compiling import kernel_rows
 from mmgym.market import Market
 from mmgym.variation import ParametersOfRows, Values, Variation
 
-__all__ = ["Rows", "row_layout"]
+__all__ = ["Rows", "row_reader"]
 
 STATE_FORMAT = 1
 _MASK_64 = (1 << 64) - 1
@@ -35,14 +35,25 @@ _STRUCT_CODES = {"f8": "d", "f4": "f", "b1": "?"} | {
 }
 
 
-def row_layout(dtype: np.dtype[Any]) -> struct.Struct:
-    """The layout of one structured row, for unpacking it to Python numbers (three times faster than ``item()``)."""
-    text, position = "=", 0
+def row_reader(dtype: np.dtype[Any]) -> Callable[[Any], Sequence[Any]]:
+    """What unpacks one structured row to Python numbers, three times faster than ``item()``; arrays become tuples."""
+    text, position, places, count = "=", 0, [], 0
     for name in dtype.names or ():
         column, offset = dtype.fields[name][:2]  # type: ignore[index]
-        text += "x" * (offset - position) + _STRUCT_CODES[column.str[1:]]
+        length = math.prod(column.shape)
+        text += "x" * (offset - position) + f"{length}{_STRUCT_CODES[column.base.str[1:]]}"
         position = offset + column.itemsize
-    return struct.Struct(text)
+        places.append(slice(count, count + length) if column.shape else count)
+        count += length
+    unpack = struct.Struct(text).unpack_from
+    if count == len(places):
+        return unpack
+
+    def read(row: Any) -> Sequence[Any]:
+        numbers = unpack(row)
+        return [numbers[place] for place in places]
+
+    return read
 
 
 class SharedArrays:
@@ -127,8 +138,7 @@ class Rows:
         self.entries = np.zeros((count, variation.width if variation else 0), np.float32)
         self.ranges = dict(market.ranges(params))
         self.state = kernel_rows(_aligned_rows(market.row_dtype, count))
-        self.controls = np.zeros((count, market.num_controls))
-        self.intensities = np.zeros((count, market.num_intensities))
+        self.controls, self.intensities = (np.zeros((count, length)) for length in market.lengths(first))
         self._arrange()
         self.seeded = False
         self.started = False
@@ -275,7 +285,7 @@ class Rows:
                 f"state has parameters = {state.get('parameters')!r}, but this environment takes {expected!r} only"
             )
         columns = {"streams": (len(rows), 2), "needs_reset": (len(rows),)}
-        columns |= {name: (len(rows),) for name in self.market.state.names or ()}
+        columns |= {name: (len(rows), *self.market.state[name].shape) for name in self.market.state.names or ()}
         ranges = {"streams": (0, _MASK_64), "needs_reset": (0, 1), **self.ranges}
         taken: dict[str, Array] = {}
         for name, shape in columns.items():
@@ -283,7 +293,7 @@ class Rows:
                 what = np.shape(state[name]) if name in state else "missing"
                 raise ValueError(f"state entry {name!r} is {what}, but {len(rows)} rows need shape {shape}")
             kind = "s0" if name == "streams" else name
-            taken[name] = _as_column(name, state[name], self.state.dtype[kind], ranges.get(name))
+            taken[name] = _as_column(name, state[name], self.state.dtype[kind].base, ranges.get(name))
         if not int(state.get("started", 0)):
             raise ValueError("state was taken before the first reset: reset the environment, then take its state")
         dead = np.flatnonzero(~taken["streams"].any(axis=1))
@@ -308,19 +318,21 @@ class Rows:
         self.started = True
 
 
-def _as_column(name: str, given: Any, dtype: np.dtype[Any], bounds: tuple[float, float] | None) -> Array:
+def _as_column(name: str, given: Any, dtype: np.dtype[Any], bounds: tuple[Any, Any] | None) -> Array:
     """A column of a state from elsewhere, of the kernel's type: finite and within its range."""
     found = np.asarray(given)
     whole = dtype.kind in "iu"
     low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if whole else (-math.inf, math.inf)
-    if bounds is not None:
+    if bounds is not None and np.ndim(bounds[0]):  # of each entry
+        low, high = bounds
+    elif bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
     if found.dtype.kind not in ("iu" if whole else "fiu"):
         raise ValueError(f"state entry {name!r} of type {found.dtype} is not allowed: it must be of {dtype}")
     wrong = ~((found >= low) & (found <= high) & np.isfinite(found))
     if wrong.any():
         row = int(np.argwhere(wrong)[0, 0])
-        value = found[wrong].ravel()[0]
+        value, low, high = (np.broadcast_to(each, found.shape)[wrong][0] for each in (found, low, high))
         what = "a whole number" if whole else "a finite number"
         ends = f" from {low} to {high}" if math.isfinite(low) or math.isfinite(high) else ""
         raise ValueError(f"state entry {name!r} = {value} of row {row} is not allowed: it must be {what}{ends}")

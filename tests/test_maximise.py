@@ -297,7 +297,7 @@ def multi_asset_case(random: np.random.Generator) -> float:
     problem = MultiAssetProblem(params)
     q, moves = problem.inventory, problem.moves
     earns = (moves >= 0).astype(float)
-    penalty = q @ params.drifts - 0.5 * params.risk_aversion * np.einsum("si,ij,sj->s", q, params.matrix, q)
+    penalty = q @ params.trends - 0.5 * params.risk_aversion * np.einsum("si,ij,sj->s", q, params.matrix, q)
 
     def oracle(n: int, controls: np.ndarray, values: np.ndarray) -> np.ndarray:
         rates = params.rates * np.exp(-params.decays * controls)

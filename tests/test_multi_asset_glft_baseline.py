@@ -103,7 +103,7 @@ def test_a_step_is_a_dense_matrix_exponential(z):
     rates = problem.intensities(depths)
     gains = problem.sizes * depths
     q = problem.inventory
-    drift = q @ p.drifts - 0.25 * problem.variance
+    drift = q @ p.trends - 0.25 * problem.variance
     count = problem.num_states
     moves = [(j, x, to) for j in range(4) for x, to in enumerate(problem.moves[j]) if to >= 0]
     if z is None:

@@ -137,7 +137,7 @@ def test_rewards_with_and_without_price_noise_have_the_same_fills():
     for reward in ("pnl", "expected"):
         batch = MultiAssetGLFTVectorEnv(20_000, info="full", reward=reward, **THREE)
         batch.reset(seed=3)
-        found.append((batch.step(np.zeros((20_000, 6), np.float32))[1], batch.get_state()["inventory_1"]))
+        found.append((batch.step(np.zeros((20_000, 6), np.float32))[1], batch.get_state()["inventory"]))
     assert np.array_equal(found[0][1], found[1][1])
     difference = found[0][0] - found[1][0]
     assert abs(difference.mean()) < stats.norm.isf(FALSE_ALARM / 2) * difference.std() / math.sqrt(20_000)

@@ -23,7 +23,7 @@ from mmgym.baselines.policy import Policy, StatePolicy
 from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
-from mmgym.models.multi_asset_glft import Params
+from mmgym.models.multi_asset_glft import JUMP_PARAMETERS, Params
 from mmgym.models.wealth import MAX_EXPONENT
 
 Array = NDArray[Any]
@@ -68,6 +68,9 @@ class SeparateMarket:
                 fill_rate=[p.fill_rate[i], p.fill_rate[n + i]],
                 fill_decay=[p.fill_decay[i], p.fill_decay[n + i]],
                 drift=p.drift[i],
+                jump_law=p.jump_law,
+                compensated=p.compensated,
+                **{name: getattr(p, name)[i] for name in ("jump_rate", *JUMP_PARAMETERS)},
                 order_size=p.order_size[i],
                 inventory_limit=p.inventory_limit[i],
                 initial_inventory=p.initial_inventory[i],
@@ -96,7 +99,9 @@ class WithoutPriceNoise(ControlVariate):
         if not (gamma := aversion_of(p)):
             return np.asarray(step.rewards - (info["price_gain"] - step.decision.info["price_gain"]))
         gain = info["gain"] - info["price_gain"] - p.terminal_penalty * (info["inventory"] ** 2).sum(axis=-1)
-        utility = -np.exp(np.minimum(0.5 * gamma**2 * info["risk"] - gamma * gain, MAX_EXPONENT))
+        utility = -np.exp(
+            np.minimum(0.5 * gamma**2 * info["risk"] + info["jump_exponent"] - gamma * gain, MAX_EXPONENT)
+        )
         return np.asarray(np.where(step.terminated, utility, 0.0))
 
 

@@ -2,14 +2,14 @@ r"""Bergault & Guéant's closed form for several assets.
 
 With the Hamiltonian to second order, ``v = -q' A q - B' q - C`` (see `mmgym.baselines.multi_asset_glft.continuous`)
 solves a Riccati equation (Bergault & Guéant 2021), ``A' = Sigma gamma / 2 - 4 A R A`` in the time left, ``R =
-diag(k_i D_i C (A_i^bid + A_i^ask) / 2)``, ``C = 1 / e`` or that of CARA.
+diag(k_i D_i C (A_i^bid + A_i^ask) / 2)``, ``C = 1 / e`` or that of CARA, whose ``Sigma`` has the jumps' variances.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.differential_equations import solution_at
-from mmgym.baselines.multi_asset_glft.one_step import base_depths, effective_rates
+from mmgym.baselines.multi_asset_glft.one_step import aversion_of, base_depths, effective_rates
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
@@ -26,6 +26,7 @@ def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Arra
     """
     p, n = params, params.num_assets
     steps = p.num_steps if num_steps is None else num_steps
+    covariance = p.matrix + np.diag(p.jump_variances) if aversion_of(p) else p.matrix  # jumps to second order
     decay_bids, decay_asks = p.decays[:n], p.decays[n:]
     first_bid, first_ask = np.tile(p.sizes, (2, 1)) * effective_rates(p).reshape(
         2, n
@@ -36,10 +37,10 @@ def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Arra
         a, b = y[: n * n].reshape(n, n), y[n * n :]
         own = np.diag(a) * p.sizes  # a fill's own convexity: D A_ii
         total = second_bid + second_ask
-        da = 0.5 * p.risk_aversion * p.matrix - 2.0 * (a * total) @ a
+        da = 0.5 * p.risk_aversion * covariance - 2.0 * (a * total) @ a
         # bid: (v(q + D e) - v) / D = -2 (A q)_i - B_i - own_i;  ask: (v(q - D e) - v) / D = 2 (A q)_i + B_i - own_i
         tilt = first_bid - first_ask - (second_bid - second_ask) * own
-        db = -p.drifts - 2.0 * a @ (total * b) + 2.0 * a @ tilt
+        db = -p.trends - 2.0 * a @ (total * b) + 2.0 * a @ tilt
         return np.concatenate([da.ravel(), db])
 
     start = np.concatenate([(p.terminal_penalty * np.eye(n)).ravel(), np.zeros(n)])

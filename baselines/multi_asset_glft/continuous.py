@@ -2,9 +2,11 @@ r"""The continuous-time optimum of several assets.
 
 With ``u = x + q' S + v(t, q)`` and quotes that move at once,
 
-    v_t + mu' q - (gamma / 2) q' Sigma q + sum_j (A_j C_j D_j / k_j) exp((k_j / D_j) (v(q +- D_j e_j) - v)) = 0
+    v_t + mu' q - (gamma / 2) q' Sigma q - kappa_J(-gamma q) / gamma
+        + sum_j (A_j C_j D_j / k_j) exp((k_j / D_j) (v(q +- D_j e_j) - v)) = 0
 
-over all open sides ``j``, ``v(T) = -alpha |q|^2``, ``C_j = 1 / e``; under CARA ``v`` is the certainty equivalent and
+over all open sides ``j``, ``v(T) = -alpha |q|^2``, ``mu`` the trends, ``kappa_J`` the cumulant of compensated jumps,
+under CARA only, ``C_j = 1 / e``; under CARA ``v`` is the certainty equivalent and
 ``C_j = (1 + gamma D_j / k_j)^-(1 + k_j / (gamma D_j))``, as in `mmgym.baselines.glft.continuous`. Where ``k_j / D_j``
 is the same for all sides, ``omega = exp(k v / D)`` makes it linear.
 """
@@ -14,7 +16,14 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from mmgym.baselines.differential_equations import solution_at
-from mmgym.baselines.multi_asset_glft.one_step import depths_of_values, effective_rates, grid, moves_of
+from mmgym.baselines.multi_asset_glft.one_step import (
+    aversion_of,
+    depths_of_values,
+    effective_rates,
+    grid,
+    jump_growth,
+    moves_of,
+)
 from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
@@ -24,8 +33,9 @@ __all__ = ["continuous_depths", "continuous_values"]
 
 def _flow(params: Params) -> Array:
     """What each state earns besides fills, per unit of time (S,)."""
-    q = grid(params) * params.sizes
-    return np.asarray(q @ params.drifts - 0.5 * params.risk_aversion * np.einsum("si,ij,sj->s", q, params.matrix, q))
+    q, gamma = grid(params) * params.sizes, params.risk_aversion
+    jumps = jump_growth(params, -gamma * q) / gamma if aversion_of(params) else 0.0
+    return np.asarray(q @ params.trends - 0.5 * gamma * np.einsum("si,ij,sj->s", q, params.matrix, q) - jumps)
 
 
 def _terminal(params: Params) -> Array:

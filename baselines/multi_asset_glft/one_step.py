@@ -22,6 +22,7 @@ __all__ = [
     "depths_of_values",
     "effective_rates",
     "grid",
+    "jump_growth",
     "moves_of",
 ]
 
@@ -48,6 +49,15 @@ def moves_of(params: model.Params) -> Array:
 def aversion_of(params: model.Params) -> float:
     """Risk aversion of the criterion: 0 for the mean criterion."""
     return params.risk_aversion if params.utility == "cara" else 0.0
+
+
+def jump_growth(params: model.Params, exposures: Array) -> Array:
+    """What compensated jumps add to ``ln E[exp(z' S)]`` per unit of time at exposures (..., n), real or complex."""
+    total = np.zeros(exposures.shape[:-1], exposures.dtype)
+    for i, (rate, sizes) in enumerate(zip(params.jump_rate, params.jump_sizes, strict=True)):
+        if rate > 0.0:
+            total = total + rate * sizes.compensated(exposures[..., i])
+    return total
 
 
 def base_depths(params: model.Params) -> Array:
@@ -152,16 +162,21 @@ class MultiAssetProblem:
     def _rates(self, functional: Functional) -> tuple[Array, Array]:
         """Gain of the functional per unit of time besides fills (S,), and variance of its price noise (S,)."""
         p = self.params
-        drift = functional.gain * (self.inventory @ p.drifts)
+        drift = functional.gain * (self.inventory @ p.trends)
         if not self.aversion:  # the noise of an exponential criterion is its penalty
             drift = drift - 0.5 * functional.penalty * p.risk_aversion * self.variance
         drift = drift + functional.absolute_inventory * np.abs(self.inventory).sum(axis=1)
-        return drift, functional.price**2 * self.variance
+        return drift, functional.price**2 * (self.variance + self.inventory**2 @ p.jump_variances)
 
     def growth(self, functional: Functional, exponents: Array) -> Array:
         """Logarithm of ``E[exp(z R)]`` per unit of time besides fills, for exponents (K,): (S, K)."""
-        drift, variance = self._rates(functional)
-        return np.asarray(np.multiply.outer(drift, exponents) + 0.5 * np.multiply.outer(variance, exponents**2))
+        drift, _ = self._rates(functional)
+        variance = functional.price**2 * self.variance
+        growth = np.multiply.outer(drift, exponents) + 0.5 * np.multiply.outer(variance, exponents**2)
+        if functional.jumps and self.params.all_jumps > 0.0:
+            exposures = functional.price * self.inventory[:, None] * exponents[:, None]
+            growth = growth + jump_growth(self.params, exposures)
+        return np.asarray(growth)
 
     def _growth(self) -> tuple[Array, Array]:
         """Growth rate and reward rate of the criterion's values (S,), besides fills."""
@@ -253,4 +268,5 @@ class MultiAssetProblem:
 
     def log_weight(self, info: Mapping[str, Array]) -> Array:
         gamma = self.aversion
-        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + 0.5 * gamma**2 * info["risk"])
+        noise = 0.5 * gamma**2 * info["risk"] + info["jump_exponent"]
+        return np.asarray(-gamma * (info["gain"] - info["price_gain"]) + noise)

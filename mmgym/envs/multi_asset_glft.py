@@ -30,8 +30,7 @@ class MultiAssetGLFTFace(MarketFace):
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash, mids (price) and inventories (assets) of all assets, fills; `full` adds the rest."""
         p, n = self.params, self.params.num_assets
-        mid = np.stack([getattr(state, f"mid_{i}") for i in range(n)], axis=-1)
-        inventory = np.stack([getattr(state, f"inventory_{i}") for i in range(n)], axis=-1) * p.sizes
+        mid, inventory = np.asarray(state.mid)[..., :n], np.asarray(state.inventory)[..., :n] * p.sizes
         gain = state.spread_gain + state.price_gain
         initial = np.sum(np.multiply(p.initial_inventory, p.initial_price), axis=-1)
         entries = {
@@ -46,6 +45,7 @@ class MultiAssetGLFTFace(MarketFace):
             entries["gain"] = gain
             entries["price_gain"] = state.price_gain
             entries["risk"] = state.risk
+            entries["jump_exponent"] = state.jump_exponent
             entries["bid_depth"], entries["ask_depth"] = depths[..., :n], depths[..., n:]
         return entries
 
@@ -63,7 +63,8 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     limit. The mids are Brownian motions with a common covariance matrix, and the penalty ``risk_aversion / 2 * int q'
     covariance q dt`` is on the variance of the whole book: what hedges costs less. With ``utility="cara"`` the
     criterion is the expected utility ``-exp(-risk_aversion * ...)`` of wealth. Fills in one asset do not move
-    another's.
+    another's. With `jump_rate` the mids also jump, each at times of its own and independently of the others, by the
+    laws of `mmgym/GLFT-v0`; the penalty stays on the covariance.
 
     A step freezes all depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time.
     `mmgym.baselines.optimal_policy` returns the exact optimum of this environment as built, for up to 3,000 inventory
@@ -83,11 +84,11 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
 
     ## Rewards
     The gain of marked-to-mid wealth minus ``risk_aversion / 2 * int q' covariance q dt`` over the step; the last reward
-    also has ``-terminal_penalty * sum of inventory^2``. With ``reward="expected"`` the Brownian part of the gain is
+    also has ``-terminal_penalty * sum of inventory^2``. With ``reward="expected"`` the price noise of the gain is
     integrated out: same expectation, less variance. Undiscounted, they add up to the criterion.
 
     With ``utility="cara"`` every reward is 0 except the last, ``-exp(-risk_aversion * (W_T - W_0 - terminal_penalty *
-    sum of inventory^2))``, its exponent cut at 700; ``reward="expected"`` integrates the Brownian part out of it. That
+    sum of inventory^2))``, its exponent cut at 700; ``reward="expected"`` integrates the price noise out of it. That
     reward depends on wealth, which is not observed; the best policy is still a function of the observation.
 
     ## Starting State
@@ -100,8 +101,9 @@ class MultiAssetGLFTEnv(MultiAssetGLFTFace, KernelEnv):
     Lists have an entry for each asset; one number stands for all of them.
 
     [parameters]
-    - `info` (None): "full" adds the gain, its Brownian part `price_gain`, the integral `risk` of ``q' covariance q``
-      and the depths to `info`, which always has cash, mids, inventories and the fills of the last step.
+    - `info` (None): "full" adds the gain, its price noise `price_gain`, the integral `risk` of ``q' covariance q``, the
+      `jump_exponent` of `mmgym/GLFT-v0` and the depths to `info`, which always has cash, mids, inventories and the last
+      step's fills.
 
     ## Version History
     - v0: first version.

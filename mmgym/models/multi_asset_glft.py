@@ -1,4 +1,4 @@
-r"""Several correlated assets in the market of Guéant, Lehalle & Fernandez-Tapia: two to four, each as in `glft`.
+r"""Several correlated assets in the market of Guéant, Lehalle & Fernandez-Tapia: 2 to 30, each as in `glft`.
 
 The mids move together, ``dS = mu dt + dB`` with ``E[dB dB'] = Sigma dt``, any covariance matrix, singular ones too;
 every asset ``i`` has its own bid and ask, filled at the intensities
@@ -11,9 +11,14 @@ in orders of ``D_i`` assets. Criterion (Bergault & Guéant 2021 with a quadratic
 
 or under "cara" ``E[-exp(-gamma (W_T - W_0 - alpha sum_i q_i^2(T)))]``, whose certainty equivalent has the same penalty.
 
+Every mid may also jump at times of its own, independently of the others and with sizes ``J_i`` of its own (see
+`mmgym.models.jumps`): what assets have in common is ``Sigma``. As in `glft`, jumps that are not compensated are a
+trend, the penalty of "mean" is on ``Sigma`` alone, and under "cara" jumps add ``-(1 / gamma) sum_i lambda_i
+(E[exp(-gamma q_i J_i)] - 1 + gamma q_i E[J_i])`` to the flow of an inventory.
+
 One step freezes all depths for ``h = horizon / num_steps`` and simulates the rest exactly: competing exponential clocks
-of all sides. Given the inventory path, ``(int q' dB, B_h)`` is Gaussian with covariance ``[[int q' Sigma q, m' Sigma],
-[Sigma m, Sigma h]]``, ``m = int q``.
+of all sides and jumps. Given the inventory path, ``(int q' dB, B_h)`` is Gaussian with covariance ``[[int q' Sigma q,
+m' Sigma], [Sigma m, Sigma h]]``, ``m = int q``.
 """
 
 import math
@@ -26,13 +31,24 @@ from numpy.typing import NDArray
 from mmgym.arguments import TINY, multiple, pair, real, refusal, together
 from mmgym.market import Market, scalar_kernel
 from mmgym.models import glft
-from mmgym.models.glft import MAX_STEPS, check_depths
-from mmgym.models.wealth import require_aversion, step_reward
-from mmgym.parameters import Choice, Integer, Real, Row, arguments_of, create
+from mmgym.models.glft import MAX_EVENTS, MAX_STEPS, check_depths
+from mmgym.models.jumps import (
+    JUMP_EXPONENT_TOO_LARGE,
+    JUMP_LAWS,
+    MAX_JUMP_EXPONENT,
+    JumpSizes,
+    check_jump_law,
+    draw_jump,
+    jump_exponent_rate,
+)
+from mmgym.models.wealth import CARA, require_aversion, step_reward
+from mmgym.parameters import Choice, Integer, Real, Row, arguments_of, create, row_of
 from mmgym.random_streams import exponential, normal, uniform
 
 MAX_ASSETS = 4
-SIDES = 2 * MAX_ASSETS
+FEW = 4  # assets whose records of parameters are short
+JUMP_COLUMNS = 7  # rate, the five parameters of the sizes, their average
+JUMP_PARAMETERS = ("jump_mean", "jump_volatility", "jump_up_share", "jump_up_mean", "jump_down_mean")
 
 Array = NDArray[np.float64]
 Vector = tuple[float, ...]
@@ -178,7 +194,7 @@ class Params(NamedTuple):
     volatility: Annotated[
         Vector,
         Volatilities(None, 0.0, 1e9, "price / sqrt(time)", "sigma"),
-        "a list with one for each of two to four assets, in the place of a `covariance`",
+        f"a list with one for each of 2 to {MAX_ASSETS} assets, in the place of a `covariance`",
     ]
     correlation: Annotated[
         tuple[Vector, ...],
@@ -188,7 +204,7 @@ class Params(NamedTuple):
     covariance: Annotated[
         tuple[Vector, ...],
         Covariance(None, unit="price^2 / time", symbol="Sigma"),
-        "two to four rows, symmetric, positive semi-definite (may be singular): it says how many assets there "
+        f"2 to {MAX_ASSETS} rows, symmetric, positive semi-definite (may be singular): it says how many assets there "
         f"are; None is that of `volatility` and `correlation`, without them {DEFAULT_COVARIANCE}",
     ]
     drift: Annotated[Vector, EachAsset(0.0, -1e9, 1e9, "price / time", "mu")]
@@ -218,6 +234,20 @@ class Params(NamedTuple):
         EachSide(None, -1e12, 1e12, "price", none=True, end="high"),
         "None is 3 over the `fill_decay` of each side",
     ]
+    jump_rate: Annotated[Vector, EachAsset(0.0, 0.0, 1e12, "1 / time", "lambda_J"), "of jumps of the mid"]
+    jump_law: Annotated[Literal["normal", "double_exponential"], row_of(glft.Params, "jump_law")]
+    jump_mean: Annotated[Vector, EachAsset(0.0, -1e9, 1e9, "price", "m"), 'of "normal" jumps']
+    jump_volatility: Annotated[
+        Vector,
+        EachAsset(0.0, 0.0, 1e9, "price", "s"),
+        'of "normal" jumps, 0: of one size; under "cara" jumps are limited together with the inventory limits',
+    ]
+    jump_up_share: Annotated[
+        Vector, EachAsset(0.5, 0.0, 1.0, symbol="p"), 'of upward ones among "double_exponential" jumps'
+    ]
+    jump_up_mean: Annotated[Vector, EachAsset(0.0, 0.0, 1e9, "price", "eta_up"), "mean size of an upward one"]
+    jump_down_mean: Annotated[Vector, EachAsset(0.0, 0.0, 1e9, "price", "eta_down"), "mean size of a downward one"]
+    compensated: Annotated[bool, row_of(glft.Params, "compensated")]
     reward: Annotated[Literal["pnl", "expected"], Choice("pnl")]
 
     @classmethod
@@ -257,7 +287,29 @@ class Params(NamedTuple):
         for j, (rate, decay, low, high) in enumerate(sides):
             where = f"of asset {j % n} on the {'bid' if j < n else 'ask'} side"
             check_depths(where, rate, decay, low, high, p.horizon, p.num_steps)
+        p._check_jumps()
         return p
+
+    def _check_jumps(self) -> None:
+        """Refuse parameters of another law of jumps, and jumps that cannot be computed with."""
+        for i in range(self.num_assets):
+            where = f"[{i}]"
+            check_jump_law(self.jump_law, {name: getattr(self, name)[i] for name in JUMP_PARAMETERS}, where)
+        if self.all_jumps * self.step_length > MAX_EVENTS:
+            raise together(
+                {"jump_rate": self.jump_rate, "horizon": self.horizon, "num_steps": self.num_steps},
+                "the expected jumps of all assets a step, jump_rate * horizon / num_steps, must be at most "
+                f"{MAX_EVENTS:g}",
+            )
+        if self.utility == "cara" and self.all_jumps > 0.0:
+            exposures = self.risk_aversion * np.array(self.inventory_limit)
+            growth = [
+                rate * sizes.largest_growth(exposure) if rate > 0.0 else 0.0
+                for rate, sizes, exposure in zip(self.jump_rate, self.jump_sizes, exposures.tolist(), strict=True)
+            ]
+            if sum(growth) * self.horizon > MAX_JUMP_EXPONENT:
+                names = ("jump_rate", *JUMP_LAWS[self.jump_law], "risk_aversion", "inventory_limit", "horizon")
+                raise together({name: getattr(self, name) for name in names}, JUMP_EXPONENT_TOO_LARGE)
 
     # Derived constants. Those that kernels read are listed in MARKET below.
 
@@ -282,9 +334,33 @@ class Params(NamedTuple):
         return np.rint(np.array(self.initial_inventory) / self.sizes)
 
     @property
-    def drifts(self) -> Array:
-        """Trends of the mids (price / time), shape (n,)."""
-        return np.array(self.drift)
+    def jump_sizes(self) -> list[JumpSizes]:
+        """The law of each asset's jumps."""
+        columns = (getattr(self, name) for name in JUMP_PARAMETERS)
+        return [JumpSizes(self.jump_law, *sizes) for sizes in zip(*columns, strict=True)]
+
+    @property
+    def jumps(self) -> Array:
+        """Jump rates, the five parameters of the sizes, and their averages, shape (n, 7)."""
+        return np.array(
+            [[rate, *sizes[1:], sizes.average] for rate, sizes in zip(self.jump_rate, self.jump_sizes, strict=True)]
+        )
+
+    @property
+    def all_jumps(self) -> float:
+        """Rate of jumps of all assets (1 / time)."""
+        return sum(self.jump_rate)
+
+    @property
+    def jump_variances(self) -> Array:
+        """Variance of the jumps of each mid per unit of time (price^2 / time), shape (n,)."""
+        return np.array(self.jump_rate) * [sizes.square for sizes in self.jump_sizes]
+
+    @property
+    def trends(self) -> Array:
+        """Expected changes of the mids per unit of time, jumps included (price / time), shape (n,)."""
+        drift, jumps = np.array(self.drift), self.jumps
+        return drift if self.compensated else drift + jumps[:, 0] * jumps[:, -1]
 
     @property
     def prices(self) -> Array:
@@ -327,11 +403,12 @@ class Params(NamedTuple):
 STATE = np.dtype(
     [
         ("spread_gain", "f8"),  # depths earned plus gains from the drift
-        ("price_gain", "f8"),  # int q' dB
+        ("price_gain", "f8"),  # int q' d(S - trend t)
         ("risk", "f8"),  # int q' Sigma q dt
-        *((f"mid_{i}", "f8") for i in range(MAX_ASSETS)),  # price
+        ("jump_exponent", "f8"),  # under CARA: ln E[exp(-gamma int q' dJ)] given q, J the compensated jumps
+        ("mid", "f8", (MAX_ASSETS,)),  # price
         ("step", "i4"),
-        *((f"inventory_{i}", "i4") for i in range(MAX_ASSETS)),  # q_i / D_i
+        ("inventory", "i4", (MAX_ASSETS,)),  # q_i / D_i
         ("bid_fills", "i4"),  # of all assets in the last step
         ("ask_fills", "i4"),
     ]
@@ -344,10 +421,11 @@ def reset_one(p, s):
     s.spread_gain = 0.0
     s.price_gain = 0.0
     s.risk = 0.0
-    s.mid_0, s.mid_1, s.mid_2, s.mid_3 = p.prices[0], p.prices[1], p.prices[2], p.prices[3]
+    s.jump_exponent = 0.0
     s.step = 0
-    s.inventory_0, s.inventory_1 = np.int32(p.starts[0]), np.int32(p.starts[1])
-    s.inventory_2, s.inventory_3 = np.int32(p.starts[2]), np.int32(p.starts[3])
+    for i in range(p.num_assets):
+        s.mid[i] = p.prices[i]
+        s.inventory[i] = np.int32(p.starts[i])
     s.bid_fills = 0
     s.ask_fills = 0
 
@@ -375,80 +453,109 @@ def _quadratic(p, q):
 
 
 @scalar_kernel
-def step_one(p, s, controls, intensities):
-    """One exact step: (reward, terminated)."""
-    n = p.num_assets
-    q, lots, total, active = np.empty(MAX_ASSETS), np.empty(MAX_ASSETS), np.zeros(MAX_ASSETS), np.empty(SIDES)
-    lots[0], lots[1], lots[2], lots[3] = s.inventory_0, s.inventory_1, s.inventory_2, s.inventory_3
-    s0, s1 = s.s0, s.s1
-    rate = 0.0
-    for i in range(n):
-        q[i] = p.sizes[i] * lots[i]
-        active[i] = p.rates[i] * intensities[i] if lots[i] < p.limits[i] else 0.0
-        active[n + i] = p.rates[n + i] * intensities[n + i] if lots[i] > -p.limits[i] else 0.0
-        rate += active[i] + active[n + i]
-    risk_rate = _quadratic(p, q)
+def _exponent_rate(p, q):
+    """Growth of the jumps' exponent, under CARA, of inventories in assets."""
+    total = 0.0
+    if p.all_jumps > 0.0 and p.utility == CARA:
+        for i in range(p.num_assets):
+            jump = p.jumps[i]
+            total += jump_exponent_rate(
+                p.jump_law, jump[0], jump[1], jump[2], jump[3], jump[4], jump[5], jump[6], -p.risk_aversion * q[i]
+            )
+    return total
 
-    left, risk, earned = p.step_length, 0.0, 0.0
+
+@scalar_kernel
+def _place_of(draw, weights, count):
+    """Where a number below the sum of some weights falls among them."""
+    j = 0
+    while j < count - 1 and draw >= weights[j]:
+        draw -= weights[j]
+        j += 1
+    while weights[j] == 0.0:  # rounding at the upper end
+        j -= 1
+    return j
+
+
+@scalar_kernel
+def step_one(p, s, controls, intensities):
+    """One exact step: (reward, terminated). It calculates in the entries of ``controls`` after the depths."""
+    n = p.num_assets
+    q, total, moved = controls[2 * n : 3 * n], controls[3 * n : 4 * n], controls[4 * n : 5 * n]
+    active = controls[5 * n : 7 * n]
+    s0, s1, fill_rate = s.s0, s.s1, 0.0
+    for i in range(n):
+        q[i] = p.sizes[i] * s.inventory[i]
+        total[i] = 0.0
+        active[i] = p.rates[i] * intensities[i] if s.inventory[i] < p.limits[i] else 0.0
+        active[n + i] = p.rates[n + i] * intensities[n + i] if s.inventory[i] > -p.limits[i] else 0.0
+        fill_rate += active[i] + active[n + i]
+    rate = fill_rate + p.all_jumps
+    risk_rate, exponent_rate = _quadratic(p, q), _exponent_rate(p, q)
+
+    left, risk, exponent, earned, jumped = p.step_length, 0.0, 0.0, 0.0, 0.0
     bids = asks = 0
     clock, s0, s1 = exponential(s0, s1)
     while clock < rate * left:
         elapsed = clock / rate
         left -= elapsed
         risk += risk_rate * elapsed
+        exponent += exponent_rate * elapsed
         for i in range(n):
             total[i] += q[i] * elapsed
         draw, s0, s1 = uniform(s0, s1)
         draw *= rate
-        j = 0
-        while j < 2 * n - 1 and draw >= active[j]:
-            draw -= active[j]
-            j += 1
-        while active[j] == 0.0:  # rounding at the upper end
-            j -= 1
-        i = j if j < n else j - n
-        earned += p.sizes[i] * controls[j]
-        lots[i] += 1.0 if j < n else -1.0
-        q[i] = p.sizes[i] * lots[i]
-        bids += j < n
-        asks += j >= n
-        active[i] = p.rates[i] * intensities[i] if lots[i] < p.limits[i] else 0.0
-        active[n + i] = p.rates[n + i] * intensities[n + i] if lots[i] > -p.limits[i] else 0.0
-        rate = 0.0
-        for k in range(2 * n):
-            rate += active[k]
-        risk_rate = _quadratic(p, q)
+        if p.all_jumps > 0.0 and draw >= fill_rate:
+            i = _place_of(draw - fill_rate, p.jumps[:, 0], n)
+            jump = p.jumps[i]
+            size, s0, s1 = draw_jump(p.jump_law, jump[1], jump[2], jump[3], jump[4], jump[5], s0, s1)
+            s.mid[i] += size
+            jumped += q[i] * size
+        else:
+            j = _place_of(draw, active, 2 * n)
+            i = j if j < n else j - n
+            earned += p.sizes[i] * controls[j]
+            s.inventory[i] += 1 if j < n else -1
+            q[i] = p.sizes[i] * s.inventory[i]
+            bids += j < n
+            asks += j >= n
+            active[i] = p.rates[i] * intensities[i] if s.inventory[i] < p.limits[i] else 0.0
+            active[n + i] = p.rates[n + i] * intensities[n + i] if s.inventory[i] > -p.limits[i] else 0.0
+            fill_rate = 0.0
+            for k in range(2 * n):
+                fill_rate += active[k]
+            rate = fill_rate + p.all_jumps
+            risk_rate, exponent_rate = _quadratic(p, q), _exponent_rate(p, q)
         clock, s0, s1 = exponential(s0, s1)
     risk += risk_rate * left
+    exponent += exponent_rate * left
     drift_gain = 0.0
     for i in range(n):
         total[i] += q[i] * left
-        drift_gain += p.drifts[i] * total[i]
+        drift_gain += p.trends[i] * total[i]
 
     root_step, price_gain = math.sqrt(p.step_length), 0.0
     for i in range(n):  # independent normals, then the moves of the mids
         active[i], s0, s1 = normal(s0, s1)
     for i in range(n):
-        moved = 0.0
+        moved[i] = 0.0
         for k in range(n):
-            moved += p.root[i, k] * active[k]
-        active[MAX_ASSETS + i] = root_step * moved
-        price_gain += total[i] / p.step_length * active[MAX_ASSETS + i]
+            moved[i] += p.root[i, k] * active[k]
+        moved[i] *= root_step
+        price_gain += total[i] / p.step_length * moved[i]
     if bids + asks > 0:
         z, s0, s1 = normal(s0, s1)
         price_gain += math.sqrt(max(risk - _quadratic(p, total) / p.step_length, 0.0)) * z
-    s.mid_0 += p.drifts[0] * p.step_length + active[MAX_ASSETS]
-    s.mid_1 += p.drifts[1] * p.step_length + active[MAX_ASSETS + 1]
-    if n > 2:
-        s.mid_2 += p.drifts[2] * p.step_length + active[MAX_ASSETS + 2]
-    if n > 3:
-        s.mid_3 += p.drifts[3] * p.step_length + active[MAX_ASSETS + 3]
+    price_gain += jumped
+    for i in range(n):
+        jump_trend = p.jumps[i, 0] * p.jumps[i, 6]
+        price_gain -= jump_trend * total[i]
+        s.mid[i] += (p.trends[i] - jump_trend) * p.step_length + moved[i]
 
     s.spread_gain += earned + drift_gain
     s.price_gain += price_gain
     s.risk += risk
-    s.inventory_0, s.inventory_1 = np.int32(lots[0]), np.int32(lots[1])
-    s.inventory_2, s.inventory_3 = np.int32(lots[2]), np.int32(lots[3])
+    s.jump_exponent += exponent
     s.bid_fills = bids
     s.ask_fills = asks
     s.s0 = s0
@@ -467,7 +574,7 @@ def step_one(p, s, controls, intensities):
         0.5 * p.risk_aversion * risk,
         s.spread_gain - penalty,
         s.price_gain,
-        0.5 * p.risk_aversion**2 * s.risk,
+        0.5 * p.risk_aversion**2 * s.risk + s.jump_exponent,
     )
     return reward, terminated
 
@@ -476,21 +583,16 @@ def step_one(p, s, controls, intensities):
 def observe_one(p, s, observation):
     """Observation [elapsed fraction of the horizon, inventory / limit of each asset]."""
     observation[0] = s.step / p.num_steps
-    observation[1] = s.inventory_0 / p.limits[0]
-    observation[2] = s.inventory_1 / p.limits[1]
-    if p.num_assets > 2:
-        observation[3] = s.inventory_2 / p.limits[2]
-    if p.num_assets > 3:
-        observation[4] = s.inventory_3 / p.limits[3]
+    for i in range(p.num_assets):
+        observation[1 + i] = s.inventory[i] / p.limits[i]
 
 
 def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
     """What columns of a state may be (see `mmgym.market.Market`)."""
-    limits = np.zeros(MAX_ASSETS, dtype=np.int64)
-    limits[: params.num_assets] = params.limits
+    limits = (*params.limits.astype(int).tolist(), *[0] * (MAX_ASSETS - params.num_assets))
     return {
         "step": (0, params.num_steps),
-        **{f"inventory_{i}": (-int(limit), int(limit)) for i, limit in enumerate(limits)},
+        "inventory": (tuple(-limit for limit in limits), limits),
         "risk": (0.0, math.inf),
         "bid_fills": (0, math.inf),
         "ask_fills": (0, math.inf),
@@ -518,27 +620,30 @@ def locate(params: Params, observations: Any) -> tuple[NDArray[np.int64], NDArra
     return np.clip(step, 0, params.num_steps), np.clip(lots, -limits, limits)
 
 
+def _arrays(count: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that kernels read, for so many assets."""
+    assets, sides = (
+        ("sizes", "limits", "starts", "trends", "prices"),
+        ("rates", "decays", "depth_center", "depth_reach"),
+    )
+    return {
+        **dict.fromkeys(assets, (count,)),
+        **dict.fromkeys(sides, (2 * count,)),
+        **dict.fromkeys(("matrix", "root"), (count, count)),
+        "jumps": (count, JUMP_COLUMNS),
+    }
+
+
 MARKET = Market(
     name="multi_asset_glft",
-    modules=("mmgym.models.wealth",),
+    modules=("mmgym.models.wealth", "mmgym.models.jumps"),
     params_type=Params,
     state=STATE,
-    derived=("step_length",),
-    arrays={
-        "sizes": (MAX_ASSETS,),
-        "limits": (MAX_ASSETS,),
-        "starts": (MAX_ASSETS,),
-        "drifts": (MAX_ASSETS,),
-        "prices": (MAX_ASSETS,),
-        "matrix": (MAX_ASSETS, MAX_ASSETS),
-        "root": (MAX_ASSETS, MAX_ASSETS),
-        "rates": (SIDES,),
-        "decays": (SIDES,),
-        "depth_center": (SIDES,),
-        "depth_reach": (SIDES,),
-    },
-    num_controls=SIDES,
-    num_intensities=SIDES,
+    derived=("step_length", "all_jumps"),
+    arrays=_arrays(MAX_ASSETS),
+    compact=_arrays(FEW),
+    num_controls=lambda params: 7 * params.num_assets,
+    num_intensities=lambda params: 2 * params.num_assets,
     reset_one=reset_one,
     controls_one=controls_one,
     step_one=step_one,
