@@ -119,7 +119,7 @@ class Market:
     compact: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shared: Shared | None = None
     modules: tuple[str, ...] = ()
-    ranges: Callable[[Any], Mapping[str, tuple[float, float]]] = field(default=lambda params: {})
+    ranges: Callable[[Any], Mapping[str, tuple[Any, Any]]] = field(default=lambda params: {})
     observation_low: Callable[[Any], Sequence[float]] | None = None
     to_quotes: Callable[[Any, Any], NDArray[Any]] | None = None
     from_quotes: Callable[[Any, Any], NDArray[Any]] | None = None

@@ -49,8 +49,7 @@ def compensated_growth(z, jump_rate, jump_law="normal", **sizes):
         x, w = np.polynomial.hermite_e.hermegauss(60)
         jumps, w = sizes["jump_mean"] + sizes.get("jump_volatility", 0.0) * x, w / w.sum()
     else:
-        x, w = np.polynomial.legendre.leggauss(4_000)
-        size, w = 40.0 * (x + 1.0), 40.0 * w * np.exp(-40.0 * (x + 1.0))
+        size, w = np.polynomial.laguerre.laggauss(80)
         jumps = np.concatenate([sizes["jump_up_mean"] * size, -sizes["jump_down_mean"] * size])
         w = np.concatenate([sizes["jump_up_share"] * w, (1.0 - sizes["jump_up_share"]) * w])
     return jump_rate * (w @ (np.exp(z * jumps) - 1.0 - z * jumps))

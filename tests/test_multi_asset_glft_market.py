@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmgym.baselines.catalogue import problem_of
+from mmgym.baselines.frozen import criterion_value
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTEnv, MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
 from mmgym.models.multi_asset_glft import Params
@@ -49,12 +51,12 @@ def test_sides_come_first_all_bids_then_all_asks():
     [
         ({"correlation": 0.5}, "correlation = 0.5 is not allowed: it must be None without a volatility"),
         ({"volatility": [1, 2], "covariance": [[1, 0], [0, 1]]}, "it must be None where the volatility"),
-        ({"volatility": 2.0}, "volatility = 2.0 is not allowed: it must be a list of 2 to 4 numbers"),
+        ({"volatility": 2.0}, "volatility = 2.0 is not allowed: it must be a list of 2 to 30 numbers"),
         ({"volatility": [1, 1, 1], "correlation": -0.9}, "correlation is not allowed: it must be positive semi"),
         ({"volatility": [1, 1], "correlation": [[2, 0], [0, 1]]}, "it must be a matrix whose diagonal is 1"),
-        ({"covariance": [[1.0]]}, "a list of 2 to 4 rows"),
-        ({"covariance": np.eye(5).tolist()}, "a list of 2 to 4 rows"),
-        ({"covariance": [[1.0, 0.0], [0.0]]}, "a list of 2 to 4 rows"),
+        ({"covariance": [[1.0]]}, "a list of 2 to 30 rows"),
+        ({"covariance": np.eye(31).tolist()}, "a list of 2 to 30 rows"),
+        ({"covariance": [[1.0, 0.0], [0.0]]}, "a list of 2 to 30 rows"),
         ({"covariance": [[1.0, 0.5], [0.4, 1.0]]}, r"covariance\[0\]\[1\] = 0.5 and covariance\[1\]\[0\] = 0.4"),
         ({"covariance": [[1.0, 2.0], [2.0, 1.0]]}, "has the eigenvalue -1"),
         ({"covariance": [[1.0, math.nan], [math.nan, 1.0]]}, r"covariance\[0\]\[1\] = nan"),
@@ -186,3 +188,47 @@ def test_four_assets_run():
     assert np.isfinite(rewards).all()
     assert (np.abs(info["inventory"]) <= 4.0).all()
     assert info["bid_depth"].shape == (100, 4)
+
+
+MANY = {"num_steps": 4, "horizon": 0.3, "inventory_limit": 2.0, "fill_decay": [1.2, 1.5, 2.0] * 10}
+
+
+def test_thirty_uncorrelated_assets_are_thirty_plain_markets():
+    """The mean of a constant quote's criterion is the sum of thirty exact ones."""
+    volatility, rates = np.linspace(0.5, 2.0, 30), np.linspace(10.0, 40.0, 30)
+    count, total, expected = 4_000, 0.0, 0.0
+    arguments = {**MANY, "volatility": volatility.tolist(), "fill_rate": rates.tolist(), "reward": "expected"}
+    batch = MultiAssetGLFTVectorEnv(count, info="full", **arguments)
+    batch.reset(seed=4)
+    for _ in range(4):
+        _, rewards, _, _, info = batch.step(np.zeros((count, 60), np.float32))
+        total = total + rewards
+    for i in range(30):
+        plain = {name: MANY[name] for name in ("num_steps", "horizon", "inventory_limit")}
+        plain |= {"fill_decay": MANY["fill_decay"][i], "fill_rate": rates[i], "volatility": volatility[i]}
+        problem = problem_of("mmgym/GLFT-v0", running_penalty=0.05 * volatility[i] ** 2, **plain)
+        expected += criterion_value(problem, np.full((4, problem.num_states, 2), 1.0 / plain["fill_decay"]))
+    assert abs(total.mean() - expected) < stats.norm.isf(FALSE_ALARM / 2) * total.std() / math.sqrt(count)
+    assert info["mid"].shape == info["inventory"].shape == info["bid_depth"].shape == (count, 30)
+
+
+def test_a_state_of_many_assets_goes_on_elsewhere():
+    arguments = {**MANY, "volatility": np.linspace(0.5, 2.0, 30).tolist(), "correlation": 0.3}
+    batch, other = (MultiAssetGLFTVectorEnv(3, **arguments) for _ in range(2))
+    single = MultiAssetGLFTEnv(**arguments, info="full")
+    batch.reset(seed=1)
+    single.reset(seed=2)
+    actions = np.linspace(-1.0, 1.0, 180, dtype=np.float32).reshape(3, 60)
+    batch.step(actions)
+    _, _, _, _, info = single.step(actions[1])
+    state = batch.get_state()
+    assert state["inventory"].shape == (3, 30)
+    np.testing.assert_array_equal(state["mid"][1], info["mid"])
+    np.testing.assert_array_equal(state["inventory"][1], info["inventory"])
+    other.set_state(state)
+    for _ in range(2):
+        for left, right in zip(batch.step(actions)[:2], other.step(actions)[:2], strict=True):
+            np.testing.assert_array_equal(left, right)
+    state["inventory"][2, 7] = 3
+    with pytest.raises(ValueError, match=r"state entry 'inventory' = 3 of row 2 .* a whole number from -2 to 2"):
+        other.set_state(state)

@@ -10,6 +10,7 @@ from mmgym.baselines.multi_asset_glft.bracketed import BracketedBaseline
 from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
 from mmgym.baselines.multi_asset_glft.continuous import continuous_depths
 from mmgym.baselines.multi_asset_glft.one_step import MAX_STATES, MultiAssetProblem, grid
+from mmgym.baselines.multi_asset_glft.separate import CoupledDepths, FactorDepths
 from mmgym.models.multi_asset_glft import Params
 
 __all__ = ["multi_asset_glft_baseline"]
@@ -35,11 +36,16 @@ def multi_asset_glft_baseline(params: Params) -> Baseline:
         )
         return continuous_depths(params._replace(covariance=alone))
 
+    def tabled(depths: Callable[[Array, Array], Array]) -> Array:
+        return np.stack([depths(np.full(len(lots), n), lots) for n in range(params.num_steps)])
+
     tables: dict[str, Callable[[], Array]] = {
         "hjb": lambda: continuous_depths(params),
         "riccati": lambda: riccati(params),
+        "factor": lambda: tabled(FactorDepths(params)),
+        "coupled": lambda: tabled(CoupledDepths(params)),
         "separate": separate,
         "constant": lambda: np.broadcast_to(1.0 / params.decays, shape),
     }
-    papers = PaperPolicies(tables, reference="constant", ours=("separate", "constant"))
+    papers = PaperPolicies(tables, reference="constant", ours=("coupled", "separate", "constant"))
     return FiniteBaseline(params, MultiAssetProblem(params), papers)

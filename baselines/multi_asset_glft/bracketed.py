@@ -1,13 +1,11 @@
-"""Several assets beyond what can be solved on the grid: the closed form below, plain markets side by side above.
+"""Several assets beyond what can be solved on the grid: the best of some policies below, separate markets above.
 
-The penalty is at least that of a diagonal matrix below ``Sigma``, ``q' Sigma q >= lambda q' diag(Sigma) q``, ``lambda``
-the smallest eigenvalue of the correlation matrix. With the diagonal one the assets are separate markets, whose exact
-optima add up to an upper bound of every policy's value; under CARA their certainty equivalents do. The policies, of
-which the quadratic closed form is mostly the best, are simulated.
+The penalty is at least that of a diagonal matrix below ``Sigma`` (`mmgym.baselines.multi_asset_glft.decoupling`), with
+which the assets are separate markets, whose exact optima add up to an upper bound of every policy's value; under CARA
+their certainty equivalents do. The policies are simulated; all but the constant one can be found for 30 assets.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,22 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.baselines.baseline import SimulatedBaseline, best_lower
-from mmgym.baselines.catalogue import optimal_policy
-from mmgym.baselines.episodes import ControlVariate, Rewards, Step
+from mmgym.baselines.episodes import ControlVariate, Decision, Rewards, Step
+from mmgym.baselines.frozen import Functional
 from mmgym.baselines.multi_asset_glft.closed_forms import riccati_depths, riccati_matrices
+from mmgym.baselines.multi_asset_glft.decoupling import decoupled_variances
 from mmgym.baselines.multi_asset_glft.one_step import aversion_of
+from mmgym.baselines.multi_asset_glft.separate import CoupledDepths, FactorDepths, SeparateMarkets
 from mmgym.baselines.policy import Policy, StatePolicy
-from mmgym.envs.glft import GLFTEnv
 from mmgym.envs.multi_asset_glft import MultiAssetGLFTVectorEnv
 from mmgym.models import multi_asset_glft as model
-from mmgym.models.multi_asset_glft import JUMP_PARAMETERS, Params
+from mmgym.models.multi_asset_glft import Params
 from mmgym.models.wealth import MAX_EXPONENT
 
 Array = NDArray[Any]
 
 __all__ = ["BracketedBaseline", "DepthPolicy", "RiccatiPolicy"]
 
-EPISODES, SEED = 4_000, 0x10C0  # of the values that are simulated once
+EPISODES = {"mean": 400, "cara": 4_000}  # of the values that are simulated once: a utility has more noise
+SEED = 0x10C0
 
 
 class DepthPolicy(StatePolicy):
@@ -57,37 +57,6 @@ class RiccatiPolicy(DepthPolicy):
         return riccati_depths(self.params, (a[step], b[step]), lots)
 
 
-class SeparateMarket:
-    """The exact optimum of one asset with the variance of the diagonal bound."""
-
-    def __init__(self, params: Params, asset: int, variance: float) -> None:
-        p, n, i = params, params.num_assets, asset
-        best = optimal_policy(
-            GLFTEnv(
-                volatility=math.sqrt(variance),
-                fill_rate=[p.fill_rate[i], p.fill_rate[n + i]],
-                fill_decay=[p.fill_decay[i], p.fill_decay[n + i]],
-                drift=p.drift[i],
-                jump_law=p.jump_law,
-                compensated=p.compensated,
-                **{name: getattr(p, name)[i] for name in ("jump_rate", *JUMP_PARAMETERS)},
-                order_size=p.order_size[i],
-                inventory_limit=p.inventory_limit[i],
-                initial_inventory=p.initial_inventory[i],
-                horizon=p.horizon,
-                num_steps=p.num_steps,
-                utility=p.utility,
-                risk_aversion=p.risk_aversion,
-                running_penalty=None if aversion_of(p) else 0.5 * p.risk_aversion * variance,
-                terminal_penalty=p.terminal_penalty,
-                min_depth=[p.min_depth[i], p.min_depth[n + i]],
-                max_depth=[p.max_depth[i], p.max_depth[n + i]],
-            )
-        )
-        self.solution, self.optimum = best.solution, best.optimum
-        self.limit = int(p.limits[i])
-
-
 class WithoutPriceNoise(ControlVariate):
     """Rewards whose price noise is integrated out."""
 
@@ -105,46 +74,84 @@ class WithoutPriceNoise(ControlVariate):
         return np.asarray(np.where(step.terminated, utility, 0.0))
 
 
+class SeparateValues(WithoutPriceNoise):
+    """The mean criterion, less what fills change in a value that is nearly that of all assets: 0 on average.
+
+    The value is that of separate markets and ``- q' A q`` between assets; its expectation after a step is exact, as
+    fills of different assets do not depend on each other while depths stand.
+    """
+
+    def __init__(self, params: Params, markets: SeparateMarkets) -> None:
+        self.params, self.markets = params, markets
+        self.cross = riccati_matrices(params)[0] * (1.0 - np.eye(params.num_assets))
+
+    def before(self, decision: Decision) -> Array:
+        """The expectation of gains and the value after the step."""
+        p, n = self.params, decision.number
+        lots = np.rint(decision.info["inventory"] / p.sizes).astype(np.int64) + p.limits.astype(np.int64)
+        depths = decision.envs.to_quotes(decision.actions)
+        total, after = np.zeros(len(lots)), np.empty(lots.shape)
+        for i, (problem, solution) in enumerate(zip(self.markets.problems, self.markets.solutions, strict=True)):
+            step = (n, lots[:, i], depths[:, i :: p.num_assets])
+            total += problem.backward(*step, solution.values[n + 1][:, None], Functional(gain=1.0))[:, 0]
+            after[:, i] = problem.backward(*step, problem.inventory[:, None], Functional())[:, 0]
+        return np.asarray(total - np.einsum("bi,ij,bj->b", after, self.cross[n + 1], after))
+
+    def after(self, step: Step) -> Array:
+        """The reward, less gains and the value after the step."""
+        p, info, before = self.params, step.info, step.decision.info
+        inventory, n = info["inventory"], step.decision.number + 1
+        gained = info["gain"] - info["price_gain"] - (before["gain"] - before["price_gain"])
+        lots = np.rint(inventory / p.sizes).astype(np.int64)
+        value = self.markets.values(np.full(len(lots), n), lots)
+        value = value - np.einsum("bi,ij,bj->b", inventory, self.cross[n], inventory)
+        return np.asarray(super().after(step) - gained - value)
+
+
 class BracketedBaseline(SimulatedBaseline):
     """Bounds and policies of several assets with too many states for the grid."""
 
     only_bounds = True
     reference = "constant"
-    ours = ("constant",)
+    ours = ("coupled", "separate_optima", "constant")
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
         self.expected_utility = params.utility == "cara"
 
     @functools.cached_property
-    def alone(self) -> list[SeparateMarket]:
+    def alone(self) -> SeparateMarkets:
         """Separate markets that together are worth at least the optimum."""
-        matrix = self.params.matrix
-        scale = np.sqrt(np.where(np.diag(matrix) > 0.0, np.diag(matrix), 1.0))
-        correlation = matrix / np.outer(scale, scale)
-        np.fill_diagonal(correlation, 1.0)
-        least = max(float(np.linalg.eigvalsh(correlation)[0]) - 1e-12, 0.0)
-        return [SeparateMarket(self.params, i, least * float(matrix[i, i])) for i in range(self.params.num_assets)]
+        return SeparateMarkets(self.params, decoupled_variances(self.params))
+
+    @functools.cached_property
+    def own(self) -> SeparateMarkets:
+        """Separate markets with the assets' own variances."""
+        return SeparateMarkets(self.params, np.diag(self.params.matrix))
 
     def value(self, observation: Any) -> Array:
         """What can still be reached from an observation, or from each of a batch: at most."""
-        step, lots = model.locate(self.params, observation)
-        parts = [alone.solution.values[step, lots[..., i] + alone.limit] for i, alone in enumerate(self.alone)]
-        return np.asarray(sum(parts))
+        return self.alone.values(*model.locate(self.params, observation))
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
-        """The closed form and the constant quote."""
+        """Separate markets with what couples them, the closed form alone, a factor, and quotes that ignore the rest."""
         p = self.params
 
         def constant(step: Array, lots: Array) -> Array:
             return np.broadcast_to(1.0 / p.decays, (*np.shape(lots)[:-1], 2 * p.num_assets))
 
-        return {"riccati": lambda: RiccatiPolicy(p), "constant": lambda: DepthPolicy(p, constant)}
+        return {
+            "coupled": lambda: DepthPolicy(p, CoupledDepths(p)),
+            "factor": lambda: DepthPolicy(p, FactorDepths(p)),
+            "riccati": lambda: RiccatiPolicy(p),
+            "separate_optima": lambda: DepthPolicy(p, self.own.depths),
+            "constant": lambda: DepthPolicy(p, constant),
+        }
 
     @functools.cache  # noqa: B019  # baselines are kept anyway
     def simulated_policy(self, name: str) -> tuple[float, float]:
         """Value and four standard errors of a policy."""
-        value, error = self.simulated(self.policies()[name](), EPISODES, SEED)
+        value, error = self.simulated(self.policies()[name](), EPISODES[self.params.utility], SEED)
         return value, 4.0 * error
 
     def environment(self) -> MultiAssetGLFTVectorEnv:
@@ -157,15 +164,17 @@ class BracketedBaseline(SimulatedBaseline):
 
     def upper(self) -> float:
         """The upper bound of the optimum: the separate markets' optima."""
-        return float(sum(alone.optimum for alone in self.alone))
+        return self.alone.optimum
 
     def value_of_reference(self) -> float:
         """The simulated value of the constant quote."""
         return self.simulated_policy(self.reference)[0]
 
     def control_variate(self, policy: Policy) -> ControlVariate:
-        """As in `Baseline`: the estimate has no price noise."""
-        return WithoutPriceNoise()
+        """As in `Baseline`: the estimate has no price noise, and under "mean" little of that of fills."""
+        if self.params.utility == "cara":
+            return WithoutPriceNoise()
+        return SeparateValues(self.params, self.own)
 
     def converted(self, mean: float, stderr: float) -> tuple[float, float]:
         """As in `Baseline`: under CARA a certainty equivalent."""
@@ -173,7 +182,7 @@ class BracketedBaseline(SimulatedBaseline):
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Depths and bounds of the value at some inventories of the first asset."""
-        p, best = self.params, RiccatiPolicy(self.params)
+        p, best = self.params, DepthPolicy(self.params, CoupledDepths(self.params))
         rows = []
         for step in (0, p.num_steps // 2, p.num_steps - 1):
             for lots in range(-int(p.limits[0]), int(p.limits[0]) + 1, max(int(p.limits[0]) // 2, 1)):

@@ -14,7 +14,7 @@ from mmgym.models.multi_asset_glft import Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["riccati_depths", "riccati_matrices"]
+__all__ = ["riccati_depths", "riccati_matrices", "riccati_skews"]
 
 
 def riccati_matrices(params: Params, num_steps: int | None = None) -> tuple[Array, Array]:
@@ -54,10 +54,15 @@ def riccati_depths(params: Params, matrices: tuple[Array, Array], lots: Array) -
 
     ``matrices`` broadcast against the inventories: ``A`` (..., n, n) and ``B`` (..., n).
     """
-    p, n = params, params.num_assets
+    return np.asarray(
+        np.clip(base_depths(params) + riccati_skews(params, matrices, lots), params.min_depth, params.max_depth)
+    )
+
+
+def riccati_skews(params: Params, matrices: tuple[Array, Array], lots: Array) -> Array:
+    """What inventories add to the base depths, as in `riccati_depths`: (..., 2 n), bids, then asks."""
+    p = params
     a, b = matrices
     lean = 2.0 * np.einsum("...ij,...j->...i", a, lots * p.sizes) + b
     own = np.diagonal(a, axis1=-2, axis2=-1) * p.sizes
-    base = base_depths(p)
-    bids, asks = base[:n] + lean + own, base[n:] - lean + own
-    return np.asarray(np.clip(np.concatenate([bids, asks], axis=-1), p.min_depth, p.max_depth))
+    return np.concatenate([own + lean, own - lean], axis=-1)

@@ -2,10 +2,10 @@ r"""Separate markets that bound several assets from above.
 
 ``Sigma - diag(d)`` positive semi-definite makes the penalty at least that of ``diag(d)``, with which the assets are
 separate markets, whose optima add up to a bound of every policy's value. To second order their costs are ``w_i
-sqrt(d_i)``, ``w_i = D_i F_i / sqrt(S_i)`` (`mmgym.baselines.multi_asset_glft.closed_forms`: a stationary ``A_ii =
-sqrt(gamma d_i / (4 S_i))`` costs ``D_i F_i A_ii`` per unit of time); the ``d`` with the largest sum is the tightest
-bound to that order. It is found by Newton's method with the barrier ``log det(Sigma - diag(d))``, and any error in it
-only makes the bound wider: the result is scaled until the condition holds.
+sqrt(d_i)``, ``w_i = D_i F_i / sqrt(S_i)`` up to a factor (`mmgym.baselines.multi_asset_glft.closed_forms`: a
+stationary ``A_ii = sqrt(gamma d_i / (4 S_i))`` costs ``D_i F_i A_ii`` per unit of time); the ``d`` with the largest sum
+is the tightest bound to that order. It is found by Newton's method with the barrier ``log det(Sigma - diag(d))``, and
+any error in it only makes the bound wider: the result is scaled until the condition holds.
 """
 
 import numpy as np
@@ -33,15 +33,15 @@ def decoupled_variances(params: Params) -> Array:
         return np.zeros(n)
     rates = effective_rates(p)
     total, bend = rates[:n] + rates[n:], (rates * p.decays)[:n] + (rates * p.decays)[n:]
-    weights = np.sqrt(p.sizes) * total / np.sqrt(bend) * scale
+    weights = p.sizes**1.5 * total / np.sqrt(bend) * scale
     shares = _largest_shares(correlation, weights / weights.max(), 0.5 * least)
     root = np.sqrt(shares)
     margin = float(np.linalg.eigvalsh(correlation / np.outer(root, root))[0]) - SINGULAR * n / least
-    return np.asarray(max(min(margin, 1.0), 0.0) * shares * np.diag(p.matrix))
+    return np.asarray(max(margin, 0.0) * shares * np.diag(p.matrix))
 
 
 def _largest_shares(correlation: Array, weights: Array, start: float) -> Array:
-    """``x`` (n,) with a nearly largest ``sum w_i sqrt(x_i)`` such that ``correlation - diag(x)`` is positive definite."""
+    """``x`` (n,) with nearly the largest ``sum w_i sqrt(x_i)`` where ``correlation - diag(x)`` is positive definite."""
     shares = np.full(len(weights), start)
 
     def objective(x: Array, barrier: float) -> float:

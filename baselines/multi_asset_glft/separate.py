@@ -13,24 +13,24 @@ To the exact depths ``d_i(t, q_i)`` of separate markets
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.baselines.baseline import OptimalPolicy
-from mmgym.baselines.catalogue import optimal_policy
+from mmgym.baselines.baseline import baseline_for
 from mmgym.baselines.differential_equations import solution_at
 from mmgym.baselines.multi_asset_glft.closed_forms import riccati_matrices, riccati_skews
 from mmgym.baselines.multi_asset_glft.one_step import aversion_of, effective_rates
-from mmgym.envs.glft import GLFTEnv
+from mmgym.models import glft
 from mmgym.models.multi_asset_glft import JUMP_PARAMETERS, Params
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 __all__ = ["CoupledDepths", "FactorDepths", "SeparateMarkets"]
 
-LARGEST_SKEW = 6.0  # that is looked up, in units of the smallest 1 / k: beyond, the depths are at the end of their box
-FACTOR_NODES = 401
+LARGEST_SKEW = 3.0  # that is looked up, in units of the smallest 1 / k: beyond, the depths are at the end of their box
+FACTOR_NODES = 201
 
 
 class SeparateMarkets:
@@ -38,57 +38,57 @@ class SeparateMarkets:
 
     Attributes
     ----------
-    optima : list of OptimalPolicy
+    problems : list of GLFTProblem
+    solutions : list of Solution
     """
 
     def __init__(self, params: Params, variances: Array) -> None:
         self.params = params
-        self.optima = [_alone(params, i, float(variance)) for i, variance in enumerate(variances)]
+        baselines = [baseline_for(_alone(params, i, float(variance))) for i, variance in enumerate(variances)]
+        self.problems: list[Any] = [baseline.problem for baseline in baselines]
+        self.solutions: list[Any] = [baseline.solution for baseline in baselines]
 
     @property
     def optimum(self) -> float:
         """What they are worth together."""
-        return float(sum(alone.optimum for alone in self.optima))
+        p = self.params
+        return float(self.values(np.zeros((), np.int64), p.starts.astype(np.int64)))
 
     def values(self, step: Array, lots: Array) -> Array:
         """What can still be reached, at steps (...) and inventories (..., n) in orders: (...)."""
         limits = self.params.limits.astype(np.int64)
-        return np.asarray(
-            sum(alone.solution.values[step, lots[..., i] + limits[i]] for i, alone in enumerate(self.optima))
-        )
+        parts = [solution.values[step, lots[..., i] + limits[i]] for i, solution in enumerate(self.solutions)]
+        return np.asarray(sum(parts))
 
     def depths(self, step: Array, lots: Array) -> Array:
         """Their best depths (..., 2 n), bids, then asks; at the end of the episode those of its last step."""
         limits, step = self.params.limits.astype(np.int64), np.minimum(step, self.params.num_steps - 1)
-        sides = [alone.controls[step, lots[..., i] + limits[i]] for i, alone in enumerate(self.optima)]
+        sides = [solution.controls[step, lots[..., i] + limits[i]] for i, solution in enumerate(self.solutions)]
         return np.concatenate([np.stack([side[..., j] for side in sides], axis=-1) for j in (0, 1)], axis=-1)
 
 
-def _alone(params: Params, asset: int, variance: float) -> OptimalPolicy:
+def _alone(params: Params, asset: int, variance: float) -> glft.Params:
     p, n, i = params, params.num_assets, asset
-    best: OptimalPolicy = optimal_policy(
-        GLFTEnv(
-            volatility=math.sqrt(variance),
-            fill_rate=[p.fill_rate[i], p.fill_rate[n + i]],
-            fill_decay=[p.fill_decay[i], p.fill_decay[n + i]],
-            drift=p.drift[i],
-            jump_law=p.jump_law,
-            compensated=p.compensated,
-            **{name: getattr(p, name)[i] for name in ("jump_rate", *JUMP_PARAMETERS)},
-            order_size=p.order_size[i],
-            inventory_limit=p.inventory_limit[i],
-            initial_inventory=p.initial_inventory[i],
-            horizon=p.horizon,
-            num_steps=p.num_steps,
-            utility=p.utility,
-            risk_aversion=p.risk_aversion,
-            running_penalty=None if aversion_of(p) else 0.5 * p.risk_aversion * variance,
-            terminal_penalty=p.terminal_penalty,
-            min_depth=[p.min_depth[i], p.min_depth[n + i]],
-            max_depth=[p.max_depth[i], p.max_depth[n + i]],
-        )
+    return glft.Params.create(
+        volatility=math.sqrt(variance),
+        fill_rate=[p.fill_rate[i], p.fill_rate[n + i]],
+        fill_decay=[p.fill_decay[i], p.fill_decay[n + i]],
+        drift=p.drift[i],
+        jump_law=p.jump_law,
+        compensated=p.compensated,
+        **{name: getattr(p, name)[i] for name in ("jump_rate", *JUMP_PARAMETERS)},
+        order_size=p.order_size[i],
+        inventory_limit=p.inventory_limit[i],
+        initial_inventory=p.initial_inventory[i],
+        horizon=p.horizon,
+        num_steps=p.num_steps,
+        utility=p.utility,
+        risk_aversion=p.risk_aversion,
+        running_penalty=None if aversion_of(p) else 0.5 * p.risk_aversion * variance,
+        terminal_penalty=p.terminal_penalty,
+        min_depth=[p.min_depth[i], p.min_depth[n + i]],
+        max_depth=[p.max_depth[i], p.max_depth[n + i]],
     )
-    return best
 
 
 def _boxed(params: Params, depths: Array) -> Array:
@@ -108,9 +108,7 @@ class CoupledDepths:
 
     def __call__(self, step: Array, lots: Array) -> Array:
         """Depths (..., 2 n) at steps (...) and inventories (..., n) in orders."""
-        joint, alone = (
-            riccati_skews(self.params, (a[step], b[step]), lots) for a, b in (self._joint, self._alone)
-        )
+        joint, alone = (riccati_skews(self.params, (a[step], b[step]), lots) for a, b in (self._joint, self._alone))
         return _boxed(self.params, self._markets.depths(step, lots) + joint - alone)
 
 
@@ -129,7 +127,9 @@ class FactorDepths:
         p = self.params
         sizes, moves = np.tile(p.sizes, 2), np.concatenate([self._loadings, -self._loadings]) * np.tile(p.sizes, 2)
         weights, units = effective_rates(p) * sizes / p.decays, p.decays / sizes
-        bend = float((weights * (units * moves) ** 2).sum())  # of the Hamiltonians: v = -a f^2, a' = gamma / 2 - 2 bend a^2
+        bend = float(
+            (weights * (units * moves) ** 2).sum()
+        )  # of the Hamiltonians: v = -a f^2, a' = gamma / 2 - 2 bend a^2
         slope = math.sqrt(p.risk_aversion / (4.0 * bend)) if bend > 0.0 and p.risk_aversion > 0.0 else 0.0
         limit = float(np.abs(self._loadings) @ np.array(p.inventory_limit))
         steepest = float((units * np.abs(moves)).max())

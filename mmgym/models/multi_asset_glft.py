@@ -45,7 +45,7 @@ from mmgym.models.wealth import CARA, require_aversion, step_reward
 from mmgym.parameters import Choice, Integer, Real, Row, arguments_of, create, row_of
 from mmgym.random_streams import exponential, normal, uniform
 
-MAX_ASSETS = 4
+MAX_ASSETS = 30
 FEW = 4  # assets whose records of parameters are short
 JUMP_COLUMNS = 7  # rate, the five parameters of the sizes, their average
 JUMP_PARAMETERS = ("jump_mean", "jump_volatility", "jump_up_share", "jump_up_mean", "jump_down_mean")
@@ -587,7 +587,7 @@ def observe_one(p, s, observation):
         observation[1 + i] = s.inventory[i] / p.limits[i]
 
 
-def state_ranges(params: Params) -> dict[str, tuple[float, float]]:
+def state_ranges(params: Params) -> dict[str, tuple[Any, Any]]:
     """What columns of a state may be (see `mmgym.market.Market`)."""
     limits = (*params.limits.astype(int).tolist(), *[0] * (MAX_ASSETS - params.num_assets))
     return {
