@@ -7,7 +7,7 @@ their certainty equivalents do. The policies are simulated; all but the constant
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +182,7 @@ class BracketedBaseline(SimulatedBaseline):
 
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Depths and bounds of the value at some inventories of the first asset."""
-        p, best = self.params, DepthPolicy(self.params, CoupledDepths(self.params))
+        p, best = self.params, cast(DepthPolicy, self.policies()[self.best_known()[0]]())
         rows = []
         for step in (0, p.num_steps // 2, p.num_steps - 1):
             for lots in range(-int(p.limits[0]), int(p.limits[0]) + 1, max(int(p.limits[0]) // 2, 1)):
