@@ -450,15 +450,24 @@ def _all_observations(problem: FrozenProblem) -> Array:
     return np.stack([problem.observations(n) for n in range(problem.num_steps)])
 
 
-def tabulate(problem: FrozenProblem, policy: Policy, *, deterministic: bool = True, chunk: int = 262_144) -> Table:
+def tabulate(
+    problem: FrozenProblem,
+    policy: Policy,
+    *,
+    deterministic: bool = True,
+    steps: Array | None = None,
+    chunk: int = 262_144,
+) -> Table:
     """The table that a policy of the observation plays, at its mode or as one draw of its actions.
+
+    Of some of the steps (N,) if they are given.
 
     Raises
     ------
     ValueError
         If its actions have another shape than those of a batch, or are not finite.
     """
-    observations = _all_observations(problem)
+    observations = np.stack([problem.observations(n) for n in (range(problem.num_steps) if steps is None else steps)])
     flat = observations.reshape(-1, observations.shape[-1])
     shape = problem.actions(np.zeros((1, problem.num_controls))).shape[1:]
     parts = []

@@ -12,6 +12,8 @@ __all__ = ["MixedTablePolicy", "TablePolicy", "require_repeated", "table_policy"
 
 Array = NDArray[Any]
 
+ASKED_AGAIN = 32_768  # cells of whole steps at which a policy is asked twice
+
 
 class _Tabulated(StatelessPolicy):
     """What tables behind `predict` share: the cell of an observation."""
@@ -126,7 +128,9 @@ def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple
     """
     if deterministic and policy.has_mode:
         mode = tabulate(problem, policy)
-        require_repeated(policy, mode.controls, tabulate(problem, policy).controls)
+        count = max(1, ASKED_AGAIN // problem.num_states)
+        again = np.unique(np.linspace(0, problem.num_steps - 1, min(count, problem.num_steps)).astype(np.int64))
+        require_repeated(policy, mode.controls[again], tabulate(problem, policy, steps=again).controls)
         return mode, "exact"
     if policy.distribution is not None:
         return tabulate_distribution(problem, policy), "exact, as it acts"

@@ -515,6 +515,23 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("seed", "horizon", "width"), [(0, 0.2, 1.3), (1, 2.0, 0.2), (2, 8.0, 0.6)])
+def test_few_nodes_tell_what_pairs_sum(seed, horizon, width):
+    """Chosen at the last step, used before it: under other controls, of other values, smooth and rough ones."""
+    problem = DeclaredProblem(flat_market("few", constant), BoxParams.create(seed=seed, horizon=horizon))
+    random, states, law = np.random.default_rng(seed), np.arange(problem.num_states), problem.law
+    sums = (problem.criterion._replace(moments=2), PNL._replace(moments=2), Functional(fills=1.0))
+    smooth = np.cumsum(random.normal(size=(problem.num_states, 5)), axis=0)
+    for n, values in ((3, 0.1 * smooth), (2, smooth), (1, random.normal(size=smooth.shape))):
+        controls = random.uniform(0.1, 0.1 + width, (problem.num_states, 2))
+        found = problem.backward_together(n, states, controls, values, sums)
+        expected = law.run("pair", n, (states, controls), sums, values, np.ones(problem.num_states))
+        assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
+    assert all(few is not None and len(few.nodes.nodes) < len(few.grid.nodes) for few in law._few.values())
+    assert law._few
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("market", [BOXES, CHOICES], ids=lambda market: market.name)
 def test_sums_of_one_pass_are_those_of_a_pass_each(market):
     """Of boxes by interpolation too: 150 states against the sums of pairs."""
@@ -562,30 +579,31 @@ def test_sums_of_eight_numbers_side_by_side(moments, squares):
         return tuple(random.normal(size=(count, *shape, LANES)))
 
     places, values = random.integers(0, 5, (5, 4)).astype(np.uint32), random.normal(size=(5, moments + squares))
-    sources, terms = draw(moments + squares, 2, 5), draw(moments + squares, 5)
+    sources, terms = draw(moments + squares, 2, 5), draw(moments + squares, 2, 5)
     jump, extras, g = random.normal(size=(2, 5, 4, LANES)), draw(squares, 2, 5, 4), 1
+    h = 1
 
     def both(target, scattered):
         for i in range(5):
-            next_sums(g, i, 0.3, 0.6, values, sources, jump, extras, places, terms, target)
-            scatter_products(i, jump[g], places, terms[0], scattered)
+            next_sums(g, h, i, 0.3, 0.6, values, sources, jump, extras, places, terms, target)
+            scatter_products(i, jump[g], places, terms[0][h], scattered)
 
-    plain, plainly = tuple(np.zeros((moments + squares, 5, LANES))), np.zeros((5, LANES))
+    plain, plainly = tuple(np.zeros((moments + squares, 2, 5, LANES))), np.zeros((5, LANES))
     both(plain, plainly)
-    target, scattered = tuple(np.zeros((moments + squares, 5, LANES))), np.zeros((5, LANES))
+    target, scattered = tuple(np.zeros((moments + squares, 2, 5, LANES))), np.zeros((5, LANES))
 
     @njit
     def compiled(values, sources, jump, extras, terms, target, scattered):
         for i in range(5):
-            next_sums(g, i, 0.3, 0.6, values, sources, jump, extras, places, terms, target)
-            scatter_products(i, jump[g], places, terms[0], scattered)
+            next_sums(g, h, i, 0.3, 0.6, values, sources, jump, extras, places, terms, target)
+            scatter_products(i, jump[g], places, terms[0][h], scattered)
 
     compiled(values, sources, jump, extras, terms, target, scattered)
     for c in range(moments + squares):
         expected = 0.3 * values[:, c, None] + 0.6 * sources[c][g]
-        expected += np.einsum("ikb,ikb->ib", jump[g], terms[c][places])
+        expected += np.einsum("ikb,ikb->ib", jump[g], terms[c][h][places])
         if c >= moments:
-            expected += np.einsum("ikb,ikb->ib", extras[c - moments][g], terms[c - moments][places])
-        assert np.allclose(plain[c], expected, rtol=1e-13, atol=1e-14)
-        assert np.allclose(target[c], expected, rtol=1e-13, atol=1e-14)
+            expected += np.einsum("ikb,ikb->ib", extras[c - moments][g], terms[c - moments][h][places])
+        assert np.allclose(plain[c][h], expected, rtol=1e-13, atol=1e-14)
+        assert np.allclose(target[c][h], expected, rtol=1e-13, atol=1e-14)
     assert np.allclose(scattered, plainly, rtol=1e-13, atol=1e-14)

@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import qr, solve_triangular
 
-__all__ = ["FIRST_DEGREE", "LEAST_DEGREE", "MOST_DEGREE", "Interpolation"]
+from mmgym.baselines.declared import kernels
+
+__all__ = ["FIRST_DEGREE", "LEAST_DEGREE", "MOST_DEGREE", "Interpolation", "Skeleton"]
 
 Array = NDArray[Any]
 
 LEAST_DEGREE, FIRST_DEGREE, MOST_DEGREE = 2, 8, 32
 RAISED, LOWERED = 2, 2  # by how much degrees change
 LAST = 2  # coefficients that tell how well a degree does
+SKETCHED = 160  # sums of heights, with random signs, that nodes are chosen by
+SPARE = 0.05  # of the tolerance: the mean error at nodes that are left out
 
 
 @functools.cache
@@ -81,7 +86,7 @@ class Interpolation:
             self.degrees = np.full(2, self.degrees.max())
         self.sizes = tuple(int(degree) + 1 for degree in self.degrees)
         if self.total:
-            points, self._transform = padua(int(self.degrees[0]))
+            points, self.transform = padua(int(self.degrees[0]))
             self.nodes = 0.5 * (low + high) + 0.5 * (high - low) * points
             self._orders = np.add.outer(np.arange(self.sizes[0]), np.arange(self.sizes[0]))
             return
@@ -91,23 +96,34 @@ class Interpolation:
         ]
         self.nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(low))
 
+    def alike(self, other: "Interpolation") -> bool:
+        """Whether another grid has the same nodes."""
+        return all(map(np.array_equal, (self.low, self.high, self.degrees), (other.low, other.high, other.degrees)))
+
     def basis(self, points: Array) -> Array:
         """Weights (M, G) of the nodes at points (M, B) of the box."""
+        found = self.along(points)
+        return found @ self.transform if self.total else found
+
+    def along(self, points: Array) -> Array:
+        """As `basis`; where the degree is total of the polynomials (M, G), in the place of the nodes."""
+        width = self.high - self.low
+        places = np.divide(2.0 * (points - self.low), width, out=np.ones(points.shape), where=width > 0.0) - 1.0
+        if self.total:
+            found = np.empty((len(points), len(self.nodes)))
+            kernels.total_products(places, self.sizes[0], found)
+            return found
         found = np.ones((len(points), 1))
-        for j, degree in enumerate(self.degrees):
-            width = self.high[j] - self.low[j]
-            place = 2.0 * (points[:, j] - self.low[j]) / width - 1.0 if width > 0.0 else np.zeros(len(points))
-            along = np.polynomial.chebyshev.chebvander(place, int(degree))
-            if not self.total:
-                along = along @ chebyshev_transform(int(degree))
+        for place, degree in zip(places.T, self.degrees.tolist(), strict=True):
+            along = np.polynomial.chebyshev.chebvander(place, degree) @ chebyshev_transform(degree)
             found = (found[:, :, None] * along[:, None, :]).reshape(len(points), -1)
-        return np.asarray(found[:, self._orders.ravel() < self.sizes[0]] @ self._transform) if self.total else found
+        return found
 
     def coefficients(self, heights: Array) -> Array:
         """Chebyshev coefficients (S, K, L) of two controls, or (S, K, 1) of one, from heights (G, S)."""
         if self.total:
             table = np.zeros((heights.shape[1], *self.sizes))
-            table[:, self._orders < self.sizes[0]] = (self._transform @ heights).T
+            table[:, self._orders < self.sizes[0]] = (self.transform @ heights).T
             return table
         found = heights
         for j, degree in enumerate(self.degrees):
@@ -123,7 +139,7 @@ class Interpolation:
         found = np.zeros(len(self.sizes))
         if self.total:
             orders = self._orders[self._orders < self.sizes[0]]
-            last = self._transform[orders > self.degrees[0] - LAST]
+            last = self.transform[orders > self.degrees[0] - LAST]
             return np.asarray(found + (np.abs(np.tensordot(last, heights, 1)) / tolerance).max())
         for j, degree in enumerate(self.degrees):
             if degree > 0:
@@ -141,3 +157,53 @@ class Interpolation:
     def enough(self, excesses: Array) -> Array:
         """Degrees that will do for what is a little different."""
         return np.where(excesses < 1e-2, np.maximum(self.degrees - LOWERED, LEAST_DEGREE), self.degrees)
+
+
+class Skeleton:
+    """The few nodes of a grid that tell what all others hold: an interpolative decomposition.
+
+    What is interpolated is more alike in controls than polynomials are: it depends on them by a few intensities. Pivots
+    of a QR factorisation choose the nodes (Cheng, Gimbutas, Martinsson & Rokhlin 2005), from sums of the heights with
+    random signs (Halko, Martinsson & Tropp 2011).
+
+    Parameters
+    ----------
+    grid : Interpolation
+    heights : (G, N)
+        Of what is alike, in units of the error that is tolerated in each of the ``N``.
+    size, besides : int
+        With ``besides`` other ones the nodes fill up groups of ``size``.
+
+    Attributes
+    ----------
+    nodes : (R, B)
+        Those that tell the most first.
+    errors : (R,)
+        Mean error of the nodes from the ``k``-th on, as told by those before.
+    """
+
+    def __init__(self, grid: Interpolation, heights: Array, size: int, besides: int) -> None:
+        self._grid, self.besides = grid, besides
+        count, width = len(heights), -(-heights.shape[1] // SKETCHED)
+        signed = np.zeros((count, width * SKETCHED))
+        signed[:, : heights.shape[1]] = heights
+        signed *= np.random.default_rng(0).choice([-1.0, 1.0], signed.shape[1])
+        sketch = signed.reshape(count, width, SKETCHED).sum(axis=1)
+        triangle, order = qr(sketch.T, mode="r", pivoting=True)
+        errors = np.abs(np.diag(triangle)) / np.sqrt(heights.shape[1])
+        wanted = -(-(int((errors > SPARE).sum()) + besides) // size) * size - besides
+        self.errors = errors[:wanted]
+        wanted = len(self.errors)
+        self._triangle = triangle[:wanted]
+        shares = np.zeros((count, besides + wanted))
+        shares[order, besides:] = self.shares(wanted, slice(None)).T
+        self.nodes = grid.nodes[order[:wanted]]
+        self._weights = grid.transform @ shares if grid.total else shares
+
+    def shares(self, known: int, wanted: slice) -> Array:
+        """Weights (``known``, W) of the first nodes in the ``wanted`` ones."""
+        return np.asarray(solve_triangular(self._triangle[:known, :known], self._triangle[:known, wanted]))
+
+    def basis(self, points: Array) -> Array:
+        """Weights (M, besides + R) of the nodes at points (M, B) of the box, and those 0 of the others before them."""
+        return self._grid.along(points) @ self._weights

@@ -308,7 +308,7 @@ def sweep_lanes(length, lanes, values, terms, following, result):
     ----------
     values : (S, F + M)
         Of the rest: first moments, then second ones.
-    terms, following : tuple of F + M arrays (S, LANES)
+    terms, following : tuple of F + M arrays (1, S, LANES)
         Memory.
     result : (G, S, F + M)
         Out.
@@ -321,11 +321,11 @@ def sweep_lanes(length, lanes, values, terms, following, result):
         later = poisson[-1]
         for c in range(columns):
             for i in range(count):
-                terms[c][i] = later * values[i, c]
+                terms[c][0, i] = later * values[i, c]
         for j in range(len(poisson) - 2, -1, -1):
             for i in range(count):
                 next_sums(
-                    g, i, poisson[j], later, values, lanes.sources, lanes.jump, lanes.extras, lanes.next, terms,
+                    g, 0, i, poisson[j], later, values, lanes.sources, lanes.jump, lanes.extras, lanes.next, terms,
                     following,
                 )  # fmt: skip
             terms, following = following, terms
@@ -334,7 +334,81 @@ def sweep_lanes(length, lanes, values, terms, following, result):
         for b in range(min(LANES, len(result) - row)):
             for i in range(count):
                 for c in range(columns):
-                    result[row + b, i, c] = terms[c][i, b]
+                    result[row + b, i, c] = terms[c][0, i, b]
+
+
+@njit(**KERNEL)
+def sweep_nested(length, lanes, begins, shares, values, terms, following):
+    """As `sweep_lanes`, where groups of controls tell the late terms of those after them.
+
+    Parameters
+    ----------
+    begins : (G,) int
+        The term of which a group is told by those before it; those from there on are small. Not increasing; the first
+        group has all terms.
+    shares : (G, G, LANES, LANES)
+        What the lanes of a group are told by those of the groups before it.
+    terms, following : tuple of F + M arrays (G, S, LANES)
+        Memory.
+
+    Returns
+    -------
+    tuple
+        Which of the two has the values.
+    """
+    count, columns = values.shape
+    mean, groups = lanes.shifts[0] * length, 1
+    poisson = np.empty(num_terms(mean))
+    fill_poisson_weights(mean, poisson)
+    later = poisson[-1]
+    for c in range(columns):
+        for i in range(count):
+            terms[c][0, i] = later * values[i, c]
+    for j in range(len(poisson) - 2, -1, -1):
+        while groups < len(begins) and j < begins[groups]:
+            for c in range(columns):
+                terms[c][groups] = np.dot(terms[c][0], shares[groups, 0])
+                for h in range(1, groups):
+                    terms[c][groups] += np.dot(terms[c][h], shares[groups, h])
+            groups += 1
+        for g in range(groups):
+            for i in range(count):
+                next_sums(
+                    g, g, i, poisson[j], later, values, lanes.sources, lanes.jump, lanes.extras, lanes.next, terms,
+                    following,
+                )  # fmt: skip
+        terms, following = following, terms
+        later += poisson[j]
+    return terms
+
+
+@njit(**KERNEL)
+def lanes_at(basis, terms, states, result):
+    """Values (M, K) of states (M,), from K arrays (G, S, LANES) and the weights (M, G LANES) of all lanes."""
+    for i in range(len(states)):
+        for c in range(len(terms)):
+            found = 0.0
+            for g in range(len(terms[c])):
+                for b in range(LANES):
+                    found += basis[i, g * LANES + b] * terms[c][g, states[i], b]
+            result[i, c] = found
+
+
+@njit(**KERNEL)
+def total_products(places, size, result):
+    """``T_k(x) T_l(y)``, ``k + l < size``, the last index first, at places (M, 2): result (M, G)."""
+    one, other = np.ones(max(size, 2)), np.ones(max(size, 2))
+    for i in range(len(places)):
+        x, y = places[i]
+        one[1], other[1] = x, y
+        for k in range(2, size):
+            one[k] = 2.0 * x * one[k - 1] - one[k - 2]
+            other[k] = 2.0 * y * other[k - 1] - other[k - 2]
+        at = 0
+        for k in range(size):
+            for j in range(size - k):
+                result[i, at + j] = one[k] * other[j]
+            at += size - k
 
 
 @njit(**KERNEL)

@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from mmgym import declare
 from mmgym.arguments import check_memory
 from mmgym.baselines.declared import kernels
-from mmgym.baselines.declared.interpolation import FIRST_DEGREE, LEAST_DEGREE, MOST_DEGREE, Interpolation, num_nodes
-from mmgym.baselines.declared.vectors import LANES
+from mmgym.baselines.declared.interpolation import (
+    FIRST_DEGREE,
+    LEAST_DEGREE,
+    MOST_DEGREE,
+    Interpolation,
+    Skeleton,
+    num_nodes,
+)
+from mmgym.baselines.declared.nested import NestedSweeps
+from mmgym.baselines.declared.vectors import LANES, aligned
 from mmgym.baselines.frozen import Functional, columns_of
 from mmgym.uniformisation import num_terms
 
@@ -28,13 +36,14 @@ Functionals = tuple[Functional, ...]  # several sums (`mmgym.baselines.frozen.co
 
 SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
 ACCURATE = 64.0 * np.finfo(np.float64).eps  # of the values around: the largest error of interpolation
+OF_FEW = 4.0  # of that: where few nodes tell it
 SMALL = 1e-2  # of the largest value: those of moments that are smaller need not be as exact
 OFF_NODES = np.random.default_rng(0).random((2, 16))  # shares of the box: where interpolation is held against sweeps
 HAPPEN = 10.0  # terms: what it costs to find what happens in a state
 MARGIN = 0.75  # of the costs of two ways: sweeps of many controls go side by side
 KEPT = 3  # sets of controls of which what happens is kept, where all steps are alike
 KEPT_MEMORY = 64_000_000  # bytes, of each of them
-WIDENED, TOO_WIDE = 0.05, 1.5  # shares of a box of controls: how far it is taken for the next steps
+WIDENED, TOO_WIDE = 0.2, 3.0  # shares of a box of controls: how far it is taken for the next steps
 KEYS = np.random.default_rng(1).normal(size=64)
 
 
@@ -88,6 +97,7 @@ class RunningLaw:
         self._degrees: dict[str, Array | None] = {}
         self._kept: dict[Any, Any] = {}
         self._boxes: dict[Any, tuple[Array, Array]] = {}
+        self._few: dict[Any, NestedSweeps | None] = {}
 
     def _set_scales(self) -> None:
         """What a payoff and the other rewards of a step are worth at most, how many events it has, and costs."""
@@ -140,7 +150,9 @@ class RunningLaw:
         return result
 
     def _sweep_lanes(self, n: int, controls: Array, functionals: Functionals, values: Array, result: Array) -> None:
-        terms, following = (tuple(np.empty((self.num_states, LANES)) for _ in range(values.shape[1])) for _ in range(2))
+        terms, following = (
+            tuple(aligned((1, self.num_states, LANES)) for _ in range(values.shape[1])) for _ in range(2)
+        )
         for part, lanes in self._lanes(n, controls, functionals):
             kernels.sweep_lanes(self.length, lanes, values, terms, following, result[part])
 
@@ -151,8 +163,7 @@ class RunningLaw:
         row = (events + 1) * (1 + second) + len(functionals) + second
         size = LANES * max(1, int(KEPT_MEMORY / (8.0 * states * row)) // LANES)
         whole = len(controls) <= size and not self.declared.reads_step
-        given = tuple((weights(functional).tobytes(), functional.moments) for functional in functionals)
-        key = (given, controls.tobytes()) if whole else None
+        key = (given_by(functionals), controls.tobytes()) if whole else None
         if key is not None and key in self._kept:
             yield slice(None), self._kept[key]
             return
@@ -170,9 +181,9 @@ class RunningLaw:
         count = len(functionals)
         one = (-(-len(controls) // LANES), states, LANES)
         each = (one[0], states, events + 1, LANES)
-        sources = tuple(np.empty(one) for _ in range(count + second))
-        extras = tuple(np.empty(each) for _ in range(second))
-        lanes = kernels.Lanes(np.empty(each[1:3], np.uint32), np.empty(each), sources, extras, np.empty(one[0]))
+        sources = tuple(aligned(one) for _ in range(count + second))
+        extras = tuple(aligned(each) for _ in range(second))
+        lanes = kernels.Lanes(np.empty(each[1:3], np.uint32), aligned(each), sources, extras, np.empty(one[0]))
         for i, functional in enumerate(functionals):
             more = (extras[i], sources[count + i]) if i < second else (lanes.jump[:0], sources[i][:0])
             system = (self.market, n, *self.chain, controls, weights(functional))
@@ -189,6 +200,8 @@ class RunningLaw:
             a, b = self._boxes[key]
             if (a <= low).all() and (high <= b).all() and (b - a <= TOO_WIDE * (high - low)).all():
                 return a, b
+            if (b - a <= TOO_WIDE * (high - low)).all():
+                low, high = np.minimum(a, low), np.maximum(b, high)
         room = WIDENED * (high - low)
         free = self.boxed
         self._boxes[key] = np.maximum(low - room, self.low[free]), np.minimum(high + room, self.high[free])
@@ -270,32 +283,52 @@ class RunningLaw:
         """Values (M, K) of pairs that share their choices, or None."""
         plain = functionals[0].exponents is None
         kind = "moments" if plain else "exponentials"
+        key = (kind, controls[0, ~self.boxed].tobytes(), given_by(functionals))
         if n == self.params.num_steps - 1:  # a new pass: what it takes is learned from step to step
             self._degrees.pop(kind, None)
+            self._boxes.pop(key[:2], None)
+            self._few.pop(key, None)
         while (grid := self._grid(kind, controls)) is not None:
             most = max(1, SURVEYED // (len(grid.nodes) * self.num_states))
             if values.shape[1] > most and not plain:
                 return self._by_columns(n, states, controls, values, functionals, flat, most)
-            nodes = self._placed(grid.nodes, controls[0])
-            heights = self.run("sweep", n, (nodes,), functionals, values, flat)
-            tolerance = ACCURATE * kernels.largest(heights)
-            if plain:
-                tolerance = np.maximum(tolerance, SMALL * tolerance.max(axis=0))
-            tolerance = np.maximum(tolerance, np.finfo(np.float64).tiny)
+            free, few = controls[:, self.boxed], self._few.get(key)
+            if few is not None and few.grid.alike(grid):
+                result, exact, told = few.at(states, free, values)
+                if (np.abs(told - exact) <= OF_FEW * tolerated(exact, plain)).all():
+                    return result
+                self._few[key] = None  # of this pass: what few nodes do not tell is not tried again
+            points = grid.low + (grid.high - grid.low) * OFF_NODES[:, : len(grid.low)]
+            placed = self._placed(np.concatenate([points, grid.nodes]), controls[0])
+            swept = self.run("sweep", n, (placed,), functionals, values, flat)
+            exact, heights = swept[: len(points)], swept[len(points) :]
+            tolerance = tolerated(heights, plain)
             excesses = grid.excesses(heights, tolerance)
             better = grid.better(excesses)
             if better is None:
-                points = grid.low + (grid.high - grid.low) * OFF_NODES[:, : len(grid.low)]
-                exact = self.run("sweep", n, (self._placed(points, controls[0]),), functionals, values, flat)
                 error = np.abs(np.tensordot(grid.basis(points), heights, 1) - exact)
                 if (error <= tolerance).all():
                     self._degrees[kind] = grid.enough(excesses)
+                    if plain and not self.declared.reads_step and not (key in self._few and few is None):
+                        rough = self.run("sweep", n, (placed,), functionals, roughened(values), flat)[len(points) :]
+                        self._nest(n, key, grid, points, controls[0], functionals, (heights, rough))
                     result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
-                    kernels.interpolate(grid.basis(controls[:, self.boxed]), heights, np.asarray(states), result)
+                    kernels.interpolate(grid.basis(free), heights, np.asarray(states), result)
                     return result
                 better = grid.degrees + 4
             self._degrees[kind] = better
         return None
+
+    def _nest(
+        self, n: int, key: Any, grid: Interpolation, points: Array, like: Array, functionals: Functionals, some: Any
+    ) -> None:
+        """Keep the few nodes that tell ``some`` heights (G, S, K) of a grid, where all steps are alike."""
+        alike = [(heights / tolerated(heights, True)).reshape(len(heights), -1) for heights in some]
+        nodes = Skeleton(grid, np.concatenate(alike, axis=1), LANES, len(points))
+        placed = self._placed(np.concatenate([points, nodes.nodes]), like)
+        second = sum(functional.moments == 2 for functional in functionals)
+        self._few[key] = NestedSweeps(grid, nodes, points, self._filled(n, placed, functionals, second), self.length)
+        self._degrees[key[0]] = grid.degrees
 
     def _by_columns(
         self, n: int, states: Array, controls: Array, values: Array, functionals: Functionals, flat: Array, most: int
@@ -365,6 +398,27 @@ class RunningLaw:
             self._sweep_laws(n, nodes, np.ascontiguousarray(placed.T), result)
             return True
         return False
+
+
+def given_by(functionals: Functionals) -> Any:
+    """What tells sums of moments apart."""
+    return tuple((weights(functional).tobytes(), functional.moments) for functional in functionals)
+
+
+def tolerated(heights: Array, plain: bool) -> Array:
+    """The error (S, K) that is tolerated in heights (G, S, K), of moments or (not ``plain``) of exponentials."""
+    tolerance = ACCURATE * kernels.largest(heights)
+    if plain:
+        tolerance = np.maximum(tolerance, SMALL * tolerance.max(axis=0))
+    return np.maximum(tolerance, np.finfo(np.float64).tiny)
+
+
+def roughened(values: Array) -> Array:
+    """Values (S, K) as large as these, of random signs."""
+    size = np.abs(values)
+    most = size.max(axis=0)
+    size = np.maximum(size, np.where(most > 0.0, SMALL * most, 1.0))
+    return np.asarray(size * np.random.default_rng(2).choice([-1.0, 1.0], size.shape))
 
 
 def weights(functional: Functional) -> Array:

@@ -11,40 +11,49 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
 
-__all__ = ["LANES", "next_sums", "scatter_products"]
+__all__ = ["LANES", "aligned", "next_sums", "scatter_products"]
 
 LANES = 8
 _NUMBERS = ir.VectorType(ir.DoubleType(), LANES)
 
 
+def aligned(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Memory for rows of LANES numbers that do not lie across two lines of the cache."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + LANES)
+    begin = -memory.ctypes.data // memory.itemsize % LANES
+    return memory[begin : begin + size].reshape(shape)
+
+
 def next_sums(
-    g: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any, terms: Any,
-    target: Any,
+    g: Any, h: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any,
+    terms: Any, target: Any,
 ) -> None:  # fmt: skip
     """One more term of sums over events, of F first moments, then of the second moments of the first M of them.
 
-    ``target[c][i] = weight values[i, c] + rest sources[c][g, i] + sum_k jump[g, i, k] terms[c][places[i, k]]``, and in
-    the second moments ``sum_k extras[m][g, i, k] terms[m][places[i, k]]`` too.
+    ``target[c][h, i] = weight values[i, c] + rest sources[c][g, i] + sum_k jump[g, i, k] terms[c][h, places[i, k]]``,
+    and in the second moments ``sum_k extras[m][g, i, k] terms[m][h, places[i, k]]`` too.
 
     Parameters
     ----------
-    g, i : int
-        Of a group of lanes, and a state.
+    g, h, i : int
+        A group of lanes, where its terms are, and a state.
     weight, rest : float
     values : (S, F + M)
     sources : tuple of F + M arrays (G, S, LANES)
     jump : (G, S, E, LANES)
     extras : tuple of M arrays (G, S, E, LANES)
     places : (S, E) uint32
-    terms, target : tuple of F + M arrays (S, LANES)
+    terms, target : tuple of F + M arrays (H, S, LANES)
     """
     first = len(terms) - len(extras)
     for c in range(len(terms)):
-        found = weight * values[i, c] + rest * sources[c][g, i] + (jump[g, i] * terms[c][places[i]]).sum(axis=0)
+        found = weight * values[i, c] + rest * sources[c][g, i] + (jump[g, i] * terms[c][h, places[i]]).sum(axis=0)
         if c >= first:
-            found += (extras[c - first][g, i] * terms[c - first][places[i]]).sum(axis=0)
-        target[c][i] = found
+            found += (extras[c - first][g, i] * terms[c - first][h, places[i]]).sum(axis=0)
+        target[c][h, i] = found
 
 
 def scatter_products(i: Any, weights: Any, places: Any, values: Any, target: Any) -> None:
@@ -99,14 +108,15 @@ def _members(context: Any, builder: Any, kind: Any, array: Any) -> list[_Rows]:
 
 @intrinsic  # type: ignore[misc]
 def _next_sums(
-    typing: Any, g: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any,
-    terms: Any, target: Any,
+    typing: Any, g: Any, h: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any,
+    places: Any, terms: Any, target: Any,
 ) -> Any:  # fmt: skip
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds, (group, row, share, left) = signature.args, arguments[:4]
-        value, jumps, place = (_Rows(context, builder, kinds[j], arguments[j]) for j in (4, 6, 8))
-        source, extra, found, result = (_members(context, builder, kinds[j], arguments[j]) for j in (5, 7, 9, 10))
+        kinds, (group, at, row, share, left) = signature.args, arguments[:5]
+        value, jumps, place = (_Rows(context, builder, kinds[j], arguments[j]) for j in (5, 7, 9))
+        source, extra, found, result = (_members(context, builder, kinds[j], arguments[j]) for j in (6, 8, 10, 11))
         grouped = builder.add(builder.mul(group, place.shape[0]), row)
+        begin = builder.mul(at, place.shape[0])
         count, first, totals = len(found), len(found) - len(extra), []
         for c in range(count):
             cell = builder.add(builder.mul(row, row.type(count)), row.type(c))
@@ -115,7 +125,10 @@ def _next_sums(
             totals.append(cgutils.alloca_once_value(builder, start))  # type: ignore[no-untyped-call]
         with cgutils.for_range(builder, place.shape[1]) as loop:
             pair = builder.add(builder.mul(row, place.shape[1]), loop.index)
-            there, pair = place.place(pair), builder.add(builder.mul(grouped, place.shape[1]), loop.index)
+            there, pair = (
+                builder.add(begin, place.place(pair)),
+                builder.add(builder.mul(grouped, place.shape[1]), loop.index),
+            )
             factor = jumps.load(pair)
             ahead = [rows.load(there) for rows in found]
             for c, total in enumerate(totals):
@@ -124,10 +137,10 @@ def _next_sums(
                     more = jumps.plus_product(more, extra[c - first].load(pair), ahead[c - first])
                 builder.store(more, total)
         for rows, total in zip(result, totals, strict=True):
-            rows.store(builder.load(total), row)
+            rows.store(builder.load(total), builder.add(begin, row))
         return context.get_dummy_value()
 
-    numbers = (types.intp, types.intp, types.float64, types.float64)
+    numbers = (types.intp, types.intp, types.intp, types.float64, types.float64)
     return types.none(*numbers, values, sources, jump, extras, places, terms, target), codegen
 
 
@@ -151,11 +164,11 @@ def _scatter_products(typing: Any, i: Any, weights: Any, places: Any, values: An
 
 @overload(next_sums, strict=False)  # the annotations differ
 def _compiled_sums(
-    g: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any, terms: Any,
-    target: Any,
+    g: Any, h: Any, i: Any, weight: Any, rest: Any, values: Any, sources: Any, jump: Any, extras: Any, places: Any,
+    terms: Any, target: Any,
 ) -> Any:  # fmt: skip
-    return lambda g, i, weight, rest, values, sources, jump, extras, places, terms, target: _next_sums(  # type: ignore[call-arg]
-        g, i, weight, rest, values, sources, jump, extras, places, terms, target
+    return lambda g, h, i, weight, rest, values, sources, jump, extras, places, terms, target: _next_sums(  # type: ignore[call-arg]
+        g, h, i, weight, rest, values, sources, jump, extras, places, terms, target
     )
 
 
