@@ -515,11 +515,12 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("seed", "horizon", "width"), [(0, 0.2, 1.3), (1, 2.0, 0.2), (2, 8.0, 0.6)])
+@pytest.mark.parametrize(("seed", "horizon", "width"), [(1, 2.0, 0.2), (3, 1.0, 0.1)])
 def test_few_nodes_tell_what_pairs_sum(seed, horizon, width):
     """Chosen at the last step, used before it: under other controls, of other values, smooth and rough ones."""
     problem = DeclaredProblem(flat_market("few", constant), BoxParams.create(seed=seed, horizon=horizon))
     random, states, law = np.random.default_rng(seed), np.arange(problem.num_states), problem.law
+    law.pair_cost = 0.9 * law.sweep_cost  # neither pairs nor a sweep each are cheaper
     sums = (problem.criterion._replace(moments=2), PNL._replace(moments=2), Functional(fills=1.0))
     smooth = np.cumsum(random.normal(size=(problem.num_states, 5)), axis=0)
     for n, values in ((3, 0.1 * smooth), (2, smooth), (1, random.normal(size=smooth.shape))):

@@ -410,7 +410,7 @@ def tolerated(heights: Array, plain: bool) -> Array:
     tolerance = ACCURATE * kernels.largest(heights)
     if plain:
         tolerance = np.maximum(tolerance, SMALL * tolerance.max(axis=0))
-    return np.maximum(tolerance, np.finfo(np.float64).tiny)
+    return np.asarray(np.maximum(tolerance, np.finfo(np.float64).tiny))
 
 
 def roughened(values: Array) -> Array:
