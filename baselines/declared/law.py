@@ -297,7 +297,7 @@ class RunningLaw:
                 result, exact, told = few.at(states, free, values)
                 if (np.abs(told - exact) <= OF_FEW * tolerated(exact, plain)).all():
                     return result
-                self._few[key] = None  # of this pass: what few nodes do not tell is not tried again
+                self._few[key] = None  # they are chosen anew, from these values
             points = grid.low + (grid.high - grid.low) * OFF_NODES[:, : len(grid.low)]
             placed = self._placed(np.concatenate([points, grid.nodes]), controls[0])
             swept = self.run("sweep", n, (placed,), functionals, values, flat)
