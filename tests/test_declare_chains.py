@@ -518,18 +518,21 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
 @pytest.mark.parametrize(("seed", "horizon", "width"), [(1, 2.0, 0.2), (3, 1.0, 0.1)])
 def test_few_nodes_tell_what_pairs_sum(seed, horizon, width):
     """Chosen at the last step, used before it: under other controls, of other values, smooth and rough ones."""
-    problem = DeclaredProblem(flat_market("few", constant), BoxParams.create(seed=seed, horizon=horizon))
+    last = 99  # where few steps are left of a pass, a choice does not pay
+    params = BoxParams.create(seed=seed, horizon=horizon * 25)._replace(num_steps=last + 1)
+    problem = DeclaredProblem(flat_market("few", constant), params)
     random, states, law = np.random.default_rng(seed), np.arange(problem.num_states), problem.law
     law.pair_cost = 0.9 * law.sweep_cost  # neither pairs nor a sweep each are cheaper
     sums = (problem.criterion._replace(moments=2), PNL._replace(moments=2), Functional(fills=1.0))
     smooth = np.cumsum(random.normal(size=(problem.num_states, 5)), axis=0)
-    for n, values in ((3, 0.1 * smooth), (2, smooth), (1, random.normal(size=smooth.shape))):
+    rough = random.normal(size=smooth.shape)
+    for n, values in ((last, 0.1 * smooth), (last - 1, smooth), (last - 2, rough), (last - 3, smooth)):
         controls = random.uniform(0.1, 0.1 + width, (problem.num_states, 2))
         found = problem.backward_together(n, states, controls, values, sums)
         expected = law.run("pair", n, (states, controls), sums, values, np.ones(problem.num_states))
         assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
-    assert all(few is not None and len(few.nodes.nodes) < len(few.grid.nodes) for few in law._few.values())
-    assert law._few
+    (few,) = law._few.values()
+    assert len(few.nodes.nodes) < 0.7 * len(few.grid.nodes)
 
 
 @pytest.mark.long

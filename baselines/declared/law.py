@@ -37,10 +37,12 @@ Functionals = tuple[Functional, ...]  # several sums (`mmgym.baselines.frozen.co
 SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
 ACCURATE = 64.0 * np.finfo(np.float64).eps  # of the values around: the largest error of interpolation
 OF_FEW = 4.0  # of that: where few nodes tell it
+CHOICE, SAVED, RISKED = 2.5, 0.3, 0.1  # sweeps of a grid: to choose its few nodes, what these save, a step's to lose
 SMALL = 1e-2  # of the largest value: those of moments that are smaller need not be as exact
 OFF_NODES = np.random.default_rng(0).random((2, 16))  # shares of the box: where interpolation is held against sweeps
 HAPPEN = 10.0  # terms: what it costs to find what happens in a state
 MARGIN = 0.75  # of the costs of two ways: sweeps of many controls go side by side
+FEWER = 0.7  # of the nodes of a grid: those that are few
 KEPT = 3  # sets of controls of which what happens is kept, where all steps are alike
 KEPT_MEMORY = 64_000_000  # bytes, of each of them
 WIDENED, TOO_WIDE = 0.2, 3.0  # shares of a box of controls: how far it is taken for the next steps
@@ -97,7 +99,8 @@ class RunningLaw:
         self._degrees: dict[str, Array | None] = {}
         self._kept: dict[Any, Any] = {}
         self._boxes: dict[Any, tuple[Array, Array]] = {}
-        self._few: dict[Any, NestedSweeps | None] = {}
+        self._few: dict[Any, NestedSweeps] = {}
+        self._lost: dict[Any, float] = {}
 
     def _set_scales(self) -> None:
         """What a payoff and the other rewards of a step are worth at most, how many events it has, and costs."""
@@ -158,10 +161,7 @@ class RunningLaw:
 
     def _lanes(self, n: int, controls: Array, functionals: Functionals) -> Iterator[tuple[slice, Any]]:
         """What happens under controls (G, C), by parts of them: kept for later steps where all are alike."""
-        events, states = self.following.shape
-        second = sum(functional.moments == 2 for functional in functionals)
-        row = (events + 1) * (1 + second) + len(functionals) + second
-        size = LANES * max(1, int(KEPT_MEMORY / (8.0 * states * row)) // LANES)
+        size = LANES * max(1, int(KEPT_MEMORY / self._lane_memory(functionals)) // LANES)
         whole = len(controls) <= size and not self.declared.reads_step
         key = (given_by(functionals), controls.tobytes()) if whole else None
         if key is not None and key in self._kept:
@@ -169,16 +169,22 @@ class RunningLaw:
             return
         for start in range(0, len(controls), size if whole else LANES):
             part = slice(start, start + (size if whole else LANES))
-            lanes = self._filled(n, np.ascontiguousarray(controls[part]), functionals, second)
+            lanes = self._filled(n, np.ascontiguousarray(controls[part]), functionals)
             if key is not None:
                 if len(self._kept) >= KEPT:
                     del self._kept[next(iter(self._kept))]
                 self._kept[key] = lanes
             yield part, lanes
 
-    def _filled(self, n: int, controls: Array, functionals: Functionals, second: int) -> kernels.Lanes:
+    def _lane_memory(self, functionals: Functionals) -> float:
+        """Bytes of what happens under one control."""
         events, states = self.following.shape
-        count = len(functionals)
+        second = sum(functional.moments == 2 for functional in functionals)
+        return 8.0 * states * ((events + 1) * (1 + second) + len(functionals) + second)
+
+    def _filled(self, n: int, controls: Array, functionals: Functionals) -> kernels.Lanes:
+        events, states = self.following.shape
+        count, second = len(functionals), sum(functional.moments == 2 for functional in functionals)
         one = (-(-len(controls) // LANES), states, LANES)
         each = (one[0], states, events + 1, LANES)
         sources = tuple(aligned(one) for _ in range(count + second))
@@ -287,7 +293,8 @@ class RunningLaw:
         if n == self.params.num_steps - 1:  # a new pass: what it takes is learned from step to step
             self._degrees.pop(kind, None)
             self._boxes.pop(key[:2], None)
-            self._few.pop(key, None)
+            self._few = {other: few for other, few in self._few.items() if other[2] == key[2] and other != key}
+            self._lost[key] = 0.0
         while (grid := self._grid(kind, controls)) is not None:
             most = max(1, SURVEYED // (len(grid.nodes) * self.num_states))
             if values.shape[1] > most and not plain:
@@ -296,8 +303,8 @@ class RunningLaw:
             if few is not None and few.grid.alike(grid):
                 result, exact, told = few.at(states, free, values)
                 if (np.abs(told - exact) <= OF_FEW * tolerated(exact, plain)).all():
+                    self._lost[key] -= SAVED
                     return result
-                self._few[key] = None  # they are chosen anew, from these values
             points = grid.low + (grid.high - grid.low) * OFF_NODES[:, : len(grid.low)]
             placed = self._placed(np.concatenate([points, grid.nodes]), controls[0])
             swept = self.run("sweep", n, (placed,), functionals, values, flat)
@@ -309,9 +316,8 @@ class RunningLaw:
                 error = np.abs(np.tensordot(grid.basis(points), heights, 1) - exact)
                 if (error <= tolerance).all():
                     self._degrees[kind] = grid.enough(excesses)
-                    if plain and not self.declared.reads_step and not (key in self._few and few is None):
-                        rough = self.run("sweep", n, (placed,), functionals, roughened(values), flat)[len(points) :]
-                        self._nest(n, key, grid, points, controls[0], functionals, (heights, rough))
+                    if plain and not self.declared.reads_step:
+                        self._choose_few(n, key, grid, placed, functionals, values, heights)
                     result = np.empty((len(states), values.shape[1]), dtype=values.dtype)
                     kernels.interpolate(grid.basis(free), heights, np.asarray(states), result)
                     return result
@@ -319,15 +325,25 @@ class RunningLaw:
             self._degrees[kind] = better
         return None
 
-    def _nest(
-        self, n: int, key: Any, grid: Interpolation, points: Array, like: Array, functionals: Functionals, some: Any
+    def _choose_few(
+        self, n: int, key: Any, grid: Interpolation, placed: Array, functionals: Functionals, values: Array, told: Array
     ) -> None:
-        """Keep the few nodes that tell ``some`` heights (G, S, K) of a grid, where all steps are alike."""
-        alike = [(heights / tolerated(heights, True)).reshape(len(heights), -1) for heights in some]
+        """Look for the few nodes that tell heights ``told`` of a grid: all tries may cost a tenth of a pass."""
+        self._few.pop(key, None)
+        self._lost[key] = self._lost.get(key, 0.0) + CHOICE
+        if self._lost[key] > RISKED * self.params.num_steps:
+            self._lost[key] -= CHOICE
+            return
+        points = placed[: len(placed) - len(grid.nodes)]
+        rough = self.run("sweep", n, (placed,), functionals, roughened(values), np.empty(0))[len(points) :]
+        alike = [(heights / tolerated(heights, True)).reshape(len(heights), -1) for heights in (told, rough)]
         nodes = Skeleton(grid, np.concatenate(alike, axis=1), LANES, len(points))
-        placed = self._placed(np.concatenate([points, nodes.nodes]), like)
-        second = sum(functional.moments == 2 for functional in functionals)
-        self._few[key] = NestedSweeps(grid, nodes, points, self._filled(n, placed, functionals, second), self.length)
+        count = len(points) + len(nodes.nodes)
+        kept = sum(few.memory for few in self._few.values())
+        if count > FEWER * len(placed) or kept + count * self._lane_memory(functionals) > KEPT * KEPT_MEMORY:
+            return
+        lanes = self._filled(n, np.concatenate([points, self._placed(nodes.nodes, placed[0])]), functionals)
+        self._few[key] = NestedSweeps(grid, nodes, points[:, self.boxed], lanes, self.length)
         self._degrees[key[0]] = grid.degrees
 
     def _by_columns(

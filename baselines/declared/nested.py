@@ -36,7 +36,7 @@ class NestedSweeps:
         self, grid: Interpolation, nodes: Skeleton, points: Array, lanes: kernels.Lanes, length: float
     ) -> None:
         self.grid, self.nodes, self._lanes, self._length = grid, nodes, lanes, length
-        self._told = nodes.basis(points)
+        self.memory = sum(part.nbytes for part in (lanes.jump, *lanes.sources, *lanes.extras))
         shift = float(lanes.shifts.max())  # one series of all
         share = (lanes.shifts / shift)[:, None, None, None]
         for part in (lanes.jump, *lanes.extras):
@@ -49,6 +49,7 @@ class NestedSweeps:
         self._memory = [tuple(aligned(shape) for _ in lanes.sources) for _ in range(2)]
         tail = np.cumsum(poisson_weights(shift * length, num_terms(shift * length))[::-1])[::-1]
         groups = len(share)
+        self._told = np.ascontiguousarray(nodes.basis(points).T).reshape(groups, LANES, -1)
         self._begins, self._shares = np.full(groups, len(tail)), np.zeros((groups, groups, LANES, LANES))
         for g in range(1, groups):
             known = g * LANES - len(points)
@@ -59,11 +60,9 @@ class NestedSweeps:
     def at(self, states: Array, controls: Array, values: Array) -> tuple[Array, Array, Array]:
         """Values (M, K) of states (M,) under controls (M, B); of all states at the points (P, S, K), and as told."""
         found = kernels.sweep_nested(self._length, self._lanes, self._begins, self._shares, values, *self._memory)
-        points = len(self._told)
+        points = self._told.shape[2]
         exact = np.stack([column[0, :, :points].T for column in found], axis=-1)
-        told, result = np.empty_like(exact), np.empty((len(states), values.shape[1]))
-        everywhere = np.arange(len(values))
-        for basis, here in zip(self._told, told, strict=True):
-            kernels.lanes_at(np.broadcast_to(basis, (len(values), len(basis))), found, everywhere, here)
+        told = np.stack([(column @ self._told).sum(axis=0).T for column in found], axis=-1)
+        result = np.empty((len(states), values.shape[1]))
         kernels.lanes_at(self.nodes.basis(controls), found, states, result)
         return result, exact, told
