@@ -114,6 +114,9 @@ def table_policy(problem: FrozenProblem, table: Array | Table, seed: int = 0) ->
 def tabulated(problem: FrozenProblem, policy: Any, deterministic: bool) -> tuple[Table, str]:
     """The table that a policy of the observation plays, and how: "exact", or "exact, as it acts" (by its distribution).
 
+    A mode is asked for again at up to 32,768 cells, or one step: all states of steps spread over the horizon. What a
+    policy answers differently at other steps alone is not noticed.
+
     Parameters
     ----------
     problem : FrozenProblem

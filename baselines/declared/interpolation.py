@@ -172,7 +172,7 @@ class Skeleton:
     heights : (G, N)
         Of what is alike, in units of the error that is tolerated in each of the ``N``.
     size, besides : int
-        With ``besides`` other ones the nodes fill up groups of ``size``.
+        With ``besides`` other ones the nodes fill up groups of ``size``, unless more are wanted than are told apart.
 
     Attributes
     ----------

@@ -37,7 +37,7 @@ Functionals = tuple[Functional, ...]  # several sums (`mmgym.baselines.frozen.co
 SURVEYED = 20_000_000  # values of a grid of controls that are kept at once
 ACCURATE = 64.0 * np.finfo(np.float64).eps  # of the values around: the largest error of interpolation
 OF_FEW = 4.0  # of that: where few nodes tell it
-CHOICE, SAVED, RISKED = 2.5, 0.3, 0.1  # sweeps of a grid: to choose its few nodes, what these save, a step's to lose
+CHOICE, SAVED, RISKED = 3.0, 0.3, 0.1  # sweeps of a grid: to choose its few nodes, what these save, a step's to lose
 SMALL = 1e-2  # of the largest value: those of moments that are smaller need not be as exact
 OFF_NODES = np.random.default_rng(0).random((2, 16))  # shares of the box: where interpolation is held against sweeps
 HAPPEN = 10.0  # terms: what it costs to find what happens in a state
@@ -180,7 +180,7 @@ class RunningLaw:
         """Bytes of what happens under one control."""
         events, states = self.following.shape
         second = sum(functional.moments == 2 for functional in functionals)
-        return 8.0 * states * ((events + 1) * (1 + second) + len(functionals) + second)
+        return float(8.0 * states * ((events + 1) * (1 + second) + len(functionals) + second))
 
     def _filled(self, n: int, controls: Array, functionals: Functionals) -> kernels.Lanes:
         events, states = self.following.shape
@@ -339,8 +339,10 @@ class RunningLaw:
         alike = [(heights / tolerated(heights, True)).reshape(len(heights), -1) for heights in (told, rough)]
         nodes = Skeleton(grid, np.concatenate(alike, axis=1), LANES, len(points))
         count = len(points) + len(nodes.nodes)
+        if count % LANES or count > FEWER * len(placed):  # they are not few
+            return
         kept = sum(few.memory for few in self._few.values())
-        if count > FEWER * len(placed) or kept + count * self._lane_memory(functionals) > KEPT * KEPT_MEMORY:
+        if kept + count * self._lane_memory(functionals) > KEPT * KEPT_MEMORY:
             return
         lanes = self._filled(n, np.concatenate([points, self._placed(nodes.nodes, placed[0])]), functionals)
         self._few[key] = NestedSweeps(grid, nodes, points[:, self.boxed], lanes, self.length)
