@@ -290,6 +290,18 @@ class CallablePolicy(StatelessPolicy):
         return self._function(observation)
 
 
+def _further(predict: Callable[..., Any]) -> set[str]:
+    """Names of the arguments besides observations that can be given to a `predict` by name."""
+    try:
+        first, *others = inspect.signature(predict).parameters.values()
+    except ValueError:  # it takes nothing, or is compiled and does not say what
+        return set()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if any(each.kind is each.VAR_KEYWORD for each in others):
+        return {"state", "episode_start", "deterministic", "action_masks"} - {first.name}
+    return {each.name for each in others if each.kind in named}
+
+
 class GivenPolicy(RememberingPolicy):
     """Somebody else's object with ``predict``, which may have the other members of a `Policy` or not.
 
@@ -302,8 +314,7 @@ class GivenPolicy(RememberingPolicy):
 
     def __init__(self, policy: Any, markov: bool = False) -> None:
         self._policy = policy
-        self._taken = inspect.signature(policy.predict).parameters
-        self._takes_all = any(each.kind is each.VAR_KEYWORD for each in self._taken.values())
+        self._taken = _further(policy.predict)
         self.markov, self.has_mode = bool(getattr(policy, "markov", markov)), getattr(policy, "has_mode", True)
         self.distribution = getattr(policy, "distribution", None)
         self.quotes_of, self.clips = (getattr(policy, name, None) for name in ("quotes_of", "clips"))
@@ -319,7 +330,7 @@ class GivenPolicy(RememberingPolicy):
         """As the object, which is given those of the arguments that it takes, and may return actions alone."""
         given = {"state": state, "episode_start": episode_start, "deterministic": deterministic}
         given |= {} if action_masks is None else {"action_masks": action_masks}
-        taken = {name: value for name, value in given.items() if self._takes_all or name in self._taken}
+        taken = {name: value for name, value in given.items() if name in self._taken}
         found = self._policy.predict(observation, **taken)
         return found if isinstance(found, tuple) and len(found) == 2 else (found, state)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "UnreadableFile",
+    "json_value",
     "numbers",
     "parse_json",
     "read_arrays",
@@ -186,6 +187,15 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def json_value(value: Any) -> Any:
+    """The value with NaN and infinities, also inside lists and dicts, replaced by None."""
+    if isinstance(value, dict):
+        return {name: json_value(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [json_value(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-from mmgym.plain_files import replacing, write_json
+from mmgym.plain_files import json_value, replacing, write_json
 from mmgym.provenance import provenance
 
 __all__ = ["show", "table_text", "write_output", "write_result", "write_table"]
@@ -33,12 +33,13 @@ def write_output(file: str, table: pd.DataFrame, index: str = "") -> None:
     ``index`` is what the column of its index is called, which is left out without it.
     """
     table = table.reset_index(names=index) if index else table
-    with replacing(Path(file)) as part:
-        if part.suffix == ".json":
-            part.write_text(table.to_json(orient="records", indent=1, double_precision=15), encoding="utf-8")
-        else:
+    path = Path(file)
+    if path.suffix == ".json":
+        write_json(path, json_value(table.to_dict(orient="records")))
+    else:
+        with replacing(path) as part:
             table.to_csv(part, index=False)
-    print(f"\nwritten: {Path(file)}")
+    print(f"\nwritten: {path}")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

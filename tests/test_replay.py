@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import scipy
 
 import mmgym
+from mmgym import declare
 from mmgym.adapters.hftbacktest import (
     Assumptions,
     Recording,
@@ -33,12 +35,15 @@ from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOT_MOVED, NOTHING
 from mmgym.agents.cli import main
 from mmgym.agents.commands.command import UsageError
 from mmgym.baselines import optimal_policy, paper_policies
+from mmgym.baselines.declared.book_state import _filtered
+from mmgym.baselines.declared.replay import rules as declared_rules
 from mmgym.baselines.policy import CallablePolicy, PolicyThrough
 from mmgym.baselines.replay import Costs, compare, replay, rules_of
 from mmgym.baselines.replay.metrics import adverse_moves, fills_by_depth, interval_of_ratio, metrics
 from mmgym.baselines.replay.session import intensities, schedule
 from mmgym.baselines.stochastic_volatility.replay import variances
 from mmgym.models import impact
+from mmgym.models import quoting as quoted
 from mmgym.tapes import Selection
 from mmgym.tapes.level1 import TAPE_COLUMNS
 
@@ -141,6 +146,28 @@ def test_a_state_after_own_fills() -> None:
     assert behind[21:26].tolist() == [True, True, True, True, False]
     assert not behind[:5].any()
     assert not behind[6:21].any()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", [BUY, SELL])
+def test_fills_of_an_interval_move_the_state_in_their_order(first: int) -> None:
+    """A unit of pressure decays at 3 / s: of the first of two opposite fills little is left at the second."""
+    generator = np.zeros((5, 5))
+    for m in (-2, -1, 1, 2):
+        generator[m + 2, m + 2 - int(np.sign(m))], generator[m + 2, m + 2] = 3.0 * abs(m), -3.0 * abs(m)
+    moved = np.array([[0, 0, 1, 2, 3], [1, 2, 3, 4, 4]])
+    after = AfterFills(generator, moved, np.eye(5)[2], 1.0)
+    prices = {BUY: 102, SELL: 100}
+    trades = [(t, TRADE, side, prices[side], 9) for t, side in ((1.05, first), (1.95, BUY + SELL - first))]
+    table = np.tile(orders(0, 0), (1, 1, 1, 5, 1))
+    player, fills = play(made([*BOOK, *trades, *LAST]), table, decisions=3, after=after)
+    assert sorted(fill[1] for fill in fills) == [1.05, 1.95]
+    kept = math.exp(-3.0 * 0.9)
+    sign = 1 if first == BUY else -1  # of the pressure after the first
+    expected = np.zeros(5)
+    expected[2], expected[2 - sign] = kept, 1.0 - kept  # at the second fill, which moves it back by one
+    expected = expected @ scipy.linalg.expm(generator * 0.05)
+    assert player.likeliest == 2 - sign == int(expected.argmax())
 
 
 @pytest.mark.long
@@ -585,6 +612,77 @@ def test_the_signal_is_filtered_from_the_mid() -> None:
     assert (found[1:] == truth).mean() > (truth == 2).mean() + 0.05
 
 
+def test_a_filter_that_starts_where_it_is_known() -> None:
+    """Moves that are as good as impossible at the start: what is known does not become not-a-number."""
+    generator, drift, variance = np.array([[-1.0, 1.0], [1.0, -1.0]]), np.array([-5.0, 5.0]), np.full(2, 1e-4)
+    mids = np.array([0.0, 1.0, 2.0, 3.0, 2.0, 1.0])
+    found = _filtered(generator, np.array([1.0, 0.0]), drift, variance, mids, np.zeros(6, dtype=bool), 0.1)
+    assert found[2:].tolist() == [1, 1, 0, 0]
+
+
+class Regimes(quoted.parameters()):
+    """Of a market of our own: fills, a regime, and what it moves."""
+
+
+def own_market(name: str, sides: tuple[str, ...] = ("bid", "ask"), decay: float = 0.0, **changes: Any) -> Any:
+    """Rules of a market with a regime of the drift, or as changed."""
+
+    def fills(side: str) -> declare.Event:
+        j, sign = (0, 1) if side == "bid" else (1, -1)
+        return declare.Event(
+            side,
+            intensity=lambda p, x, u: declare.exp(-(1.0 + decay * x.regime) * (u[j] - p.min_depth)),
+            effect=lambda x: (x.inventory + sign, x.regime),
+            payoff=lambda p, u: p.order_size * u[j],
+            when=lambda p, x: abs(x.inventory + sign) <= p.limit,
+            counts=side,
+        )
+
+    market = declare.Market(
+        name=name,
+        title=name,
+        params=type(name, (Regimes,), {}),
+        coordinates=[quoted.inventory(), declare.Coordinate("regime", 0, 2)],
+        controls=[quoted.depth_box("bid_depth"), quoted.depth_box("ask_depth")],
+        events=[
+            *[fills(side) for side in sides],
+            declare.Event("next", intensity=lambda p: 1.0, effect=lambda x: (x.inventory, (x.regime + 1) % 3)),
+        ],
+        start=lambda p: (p.start, 0),
+        policies={"constant": lambda p, x, n: (1.0, 2.0)},
+        position=quoted.position,
+        **changes,
+    )
+    parameters = {"horizon": 5.0, "num_steps": 5, "inventory_limit": 2.0, "fill_decay": 0.5}
+    return declared_rules(market, market.params.create(**parameters))
+
+
+def test_markets_of_our_own_that_a_book_tells_or_not() -> None:
+    told: Any = {"drift": lambda p, x: 1.0 * x.regime, "variance": lambda p: p.volatility**2}
+    usual, turned = own_market("Usual", **told), own_market("Turned", ("ask", "bid"), **told)
+    controls = np.array([0.5, 1.5])
+    for one in (usual, turned):
+        assert one.orders(controls).tolist() == [0.5, 1.5, 1.0, 1.0, 0.0]
+        assert one.state.count == 3
+    with pytest.raises(TypeError, match="fills depend on it"):
+        own_market("Decays", decay=0.5, **told)  # alike at the smallest depth
+    with pytest.raises(TypeError, match="several of its states have the same mid"):
+        own_market("Hidden", mid=lambda p, x: 1.0 * (x.regime == 2))
+
+
+@pytest.mark.parametrize("reversion", [1e-18, 0.3])
+def test_the_error_of_the_variance_before_a_move(reversion: float) -> None:
+    arguments = {"variance_mean": 0.5, "initial_variance": 0.5, "variance_volatility": 0.3}
+    p = gymnasium.make("mmgym/StochasticVolatility-v0", variance_reversion=0.4, **arguments).unwrapped.params
+    p = p._replace(variance_reversion=reversion)
+    added = 0.3**2 * 0.5 * scipy.integrate.quad(lambda s: math.exp(-2.0 * reversion * s), 0.0, 1.0)[0]
+    kept, error = math.exp(-reversion), 0.0
+    for _ in range(1000):
+        error = kept**2 * error * 0.5 / (error + 0.5) + added
+    found = variances(p, np.array([50.0, 52.0]), 1.0)[:, 0]
+    np.testing.assert_allclose(found, [0.5, 0.5 + error / (error + 0.5) * (4.0 - 0.5)], rtol=1e-9)
+
+
 def test_the_variance_is_filtered_from_the_mid() -> None:
     arguments = {"variance_mean": 0.5, "initial_variance": 0.2, "variance_volatility": 0.3, "variance_reversion": 0.4}
     p = gymnasium.make("mmgym/StochasticVolatility-v0", **arguments).unwrapped.params
@@ -732,6 +830,46 @@ def test_windows_of_a_recording(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", data=events)
     (dated,) = read_recordings([tmp_path / "a.npz"], Selection(start="2024-08-08T10:00:02", end=36_005))
     assert (dated.start - midnight, dated.seconds) == (36_002 * SECOND, 3.0)
+
+
+def test_what_is_missing_at_the_ends_of_a_window() -> None:
+    sides = [(0.0, DEPTH, BUY, 99, 3), (0.0, DEPTH, SELL, 101, 3)]
+    rows = [*sides, *[(500 + k / 2, DEPTH, BUY, 99, 3 + k % 2) for k in range(300)], (5000.0, DEPTH, BUY, 99, 3)]
+    whole = made(rows, end=5000.0)  # its seconds begin at 1
+    (part,) = within(whole, Selection(start=101, end=701))
+    assert [(stamp - SECOND) / SECOND for stamp in (part.start, part.end)] == [500.0, 649.5]
+    assert "WARNING (gaps): 2 gaps" in part.remarks[-1]
+
+
+def test_a_window_of_whole_episodes_has_all_of_them() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        horizon, steps, count = (
+            float(random.integers(1, 100)),
+            int(random.integers(1, 3000)),
+            int(random.integers(1, 9)),
+        )
+        window = made(BOOK, end=horizon * count)
+        times, each, _ = schedule(window, horizon, steps, horizon / steps)
+        assert (len(times) - 1) // each == count
+        assert 0 <= window.end - times[-1] <= len(times)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("env_id", ["mmgym/ShortTermAlpha-v0", "mmgym/StochasticVolatility-v0", "mmgym/HawkesFlow-v0"])
+def test_what_a_policy_is_told_comes_as_late_as_market_data(env_id: str) -> None:
+    """Later data, or data recorded later, tell the same."""
+    arguments = next(given for name, given, _ in PLAYED if name == env_id)
+    env = gymnasium.make(env_id, **arguments).unwrapped
+    played, late = busy(60.0), 1.5
+    events = played.events.copy()
+    events["local_ts"] += round(late * SECOND)
+    policy = optimal_policy(env) if env_id != "mmgym/HawkesFlow-v0" else paper_policies(env)["corollary_3"]
+    for _ in range(2):  # what was played stays as it was
+        by_option = replay(env, policy, played, Assumptions(feed_latency=late), interval=0.25)
+    by_data = replay(env, policy, replace(played, events=events), interval=0.25)
+    np.testing.assert_array_equal(by_option.own, by_data.own)
+    pd.testing.assert_frame_equal(by_option.fills, by_data.fills)
 
 
 @pytest.mark.long

@@ -246,9 +246,44 @@ class Everything:
         return whole(seen), given["state"]
 
 
+class CallsItState:
+    """What others call observations is the name of the hidden state here."""
+
+    def predict(self, state, deterministic=False):
+        assert deterministic
+        return whole(state)
+
+
+class CallsItStateToo:
+    def predict(self, state, **given):
+        assert set(given) == {"episode_start", "deterministic"}
+        return whole(state)
+
+
+class ByPlace:
+    def predict(self, seen, state=None, /, *, deterministic=False):
+        assert deterministic
+        return whole(seen), state
+
+
+class Silent:
+    """A function whose signature nothing tells, as that of compiled ones."""
+
+    @property
+    def __signature__(self):
+        raise ValueError("no signature found")
+
+    def __call__(self, seen):
+        return whole(seen)
+
+
+class Compiled:
+    predict = Silent()
+
+
 def test_an_object_is_given_what_its_predict_takes():
     expected = baselines.score(AS, whole, markov=True, **SMALL).value
-    for given in (Bare(), Half(), Everything()):
+    for given in (Bare(), Half(), Everything(), CallsItState(), CallsItStateToo(), ByPlace(), Compiled()):
         assert baselines.score(AS, given, markov=True, **SMALL).value == pytest.approx(expected, rel=1e-12)
     simulated = baselines.score(AS, whole, episodes=10, **SMALL).value
     assert baselines.score(AS, Bare(), episodes=10, **SMALL).value == pytest.approx(simulated, rel=1e-12)

@@ -6,7 +6,6 @@ load_policy)``.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +19,7 @@ from mmgym.agents.commands.command import (
     load_policy,
     named_policies,
 )
-from mmgym.plain_files import read_json
+from mmgym.plain_files import json_value, read_json
 from mmgym.printing import show, table_text, write_result, write_table
 
 __all__ = ["REPLAY"]
@@ -232,7 +231,7 @@ def _write(options: argparse.Namespace, results: dict[str, Any], about: dict[str
         "metrics": together(1),
         "fills_by_depth": together(2).drop(columns="level_1"),
     }
-    records = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+    records = {name: json_value(table.to_dict(orient="records")) for name, table in tables.items()}
     print()
     if options.output:
         write_result(options.output, tables["model_against_book"], {**about, **records})

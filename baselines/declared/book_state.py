@@ -81,6 +81,8 @@ def book_state(declared: declare.Market, params: Any, fills: tuple[int, int], un
         raise refuse("drift, variance or mid depend on the inventory")
     if d.mid is not None:
         levels = about[MID, 0]
+        if len(np.unique(levels)) < count:
+            raise refuse("several of its states have the same mid")
         words = f"{shown}: of the mid's move since the start of the episode, the nearest one of {count}"
         return BookState(
             words, numbers, count, functools.partial(_nearest, levels), initial_price=getattr(p, "initial_price", None)
@@ -93,8 +95,8 @@ def book_state(declared: declare.Market, params: Any, fills: tuple[int, int], un
     ]
     for e in fills:
         opened = (following[e] >= 0)[places]
-        found = rates[0][e][places]
-        if not (opened == opened[:, :1]).all() or not np.allclose(found, found[:, :1], rtol=1e-12, atol=0.0):
+        found = np.stack([one[e][places] for one in rates])
+        if not (opened == opened[:, :1]).all() or not np.allclose(found, found[..., :1], rtol=1e-12, atol=0.0):
             raise refuse("fills depend on it")
     others = [e for e in range(len(d.moves)) if e not in fills]
     generator = np.zeros((count, count))
@@ -153,7 +155,7 @@ def _filtered(
 @njit(**KERNEL)
 def _laws(moves: Array, start: Array, means: Array, variances: Array, after: Array) -> Array:
     """Most likely states (D,): of the start, and after each move."""
-    found, law = np.empty(len(moves) + 1, dtype=np.int64), start.copy()
+    found, law = np.empty(len(moves) + 1, dtype=np.int64), np.maximum(start, 1e-300)  # none is impossible: no 0 / 0
     found[0] = np.argmax(law)
     for d in range(len(moves)):
         logs = -0.5 * ((moves[d] - means) ** 2 / variances + np.log(variances))

@@ -35,8 +35,9 @@ def rules(declared: declare.Market, params: Any) -> ReplayRules:
     names = [coordinate.name for coordinate in declared.coordinates]
     if "inventory" not in names:
         raise TypeError(f"{declared.name} cannot be replayed: its state has no inventory")
-    fills = [k for k, (event, _) in enumerate(declared.moves) if event.counts in ("bid", "ask")]
-    counts = [declared.moves[k][0].counts for k in fills]
+    moves = [event.counts for event, _ in declared.moves]
+    fills = [k for side in ("bid", "ask") for k, counts in enumerate(moves) if counts == side]
+    counts = [moves[k] for k in fills]
     if counts != ["bid", "ask"] or len(declared.controls) != 2 or declared.impulse is not None:
         quotes = f"{counts.count('bid')} bids and {counts.count('ask')} asks"
         if counts == ["bid", "ask"]:

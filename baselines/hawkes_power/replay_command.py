@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from mmgym.baselines.catalogue import environment_of
 from mmgym.baselines.hawkes_power.backtest import ALPHAS, backtest, named_rule, observed, table_2
-from mmgym.calibration.hawkes import json_value
 from mmgym.calibration.hawkes_power import FLOW, POWER, calibrate, market_arguments
 from mmgym.calibration.hawkes_power_tape import (
     PowerTape,
@@ -27,6 +26,7 @@ from mmgym.calibration.hawkes_power_tape import (
     tape_gaps,
 )
 from mmgym.models import hawkes_flow, hawkes_power
+from mmgym.plain_files import json_value
 from mmgym.printing import table_text, write_result
 from mmgym.tapes.findings import described
 from mmgym.tapes.gaps import gap_finding

@@ -39,8 +39,9 @@ def adverse_moves(session: Session, horizon: float) -> Array:
     From the mid just before the fill to the one ``horizon`` seconds later, or at the end of the recording.
     """
     fills = session.fills
-    stamps = session.recording.start + np.rint(fills["time_s"].to_numpy() * SECOND).astype(np.int64)
-    later = session.recording.book.mid(stamps + round(horizon * SECOND)) * session.recording.tick
+    recording = session.recording
+    stamps = recording.start + np.rint(fills["time_s"].to_numpy() * SECOND).astype(np.int64)
+    later = recording.book.mid(np.minimum(stamps + round(horizon * SECOND), recording.end)) * recording.tick
     return np.asarray(_signed(fills) * (later - fills["mid"].to_numpy()))
 
 

@@ -218,7 +218,7 @@ def schedule(recording: Recording, horizon: float, num_steps: int, interval: flo
     if not (math.isfinite(interval) and interval > 0.0):
         raise ValueError(f"interval = {interval!r} is not allowed: it must be positive")
     count = max(1, round(horizon / interval))
-    length = round(horizon * SECOND / count)
+    length = int(horizon * SECOND / count + 1e-3)  # rounded down: a window of whole episodes has all of them
     episodes = int((recording.end - recording.start) // max(length * count, 1)) if length else 0
     if length < 1 or episodes * count > MOST_DECISIONS:
         raise ValueError(
@@ -295,7 +295,8 @@ def replay(
         ENDINGS[ending or rules.ending],
         NOT_MOVED if rules.state is None or rules.state.after is None else rules.state.after,
     )
-    _Asked(env, as_policy(policy, None, env), rules, recording, times, count, step, ends).play(player)
+    late = 0.0 if assumptions is None else assumptions.feed_latency
+    _Asked(env, as_policy(policy, None, env), rules, recording, late, times, count, step, ends).play(player)
     fills = _fills(player.close(), recording, times, count)
     session = Session(
         recording=recording,
@@ -361,6 +362,7 @@ class _Asked:
         policy: Any,
         rules: ReplayRules,
         recording: Recording,
+        late: float,
         times: Array,
         count: int,
         step: Array,
@@ -368,6 +370,7 @@ class _Asked:
     ) -> None:
         self._env, self._policy, self._rules = env, policy, rules
         self._recording, self._times, self._count, self._step, self._ends = recording, times, count, step, ends
+        self._late = late  # seconds of market data beyond what the recording has
         self._problem = baseline_of(env).problem
         self._remembers = not policy.markov
         if self._problem is None and rules.observe is None:
@@ -410,7 +413,7 @@ class _Asked:
 
     def _known(self) -> Book:
         """Best prices as they are known here."""
-        return book_of(backtest_of(self._recording, Assumptions()), len(self._recording.events))
+        return book_of(backtest_of(self._recording, Assumptions(feed_latency=self._late)), len(self._recording.events))
 
     @property
     def _seconds(self) -> float:
@@ -442,7 +445,7 @@ class _Asked:
         if rules.processes is None:
             return spreads, np.zeros((len(self._times), 0))
         orders, sides = _market_orders(recording)
-        stamps, kinds = rules.processes.events(book.times, book.ticks, orders, sides)
+        stamps, kinds = rules.processes.events(book.times, book.ticks, orders + round(self._late * SECOND), sides)
         return spreads, intensities(rules.processes, stamps, kinds, self._times, rules.seconds)
 
     def _time_left(self, decisions: Array) -> Array:

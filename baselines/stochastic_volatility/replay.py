@@ -31,10 +31,11 @@ def variances(params: Params, mids: Array, seconds: float) -> Array:
     p, each = params, max(1, round(MOVE / seconds))
     length = each * seconds
     kept = np.exp(-p.variance_reversion * length)
-    own = p.variance_volatility**2 * p.variance_mean / (2.0 * p.variance_reversion) * (1.0 - kept**2)  # Q
+    lost = -np.expm1(-2.0 * p.variance_reversion * length)
+    own = p.variance_volatility**2 * p.variance_mean / (2.0 * p.variance_reversion) * lost  # Q
     noise = 2.0 * p.variance_mean**2
     # P^2 + P (noise (1 - kept^2) - Q) - Q noise = 0
-    half = 0.5 * (noise * (1.0 - kept**2) - own)
+    half = 0.5 * (noise * lost - own)
     error = -half + np.sqrt(half**2 + own * noise)
     gain = error / (error + noise)
     squares = np.diff(mids[::each]) ** 2 / length

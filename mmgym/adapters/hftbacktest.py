@@ -163,6 +163,17 @@ class Recording:
             raise ValueError(f"{self.source}: the best bid is never below the best ask")
         return found
 
+    def delayed(self, late: int) -> Array:
+        """Events whose data arrive so many ns later, kept: hftbacktest holds no reference; its own way changes them."""
+        if late and late not in self._delayed:
+            self._delayed[late] = self.events.copy()
+            self._delayed[late]["local_ts"] += late
+        return self._delayed[late] if late else self.events
+
+    @functools.cached_property
+    def _delayed(self) -> dict[int, Array]:
+        return {}
+
 
 def _library() -> Any:
     try:
@@ -237,6 +248,7 @@ def _without_gaps(recording: Recording) -> list[Recording]:
     """The stretches of a recording between pauses that are gaps (`mmgym.tapes.gaps`)."""
     stamps = np.unique(recording.events["exch_ts"][recording.events["ev"] & EXCHANGE != 0])
     stamps = stamps[(stamps >= recording.start) & (stamps <= recording.end)]
+    stamps = np.unique(np.r_[recording.start, stamps, recording.end])  # what is missing at the ends of a window, too
     gaps = find_gaps(np.diff(stamps))
     if not len(gaps):
         return [recording]
@@ -474,9 +486,9 @@ def backtest_of(recording: Recording, assumptions: Assumptions) -> Any:
     """A backtest of hftbacktest, without fees."""
     library = _library()
     a = assumptions
-    asset = library.BacktestAsset().data(recording.events).linear_asset(1.0)
+    events = recording.delayed(round(a.feed_latency * SECOND))
+    asset = library.BacktestAsset().data(events).linear_asset(1.0)
     asset = asset.constant_order_latency(round(a.order_latency * SECOND), round(a.response_latency * SECOND))
-    asset = asset.latency_offset(round(a.feed_latency * SECOND))
     if a.queue == "risk_averse":
         asset = asset.risk_adverse_queue_model()
     elif a.queue == "log":

@@ -280,7 +280,7 @@ def _collect(backtest, decision, start, tick, after, slots, live, numbers, fills
 
     Position and cash are kept here: those of hftbacktest miss all fills of an order but the one that completes it.
     """
-    orders = backtest.orders(0)
+    orders, known = backtest.orders(0), count
     if count + len(slots) >= len(fills):
         fills = np.concatenate((fills, np.empty_like(fills)))
     for j in range(len(slots)):
@@ -300,13 +300,14 @@ def _collect(backtest, decision, start, tick, after, slots, live, numbers, fills
             count += 1
             numbers[CASH] -= sign * amount * price
             numbers[POSITION] += sign * amount
-            if not taken:
-                _filled(after, 0 if sign > 0.0 else 1, amount, order.exch_timestamp)
         if order.status != NEW and order.status != PARTLY and order.req == NO_REQUEST:
             for side in range(2):
                 if live[side] == j:
                     live[side] = -1
             slots[j, 0] = 0.0
+    for k in known + np.argsort(fills[known:count, 1], kind="mergesort"):  # orders are not in the order of their fills
+        if fills[k, 5] == 0.0:
+            _filled(after, 0 if fills[k, 2] > 0.0 else 1, fills[k, 4], start + fills[k, 1])
     backtest.clear_inactive_orders(0)
     return fills, count
 

@@ -53,13 +53,13 @@ from mmgym.calibration.tape_checks import (
     FALSE_ALARM,
     excessive,
     find_window_gaps,
-    json_value,
     raised,
     steps_of_a_kernel,
     widened,
     without_gaps,
 )
 from mmgym.models.hawkes import explosive
+from mmgym.plain_files import json_value
 from mmgym.plot import new_figure
 from mmgym.tapes import Selection, check_level1
 from mmgym.tapes.findings import Finding, described
@@ -75,7 +75,6 @@ __all__ = [
     "fit_hawkes",
     "fit_market_orders",
     "fit_poisson",
-    "json_value",
     "log_likelihood",
     "mutual_log_likelihood",
     "plot_residuals",

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mmgym.calibration.block_intervals import Estimate
-from mmgym.calibration.tape_checks import draw_findings, json_value, marked
+from mmgym.calibration.tape_checks import draw_findings, marked
+from mmgym.plain_files import json_value
 from mmgym.plot import write_figure
 from mmgym.tapes.findings import Finding
 

@@ -90,15 +90,6 @@ def require_finite(arguments: dict[str, Any]) -> None:
             raise ValueError(f"{name} = {value} is not allowed: only finite estimates make an environment")
 
 
-def json_value(value: Any) -> Any:
-    """The value with NaN, also inside lists and dicts, replaced by None."""
-    if isinstance(value, dict):
-        return {name: json_value(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [json_value(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def steps_of_a_kernel(decay: Estimate, gaps: ArrayLike, largest: float, unit: str) -> tuple[float, str]:
     """Decay of a Hawkes kernel in one step of the clock, 0 where that is too little to matter, and what to say of it.
 
