@@ -657,6 +657,7 @@ def own_market(name: str, sides: tuple[str, ...] = ("bid", "ask"), decay: float 
     return declared_rules(market, market.params.create(**parameters))
 
 
+@pytest.mark.long
 def test_markets_of_our_own_that_a_book_tells_or_not() -> None:
     told: Any = {"drift": lambda p, x: 1.0 * x.regime, "variance": lambda p: p.volatility**2}
     usual, turned = own_market("Usual", **told), own_market("Turned", ("ask", "bid"), **told)
