@@ -95,6 +95,8 @@ def read_json(path: Path) -> Any:
         if _require_regular(path) > MAX_TEXT:
             raise ValueError(f"it has more than {MAX_TEXT >> 20} MiB")
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UnreadableFile(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:
         raise UnreadableFile(f"{path} is not readable JSON: {error}") from error
     return parse_json(text, str(path))

@@ -44,7 +44,7 @@ from mmgym.baselines.replay.session import intensities, schedule
 from mmgym.baselines.stochastic_volatility.replay import variances
 from mmgym.models import impact
 from mmgym.models import quoting as quoted
-from mmgym.tapes import Selection
+from mmgym.tapes import Selection, check_level1
 from mmgym.tapes.level1 import TAPE_COLUMNS
 
 hftbacktest = pytest.importorskip("hftbacktest", reason="the extra replay is not installed")
@@ -823,7 +823,7 @@ def test_windows_of_a_recording(tmp_path: Path) -> None:
         within(whole, Selection(start=130))
     with pytest.raises(ValueError, match="have no date"):
         within(whole, Selection(start="2024-08-08T10:00"))
-    played = made([*BOOK, *LAST], end=9.95)
+    played = made([*BOOK, (3.0, TRADE, SELL, 100, 1), (9.9, DEPTH, SELL, 101, 1)], end=9.95)
     events = played.events.copy()
     midnight = 1_723_075_200 * SECOND  # 2024-08-08
     for column in ("exch_ts", "local_ts"):
@@ -884,7 +884,8 @@ def test_gaps_split_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[st
     parts = read_recordings([tmp_path / "a.npz"], lot=0.1)
     assert [part.source for part in parts] == ["a.npz (1)", "a.npz (2)", "a.npz (3)"]
     assert [part.seconds for part in parts] == pytest.approx([40.0, 5.0, 54.0], abs=1.0)
-    assert "WARNING (gaps): 2 gaps without events" in parts[0].remarks[-1]
+    assert [finding.name for finding in parts[0].findings] == ["gaps"]
+    assert "2 gaps without events" in parts[0].findings[-1].text
     words = ["--set", "horizon=20", "--set", "num_steps=20", "--set", "fill_decay=0.5", "--set", "inventory_limit=2"]
     command("glft", tmp_path / "a.npz", "--lot", 0.1, *words)
     out = capsys.readouterr().out
@@ -898,7 +899,47 @@ def test_what_is_found_in_a_tape_is_said(tmp_path: Path) -> None:
     )
     (tmp_path / "tape.csv").write_text(text, encoding="utf-8")
     read = read_recording(tmp_path / "tape.csv")
-    assert any(remark.startswith("WARNING (crossed") for remark in read.remarks)
+    assert [finding.name for finding in read.findings] == ["crossed_book"]
+
+
+def jumping(path: Path, *, late: float = 0.0, flipped: bool = False) -> Path:
+    """Orders of every second that take the best price, which moves there at once; trades may be stamped late."""
+    random, rows = np.random.default_rng(4), []
+    bid = 1000
+    for time in np.round(np.arange(1.0, 401.0) + random.uniform(0.0, 0.8, 400), 3):
+        rows.append((time - 0.1, 1, ("quote", bid, 2, bid + 1, 2, np.nan, np.nan, "")))
+        sign = int(random.choice([-1, 1]))
+        side, price = ("buy", bid + 1) if sign > 0 else ("sell", bid)
+        named = {"buy": "sell", "sell": "buy"}[side] if flipped else side
+        rows.append((time + late, 0, ("trade", *[np.nan] * 4, price, 2, named)))
+        bid += 3 * sign
+        rows.append((time, 1, ("quote", bid, 2, bid + 1, 2, np.nan, np.nan, "")))
+    tape = pd.DataFrame([(round(row[0], 6), *row[2]) for row in sorted(rows)], columns=list(TAPE_COLUMNS))
+    tape.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.long
+def test_the_checker_of_calibrations_warns_or_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--lot", 1, "--set", "horizon=20", "--set", "num_steps=20", "--set", "fill_decay=0.5"]
+    words += ["--set", "inventory_limit=2"]
+    late = jumping(tmp_path / "late.csv", late=0.012)
+    command("glft", late, *words, "--start", -5, "--folder", tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "late.csv: WARNING (late_trades): " in out
+    assert "if trades were 12 ms earlier" in out
+    assert "WARNING (window): " in out
+    assert "start = -5 lies before its first event" in out
+    content = json.loads((tmp_path / "out" / "replay.json").read_text(encoding="utf-8"))
+    assert [warning["name"] for warning in content["warnings"]] == ["window", "late_trades"]
+    assert content["warnings"][1]["text"] == check_level1(late).findings[0].text
+    for name in ("metrics", "parts", "model_against_book", "fills_by_depth"):
+        table = pd.read_csv(tmp_path / "out" / f"{name}.csv")
+        assert (table["warning"] == "window, late_trades").all()
+    command("glft", jumping(tmp_path / "clean.csv"), *words)
+    assert "WARNING" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"flipped\.csv, column 'side': flipped sides"):
+        command("glft", jumping(tmp_path / "flipped.csv", flipped=True), *words)
 
 
 def test_an_npz_file_of_hftbacktest(tmp_path: Path) -> None:
@@ -1075,6 +1116,8 @@ def test_wrong_commands(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text('{"volatility": {"estimate": 1.0}}', encoding="utf-8")
     with pytest.raises(UsageError, match="no constructor arguments"):
         command("glft", tmp_path / "a.npz", "--params", tmp_path / "fit.json")
+    with pytest.raises(ValueError, match=r"none\.json: there is no such file"):
+        command("glft", tmp_path / "a.npz", "--params", tmp_path / "none.json")
     with pytest.raises(ValueError, match="less than one episode of 600 s"):
         command("glft", tmp_path / "a.npz")
     (tmp_path / "text.csv").write_text("a,b\n1,2\n", encoding="utf-8")

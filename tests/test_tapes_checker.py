@@ -128,6 +128,30 @@ def test_a_window_begins_with_the_quotes_before_it(tmp_path: Path) -> None:
     assert cut["time_s"].tolist() == [34201.0, 34201.5, 34202.0, 34203.0]
 
 
+def test_what_of_a_window_is_not_there_is_said() -> None:
+    tape = simulated(6, 100.0, 34_200.0)
+    first, last = tape["time_s"].iloc[[0, -1]]
+    runs = f"the tape runs from {first:.10g} to {last:.10g} s"
+    for arguments, begins in (
+        ({"start": 172}, "start = 172 lies before its first event"),
+        ({"start": 34_250, "end": "40000"}, "end = 40000 lies after its last event"),
+        ({"start": 0.0, "end": 9e9}, "start = 0.0 lies before its first event, end = 9000000000.0 lies after its last"),
+    ):
+        checked = check_level1(tape, Selection(**arguments))
+        (found,) = checked.findings
+        assert found.name == "window"
+        assert begins in found.text
+        assert runs in found.text
+        assert checked.bounds[0, 0] == max(first, arguments["start"])
+    assert check_level1(tape, Selection(start=first, end=last)).findings == []
+    for arguments in ({"end": 172}, {"start": last + 1.0}):
+        with pytest.raises(ValueError, match=f"nothing lies there; {runs}"):
+            check_level1(tape, Selection(**arguments))
+    quiet = tape[~tape["time_s"].between(34_240, 34_260)]
+    with pytest.raises(ValueError, match=f"no events in the chosen window or session; {runs}"):
+        check_level1(quiet, Selection(start=34_245, end=34_255))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

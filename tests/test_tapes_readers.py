@@ -275,6 +275,18 @@ def test_the_depth_of_a_recorded_stream_has_its_best_quotes(tmp_path: Path) -> N
     ("name", "content", "message"),
     [
         ("a.csv", b"colour,shape\nred,round\n", "line 1, column 'colour': no known format; mmgym: time_s"),
+        (
+            "a.csv",
+            b"exchange,symbol,timestamp,ask_amount,ask_price,bid_price,bid_amount\nx,A,1,1,2,1,1\n",
+            r"nearest is Tardis \(quotes\), of which 'local_timestamp' is missing",
+        ),
+        (
+            "a.csv",
+            b"time_s,Bid,bid_size,ask,ask_size,price,size,side\n",
+            r"mmgym \(tape\), of which 'event' is missing",
+        ),
+        ("a.csv", b"id,price,qty,quote_qty,is_buyer_maker\n", r"Binance \(trades\), of which 'time' is missing"),
+        ("a.csv", b"colour,price,size\n", "'colour': no known format; mmgym: time_s"),
         ("a.csv", b"", "line 1: the file is empty"),
         ("a.csv.gz", b"", "line 1: the file is empty"),
         ("a.zip", b"PK\x03\x04" + bytes(50), "not a complete zip file"),

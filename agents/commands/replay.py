@@ -21,6 +21,7 @@ from mmgym.agents.commands.command import (
 )
 from mmgym.plain_files import json_value, read_json
 from mmgym.printing import show, table_text, write_result, write_table
+from mmgym.tapes.findings import Finding, described
 
 __all__ = ["REPLAY"]
 
@@ -169,7 +170,9 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     assumptions = Assumptions(**given)
     costs = Costs(options.maker_fee, options.taker_fee, options.fee_per or "value")
     selection = Selection(start=options.start, end=options.end, session=options.session)
-    recordings = read_recordings(files, selection, tick=options.tick, lot=options.lot)
+    by_file = {file: read_recordings([file], selection, tick=options.tick, lot=options.lot) for file in files}
+    recordings = [one for parts in by_file.values() for one in parts]
+    findings = {file: dict.fromkeys(item for one in parts for item in one.findings) for file, parts in by_file.items()}
     horizon = env.params.horizon * rules.seconds
     long = [r for r in recordings if r.seconds >= horizon] or recordings
     short = [
@@ -198,6 +201,7 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
         costs.sentence(rules),
     ]  # fmt: skip
     print("\n".join(said))
+    print("".join(f"{Path(file).name}: {line}\n" for file, own in findings.items() for line in described(own)), end="")
     results = {}
     for name, comparison in comparisons.items():
         figures, blocks = metrics(comparison.sessions, options.block)
@@ -211,11 +215,16 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
         show(figures, index=True)
         print(f"\n{name}: fills by depth, beside the law's (95 % intervals of Poisson counts)\n")
         print(table_text(depths, digits=4))
-    _write(options, results, {"assumptions": said, "env": env_id, "arguments": arguments})
+    warned = [item for own in findings.values() for item in own]
+    warnings = [{"file": file, "name": item.name, "text": item.text} for file, own in findings.items() for item in own]
+    about = {"assumptions": said, "warnings": warnings, "env": env_id, "arguments": arguments}
+    _write(options, results, about, warned)
 
 
-def _write(options: argparse.Namespace, results: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write what was asked for."""
+def _write(
+    options: argparse.Namespace, results: dict[str, Any], about: dict[str, Any], warned: Sequence[Finding]
+) -> None:
+    """Write what was asked for; the tables of figures and the picture name what is warned of."""
     import pandas as pd
 
     if not (options.output or options.folder or options.plot):
@@ -231,12 +240,15 @@ def _write(options: argparse.Namespace, results: dict[str, Any], about: dict[str
         "metrics": together(1),
         "fills_by_depth": together(2).drop(columns="level_1"),
     }
+    if warned:
+        names = ", ".join(dict.fromkeys(item.name for item in warned))
+        tables = {name: table.assign(warning=names) for name, table in tables.items()}
     records = {name: json_value(table.to_dict(orient="records")) for name, table in tables.items()}
     print()
     if options.output:
         write_result(options.output, tables["model_against_book"], {**about, **records})
     if options.plot:
-        _picture(results, Path(options.plot))
+        _picture(results, Path(options.plot), warned)
     if options.folder:
         folder = Path(options.folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,13 +263,14 @@ def _write(options: argparse.Namespace, results: dict[str, Any], about: dict[str
         for file, parts in (("replay.csv", frames), ("fills.csv", fills)):
             write_table(pd.concat(parts, names=["policy"]).reset_index(level=0), folder / file)
         write_result(str(folder / "replay.json"), tables["parts"], {**about, **records})
-        _picture(results, folder / "replay.png")
+        _picture(results, folder / "replay.png", warned)
 
 
-def _picture(results: dict[str, Any], path: Path) -> None:
+def _picture(results: dict[str, Any], path: Path, warned: Sequence[Finding]) -> None:
     from mmgym.baselines.replay.picture import picture
 
-    picture({name: row[0] for name, row in results.items()}, {name: row[2] for name, row in results.items()}, path)
+    comparisons, depths = ({name: row[place] for name, row in results.items()} for place in (0, 2))
+    picture(comparisons, depths, path, warned)
     print(f"written: {path}")
 
 

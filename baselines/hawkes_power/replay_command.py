@@ -118,8 +118,10 @@ def run(options: argparse.Namespace, changes: Mapping[str, Any], load_model: Loa
 
 
 def _without_gaps(tapes: list[PowerTape], longest: float | None) -> list[PowerTape]:
-    """The parts of tapes between gaps, each a window of its own, and a line about it."""
+    """The parts of tapes between gaps, each a window of its own, and lines about what was found."""
     gaps, parts = tape_gaps(tapes, longest), []
+    for line in described(dict.fromkeys(item for tape in tapes for item in tape.findings)):
+        print(f"{tapes[0].product} {tapes[0].window}: {line}")
     for number, tape in enumerate(tapes):
         own = gaps[gaps[:, 0] == number, 1:]
         edges = np.append(np.insert(own.ravel(), 0, 0.0), tape.horizon).reshape(-1, 2)

@@ -10,15 +10,24 @@ import numpy as np
 import pandas as pd
 
 from mmgym.baselines.replay.against import Comparison
+from mmgym.calibration.tape_checks import draw_findings
 from mmgym.plot import new_figure, write_figure
+from mmgym.tapes.findings import Finding
 
 __all__ = ["picture"]
 
 MOST_POINTS = 4000  # of a line
 
 
-def picture(comparisons: dict[str, Comparison], depths: dict[str, pd.DataFrame], path: str | Path) -> Any:
+def picture(
+    comparisons: dict[str, Comparison],
+    depths: dict[str, pd.DataFrame],
+    path: str | Path,
+    findings: Sequence[Finding] = (),
+) -> Any:
     """Draw replays of policies, by name, with their fills by depth; the figure, written as the name says.
+
+    The findings stand below it.
 
     Raises
     ------
@@ -38,6 +47,7 @@ def picture(comparisons: dict[str, Comparison], depths: dict[str, pd.DataFrame],
     for row, (name, comparison) in enumerate(comparisons.items(), start=1):
         _depths(figure.add_subplot(grid[row, 0]), depths[name], name)
         _parts(figure.add_subplot(grid[row, 1]), comparison.parts["amount"], name)
+    draw_findings(figure, findings)
     write_figure(figure, Path(path))
     return figure
 

@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 
 from mmgym.adapters.hftbacktest_play import Book, book_of
 from mmgym.compiling import KERNEL
-from mmgym.tapes import Selection, read_tape
-from mmgym.tapes.findings import described
+from mmgym.tapes import Selection, check_level1, read_tape
+from mmgym.tapes.findings import Finding
 from mmgym.tapes.gaps import find_gaps, gap_finding
 from mmgym.tapes.units import DAY_NS
 
@@ -132,7 +132,9 @@ class Recording:
     start, end : int
         First time at which the whole book is known, and last time, ns.
     remarks : tuple of str
-        What is to be known of it.
+        What was done while it was read.
+    findings : tuple of Finding
+        Warnings (`mmgym.tapes.checker`), where it was checked.
     zero : int
         Time at which its own seconds are 0, ns: that of a tape, or the midnight (UTC) before dated times.
     origin : int or None
@@ -146,6 +148,7 @@ class Recording:
     start: int
     end: int
     remarks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     zero: int = 0
     origin: int | None = None
 
@@ -206,13 +209,15 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
     path = Path(path)
     library = _library()
     remarks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     zero, origin = 0, None
     if path.suffix == ".npz":
         events = _stored(path, library)
     elif STREAM.match(_beginning(path)):
         events, remarks = _converted(path)
     else:
-        events, zero, origin, remarks = _tape_events(path, library)
+        events, zero, origin, findings = _tape_events(path, library)
+        remarks = ("a level-1 tape: no queue stands at a price behind the best at which none was seen",)
     depth = events[np.isin(events["ev"] & KIND, (DEPTH, SNAPSHOT))]
     if not len(depth):
         raise ValueError(f"{path}: no event of the book: a replay needs depth, or best quotes")
@@ -230,7 +235,7 @@ def read_recording(path: str | Path, *, tick: float | None = None, lot: float | 
     start, end = _bounds(path, events)
     if zero == 0 and start > DATED:
         zero = origin = start - start % DAY_NS
-    return Recording(path.name, events, steps[0], steps[1], start, end, remarks, zero, origin)
+    return Recording(path.name, events, steps[0], steps[1], start, end, remarks, findings, zero, origin)
 
 
 def within(recording: Recording, selection: Selection) -> list[Recording]:
@@ -254,7 +259,7 @@ def _without_gaps(recording: Recording) -> list[Recording]:
         return [recording]
     starts, ends = stamps[gaps], stamps[gaps + 1]
     seconds, lengths = (starts - recording.zero) / SECOND, (ends - starts) / SECOND
-    remark = gap_finding(seconds, lengths, recording.seconds - float(lengths.sum()), "s")
+    found = gap_finding(seconds, lengths, recording.seconds - float(lengths.sum()), "s")
     bounds = zip([recording.start, *ends.tolist()], [*starts.tolist(), recording.end], strict=True)
     return [
         replace(
@@ -262,7 +267,7 @@ def _without_gaps(recording: Recording) -> list[Recording]:
             source=f"{recording.source} ({number})",
             start=low,
             end=high,
-            remarks=(*recording.remarks, *described([remark])),
+            findings=(*recording.findings, found),
         )
         for number, (low, high) in enumerate(bounds, 1)
         if high > low
@@ -272,7 +277,7 @@ def _without_gaps(recording: Recording) -> list[Recording]:
 def _windows(recording: Recording, selection: Selection) -> list[Recording]:
     """The windows of a recording."""
     first, last = ((time - recording.zero) / SECOND for time in (recording.start, recording.end))
-    windows = selection.windows(recording.source, first, last, recording.origin)
+    windows, _ = selection.windows(recording.source, first, last, recording.origin)
     if windows is None:
         return [recording]
     bounds = recording.zero + np.rint(windows * SECOND).astype(np.int64)
@@ -381,8 +386,8 @@ def _complete(path: Path, copy: Path) -> int:
     return left_out
 
 
-def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None, tuple[str, ...]]:
-    """Events of a level-1 tape, the time (ns) at which its seconds are 0, the midnight that this is, and remarks."""
+def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None, tuple[Finding, ...]]:
+    """Events of a level-1 tape, the time (ns) at which its seconds are 0, the midnight that this is, and findings."""
     tape = read_tape(path)
     quote = (tape["event"] == "quote").to_numpy()
     times = np.rint((tape["time_s"].to_numpy() - tape["time_s"].iloc[0]) * SECOND).astype(np.int64) + SECOND
@@ -396,9 +401,8 @@ def _tape_events(path: Path, library: Any) -> tuple[Array, int, int | None, tupl
     events["px"], events["qty"] = rows[:, 2], rows[:, 3]
     midnight = tape.attrs["origin"]
     zero = SECOND - round(float(tape["time_s"].iloc[0]) * SECOND)
-    remark = "a level-1 tape: no queue stands at a price behind the best at which none was seen"
-    remarks = (remark, *described(tape.attrs["findings"]))
-    return events, zero, None if midnight is None else int(pd.Timestamp(midnight).value), remarks
+    origin = None if midnight is None else int(pd.Timestamp(midnight).value)
+    return events, zero, origin, tuple(tape.attrs["findings"])
 
 
 @njit(**KERNEL)
@@ -503,5 +507,16 @@ def backtest_of(recording: Recording, assumptions: Assumptions) -> Any:
 def read_recordings(
     paths: Sequence[str | Path], selection: Selection | None = None, **steps: float | None
 ) -> list[Recording]:
-    """Each file, and each window of it, as a session of its own."""
-    return [one for path in paths for one in within(read_recording(path, **steps), selection or Selection())]
+    """Each file, and each window of it, as a session of its own, with what the checker of all calibrations finds.
+
+    Raises
+    ------
+    ValueError
+        As `read_recording`, `within` and `mmgym.tapes.check_level1`.
+    """
+    chosen, parts = selection or Selection(), []
+    for path in paths:
+        checked = check_level1(path, chosen)
+        found = tuple(item for item in checked.findings if item.name != "gaps")  # those of what is played are named
+        parts += within(replace(read_recording(path, **steps), findings=found), chosen)
+    return parts

@@ -171,8 +171,11 @@ class PowerTape:
                 f"{', '.join(given)} is not allowed with event tapes, which are windows of one product and day, on one "
                 "clock and without the time of the day: start, end and gap are (seconds of the window)"
             )
-        windows = selection.windows(str(self.path), 0.0, 60.0 * self.horizon, None)
-        return self if windows is None else self.between(*(windows[0] / 60.0).tolist())
+        windows, beyond = selection.windows(str(self.path), 0.0, 60.0 * self.horizon, None)
+        if windows is None:
+            return self
+        part = self.between(*(windows[0] / 60.0).tolist())
+        return replace(part, findings=(*part.findings, *beyond))
 
     def between(self, start: float, end: float) -> PowerTape:
         """The part after one time and up to another (minutes), a window of its own.

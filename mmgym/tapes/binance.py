@@ -111,4 +111,4 @@ def once_each(name: str, table: pd.DataFrame, identity: str) -> tuple[pd.DataFra
     return table[~again], [Finding("doubled", text)]
 
 
-READER = Reader("Binance", "aggTrades or trades, and bookTicker, with or without a header", kind, read)
+READER = Reader("Binance", "aggTrades or trades, and bookTicker, with or without a header", kind, read, LAYOUTS)

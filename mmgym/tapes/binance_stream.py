@@ -20,6 +20,7 @@ book is unknown until the next snapshot.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,7 @@ def _sort(found: _Messages, line: int, local: int, stream: str, data: dict[str, 
     event = data.get("e") or stream.partition("@")[2]
     own = str(data.get("s", "")).upper()
     if "lastUpdateId" in data:
+        _require_depth(data, ("lastUpdateId",), ("bids", "asks"))
         found.depth.append((line, local, data))
         return
     if wanted is not None and own != wanted:
@@ -131,8 +133,18 @@ def _sort(found: _Messages, line: int, local: int, stream: str, data: dict[str, 
             return
         found.trades.append((line, local, data["T"], float(data["p"]), float(data["q"]), bool(data["m"])))
     elif event == "depthUpdate":
+        _require_depth(data, ("U", "u"), ("b", "a"))
         found.symbols.add(own)
         found.depth.append((line, local, data))
+
+
+def _require_depth(data: dict[str, Any], numbers: Sequence[str], sides: Sequence[str]) -> None:
+    """Refuse a message of the book that lacks its numbers, or whose levels are no prices and sizes."""
+    for name in (*numbers, *({"T", "pu"} & {*data})):
+        int(data[name])
+    levels = [float(number) for side in sides for price, size in data[side] for number in (price, size)]
+    if not all(map(math.isfinite, levels)):
+        raise ValueError("prices and sizes must be finite")
 
 
 def _refuse_several(name: str, found: _Messages, symbol: str | None) -> None:

@@ -23,6 +23,7 @@ unordered               rows up to a second behind those above them: put in orde
 empty_book, locked_book rows that say nothing, named with their lines: left out, time without usable quotes cut out;
 crossed_book, zero_size an error where they are more than one in twenty (`mmgym.tapes.cleaning`)
 no_side, empty_trade
+window                  a start before the first event, or an end after the last one: all there is is used
 doubled                 every trade stands twice, or trades bear one number: they count once
 ======================= ===========================================================================================
 

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from mmgym.tapes.findings import Finding
 from mmgym.tapes.pieces import Piece, Reader, one_symbol, piece, quote_rows, trade_rows
 from mmgym.tapes.selection import Selection
-from mmgym.tapes.text_files import Source, read_columns
+from mmgym.tapes.text_files import Source, read_columns, require
 from mmgym.tapes.units import epoch_nanoseconds, iso_nanoseconds
 
 DBN, ZSTANDARD = b"DBN", b"\x28\xb5\x2f\xfd"
 BOOK = ("bid_px_00", "bid_sz_00", "ask_px_00", "ask_sz_00")
+EVENT = ("ts_event", "action", "side", "price", "size")
+HEADERS = {"mbp-1": (*EVENT, *BOOK), "trades": EVENT}
 PRICES = ("price", "bid_px_00", "ask_px_00")
 NO_PRICE = float(2**63 - 1)
 BAD_BOOK = 4  # bit of the flags
@@ -43,9 +45,7 @@ def kind(source: Source) -> str | None:
     if source.content.startswith((DBN, ZSTANDARD)):
         return "dbn"
     header = set(source.header)
-    if not {"ts_event", "action", "side", "price", "size"} <= header or "order_id" in header:
-        return None
-    return "mbp-1" if {*BOOK} <= header else "trades"
+    return next((k for k, columns in HEADERS.items() if header >= {*columns} and "order_id" not in header), None)
 
 
 def read(files: Sequence[tuple[str, Source]], selection: Selection) -> list[Piece]:
@@ -85,7 +85,9 @@ def _read_one(name: str, source: Source, selection: Selection) -> Piece:
 def _bad_books(name: str, table: pd.DataFrame) -> list[Finding]:
     if "flags" not in table:
         return []
-    flagged = int((table["flags"].fillna(0).to_numpy(dtype=np.int64) & BAD_BOOK > 0).sum())
+    flags = table["flags"].fillna(0)
+    require(name, table, "flags", flags.isin(range(256)), "flags are the sum of bits, from 0 to 255")
+    flagged = int((flags.to_numpy(dtype=np.int64) & BAD_BOOK > 0).sum())
     if not flagged:
         return []
     return [Finding("bad_book", f"{name}: {flagged} records are flagged: their book may be wrong; they are kept.")]
@@ -159,4 +161,4 @@ def _plain(value: object) -> object:
     return str(getattr(value, "value", value)).lower()
 
 
-READER = Reader("Databento", "mbp-1, tbbo or trades, CSV or DBN", kind, read)
+READER = Reader("Databento", "mbp-1, tbbo or trades, CSV or DBN", kind, read, HEADERS)

@@ -43,6 +43,10 @@ from mmgym.tapes.units import iso_nanoseconds
 
 ORDERS = ("orderid", "side", "deliverystart", "deliveryend", "actioncode", "transactiontime", "price", "quantity")
 TRADES = ("tradeid", "side", "deliverystart", "deliveryend", "executiontime", "price", "volume", "orderid")
+HEADERS = {
+    "orders": ("deliverystart", "actioncode", "transactiontime", "orderid"),
+    "trades": ("deliverystart", "executiontime", "tradeid"),
+}
 ACTIONS = "acipmdhx"
 REMOVED = "mdhx"
 LENGTHS = {60: "H", 30: "HH", 15: "Q"}  # minutes
@@ -89,9 +93,7 @@ def write_tape(folder: str | Path, events: pd.DataFrame, about: Mapping[str, Any
 def kind(source: Source) -> str | None:
     """``"orders"`` or ``"trades"``, by the header."""
     header = set(_plain(source))
-    if {"deliverystart", "actioncode", "transactiontime", "orderid"} <= header:
-        return "orders"
-    return "trades" if {"deliverystart", "executiontime", "tradeid"} <= header else None
+    return next((k for k, columns in HEADERS.items() if header >= {*columns}), None)
 
 
 def _plain(source: Source) -> list[str]:
@@ -108,7 +110,7 @@ def read(files: Sequence[tuple[str, Source]], selection: Selection) -> NoReturn:
     )
 
 
-READER = Reader("EPEX", "continuous orders and trades of the power market (M7)", kind, read)
+READER = Reader("EPEX", "continuous orders and trades of the power market (M7)", kind, read, HEADERS)
 
 
 def read_windows(

@@ -37,4 +37,19 @@ def recognise(source: Source) -> tuple[Reader, str]:
     if not source.first_lines:
         raise ValueError(f"{source.name}: not a CSV file in UTF-8, nor another known format ({known})")
     shown = source.header[0] if source.header else source.first_lines[0][:40]
-    return fail(source.name, 1, shown, f"no known format; {known}")
+    return fail(source.name, 1, shown, f"no known format; {_nearest(source)}{known}")
+
+
+def _nearest(source: Source) -> str:
+    """The format of which a header has most columns, at least two in three, and what it lacks."""
+    header, lacking = {cell.replace(" ", "") for cell in source.header}, []
+    for reader in READERS:
+        for kind, columns in reader.headers.items():
+            missing = [column for column in columns if column not in header]
+            if 3 * len(missing) <= len(columns):
+                lacking.append((len(missing) / len(columns), f"{reader.name} ({kind})", missing))
+    if not lacking:
+        return ""
+    _, name, missing = min(lacking)
+    shown = ", ".join(map(repr, missing))
+    return f"the nearest is {name}, of which {shown} {'is' if len(missing) == 1 else 'are'} missing; known are "

@@ -49,4 +49,4 @@ def check_cells(name: str, tape: pd.DataFrame) -> None:
     require(name, tape, "side", known, "the aggressor of a trade is 'buy' or 'sell'")
 
 
-READER = Reader("mmgym", ", ".join(TAPE_COLUMNS), kind, read)
+READER = Reader("mmgym", ", ".join(TAPE_COLUMNS), kind, read, {"tape": TAPE_COLUMNS})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -61,12 +61,15 @@ class Reader(NamedTuple):
         The kind of file that a source is, or None: ``kind(source)``.
     read : callable
         The pieces of files of this format: ``read([(kind, source), ...], selection)``.
+    headers : mapping of str to tuple of str
+        Columns by which a header tells each kind.
     """
 
     name: str
     layout: str
     kind: Callable[[Source], str | None]
     read: Callable[[Sequence[tuple[str, Source]], Selection], list[Piece]]
+    headers: Mapping[str, tuple[str, ...]] = {}
 
 
 def quote_rows(

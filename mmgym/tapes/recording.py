@@ -146,12 +146,16 @@ def _recording(
         earlier = (rows["time_s"] - selection.trade_lag).round(9)  # exact again where stamps are decimal
         rows = rows.assign(time_s=rows["time_s"].where(~trades, earlier))
         rows = rows.sort_values("time_s", kind="stable", ignore_index=True)
-    windows = selection.windows(name, float(rows["time_s"].iloc[0]), float(rows["time_s"].iloc[-1]), origin)
+    first, last = (float(rows["time_s"].iloc[place]) for place in (0, -1))
+    windows, beyond = selection.windows(name, first, last, origin)
+    findings += beyond
     if windows is not None:
+        places = np.searchsorted(rows["time_s"], windows[:, 1], side="right")
+        if (places == np.searchsorted(rows["time_s"], windows[:, 0])).all():
+            runs = f"the tape runs from {first:.10g} to {last:.10g} s"
+            raise ValueError(f"{name}: no events in the chosen window or session; {runs}")
         rows, between = cut_to_windows(rows, windows)
         cuts = [*cuts, *between.tolist()]
-        if not len(rows):
-            raise ValueError(f"{name}: no events in the chosen window or session")
     rows, found, empty = clean(rows, [one.name for one in pieces])
     return Recording(
         name=name,

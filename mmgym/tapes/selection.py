@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmgym.tapes.findings import Finding
 from mmgym.tapes.units import DAY, DAY_NS, TIME_UNITS
 
 Array = NDArray[np.float64]
@@ -67,8 +68,10 @@ class Selection:
         if self.session is not None:
             _hours(self.session)
 
-    def windows(self, name: str, first: float, last: float, origin: int | None) -> Array | None:
-        """Start and end of each stretch of time that is used, shape (n, 2); None for all.
+    def windows(
+        self, name: str, first: float, last: float, origin: int | None
+    ) -> tuple[Array | None, tuple[Finding, ...]]:
+        """Start and end of each stretch of time that is used, shape (n, 2), None for all; what of it is not there.
 
         Parameters
         ----------
@@ -85,21 +88,24 @@ class Selection:
             If nothing of the recording lies in them.
         """
         if self.start is None and self.end is None and self.session is None:
-            return None
-        begin = first if self.start is None else max(_seconds(self.start, origin, "start"), first)
-        finish = last if self.end is None else min(_seconds(self.end, origin, "end"), last)
+            return None, ()
+        begin = first if self.start is None else _seconds(self.start, origin, "start")
+        finish = last if self.end is None else _seconds(self.end, origin, "end")
         hours = np.array([[begin, finish]])
         if self.session is not None:
-            hours = np.clip(_daily(self.session, first, last, origin), begin, finish)
+            hours = _daily(self.session, first, last, origin)
+        hours = np.clip(hours, max(begin, first), min(finish, last))
         hours = hours[hours[:, 1] > hours[:, 0]]
+        runs = f"the tape runs from {first:.10g} to {last:.10g} s"
+        runs += "" if origin is None else f" after {pd.Timestamp(origin):%Y-%m-%d} 00:00 UTC"
         if not len(hours):
             chosen = {key: getattr(self, key) for key in ("start", "end", "session") if getattr(self, key) is not None}
             shown = ", ".join(f"{key} = {value}" for key, value in chosen.items())
-            raise ValueError(
-                f"{name}: {shown} is not allowed: nothing lies there; the tape runs from {first:.10g} to {last:.10g} s"
-                + ("" if origin is None else f" after {pd.Timestamp(origin):%Y-%m-%d} 00:00 UTC")
-            )
-        return hours
+            raise ValueError(f"{name}: {shown} is not allowed: nothing lies there; {runs}")
+        beyond = [f"start = {self.start} lies before its first event"] if begin < first else []
+        beyond += [f"end = {self.end} lies after its last event"] if finish > last else []
+        text = f"{name}: {', '.join(beyond)}: {runs}, and is used from its first or to its last event."
+        return hours, (Finding("window", text),) if beyond else ()
 
 
 def _hours(text: str) -> tuple[float, float, str | None]:

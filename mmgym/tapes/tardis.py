@@ -25,20 +25,16 @@ from mmgym.tapes.selection import Selection
 from mmgym.tapes.text_files import Source, read_columns
 from mmgym.tapes.units import epoch_nanoseconds
 
-BASE = {"exchange", "symbol", "timestamp", "local_timestamp"}
+BASE = ("exchange", "symbol", "timestamp", "local_timestamp")
 QUOTES = ("bid_price", "bid_amount", "ask_price", "ask_amount")
 SNAPSHOTS = ("bids[0].price", "bids[0].amount", "asks[0].price", "asks[0].amount")
+HEADERS = {"quotes": (*BASE, *QUOTES), "snapshots": (*BASE, *SNAPSHOTS), "trades": (*BASE, "side", "price", "amount")}
 
 
 def kind(source: Source) -> str | None:
     """``"quotes"``, ``"snapshots"`` or ``"trades"``, by the header."""
     header = set(source.header)
-    if not header >= BASE:
-        return None
-    for name, columns in {"quotes": QUOTES, "snapshots": SNAPSHOTS, "trades": ("side", "price", "amount")}.items():
-        if header >= set(columns) and "is_snapshot" not in header:
-            return name
-    return None
+    return next((k for k, columns in HEADERS.items() if header >= {*columns} and "is_snapshot" not in header), None)
 
 
 def read(files: Sequence[tuple[str, Source]], selection: Selection) -> list[Piece]:
@@ -65,4 +61,4 @@ def _read_one(name: str, source: Source, selection: Selection) -> Piece:
     return piece(source.name, [rows], findings=findings)
 
 
-READER = Reader("Tardis", "quotes, book_ticker or book_snapshot, and trades", kind, read)
+READER = Reader("Tardis", "quotes, book_ticker or book_snapshot, and trades", kind, read, HEADERS)
