@@ -12,13 +12,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from mmgym.baselines import score
+from mmgym.baselines.policy import CallablePolicy
+from mmgym.baselines.replay import replay, rules_of
+from mmgym.baselines.replay.metrics import HORIZONS, fills_by_depth, metrics
 from mmgym.calibration import glft, hawkes_power, tick_spread
 from mmgym.calibration.adverse_selection import AdverseSelection
+from mmgym.calibration.hawkes import fit_hawkes
 from mmgym.calibration.hawkes_power_tape import EVENT_TYPES, illustrative, read_power_tape, simulate_power_tapes
 from mmgym.calibration.tick_spread_simulation import simulate_own_quotes, simulate_tape
 from mmgym.models import hawkes
@@ -39,6 +45,7 @@ Covered = dict[str, list[bool]]
 def check(covered: Covered, tapes: int) -> None:
     """Counts one by one and together (the chances are in the module's docstring)."""
     counts = {name: int(np.sum(hits)) for name, hits in covered.items()}
+    print(tapes, counts, np.mean(list(counts.values())) / tapes)
     law, share = stats.binom(tapes, 0.95), 1e-3 / (2 * len(counts))
     if tapes < TAPES:
         assert min(counts.values()) >= law.ppf(1e-4 / len(counts)), counts
@@ -235,3 +242,115 @@ def test_intervals_of_hawkes_power_cover(tmp_path: Path) -> None:
         for name, truth in truths.items():
             note(covered, name, estimates[name][0], truth)
     check(covered, TAPES)
+
+
+PIECES, DAY_LENGTH, DAYS, STAMP = (0.3, 0.6, 1.5), 60.0, 15, 1e-3  # base rates of thirds of a day; minutes
+JUMP, FADE = 1.2, 3.0
+
+
+def day_of_pieces(random: np.random.Generator) -> np.ndarray:
+    """A Hawkes process by its families: immigrants at the base rates, children after exponential times; rounded."""
+    length = DAY_LENGTH / len(PIECES)
+    counts = random.poisson(np.array(PIECES) * length)
+    parents = (np.repeat(np.arange(len(PIECES)), counts) + random.uniform(size=counts.sum())) * length
+    times = [parents]
+    while parents.size:
+        parents = np.repeat(parents, random.poisson(JUMP / FADE, parents.size))
+        parents = parents + random.exponential(1 / FADE, parents.size)
+        parents = parents[parents < DAY_LENGTH]
+        times.append(parents)
+    return np.unique(np.round(np.concatenate(times), 3))
+
+
+@pytest.mark.parametrize("tapes", [FEW, LONG])
+def test_intervals_of_base_rates_in_pieces_cover(tapes: int) -> None:
+    """Fifteen days on a clock of 60 ms; pieces need whole days, gaps are refused."""
+    covered: Covered = {}
+    truths = {"excitation": JUMP, "decay": FADE, "branching_ratio": JUMP / FADE, "base_rate": float(np.mean(PIECES))}
+    truths |= {f"base_rate[{number + 1}]": rate for number, rate in enumerate(PIECES)}
+    for seed in range(tapes):
+        random = np.random.default_rng(2000 + seed)
+        fit = fit_hawkes([day_of_pieces(random) for _ in range(DAYS)], DAY_LENGTH, base_pieces=len(PIECES), unit="min")
+        estimates = fit.estimates()
+        for name, truth in truths.items():
+            note(covered, name, estimates[name], truth)
+    check(covered, tapes)
+
+
+BOOK_SECONDS, BOOK_TICK, HALF = 1200.0, 0.05, 400  # half a spread so wide that trades print within it
+LOST = (500.0, 620.0)
+GLFT = {
+    "fill_rate": 1.0,
+    "fill_decay": 1.0,
+    "volatility": 0.3,
+    "horizon": 10.0,
+    "num_steps": 1000,
+    "inventory_limit": 1,
+}
+
+
+def book(path: Path, seed: int, clustered: bool) -> Path:
+    """Orders of exponential reach, Poisson or of a Hawkes process, around a mid on ticks; two minutes are lost."""
+    random = np.random.default_rng(3000 + seed)
+    times = np.maximum(np.arange(0.0, BOOK_SECONDS + 0.1, 0.2) - 1e-6, 0.0)  # just before decisions
+    mid = np.rint(GLFT["volatility"] * np.sqrt(0.2) * random.normal(size=times.size).cumsum() / BOOK_TICK) + 2000
+    quotes = {"time_s": times, "event": "quote", "bid": (mid - HALF) * BOOK_TICK, "ask": (mid + HALF) * BOOK_TICK}
+    parts = [pd.DataFrame(quotes | {"bid_size": 1.0, "ask_size": 1.0})]
+    for side, sign in (("sell", -1), ("buy", 1)):
+        if clustered:
+            when = hawkes.simulate(*ORDERS["bid"], BOOK_SECONDS, seed=5 * seed + sign).times
+        else:
+            when = np.sort(random.uniform(0.0, BOOK_SECONDS, random.poisson(GLFT["fill_rate"] * BOOK_SECONDS)))
+        reach = np.floor(random.exponential(1 / GLFT["fill_decay"], when.size) / BOOK_TICK)
+        price = mid[np.searchsorted(times, when, side="right") - 1] + sign * np.minimum(reach, HALF - 1)
+        trades = {"time_s": when, "event": "trade", "price": price * BOOK_TICK, "size": 1.0, "side": side}
+        parts.append(pd.DataFrame(trades))
+    tape = pd.concat(parts, ignore_index=True).sort_values("time_s", kind="stable", ignore_index=True)
+    tape = tape[~tape["time_s"].between(*LOST)][list(TAPE_COLUMNS)]
+    tape.to_csv(path, index=False, float_format="%.9f")
+    return path
+
+
+@pytest.mark.parametrize("tapes", [FEW, LONG])
+@pytest.mark.parametrize("clustered", [False, True], ids=["Poisson", "clustered"])
+def test_intervals_of_replays_cover(tmp_path: Path, clustered: bool, tapes: int) -> None:
+    """Own orders are first and filled whole, so that the exact score is the truth; depths are whole ticks.
+
+    Where orders are clustered the depth is constant and nothing limits the inventory, so that fills are those of the
+    law in the mean; what else a policy earns of them has no closed form.
+    """
+    pytest.importorskip("hftbacktest", reason="the extra replay is not installed")
+    from mmgym.adapters.hftbacktest import Assumptions, read_recordings
+
+    base, jump, decay = ORDERS["bid"]
+    changes = {"fill_rate": base / (1 - jump / decay), "inventory_limit": 100} if clustered else {}
+    env = gymnasium.make("mmgym/GLFT-v0", **(GLFT | changes)).unwrapped
+    lean = 0.0 if clustered else 0.5
+
+    def act(observations: Any) -> Any:
+        held = env.to_state(observations)[1]
+        return env.from_quotes(np.stack([1.0 + lean * held, 1.0 - lean * held], axis=-1))
+
+    policy = CallablePolicy(act, markov=True)
+    promise = score(env, policy)
+    truths = {
+        "P&L an hour": 360 * promise.pnl,
+        "P&L a fill": promise.pnl / promise.fills,
+        "fills an hour": 360 * promise.fills,
+        "depth of a fill": promise.pnl / promise.fills,
+        "mean |inventory|": promise.mean_absolute_inventory,
+    }
+    truths |= {f"move after a fill, {horizon:g} s": 0.0 for horizon in HORIZONS}
+    covered: Covered = {}
+    assumed = Assumptions(fills="whole", order_latency=0.0, response_latency=0.0)
+    for seed in range(tapes):
+        parts = read_recordings([book(tmp_path / "tape.csv", seed, clustered)], tick=BOOK_TICK, lot=1.0)
+        assert len(parts) == 2
+        sessions = [replay(env, policy, part, assumed, interval=0.01) for part in parts]
+        for row in fills_by_depth(sessions, rules_of(env)).itertuples():
+            note(covered, f"{row.side} at {row.depth:.2f}", row, 1.0)
+        if not clustered:
+            figures, _ = metrics(sessions)
+            for name, truth in truths.items():
+                note(covered, name, figures.loc[name], truth)
+    check(covered, tapes)

@@ -213,7 +213,7 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
         show(comparison.parts, index=True)
         print(f"\n{name}: {blocks}\n")
         show(figures, index=True)
-        print(f"\n{name}: fills by depth, beside the law's (95 % intervals of Poisson counts)\n")
+        print(f"\n{name}: fills by depth, beside the law's (95 % intervals, by the dispersion of counts)\n")
         print(table_text(depths, digits=4))
     warned = [item for own in findings.values() for item in own]
     warnings = [{"file": file, "name": item.name, "text": item.text} for file, own in findings.items() for item in own]

@@ -2,7 +2,7 @@
 
 Sessions are cut into contiguous blocks of (about) one length, which are drawn with replacement (Carlstein 1986, blocks
 that do not overlap): dependence within a block is kept. Intervals are 95 % percentile intervals of
-`scipy.stats.bootstrap`.
+`scipy.stats.bootstrap`; those of fills by depth are of Poisson counts that vary over the blocks as much as measured.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mmgym.adapters.hftbacktest import SECOND
 from mmgym.adapters.hftbacktest_play import NOTHING
 from mmgym.baselines.replay.rules import ReplayRules
 from mmgym.baselines.replay.session import Session
+from mmgym.calibration.block_intervals import QUANTILE, block_sums, count_dispersion, reach
 
 Array = NDArray[Any]
 
@@ -173,21 +174,24 @@ def fills_by_depth(sessions: Sequence[Session], rules: ReplayRules) -> pd.DataFr
     -------
     DataFrame
         ``side``, ``depth`` (mean, price), ``from``, ``to``, ``seconds`` quoted, ``fills`` (orders), ``expected``
-        (orders), ``rate`` and ``law`` (1 / s), ``ratio`` of fills to expected ones with its 95 % interval for Poisson
-        counts, ``lower`` and ``upper``.
+        (orders), ``rate`` and ``law`` (1 / s), ``ratio`` of fills to expected ones with its 95 % interval, ``lower``
+        and ``upper``: that of Poisson counts, and where orders cluster that of ``fills`` over their measured dispersion
+        (McCullagh & Nelder 1989, section 6.2), from 30 blocks a session.
     """
     rows: list[dict[str, Any]] = []
     for side, name in enumerate(("bid", "ask")):
-        depth, seconds, expected, filled = (
-            np.concatenate(parts) for parts in zip(*(_exposure(one, side, rules) for one in sessions), strict=True)
-        )
+        parts, before = [], 0
+        for one in sessions:
+            block = _blocks(one, None)[0] + before
+            parts.append(_exposure(one, side, rules, block))
+            before = int(block[-1]) + 1
+        depth, seconds, expected, filled, block = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         if not len(depth):
             continue
         for low, high in _classes(depth, seconds):
             own = (depth >= low) & (depth <= high)
             time, fills, law = float(seconds[own].sum()), float(filled[own].sum()), float(expected[own].sum())
-            least = scipy.stats.chi2.ppf(0.025, 2 * fills) / 2 if fills else 0.0
-            most = scipy.stats.chi2.ppf(0.975, 2 * (fills + 1)) / 2
+            least, most = _interval_of_count(*(block_sums(block[own], x[own], before) for x in (filled, expected)))
             scale = 1.0 / law if law > 0.0 else math.nan
             rows.append(
                 {
@@ -201,16 +205,25 @@ def fills_by_depth(sessions: Sequence[Session], rules: ReplayRules) -> pd.DataFr
                     "rate": fills / time,
                     "law": law / time,
                     "ratio": fills * scale,
-                    "lower": float(least) * scale,
-                    "upper": float(most) * scale,
+                    "lower": least * scale,
+                    "upper": most * scale,
                 }
             )
     columns = ["side", "depth", "from", "to", "seconds", "fills", "expected", "rate", "law", "ratio", "lower", "upper"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _exposure(session: Session, side: int, rules: ReplayRules) -> tuple[Array, Array, Array, Array]:
-    """Depths, seconds, expected and observed fills of the intervals in which a side was quoted."""
+def _interval_of_count(counts: Array, expected: Array) -> tuple[float, float]:
+    """95 % interval of the sum of counts over blocks: that of a Poisson count of the sum over its dispersion."""
+    dispersion, freedom = count_dispersion(counts, expected)
+    wide = (float(reach(dispersion, freedom)) / QUANTILE) ** 2
+    count = float(counts.sum()) / wide
+    least = float(scipy.stats.chi2.ppf(0.025, 2 * count)) / 2 if count else 0.0
+    return wide * least, wide * float(scipy.stats.chi2.ppf(0.975, 2 * (count + 1))) / 2
+
+
+def _exposure(session: Session, side: int, rules: ReplayRules, block: Array) -> tuple[Array, ...]:
+    """Depths, seconds, expected and observed fills, and the block, of the intervals in which a side was quoted."""
     own, best = session.own[:-1, side], session.best[:-1]
     quoted = own != NOTHING
     tick, sign = session.recording.tick, 1 - 2 * side
@@ -225,7 +238,7 @@ def _exposure(session: Session, side: int, rules: ReplayRules) -> tuple[Array, A
     seconds = np.where(quoted, session.interval, 0.0)
     depth = np.where(quoted, depth, np.nan)
     depth = pd.Series(depth).ffill().bfill().to_numpy()  # a fill of an order that is on its way out
-    return depth[kept], seconds[kept], (law * seconds)[kept], filled[kept].astype(np.float64)
+    return depth[kept], seconds[kept], (law * seconds)[kept], filled[kept].astype(np.float64), block[kept]
 
 
 def _classes(depth: Array, seconds: Array) -> list[tuple[float, float]]:
