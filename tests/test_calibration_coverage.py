@@ -45,7 +45,6 @@ Covered = dict[str, list[bool]]
 def check(covered: Covered, tapes: int) -> None:
     """Counts one by one and together (the chances are in the module's docstring)."""
     counts = {name: int(np.sum(hits)) for name, hits in covered.items()}
-    print(tapes, counts, np.mean(list(counts.values())) / tapes)
     law, share = stats.binom(tapes, 0.95), 1e-3 / (2 * len(counts))
     if tapes < TAPES:
         assert min(counts.values()) >= law.ppf(1e-4 / len(counts)), counts
@@ -292,8 +291,9 @@ GLFT = {
 def book(path: Path, seed: int, clustered: bool) -> Path:
     """Orders of exponential reach, Poisson or of a Hawkes process, around a mid on ticks; two minutes are lost."""
     random = np.random.default_rng(3000 + seed)
-    times = np.maximum(np.arange(0.0, BOOK_SECONDS + 0.1, 0.2) - 1e-6, 0.0)  # just before decisions
-    mid = np.rint(GLFT["volatility"] * np.sqrt(0.2) * random.normal(size=times.size).cumsum() / BOOK_TICK) + 2000
+    # moves just before decisions, and rare: at the limit a moved quote waits until the old one is cancelled
+    times = np.maximum(np.arange(0.0, BOOK_SECONDS + 0.5) - 1e-6, 0.0)
+    mid = np.rint(GLFT["volatility"] * random.normal(size=times.size).cumsum() / BOOK_TICK) + 2000
     quotes = {"time_s": times, "event": "quote", "bid": (mid - HALF) * BOOK_TICK, "ask": (mid + HALF) * BOOK_TICK}
     parts = [pd.DataFrame(quotes | {"bid_size": 1.0, "ask_size": 1.0})]
     for side, sign in (("sell", -1), ("buy", 1)):
