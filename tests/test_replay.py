@@ -839,7 +839,7 @@ def test_what_is_missing_at_the_ends_of_a_window() -> None:
     whole = made(rows, end=5000.0)  # its seconds begin at 1
     (part,) = within(whole, Selection(start=101, end=701))
     assert [(stamp - SECOND) / SECOND for stamp in (part.start, part.end)] == [500.0, 649.5]
-    assert "WARNING (gaps): 2 gaps" in part.remarks[-1]
+    assert part.findings[-1].name == "gaps" and part.findings[-1].text.startswith("2 gaps")
 
 
 def test_a_window_of_whole_episodes_has_all_of_them() -> None:
