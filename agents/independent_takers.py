@@ -51,22 +51,22 @@ class OneCrowd(VecEnv):  # type: ignore[misc]
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
         """Step the game, and start the next one if it is over."""
-        found = self.players.step(self._actions, self._maker)
-        observations: Array = found.taker_observations[0]
+        step = self.players.step(self._actions, self._maker)
+        observations: Array = step.taker_observations[0]
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if found.terminated:
+        if step.terminated:
             infos = [{"terminal_observation": last, "TimeLimit.truncated": False} for last in observations]
             observations = self.reset()
-        finished = np.full(self.num_envs, found.terminated)
-        return observations, found.taker_rewards[0].astype(np.float32), finished, infos
+        finished = np.full(self.num_envs, step.terminated)
+        return observations, step.taker_rewards[0].astype(np.float32), finished, infos
 
     def close(self) -> None:
         """Nothing is held."""
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """An attribute of the game, once per row asked for."""
-        found = None if attr_name == "render_mode" else getattr(self.players, attr_name)
-        return [found for _ in self._get_indices(indices)]
+        value = None if attr_name == "render_mode" else getattr(self.players, attr_name)
+        return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set an attribute of the game."""
@@ -76,8 +76,8 @@ class OneCrowd(VecEnv):  # type: ignore[misc]
         self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
         """Call a method of the game, once."""
-        found = getattr(self.players, method_name)(*arguments, **keywords)
-        return [found for _ in self._get_indices(indices)]
+        answer = getattr(self.players, method_name)(*arguments, **keywords)
+        return [answer for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: int | Iterable[int] | None = None) -> list[bool]:
         """Nothing wraps the game."""

@@ -71,8 +71,8 @@ def add_agents(
             env = environment_of(settings.get("env", market), **(settings.get("arguments") or {}))
             for seed, policy in _agents(source, env, settings.get("env", market), benchmark.seeds):
                 started = time.perf_counter()
-                found = score(env, policy).to_dict()
-                rows.append(added_row(market, name, seed, found, time.perf_counter() - started))
+                figures = score(env, policy).to_dict()
+                rows.append(added_row(market, name, seed, figures, time.perf_counter() - started))
         if not any(row["name"] == name for row in rows):
             known = ", ".join(benchmark.environments)
             raise ValueError(f"{source} has no policy for any market of the benchmark {benchmark.title!r}: {known}")

@@ -108,10 +108,10 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
             continue
         must = f"{source}: {key} = {env_id!r} must be an id of the mean field's {name}"
         try:  # against the constant quote: an equilibrium may take minutes
-            found = environment_of(env_id, population="constant", **arguments).params
+            params = environment_of(env_id, population="constant", **arguments).params
         except TypeError as error:
             raise ValueError(f"{must}: {error}") from error
-        if not isinstance(found, role):
+        if not isinstance(params, role):
             raise ValueError(must)
     learner = content.get("learner", "exact")
     if not isinstance(learner, str):
@@ -324,12 +324,12 @@ class _Game:
         rate = settings.algorithms[self._algorithm]
         network = self._network(env) if self._algorithm.startswith(DEEP) else None
         played = learn(game, _tabular(self._algorithm), settings.rounds, rate, respond, network)
-        for number, found in enumerate(played, 1):
-            population = found.population
+        for number, state in enumerate(played, 1):
+            population = state.population
             row: dict[str, Any] = {
                 "algorithm": self._algorithm,
                 "round": number,
-                "answers": found.answers,
+                "answers": state.answers,
                 "exploitability": population.exploitability,
                 "value": population.value,
             }
@@ -376,7 +376,7 @@ def _write_population(path: Path, env: Any, table: Table) -> None:
 
 def _summary(curve: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """What each algorithm came to: a row each."""
-    found = []
+    table = []
     for algorithm, rows in curve.groupby("algorithm", sort=False):
         last, usual = rows.iloc[-1], ALGORITHMS.get(_tabular(algorithm))
         if settings.learner == "exact" and last["relative"] >= DIVERGED:
@@ -398,8 +398,8 @@ def _summary(curve: pd.DataFrame, settings: Settings) -> pd.DataFrame:
             "last": f"{last['exploitability']:.3g}",
             **{f"last {name.replace('_', ' ')}": f"{last[name]:.3g}" for name in PARTS if name in rows},
         }
-        found.append({**named, **worth, "core seconds": round(last["core_seconds"], 1), "end": end})
-    return pd.DataFrame(found)
+        table.append({**named, **worth, "core seconds": round(last["core_seconds"], 1), "end": end})
+    return pd.DataFrame(table)
 
 
 def _page(summary: pd.DataFrame, record: dict[str, Any]) -> str:

@@ -82,8 +82,8 @@ class _Metric:
     def update(self, inputs: Any) -> None:
         """Learn from inputs (B, D)."""
         jacobian = self._jacobian(inputs).flatten(0, 1)
-        found = jacobian.T @ jacobian / len(inputs)
-        self.matrix = found if self.matrix is None else MEMORY * self.matrix + (1.0 - MEMORY) * found
+        product = jacobian.T @ jacobian / len(inputs)
+        self.matrix = product if self.matrix is None else MEMORY * self.matrix + (1.0 - MEMORY) * product
 
     def step(self, objective: Any) -> Any:
         """The direction (P,) in which an objective grows fastest for its size."""
@@ -251,8 +251,8 @@ class NaturalGradient:
         metric, network = self._metrics["critic"], self.critic.network
         for _ in range(FIRST_FITS if self.steps == 0 else 1):
             metric.update(self._drawn(inputs))
-            found = network(inputs)[:, 0]
-            step = metric.step((found * (targets - found).detach()).mean())
+            outputs = network(inputs)[:, 0]
+            step = metric.step((outputs * (targets - outputs).detach()).mean())
             length = metric.length(step)
             if length > 0.0:
                 size = min(self.settings["critic_step_size"] * max(self.left, 0.02), CRITIC_REACH / length)

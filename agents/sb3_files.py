@@ -107,15 +107,15 @@ def load_sb3_file(path: str | Path, env: Any, normalisation: str | Path | None =
         ) from error
     policy.set_training_mode(False)
     masks = getattr(getattr(env, "unwrapped", env), "masks", None) if "maskable" in module else None
-    found = ModelPolicy(_Network(policy), masks=masks, quotes_of=getattr(env, "to_quotes", None))
+    model = ModelPolicy(_Network(policy), masks=masks, quotes_of=getattr(env, "to_quotes", None))
     if normalisation is None:
-        return found
+        return model
     arrays = read_arrays(Path(normalisation))
     shape = observations.shape
     if any(name not in arrays or np.shape(arrays[name]) != shape for name in ("mean", "var")):
         raise ValueError(f"{normalisation} must have the arrays mean and var, each of shape {shape}")
     return _Normalised(
-        found, arrays["mean"], arrays["var"], float(arrays.get("clip", 10.0)), float(arrays.get("epsilon", 1e-8))
+        model, arrays["mean"], arrays["var"], float(arrays.get("clip", 10.0)), float(arrays.get("epsilon", 1e-8))
     )
 
 

@@ -184,8 +184,8 @@ def _row(trial: FrozenTrial, seeds: Sequence[int]) -> dict[str, Any]:
     """What tables and files say of a complete trial."""
     attributes = trial.user_attrs
     skills = {f"seed {seed}": skill for seed, skill in zip(seeds, attributes["skills"], strict=True)}
-    found = {"trial": attributes["folder"], "skill": trial.value, **skills, "seconds": attributes["seconds"]}
-    return {**found, **trial.params}
+    row = {"trial": attributes["folder"], "skill": trial.value, **skills, "seconds": attributes["seconds"]}
+    return {**row, **trial.params}
 
 
 def _write(search: _Search, study: optuna.Study, folder: Path) -> None:

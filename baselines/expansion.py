@@ -80,12 +80,12 @@ class FrozenExpansions:
     def __init__(self, problem: FrozenProblem) -> None:
         places = np.array([[-1.0], [0.0], [1.0], [-0.6875], [0.3125]])
         try:
-            found = problem.controls((places * np.ones(problem.num_controls)).astype(np.float32))
+            corners = problem.controls((places * np.ones(problem.num_controls)).astype(np.float32))
         except (IndexError, ValueError) as error:
             raise TypeError("exact_gradient needs a box of actions") from error
-        low, middle, high = found[:3]
-        affine = found.shape[1:] == (problem.num_controls,)
-        if not affine or not np.allclose(found, middle + places * 0.5 * (high - low), rtol=1e-9, atol=1e-9):
+        low, middle, high = corners[:3]
+        affine = corners.shape[1:] == (problem.num_controls,)
+        if not affine or not np.allclose(corners, middle + places * 0.5 * (high - low), rtol=1e-9, atol=1e-9):
             raise TypeError(
                 "exact_gradient needs controls that are an affine function of a box of actions: there is no gradient "
                 "in a choice beside continuous controls"
@@ -101,8 +101,8 @@ class FrozenExpansions:
         else:
             actions = policy.predict(self.observations)[0]
         shape = (self.problem.num_steps, self.problem.num_states, self.problem.num_controls)
-        found: Array = self.center + self.reach * np.asarray(actions, dtype=np.float64).clip(-1.0, 1.0).reshape(shape)
-        return found
+        played: Array = self.center + self.reach * np.asarray(actions, dtype=np.float64).clip(-1.0, 1.0).reshape(shape)
+        return played
 
     def value(self, policy: Policy) -> float:
         return visits(self.problem, self.controls(policy))[0]

@@ -163,8 +163,8 @@ def _takes_one(function: Any, env: Any) -> bool:
         return True
     name = title(CallablePolicy(function))
     told = [
-        f"raised {type(found).__name__}: {found}" if isinstance(found, Exception) else f"returned shape {found}"
-        for found in (of_batch, of_one)
+        f"raised {type(reply).__name__}: {reply}" if isinstance(reply, Exception) else f"returned shape {reply}"
+        for reply in (of_batch, of_one)
     ]
     raise ValueError(
         f"{name} {told[0]} for a batch of {PROBE} observations, shape {observations.shape}, and {told[1]} for one of "
@@ -189,8 +189,8 @@ def _answer(module: Any, observations: Any, deterministic: bool) -> Any:
     if rllib is not None and isinstance(module, rllib.RLModule):
         heads = module.forward_inference({"obs": observations.reshape(-1, observations.shape[-1])})
         law = module.get_inference_action_dist_cls().from_logits(heads["action_dist_inputs"])
-        found = (law.to_deterministic() if deterministic else law).sample()
-        return found.reshape(*observations.shape[:-1], *found.shape[1:])
+        sample = (law.to_deterministic() if deterministic else law).sample()
+        return sample.reshape(*observations.shape[:-1], *sample.shape[1:])
     return module(observations)
 
 
@@ -232,15 +232,15 @@ class ModulePolicy(StatelessPolicy):
         try:
             with torch.no_grad():
                 given = torch.as_tensor(np.asarray(observation), dtype=first.dtype, device=first.device)
-                found = _answer(self.module, given, deterministic)
+                answer = _answer(self.module, given, deterministic)
         finally:
             self.module.train(training)
-        if not isinstance(found, torch.Tensor):
+        if not isinstance(answer, torch.Tensor):
             raise TypeError(
-                f"{type(self.module).__name__} returned {type(found).__name__}: a module must return one tensor of "
+                f"{type(self.module).__name__} returned {type(answer).__name__}: a module must return one tensor of "
                 "actions, or of logits where actions are discrete; give a function that takes the part that is meant"
             )
-        actions: Array = found.cpu().numpy()
+        actions: Array = answer.cpu().numpy()
         sizes = None if self._space is None else component_sizes(self._space)
         logits = actions.dtype.kind == "f" or actions.ndim == np.ndim(observation)  # TorchRL's are one-hot integers
         if sizes is None or actions.shape[-1:] != (sum(sizes),) or not logits:

@@ -179,7 +179,7 @@ class MixtureProblem:
         if any(of is None for of in known):
             return None
 
-        def found(n: int, values: Array) -> ActionValues:
+        def of_parts(n: int, values: Array) -> ActionValues:
             own = [of(n, block) for of, block in zip(known, self.blocks(values), strict=True) if of is not None]
 
             def others(states: Array, entries: Array) -> Array:
@@ -192,7 +192,7 @@ class MixtureProblem:
 
             return ActionValues(np.concatenate([part.last for part in own]), others)
 
-        return found
+        return of_parts
 
 
 def union_solution(problem: MixtureProblem, solutions: Sequence[Solution]) -> Solution:

@@ -331,8 +331,8 @@ class GivenPolicy(RememberingPolicy):
         given = {"state": state, "episode_start": episode_start, "deterministic": deterministic}
         given |= {} if action_masks is None else {"action_masks": action_masks}
         taken = {name: value for name, value in given.items() if name in self._taken}
-        found = self._policy.predict(observation, **taken)
-        return found if isinstance(found, tuple) and len(found) == 2 else (found, state)
+        answer = self._policy.predict(observation, **taken)
+        return answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, state)
 
 
 def draws_actions(policy: Policy, deterministic: bool) -> bool:

@@ -229,8 +229,8 @@ class RandomisedBaseline(FiniteBaseline):
                 [self.mixture.parts[i] for i in kept], weights[kept] / weights[kept].sum(), None, {}
             )
             average = self._average_controls()
-            found = best_fixed_table(nested, [average])
-            return max(found, average, key=lambda table: mean_value(self.mixture, table))
+            best = best_fixed_table(nested, [average])
+            return max(best, average, key=lambda table: mean_value(self.mixture, table))
         tables = np.split(self.solution.controls, len(self.mixture.parts), axis=1)
         own = max(tables, key=lambda table: mean_value(self.mixture, table))
         return best_fixed_table(self.mixture, [self._average_controls(), own])

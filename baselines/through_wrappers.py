@@ -63,8 +63,8 @@ def _of_rows(layer: Any, kind: str, rows: Array) -> Array:
     count, change = layer.num_envs, getattr(layer, f"{kind}s")  # of a batch that has always so many rows
     parts = [rows[low : low + count] for low in range(0, len(rows), count)]
     padded = [np.concatenate([part, np.repeat(part[-1:], count - len(part), axis=0)]) for part in parts]
-    found = [np.array(change(whole))[: len(part)] for whole, part in zip(padded, parts, strict=True)]
-    return np.concatenate(found)
+    changed = [np.array(change(whole))[: len(part)] for whole, part in zip(padded, parts, strict=True)]
+    return np.concatenate(changed)
 
 
 class WrappedEnvironment:
@@ -101,9 +101,9 @@ def _tapped(base: Any, kept: Callable[[Any, Any], None]) -> None:
     base._full_info = True
 
     def step(actions: Any) -> Any:
-        found = plain(actions)
-        kept(found[1], found[4])
-        return found
+        outcome = plain(actions)
+        kept(outcome[1], outcome[4])
+        return outcome
 
     base.step = step
 
@@ -120,8 +120,8 @@ class _Copies:
             _tapped(innermost(env), lambda reward, info, i=i: self._own.__setitem__(i, (reward, info)))  # type: ignore[misc]
 
     def reset(self, seed: int) -> tuple[Array, dict[str, Any]]:
-        found = [env.reset(seed=seed + i) for i, env in enumerate(self.envs)]
-        self._last = [observation for observation, _ in found]
+        starts = [env.reset(seed=seed + i) for i, env in enumerate(self.envs)]
+        self._last = [observation for observation, _ in starts]
         self._ended = np.zeros(self.num_envs, np.bool_)
         return np.stack(self._last), {}
 

@@ -53,19 +53,19 @@ def _name(thing: Any) -> str:
 
 def _layers(env: Any) -> tuple[list[Any], Any]:
     """Wrappers from the outermost on, and what is inside."""
-    found = []
+    layers = []
     while True:
         if isinstance(env, gymnasium.Wrapper | gymnasium.vector.VectorWrapper):
-            found.append(env)
+            layers.append(env)
             env = env.env
         elif hasattr(env, "venv"):  # a wrapper of Stable-Baselines3
-            found.append(env)
+            layers.append(env)
             env = env.venv
         else:
             inner = getattr(env, "unwrapped", env)
             if inner is not env and not hasattr(env, "params"):  # somebody else's wrapper
-                found.append(env)
-            return found, inner
+                layers.append(env)
+            return layers, inner
 
 
 def _never_cuts(layer: Any, base: Any) -> bool:

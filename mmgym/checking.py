@@ -224,10 +224,10 @@ def _play_single(env: Any, seed: int) -> list[_Episode]:
 
 def _check_docstring(suite: _Suite) -> None:
     name, text = suite.env_class.__name__, inspect.cleandoc(suite.env_class.__doc__ or "")
-    found = re.findall(r"^## (.+?)\s*$", text, flags=re.MULTILINE)
-    missing = [section for section in SECTIONS if section not in found]
+    headings = re.findall(r"^## (.+?)\s*$", text, flags=re.MULTILINE)
+    missing = [section for section in SECTIONS if section not in headings]
     _require(not missing, f"the docstring of {name} has no section {', '.join(f'## {section}' for section in missing)}")
-    _require(found == list(SECTIONS), f"the sections of the docstring of {name} are {found}, not {list(SECTIONS)}")
+    _require(headings == list(SECTIONS), f"the docstring of {name} has the sections {headings}, not {list(SECTIONS)}")
     listed = text.split("## Arguments")[1].split("\n## ")[0]
     known = argument_names(suite.env_class.market.params_type)
     unlisted = [argument for argument in (*known, "info", "render_mode") if f"`{argument}`" not in listed]
@@ -275,13 +275,13 @@ def _check_spaces(suite: _Suite) -> None:
             f"the action space {actions} is neither a Box nor discrete",
         )
     for name, space in (("observation", observations), ("action", actions)):
-        found = getattr(batch, f"single_{name}_space")
-        _require(found == space, f"single_{name}_space of the batch is {found}, but the single environment has {space}")
-        found = getattr(batch, f"{name}_space")
-        _require(found == batch_space(space, 3), f"{name}_space of a batch of 3 is {found}")
+        part = getattr(batch, f"single_{name}_space")
+        _require(part == space, f"single_{name}_space of the batch is {part}, but the single environment has {space}")
+        space_of_batch = getattr(batch, f"{name}_space")
+        _require(space_of_batch == batch_space(space, 3), f"{name}_space of a batch of 3 is {space_of_batch}")
     for mode in AutoresetMode:
-        found = suite.make_batch(1, autoreset_mode=mode).metadata.get("autoreset_mode")
-        _require(found is mode, f"metadata['autoreset_mode'] of a batch with {mode} is {found!r}")
+        declared = suite.make_batch(1, autoreset_mode=mode).metadata.get("autoreset_mode")
+        _require(declared is mode, f"metadata['autoreset_mode'] of a batch with {mode} is {declared!r}")
 
 
 def _check_episodes(suite: _Suite) -> None:
@@ -324,9 +324,9 @@ def _check_seeding(suite: _Suite) -> None:
         _require(
             _equal(_streams(batch, seed=seed), expected), f"row i of a batch seeded {seed} is not seeded {seed} + i"
         )
-        found = _streams(batch, seed=[seed, None, (seed + 2) % 2**64])
+        streams = _streams(batch, seed=[seed, None, (seed + 2) % 2**64])
         _require(
-            _equal(found[[0, 2]], [expected[0], expected[2]]), "a list of seeds does not seed the rows that it names"
+            _equal(streams[[0, 2]], [expected[0], expected[2]]), "a list of seeds does not seed the rows that it names"
         )
     _require(not _equal(_streams(env, seed=0), _streams(env, seed=1)), "seeds 0 and 1 start the same stream")
     fresh = np.concatenate(
@@ -438,10 +438,10 @@ class _Cursor:
             _require(name in info, f"{where}: info has no {name!r}, which the single environment's has")
             self._compare(f"info[{name!r}]", info[name][row], value, row, where)
 
-    def _compare(self, name: str, found: Any, expected: Any, row: int, where: str) -> None:
-        if not _equal(found, expected):
+    def _compare(self, name: str, actual: Any, expected: Any, row: int, where: str) -> None:
+        if not _equal(actual, expected):
             raise AssertionError(
-                f"{where}: {name} of row {row} at step {self.step} of episode {self.episode} is {found}, but a single "
+                f"{where}: {name} of row {row} at step {self.step} of episode {self.episode} is {actual}, but a single "
                 f"environment seeded alike has {expected}"
             )
 

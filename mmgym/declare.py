@@ -273,14 +273,14 @@ class Market:
 
     def ranges(self, params: Any) -> Array:
         """Lowest and highest of every coordinate, int (C, 2)."""
-        found = np.array([[_of(params, c.low), _of(params, c.high)] for c in self.coordinates], dtype=np.float64)
-        for coordinate, (low, high) in zip(self.coordinates, found, strict=True):
+        limits = np.array([[_of(params, c.low), _of(params, c.high)] for c in self.coordinates], dtype=np.float64)
+        for coordinate, (low, high) in zip(self.coordinates, limits, strict=True):
             if not low <= high or high - low > MOST_WIDTH or low != round(low) or high != round(high):
                 raise ValueError(
                     f"{self.name}: the coordinate {coordinate.name} from {low:g} to {high:g} is not allowed: both must "
                     f"be whole numbers, in order, and no further apart than {MOST_WIDTH:,}"
                 )
-        return found.astype(np.int64)
+        return limits.astype(np.int64)
 
     def shape(self, params: Any) -> tuple[int, ...]:
         """Number of values of every coordinate.
@@ -341,17 +341,17 @@ class Market:
         given = tuple(0 for _ in self.coordinates) if self.start is None else self.start(params)
         pairs = given if isinstance(given, list) else [(given, 1.0)]
         ranges, wrong = self.ranges(params), None
-        found = np.array([np.atleast_1d(np.asarray(place)) for place, _ in pairs], dtype=np.int64)
+        places = np.array([np.atleast_1d(np.asarray(place)) for place, _ in pairs], dtype=np.int64)
         chances = np.array([chance for _, chance in pairs], dtype=np.float64)
-        if found.shape != (len(pairs), len(self.coordinates)) or len(pairs) > MOST_STARTS:
+        if places.shape != (len(pairs), len(self.coordinates)) or len(pairs) > MOST_STARTS:
             wrong = f"at most {MOST_STARTS} tuples of {len(self.coordinates)} coordinates"
-        elif ((found < ranges[:, 0]) | (found > ranges[:, 1])).any():
+        elif ((places < ranges[:, 0]) | (places > ranges[:, 1])).any():
             wrong = "within the ranges of the coordinates"
         elif not (chances >= 0.0).all() or abs(chances.sum() - 1.0) > 1e-9:
             wrong = "with probabilities that are >= 0 and sum to 1"
         if wrong:
             raise ValueError(f"{self.name}: start = {given} is not allowed: it must be {wrong}")
-        return found, chances / chances.sum()
+        return places, chances / chances.sum()
 
     def boxes(self, params: Any) -> tuple[Array, Array, Array]:
         """Lowest and highest of every control and its unit, (C,) each."""
@@ -427,11 +427,11 @@ def _step_length(params: Any) -> float:
 
 def _readable(params_type: Any) -> tuple[str, ...]:
     """Properties that kernels can read: those that are said to return a number."""
-    found = []
+    names = []
     for name, member in inspect.getmembers(params_type, lambda member: isinstance(member, property)):
         if get_type_hints(member.fget).get("return") in (float, int, bool):
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 # From a declaration to its kernels
@@ -492,7 +492,7 @@ class _Source:
                 f"{self.declared.name}: the parameters ({', '.join(given)}) of {function_name(function)} are not "
                 f"allowed: they must be among {', '.join(allowed)}"
             )
-        known = next((name for name, found in self.functions.items() if found is function), None)
+        known = next((name for name, listed in self.functions.items() if listed is function), None)
         name = known or f"{plain.__name__ if plain.__name__.isidentifier() else 'function'}_{len(self.functions)}"
         self.functions[name] = function
         return f"{name}({', '.join(given)})"
@@ -503,20 +503,20 @@ class _Source:
 
     def of_moves(self, part: str, default: str, allowed: Sequence[str]) -> list[str]:
         """Calls of the function that events have as ``part``, with the marks of `Market.moves`."""
-        found = []
+        calls = []
         for event, mark in self.declared.moves:
             call = self.call(getattr(event, part), default, allowed if mark is None else (*allowed, "mark"))
-            found.append(call if mark is None else re.sub(r"\bmark\b(?=[,)])", str(mark), call))
-        return found
+            calls.append(call if mark is None else re.sub(r"\bmark\b(?=[,)])", str(mark), call))
+        return calls
 
     def intensities(self, opened: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         """What is computed once a step; lines that are needed in a state; and the intensities of all moves."""
         fixed, lines, rates = [], [], []
         for e, event in enumerate(self.declared.events):
-            found = self.number(event.intensity)
+            rate = self.number(event.intensity)
             alone = "x" not in inspect.signature(getattr(event.intensity, "py_func", event.intensity)).parameters
-            fixed.append(found if alone else "0.0")
-            once = f"fixed[{e}]" if alone else found
+            fixed.append(rate if alone else "0.0")
+            once = f"fixed[{e}]" if alone else rate
             if event.marks and not alone:
                 here = [when for when, (other, _) in zip(opened, self.declared.moves, strict=True) if other is event]
                 lines.append(f"    once_{e} = ({once} if {' or '.join(dict.fromkeys(here))} else 0.0)")
@@ -670,13 +670,13 @@ def _names(function: Any, seen: set[Any]) -> Iterator[tuple[str, ...]]:
         yield code.co_names
         yield tuple(constant for constant in code.co_consts if isinstance(constant, str))  # getattr(x, "step")
         codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
-        found = [plain.__globals__.get(name) for name in code.co_names]
-        homes = [home for home in found if inspect.ismodule(home)]
+        named = [plain.__globals__.get(name) for name in code.co_names]
+        homes = [home for home in named if inspect.ismodule(home)]
         for home in homes:  # a package, its module, a function of that
             inside = [getattr(home, name, None) for name in code.co_names]
             homes += [part for part in inside if inspect.ismodule(part) and part not in homes]
-            found += inside
-        for other in found:
+            named += inside
+        for other in named:
             yield from _names(other, seen)
     for cell in plain.__closure__ or ():
         yield from _names(cell.cell_contents, seen)
@@ -734,9 +734,9 @@ def _engine(declared: Market) -> market.Market:
         functions[name], arrays[name] = function, shape
 
     def ranges(params: Any) -> dict[str, tuple[float, float]]:
-        found = {c.name: (float(a), float(b)) for c, (a, b) in zip(d.coordinates, d.ranges(params), strict=True)}
+        coordinates = {c.name: (float(a), float(b)) for c, (a, b) in zip(d.coordinates, d.ranges(params), strict=True)}
         counts = ("bid_fills", "ask_fills", "market_orders", "masked_actions", "price_square")
-        return {**found, "step": (0, params.num_steps), **dict.fromkeys(counts, (0.0, math.inf))}
+        return {**coordinates, "step": (0, params.num_steps), **dict.fromkeys(counts, (0.0, math.inf))}
 
     engine = market.Market(
         name=d.name,
@@ -793,8 +793,8 @@ def _transitions(declared: Market, params: Any) -> Array:
         "the ranges of " + ", ".join(c.name for c in d.coordinates),
     )
     rows = d.states(params)
-    found, reached = np.empty((count, len(rows)), dtype=np.bool_), np.empty((count, *rows.shape), dtype=np.int64)
-    declared_kernels.find_transitions(record, rows, found, reached)
+    reachable, reached = np.empty((count, len(rows)), dtype=np.bool_), np.empty((count, *rows.shape), dtype=np.int64)
+    declared_kernels.find_transitions(record, rows, reachable, reached)
 
     def refuse(function: Any, state: int, what: str) -> None:
         raise ValueError(f"{d.name}: {function_name(function)} at {d.describe_state(params, state)} {what}")
@@ -813,7 +813,7 @@ def _transitions(declared: Market, params: Any) -> Array:
     words = ("income", "running_penalty", "position", "variance", "drift", "liquidation", "terminal_penalty", "mid")
     numbers, first_mid = np.empty((len(words), len(rows))), np.empty(0)
     for step in sorted({0, params.num_steps // 2, params.num_steps - 1}):
-        _require_chances(d, params, step, found)
+        _require_chances(d, params, step, reachable)
         _require_rates(d, record, rows, step, sample, refuse)
         for controls in sample:
             declared_kernels.find_state_rates(record, step, rows, controls, numbers)
@@ -830,7 +830,7 @@ def _transitions(declared: Market, params: Any) -> Array:
     if d.impulse is not None:
         for controls in sample:
             impulse_of(d, params, 0, controls)
-    following = np.where(found, np.array([d.index(params, places) for places in reached]), -1)
+    following = np.where(reachable, np.array([d.index(params, places) for places in reached]), -1)
     following.setflags(write=False)
     return following
 
@@ -877,16 +877,16 @@ def _require_observed(declared: Market, params: Any) -> None:
             )
 
 
-def _require_chances(declared: Market, params: Any, step: int, found: Array) -> None:
+def _require_chances(declared: Market, params: Any, step: int, reachable: Array) -> None:
     """Refuse chances of marks that are no probabilities, in states where one of the marks is open: ``found`` (E, S)."""
-    d, chances = declared, np.ones(found.shape)
+    d, chances = declared, np.ones(reachable.shape)
     if not any(event.marks for event in d.events):
         return
     declared_kernels.find_chances(kernel_rows(d.engine.record(params)), step, d.states(params), chances)
     for event in d.events:
         of_event = [k for k, (other, _) in enumerate(d.moves) if other is event]
         total, least = chances[of_event].sum(axis=0), chances[of_event].min(axis=0)
-        wrong = np.flatnonzero(~((least >= 0.0) & (np.abs(total - 1.0) <= 1e-9)) & found[of_event].any(axis=0))
+        wrong = np.flatnonzero(~((least >= 0.0) & (np.abs(total - 1.0) <= 1e-9)) & reachable[of_event].any(axis=0))
         if len(wrong):
             state = int(wrong[0])
             raise ValueError(
@@ -935,9 +935,9 @@ def allowed_entries(declared: Market, params: Any, step: int) -> Array:
     """Which entries of every choice are allowed: bool (S, controls, entries), False beyond the last and of boxes."""
     low, high, _ = declared.boxes(params)
     rows, most = declared.states(params), int((high - low)[~declared.boxed].max(initial=0.0)) + 1
-    found = np.zeros((len(rows), len(low), most), dtype=np.bool_)
-    declared_kernels.find_allowed(kernel_rows(declared.engine.record(params)), step, rows, found)
-    return found
+    entries = np.zeros((len(rows), len(low), most), dtype=np.bool_)
+    declared_kernels.find_allowed(kernel_rows(declared.engine.record(params)), step, rows, entries)
+    return entries
 
 
 def impulse_of(declared: Market, params: Any, step: int, controls: Array) -> tuple[Array, Array]:
@@ -961,8 +961,8 @@ def impulse_of(declared: Market, params: Any, step: int, controls: Array) -> tup
         raise ValueError(f"{d.name}: the impulse reads one of {', '.join(boxes)}: it sees the choices only") from error
     chosen = np.flatnonzero(~d.boxed)
     entries = (controls - d.boxes(params)[0])[chosen].astype(np.int64)
-    open_ = allowed_entries(d, params, step)[:, chosen, entries].all(axis=1)
-    places[~open_], paid[~open_] = rows[~open_], 0.0
+    reachable = allowed_entries(d, params, step)[:, chosen, entries].all(axis=1)
+    places[~reachable], paid[~reachable] = rows[~reachable], 0.0
     if d.impulse is not None:
         _require_inside(d, params, d.impulse.effect, places)
         wrong = np.flatnonzero(~np.isfinite(paid))
@@ -1044,13 +1044,13 @@ def observe(declared: Market, params: Any, step: int) -> NDArray[np.float32]:
 
 def locate(declared: Market, params: Any, observations: Any) -> tuple[Array, Array]:
     """Step and coordinates (..., C) of observations: the inverse of `observe`, with hidden ones at `Market.guess`."""
-    found = np.asarray(observations, dtype=np.float64)
+    columns = np.asarray(observations, dtype=np.float64)
     shift, width = declared.scales(params)
     ranges, seen = declared.ranges(params), declared.observed(params)
-    step = np.clip(np.rint(found[..., 0] * params.num_steps), 0, params.num_steps).astype(np.int64)
-    rows = np.empty((*found.shape[:-1], len(seen)))
+    step = np.clip(np.rint(columns[..., 0] * params.num_steps), 0, params.num_steps).astype(np.int64)
+    rows = np.empty((*columns.shape[:-1], len(seen)))
     rows[...] = 0 if seen.all() else declared.guess(params)
-    rows[..., seen] = np.rint(found[..., 1:] * width[seen] + shift[seen])
+    rows[..., seen] = np.rint(columns[..., 1:] * width[seen] + shift[seen])
     return step, np.clip(rows, ranges[:, 0], ranges[:, 1]).astype(np.int64)
 
 
@@ -1066,12 +1066,12 @@ def _masks_of(env: Any, states: Array, steps: Array) -> Array:
     low, high, _ = d.boxes(p)
     chosen = np.flatnonzero(~d.boxed)
     sizes = (high - low + 1)[chosen].astype(np.int64)
-    found = np.empty((len(states), int(sizes.sum())), dtype=np.bool_)
+    masks = np.empty((len(states), int(sizes.sum())), dtype=np.bool_)
     for step in np.unique(steps):
         here = np.flatnonzero(steps == step)
         entries = allowed_entries(d, p, int(step))[states[here]]
-        found[here] = np.concatenate([entries[:, j, :n] for j, n in zip(chosen, sizes, strict=True)], axis=1)
-    return found
+        masks[here] = np.concatenate([entries[:, j, :n] for j, n in zip(chosen, sizes, strict=True)], axis=1)
+    return masks
 
 
 class _Discrete:
@@ -1102,8 +1102,8 @@ class _Choices:
         self.require_started("action_masks()")
         state = self._rows.state
         rows = np.stack([state[c.name] for c in self.declaration.coordinates], axis=1).astype(np.int64)
-        found = _masks_of(self, self.declaration.index(self.one_params, rows), state["step"].astype(np.int64))
-        return found[0] if isinstance(self, KernelEnv) else found
+        masks = _masks_of(self, self.declaration.index(self.one_params, rows), state["step"].astype(np.int64))
+        return masks[0] if isinstance(self, KernelEnv) else masks
 
 
 def _camel(name: str) -> str:

@@ -35,8 +35,8 @@ def _exp(x):
 
 
 def _dual_exp(x):
-    found = fast_exp(x.value)
-    return dual(found, found * x.slope)
+    value = fast_exp(x.value)
+    return dual(value, value * x.slope)
 
 
 overload_dual(exp, _dual_exp)
@@ -116,12 +116,12 @@ def revalued(p, x, y):
 @scalar_kernel
 def carry(p, x, r):
     """What events at the intensities ``r`` gain on average by moving the mid, per unit of time; 0 under CARA."""
-    found = 0.0
+    gain = 0.0
     if has_mid(p) and p.aversion == 0.0:
         for k in range(num_events(p)):
             if r[k] > 0.0:
-                found += r[k] * revalued(p, x, effect(p, x, k))
-    return found
+                gain += r[k] * revalued(p, x, effect(p, x, k))
+    return gain
 
 
 @scalar_kernel
@@ -293,7 +293,7 @@ def step_one(p, s, controls, intensities):
 
 
 @njit(**KERNEL)
-def find_transitions(params, rows, found, reached):
+def find_transitions(params, rows, opened, reached):
     """Which events are open in states, what their effects are, and where they come to: see `mmgym.declare`.
 
     Parameters
@@ -309,9 +309,9 @@ def find_transitions(params, rows, found, reached):
     for i in range(rows.shape[0]):
         x = from_row(p, 0, rows[i])
         for k in range(num_events(p)):
-            found[k, i] = is_open(p, x, k)
+            opened[k, i] = is_open(p, x, k)
             reached[k, i] = rows[i]
-            if found[k, i]:
+            if opened[k, i]:
                 to_row(p, effect(p, x, k), reached[k, i])
 
 
@@ -328,24 +328,24 @@ def find_impulses(params, step, rows, controls, reached, paid):
 
 
 @njit(**KERNEL)
-def find_allowed(params, step, rows, found):
+def find_allowed(params, step, rows, entries):
     """Which entries of every choice are allowed in states (S, C): bool (S, choices, entries)."""
     p = params[0]
     for i in range(rows.shape[0]):
         x = from_row(p, step, rows[i])
-        for j in range(found.shape[1]):
+        for j in range(entries.shape[1]):
             if is_box(p, j):
                 continue
             for entry in range(np.int64(p.control_count[j])):
-                found[i, j, entry] = allowed(p, x, j, np.int64(p.control_low[j]) + entry)
+                entries[i, j, entry] = allowed(p, x, j, np.int64(p.control_low[j]) + entry)
 
 
 @njit(**KERNEL)
-def find_chances(params, step, rows, found):
+def find_chances(params, step, rows, chances):
     """Chances (E, S) of marks in states (S, C)."""
     p = params[0]
     for i in range(rows.shape[0]):
-        fill_chances(p, from_row(p, step, rows[i]), found[:, i])
+        fill_chances(p, from_row(p, step, rows[i]), chances[:, i])
 
 
 @njit(**KERNEL)
@@ -365,21 +365,21 @@ def find_sampled_rates(take, raw, step, rows, sample, rate, pay):
 
 
 @njit(**KERNEL)
-def find_state_rates(params, step, rows, controls, found):
+def find_state_rates(params, step, rows, controls, columns):
     """Numbers of states (S, C) under controls (controls,): income, running penalty, position, variance, drift,
     what is paid at the end, as liquidation and as penalty, and what they add to the mid: (8, S)."""
     p = params[0]
     u = to_controls(p, controls)
     for i in range(rows.shape[0]):
         x = from_row(p, step, rows[i])
-        found[0, i] = income(p, x, u)
-        found[1, i] = running_penalty(p, x, u)
-        found[2, i] = position(p, x)
-        found[3, i] = variance(p, x)
-        found[4, i] = drift(p, x)
-        found[5, i] = liquidation(p, x)
-        found[6, i] = terminal_penalty(p, x)
-        found[7, i] = mid(p, x)
+        columns[0, i] = income(p, x, u)
+        columns[1, i] = running_penalty(p, x, u)
+        columns[2, i] = position(p, x)
+        columns[3, i] = variance(p, x)
+        columns[4, i] = drift(p, x)
+        columns[5, i] = liquidation(p, x)
+        columns[6, i] = terminal_penalty(p, x)
+        columns[7, i] = mid(p, x)
 
 
 # What happens in states under controls, as functions of one type: what calls them is compiled once for all markets.
@@ -410,20 +410,20 @@ def _take_rates(p, step, rows, order, size, controls, weights, rate, pay, flow, 
         fill_payoffs(p, x, u, buffer[1])
         leaving = carried = 0.0
         for k in range(num_events(p)):
-            found = buffer[0, k]
-            wrong |= not 0.0 <= found < np.inf
-            leaving += found
+            intensity = buffer[0, k]
+            wrong |= not 0.0 <= intensity < np.inf
+            leaving += intensity
             kind = counts_as(p, k)
             paid = weights[GAIN] * buffer[1, k]
             if kind == ORDER:
                 paid += weights[ORDERS]
             elif kind in (BID, ASK):
                 paid += weights[FILLS]
-            if has_mid(p) and found > 0.0:
+            if has_mid(p) and intensity > 0.0:
                 jump = revalued(p, x, effect(p, x, k))
-                carried += found * jump
+                carried += intensity * jump
                 paid += weights[JUMPS] * jump
-            rate[k, i], pay[k, i] = found, paid
+            rate[k, i], pay[k, i] = intensity, paid
         highest = max(highest, leaving)
         q = position(p, x)
         gained = weights[GAIN] * (income(p, x, u) + q * drift(p, x)) + weights[ABSOLUTE] * abs(q)

@@ -320,20 +320,20 @@ class Rows:
 
 def _as_column(name: str, given: Any, dtype: np.dtype[Any], bounds: tuple[Any, Any] | None) -> Array:
     """A column of a state from elsewhere, of the kernel's type: finite and within its range."""
-    found = np.asarray(given)
+    array = np.asarray(given)
     whole = dtype.kind in "iu"
     low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if whole else (-math.inf, math.inf)
     if bounds is not None and np.ndim(bounds[0]):  # of each entry
         low, high = bounds
     elif bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    if found.dtype.kind not in ("iu" if whole else "fiu"):
-        raise ValueError(f"state entry {name!r} of type {found.dtype} is not allowed: it must be of {dtype}")
-    wrong = ~((found >= low) & (found <= high) & np.isfinite(found))
+    if array.dtype.kind not in ("iu" if whole else "fiu"):
+        raise ValueError(f"state entry {name!r} of type {array.dtype} is not allowed: it must be of {dtype}")
+    wrong = ~((array >= low) & (array <= high) & np.isfinite(array))
     if wrong.any():
         row = int(np.argwhere(wrong)[0, 0])
-        value, low, high = (np.broadcast_to(each, found.shape)[wrong][0] for each in (found, low, high))
+        value, low, high = (np.broadcast_to(each, array.shape)[wrong][0] for each in (array, low, high))
         what = "a whole number" if whole else "a finite number"
         ends = f" from {low} to {high}" if math.isfinite(low) or math.isfinite(high) else ""
         raise ValueError(f"state entry {name!r} = {value} of row {row} is not allowed: it must be {what}{ends}")
-    return found.astype(dtype)
+    return array.astype(dtype)

@@ -149,15 +149,15 @@ def check_optimum():
         for n in reversed(range(p.num_steps)):
             ahead = end if n == p.num_steps - 1 else values[n + 1]
 
-            def found(state, played, ahead=ahead):
+            def worth(state, played, ahead=ahead):
                 return chain_values(moves(played), flow, noise, p.horizon / p.num_steps, ahead, gamma)[state]
 
-            expected = [found(state, played) for state, played in enumerate(controls[n])]
+            expected = [worth(state, played) for state, played in enumerate(controls[n])]
             assert np.allclose(values[n], expected, rtol=1e-10, atol=1e-11)
         box, random = [(p.min_depth, p.max_depth)] * controls.shape[2], np.random.default_rng(1)
         for state in searched:  # at step 0
             for start in (controls[0, state], random.uniform(*np.transpose(box))):
-                search = minimize(lambda played: -found(state, played), start, bounds=box)  # noqa: B023
+                search = minimize(lambda played: -worth(state, played), start, bounds=box)  # noqa: B023
                 assert -search.fun <= values[0, state] + 1e-10
             assert -search.fun == pytest.approx(values[0, state], abs=1e-6)
 

@@ -128,12 +128,12 @@ def test_policy_of_a_model_is_scored_exactly_with_its_normalisation():
 
 
 def parameters(folder):
-    with np.load(Path(folder) / "model" / "parameters.npz") as found:
-        return {name: found[name] for name in found.files}
+    with np.load(Path(folder) / "model" / "parameters.npz") as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def test_a_run_is_reproducible_and_its_model_can_be_loaded(config, tmp_path):
-    folder, found = train(config, AS, seed=1, folder=tmp_path / "a", progress=False)
+    folder, score = train(config, AS, seed=1, folder=tmp_path / "a", progress=False)
     again, _ = train(config, AS, seed=1, folder=tmp_path / "b", progress=False)
     other, _ = train(config, AS, seed=2, folder=tmp_path / "c", progress=False)
     first, second, third = parameters(folder), parameters(again), parameters(other)
@@ -141,9 +141,9 @@ def test_a_run_is_reproducible_and_its_model_can_be_loaded(config, tmp_path):
     assert not all(np.array_equal(first[name], third[name]) for name in first)
     policy, description = load_model(folder / "model")
     assert description["algorithm"] == "ppo"
-    assert baselines.score(AS, policy).value == pytest.approx(found.value, abs=1e-12)
+    assert baselines.score(AS, policy).value == pytest.approx(score.value, abs=1e-12)
     summary = json.loads((folder / "run.json").read_text())
-    assert summary["score"]["value"] == pytest.approx(found.value)
+    assert summary["score"]["value"] == pytest.approx(score.value)
     assert {"settings", "versions", "commit", "seconds", "steps_per_second", "curve"} <= set(summary)
     assert list((folder / "tensorboard").rglob("events*"))
     assert not (folder / "checkpoint").exists()
@@ -230,10 +230,10 @@ def test_a_masked_model_is_trained_saved_resumed_and_scored(tmp_path):
     path = tmp_path / "maskable_ppo.yml"
     path.write_text(TINY.replace("mmgym/AvellanedaStoikov-v0", TS).replace(", log_std_init: -1.0", ""))
     market = {"num_steps": 50, "horizon": 50.0, "lot": 50.0, "inventory_limit": 200.0}
-    folder, found = train(str(path), TS, folder=tmp_path / "run", arguments=market, timesteps=1600, progress=False)
+    folder, score = train(str(path), TS, folder=tmp_path / "run", arguments=market, timesteps=1600, progress=False)
     policy, description = load_model(folder / "model")
     assert description["algorithm"] == "maskable_ppo"
-    assert baselines.score(TS, policy, **market).value == pytest.approx(found.value, abs=1e-12)
+    assert baselines.score(TS, policy, **market).value == pytest.approx(score.value, abs=1e-12)
     env = gymnasium.make(TS, **market).unwrapped
     observation, _ = env.reset(seed=0)
     terminated = False
@@ -244,7 +244,7 @@ def test_a_masked_model_is_trained_saved_resumed_and_scored(tmp_path):
     assert acting.method == "exact, as it acts"
     drawn = baselines.score(TS, policy, method="simulated", deterministic=False, episodes=2000, seed=3, **market)
     assert abs(drawn.value - acting.value) < 3.29 * drawn.stderr  # false alarms: 1e-3
-    assert abs(acting.value - found.value) > 3.29 * drawn.stderr
+    assert abs(acting.value - score.value) > 3.29 * drawn.stderr
     with pytest.raises(TypeError, match="too many actions to score them all"):
         foreign.all_actions(None, gymnasium.make(TS).action_space)
 
@@ -268,9 +268,9 @@ def test_a_dqn_learns_in_flat_actions():
     venv = make_sb3_env(TS, 4, reward="expected", **market)
     model = DQN("MlpPolicy", venv, gamma=1.0, learning_starts=50, seed=0, device="cpu")
     model.learn(400)
-    found = baselines.score(TS, as_policy(model), **market)
-    assert found.method == "exact"
-    assert found.value < found.optimum_upper
+    score = baselines.score(TS, as_policy(model), **market)
+    assert score.method == "exact"
+    assert score.value < score.optimum_upper
 
 
 # --- safe files
@@ -321,11 +321,11 @@ def test_trees_survive_the_round_trip_exactly():
     optimizer.step()
     arrays = {}
     layout = json.loads(json.dumps(flatten(optimizer.state_dict(), arrays, "x")))
-    found = unflatten(layout, arrays, lambda array: torch.from_numpy(np.array(array)))
+    restored = unflatten(layout, arrays, lambda array: torch.from_numpy(np.array(array)))
     before = optimizer.state_dict()
-    assert found["param_groups"] == before["param_groups"]
+    assert restored["param_groups"] == before["param_groups"]
     for name, value in before["state"][0].items():
-        assert torch.equal(found["state"][0][name], value)
+        assert torch.equal(restored["state"][0][name], value)
     with pytest.raises(TypeError, match="cannot be stored"):
         flatten({"a": object()}, {}, "x")
 

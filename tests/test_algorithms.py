@@ -64,11 +64,11 @@ def write(folder, algorithm):
 
 
 def arrays(folder):
-    found = {}
+    contents = {}
     for name in ("parameters", "normalisation"):
         with np.load(folder / "model" / f"{name}.npz") as stored:
-            found |= {f"{name}.{key}": stored[key] for key in stored.files}
-    return found
+            contents |= {f"{name}.{key}": stored[key] for key in stored.files}
+    return contents
 
 
 def test_every_algorithm_is_tried():
@@ -81,7 +81,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkey
     """Bit for bit: networks, optimisers, normalisation; replay buffer and hidden states are part of the checkpoint."""
     config, env_id = write(tmp_path, algorithm)
     options = {"seed": 2, "arguments": MARKET[env_id], "progress": False, "score_steps": 480}
-    whole, found = train(config, env_id, folder=tmp_path / "whole", **options)
+    whole, score = train(config, env_id, folder=tmp_path / "whole", **options)
 
     save = module.save_checkpoint
 
@@ -98,7 +98,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkey
     first, second = arrays(whole), arrays(folder)
     assert set(first) == set(second)
     assert all(np.array_equal(first[name], second[name]) for name in first)
-    assert again.value == found.value
+    assert again.value == score.value
     curves = [json.loads((home / "run.json").read_text(encoding="utf-8"))["curve"] for home in (whole, folder)]
     assert curves[0] == curves[1]
     assert len(curves[0]) > 1
@@ -110,8 +110,8 @@ def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkey
     arguments = description["arguments"]
     assert arguments.get("actions") == ("flat" if algorithm in ("dqn", "qrdqn") else None)
     loaded = baselines.score(env_id, policy, **arguments)
-    assert loaded.method == found.method == ("exact" if policy.markov else "simulated")
-    assert loaded.value == pytest.approx(found.value, abs=1e-12)
+    assert loaded.method == score.method == ("exact" if policy.markov else "simulated")
+    assert loaded.value == pytest.approx(score.value, abs=1e-12)
     assert loaded.value <= loaded.optimum_upper + 4.0 * loaded.stderr
 
 
@@ -256,9 +256,9 @@ def test_noise_of_another_kind_is_refused(tmp_path):
 def test_cloning_comes_near_what_it_imitates(tmp_path):
     path = tmp_path / "behaviour_cloning.yml"
     path.write_text(f"{AS}:\n  n_timesteps: 8\n  gamma: 1.0\n  net_arch: [16]\n", encoding="utf-8")
-    folder, found = train(str(path), AS, folder=tmp_path / "run", arguments=MARKET[AS], progress=False)
-    assert found.method == "exact"
-    assert found.skill > 0.99
+    folder, score = train(str(path), AS, folder=tmp_path / "run", arguments=MARKET[AS], progress=False)
+    assert score.method == "exact"
+    assert score.skill > 0.99
     assert load_model(folder / "model")[1]["algorithm"] == "behaviour_cloning"
     path.write_text(path.read_text().replace(AS, TS), encoding="utf-8")
     with pytest.raises(TypeError, match="needs a box of actions"):

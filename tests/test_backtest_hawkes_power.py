@@ -167,7 +167,7 @@ def test_a_rule_sees_the_state_of_the_tape(tmp_path: Path) -> None:
     tape = tape_of(tmp_path)
     rule = fixed(20.0, look, base_rate=rates, excitation=excitation, decay=decay, initial_rates=start)
     result = backtest([tape], rule, interval=0.5)
-    for (time_left, inventory, spread, found), (_, row) in zip(seen, result.decisions.iterrows(), strict=True):
+    for (time_left, inventory, spread, shown), (_, row) in zip(seen, result.decisions.iterrows(), strict=True):
         now = row["time"]
         assert time_left[0] == pytest.approx(2.0 - now, abs=1e-12)
         assert (inventory[0], spread[0]) == (row["inventory"], row["best_ask"] - row["best_bid"])
@@ -176,7 +176,7 @@ def test_a_rule_sees_the_state_of_the_tape(tmp_path: Path) -> None:
             past = tape.times(name)
             past = past[past <= now + 1e-9]
             expected[k] += (excitation[k] * np.exp(-decay[k] * (now - past))).sum()
-        np.testing.assert_allclose(found[0], expected, rtol=1e-12)
+        np.testing.assert_allclose(shown[0], expected, rtol=1e-12)
 
 
 def slow_replay(tape: PowerTape, params: Params, interval: float, as_printed: bool) -> tuple[float, int, int]:
@@ -298,8 +298,8 @@ def test_policies_of_the_observation(env_id: str, days: list[Path]) -> None:
     env = gymnasium.make(env_id)
     params: Any = env.unwrapped.params  # type: ignore[attr-defined]
     policy = Constant(-1.0)
-    found = backtest(tapes, observed(policy, params), interval=1.0)
-    pd.testing.assert_frame_equal(found.windows, backtest(tapes, JOIN, interval=1.0).windows)
+    backtested = backtest(tapes, observed(policy, params), interval=1.0)
+    pd.testing.assert_frame_equal(backtested.windows, backtest(tapes, JOIN, interval=1.0).windows)
     first, _ = env.reset(seed=0)
     np.testing.assert_array_equal(policy.seen[0], np.tile(first, (3, 1)))
     space = env.observation_space
@@ -335,9 +335,9 @@ def test_named_policies_play_as_in_the_environment(days: list[Path]) -> None:
 def test_the_spread_shown_is_bounded(tmp_path: Path) -> None:
     policy = Constant(-1.0)
     tape = tape_of(tmp_path)
-    found = backtest([tape], observed(policy, Params.create(largest_spread=30, initial_spread=30)), interval=0.5)
+    backtested = backtest([tape], observed(policy, Params.create(largest_spread=30, initial_spread=30)), interval=0.5)
     assert policy.seen[0][0, 2] == 1.0
-    assert fills_of(found) == HAND_FILLS
+    assert fills_of(backtested) == HAND_FILLS
 
 
 # Parameters
@@ -388,15 +388,15 @@ def test_explosive_and_missing_estimates(days: list[Path]) -> None:
 
 
 def test_measures_by_hand_and_by_scipy() -> None:
-    found = measures([0.0, 0.0, 0.0, 4.0])
+    row = measures([0.0, 0.0, 0.0, 4.0])
     expected = {"mean": 1.0, "std": 2.0, "Q5": 0.0, "Q95": 3.4, "skewness": 6 / 3**1.5, "kurtosis": 21 / 9}
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert row == pytest.approx(expected, rel=1e-12)
     sample = np.random.default_rng(1).gamma(2.0, size=400) - 5.0
-    found = measures(sample)
-    assert found["skewness"] == pytest.approx(stats.skew(sample), rel=1e-12)
-    assert found["kurtosis"] == pytest.approx(stats.kurtosis(sample, fisher=False), rel=1e-12)
-    assert found["std"] == pytest.approx(pd.Series(sample).std(), rel=1e-12)
-    assert found["Q5"] == pytest.approx(pd.Series(sample).quantile(0.05), rel=1e-12)
+    row = measures(sample)
+    assert row["skewness"] == pytest.approx(stats.skew(sample), rel=1e-12)
+    assert row["kurtosis"] == pytest.approx(stats.kurtosis(sample, fisher=False), rel=1e-12)
+    assert row["std"] == pytest.approx(pd.Series(sample).std(), rel=1e-12)
+    assert row["Q5"] == pytest.approx(pd.Series(sample).quantile(0.05), rel=1e-12)
     alone, equal = measures([3.0]), measures([0.1, 0.1, 0.1])
     assert alone["mean"] == alone["Q5"] == 3.0
     for value in (alone["std"], alone["skewness"], equal["skewness"], equal["kurtosis"]):
@@ -453,18 +453,18 @@ def run(kind: str, *words: Any) -> None:
 def test_calibrate_command(days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("calibrate", *days, "--output", tmp_path / "fit.json", "--plot", tmp_path / "fit.png", "--force")
     out = capsys.readouterr().out
-    found = calibrate(days)
-    for text in ("kappa+", "zeta_upsilon-", "gap_p_value", found.summary(), "H11 Late"):
+    calibration = calibrate(days)
+    for text in ("kappa+", "zeta_upsilon-", "gap_p_value", calibration.summary(), "H11 Late"):
         assert text in out
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((tmp_path / "fit.json").read_text(encoding="utf-8"))
-    assert content["calibration"] == json.loads(json.dumps(found.to_dict()))
+    assert content["calibration"] == json.loads(json.dumps(calibration.to_dict()))
     assert "numpy" in content["provenance"]["versions"]
     for env_id, arguments in content["arguments"]["H11 Late"].items():
         assert f'gymnasium.make("{env_id}", **{json.dumps(arguments)})' in out
         gymnasium.make(env_id, **arguments)
     run("calibrate", *days, "--output", tmp_path / "fit.csv")
-    assert len(pd.read_csv(tmp_path / "fit.csv")) == len(found.table())
+    assert len(pd.read_csv(tmp_path / "fit.csv")) == len(calibration.table())
 
 
 def test_replay_of_parts_of_tapes(days: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

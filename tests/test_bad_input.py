@@ -35,10 +35,10 @@ CHOICES = {"utility": ("mean", "cara"), "reward": ("pnl", "expected"), "info": (
 
 def refused(env_class, named, **arguments):
     """The argument is refused by the class with an error that names it and what is allowed."""
-    with pytest.raises(ValueError, match=re.escape(named)) as found:
+    with pytest.raises(ValueError, match=re.escape(named)) as refusal:
         env_class(**arguments)
-    assert re.search(r"must be|allowed", str(found.value))
-    assert len(str(found.value)) < 600 + max(len(repr(value)) for value in arguments.values())
+    assert re.search(r"must be|allowed", str(refusal.value))
+    assert len(str(refusal.value)) < 600 + max(len(repr(value)) for value in arguments.values())
 
 
 @pytest.mark.parametrize("env_class", [GLFTEnv, GLFTVectorEnv])
@@ -88,10 +88,10 @@ def test_a_pair_where_a_number_is_wanted(name):
 @pytest.mark.parametrize("name", list(CHOICES))
 def test_an_unknown_choice(name):
     for value in ("", "MEAN", "none", 0, 1, True, math.nan, ["mean"], *([] if None in CHOICES[name] else [None])):
-        with pytest.raises(ValueError, match=name) as found:
+        with pytest.raises(ValueError, match=name) as refusal:
             GLFTEnv(**{name: value})
         for allowed in CHOICES[name]:
-            assert repr(allowed) in str(found.value)
+            assert repr(allowed) in str(refusal.value)
 
 
 def test_a_number_of_steps_is_a_whole_number():

@@ -124,9 +124,9 @@ def test_results_are_those_of_the_score(finished):
     tidy = tidy_table(results)
     papers = baselines.paper_policies(AS, num_steps=20)
     for name in ("hjb", "constant"):
-        found = baselines.score(AS, papers[name], num_steps=20)
+        score = baselines.score(AS, papers[name], num_steps=20)
         row = tidy[tidy["name"] == name].iloc[0]
-        assert (row["value"], row["skill"], row["regret"]) == pytest.approx((found.value, found.skill, found.regret))
+        assert (row["value"], row["skill"], row["regret"]) == pytest.approx((score.value, score.skill, score.regret))
     agents = [r for r in results if r["status"] == "finished" and r["cell"]["kind"] == "agent"]
     for result in agents:
         part = result["analysis"]["regret"]["coordinates"]["inventory"]["cells"]
@@ -146,12 +146,12 @@ def test_an_agent_is_analysed_on_the_actions_that_it_was_trained_with(tmp_path):
         "    arguments: {num_steps: 20, horizon: 20.0, lot: 50.0, inventory_limit: 200.0}\n"
     )
     papers, agent = plan(load_benchmark(path))
-    found = run_cell(agent, tmp_path / "run")
-    assert found["status"] == "finished", found.get("traceback")
+    result = run_cell(agent, tmp_path / "run")
+    assert result["status"] == "finished", result.get("traceback")
     optimum = baselines.optimal_policy(env_id, **agent["arguments"], actions="flat").optimum
-    assert found["score"]["optimum_lower"] == pytest.approx(optimum, rel=1e-12)
+    assert result["score"]["optimum_lower"] == pytest.approx(optimum, rel=1e-12)
     assert optimum < baselines.optimal_policy(env_id, **papers["arguments"]).optimum
-    assert found["analysis"]["regret"] and found["analysis"]["quotes"]
+    assert result["analysis"]["regret"] and result["analysis"]["quotes"]
 
 
 def test_failures_are_shown_and_count_as_losses(finished, capsys):
@@ -430,9 +430,9 @@ def browser(tmp_path_factory):
         "disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):  # fmt: skip
         options.add_argument(f"--{flag}")
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
 
 
 def test_the_report_is_read_back_in_chromium(finished, browser):
@@ -508,10 +508,10 @@ def test_agents_of_others_stand_beside_the_shipped_results(tmp_path, monkeypatch
     mine = tidy[(tidy["name"] == "lean") & (tidy["env"] == env.spec.id)].set_index("seed")
     for seed in (0, 1, 2):
         lean = 0.1 * seed
-        found = baselines.score(
+        score = baselines.score(
             env, lambda seen, lean=lean: np.clip(np.stack([lean + seen[:, 1], lean - seen[:, 1]], axis=1), -1, 1)
         )
-        assert abs(mine.loc[seed, "value"] - found.value) < 5.0 * (mine.loc[seed, "stderr"] + found.stderr)
+        assert abs(mine.loc[seed, "value"] - score.value) < 5.0 * (mine.loc[seed, "stderr"] + score.stderr)
     saved = tidy[tidy["name"] == "saved"].iloc[0]
     assert saved["skill"] == pytest.approx(baselines.score(env, baselines.paper_policies(env)["hjb"]).skill, rel=1e-9)
     about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))

@@ -93,19 +93,19 @@ def test_intervals_of_glft_cover(tmp_path: Path, tapes: int) -> None:
     for seed in range(tapes):
         path = tmp_path / "tape.csv"
         clustered_tape(seed).to_csv(path, index=False)
-        found = glft.calibrate(path)
-        assert found.findings[0].name == "gaps" and found.mid.duration <= SECONDS - 600
+        calibration = glft.calibrate(path)
+        assert calibration.findings[0].name == "gaps" and calibration.mid.duration <= SECONDS - 600
         for side in ("bid", "ask"):
-            fit, (base, jump, decay) = getattr(found, side), ORDERS[side]
+            fit, (base, jump, decay) = getattr(calibration, side), ORDERS[side]
             rate = base / (1 - jump / decay) * np.exp(DECAY[side] * TICK / 2)
             note(covered, f"fill_rate_{side}", fit.fill_rate, rate)
             note(covered, f"fill_decay_{side}", fit.fill_decay, DECAY[side])
-        assert found.sizes is not None
-        note(covered, "volatility", found.mid.volatility, VOLATILITY)
-        note(covered, "drift", found.mid.drift, 0.0)
+        assert calibration.sizes is not None
+        note(covered, "volatility", calibration.mid.volatility, VOLATILITY)
+        note(covered, "drift", calibration.mid.drift, 0.0)
         for side in ("bid", "ask"):
-            note(covered, f"queue_{side}", getattr(found.sizes, f"queue_{side}"), QUEUE)
-            note(covered, f"order_size_{side}", getattr(found.sizes, f"order_size_{side}"), SIZE)
+            note(covered, f"queue_{side}", getattr(calibration.sizes, f"queue_{side}"), QUEUE)
+            note(covered, f"order_size_{side}", getattr(calibration.sizes, f"order_size_{side}"), SIZE)
     check(covered, tapes)
 
 
@@ -148,15 +148,15 @@ def test_intervals_of_adverse_selection_cover(tmp_path: Path, tapes: int) -> Non
     for seed in range(tapes):
         path = tmp_path / "tape.csv"
         impact_tape(seed).to_csv(path, index=False)
-        found = glft.calibrate(path).adverse_selection
-        assert isinstance(found, AdverseSelection)
-        both = found.drifts[(found.drifts["side"] == "both") & (found.drifts["horizon"] != 0.1)]
+        calibration = glft.calibrate(path).adverse_selection
+        assert isinstance(calibration, AdverseSelection)
+        both = calibration.drifts[(calibration.drifts["side"] == "both") & (calibration.drifts["horizon"] != 0.1)]
         for row in both[both["depth"] == both["depth"].min()].itertuples():
             truth = IMPACT - DRIFT_SIZE * np.expm1(-PRESSURE_DECAY * max(row.horizon - 0.1, 0.0))
             note(covered, f"drift at {row.horizon:g} s", row, truth)
-        note(covered, "impact", found.law.impact, IMPACT)
-        note(covered, "pressure_drift", found.law.pressure_drift, DRIFT_SIZE * PRESSURE_DECAY)
-        note(covered, "pressure_decay", found.law.pressure_decay, PRESSURE_DECAY)
+        note(covered, "impact", calibration.law.impact, IMPACT)
+        note(covered, "pressure_drift", calibration.law.pressure_drift, DRIFT_SIZE * PRESSURE_DECAY)
+        note(covered, "pressure_decay", calibration.law.pressure_decay, PRESSURE_DECAY)
     check(covered, tapes)
 
 
@@ -184,20 +184,20 @@ def test_intervals_of_tick_spread_cover(tapes: int) -> None:
         tape = simulate_tape(params, seed=seed, quote_rate=2.0)
         log = simulate_own_quotes(params, tape, seed=seed + 7000)
         lost = tape["time_s"].between(*OUTAGE)
-        found = tick_spread.calibrate(tape[~lost], own_quotes=log, num_spreads=3, clock_pieces=[1800.0])
-        assert found.chain.by_spread and found.own_quotes is not None and found.mid is not None
-        assert found.findings[0].name == "gaps" and found.end == pytest.approx(3000.0, abs=5)
-        fastest = int(np.argmax(found.chain.exit_rates.value))
+        calibration = tick_spread.calibrate(tape[~lost], own_quotes=log, num_spreads=3, clock_pieces=[1800.0])
+        assert calibration.chain.by_spread and calibration.own_quotes is not None and calibration.mid is not None
+        assert calibration.findings[0].name == "gaps" and calibration.end == pytest.approx(3000.0, abs=5)
+        fastest = int(np.argmax(calibration.chain.exit_rates.value))
         assert fastest == 2
         mask = np.ones((3, 3), dtype=bool)
         mask[fastest, fastest] = False  # the one that is left fastest makes the clock
-        note_all(covered, "spread_transitions", found.chain.spread_transitions, transitions, mask)
-        note_all(covered, "clock_rate", found.chain.clock_rates, np.array([3.0, 1.5]))
-        note_all(covered, "fill_rate", found.own_quotes.rates, fill_rates, found.own_quotes.seconds > 0)
-        note(covered, "volatility", found.mid.volatility, params.volatility)
+        note_all(covered, "spread_transitions", calibration.chain.spread_transitions, transitions, mask)
+        note_all(covered, "clock_rate", calibration.chain.clock_rates, np.array([3.0, 1.5]))
+        note_all(covered, "fill_rate", calibration.own_quotes.rates, fill_rates, calibration.own_quotes.seconds > 0)
+        note(covered, "volatility", calibration.mid.volatility, params.volatility)
         for side in ("bid", "ask"):
-            note(covered, f"queue_{side}", getattr(found.sizes, f"queue_{side}"), 200.0)
-            note(covered, f"order_size_{side}", getattr(found.sizes, f"order_size_{side}"), 120.0)
+            note(covered, f"queue_{side}", getattr(calibration.sizes, f"queue_{side}"), 200.0)
+            note(covered, f"order_size_{side}", getattr(calibration.sizes, f"order_size_{side}"), 120.0)
     check(covered, tapes)
 
 
@@ -207,22 +207,22 @@ LONG_DAYS = 1000  # whose averages stand for the truth: their errors are a seven
 
 def power_truths(folder: Path) -> dict[str, float]:
     """Parameters by the names of the estimates; averages over the book's states are those of many days."""
-    p, found = illustrative(), {}
+    p, values = illustrative(), {}
     for k, name in enumerate(EVENT_TYPES):
-        found |= {f"base_rate_{name}": p.base_rate[k], f"excitation_{name}": p.excitation[k]}
-        found |= {f"decay_{name}": p.decay[k], f"branching_ratio_{name}": p.excitation[k] / p.decay[k]}
+        values |= {f"base_rate_{name}": p.base_rate[k], f"excitation_{name}": p.excitation[k]}
+        values |= {f"decay_{name}": p.decay[k], f"branching_ratio_{name}": p.excitation[k] / p.decay[k]}
     for name in ("MO_BUY", "MO_SELL"):
-        found |= {f"fill_decay_{name}": p.fill_decay, f"first_level_share_{name}": p.first_level_share}
-        found[f"reach_atom_{name}"] = p.first_level_share
-    found |= {f"improvement_{name}": p.improvement for name in ("BID_UP", "ASK_DOWN")}
+        values |= {f"fill_decay_{name}": p.fill_decay, f"first_level_share_{name}": p.first_level_share}
+        values[f"reach_atom_{name}"] = p.first_level_share
+    values |= {f"improvement_{name}": p.improvement for name in ("BID_UP", "ASK_DOWN")}
     days = [read_power_tape(path) for path in simulate_power_tapes(folder, days=LONG_DAYS, seed=10**6)]
-    found["half_spread"] = float(np.mean([day.mean_half_spread() for day in days]))
+    values["half_spread"] = float(np.mean([day.mean_half_spread() for day in days]))
     for name in EVENT_TYPES:
         moves = np.concatenate([day.moves(name) for day in days])
-        found[f"impact_{name}"] = moves.mean() * p.tick / 2
+        values[f"impact_{name}"] = moves.mean() * p.tick / 2
         if name not in ("BID_UP", "ASK_DOWN"):
-            found[f"mean_move_{name}"] = moves[moves > 0].mean()
-    return found
+            values[f"mean_move_{name}"] = moves[moves > 0].mean()
+    return values
 
 
 @pytest.mark.slow
@@ -235,9 +235,9 @@ def test_intervals_of_hawkes_power_cover(tmp_path: Path) -> None:
         for path in paths:
             events = pd.read_csv(path)
             events[~events["t_min"].between(*POWER_OUTAGE)].to_csv(path, index=False)
-        found = hawkes_power.calibrate(paths, selection=Selection(gap=240.0)).group()
-        assert found.findings[0].name == "gaps"
-        estimates = found.estimates()
+        calibration = hawkes_power.calibrate(paths, selection=Selection(gap=240.0)).group()
+        assert calibration.findings[0].name == "gaps"
+        estimates = calibration.estimates()
         for name, truth in truths.items():
             note(covered, name, estimates[name][0], truth)
     check(covered, TAPES)

@@ -19,7 +19,7 @@ LENGTH, RATES, EXCITATION, DECAY = 60.0, (0.3, 0.6, 1.5), 1.2, 3.0
 
 def simulate(seed: int, windows: int) -> list[np.ndarray]:
     """Thinning: candidates at the largest base rate plus the excess, which falls until the next event."""
-    random, found = np.random.default_rng(seed), []
+    random, samples = np.random.default_rng(seed), []
     for _ in range(windows):
         now = excess = 0.0
         times = []
@@ -33,8 +33,8 @@ def simulate(seed: int, windows: int) -> list[np.ndarray]:
             if random.random() * bound < base + excess:
                 times.append(now)
                 excess += EXCITATION
-        found.append(np.array(times))
-    return found
+        samples.append(np.array(times))
+    return samples
 
 
 def intensity(now: float, times: np.ndarray, rates: np.ndarray, zeta: float, rho: float) -> float:

@@ -106,10 +106,10 @@ def late(paths: list[Path]) -> ProductFit:
 @pytest.fixture(scope="module")
 def several(folder: Path) -> Calibration:
     """Three days each of two products and both windows, in no order."""
-    found: list[Path] = []
+    tapes: list[Path] = []
     for product, window in (("H15", "Late"), ("H11", "Late"), ("H15", "Mid"), ("H11", "Mid")):
-        found += simulate_power_tapes(folder / "several", product=product, window=window, days=3, seed=2)
-    return calibrate(found[::-1])
+        tapes += simulate_power_tapes(folder / "several", product=product, window=window, days=3, seed=2)
+    return calibrate(tapes[::-1])
 
 
 # Tapes
@@ -204,8 +204,8 @@ def test_illustrative_sets_are_those_of_the_reference() -> None:
     }
     for key, expected in rates.items():
         p = illustrative(*key)
-        found = [p.base_rate[k] / (1 - p.excitation[k] / p.decay[k]) for k in (4, 5, 0, 1)]
-        assert found == pytest.approx(expected)
+        stationary = [p.base_rate[k] / (1 - p.excitation[k] / p.decay[k]) for k in (4, 5, 0, 1)]
+        assert stationary == pytest.approx(expected)
         assert p.base_rate[2:4] == p.base_rate[1::-1]  # ask cancellations like bid cancellations, and so on
 
 
@@ -214,17 +214,17 @@ def test_illustrative_sets_are_those_of_the_reference() -> None:
 
 def truths() -> dict[str, float]:
     """What the parameters of simulated days are, by the names of the estimates."""
-    found = {}
+    values = {}
     for k, name in enumerate(EVENT_TYPES):
         mu, zeta, rho = DEFAULT.base_rate[k], DEFAULT.excitation[k], DEFAULT.decay[k]
-        found |= {f"base_rate_{name}": mu, f"excitation_{name}": zeta, f"decay_{name}": rho}
-        found |= {f"branching_ratio_{name}": zeta / rho, f"stationary_rate_{name}": mu / (1 - zeta / rho)}
-        found[f"impact_{name}"] = EFFECTIVE_IMPACTS[k]
+        values |= {f"base_rate_{name}": mu, f"excitation_{name}": zeta, f"decay_{name}": rho}
+        values |= {f"branching_ratio_{name}": zeta / rho, f"stationary_rate_{name}": mu / (1 - zeta / rho)}
+        values[f"impact_{name}"] = EFFECTIVE_IMPACTS[k]
     for name in ("MO_BUY", "MO_SELL"):
-        found |= {f"fill_decay_{name}": 4.0, f"first_level_share_{name}": 0.8, f"reach_atom_{name}": 0.8}
+        values |= {f"fill_decay_{name}": 4.0, f"first_level_share_{name}": 0.8, f"reach_atom_{name}": 0.8}
     for name in ("BID_UP", "ASK_DOWN"):
-        found[f"improvement_{name}"] = 0.36
-    return found
+        values[f"improvement_{name}"] = 0.36
+    return values
 
 
 def test_simulated_days_recover_the_parameters(late: ProductFit) -> None:
@@ -427,8 +427,8 @@ def test_an_outage_is_left_out(tmp_path: Path) -> None:
     lossy(cut[0], 50.0, 51.5)  # too short to be found
     with pytest.raises(ValueError, match="is not allowed"):
         calibrate(cut, allow_explosive=True)
-    found = calibrate(cut, allow_explosive=True, selection=Selection(gap=80.0)).group()
-    assert found.processes["MO_BUY"].exposure == pytest.approx(88.5, abs=3.0)
+    calibration = calibrate(cut, allow_explosive=True, selection=Selection(gap=80.0)).group()
+    assert calibration.processes["MO_BUY"].exposure == pytest.approx(88.5, abs=3.0)
 
 
 # The result
@@ -495,8 +495,8 @@ def test_to_dict_is_json(several: Calibration) -> None:
     content = several.to_dict()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert sorted(content) == ["H11 Late", "H11 Mid", "H15 Late", "H15 Mid"]
-    found = content["H15 Mid"]["processes"]["MO_BUY"]["decay"]["value"]
-    assert found == several.groups["H15", "Mid"].processes["MO_BUY"].decay.value
+    value = content["H15 Mid"]["processes"]["MO_BUY"]["decay"]["value"]
+    assert value == several.groups["H15", "Mid"].processes["MO_BUY"].decay.value
 
 
 def test_summary_says_how_well_the_model_holds(several: Calibration, late: ProductFit) -> None:

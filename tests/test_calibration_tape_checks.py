@@ -151,18 +151,18 @@ def test_gaps_of_the_spread_chain_are_no_jumps_and_no_time(tmp_path: Path) -> No
     parts[1]["time_s"] += DAY
     tape = pd.concat(parts, ignore_index=True)
     log = [simulate_own_quotes(params, part, seed=seed) for seed, part in zip((3, 4), parts, strict=True)]
-    found = tick_spread.calibrate(tape, own_quotes=pd.concat(log, ignore_index=True))
-    same = {"num_spreads": found.num_spreads, "own_size": found.own_size}
+    calibration = tick_spread.calibrate(tape, own_quotes=pd.concat(log, ignore_index=True))
+    same = {"num_spreads": calibration.num_spreads, "own_size": calibration.own_size}
     alone = [tick_spread.calibrate(part, **same) for part in parts]
-    assert names(found.findings) == ["gaps"]
-    assert found.transition_counts.tolist() == (alone[0].transition_counts + alone[1].transition_counts).tolist()
-    assert found.seconds == pytest.approx(alone[0].seconds + alone[1].seconds, abs=1e-6)
-    assert found.end - found.start == pytest.approx(2 * HOUR)
-    np.testing.assert_array_equal(found.proxy.counts, alone[0].proxy.counts + alone[1].proxy.counts)
-    rates = found.chain.clock_rates
+    assert names(calibration.findings) == ["gaps"]
+    assert calibration.transition_counts.tolist() == (alone[0].transition_counts + alone[1].transition_counts).tolist()
+    assert calibration.seconds == pytest.approx(alone[0].seconds + alone[1].seconds, abs=1e-6)
+    assert calibration.end - calibration.start == pytest.approx(2 * HOUR)
+    np.testing.assert_array_equal(calibration.proxy.counts, alone[0].proxy.counts + alone[1].proxy.counts)
+    rates = calibration.chain.clock_rates
     assert (np.abs(rates.value - 1.3) < 4.5 * rates.stderr).all()
-    assert found.own_quotes is not None
-    assert found.own_quotes.counts.sum() == sum((part["event"] == "fill").sum() for part in log)
+    assert calibration.own_quotes is not None
+    assert calibration.own_quotes.counts.sum() == sum((part["event"] == "fill").sum() for part in log)
     with pytest.raises(ValueError, match="a piece lies in a gap"):
         tick_spread.calibrate(tape, clock_pieces=[40_000.0, 50_000.0])
 
@@ -350,8 +350,8 @@ def test_whole_numbers_are_warned_of(tmp_path: Path) -> None:
 def test_a_log_and_a_quotes_file_in_other_units_are_named(tmp_path: Path) -> None:
     tape = simulate_tape(market(), seed=8)
     log = simulate_own_quotes(market(), tape, seed=9)
-    found = tick_spread.calibrate(tape, own_quotes=log.assign(time_s=1000 * log["time_s"]), num_spreads=2)
-    assert "time_unit" in names(found.findings)
+    calibration = tick_spread.calibrate(tape, own_quotes=log.assign(time_s=1000 * log["time_s"]), num_spreads=2)
+    assert "time_unit" in names(calibration.findings)
     quotes = own_quotes_file(2)
     for column, factor, message in (
         ("bid_exposure", 1000.0, "line 2, column 'bid_exposure': .*are both in seconds"),
@@ -668,12 +668,14 @@ def fuzz(folder: Path, number: int, seed: int) -> dict[str, int]:
             paths[name].write_bytes(damaged(content, random) if name == kind else content)
         try:
             if kind in ("tape", "quotes"):
-                found = glft.calibrate(paths[kind])
+                calibration = glft.calibrate(paths[kind])
                 fits = fit_market_orders(paths[kind]) if kind == "tape" and trial % 7 == 0 else {}
-                tables = [found.table(), *(fit.table() for fit in fits.values())]
+                tables = [calibration.table(), *(fit.table() for fit in fits.values())]
             elif kind in ("chain", "log"):
-                found = tick_spread.calibrate(paths["chain"], own_quotes=paths["log"], num_spreads=2, own_size=20.0)
-                tables = [found.table()]
+                calibration = tick_spread.calibrate(
+                    paths["chain"], own_quotes=paths["log"], num_spreads=2, own_size=20.0
+                )
+                tables = [calibration.table()]
             else:
                 read_power_tape(paths["power"])
                 tables = []

@@ -110,9 +110,9 @@ def test_drifts_and_sizes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmgym.calibration.adverse_selection.FEWEST_FILLS", 1)
     tape = hand_tape()
     quotes, orders, bounds = [best_quotes(tape)], market_orders(tape), [[0.0, 10.0]]
-    found = measure(quotes, bounds, orders, tick=1.0, minimum_depth=1.0, horizons=[0.0, 1.0, 2.0, 8.0])
-    assert found is not None
-    drifts = found.drifts[found.drifts["depth"] == 1.0].set_index(["side", "horizon"])
+    selection = measure(quotes, bounds, orders, tick=1.0, minimum_depth=1.0, horizons=[0.0, 1.0, 2.0, 8.0])
+    assert selection is not None
+    drifts = selection.drifts[selection.drifts["depth"] == 1.0].set_index(["side", "horizon"])
     assert drifts.loc["ask", "drift"].tolist() == [1.0, 1.0, 2.0, 1.0]
     assert drifts.loc["bid", "drift"].tolist()[:3] == [1.0, 1.0, 1.0]
     assert drifts.loc[("bid", 8.0), "fills"] == 0  # 12 s are beyond the tape
@@ -128,10 +128,10 @@ def test_the_impact_law_is_the_curve() -> None:
     random = np.random.default_rng(4)
     curve = 0.02 + 0.05 / 0.5 * (1 - np.exp(-0.5 * horizons))
     counts = np.full((BLOCKS, horizons.size), 40.0)
-    found = fit_impact(horizons, counts * (curve + 1e-4 * random.normal(size=counts.shape)), counts)
-    for estimate, truth in ((found.impact, 0.02), (found.pressure_drift, 0.05), (found.pressure_decay, 0.5)):
+    law = fit_impact(horizons, counts * (curve + 1e-4 * random.normal(size=counts.shape)), counts)
+    for estimate, truth in ((law.impact, 0.02), (law.pressure_drift, 0.05), (law.pressure_decay, 0.5)):
         assert estimate.value == pytest.approx(truth, rel=0.03)  # the decay is one of a grid
-    assert found.curve(horizons) == pytest.approx(curve, rel=0.05)
+    assert law.curve(horizons) == pytest.approx(curve, rel=0.05)
     assert (pressure_limit(1.0, 0.25), pressure_limit(1.0, 100.0), pressure_limit(1e9, 1.0)) == (6, 2, 100)
 
 

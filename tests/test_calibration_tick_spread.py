@@ -141,15 +141,15 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_transitions_and_clock_of_a_small_tape(small: Path) -> None:
-    found = calibrate(small, num_spreads=3, own_size=4.0)
-    assert (found.tick, found.start, found.end, found.initial_price) == (1.0, 0.0, 15.0, 100.5)
-    assert found.transition_counts.tolist() == [[0, 1, 1], [2, 0, 0], [0, 1, 0]]
-    assert found.chain.spread_transitions.value.tolist() == [[0, 0.5, 0.5], [1, 0, 0], [0, 1, 0]]
-    assert found.chain.spread_transitions.stderr[0].tolist() == pytest.approx([0, 0.3535533906, 0.3535533906])
-    assert found.seconds.tolist() == [8.0, 5.0, 2.0]
-    assert found.clock_counts.tolist() == [5]
-    assert found.chain.clock_rates.value == pytest.approx([1 / 3])
-    assert found.chain.clock_rates.stderr == pytest.approx([math.sqrt(5) / 15])
+    calibration = calibrate(small, num_spreads=3, own_size=4.0)
+    assert (calibration.tick, calibration.start, calibration.end, calibration.initial_price) == (1.0, 0.0, 15.0, 100.5)
+    assert calibration.transition_counts.tolist() == [[0, 1, 1], [2, 0, 0], [0, 1, 0]]
+    assert calibration.chain.spread_transitions.value.tolist() == [[0, 0.5, 0.5], [1, 0, 0], [0, 1, 0]]
+    assert calibration.chain.spread_transitions.stderr[0].tolist() == pytest.approx([0, 0.3535533906, 0.3535533906])
+    assert calibration.seconds.tolist() == [8.0, 5.0, 2.0]
+    assert calibration.clock_counts.tolist() == [5]
+    assert calibration.chain.clock_rates.value == pytest.approx([1 / 3])
+    assert calibration.chain.clock_rates.stderr == pytest.approx([math.sqrt(5) / 15])
 
     pieces = calibrate(small, num_spreads=3, clock_pieces=[8.0])
     assert pieces.clock_counts.tolist() == [3, 2]  # the jump at 8 s belongs to the piece that ends there
@@ -167,14 +167,14 @@ def test_proxy_of_a_small_tape(small: Path) -> None:
 
     The first interval sells 9, which is not above 4 + 5. The last one has no end and is left out.
     """
-    found = calibrate(small, num_spreads=3, own_size=4.0)
-    assert found.proxy.seconds[0, 0].tolist() == [5.0, 5.0, 2.0]
-    assert found.proxy.counts[0].tolist() == [[0, 0, 1], [1, 0, 1]]  # bid: best, improved
-    assert found.proxy.counts[1].tolist() == [[0, 1, 0], [0, 2, 0]]
-    assert found.proxy.rates.value[0, 1].tolist() == [0.2, 0.0, 0.5]
-    assert found.proxy.rates.stderr[1, 1].tolist() == pytest.approx([0.0, math.sqrt(2) / 5, 0.0])
+    calibration = calibrate(small, num_spreads=3, own_size=4.0)
+    assert calibration.proxy.seconds[0, 0].tolist() == [5.0, 5.0, 2.0]
+    assert calibration.proxy.counts[0].tolist() == [[0, 0, 1], [1, 0, 1]]  # bid: best, improved
+    assert calibration.proxy.counts[1].tolist() == [[0, 1, 0], [0, 2, 0]]
+    assert calibration.proxy.rates.value[0, 1].tolist() == [0.2, 0.0, 0.5]
+    assert calibration.proxy.rates.stderr[1, 1].tolist() == pytest.approx([0.0, math.sqrt(2) / 5, 0.0])
     assert calibrate(small, num_spreads=3, own_size=3.9).proxy.counts[0, 0].tolist() == [1, 0, 1]
-    arguments = found.kwargs()
+    arguments = calibration.kwargs()
     assert arguments["fill_rate_best"] == [[0.0, 0.0, 0.5], [0.0, 0.2, 0.0]]
     assert arguments["fill_rate_improved"] == [[0.2, 0.0, 0.5], [0.0, 0.4, 0.0]]
 
@@ -182,19 +182,19 @@ def test_proxy_of_a_small_tape(small: Path) -> None:
 def test_own_quotes_of_a_small_tape(small: Path, tmp_path: Path) -> None:
     """A fill at a jump belongs to the spread before it; an improved quote at a spread of one tick is best."""
     log = write(tmp_path / "log.csv", LOG_HEADER, LOG_ROWS)
-    found = calibrate(small, own_quotes=log, num_spreads=3)
-    assert found.own_quotes is not None
-    assert found.own_quotes.seconds[0].tolist() == [[3.5, 1.0, 0.0], [0.0, 2.0, 2.0]]
-    assert found.own_quotes.counts[0].tolist() == [[2, 0, 0], [0, 1, 1]]
-    assert found.own_quotes.seconds[1].tolist() == [[7.0, 5.0, 2.0], [0.0, 0.0, 0.0]]
-    assert found.own_quotes.counts[1].tolist() == [[1, 0, 0], [0, 0, 0]]
-    table = found.table()
+    calibration = calibrate(small, own_quotes=log, num_spreads=3)
+    assert calibration.own_quotes is not None
+    assert calibration.own_quotes.seconds[0].tolist() == [[3.5, 1.0, 0.0], [0.0, 2.0, 2.0]]
+    assert calibration.own_quotes.counts[0].tolist() == [[2, 0, 0], [0, 1, 1]]
+    assert calibration.own_quotes.seconds[1].tolist() == [[7.0, 5.0, 2.0], [0.0, 0.0, 0.0]]
+    assert calibration.own_quotes.counts[1].tolist() == [[1, 0, 0], [0, 0, 0]]
+    table = calibration.table()
     assert table.loc["fill_rate_best_bid[1]", "estimate"] == pytest.approx(2 / 3.5)
     assert table.loc["fill_rate_best_bid[1]", "standard_error"] == pytest.approx(math.sqrt(2) / 3.5)
     assert "fill_rate_improved_bid[1]" not in table.index
     with pytest.raises(ValueError, match=r"bid never stood best at a spread of 3 ticks .*executions = 'proxy'"):
-        found.kwargs()
-    assert found.kwargs(executions="proxy") == calibrate(small, num_spreads=3).kwargs()
+        calibration.kwargs()
+    assert calibration.kwargs(executions="proxy") == calibrate(small, num_spreads=3).kwargs()
     with pytest.raises(ValueError, match="needs a log of own quotes"):
         calibrate(small, num_spreads=3).kwargs(executions="own_quotes")
 
@@ -228,16 +228,16 @@ def test_default_number_of_spreads() -> None:
 def test_score_intervals() -> None:
     """The bounds are where the score test is at its quantile; some by hand, and the ends."""
     z = 1.959963985
-    found = proportions([1, 30, 400], [2, 100, 1000])
-    assert found.lower[0] == pytest.approx(0.0945312)
-    assert found.upper[0] == pytest.approx(0.9054688)
-    for bound in (found.lower, found.upper):
-        score = (found.value - bound) / np.sqrt(bound * (1 - bound) / [2, 100, 1000])
+    estimates = proportions([1, 30, 400], [2, 100, 1000])
+    assert estimates.lower[0] == pytest.approx(0.0945312)
+    assert estimates.upper[0] == pytest.approx(0.9054688)
+    for bound in (estimates.lower, estimates.upper):
+        score = (estimates.value - bound) / np.sqrt(bound * (1 - bound) / [2, 100, 1000])
         assert np.abs(score) == pytest.approx([z] * 3)
-    found = rates([5, 50], [15.0, 10.0])
-    assert [found.lower[0], found.upper[0]] == pytest.approx([0.1423801, 0.7803838])
-    for bound in (found.lower, found.upper):
-        assert np.abs(found.value - bound) / np.sqrt(bound / [15.0, 10.0]) == pytest.approx([z, z])
+    estimates = rates([5, 50], [15.0, 10.0])
+    assert [estimates.lower[0], estimates.upper[0]] == pytest.approx([0.1423801, 0.7803838])
+    for bound in (estimates.lower, estimates.upper):
+        assert np.abs(estimates.value - bound) / np.sqrt(bound / [15.0, 10.0]) == pytest.approx([z, z])
     none = rates([0, 0], [10.0, 0.0])
     assert [none.value[0], none.stderr[0], none.lower[0]] == [0, 0, 0]
     assert none.upper[0] == pytest.approx(z**2 / 10)
@@ -285,16 +285,16 @@ def test_intervals_cover_and_tests_keep_their_level() -> None:
     for number in range(DAYS):
         tape = simulate_tape(params, seed=1000 + number, order_rate=0.02, quote_rate=0.01)
         log = simulate_own_quotes(params, tape, seed=5000 + number)
-        found = calibrate(tape, own_quotes=log, num_spreads=6)
-        assert found.own_quotes is not None
-        seen = found.own_quotes.seconds > 0
+        calibration = calibrate(tape, own_quotes=log, num_spreads=6)
+        assert calibration.own_quotes is not None
+        seen = calibration.own_quotes.seconds > 0
         for name, estimates, truth, mask in (
-            ("transitions", found.chain.spread_transitions, RHO, OFF_DIAGONAL),
-            ("clock", found.chain.clock_rates, CLOCK, np.ones(7, dtype=bool)),
-            ("fills", found.own_quotes.rates, FILL_RATES, seen),
+            ("transitions", calibration.chain.spread_transitions, RHO, OFF_DIAGONAL),
+            ("clock", calibration.chain.clock_rates, CLOCK, np.ones(7, dtype=bool)),
+            ("fills", calibration.own_quotes.rates, FILL_RATES, seen),
         ):
             covered[name] += ((estimates.lower <= truth) & (truth <= estimates.upper))[mask]
-        for name, test in found.chain.tests.items():
+        for name, test in calibration.chain.tests.items():
             rejected[name] += test.p_value < 0.05
     for name, counts in covered.items():
         pooled = stats.binom(DAYS * counts.size, 0.95)
@@ -312,9 +312,9 @@ def test_files_say_what_the_frames_say(tape: pd.DataFrame, day: Calibration, tmp
     pd.testing.assert_frame_equal(read_tape(tmp_path / "day.csv.gz")[list(TAPE_COLUMNS)], tape)
     log = simulate_own_quotes(params, tape, tmp_path / "log.csv", seed=2)
     pd.testing.assert_frame_equal(read_own_quotes(tmp_path / "log.csv"), log)
-    found = calibrate(tmp_path / "day.csv.gz", own_quotes=tmp_path / "log.csv", volatility_interval=60.0)
-    assert found.source == "day.csv.gz"
-    assert found.to_dict() == day.to_dict() | {"source": "day.csv.gz"}
+    calibration = calibrate(tmp_path / "day.csv.gz", own_quotes=tmp_path / "log.csv", volatility_interval=60.0)
+    assert calibration.source == "day.csv.gz"
+    assert calibration.to_dict() == day.to_dict() | {"source": "day.csv.gz"}
     assert not simulate_tape(params, seed=3).equals(tape)
 
 
@@ -399,18 +399,18 @@ def test_bias_of_the_proxy() -> None:
 def test_proxy_of_a_simulated_tape_tends_to_its_closed_form() -> None:
     """At a clock of 1 / s, at every spread alike; the improved proxy is far from the true rate of single orders."""
     tape = simulate_tape(market(clock_rate=1.0), seed=4, duration=40_000.0, mean_queue=200.0)
-    found = calibrate(tape, own_size=100.0)
+    calibration = calibrate(tape, own_size=100.0)
     limit = {"improved": 0.5 / 1.5 * math.exp(-100 / 180), "best": 0.5 / 1.5 * math.exp(-100 / 180) / (1 + 200 / 180)}
     quantile = stats.norm.isf(1e-3 / 2 / 28)
     for side in range(2):
         for quote, name in enumerate(("best", "improved")):
-            z = (found.proxy.rates.value[side, quote] - limit[name]) / found.proxy.rates.stderr[side, quote]
+            z = (calibration.proxy.rates.value[side, quote] - limit[name]) / calibration.proxy.rates.stderr[side, quote]
             assert np.abs(z).max() < quantile
-            counts, seconds = found.proxy.counts[side, quote].sum(), found.proxy.seconds[side, quote].sum()
+            counts, seconds = calibration.proxy.counts[side, quote].sum(), calibration.proxy.seconds[side, quote].sum()
             assert abs(counts / seconds - limit[name]) < quantile * math.sqrt(counts) / seconds
-        improved = found.proxy.counts[side, 1].sum() / found.proxy.seconds[side, 1].sum()
+        improved = calibration.proxy.counts[side, 1].sum() / calibration.proxy.seconds[side, 1].sum()
         assert improved < 0.95 * 0.2173
-    bias = found.proxy_bias().set_index(["side", "quote"])
+    bias = calibration.proxy_bias().set_index(["side", "quote"])
     assert bias.loc[("bid", "improved"), "proxy_limit"] == pytest.approx(0.1913, rel=0.05)
     assert bias.loc[("ask", "improved"), "single_order_rate"] == pytest.approx(0.2173, rel=0.05)
     assert bias.loc[("ask", "best"), "proxy_limit"] == pytest.approx(limit["best"], rel=0.05)
@@ -441,8 +441,8 @@ def test_broken_laws_are_rejected() -> None:
     regular = path_of(free, np.ones(number), 3)
     assert holding_times_test(regular, np.array([0.0, regular.end]), np.array([1.0])).p_value < 1e-6
     drifting = path_of(free, holding * np.linspace(0.2, 1.8, number), 3)
-    found = clock_test(drifting, np.array([0.0, drifting.end]))
-    assert found.p_value < 1e-6 and found.dispersion > 2
+    test = clock_test(drifting, np.array([0.0, drifting.end]))
+    assert test.p_value < 1e-6 and test.dispersion > 2
     turns = np.where(random.random(number) < 0.8, 1, 2)  # mostly goes on round: 1 2 3 1; remembers nothing
     assert markov_test(path_of(turns.cumsum() % 3 + 1, holding, 3)).p_value > 1e-3
     memory = np.where(random.random(number) < 0.8, 0, 1).cumsum() % 2 + 1  # mostly repeats its last turn
@@ -565,10 +565,10 @@ def test_a_log_without_a_quote_row_or_on_another_clock(small: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="both files must be on one clock"):
         calibrate(small, own_quotes=late, num_spreads=3)
     early = write(tmp_path / "early.csv", LOG_HEADER, ["-5,quote,ask,best", "-2,fill,ask,", "1,fill,ask,"])
-    found = calibrate(small, own_quotes=early, num_spreads=3)
-    assert found.own_quotes is not None
-    assert found.own_quotes.counts[1, 0].tolist() == [1, 0, 0]
-    assert found.own_quotes.seconds[1, 0].tolist() == [8.0, 5.0, 2.0]
+    calibration = calibrate(small, own_quotes=early, num_spreads=3)
+    assert calibration.own_quotes is not None
+    assert calibration.own_quotes.counts[1, 0].tolist() == [1, 0, 0]
+    assert calibration.own_quotes.seconds[1, 0].tolist() == [8.0, 5.0, 2.0]
 
 
 def test_frames_are_checked_too(tape: pd.DataFrame, log: pd.DataFrame) -> None:
@@ -602,12 +602,12 @@ def test_arguments_are_refused(small: Path, arguments: dict[str, object], messag
 
 
 def test_arguments_of_the_result_and_the_simulation_are_refused(small: Path, tape: pd.DataFrame) -> None:
-    found = calibrate(small, num_spreads=3)
+    calibration = calibrate(small, num_spreads=3)
     with pytest.raises(ValueError, match="executions must be"):
-        found.kwargs(executions="tape")
+        calibration.kwargs(executions="tape")
     for start in (-1.0, 15.0, math.nan):
         with pytest.raises(ValueError, match="episode_start"):
-            found.kwargs(episode_start=start)
+            calibration.kwargs(episode_start=start)
     for name, value in (("duration", 0.0), ("order_rate", -1.0), ("mean_queue", math.nan), ("quote_rate", math.inf)):
         with pytest.raises(ValueError, match=name):
             simulate_tape(market(), seed=0, **{name: value})
@@ -626,7 +626,7 @@ def test_command_line(tape: pd.DataFrame, log: pd.DataFrame, tmp_path: Path, cap
     options = ["--tick", "0.01", "--spreads", "3", "--own-size", "50", "--clock-changes", "1000", "5000"]
     assert main([*words, *options, *files]) == 0
     output = capsys.readouterr().out
-    found = calibrate(
+    calibration = calibrate(
         tmp_path / "tape.csv",
         own_quotes=tmp_path / "log.csv",
         tick=0.01,
@@ -634,16 +634,16 @@ def test_command_line(tape: pd.DataFrame, log: pd.DataFrame, tmp_path: Path, cap
         own_size=50.0,
         clock_pieces=[1000.0, 5000.0],
     )
-    assert found.summary() in output
-    assert found.rejected == ["Poisson clock", "Markov property"]  # spreads are merged, the pieces are wrong
+    assert calibration.summary() in output
+    assert calibration.rejected == ["Poisson clock", "Markov property"]  # spreads are merged, the pieces are wrong
     assert "REJECTED: Poisson clock, Markov property" in output and "gymnasium.make(" not in output
     assert main([*words, *options, "--force"]) == 0
     output = capsys.readouterr().out
-    assert f'gymnasium.make("mmgym/TickSpread-v0", **{json.dumps(found.kwargs())})' in output
+    assert f'gymnasium.make("mmgym/TickSpread-v0", **{json.dumps(calibration.kwargs())})' in output
     assert "REJECTED: Poisson clock, Markov property" in output
     assert (tmp_path / "fit.png").stat().st_size > 30_000
     table = pd.read_csv(tmp_path / "fit.csv", index_col=0)
-    assert table["estimate"].tolist() == pytest.approx(found.table()["estimate"].tolist())
+    assert table["estimate"].tolist() == pytest.approx(calibration.table()["estimate"].tolist())
     assert len([name for name in table.index if name.startswith("clock_rate")]) == 3
 
     assert main([*words[:3], "--clock-pieces", "4"]) == 0
@@ -663,7 +663,7 @@ def test_command_line(tape: pd.DataFrame, log: pd.DataFrame, tmp_path: Path, cap
 @pytest.mark.skipif(not REAL_TAPE.exists(), reason="the real tape is not part of the project")
 def test_real_tape_against_a_plain_loop(tmp_path: Path) -> None:
     """Spreads of 1, 2 and 3 ticks or more: counts and volumes, row by row in plain Python."""
-    found = calibrate(REAL_TAPE, own_size=1.0)
+    calibration = calibrate(REAL_TAPE, own_size=1.0)
     transitions, seconds = np.zeros((3, 3), dtype=int), np.zeros(3)
     counts = np.zeros((2, 2, 3), dtype=int)
     stamps: dict[float, dict[str, object]] = {}
@@ -692,24 +692,26 @@ def test_real_tape_against_a_plain_loop(tmp_path: Path) -> None:
                 counts[side, 1, state] += volume[side] > 1.0
         state, queues, since, volume = stamp["quote"][0], stamp["quote"][1:], time, [0.0, 0.0]
     assert transitions.sum(axis=1).tolist() == [366, 151, 285]
-    assert found.tick == 0.01
-    assert found.num_spreads == 3
-    np.testing.assert_array_equal(found.transition_counts, transitions)
-    np.testing.assert_array_equal(found.proxy.counts, counts)
-    np.testing.assert_allclose(found.proxy.seconds[0, 0], seconds)
+    assert calibration.tick == 0.01
+    assert calibration.num_spreads == 3
+    np.testing.assert_array_equal(calibration.transition_counts, transitions)
+    np.testing.assert_array_equal(calibration.proxy.counts, counts)
+    np.testing.assert_allclose(calibration.proxy.seconds[0, 0], seconds)
     exits = transitions.sum(axis=1) / seconds
-    np.testing.assert_allclose(found.chain.exit_rates.value[1:], exits[1:])
-    assert found.chain.clock_rates.value == pytest.approx([exits.max()])
-    np.testing.assert_allclose(np.diag(found.chain.spread_transitions.value), 1 - exits / exits.max(), atol=1e-4)
-    assert found.seconds[0] / found.seconds.sum() > 0.99
-    np.testing.assert_allclose(found.chain.model_shares, found.seconds / found.seconds.sum(), atol=1e-3)
+    np.testing.assert_allclose(calibration.chain.exit_rates.value[1:], exits[1:])
+    assert calibration.chain.clock_rates.value == pytest.approx([exits.max()])
+    np.testing.assert_allclose(np.diag(calibration.chain.spread_transitions.value), 1 - exits / exits.max(), atol=1e-4)
+    assert calibration.seconds[0] / calibration.seconds.sum() > 0.99
+    np.testing.assert_allclose(
+        calibration.chain.model_shares, calibration.seconds / calibration.seconds.sum(), atol=1e-3
+    )
     paper = calibrate(REAL_TAPE, own_size=1.0, holding_times="equal")
     assert paper.chain.clock_rates.value == pytest.approx([802 / 344.744], rel=1e-6)
     assert paper.chain.model_shares[0] < 0.5  # one clock for all spreads is wrong here, and it is said
-    summary = found.summary()
+    summary = calibration.summary()
     assert "(one clock): rejected" in summary
     assert "0.991 0.003 0.006 on the tape" in summary
-    env = gymnasium.make("mmgym/TickSpread-v0", num_steps=3000, **found.kwargs())
+    env = gymnasium.make("mmgym/TickSpread-v0", num_steps=3000, **calibration.kwargs())
     env.reset(seed=0)
     env.close()
-    assert found.plot(tmp_path / "fit.png").stat().st_size > 30_000
+    assert calibration.plot(tmp_path / "fit.png").stat().st_size > 30_000

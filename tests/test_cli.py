@@ -52,8 +52,8 @@ def test_every_error_is_one_line_with_a_way_on(capsys, monkeypatch, error, statu
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(run=fail))
-    found, out, err = run(capsys, "list")
-    assert (found, out) == (status, "")
+    code, out, err = run(capsys, "list")
+    assert (code, out) == (status, "")
     assert err.count("\n") == 1 and re.search(words, err.rstrip())
     with pytest.raises(type(error)):
         main(["--traceback", "list"])
@@ -136,12 +136,12 @@ def test_score_papers_and_risk(capsys, tmp_path):
         str(file),
     )
     assert status == 0
-    found = {row.pop("policy"): row for row in json.loads(file.read_text())}
-    assert found["constant"]["value"] == pytest.approx(61.0384347660, abs=1e-6)
-    assert found["optimal"]["skill"] == pytest.approx(1.0)
+    rows = {row.pop("policy"): row for row in json.loads(file.read_text())}
+    assert rows["constant"]["value"] == pytest.approx(61.0384347660, abs=1e-6)
+    assert rows["optimal"]["skill"] == pytest.approx(1.0)
     # VaR and CVaR of the constant quote do not depend on the number of steps (reference mathematics, section 6)
-    assert found["constant"]["VaR 95%"] == pytest.approx(-45.245508, abs=2e-5)
-    assert found["constant"]["CVaR 99%"] == pytest.approx(-27.880104, abs=2e-5)
+    assert rows["constant"]["VaR 95%"] == pytest.approx(-45.245508, abs=2e-5)
+    assert rows["constant"]["CVaR 99%"] == pytest.approx(-27.880104, abs=2e-5)
     assert "P&L std" in out
 
 

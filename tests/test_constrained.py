@@ -84,13 +84,13 @@ def test_bounds_of_the_model_file(name):
     unlimited, bound, optimum, _, _ = FIGURES[name]
     assert float(evaluate_table(chain, best_unlimited(chain)).value) == unlimited
     program = LinearProgram(chain)
-    found = program.solve()
-    assert found.value == pytest.approx(bound, abs=1e-10)  # printed to ten digits, the last one cut
-    assert found.value >= optimum
-    assert found.solved
+    randomised = program.solve()
+    assert randomised.value == pytest.approx(bound, abs=1e-10)  # printed to ten digits, the last one cut
+    assert randomised.value >= optimum
+    assert randomised.solved
     first = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 20.0)
     assert evaluate_table(chain, first).value == optimum  # the local search finds the best, without a certificate
-    marginal = evaluate_schedule(chain, found.schedule)  # same law of (step, inventory), hence the same objective
+    marginal = evaluate_schedule(chain, randomised.schedule)  # same law of (step, inventory), hence the same objective
     assert float(marginal.value) == pytest.approx(bound, abs=1e-9)
 
 
@@ -99,17 +99,17 @@ def test_bounds_of_the_model_file(name):
     "name", ["constrain_3_2_2", "constrain_3_3_3", pytest.param("constrain_4_3_4", marks=pytest.mark.slow)]
 )
 def test_certified_optima_of_the_model_file(name):
-    found = constrain(shipped(name))
+    solution = constrain(shipped(name))
     _, _, optimum, loss, drawdown = FIGURES[name]
-    assert found.schedule.status == "optimal"
-    assert found.schedule.evaluation.value == optimum == found.bound
-    assert found.gap == 0
+    assert solution.schedule.status == "optimal"
+    assert solution.schedule.evaluation.value == optimum == solution.bound
+    assert solution.gap == 0
     # optimal schedules need not be unique: the probabilities of the model file are those of one
-    assert found.schedule.evaluation.risks["loss"] <= Fraction(1, 50)
-    assert found.schedule.evaluation.risks["drawdown"] <= Fraction(1, 20)
+    assert solution.schedule.evaluation.risks["loss"] <= Fraction(1, 50)
+    assert solution.schedule.evaluation.risks["drawdown"] <= Fraction(1, 20)
     assert loss <= Fraction(1, 50)
     assert drawdown <= Fraction(1, 20)
-    assert found.schedule.evaluation == by_paths(found.problem.chain, found.schedule.schedule)
+    assert solution.schedule.evaluation == by_paths(solution.problem.chain, solution.schedule.schedule)
 
 
 def by_paths(chain, table):
@@ -193,9 +193,9 @@ def occupancy_program(chain):
     for t in {-state.wealth for state in chain.layers[-1]} if chain.limits.cvar else {0}:
         rows = [[cost(name, s, t) if pair is None else 0.0 for _, s, pair in unknowns] for name in chain.bounds]
         limits = [float(bound) for bound in chain.bounds.values()]
-        found = linprog(-worth, A_ub=rows or None, b_ub=limits or None, A_eq=flow.tocsr(), b_eq=start)
-        if found.status == 0 and (best is None or -found.fun > best):
-            best = -found.fun
+        optimum = linprog(-worth, A_ub=rows or None, b_ub=limits or None, A_eq=flow.tocsr(), b_eq=start)
+        if optimum.status == 0 and (best is None or -optimum.fun > best):
+            best = -optimum.fun
     return best
 
 
@@ -239,11 +239,11 @@ def test_certified_optimum_is_the_best_of_all_schedules(seed):
     chain = random_chain(seed)
     best, least = None, dict.fromkeys(chain.bounds, Fraction(99))
     for table in all_schedules(chain):
-        found = by_paths(chain, table)
-        assert found == evaluate_table(chain, table)
-        least = {name: min(p, found.risks[name]) for name, p in least.items()}
-        if found.meets(chain) and (best is None or found.value > best):
-            best = found.value
+        evaluation = by_paths(chain, table)
+        assert evaluation == evaluate_table(chain, table)
+        least = {name: min(p, evaluation.risks[name]) for name, p in least.items()}
+        if evaluation.meets(chain) and (best is None or evaluation.value > best):
+            best = evaluation.value
     program = ScheduleProgram(chain)
     result = program.solve(time_limit=30.0)
     bound = LinearProgram(chain).solve()
@@ -261,8 +261,8 @@ def test_certified_optimum_is_the_best_of_all_schedules(seed):
     assert result.status == "optimal"
     assert result.evaluation.value == best
     assert bound.value >= best - Fraction(1, 10**9)
-    found = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 10.0)
-    assert evaluate_table(chain, found).value == best
+    searched = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 10.0)
+    assert evaluate_table(chain, searched).value == best
 
 
 def test_some_random_chains_are_infeasible_and_some_are_not():
@@ -272,24 +272,24 @@ def test_some_random_chains_are_infeasible_and_some_are_not():
 
 def test_time_limit_returns_the_best_schedule_and_its_gap():
     started = time.perf_counter()
-    found = constrain(shipped("constrain_4_3_4"), time_limit=2.0)
+    solution = constrain(shipped("constrain_4_3_4"), time_limit=2.0)
     assert time.perf_counter() - started < 2.2
-    assert found.schedule.status == "feasible"
-    assert found.schedule.evaluation.meets(found.problem.chain)
-    assert found.bound >= Fraction(4997, 2048) >= found.schedule.evaluation.value
-    assert found.gap == found.bound - found.schedule.evaluation.value > 0
-    assert "gap" in found.comparison().to_string()
+    assert solution.schedule.status == "feasible"
+    assert solution.schedule.evaluation.meets(solution.problem.chain)
+    assert solution.bound >= Fraction(4997, 2048) >= solution.schedule.evaluation.value
+    assert solution.gap == solution.bound - solution.schedule.evaluation.value > 0
+    assert "gap" in solution.comparison().to_string()
 
 
 def test_infeasible_for_every_policy_is_explained():
     content = changed("limits.loss.probability", "1/1000")
-    found = constrain(read_problem(content))
-    why = found.infeasibility
+    solution = constrain(read_problem(content))
+    why = solution.infeasibility
     assert why.of == "policies"
     assert why.alone["loss"] > Fraction(1, 1000)
     assert "loss: 1/1000 = 0.001 is asked" in why.text()
     assert "impossible by itself" in why.text()
-    assert found.to_dict()["status"] == "infeasible"
+    assert solution.to_dict()["status"] == "infeasible"
     relaxed = changed("limits.loss.probability", why.relaxation["loss"] + 1e-9)
     relaxed["limits"]["drawdown"]["probability"] = why.relaxation["drawdown"] + 1e-9
     assert LinearProgram(read_problem(relaxed).chain).solve() is not None
@@ -305,8 +305,8 @@ def test_least_shortfall_above_the_limit(confidence):
     assert least > Fraction(1, 4)
     for parts in (("lp",), ("schedule",)):
         why = constrain(read_problem(content), parts=parts).infeasibility
-        for found in (why.alone, why.with_others, why.relaxation):
-            assert float(found["cvar"]) == pytest.approx(float(least), abs=1e-9)
+        for least_risks in (why.alone, why.with_others, why.relaxation):
+            assert float(least_risks["cvar"]) == pytest.approx(float(least), abs=1e-9)
 
 
 def test_infeasible_for_schedules_only_is_explained():
@@ -318,12 +318,12 @@ def test_infeasible_for_schedules_only_is_explained():
         "drawdown": {"amount": 2, "probability": "17/128"},
     }
     problem = read_problem(content)
-    found, limits = constrain(problem), problem.chain.bounds
-    why = found.infeasibility
+    solution, limits = constrain(problem), problem.chain.bounds
+    why = solution.infeasibility
     assert (why.of, why.proved) == ("schedules", True)
-    assert found.schedule.status == "infeasible"
-    assert found.randomised is not None
-    assert (found.bound, found.gap) == (None, None)
+    assert solution.schedule.status == "infeasible"
+    assert solution.randomised is not None
+    assert (solution.bound, solution.gap) == (None, None)
     risks = [by_paths(problem.chain, table).risks for table in all_schedules(problem.chain)]
     for name, other in (("loss", "drawdown"), ("drawdown", "loss")):
         assert why.alone[name] == min(p[name] for p in risks)
@@ -332,7 +332,7 @@ def test_infeasible_for_schedules_only_is_explained():
     assert sum(why.relaxation[name] - limit for name, limit in limits.items()) == over
     assert "no schedule" in why.text()
     assert "raising this limit to that is enough" in why.text()
-    json.dumps(found.to_dict())
+    json.dumps(solution.to_dict())
 
 
 BAD = [
@@ -395,9 +395,9 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools", None)
     with pytest.raises(ImportError, match=r"mmgym\[constraints\]"):
         ScheduleProgram(read_problem(SMALL).chain)
-    found = constrain(read_problem(SMALL), time_limit=5.0)
-    assert found.schedule.status == "feasible"
-    assert "mmgym[constraints]" in found.certificate()
+    solution = constrain(read_problem(SMALL), time_limit=5.0)
+    assert solution.schedule.status == "feasible"
+    assert "mmgym[constraints]" in solution.certificate()
 
 
 def test_schedule_is_a_policy_of_the_environment(tmp_path):
@@ -481,19 +481,19 @@ def test_command_writes_what_it_prints(capsys, tmp_path):
         "price",
     ):
         assert text in out
-    found = json.loads((folder / "solution.json").read_text())
+    written = json.loads((folder / "solution.json").read_text())
     chain = read_problem(content).chain
     best = max((e for e in (by_paths(chain, t) for t in all_schedules(chain)) if e.meets(chain)), key=lambda e: e.value)
-    assert Fraction(found["schedule"]["exact"]) == best.value == Fraction(found["bound"])
-    assert found["problem"]["limits"] == content["limits"]
-    assert found["versions"]["ortools"]
-    assert Fraction(found["gap"]) == 0
+    assert Fraction(written["schedule"]["exact"]) == best.value == Fraction(written["bound"])
+    assert written["problem"]["limits"] == content["limits"]
+    assert written["versions"]["ortools"]
+    assert Fraction(written["gap"]) == 0
     arguments = content["environment"]["arguments"].items()
     pairs = [word for name, value in arguments for word in ("--set", f"{name}={value}")]
     tables = [folder / f"{name}.npz" for name in ("schedule", "randomised", "agent", "lagrangian")]
     status, out, err = run(capsys, "score", "--env", "mmgym/GLFT-v0", *pairs, *tables)
     assert status == 0, err
-    assert f"{found['environment']['schedule']['value']:.6g}" in out
+    assert f"{written['environment']['schedule']['value']:.6g}" in out
 
 
 def test_command_refuses_bad_configurations(capsys, tmp_path):
@@ -535,12 +535,12 @@ def test_penalised_agent_keeps_to_the_limits_below_the_bound():
     assert change.tolist() == pytest.approx((slopes[0, 0] - slopes[0, 1]).tolist(), abs=1e-7)
 
     chain = shipped("constrain_3_2_2").chain
-    found = train_lagrangian(chain, AgentSettings(iterations=1500))
+    trained = train_lagrangian(chain, AgentSettings(iterations=1500))
     unlimited, bound, optimum, _, _ = FIGURES["constrain_3_2_2"]
-    assert found.evaluation.meets(chain)
-    assert optimum - Fraction(1, 50) < found.evaluation.value <= bound + 1e-9 < unlimited
+    assert trained.evaluation.meets(chain)
+    assert optimum - Fraction(1, 50) < trained.evaluation.value <= bound + 1e-9 < unlimited
     again = train_lagrangian(chain, AgentSettings(iterations=1500))
-    assert again == found
+    assert again == trained
 
 
 @pytest.mark.parametrize("time_only", [False, True])
@@ -561,8 +561,8 @@ def test_limits_that_bind(kind, confidence, time_only):
     chain = read_problem(changed(f"limits.{kind}.{number}", str(middle.risks[kind]), content)).chain
     best = max(worth.value for worth in worths if worth.meets(chain))
     assert ScheduleProgram(chain).solve().evaluation.value == best
-    found = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 10.0)
-    assert evaluate_table(chain, found).value == best
+    searched = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 10.0)
+    assert evaluate_table(chain, searched).value == best
     bound = LinearProgram(chain).solve()
     assert bound.value == pytest.approx(occupancy_program(chain), abs=1e-6)
     assert bound.bound >= best
@@ -572,8 +572,8 @@ def test_limits_that_bind(kind, confidence, time_only):
 def test_prices_give_a_bound_in_whole_numbers(name):
     """Weak duality by dynamic programming on the chain itself, at the linear program's prices, nothing rounded."""
     chain = shipped(name).chain
-    found = LinearProgram(chain).solve()
-    prices = {limit: Fraction(price) for limit, price in found.prices.items()}
+    randomised = LinearProgram(chain).solve()
+    prices = {limit: Fraction(price) for limit, price in randomised.prices.items()}
     worth = {
         state: chain.final_reward(state) - sum(p for limit, p in prices.items() if chain.violates(limit, state))
         for state in chain.layers[-1]
@@ -591,32 +591,32 @@ def test_prices_give_a_bound_in_whole_numbers(name):
         whole *= chain.denominator
     assert not chain.market.running_penalty
     dual = Fraction(values[chain.start], whole) + sum(prices[limit] * bound for limit, bound in chain.bounds.items())
-    assert found.value - 1e-11 <= dual <= found.bound <= found.value + 1e-9
+    assert randomised.value - 1e-11 <= dual <= randomised.bound <= randomised.value + 1e-9
 
 
 def test_prices_are_derivatives_of_the_bound():
     content = shipped_content("constrain_3_2_2")
-    found, moved = LinearProgram(shipped("constrain_3_2_2").chain).solve(), {}
+    randomised, moved = LinearProgram(shipped("constrain_3_2_2").chain).solve(), {}
     for name in ("loss", "drawdown"):
         probability = Fraction(content["limits"][name]["probability"]) + Fraction(1, 10**5)
         other = LinearProgram(read_problem(changed(f"limits.{name}.probability", str(probability), content)).chain)
-        moved[name] = (other.solve().value - found.value) * 10**5
-    assert found.prices == pytest.approx(moved, abs=1e-6)
+        moved[name] = (other.solve().value - randomised.value) * 10**5
+    assert randomised.prices == pytest.approx(moved, abs=1e-6)
 
 
 @pytest.mark.long
 def test_ten_steps_and_five_ticks():
     """25,272 states: value from exact masses of the mixture's quotes; a schedule near the bound; no CP-SAT, and why."""
     started = time.perf_counter()
-    found = constrain(shipped("constrain_10_6_8"), time_limit=8.0)
+    solution = constrain(shipped("constrain_10_6_8"), time_limit=8.0)
     assert time.perf_counter() - started < 8.8
-    assert Lattice(found.problem.chain).count_states() == sum(map(len, found.problem.chain.layers)) == 25_272
-    assert found.randomised.solved
-    assert float(found.marginal.value) == pytest.approx(found.randomised.value, abs=1e-8)
-    assert found.schedule.status == "feasible"
-    assert found.schedule.evaluation == evaluate_table(found.problem.chain, found.schedule.schedule)
-    assert 0 < found.gap < 0.2
-    assert "2^53" in found.certificate()
+    assert Lattice(solution.problem.chain).count_states() == sum(map(len, solution.problem.chain.layers)) == 25_272
+    assert solution.randomised.solved
+    assert float(solution.marginal.value) == pytest.approx(solution.randomised.value, abs=1e-8)
+    assert solution.schedule.status == "feasible"
+    assert solution.schedule.evaluation == evaluate_table(solution.problem.chain, solution.schedule.schedule)
+    assert 0 < solution.gap < 0.2
+    assert "2^53" in solution.certificate()
 
 
 def test_what_would_not_fit_into_memory_is_named():
@@ -637,10 +637,10 @@ def test_only_one_part(capsys, tmp_path):
         assert "quotes by step alone" in out
         assert shown in out
         assert hidden not in out
-    found = json.loads((tmp_path / "schedule" / "solution.json").read_text())
+    written = json.loads((tmp_path / "schedule" / "solution.json").read_text())
     chain = read_problem(changed("limits.time_only", True, changed("limits.loss.probability", "1/6"))).chain
     worths = [by_paths(chain, table) for table in all_schedules(chain)]
-    assert Fraction(found["schedule"]["exact"]) == max(worth.value for worth in worths if worth.meets(chain))
+    assert Fraction(written["schedule"]["exact"]) == max(worth.value for worth in worths if worth.meets(chain))
 
 
 @pytest.mark.long
@@ -649,12 +649,12 @@ def test_limits_in_the_environment():
     problem = shipped("constrain_3_2_2")
     settings, chain, episodes = problem.environment, problem.chain, 20_000
     env, schedule = schedule_policy(as_schedule(best_unlimited(chain)), settings, chain)
-    found = limit_loss(env, 2.0, 0.015)
-    assert found.probability.high <= 0.015
-    assert found.probability.value > 0.014  # the limit binds
-    assert found.value == pytest.approx(baselines.score(env, found.policy).value, abs=1e-9)
-    assert baselines.score(env, schedule).value < found.value < baselines.optimal_policy(env).optimum
-    for policy in (schedule, found.policy):
+    limited = limit_loss(env, 2.0, 0.015)
+    assert limited.probability.high <= 0.015
+    assert limited.probability.value > 0.014  # the limit binds
+    assert limited.value == pytest.approx(baselines.score(env, limited.policy).value, abs=1e-9)
+    assert baselines.score(env, schedule).value < limited.value < baselines.optimal_policy(env).optimum
+    for policy in (schedule, limited.policy):
         risks = limited_risks(env, policy, chain, settings.tick, 1000)
         losses = int((path_risks(env, policy, episodes, seed=7).gains <= -2.0).sum())
         assert binomtest(losses, episodes, risks["loss"].value).pvalue > 1e-6

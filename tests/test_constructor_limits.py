@@ -178,11 +178,13 @@ def scored(env):
     action = space.high if hasattr(space, "high") else space.nvec - 1 if hasattr(space, "nvec") else np.int64(0)
     shape = np.shape(action)
     try:
-        found = score(env, lambda x: np.broadcast_to(action, (*np.shape(x)[:-1], *shape)), markov=True)
+        result = score(env, lambda x: np.broadcast_to(action, (*np.shape(x)[:-1], *shape)), markov=True)
     except (ValueError, ArithmeticError) as error:
         assert re.search(r"lower|raise|give", str(error)), f"{type(error).__name__}: {error}"
         return False
-    assert all(math.isfinite(x) for x in (found.value, found.std, found.pnl, found.fills, found.optimum_upper)), found
+    assert all(math.isfinite(x) for x in (result.value, result.std, result.pnl, result.fills, result.optimum_upper)), (
+        result
+    )
     return True
 
 
@@ -194,8 +196,8 @@ def fuzz(env_id, cases, every=0):
         made += env is not None
         if every and env is not None and k % every == 0 and ROWS[env_id].market in SCORED:
             with np.errstate(all="ignore"):
-                found = scored(env)
-            finite, refused = finite + (found is True), refused + (found is False)
+                answer = scored(env)
+            finite, refused = finite + (answer is True), refused + (answer is False)
     return made, finite, refused
 
 

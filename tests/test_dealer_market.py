@@ -20,9 +20,9 @@ def test_one_size_is_the_glft_market(utility):
     arguments |= {"utility": utility, "fill_rate": 40.0, "fill_decay": 1.2, "terminal_penalty": 0.1}
     arguments |= {"volatility": 1.5, "risk_aversion": 0.1, "min_depth": -0.5, "max_depth": 2.0}
     glft = baselines.optimal_policy("mmgym/GLFT-v0", **arguments)
-    found = baselines.optimal_policy(ID, **ONE_SIZE, **arguments)
-    assert found.optimum == pytest.approx(glft.optimum, rel=1e-10)
-    assert np.allclose(found.solution.values, glft.solution.values, rtol=1e-10, atol=1e-12)
+    policy = baselines.optimal_policy(ID, **ONE_SIZE, **arguments)
+    assert policy.optimum == pytest.approx(glft.optimum, rel=1e-10)
+    assert np.allclose(policy.solution.values, glft.solution.values, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.long

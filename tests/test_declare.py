@@ -235,11 +235,11 @@ def test_throughput_and_benchmark_of_a_market_of_somebody_else(command, monkeypa
 
 @pytest.mark.long
 def test_third_party_package_tests_itself():
-    found = subprocess.run(
+    tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PACKAGE / "tests")],
         cwd=PACKAGE, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
-    assert found.returncode == 0, found.stdout
+    assert tests.returncode == 0, tests.stdout
 
 
 INTERACTIVE = """

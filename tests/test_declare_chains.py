@@ -99,8 +99,8 @@ def opened(k):
 
 def after(k):
     def move(p, x):
-        found = int(p.reach[k, x.level, x.held + LIMIT])
-        return found // HELD, found % HELD - LIMIT
+        place = int(p.reach[k, x.level, x.held + LIMIT])
+        return place // HELD, place % HELD - LIMIT
 
     return move
 
@@ -236,8 +236,8 @@ class Dense:
                 for k, s in np.ndindex(*rates.shape):
                     matrix[s, following[k, s]] += rates[k, s] * np.exp(z * pays[k, s])
                 columns.append(expm(self.h * matrix) @ column)
-            found = np.stack(columns, axis=1)
-            return found if np.iscomplexobj(values) else found.real
+            stacked = np.stack(columns, axis=1)
+            return stacked if np.iscomplexobj(values) else stacked.real
         plain, once, twice = self.generator(n, u), np.diag(flow), np.diag(noise)
         for k, s in np.ndindex(*rates.shape):
             once[s, following[k, s]] += rates[k, s] * pays[k, s]
@@ -246,8 +246,8 @@ class Dense:
         block = np.block([[plain, 2.0 * once, twice], [none, plain, once], [none, none, plain]])
         first = values[:, 0]
         second = values[:, 1] if functional.moments == 2 else np.zeros(size)
-        found = expm(self.h * block) @ np.concatenate([second, first, np.ones(size)])
-        return np.stack([found[size : 2 * size], found[:size]], axis=1)[:, : functional.moments]
+        block_values = expm(self.h * block) @ np.concatenate([second, first, np.ones(size)])
+        return np.stack([block_values[size : 2 * size], block_values[:size]], axis=1)[:, : functional.moments]
 
 
 KINDS = {"boxes": ("bid", "ask", None, "order"), "choices": ("bid", "ask", None, None)}
@@ -292,10 +292,10 @@ def test_one_step_law_of_boxes(seed, name):
         pairs = np.repeat(controls, problem.num_states, axis=0)
         states = np.tile(np.arange(problem.num_states), 6)
         expected = np.concatenate([dense.backward(n, u, values, functional, KINDS["boxes"]) for u in controls])
-        found = problem.backward(n, states, pairs, values, functional)
-        assert np.abs(found - expected).max() < 1e-12 * (1.0 + np.abs(expected).max())
-        found = problem.backward(n, states[: problem.num_states], pairs[: problem.num_states], values, functional)
-        assert np.abs(found - expected[: problem.num_states]).max() < 1e-12 * (1.0 + np.abs(expected).max())
+        earlier = problem.backward(n, states, pairs, values, functional)
+        assert np.abs(earlier - expected).max() < 1e-12 * (1.0 + np.abs(expected).max())
+        earlier = problem.backward(n, states[: problem.num_states], pairs[: problem.num_states], values, functional)
+        assert np.abs(earlier - expected[: problem.num_states]).max() < 1e-12 * (1.0 + np.abs(expected).max())
 
 
 @pytest.mark.long
@@ -341,7 +341,7 @@ def test_policy_gradient_of_boxes():
 @pytest.mark.parametrize("seed", range(2))
 def test_optimum_of_boxes(seed, utility):
     problem, dense = boxes(seed, utility=utility)
-    found = solve(problem)
+    solution = solve(problem)
     sign = 1.0 if utility == "cara" else -1.0
     values = problem.terminal(problem.criterion)
     axes = [np.linspace(a, b, 5) for a, b in zip(problem.low_controls, problem.high_controls, strict=True)]
@@ -361,8 +361,8 @@ def test_optimum_of_boxes(seed, utility):
                 )  # fmt: skip
                 ends.append(done.fun)
             best[s] = sign * min(ends)
-        scale = found.log_scale[n]
-        mine = found.raw[n] * np.exp(scale)
+        scale = solution.log_scale[n]
+        mine = solution.raw[n] * np.exp(scale)
         assert (sign * (mine - best)).max() < 1e-9  # nothing that was found by search is better
         assert np.abs(mine - best).max() < 1e-7
         values = mine[:, None]
@@ -373,7 +373,7 @@ def test_optimum_of_boxes(seed, utility):
 @pytest.mark.parametrize("seed", range(3))
 def test_optimum_and_values_of_choices(seed, utility):
     problem, dense = choices(seed, utility=utility)
-    found = solve(problem)
+    solution = solve(problem)
     values = problem.terminal(problem.criterion)
     gamma, number = dense.gamma, {state: i for i, state in enumerate(dense.states)}
     actions = list(itertools.product((0, 1, 2), (-1, 0, 1), (-1, 0, 1)))
@@ -387,7 +387,7 @@ def test_optimum_and_values_of_choices(seed, utility):
                 reached = after[number[level, held + order]]
                 worth[s, a] = reached * np.exp(-gamma * paid) if gamma else reached + paid
         best = worth.min(axis=1) if gamma else worth.max(axis=1)
-        assert np.abs(found.raw[n] * np.exp(found.log_scale[n]) - best).max() < 1e-12
+        assert np.abs(solution.raw[n] * np.exp(solution.log_scale[n]) - best).max() < 1e-12
         last, others = problem.action_values(n, values)
         states, worth = np.arange(problem.num_states), worth.reshape(-1, 9, 3)
         assert np.abs(last - (worth.min(axis=1) if gamma else worth.max(axis=1))).max() < 1e-12
@@ -505,8 +505,8 @@ def test_what_happens_is_kept_between_steps_only_where_no_function_reads_them():
             controls, states = random.uniform(-0.2, 1.0 + 0.3 * n, (150, 2)), np.arange(150)
             expected = other.law.run("pair", n, (states, controls), (functional,), values, np.ones(150))
             for problem in (one, other):
-                found = problem.backward(n, states, controls, values, functional)
-                assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
+                earlier = problem.backward(n, states, controls, values, functional)
+                assert np.abs(earlier - expected).max() <= 1e-12 * np.abs(expected).max()
             law = random.dirichlet(np.ones(150))
             assert np.abs(one.forward(n, controls, law) - other.forward(n, controls, law)).max() < 1e-15
             values = expected
@@ -547,9 +547,11 @@ def test_sums_of_one_pass_are_those_of_a_pass_each(market):
         problem.criterion._replace(moments=2), PNL._replace(moments=2), Functional(fills=1.0), Functional(orders=1.0),
     )  # fmt: skip
     values = random.uniform(0.5, 1.0, (problem.num_states, 6))
-    found = problem.backward_together(2, states, controls, values, sums)
+    earlier = problem.backward_together(2, states, controls, values, sums)
     for own, functional in zip(columns_of(sums), sums, strict=True):
-        assert np.allclose(found[:, own], problem.backward(2, states, controls, values[:, own], functional), rtol=1e-12)
+        assert np.allclose(
+            earlier[:, own], problem.backward(2, states, controls, values[:, own], functional), rtol=1e-12
+        )
     with pytest.raises(ValueError, match="must come before"):
         columns_of(sums[::-1])
 

@@ -155,24 +155,24 @@ def test_one_step_law(number, name):
     assert np.allclose(hand.terminal(functional), stated.terminal(functional), rtol=1e-14, atol=0.0)
     values = hand.terminal(functional) + random.normal(size=(hand.num_states, functional.columns)) * 0.1
     expected = hand.backward(1, states, controls, values, functional)
-    found = stated.backward(1, states, controls, values, functional)
+    earlier = stated.backward(1, states, controls, values, functional)
     scale = 1.0 + np.abs(expected).max()
-    assert np.abs(found - expected).max() < 1e-12 * scale
+    assert np.abs(earlier - expected).max() < 1e-12 * scale
     controls[:] = controls[0]  # the same for all: another way is taken
     expected = hand.backward(1, states, controls, values, functional)
-    found = stated.backward(1, states, controls, values, functional)
-    assert np.abs(found - expected).max() < 1e-12 * scale
+    earlier = stated.backward(1, states, controls, values, functional)
+    assert np.abs(earlier - expected).max() < 1e-12 * scale
     if functional.exponents is not None:
         expected = hand.backward_without_inventory(1, states, controls, values, functional)
-        found = stated.backward_without_inventory(1, states, controls, values, functional)
-        assert np.abs(found - expected).max() < 1e-12 * scale
+        earlier = stated.backward_without_inventory(1, states, controls, values, functional)
+        assert np.abs(earlier - expected).max() < 1e-12 * scale
 
 
 @pytest.mark.parametrize("number", [*range(12), *(pytest.param(k, marks=pytest.mark.long) for k in range(12, 50))])
 def test_optimum(number):
     hand, stated, _ = problems(number)
-    expected, found = solve(hand), solve(stated)
-    assert np.abs(found.values - expected.values).max() < 1e-10 * (1.0 + np.abs(expected.values).max())
+    expected, solution = solve(hand), solve(stated)
+    assert np.abs(solution.values - expected.values).max() < 1e-10 * (1.0 + np.abs(expected.values).max())
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -182,8 +182,8 @@ def test_laws_and_gradients(number):
     table = random.uniform(hand.low_controls, hand.high_controls, (hand.num_steps, hand.num_states, 2))
     assert np.abs(state_laws(hand, table) - state_laws(stated, table)).max() < 1e-12
     expected, slopes = policy_gradient(hand, table)
-    found, others = policy_gradient(stated, table)
-    assert abs(found - expected) < 1e-12 * (1.0 + abs(expected))
+    mine, others = policy_gradient(stated, table)
+    assert abs(mine - expected) < 1e-12 * (1.0 + abs(expected))
     assert np.abs(slopes - others).max() < 1e-11 * (1.0 + np.abs(slopes).max())
     functional = hand.criterion
     assert np.allclose(evaluate(hand, table, functional)[0], evaluate(stated, table, functional)[0], rtol=1e-12)
@@ -193,10 +193,10 @@ def test_maps():
     hand, stated, _ = problems(3)
     for n in (0, 1, hand.num_steps):
         assert np.array_equal(hand.observations(n), stated.observations(n))
-        for expected, found in zip(
+        for expected, actual in zip(
             hand.locate(hand.observations(n)), stated.locate(stated.observations(n)), strict=True
         ):
-            assert np.array_equal(expected, found)
+            assert np.array_equal(expected, actual)
     actions = np.random.default_rng(0).uniform(-1.1, 1.1, (100, 2)).astype(np.float32)
     assert np.array_equal(hand.controls(actions), stated.controls(actions))
     assert np.array_equal(hand.actions(hand.controls(actions)), stated.actions(stated.controls(actions)))

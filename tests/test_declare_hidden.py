@@ -203,9 +203,9 @@ def test_the_partially_observed_optimum_lies_in_the_bracket(seed):
     for name in ("filtered", "rollout", "memoryless", "still", "by_regime"):
         worth[name] = played(dense, START, following(env, policies[name](), dense))
         assert worth[name] <= optimum + 1e-12
-        found = baselines.score(env, policies[name](), episodes=2_000)
+        score = baselines.score(env, policies[name](), episodes=2_000)
         # 20 comparisons of 4.5 standard errors: false-alarm rate 2e-4
-        assert abs(found.value - worth[name]) <= 4.5 * found.stderr + 1e-9
+        assert abs(score.value - worth[name]) <= 4.5 * score.stderr + 1e-9
     assert worth["rollout"] >= worth["memoryless"] - 1e-9
     assert worth["memoryless"] >= max(worth["still"], worth["by_regime"]) - 1e-9
 
@@ -250,8 +250,8 @@ def test_tables_of_what_is_observed(seed):
         step, held = np.rint(2 * observations[:, 0]).astype(int), np.rint(observations[:, 1]).astype(int)
         return env.from_quotes(depths[3 * np.minimum(step, 1) + held + 1][:, None])
 
-    found = baselines.score(env, policy, markov=True, method="exact")
-    assert found.value == pytest.approx(value(played), rel=1e-12)
+    score = baselines.score(env, policy, markov=True, method="exact")
+    assert score.value == pytest.approx(value(played), rel=1e-12)
     alike = problem.observations(0)
     assert alike.shape == (9, 2) and len(np.unique(alike, axis=0)) == 3
     best = np.array([[baseline.memoryless.controls[n, s, 0] for s in range(3)] for n in range(2)]).ravel()
@@ -272,9 +272,9 @@ def test_a_hidden_drift_of_which_fills_tell_nothing_leaves_the_optimum_without_i
     shared = {"fill_decay": 1.5, "min_depth": -0.3, "max_depth": 2.5, **arguments}
     alpha = {"alpha": 5.0, "switching_rate": (0.5, 5.0, 50.0)[number]}
     best, env = baselines.optimal_policy(GLFT, **shared), environment_of(ALPHA, observe="fills", **alpha, **shared)
-    found = baselines.optimal_policy(env)
-    assert found.level == "exact" and found.optimum == pytest.approx(best.optimum, rel=1e-11)
-    assert float(found.value(env.reset(seed=0)[0])) == pytest.approx(best.optimum, rel=1e-11)
+    policy = baselines.optimal_policy(env)
+    assert policy.level == "exact" and policy.optimum == pytest.approx(best.optimum, rel=1e-11)
+    assert float(policy.value(env.reset(seed=0)[0])) == pytest.approx(best.optimum, rel=1e-11)
     constant = baselines.paper_policies(env)["constant"]
     score = baselines.score(env, constant, risk="exact")
     seen = baselines.score(ALPHA, baselines.paper_policies(ALPHA, **alpha, **shared)["constant"], **alpha, **shared)
@@ -304,12 +304,12 @@ def test_randomised_markets_are_bracketed_by_means_over_their_law(tmp_path, monk
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     lengths = (0.5, 2.0)
     env = CHOICES.environment(seed=2, randomise={"horizon": ("choice", list(lengths))})
-    found = baseline_of(env)
+    baseline = baseline_of(env)
     markets = [baseline_of(CHOICES.environment(seed=2, horizon=length)) for length in lengths]
     upper = np.mean([market.bounds().upper for market in markets])
-    assert found.bounds().upper == pytest.approx(upper, rel=1e-12) and found.bounds().lower < upper
+    assert baseline.bounds().upper == pytest.approx(upper, rel=1e-12) and baseline.bounds().lower < upper
     for name in ("rollout", "still"):
-        score = baselines.score(env, found.policies()[name](), method="simulated", episodes=4_000)
+        score = baselines.score(env, baseline.policies()[name](), method="simulated", episodes=4_000)
         assert score.value < upper + 4.0 * score.stderr
         if name == "still":  # one comparison of 4.5 standard errors: false-alarm rate 7e-6
             worth = np.mean([market.criterion_value(market.policies()[name]()) for market in markets])

@@ -204,8 +204,8 @@ class Dense:
     def worth(self, state, u, values):
         """The criterion of a state."""
         after, paid = self.played(state, u)
-        found = self.running(u, values)[self.number[after]]
-        return found * math.exp(-self.gamma * paid) if self.gamma else found + paid
+        ahead = self.running(u, values)[self.number[after]]
+        return ahead * math.exp(-self.gamma * paid) if self.gamma else ahead + paid
 
 
 def problem_of(seed, **arguments):
@@ -215,9 +215,9 @@ def problem_of(seed, **arguments):
 
 def random_controls(problem, count, seed):
     random = np.random.default_rng([9, seed])
-    found = random.uniform(problem.low_controls, problem.high_controls, (count, 4))
-    found[:, 1], found[:, 3] = random.integers(-1, 2, count), random.integers(0, 2, count)
-    return found
+    controls = random.uniform(problem.low_controls, problem.high_controls, (count, 4))
+    controls[:, 1], controls[:, 3] = random.integers(-1, 2, count), random.integers(0, 2, count)
+    return controls
 
 
 @pytest.mark.parametrize("utility", ["mean", "cara"])
@@ -227,10 +227,10 @@ def test_one_step_law_and_gradient(seed, utility):
     values = np.random.default_rng(seed).uniform(0.5, 1.5, (problem.num_states, 1))
     states, controls = np.arange(problem.num_states), random_controls(problem, problem.num_states, seed)
     expected = [dense.worth(dense.states[s], u, values[:, 0]) for s, u in zip(states, controls, strict=True)]
-    found = problem.backward(1, states, controls, values, problem.criterion)[:, 0]
-    assert np.abs(found - expected).max() < 1e-12
-    found, slopes = problem.gradient(1, states, controls, values)
-    assert np.abs(found[:, 0] - expected).max() < 1e-12
+    earlier = problem.backward(1, states, controls, values, problem.criterion)[:, 0]
+    assert np.abs(earlier - expected).max() < 1e-12
+    earlier, slopes = problem.gradient(1, states, controls, values)
+    assert np.abs(earlier[:, 0] - expected).max() < 1e-12
     assert (slopes[:, [1, 3]] == 0.0).all()
     step = 1e-4
     for j in (0, 2):
@@ -251,7 +251,7 @@ def test_one_step_law_and_gradient(seed, utility):
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_optimum_against_search(utility):
     problem, dense = problem_of(4, utility=utility)
-    found = solve(problem)
+    solution = solve(problem)
     sign = 1.0 if utility == "cara" else -1.0
     values = problem.terminal(problem.criterion)[:, 0]
     bounds = [(problem.low_controls[j], problem.high_controls[j]) for j in (0, 2)]
@@ -272,14 +272,14 @@ def test_optimum_against_search(utility):
             for s, (after, paid) in enumerate(reached):
                 peak = peaks[dense.number[after]]
                 best[s] = min(best[s], peak * math.exp(-dense.gamma * paid) if dense.gamma else peak - paid)
-        mine = found.raw[n] * np.exp(found.log_scale[n])
+        mine = solution.raw[n] * np.exp(solution.log_scale[n])
         assert (sign * mine - best).max() < 1e-9  # nothing that was found by search is better
         assert np.abs(sign * mine - best).max() < 1e-7
         values = mine
     random = np.random.default_rng(0)
-    top = criterion_value(problem, found.controls)
+    top = criterion_value(problem, solution.controls)
     for _ in range(20):  # nor is anything near the optimum, or elsewhere
-        table = found.controls + 0.1 * random.normal(size=found.controls.shape) * problem.declared.boxed
+        table = solution.controls + 0.1 * random.normal(size=solution.controls.shape) * problem.declared.boxed
         table[..., 1] = np.where(random.random(table.shape[:2]) < 0.2, random.integers(-1, 2), table[..., 1])
         assert criterion_value(problem, np.clip(table, problem.low_controls, problem.high_controls)) < top
 
@@ -295,8 +295,8 @@ def test_marks_are_separate_events(utility):
         Functional(gain=1.0, price=0.5, exponents=np.array([0.4j, -0.3])),
     ):
         values = marked.terminal(functional)
-        found, expected = (p.backward(1, states, controls, values, functional) for p in (marked, apart))
-        assert np.abs(found - expected).max() < 1e-13
+        together, expected = (p.backward(1, states, controls, values, functional) for p in (marked, apart))
+        assert np.abs(together - expected).max() < 1e-13
     table = np.stack([random_controls(marked, marked.num_states, n) for n in range(STEPS)])
     assert np.abs(state_laws(marked, table) - state_laws(apart, table)).max() < 1e-13
     one, other = (m.environment(seed=5, utility=utility) for m in (MIXED, APART))
@@ -347,7 +347,7 @@ def test_random_policy_is_summed():
     assert abs(weights.sum() - 1.0) < 1e-12
     # by trapezoids on a fine grid of both depths, of one step
     values = problem.terminal(problem.criterion)[:, 0]
-    found = problem.backward(
+    mean = problem.backward(
         STEPS - 1, np.repeat(7, 864), env.to_quotes(nodes[0]), values[:, None], problem.criterion
     )[:, 0] @ weights[0]  # fmt: skip
     axes = [np.linspace(problem.low_controls[j], problem.high_controls[j], 21) for j in (0, 2)]
@@ -356,7 +356,7 @@ def test_random_policy_is_summed():
     for order, lure in itertools.product((-1, 0, 1), (0, 1)):
         for i, j in np.ndindex(21, 21):
             heights[i, j] += dense.worth(dense.states[7], (axes[0][i], order, axes[1][j], lure), values) / 6.0
-    assert abs(found - simpson @ heights @ simpson) < 1e-6
+    assert abs(mean - simpson @ heights @ simpson) < 1e-6
     assert score(env, policy).method != "simulation"
 
 

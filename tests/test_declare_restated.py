@@ -438,8 +438,8 @@ def as_action(hand, states, controls):
     postings, order, _ = hand.admitted(states, controls)
     p = hand.params
     bid_quote, ask_quote, bid, ask = postings.T
-    found = ((bid_quote * 2 + ask_quote) * (p.size_max + 1) + bid) * (p.size_max + 1) + ask
-    return (found * (2 * p.order_max + 1) + order + p.order_max)[:, None].astype(np.float64)
+    number = ((bid_quote * 2 + ask_quote) * (p.size_max + 1) + bid) * (p.size_max + 1) + ask
+    return (number * (2 * p.order_max + 1) + order + p.order_max)[:, None].astype(np.float64)
 
 
 # The comparisons
@@ -458,8 +458,8 @@ def late(market, number):
 
 def cases(*markets):
     """Markets and numbers of sets."""
-    found = [(market, number) for market in markets for number in range(COUNT)]
-    return [pytest.param(*case, marks=late(*case)) for case in found]
+    pairs = [(market, number) for market in markets for number in range(COUNT)]
+    return [pytest.param(*case, marks=late(*case)) for case in pairs]
 
 
 def played(hand, stated, states, random):
@@ -472,8 +472,8 @@ def played(hand, stated, states, random):
     return controls, as_action(hand, states, controls)
 
 
-def require_equal(found, expected, tolerance=1e-10):
-    assert np.abs(found - expected).max() <= tolerance * (1e-3 + np.abs(expected).max())
+def require_equal(actual, expected, tolerance=1e-10):
+    assert np.abs(actual - expected).max() <= tolerance * (1e-3 + np.abs(expected).max())
 
 
 @pytest.mark.long
@@ -500,9 +500,9 @@ def test_one_step_law(market, number):
 def test_optimum_and_scores(market, number):
     """The optimum, and the exact value, moments and law of it and of a random policy."""
     hand, stated = MARKETS[market](number)
-    expected, found = solve(hand), solve(stated)
+    expected, solution = solve(hand), solve(stated)
     require_equal(stated.initial, hand.initial, 1e-12)
-    require_equal(found.values, expected.values)
+    require_equal(solution.values, expected.values)
     random = np.random.default_rng([2, number])
     everywhere = np.arange(hand.num_states)
     tables = [[played(hand, stated, everywhere, random) for _ in range(hand.num_steps)]]
@@ -524,13 +524,13 @@ def test_gradients(market, number):
     random = np.random.default_rng([3, number])
     shape = (hand.num_steps, hand.num_states, hand.num_controls)
     table, states = random.uniform(hand.low_controls, hand.high_controls, shape), np.arange(hand.num_states)
-    found = []
+    both = []
     for problem in (hand, stated):
         value, raw, weights = visits(problem, table)
         slopes = [problem.gradient(n, states, table[n], raw[n + 1][:, None])[1] for n in range(problem.num_steps)]
-        found.append((value, weights[..., None] * np.array(slopes)))
-    require_equal(found[1][0], found[0][0])
-    require_equal(found[1][1], found[0][1])
+        both.append((value, weights[..., None] * np.array(slopes)))
+    require_equal(both[1][0], both[0][0])
+    require_equal(both[1][1], both[0][1])
 
 
 @pytest.mark.parametrize("number", [pytest.param(number, marks=late("crowd", number)) for number in range(COUNT)])

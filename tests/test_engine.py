@@ -72,29 +72,29 @@ def play(envs, seed, steps=11):
 def play_single(seed, actions, **arguments):
     """Observations and rewards of successive episodes of one environment, with the observation of each reset."""
     env = GLFTEnv(**arguments)
-    found = [env.reset(seed=seed)[0]]
+    outputs = [env.reset(seed=seed)[0]]
     for action in actions:
         observation, reward, terminated, _, _ = env.step(action)
-        found += [observation, np.array(reward)]
+        outputs += [observation, np.array(reward)]
         if terminated:
-            found.append(env.reset()[0])
-    return found
+            outputs.append(env.reset()[0])
+    return outputs
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, 2**63, 2**64 - 2])
 def test_row_i_plays_as_a_single_environment_seeded_seed_plus_i(seed):
     actions = random_actions(10, 5)
     envs = GLFTVectorEnv(5, autoreset_mode="Disabled", **SHORT)
-    found = [[row] for row in envs.reset(seed=seed)[0]]
+    outputs = [[row] for row in envs.reset(seed=seed)[0]]
     for chosen in actions:
         observations, rewards, terminated, _, _ = envs.step(chosen)
         for row in range(5):
-            found[row] += [observations[row], rewards[row]]
+            outputs[row] += [observations[row], rewards[row]]
         if terminated.any():
             for row, observation in enumerate(envs.reset(options={"reset_mask": terminated.copy()})[0]):
-                found[row].append(observation)
+                outputs[row].append(observation)
     for row in range(5):
-        assert_same(found[row], play_single((seed + row) % 2**64, actions[:, row], **SHORT))
+        assert_same(outputs[row], play_single((seed + row) % 2**64, actions[:, row], **SHORT))
 
 
 def streams(env, **options):
@@ -105,14 +105,14 @@ def streams(env, **options):
 def test_a_list_of_seeds():
     envs = GLFTVectorEnv(4, **SHORT)
     start = streams(envs, seed=5)
-    found = streams(envs, seed=[7, None, 0, None])
-    assert np.array_equal(found[[0, 2]], [streams(GLFTEnv(), seed=7)[0], streams(GLFTEnv(), seed=0)[0]])
-    assert np.array_equal(found[[1, 3]], start[[1, 3]])  # a reset draws nothing
+    rows = streams(envs, seed=[7, None, 0, None])
+    assert np.array_equal(rows[[0, 2]], [streams(GLFTEnv(), seed=7)[0], streams(GLFTEnv(), seed=0)[0]])
+    assert np.array_equal(rows[[1, 3]], start[[1, 3]])  # a reset draws nothing
     fresh = streams(GLFTVectorEnv(4, **SHORT), seed=[7, None, 0, None])
-    assert np.array_equal(fresh[[0, 2]], found[[0, 2]])
+    assert np.array_equal(fresh[[0, 2]], rows[[0, 2]])
     assert len(np.unique(fresh[:, 0])) == 4
     for seeds in ((7, None, 0, None), np.array([7, 8, 9, 10]), [np.int64(7), np.uint64(2**64 - 1), 0, 1]):
-        assert np.array_equal(streams(envs, seed=seeds)[0], found[0])
+        assert np.array_equal(streams(envs, seed=seeds)[0], rows[0])
 
 
 def test_seed_zero_is_a_seed():
@@ -125,9 +125,9 @@ def test_seed_zero_is_a_seed():
 
 
 def test_environments_without_a_seed_differ():
-    found = np.concatenate([streams(GLFTEnv()) for _ in range(5)] + [streams(GLFTVectorEnv(20)) for _ in range(5)])
-    assert len(np.unique(found[:, 0])) == len(found)
-    assert len(np.unique(found[:, 1])) == len(found)
+    rows = np.concatenate([streams(GLFTEnv()) for _ in range(5)] + [streams(GLFTVectorEnv(20)) for _ in range(5)])
+    assert len(np.unique(rows[:, 0])) == len(rows)
+    assert len(np.unique(rows[:, 1])) == len(rows)
 
 
 def test_a_reset_without_a_seed_goes_on_with_the_stream():
@@ -137,7 +137,7 @@ def test_a_reset_without_a_seed_goes_on_with_the_stream():
     for _ in range(3):
         rewards.append([env.step(np.zeros(2, dtype=np.float32))[1] for _ in range(4)])
         env.reset()
-    assert len({tuple(found) for found in rewards}) == 3
+    assert len({tuple(paid) for paid in rewards}) == 3
 
 
 def test_numpys_global_generator_is_left_alone():
@@ -290,9 +290,9 @@ def compare_infos(info, expected):
                     assert np.array_equal(info[name][key][mask], column[mask], equal_nan=True), key
         elif name == "final_obs":
             assert info[name].dtype == object
-            for found, wanted in zip(info[name], values, strict=True):
-                assert (found is None) == (wanted is None)
-                assert wanted is None or np.array_equal(found, wanted)
+            for given, wanted in zip(info[name], values, strict=True):
+                assert (given is None) == (wanted is None)
+                assert wanted is None or np.array_equal(given, wanted)
         else:
             assert np.array_equal(info[name], values, equal_nan=True), name
 
@@ -407,11 +407,11 @@ def test_a_million_environments():
     envs = GLFTVectorEnv(count, copy=False, threads=2, num_steps=2, horizon=2.0)
     envs.reset(seed=3)
     actions = random_actions(2, count)
-    found = [[array[[0, 1, 500_001, -1]].copy() for array in envs.step(chosen)[:3]] for chosen in actions]
+    kept = [[array[[0, 1, 500_001, -1]].copy() for array in envs.step(chosen)[:3]] for chosen in actions]
     for position, row in enumerate((0, 1, 500_001, count - 1)):
         env = GLFTEnv(num_steps=2, horizon=2.0)
         env.reset(seed=3 + row)
-        for chosen, outputs in zip(actions, found, strict=True):
+        for chosen, outputs in zip(actions, kept, strict=True):
             observation, reward, terminated, _, _ = env.step(chosen[row])
             assert np.array_equal(outputs[0][position], observation)
             assert (outputs[1][position], outputs[2][position]) == (reward, terminated)
@@ -553,14 +553,14 @@ def test_a_window(monkeypatch, tmp_path):
 def test_rendering_does_not_change_the_play():
     expected = play_single(3, random_actions(9, 1)[:, 0], **SHORT)
     env = GLFTEnv(render_mode="ansi", **SHORT)
-    found = [env.reset(seed=3)[0]]
+    outputs = [env.reset(seed=3)[0]]
     for action in random_actions(9, 1)[:, 0]:
         observation, reward, terminated, _, _ = env.step(action)
         env.render()
-        found += [observation, np.array(reward)]
+        outputs += [observation, np.array(reward)]
         if terminated:
-            found.append(env.reset()[0])
-    assert_same(found, expected)
+            outputs.append(env.reset()[0])
+    assert_same(outputs, expected)
 
 
 def test_rendering_after_a_state_was_set():
@@ -715,7 +715,7 @@ def test_other_vector_wrappers(mode):
     for rows, sync_rows in zip(infos, sync_infos, strict=True):
         for info, sync_info in zip(rows, sync_rows, strict=True):
             entries, wanted = (
-                {k: v for k, v in found.items() if not k.startswith("final")} for found in (info, sync_info)
+                {k: v for k, v in given.items() if not k.startswith("final")} for given in (info, sync_info)
             )
             assert_same_info(entries, wanted)
             assert ("final_obs" in info) == ("final_obs" in sync_info)

@@ -46,24 +46,24 @@ def plain_returns(env, action, episodes, seed):
 
 def agree(env, action, episodes=1000, seed=5):
     """Mean and standard deviation of plain returns are the exact ones."""
-    found = score(env, constant(action), markov=True, method="exact")
+    scored = score(env, constant(action), markov=True, method="exact")
     returns = plain_returns(env, action, episodes, seed)
-    slack = 1e-9 * (1.0 + abs(found.value)) + found.value_error
-    z = max(abs(returns.mean() - found.value) - slack, 0.0) / (returns.std(ddof=1) / math.sqrt(episodes))
-    assert 2.0 * stats.norm.sf(z) > LEVEL, (env.spec, found, returns.mean())
-    square = (returns - found.value) ** 2
-    z = (square.mean() - found.std**2) / (square.std(ddof=1) / math.sqrt(episodes))
-    assert 2.0 * stats.norm.sf(abs(z)) > LEVEL, (env.spec, found, returns.std())
-    assert found.fills > 0.0
-    return found
+    slack = 1e-9 * (1.0 + abs(scored.value)) + scored.value_error
+    z = max(abs(returns.mean() - scored.value) - slack, 0.0) / (returns.std(ddof=1) / math.sqrt(episodes))
+    assert 2.0 * stats.norm.sf(z) > LEVEL, (env.spec, scored, returns.mean())
+    square = (returns - scored.value) ** 2
+    z = (square.mean() - scored.std**2) / (square.std(ddof=1) / math.sqrt(episodes))
+    assert 2.0 * stats.norm.sf(abs(z)) > LEVEL, (env.spec, scored, returns.std())
+    assert scored.fills > 0.0
+    return scored
 
 
 def test_a_maker_with_nine_hundred_fills_a_step():
     """The set of the issue; its plain returns were -136231 +- 11, its exact value nan."""
     env = environment_of(MAKER, num_steps=10, horizon=0.2, maker_fill_rate=2000.0, inventory_limit=50.0)
-    found = agree(env, np.array([-1.0, -1.0], np.float32))
-    assert abs(found.value + 136231.0) < 4.0 * 11.0
-    assert found.fills > 9000.0
+    scored = agree(env, np.array([-1.0, -1.0], np.float32))
+    assert abs(scored.value + 136231.0) < 4.0 * 11.0
+    assert scored.fills > 9000.0
 
 
 MEAN_FIELD = {"num_steps": 3, "population": "constant"}
@@ -108,8 +108,8 @@ def test_a_maker_at_the_allowed_maximum():
     sizes = {"num_steps": 2, "horizon": 0.02, "inventory_limit": 30.0, "signal_limit": 1, "population": "constant"}
     rate = 2400.0 / environment_of(MAKER, **sizes).params.factors().sum(axis=1).max() * 100.0
     rate *= 0.999 * math.exp(-2.375 * 1.5) / 0.01
-    found = agree(environment_of(MAKER, **sizes, maker_fill_rate=rate), np.array([-1.0, -1.0], np.float32))
-    assert found.fills > 2.0 * 0.85 * 2400.0
+    scored = agree(environment_of(MAKER, **sizes, maker_fill_rate=rate), np.array([-1.0, -1.0], np.float32))
+    assert scored.fills > 2.0 * 0.85 * 2400.0
     with pytest.raises(ValueError, match=r"maker_fill_rate = .* are not allowed together: .*2400"):
         score(MAKER, constant(np.zeros(2, np.float32)), markov=True, maker_fill_rate=1.01 * rate, **sizes)
 
@@ -121,12 +121,12 @@ def test_stochastic_volatility_at_the_allowed_maximum():
              "max_depth": 10.0}  # fmt: skip
     rate, action = 9999.0 / math.exp(0.3), np.array([-1.0, -1.0], np.float32)
     env = environment_of("mmgym/StochasticVolatility-v0", **sizes, fill_rate=rate)
-    found = baseline_of(env).evaluate(as_policy(constant(action), True))
-    assert found.fills > 2.0 * 0.79 * 2.0 * 9999.0  # a side is on in 4 of 5 inventories
-    assert found.error <= 1e-9
+    worth = baseline_of(env).evaluate(as_policy(constant(action), True))
+    assert worth.fills > 2.0 * 0.79 * 2.0 * 9999.0  # a side is on in 4 of 5 inventories
+    assert worth.error <= 1e-9
     returns = plain_returns(env, action, 1000, 7)
-    z = abs(returns.mean() - found.value) / (returns.std(ddof=1) / math.sqrt(1000))
-    assert 2.0 * stats.norm.sf(z) > LEVEL, (found, returns.mean())
+    z = abs(returns.mean() - worth.value) / (returns.std(ddof=1) / math.sqrt(1000))
+    assert 2.0 * stats.norm.sf(z) > LEVEL, (worth, returns.mean())
     with pytest.raises(ValueError, match="must be at most 10000"):
         environment_of("mmgym/StochasticVolatility-v0", **sizes, fill_rate=1.001 * rate)
 
@@ -139,15 +139,15 @@ def test_hawkes_flow_with_five_hundred_orders_a_step():
     env = environment_of("mmgym/HawkesFlow-v0", **sizes, **rates)
     baseline = baseline_of(env)
     policy = baseline.policies()["join_best"]()
-    found = baseline.evaluate(policy)
+    worth = baseline.evaluate(policy)
     envs, returns = env.make_batch(4000), np.zeros(4000)
     observations, _ = envs.reset(seed=7)
     for _ in range(2):
         observations, rewards, *_ = envs.step(policy.predict(observations)[0])
         returns += rewards
     stderr = returns.std(ddof=1) / math.sqrt(len(returns))
-    z = max(abs(returns.mean() - found.value) - found.error, 0.0) / stderr
-    assert 2.0 * stats.norm.sf(z) > LEVEL, (found, returns.mean())
+    z = max(abs(returns.mean() - worth.value) - worth.error, 0.0) / stderr
+    assert 2.0 * stats.norm.sf(z) > LEVEL, (worth, returns.mean())
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e-3, 0.7, 30.0, 499.9, 500.1, 709.0, 745.0, 2400.0, 1e4, 1.5e5])
@@ -191,9 +191,9 @@ def test_a_step_of_the_mean_field_market_is_a_matrix_exponential(depth):
     controls = np.tile(depths, (5, 1))
     exponents = np.array([0.3j, 0.02j]) / (p.order_size * (1.0 + np.sqrt(rates.sum() * h)))
     functional = problem.criterion._replace(exponents=exponents)
-    found = problem.backward(0, states, controls, problem.terminal(functional), functional)
+    earlier = problem.backward(0, states, controls, problem.terminal(functional), functional)
     for k, z in enumerate(exponents):
-        assert found[:, k] == pytest.approx(expm(h * generator(complex(z))).sum(axis=1), rel=1e-10, abs=1e-11)
+        assert earlier[:, k] == pytest.approx(expm(h * generator(complex(z))).sum(axis=1), rel=1e-10, abs=1e-11)
 
     zero, size = generator(0.0), p.order_size
     first, second = np.diag(-p.running_penalty * q**2), 0.5 * np.diag((p.volatility * q) ** 2)
@@ -207,16 +207,16 @@ def test_a_step_of_the_mean_field_market_is_a_matrix_exponential(depth):
     first, second = first / scale, second / scale**2
     powers = expm(h * np.block([[zero, first, second], [none, zero, first], [none, none, zero]]))  # of scale z, above
     both = problem.criterion._replace(moments=2)
-    found = problem.backward(0, states, controls, problem.terminal(both), both)
-    assert found[:, 0] == pytest.approx(scale * powers[:5, 5:10].sum(axis=1), rel=1e-10)
-    assert found[:, 1] == pytest.approx(2.0 * scale**2 * powers[:5, 10:].sum(axis=1), rel=1e-10)
+    earlier = problem.backward(0, states, controls, problem.terminal(both), both)
+    assert earlier[:, 0] == pytest.approx(scale * powers[:5, 5:10].sum(axis=1), rel=1e-10)
+    assert earlier[:, 1] == pytest.approx(2.0 * scale**2 * powers[:5, 10:].sum(axis=1), rel=1e-10)
     once = problem.backward(0, states, controls, problem.terminal(problem.criterion), problem.criterion)
-    assert once[:, 0] == pytest.approx(found[:, 0], rel=1e-11)
+    assert once[:, 0] == pytest.approx(earlier[:, 0], rel=1e-11)
 
     law = problem.forward(0, controls, problem.initial)
     assert law == pytest.approx(problem.initial @ expm(h * zero), rel=1e-10)
     best_step = problem.gradient(0, states, controls, np.zeros((5, 1)))
-    assert best_step[0][:, 0] == pytest.approx(found[:, 0], rel=1e-11)
+    assert best_step[0][:, 0] == pytest.approx(earlier[:, 0], rel=1e-11)
 
 
 def test_depths_far_below_the_box_are_refused_not_cut_off():

@@ -40,8 +40,8 @@ def config(tmp_path):
 
 
 def weights(folder):
-    with np.load(folder / "model" / "parameters.npz") as found:
-        return {name: found[name] for name in found.files}
+    with np.load(folder / "model" / "parameters.npz") as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def test_gauss_newton_finds_the_weights_of_a_network_that_is_known():
@@ -88,12 +88,12 @@ def test_a_short_run_comes_within_3e_4_of_the_optimum(tmp_path, utility):
     path = tmp_path / "exact_gradient.yml"
     path.write_text(CONFIG.replace("[8]", "[32, 32]"), encoding="utf-8")
     arguments = {**SMALL, "utility": utility}
-    folder, found = train(str(path), AS, folder=tmp_path / "run", arguments=arguments, timesteps=12, progress=False)
-    assert found.method == "exact"
-    assert 0.0 <= found.regret < 3e-4 * found.optimum_upper
+    folder, score = train(str(path), AS, folder=tmp_path / "run", arguments=arguments, timesteps=12, progress=False)
+    assert score.method == "exact"
+    assert 0.0 <= score.regret < 3e-4 * score.optimum_upper
     policy, description = load_model(folder / "model")
     assert description["algorithm"] == "exact_gradient"
-    assert baselines.score(AS, policy, **arguments).value == pytest.approx(found.value, abs=1e-12)
+    assert baselines.score(AS, policy, **arguments).value == pytest.approx(score.value, abs=1e-12)
     summary = json.loads((folder / "run.json").read_text())
     assert {"settings", "versions", "commit", "seconds", "steps_per_second", "curve", "score"} <= set(summary)
     assert summary["curve"][0]["skill"] < summary["curve"][-1]["skill"]
@@ -161,8 +161,8 @@ def test_advantages_of_choices_are_those_of_trying_every_action(arguments):
     actions = np.arange(env.action_space.n) if sizes is None else np.indices(sizes).reshape(len(sizes), -1).T
     for cell, (n, state) in enumerate(zip(*problem.locate(around.observations), strict=True)):
         states = np.full(len(actions), state)
-        found = problem.backward(n, states, problem.controls(actions), values[n + 1], problem.criterion)
-        table = problem.to_value(found, 0.0).reshape(-1, around.last.shape[1])
+        tried = problem.backward(n, states, problem.controls(actions), values[n + 1], problem.criterion)
+        table = problem.to_value(tried, 0.0).reshape(-1, around.last.shape[1])
         advantages = table - table.max()
         np.testing.assert_allclose(around.last[cell], advantages.max(axis=0), atol=1e-10)
         best = around.last[cell].argmax()
@@ -175,13 +175,13 @@ def test_discrete_actions_are_learned_in_a_small_market(arguments, tmp_path):
     path = tmp_path / "exact_gradient.yml"
     path.write_text(DISCRETE, encoding="utf-8")
     arguments = TINY | arguments
-    folder, found = train(str(path), TICK, folder=tmp_path / "run", arguments=arguments, timesteps=8, progress=False)
-    assert found.method == "exact"
-    assert 0.9 < found.skill <= 1.0 + 1e-12
+    folder, score = train(str(path), TICK, folder=tmp_path / "run", arguments=arguments, timesteps=8, progress=False)
+    assert score.method == "exact"
+    assert 0.9 < score.skill <= 1.0 + 1e-12
     policy, description = load_model(folder / "model")
     assert description["arguments"].get("actions") == arguments.get("actions")
     env = environment_of(TICK, **arguments)
-    assert baselines.score(env, policy).value == found.value
+    assert baselines.score(env, policy).value == score.value
     curve = json.loads((folder / "run.json").read_text())["curve"]
     assert len(curve) == 8
     assert all(point["regret"] >= 0.0 for point in curve)
@@ -234,14 +234,14 @@ def test_what_cannot_be_trained_is_named(tmp_path):
     [(AS, 1e-5), ("mmgym/GLFT-v0", 1e-5), ("mmgym/MeanFieldMaker-v0", 1e-4), ("mmgym/MeanFieldTaker-v0", 1e-4)],
 )
 def test_the_shipped_configuration_comes_close_to_the_optimum(env_id, regret, tmp_path):
-    _, found = train("exact_gradient", env_id, folder=tmp_path / "run", progress=False)
-    assert 0.0 <= found.regret < regret * found.optimum_upper
+    _, score = train("exact_gradient", env_id, folder=tmp_path / "run", progress=False)
+    assert 0.0 <= score.regret < regret * score.optimum_upper
 
 
 @pytest.mark.slow
 def test_the_hawkes_flow_is_learned_to_a_thousandth(tmp_path):
-    _, found = train("exact_gradient", "mmgym/HawkesFlow-v0", folder=tmp_path / "run", progress=False)
-    assert -found.value_error <= found.optimum_upper - found.value < 1e-3 * found.optimum_upper
+    _, score = train("exact_gradient", "mmgym/HawkesFlow-v0", folder=tmp_path / "run", progress=False)
+    assert -score.value_error <= score.optimum_upper - score.value < 1e-3 * score.optimum_upper
 
 
 def test_a_small_power_market_is_learned():
@@ -260,8 +260,8 @@ def test_a_small_power_market_is_learned():
 
 @pytest.mark.slow
 def test_the_power_market_is_learned(tmp_path):
-    _, found = train("exact_gradient", POWER, seed=7, folder=tmp_path / "run", progress=False)
-    assert found.skill > 0.99
+    _, score = train("exact_gradient", POWER, seed=7, folder=tmp_path / "run", progress=False)
+    assert score.skill > 0.99
 
 
 @pytest.mark.slow
@@ -269,6 +269,6 @@ def test_the_power_market_is_learned(tmp_path):
 @pytest.mark.parametrize("actions", ["multi", "flat"])
 def test_the_tick_spread_market_is_learned(actions, seed, tmp_path):
     arguments = {"actions": actions}
-    _, found = train("exact_gradient", TICK, seed=seed, folder=tmp_path / "run", arguments=arguments, progress=False)
-    assert found.skill > 0.98
-    assert found.regret >= 0.0
+    _, score = train("exact_gradient", TICK, seed=seed, folder=tmp_path / "run", arguments=arguments, progress=False)
+    assert score.skill > 0.98
+    assert score.regret >= 0.0

@@ -90,8 +90,8 @@ def test_slopes_in_the_hawkes_flow_are_those_of_the_value(monkeypatch):
     base, direction = Affine(2, 3), Affine(2, 4)
     random, slopes = np.random.default_rng(0), []
     for _ in range(24):
-        found: Expansion = expansions.around(base, random)
-        slopes.append(float((found.slopes * direction.actions(found.observations)).sum()))
+        expansion: Expansion = expansions.around(base, random)
+        slopes.append(float((expansion.slopes * direction.actions(expansion.observations)).sum()))
 
     def value(size):
         policy = Affine(2, 3)

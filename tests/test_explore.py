@@ -190,9 +190,9 @@ def test_scores_and_regret_are_those_of_score(small):
     expected = {
         name: baselines.score(AS, policy, **SMALL) for name, policy in baselines.paper_policies(AS, **SMALL).items()
     }
-    found = results["scores"].scores
-    assert set(found) == set(expected) - {"random"}
-    for name, score in found.items():
+    scores = results["scores"].scores
+    assert set(scores) == set(expected) - {"random"}
+    for name, score in scores.items():
         assert score.value == pytest.approx(expected[name].value, rel=1e-12)
     regret = results["comparison"].regret.cells["inventory"].sum()
     assert regret == pytest.approx(expected["avellaneda_stoikov"].regret, rel=1e-9)
@@ -325,9 +325,9 @@ def test_a_market_of_somebody_else_can_be_explored(monkeypatch):
 def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
+        answer = condition()
+        if answer:
+            return answer
         time.sleep(0.05)
     raise AssertionError(f"nothing came in {seconds:g} s")
 
@@ -383,9 +383,9 @@ def browser(tmp_path_factory):
         "disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):  # fmt: skip
         options.add_argument(f"--{flag}")
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +425,7 @@ def entry(browser, kind, name):
 
 def text(browser, element):
     """The text of an element, or "" while it is not there."""
-    return "".join(found.text for found in browser.find_elements("id", element))
+    return "".join(node.text for node in browser.find_elements("id", element))
 
 
 def shows(browser, quotes):
@@ -518,12 +518,12 @@ def test_an_agent_is_loaded_and_its_episode_is_stepped(browser, page, agent):
     shows(browser, bid_at_start())
     browser.find_element("id", "agent").send_keys(str(agent), Keys.ENTER)
     name = f"bid depth at 0, {agent.name}"
-    found = wait_for(lambda: quotes_shown(browser).get((0.0, name)))
+    quotes = wait_for(lambda: quotes_shown(browser).get((0.0, name)))
     from mmgym.agents.commands.command import load_policy
 
     env, (policy, _) = environment_of(AS, **SMALL), load_policy(agent)
     expected = env.to_quotes(policy.predict(np.zeros(2, np.float32))[0])[0]
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert quotes == pytest.approx(expected, rel=1e-5)
     regret = baselines.score(env, policy).regret
     wait_for(lambda: f"regret {regret:.6g} in all" in text(browser, "note-regret"))
     wait_for(lambda: text(browser, "step-text").startswith("step 10 of 10"))

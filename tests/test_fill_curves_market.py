@@ -46,10 +46,10 @@ def test_exponential_fills_without_a_fee_are_the_glft_market(number, utility):
     theirs = baselines.optimal_policy(GLFT, **arguments)
     assert ours.optimum == pytest.approx(theirs.optimum, rel=1e-10)
     assert np.allclose(ours.solution.values, theirs.solution.values, rtol=1e-10, atol=1e-12)
-    found = baselines.score(ID, baselines.reference_policy(ID, fee=0.0, **arguments), fee=0.0, **arguments)
+    score = baselines.score(ID, baselines.reference_policy(ID, fee=0.0, **arguments), fee=0.0, **arguments)
     other = baselines.score(GLFT, baselines.reference_policy(GLFT, **arguments), **arguments)
     for name in ("value", "std", "fills", "mean_absolute_inventory"):
-        assert getattr(found, name) == pytest.approx(getattr(other, name), rel=1e-10)
+        assert getattr(score, name) == pytest.approx(getattr(other, name), rel=1e-10)
 
 
 def test_the_papers_policies_of_exponential_fills(utility):
@@ -60,8 +60,8 @@ def test_the_papers_policies_of_exponential_fills(utility):
     expected = continuous_depths(glft, continuous_values(glft)[:-1])
     assert np.abs(quoting.continuous_depths(fill_curves.MARKET, p) - expected).max() < 1e-7
     inventory = {"inventory": np.arange(-5, 6)}
-    found = fill_curves.asymptotic(p, inventory, 0)
-    assert np.abs(found - glft_asymptotic_depths(glft)[0]).max() < 1e-6
+    depths = fill_curves.asymptotic(p, inventory, 0)
+    assert np.abs(depths - glft_asymptotic_depths(glft)[0]).max() < 1e-6
 
 
 @pytest.mark.parametrize("kind", CURVES)

@@ -193,13 +193,13 @@ def runs(tmp_path_factory):
     """A finished run of each kind, and the checkpoint of one that was stopped."""
     import mmgym.agents.train as module
 
-    root, found = tmp_path_factory.mktemp("runs"), {}
+    root, models = tmp_path_factory.mktemp("runs"), {}
     patch = pytest.MonkeyPatch()
     for algorithm, settings in CONFIGS.items():
         file = root / f"{algorithm}.yml"
         file.write_text(yaml.safe_dump({AS: settings}))
         home, _ = train(str(file), AS, folder=root / algorithm, arguments=SMALL, progress=False)
-        found[algorithm] = home / "model"
+        models[algorithm] = home / "model"
         if algorithm == "exact_gradient":
             continue
         save = module.save_checkpoint
@@ -219,8 +219,8 @@ def runs(tmp_path_factory):
                 progress=False,
             )
         patch.undo()
-        found[f"{algorithm}-checkpoint"] = root / f"{algorithm}-stopped" / "checkpoint"
-    return found
+        models[f"{algorithm}-checkpoint"] = root / f"{algorithm}-stopped" / "checkpoint"
+    return models
 
 
 def plays(policy):
@@ -240,12 +240,12 @@ def walk_model(source, trap, tmp_path, share):
         (folder / "model.json").write_text(json.dumps(changed))
         packages = {name.split(".")[0] for name in sys.modules}
         with WATCH:
-            found = refused_or(lambda: load_model(folder), ModelFileError, "model", path)
+            loaded = refused_or(lambda: load_model(folder), ModelFileError, "model", path)
         untouched(trap, WATCH.events)
         assert {name.split(".")[0] for name in sys.modules} == packages, path
-        count, refused = count + 1, refused + (found is None)
-        if found is not None:
-            plays(found[0])
+        count, refused = count + 1, refused + (loaded is None)
+        if loaded is not None:
+            plays(loaded[0])
     return count, refused
 
 
@@ -350,9 +350,9 @@ def walk_checkpoint(algorithm, source, trap, tmp_path, share):
     for path, changed in variants(content, trap, share):
         (folder / "model.json").write_text(json.dumps(changed))
         with WATCH:
-            found = refused_or(lambda: resume(folder), ModelFileError, "checkpoint", path)
+            resumed = refused_or(lambda: resume(folder), ModelFileError, "checkpoint", path)
         untouched(trap, WATCH.events)
-        count, refused = count + 1, refused + (found is None)
+        count, refused = count + 1, refused + (resumed is None)
     (folder / "model.json").write_text(json.dumps(content))
     arrays = read_arrays(folder / "training.npz")
     for name, array in arrays.items():
@@ -361,11 +361,11 @@ def walk_checkpoint(algorithm, source, trap, tmp_path, share):
             np.full(array.shape, np.nan), np.full(array.shape, -(2**62)),
         ):  # fmt: skip
             np.savez(folder / "training.npz", **{**arrays, name: value})
-            found = refused_or(lambda: resume(folder), ModelFileError, "checkpoint", name)
-            count, refused = count + 1, refused + (found is None)
+            resumed = refused_or(lambda: resume(folder), ModelFileError, "checkpoint", name)
+            count, refused = count + 1, refused + (resumed is None)
         np.savez(folder / "training.npz", **{key: kept for key, kept in arrays.items() if key != name})
-        found = refused_or(lambda: resume(folder), ModelFileError, "checkpoint", name)
-        assert found is None or (algorithm, name) == ("sac", "last_original_obs"), name  # only normalisation needs it
+        resumed = refused_or(lambda: resume(folder), ModelFileError, "checkpoint", name)
+        assert resumed is None or (algorithm, name) == ("sac", "last_original_obs"), name  # only normalisation needs it
     return count, refused
 
 
@@ -419,12 +419,12 @@ def results(tmp_path_factory):
             "seeds": [0], "environments": {AS: {"algorithms": [str(root / "ppo.yml")], "arguments": SMALL}},
         })
     )  # fmt: skip
-    found = {}
+    cells = {}
     for cell in plan(load_benchmark(root / "tiny.yml")):
         file = root / f"{cell['kind']}.json"
         file.write_text(json.dumps(run_cell(cell, root / "run")))
-        found[cell["kind"]] = (file, cell)
-    return found
+        cells[cell["kind"]] = (file, cell)
+    return cells
 
 
 @pytest.mark.parametrize("kind", ["agent", "policies"])
@@ -438,11 +438,11 @@ def test_no_field_of_a_benchmark_result_is_imported_opened_or_unpickled(kind, sh
     for path, changed in variants(content, trap, share):
         file.write_text(json.dumps(changed))
         with WATCH:
-            found = refused_or(lambda: read_result(file, cell), ValueError, "result.json", path)
-            if found is not None:
-                summary_table(tidy_table([found]), cell["market"])
+            result = refused_or(lambda: read_result(file, cell), ValueError, "result.json", path)
+            if result is not None:
+                summary_table(tidy_table([result]), cell["market"])
         untouched(trap, WATCH.events)
-        count, refused = count + 1, refused + (found is None)
+        count, refused = count + 1, refused + (result is None)
     assert refused > 0.3 * count > 15
 
 
@@ -466,14 +466,16 @@ def walk_configurations(names, trap, tmp_path, share, *, build):
                 file = tmp_path / f"{name}.yml"
                 file.write_text(yaml.safe_dump({env_id: changed}))
                 with WATCH:
-                    found = refused_or(lambda f=str(file), e=env_id: load_config(f, e), ValueError, name, (path, value))
+                    config = refused_or(
+                        lambda f=str(file), e=env_id: load_config(f, e), ValueError, name, (path, value)
+                    )
                 untouched(trap, WATCH.events)
-                count, refused = count + 1, refused + (found is None)
-                if found is None:
+                count, refused = count + 1, refused + (config is None)
+                if config is None:
                     with pytest.raises(ValueError, match=str(path[0])):
                         load_config(str(file), env_id)
                 elif build:
-                    small = found._replace(n_envs=1)
+                    small = config._replace(n_envs=1)
                     build_model(small, build_env(small, env_id, {}, 1), 0, None)
     return count, refused
 
@@ -615,8 +617,8 @@ def damaged(whole, random):
     return bytes(content)
 
 
-def same_arrays(found, expected):
-    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True) if b is not None)
+def same_arrays(actual, expected):
+    return all(np.array_equal(a, b) for a, b in zip(actual, expected, strict=True) if b is not None)
 
 
 class Kinds:
@@ -663,8 +665,8 @@ class Kinds:
         expected = read_table(file)[0]
 
         def read():
-            found = read_table(file)[0]
-            assert same_arrays((found.controls, found.weights), (expected.controls, expected.weights))
+            loaded = read_table(file)[0]
+            assert same_arrays((loaded.controls, loaded.weights), (expected.controls, expected.weights))
             load_policy(file, env)
 
         return file, read
@@ -689,9 +691,9 @@ class Kinds:
         def read():
             with pytest.MonkeyPatch.context() as again:
                 again.setenv("MMGYM_CACHE_DIR", str(self.root / "cache"))
-                found = kept.load_solution(problem)
-            assert found is None or np.array_equal(found.raw, solution.raw)
-            assert found is None or np.array_equal(found.controls, solution.controls)
+                loaded = kept.load_solution(problem)
+            assert loaded is None or np.array_equal(loaded.raw, solution.raw)
+            assert loaded is None or np.array_equal(loaded.controls, solution.controls)
 
         return file, read
 
@@ -704,8 +706,8 @@ class Kinds:
 
         def read():
             with file.open("rb") as stream:
-                found = mean_field_flow.load_flow(stream, game)
-            assert found is None or np.array_equal(found.mean_quotes, flow.mean_quotes)
+                loaded = mean_field_flow.load_flow(stream, game)
+            assert loaded is None or np.array_equal(loaded.mean_quotes, flow.mean_quotes)
 
         return file, read
 
@@ -813,11 +815,11 @@ def test_npz_files_are_checked_before_memory_is_taken(tmp_path):
     with pytest.raises(UnreadableFile, match="plain numbers, booleans or text are allowed"):
         read_arrays(file)
     np.savez(file, a=np.arange(3, dtype=">i4"), b=np.asfortranarray(np.arange(6.0).reshape(2, 3)), c=np.array("text"))
-    found = read_arrays(file)
-    assert found["a"].dtype == np.dtype("=i4")
-    np.testing.assert_array_equal(found["a"], [0, 1, 2])
-    np.testing.assert_array_equal(found["b"], np.arange(6.0).reshape(2, 3))
-    assert str(found["c"]) == "text"
+    arrays = read_arrays(file)
+    assert arrays["a"].dtype == np.dtype("=i4")
+    np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
+    np.testing.assert_array_equal(arrays["b"], np.arange(6.0).reshape(2, 3))
+    assert str(arrays["c"]) == "text"
     for path in (tmp_path, tmp_path / "none.npz", Path("/dev/zero")):
         with pytest.raises(UnreadableFile, match="is not a readable npz file"):
             read_arrays(path)

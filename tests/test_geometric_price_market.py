@@ -67,7 +67,7 @@ def test_price_blind_moments_are_those_of_geometric_brownian_motion(mu):
     sigma, price, rate = 0.4, 3.0, 6.0 * math.exp(-1.0)
     shared = FEW | {"initial_inventory": 1.0, "volatility": sigma}
     arguments = shared | {"drift": mu, "initial_price": price, "price_levels": 12, "price_range": 7.0}
-    found = baselines.score(ID, baselines.reference_policy(ID, **arguments), **arguments)
+    score = baselines.score(ID, baselines.reference_policy(ID, **arguments), **arguments)
     still = {name: value for name, value in shared.items() if name != "volatility"} | {"volatility": 0.0}
     spreads = baselines.score(GLFT, baselines.reference_policy(GLFT, **still), **still)
     chain = np.diag(np.full(4, rate), 1) + np.diag(np.full(4, rate), -1)
@@ -75,10 +75,10 @@ def test_price_blind_moments_are_those_of_geometric_brownian_motion(mu):
     law = lambda t: expm(chain * t)[3]  # noqa: E731  # from one asset
     q = np.arange(-2, 3)
     gained = quad(lambda t: law(t) @ q * mu * price * math.exp(mu * t), 0.0, 0.4, epsabs=1e-12)[0]
-    assert found.pnl == pytest.approx(spreads.pnl + gained, abs=1e-7)
+    assert score.pnl == pytest.approx(spreads.pnl + gained, abs=1e-7)
     if mu == 0.0:
         noise = quad(lambda t: law(t) @ q**2 * (sigma * price) ** 2 * math.exp(sigma**2 * t), 0.0, 0.4, epsabs=1e-12)
-        assert found.pnl_std**2 == pytest.approx(spreads.pnl_std**2 + noise[0], abs=1e-7)
+        assert score.pnl_std**2 == pytest.approx(spreads.pnl_std**2 + noise[0], abs=1e-7)
 
 
 def quotes_in_the_limit(p, gamma):
@@ -105,13 +105,13 @@ def quotes_in_the_limit(p, gamma):
     def derivative(_, flat):
         v = flat.reshape(len(q), size)
         along = v @ slope.T
-        found = p.drift * (worth + along) + 0.5 * p.volatility**2 * (v @ bend.T - along)
-        found = inner * (found - 0.5 * gamma * p.volatility**2 * (worth + along) ** 2) - p.running_penalty * q**2
+        rate = p.drift * (worth + along) + 0.5 * p.volatility**2 * (v @ bend.T - along)
+        rate = inner * (rate - 0.5 * gamma * p.volatility**2 * (worth + along) ** 2) - p.running_penalty * q**2
         earned = -np.expm1(-gamma * mark) / gamma if gamma else mark
         bids, asks = (p.fill_rate * np.exp(-p.fill_decay * depth) * earned for depth in depths(v))
-        found[:-1] += bids
-        found[1:] += asks
-        return found.ravel()
+        rate[:-1] += bids
+        rate[1:] += asks
+        return rate.ravel()
 
     path = solve_ivp(derivative, (0.0, p.horizon), np.zeros(len(q) * size), "Radau", rtol=1e-8, atol=1e-9)
     bids, asks = depths(path.y[:, -1].reshape(len(q), size)[:, size // 2])
@@ -123,16 +123,16 @@ def test_the_grid_converges_to_geometric_brownian_motion(utility):
     arguments = {"utility": utility, "volatility": 0.25, "drift": 0.15, "horizon": 1.0, "inventory_limit": 2.0}
     arguments |= {"initial_price": 3.0, "fill_rate": 4.0, "fill_decay": 1.0, "risk_aversion": 0.2, "num_steps": 1000}
     arguments |= {"min_depth": -8.0, "max_depth": 12.0, "price_range": 5.0}
-    found = []
+    grids = []
     for levels in (12, 24):
         p = params_of(ID, **arguments, price_levels=levels)
         depths = quoting.continuous_depths(geometric_price.MARKET, p)[0].reshape(5, 2 * levels + 1, 2)[:, levels]
-        found.append(np.concatenate([depths[:-1, 0], depths[1:, 1]]))
+        grids.append(np.concatenate([depths[:-1, 0], depths[1:, 1]]))
     limit = np.concatenate(quotes_in_the_limit(p, 0.2 if utility == "cara" else 0.0))
-    errors = [np.abs(one - limit).max() for one in (*found, (4.0 * found[1] - found[0]) / 3.0)]
+    errors = [np.abs(one - limit).max() for one in (*grids, (4.0 * grids[1] - grids[0]) / 3.0)]
     assert errors[1] < 0.3 * errors[0] < (1e-2 if utility == "cara" else 1e-5)
     assert errors[2] < max(0.1 * errors[1], 1e-6)
-    assert np.abs(found[1] - found[1][::-1]).max() > 0.05  # the drift moves them
+    assert np.abs(grids[1] - grids[1][::-1]).max() > 0.05  # the drift moves them
 
 
 def test_cash_moves_with_fills_only_and_expected_rewards_leave_out_the_ticks():
@@ -159,10 +159,10 @@ def test_cash_moves_with_fills_only_and_expected_rewards_leave_out_the_ticks():
 def test_the_law_of_the_pnl_is_discrete_and_risk_is_simulated(utility):
     env = gymnasium.make(ID, utility=utility, price_levels=4, drift=0.001, **FEW)
     policy = baselines.paper_policies(env)["constant"]
-    found = baselines.score(env, policy, risk=True, episodes=4_000)
-    assert found.risk.method == "simulated"
-    mean, std = found.pnl, found.pnl_std
-    shortfall = found.risk.expected_shortfall[0.95]
+    score = baselines.score(env, policy, risk=True, episodes=4_000)
+    assert score.risk.method == "simulated"
+    mean, std = score.pnl, score.pnl_std
+    shortfall = score.risk.expected_shortfall[0.95]
     assert -mean < shortfall.value < std * math.sqrt(19.0) - mean  # Cantelli's bound of it
     with pytest.raises(ValueError, match="nearly discrete"):
         baselines.score(env, policy, risk="exact", episodes=10)

@@ -69,10 +69,10 @@ def test_continuous_solution_has_the_reference_digits(name):
     params = params_of(env, **arguments)
     value, *depths = CONTINUOUS[name]
     values = continuous_values(params)
-    found = continuous_depths(params, values[0])
+    solved = continuous_depths(params, values[0])
     centre = params.limit
     assert values[0, centre] == pytest.approx(value, rel=5e-14 if "asym" not in name else 1e-12)
-    ours = [found[centre, 0], found[centre, 1], found[centre + 1, 0], found[centre + 1, 1]]
+    ours = [solved[centre, 0], solved[centre, 1], solved[centre + 1, 0], solved[centre + 1, 1]]
     np.testing.assert_allclose(ours, depths, rtol=0, atol=6e-11)
 
 
@@ -255,8 +255,8 @@ def test_extreme_parameters_solve():
         value = criterion_value(problem_of(AS, **arguments), best.solution.controls)
         assert value == pytest.approx(best.optimum, rel=1e-9, abs=1e-9), arguments
         for name, policy in baselines.paper_policies(AS, **arguments).items():
-            found = baselines.score(AS, policy, **arguments)
-            assert found.value <= best.optimum + 1e-9 * abs(best.optimum), (arguments, name)
+            score = baselines.score(AS, policy, **arguments)
+            assert score.value <= best.optimum + 1e-9 * abs(best.optimum), (arguments, name)
 
 
 def test_params_are_hashable_and_create_is_checked():

@@ -116,10 +116,10 @@ def midpoint_depths(name: str, cells: int) -> Depths:
 def test_policies_have_the_reference_digits(name: str) -> None:
     params, depths = avellaneda_stoikov_market(1), midpoint_depths(name, CELLS)
     value, regret, std, fills, equivalent = POLICIES[name]
-    found, _ = feedback_moments(params, depths, Functional(gain=1.0, price=1.0, penalty=1.0))
+    mean, _ = feedback_moments(params, depths, Functional(gain=1.0, price=1.0, penalty=1.0))
     # The reference's value and regret of Avellaneda-Stoikov differ by 1e-6 in the last digit; it is 63.5085152 here.
-    assert found == pytest.approx(value, abs=1e-6 if name == "avellaneda_stoikov" else 0.51e-6)
-    assert CONTINUOUS - found == pytest.approx(regret, abs=0.51e-6)
+    assert mean == pytest.approx(value, abs=1e-6 if name == "avellaneda_stoikov" else 0.51e-6)
+    assert CONTINUOUS - mean == pytest.approx(regret, abs=0.51e-6)
     assert feedback_moments(params, depths)[1] == pytest.approx(std, abs=0.51e-6)
     assert feedback_moments(params, depths, Functional(fills=1.0))[0] == pytest.approx(fills, abs=0.51e-4)
     assert feedback_certainty_equivalent(params, depths, 0.1) == pytest.approx(equivalent, abs=0.51e-4)
@@ -134,13 +134,13 @@ def test_policies_have_the_reference_digits(name: str) -> None:
 )
 def test_tail_risk_has_the_reference_digits(name: str, risk: tuple[float, ...]) -> None:
     law = feedback_pnl_law(avellaneda_stoikov_market(1), midpoint_depths(name, 400))
-    found = [
+    measured = [
         law.value_at_risk(0.95),
         law.value_at_risk(0.99),
         law.expected_shortfall(0.95),
         law.expected_shortfall(0.99),
     ]
-    np.testing.assert_allclose(found, risk, rtol=0, atol=0.51e-6)
+    np.testing.assert_allclose(measured, risk, rtol=0, atol=0.51e-6)
 
 
 def test_optimal_quotes_reach_the_continuous_value_at_second_order_in_the_cells() -> None:
@@ -240,10 +240,10 @@ def test_constant_quote_does_not_care_when_it_may_change(market, value: float, s
     params = market(steps)
     quote = np.full((steps, 2 * params.limit + 1, 2), 1.0 / 1.5)
     criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
-    found = feedback_moments(params, quote, criterion)
-    assert found[0] == pytest.approx(value, rel=1e-11)
-    assert found == pytest.approx(frozen.moments(GLFTProblem(params), quote, criterion), rel=1e-11)
-    assert found == pytest.approx(feedback_moments(params, np.repeat(quote, 3, axis=0), criterion), rel=1e-11)
+    moments = feedback_moments(params, quote, criterion)
+    assert moments[0] == pytest.approx(value, rel=1e-11)
+    assert moments == pytest.approx(frozen.moments(GLFTProblem(params), quote, criterion), rel=1e-11)
+    assert moments == pytest.approx(feedback_moments(params, np.repeat(quote, 3, axis=0), criterion), rel=1e-11)
 
 
 def test_constant_quote_has_the_certainty_equivalent_of_the_frozen_problem() -> None:

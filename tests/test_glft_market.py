@@ -47,7 +47,7 @@ def simulate_step(random, count, *, depths, rates, decays, size, limit, start, d
     """One step of ``count`` paths: fills, inventory, gains and mid changes, in model units."""
     intensities = [rate * math.exp(-decay * depth) for rate, decay, depth in zip(rates, decays, depths, strict=True)]
     arrivals = [random.poisson(intensity * length, count) for intensity in intensities]
-    found = {
+    sample = {
         name: np.zeros(count) for name in ("bid_fills", "ask_fills", "inventory", "square", "gain", "price_gain", "mid")
     }
     for path in range(count):
@@ -70,13 +70,13 @@ def simulate_step(random, count, *, depths, rates, decays, size, limit, start, d
                 q += side
                 fills[side < 0] += 1
                 earned += size * depths[side < 0]
-        found["bid_fills"][path], found["ask_fills"][path] = fills
-        found["inventory"][path] = size * q
-        found["square"][path] = square
-        found["gain"][path] = earned + price_gain
-        found["price_gain"][path] = price_gain
-        found["mid"][path] = mid
-    return found
+        sample["bid_fills"][path], sample["ask_fills"][path] = fills
+        sample["inventory"][path] = size * q
+        sample["square"][path] = square
+        sample["gain"][path] = earned + price_gain
+        sample["price_gain"][path] = price_gain
+        sample["mid"][path] = mid
+    return sample
 
 
 def environment_step(count, seed, action, arguments):
@@ -97,28 +97,28 @@ def environment_step(count, seed, action, arguments):
 
 def two_sample_p_values(first, second):
     """Discrete laws by chi-square, continuous ones by Kolmogorov-Smirnov, moments and products by their z-scores."""
-    found = {}
+    p_values = {}
     codes = {
         "fills": lambda s: s["bid_fills"] * 1000 + s["ask_fills"],
         "inventory": lambda s: s["inventory"],
     }
     for name, code in codes.items():
-        found[name] = contingency_p_value(code(first), code(second))
+        p_values[name] = contingency_p_value(code(first), code(second))
     for name in ("gain", "price_gain", "mid", "square"):
         samples = first[name].round(9), second[name].round(9)  # atoms (of paths without a fill) must be ties
         if len(np.unique(np.concatenate(samples))) > 100:
-            found[f"law of {name}"] = stats.ks_2samp(*samples, method="asymp").pvalue
+            p_values[f"law of {name}"] = stats.ks_2samp(*samples, method="asymp").pvalue
     center = {name: 0.5 * (first[name].mean() + second[name].mean()) for name in first}
     names = list(first)
     for i, one in enumerate(names):
-        found[f"mean of {one}"] = mean_p_value(first[one], second[one])
+        p_values[f"mean of {one}"] = mean_p_value(first[one], second[one])
         for other in names[i:]:
             products = [(s[one] - center[one]) * (s[other] - center[other]) for s in (first, second)]
-            found[f"covariance of {one} and {other}"] = mean_p_value(*products)
+            p_values[f"covariance of {one} and {other}"] = mean_p_value(*products)
     # Given the inventory's path, the price gain and the mid are Gaussian: their joint fourth moment sees that too.
     products = [(s["price_gain"] * (s["mid"] - center["mid"])) ** 2 for s in (first, second)]
-    found["fourth moment of price gain and mid"] = mean_p_value(*products)
-    return found
+    p_values["fourth moment of price gain and mid"] = mean_p_value(*products)
+    return p_values
 
 
 def mean_p_value(first, second):
@@ -194,27 +194,27 @@ def test_law_of_a_step(name, count):
 def test_the_comparison_sees_a_small_difference():
     """The second simulation with 10 % more fills, or with the price gain's Brownian motion independent of the mid's."""
     arguments, action = STEPS["drift, sides that differ"]
-    found = environment_step(20_000, 1000, action, arguments)
+    sample = environment_step(20_000, 1000, action, arguments)
     more = environment_step(20_000, 1000, action, {**arguments, "fill_rate": [13.2, 8.0]})
-    assert min(two_sample_p_values(found, more).values()) < 1e-6
+    assert min(two_sample_p_values(sample, more).values()) < 1e-6
     other = environment_step(20_000, 99, action, arguments)
-    unrelated = {**found, "mid": other["mid"]}
-    assert two_sample_p_values(found, unrelated)["covariance of price_gain and mid"] < 1e-6
+    unrelated = {**sample, "mid": other["mid"]}
+    assert two_sample_p_values(sample, unrelated)["covariance of price_gain and mid"] < 1e-6
 
 
 @pytest.mark.parametrize("action", [-0.8, 0.0, 0.7])
 def test_fills_far_from_the_bounds_are_poisson(action):
     """Two independent Poisson numbers of mean fill_rate * exp(-fill_decay * depth) * step."""
     arguments = {**SMALL, "inventory_limit": 1000.0, "num_steps": 2}
-    found = environment_step(50_000, 5, (action, 0.3), arguments)
+    sample = environment_step(50_000, 5, (action, 0.3), arguments)
     p_values = []
     for name, a in (("bid_fills", action), ("ask_fills", 0.3)):
         law = stats.poisson(10.0 * math.exp(-1.5 * (1.0 + 2.0 * np.float32(a)) / 1.5) * 0.5)
         top = int(law.isf(1e-3))
-        counts = np.bincount(np.minimum(found[name], top).astype(int), minlength=top + 1)
-        expected = np.append(law.pmf(np.arange(top)), law.sf(top - 1)) * len(found[name])
+        counts = np.bincount(np.minimum(sample[name], top).astype(int), minlength=top + 1)
+        expected = np.append(law.pmf(np.arange(top)), law.sf(top - 1)) * len(sample[name])
         p_values.append(stats.chisquare(counts, expected).pvalue)
-    z = np.corrcoef(found["bid_fills"], found["ask_fills"])[0, 1] * math.sqrt(50_000)
+    z = np.corrcoef(sample["bid_fills"], sample["ask_fills"])[0, 1] * math.sqrt(50_000)
     p_values.append(2.0 * stats.norm.sf(abs(z)))
     assert min(p_values) > FALSE_ALARMS / (3 * len(p_values))
 
@@ -222,9 +222,9 @@ def test_fills_far_from_the_bounds_are_poisson(action):
 def test_deeper_quotes_fill_less():
     """The same seeds: fewer bid fills and a lower inventory, in the mean, at every deeper bid."""
     actions = np.linspace(-1.0, 1.0, 9)
-    found = [environment_step(4_000, 6, (a, 0.0), {**SMALL, "num_steps": 2}) for a in actions]
+    samples = [environment_step(4_000, 6, (a, 0.0), {**SMALL, "num_steps": 2}) for a in actions]
     for name in ("bid_fills", "inventory"):
-        means = [sample[name].mean() for sample in found]
+        means = [sample[name].mean() for sample in samples]
         assert all(np.diff(means) < 0.0)
 
 
@@ -462,8 +462,8 @@ def test_quotes_and_actions(low, width, action):
     """Depths span the box, and actions survive the way there and back."""
     env = GLFTEnv(min_depth=low, max_depth=low + width, fill_rate=1e-3)
     bid, ask = env.to_quotes(np.array(action, dtype=np.float32))
-    for found, a in ((bid, action[0]), (ask, action[1])):
-        assert found == pytest.approx(low + width * (a + 1.0) / 2.0, abs=1e-12 * (abs(low) + width))
+    for depth, a in ((bid, action[0]), (ask, action[1])):
+        assert depth == pytest.approx(low + width * (a + 1.0) / 2.0, abs=1e-12 * (abs(low) + width))
     assert env.from_quotes([bid, ask]).tolist() == action
     assert env.from_quotes([low - 1.0, low + width + 1.0]).tolist() == [-1.0, 1.0]
 

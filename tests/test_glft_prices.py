@@ -90,9 +90,9 @@ def test_compensated_jumps_change_nothing_under_the_mean_criterion():
         ({**SMALL, "compensated": True}, best),
         (SMALL, baselines.optimal_policy(GLFT, **{**plain, "drift": 0.3 + 3.0 * 0.6})),
     ):
-        found = baselines.optimal_policy(GLFT, **arguments)
-        assert found.optimum == pytest.approx(other.optimum, rel=1e-13)
-        np.testing.assert_allclose(found.controls, other.controls, rtol=0, atol=1e-12)
+        policy = baselines.optimal_policy(GLFT, **arguments)
+        assert policy.optimum == pytest.approx(other.optimum, rel=1e-13)
+        np.testing.assert_allclose(policy.controls, other.controls, rtol=0, atol=1e-12)
 
 
 def test_variance_of_the_gain():
@@ -144,8 +144,8 @@ def test_exponentials_against_dense_exponentials_and_quadrature(law, compensated
     functional = Functional(gain=1.0, price=1.0, penalty=1.0, exponents=np.array([z]))
     last = problem.terminal(functional)
     states = np.arange(problem.num_states)
-    found = problem.backward(0, states, np.tile(depths, (len(states), 1)), last, functional)
-    np.testing.assert_allclose(found[:, 0], expm(system * p.step_length) @ last[:, 0], rtol=1e-12)
+    earlier = problem.backward(0, states, np.tile(depths, (len(states), 1)), last, functional)
+    np.testing.assert_allclose(earlier[:, 0], expm(system * p.step_length) @ last[:, 0], rtol=1e-12)
 
 
 def test_feedback_evaluation_of_a_constant_quote_agrees():
@@ -170,13 +170,13 @@ def test_conformance_with_jumps(utility, law):
 
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_rewards_without_price_noise_have_the_same_mean(utility):
-    count, found = 40_000, []
+    count, returns = 40_000, []
     for reward in ("pnl", "expected"):
         envs = GLFTVectorEnv(count, **SMALL, utility=utility, risk_aversion=0.3, reward=reward)
         envs.reset(seed=3)
-        found.append(sum(envs.step(np.zeros((count, 2), np.float32))[1] for _ in range(4)))
-    difference = found[0] - found[1]
-    assert found[1].std() < 0.8 * found[0].std()
+        returns.append(sum(envs.step(np.zeros((count, 2), np.float32))[1] for _ in range(4)))
+    difference = returns[0] - returns[1]
+    assert returns[1].std() < 0.8 * returns[0].std()
     assert abs(difference.mean()) < stats.norm.isf(0.25 * FALSE_ALARMS) * difference.std() / math.sqrt(count)
 
 
@@ -334,12 +334,12 @@ def test_the_pnl_of_a_geometric_mid_has_the_exact_variance():
                     new_m[s] += rate * (2.0 * gain * f[s + shift] + gain**2)
         return np.concatenate([new_f, new_m])
 
-    found = solve_ivp(slope, (0.0, 1.0), np.zeros(2 * count), rtol=1e-11, atol=1e-13).y[:, -1].reshape(2, count)
+    moments = solve_ivp(slope, (0.0, 1.0), np.zeros(2 * count), rtol=1e-11, atol=1e-13).y[:, -1].reshape(2, count)
     start = p.limit + p.start
     table = np.broadcast_to(depths, (p.num_steps, count, 2))
     mean, std = frozen.moments(problem, table, frozen.PNL)
-    assert mean == pytest.approx(found[0, start], rel=1e-9)
-    assert std == pytest.approx(math.sqrt(found[1, start] - found[0, start] ** 2), rel=1e-9)
+    assert mean == pytest.approx(moments[0, start], rel=1e-9)
+    assert std == pytest.approx(math.sqrt(moments[1, start] - moments[0, start] ** 2), rel=1e-9)
 
 
 def test_a_geometric_mid_is_lognormal_and_brings_what_the_inventory_earns():
@@ -365,8 +365,8 @@ def test_conformance_of_a_geometric_mid():
 def test_the_risk_of_a_geometric_mid_is_simulated():
     env = GLFTEnv(**GEOMETRIC)
     best = baselines.optimal_policy(env)
-    found = baselines.score(env, best, risk=True, episodes=1_000)
-    assert found.risk.method == "simulated"
+    score = baselines.score(env, best, risk=True, episodes=1_000)
+    assert score.risk.method == "simulated"
     with pytest.raises(ValueError, match="price='geometric'"):
         baselines.score(env, best, risk="exact", episodes=1_000)
 
@@ -388,5 +388,5 @@ def test_what_does_not_go_with_a_geometric_mid_is_refused(argument, value):
 
 
 def test_the_default_penalty_of_a_geometric_mid_is_that_of_its_first_variance():
-    found = params_of(GLFT, **{**GEOMETRIC, "running_penalty": None, "risk_aversion": 0.5})
-    assert found.running_penalty == pytest.approx(0.25 * 1.2**2)
+    params = params_of(GLFT, **{**GEOMETRIC, "running_penalty": None, "risk_aversion": 0.5})
+    assert params.running_penalty == pytest.approx(0.25 * 1.2**2)

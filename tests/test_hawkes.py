@@ -116,10 +116,10 @@ def test_the_window_ends_after_its_last_event():
 
 
 def test_hand_compensators():
-    found = residuals([TIMES], DURATION, *HAND)
-    assert found.points == pytest.approx(HAND_COMPENSATORS, rel=1e-14)
-    assert found.total == pytest.approx(HAND_TOTAL, rel=1e-14)
-    assert found.gaps == pytest.approx(np.diff([0.0, *HAND_COMPENSATORS]), rel=1e-13)
+    compensators = residuals([TIMES], DURATION, *HAND)
+    assert compensators.points == pytest.approx(HAND_COMPENSATORS, rel=1e-14)
+    assert compensators.total == pytest.approx(HAND_TOTAL, rel=1e-14)
+    assert compensators.gaps == pytest.approx(np.diff([0.0, *HAND_COMPENSATORS]), rel=1e-13)
 
 
 def test_compensators_are_integrals_of_the_intensity():
@@ -130,8 +130,8 @@ def test_compensators_are_integrals_of_the_intensity():
 
     edges = [0.0, *TIMES, DURATION]
     pieces = [integrate.quad(intensity, *edge, epsabs=1e-13)[0] for edge in pairwise(edges)]
-    found = residuals([TIMES], DURATION, *HAND, initial_rate=2.0)
-    assert [*found.points, found.total] == pytest.approx(np.cumsum(pieces), rel=1e-12)
+    compensators = residuals([TIMES], DURATION, *HAND, initial_rate=2.0)
+    assert [*compensators.points, compensators.total] == pytest.approx(np.cumsum(pieces), rel=1e-12)
 
 
 def test_hand_bivariate_likelihood():
@@ -277,20 +277,22 @@ def moments_by_matrix(mu, zeta, rho, rate, horizon):
 @pytest.mark.parametrize("excitation", [0.0, 1.5, 2.999, 3.0, 3.0000001, 3.4])
 @pytest.mark.parametrize("horizon", [0.0, 1e-3, 0.5, 0.66, 0.67, 4.0, 12.0])
 def test_moments_solve_their_equations(excitation, horizon):
-    found = hawkes.moments(0.6, excitation, 3.0, 2.5, horizon)
-    assert np.array(found) == pytest.approx(moments_by_matrix(0.6, excitation, 3.0, 2.5, horizon), rel=1e-9, abs=1e-15)
+    moments = hawkes.moments(0.6, excitation, 3.0, 2.5, horizon)
+    assert np.array(moments) == pytest.approx(
+        moments_by_matrix(0.6, excitation, 3.0, 2.5, horizon), rel=1e-9, abs=1e-15
+    )
     first = [function(0.6, excitation, 3.0, 2.5, horizon) for function in
              (hawkes.mean_rate, hawkes.expected_count, hawkes.weighted_count)]  # fmt: skip
-    assert first == pytest.approx(list(found)[:3], rel=1e-14)
+    assert first == pytest.approx(list(moments)[:3], rel=1e-14)
 
 
 def test_moments_broadcast():
     rates = np.array([[0.6], [2.0]])
-    found = hawkes.moments(0.6, [1.5, 3.0, 4.0], 3.0, rates, 2.0)
-    assert all(part.shape == (2, 3) for part in found)
+    moments = hawkes.moments(0.6, [1.5, 3.0, 4.0], 3.0, rates, 2.0)
+    assert all(part.shape == (2, 3) for part in moments)
     for i, j in np.ndindex(2, 3):
         single = hawkes.moments(0.6, [1.5, 3.0, 4.0][j], 3.0, rates[i, 0], 2.0)
-        assert [part[i, j] for part in found] == pytest.approx([float(part) for part in single], rel=1e-14)
+        assert [part[i, j] for part in moments] == pytest.approx([float(part) for part in single], rel=1e-14)
 
 
 def test_at_excitation_equal_to_decay_the_mean_grows_on_a_line():
@@ -314,8 +316,8 @@ def test_integrals_to_many_digits():
                     first = (1 - mpmath.exp(-a * tau)) / a
                     second = (tau - first) / a
                     exact = [first, second, (tau**2 / 2 - second) / a]
-                found = hawkes.integrals(damping, horizon)
-                assert [float(x) for x in found] == pytest.approx([float(x) for x in exact], rel=2e-14)
+                integrals = hawkes.integrals(damping, horizon)
+                assert [float(x) for x in integrals] == pytest.approx([float(x) for x in exact], rel=2e-14)
 
 
 def test_branching_and_stationary_rate():
@@ -523,8 +525,10 @@ def test_the_fit_does_not_depend_on_the_unit_of_time(windows, fit):
     other = fit_hawkes([times * 60.0 for times in windows], 3600.0)
     for name, estimate in fit.estimates().items():
         scale = 1.0 if name == "branching_ratio" else 60.0
-        found = other.estimates()[name]
-        assert [found.value * scale, found.stderr * scale] == pytest.approx([estimate.value, estimate.stderr], rel=1e-6)
+        rescaled = other.estimates()[name]
+        assert [rescaled.value * scale, rescaled.stderr * scale] == pytest.approx(
+            [estimate.value, estimate.stderr], rel=1e-6
+        )
 
 
 def test_long_samples_are_fitted_through_their_head():
@@ -640,9 +644,9 @@ def test_residuals_are_uniform_under_the_true_model():
     gaps, points, dropped = [], [], []
     for replication in range(400):
         sample = hawkes.simulate(*LATE, 10.0, seed=40_000 + 12 * replication, windows=12).split()
-        found = residuals(sample, 10.0, *LATE)
-        gaps.append(found.test_gaps()[1])
-        points.append(found.test_points()[1])
+        compensators = residuals(sample, 10.0, *LATE)
+        gaps.append(compensators.test_gaps()[1])
+        points.append(compensators.test_points()[1])
         naive = np.concatenate([residuals([times], 10.0, *LATE).gaps for times in sample])
         dropped.append(stats.kstest(naive, "expon").pvalue)
     assert stats.kstest(gaps, "uniform").pvalue > 1e-4
@@ -667,10 +671,10 @@ def test_residual_tests_see_what_is_wrong():
 
 
 def test_windows_are_laid_end_to_end():
-    found = residuals([TIMES, [], TIMES], [DURATION, 2.0, DURATION], *HAND)
+    compensators = residuals([TIMES, [], TIMES], [DURATION, 2.0, DURATION], *HAND)
     shift = HAND_TOTAL + 2.0 * 0.5
-    assert found.points == pytest.approx(np.concatenate([HAND_COMPENSATORS, np.add(HAND_COMPENSATORS, shift)]))
-    assert found.total == pytest.approx(2 * HAND_TOTAL + 1.0)
+    assert compensators.points == pytest.approx(np.concatenate([HAND_COMPENSATORS, np.add(HAND_COMPENSATORS, shift)]))
+    assert compensators.total == pytest.approx(2 * HAND_TOTAL + 1.0)
 
 
 # The result

@@ -80,8 +80,8 @@ COROLLARY_3 = {
 def test_corollary_3_has_the_reference_digits():
     params = Params.create()
     for inventory, raw in COROLLARY_3.items():
-        found = corollary_3(params, 60.0, inventory, 1.2, 1.2)
-        np.testing.assert_allclose(found, np.maximum(raw, 0.3), atol=1e-12)
+        depths = corollary_3(params, 60.0, inventory, 1.2, 1.2)
+        np.testing.assert_allclose(depths, np.maximum(raw, 0.3), atol=1e-12)
 
 
 def test_corollary_3_as_printed_differs_by_what_left_the_integral():
@@ -116,11 +116,11 @@ def test_quotes_are_symmetric(name):
 
 def test_the_continuous_optimum_has_the_reference_digits():
     params = Params.create()
-    found = march(params, FINE, held=False)
-    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(16.4457, abs=2e-4)
-    assert at(params, found, 0, 0.6, 0.6) == pytest.approx(16.3481, abs=2e-4)
-    for gains in found.gains[:, -1]:
-        assert 0.25 - at(params, found, 0, 1.2, 1.2, gains) == pytest.approx(0.46340, abs=1e-4)
+    solution = march(params, FINE, held=False)
+    assert at(params, solution, 0, 1.2, 1.2) == pytest.approx(16.4457, abs=2e-4)
+    assert at(params, solution, 0, 0.6, 0.6) == pytest.approx(16.3481, abs=2e-4)
+    for gains in solution.gains[:, -1]:
+        assert 0.25 - at(params, solution, 0, 1.2, 1.2, gains) == pytest.approx(0.46340, abs=1e-4)
 
 
 def without_penalties(params, time_left, inventory, buy, sell):
@@ -156,8 +156,8 @@ def depths_of(name, params):
 def test_policies_have_the_reference_values(name):
     params = Params.create()
     value, tolerance, _ = VALUES[name]
-    found = march(params, COARSE, held=False, depths=depths_of(name, params))
-    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
+    solution = march(params, COARSE, held=False, depths=depths_of(name, params))
+    assert at(params, solution, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
 
 
 @pytest.mark.slow
@@ -165,8 +165,8 @@ def test_policies_have_the_reference_values(name):
 def test_policies_have_the_reference_values_at_full_resolution(name):
     params = Params.create()
     value, _, tolerance = VALUES[name]
-    found = march(params, FINE, held=False, depths=depths_of(name, params))
-    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
+    solution = march(params, FINE, held=False, depths=depths_of(name, params))
+    assert at(params, solution, 0, 1.2, 1.2) == pytest.approx(value, abs=tolerance)
 
 
 @pytest.mark.long
@@ -174,8 +174,8 @@ def test_the_asymptotic_policy_quotes_far_too_wide():
     """Section 5: 21 fills against 65."""
     params = Params.create()
     fills = Functional(fills=1.0)
-    found = march(params, COARSE, held=False, depths=depths_of("corollary_3", params), functional=fills)
-    assert at(params, found, 0, 1.2, 1.2) == pytest.approx(21, abs=0.5)
+    solution = march(params, COARSE, held=False, depths=depths_of("corollary_3", params), functional=fills)
+    assert at(params, solution, 0, 1.2, 1.2) == pytest.approx(21, abs=0.5)
 
 
 # --- Without excitation ----------------------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ def test_poisson_limit_against_the_matrix_exponential(arguments):
     matrix += np.diag(np.full(8, buy * math.exp(-1.0 + kappa * (h - params.impact_buy))), -1)
     matrix += np.diag(np.full(8, sell * math.exp(-1.0 + kappa * (h - params.impact_sell))), 1)
     expected = np.log(expm(matrix * 20.0) @ np.exp(-kappa * (np.abs(q) * h + 0.05 * q**2))) / kappa
-    found = march(params, Resolution(2, 0.1, 1e-4), held=False, depth_bounds=WITHOUT_LIMITS)
-    np.testing.assert_allclose(found.values[-1, :, 0, 0], expected, atol=1e-6)
+    solution = march(params, Resolution(2, 0.1, 1e-4), held=False, depth_bounds=WITHOUT_LIMITS)
+    np.testing.assert_allclose(solution.values[-1, :, 0, 0], expected, atol=1e-6)
     drift = q * price_drift(params, 20.0, buy, sell)
     values = PoissonValues(params, (-np.inf, np.inf))(20.0)
     np.testing.assert_allclose(drift + values, expected, atol=1e-7)
@@ -204,8 +204,8 @@ def test_poisson_values_with_the_floor_solve_the_market_without_excitation():
     params = Params.create(excitation=0.0, base_rate=[0.9, 0.7], horizon=20.0, num_steps=40, inventory_limit=5)
     q = np.arange(-5, 6)
     expected = PoissonValues(params)(20.0) + q * price_drift(params, 20.0, 0.9, 0.7)
-    found = march(params, COARSE, held=False).values[-1, :, 0, 0]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    solution = march(params, COARSE, held=False).values[-1, :, 0, 0]
+    np.testing.assert_allclose(solution, expected, atol=1e-6)
 
 
 def test_frozen_depths_without_excitation_lose_nothing_far_from_the_horizon():
@@ -249,7 +249,7 @@ def picard(params, time_nodes, rate_nodes, largest, iterations):
         return buy[:, None] * sell
 
     for _ in range(iterations):
-        found = values.copy()
+        previous = values.copy()
         for i in range(1, time_nodes):
             length = min(r[i], p.step_length)
             matrices = [spline_matrix(x, x * math.exp(-rho * length)) for rho in (p.decay_buy, p.decay_sell)]
@@ -275,8 +275,8 @@ def picard(params, time_nodes, rate_nodes, largest, iterations):
             for side, sign in enumerate((1, -1)):
                 mean = gains[side] / orders[side]
                 value += np.where(np.abs(q - sign) <= limit, orders[side] * worth(params, side, mean), 0.0)
-            found[i] = value
-        values = found
+            previous[i] = value
+        values = previous
     return values[-1], x
 
 
@@ -289,10 +289,10 @@ def test_frozen_depths_against_picard_iteration(atom):
     market = {"horizon": 0.5, "num_steps": 2, "inventory_limit": 1, "running_penalty": 0.1, "reach_atom": atom}
     params = Params.create(**market, initial_rates=[2.0, 1.2])
     solved = march(params, FINE, held=True)
-    found, nodes = picard(params, 13, 33, 16.0, 12)
+    values, nodes = picard(params, 13, 33, 16.0, 12)
     across, along = (spline_matrix(nodes, np.array([excess]))[0] for excess in (1.4, 0.6))
     for inventory in (-1, 0, 1):
-        other = across @ found[inventory + 1] @ along
+        other = across @ values[inventory + 1] @ along
         error = solve(params._replace(initial_inventory=inventory), True).error if atom else 5e-5
         assert at(params, solved, inventory, 2.0, 1.2) == pytest.approx(other, abs=error)
 
@@ -329,8 +329,8 @@ def test_an_order_is_worth_its_gain_at_the_limits():
                 gain = terminal[q - sign] - terminal[q] - 0.1
                 depth = max(0.3, 0.25 - gain)
                 expected += rate * math.exp(-4.0 * (depth - 0.3)) * (depth + gain)
-        found = at(params, march(params, COARSE, held=True), q, 2.0, 1.0)
-        assert (found - terminal[q]) / r == pytest.approx(expected, rel=1e-3)
+        value = at(params, march(params, COARSE, held=True), q, 2.0, 1.0)
+        assert (value - terminal[q]) / r == pytest.approx(expected, rel=1e-3)
 
 
 # --- A second scheme -------------------------------------------------------------------------------------------------
@@ -369,12 +369,12 @@ def splitting(params, per_jump, cells, steps):
     def slope(field):
         bought = jumped(field)
         sold = np.moveaxis(jumped(np.moveaxis(field, 1, 2)), 1, 2)
-        found = rate[:, None] * (0.1 * q + bought - field) + rate * (sold - 0.1 * q - field) - p.running_penalty * q**2
+        rise = rate[:, None] * (0.1 * q + bought - field) + rate * (sold - 0.1 * q - field) - p.running_penalty * q**2
         gain = bought[:-1] - bought[1:] - 0.1
-        found[1:] += rate[:, None] * worth(params, 0, gain)
+        rise[1:] += rate[:, None] * worth(params, 0, gain)
         gain = sold[1:] - sold[:-1] - 0.1
-        found[:-1] += rate * worth(params, 1, gain)
-        return found
+        rise[:-1] += rate * worth(params, 1, gain)
+        return rise
 
     for _ in range(steps):
         theta = decay @ theta @ decay.T
@@ -407,8 +407,8 @@ def test_a_second_scheme_agrees_on_a_short_horizon(atom):
 def test_a_second_scheme_agrees():
     """Section 4: solvers A and B agree to 1.3e-4 in 16.4457."""
     params = Params.create()
-    found = at(params, march(params, FINE, held=False), 0, 1.2, 1.2)
-    assert richardson(params, 6, 60, 2400) == pytest.approx(found, abs=5e-4)
+    value = at(params, march(params, FINE, held=False), 0, 1.2, 1.2)
+    assert richardson(params, 6, 60, 2400) == pytest.approx(value, abs=5e-4)
 
 
 # --- The stated error ------------------------------------------------------------------------------------------------
@@ -515,9 +515,9 @@ def test_simulated_and_numerical_scores_agree():
 
 @pytest.mark.long
 def test_the_optimum_is_sampled_without_error():
-    found = baselines.score(ID, baselines.optimal_policy(ID, **SMALL), method="simulated", episodes=500, **SMALL)
-    assert found.stderr < 1e-6
-    assert found.value == pytest.approx(found.optimum_upper, abs=1e-5)
+    score = baselines.score(ID, baselines.optimal_policy(ID, **SMALL), method="simulated", episodes=500, **SMALL)
+    assert score.stderr < 1e-6
+    assert score.value == pytest.approx(score.optimum_upper, abs=1e-5)
 
 
 def test_plain_returns_have_the_numerical_values():
@@ -541,18 +541,18 @@ def test_by_a_slow_clock_the_optimum_lies_between_bounds():
     assert lower < higher == best.optimum
     event = solve(params._replace(decision="event"), True).value
     assert lower < event < higher
-    found = baselines.score(ID, best, episodes=2_000, **arguments)
-    assert found.method == "simulated"
-    assert found.optimum_lower == lower
-    assert found.optimum_upper == higher
-    assert isinstance(found.regret, tuple)
-    assert found.regret[0] <= 3.0 * found.stderr
-    assert 0.9 < found.skill < 1.1
+    score = baselines.score(ID, best, episodes=2_000, **arguments)
+    assert score.method == "simulated"
+    assert score.optimum_lower == lower
+    assert score.optimum_upper == higher
+    assert isinstance(score.regret, tuple)
+    assert score.regret[0] <= 3.0 * score.stderr
+    assert 0.9 < score.skill < 1.1
     rows = baselines.rollout(ID, best, episodes=3_000, seed=33, **arguments)
     returns = rows.groupby("episode")["reward"].sum()
-    z = (returns.mean() - found.value) / math.hypot(returns.sem(), found.stderr)
+    z = (returns.mean() - score.value) / math.hypot(returns.sem(), score.stderr)
     assert abs(z) < stats.norm.isf(0.5 * FALSE_ALARMS)
-    assert found.stderr < 0.3 * returns.sem() * math.sqrt(3_000 / 2_000)
+    assert score.stderr < 0.3 * returns.sem() * math.sqrt(3_000 / 2_000)
     with pytest.raises(ValueError, match="no numerical evaluation"):
         baselines.score(ID, best, method="exact", **arguments)
     joined = baselines.score(ID, baselines.paper_policies(ID, **arguments)["join_best"], episodes=500, **arguments)
@@ -568,16 +568,16 @@ def test_a_policy_that_the_grid_does_not_resolve_is_simulated():
             wave = np.sin(4_000.0 * np.asarray(observation, dtype=float)[..., 2:])
             return np.where(wave > 0.0, -1.0, 1.0).astype(np.float32)
 
-    found = baselines.score(ID, Rough(), episodes=1_000, **SMALL)
+    score = baselines.score(ID, Rough(), episodes=1_000, **SMALL)
     assert baseline_of(ID, **SMALL).evaluate(Rough()).error > 0.05
-    assert found.method == "simulated"
-    assert found.stderr < 0.02
+    assert score.method == "simulated"
+    assert score.stderr < 0.02
 
 
 def test_random_actions_are_simulated():
-    found = baselines.score(ID, baselines.paper_policies(ID, **SMALL)["random"], episodes=300, **SMALL)
-    assert found.method == "simulated"
-    assert found.value < found.optimum_upper
+    score = baselines.score(ID, baselines.paper_policies(ID, **SMALL)["random"], episodes=300, **SMALL)
+    assert score.method == "simulated"
+    assert score.value < score.optimum_upper
 
 
 def test_there_is_no_exact_law_on_finite_states():
@@ -630,6 +630,6 @@ def test_no_smooth_policy_is_above_the_optimum():
             return np.clip(best.predict(observation)[0] + self.size * tilt, -1.0, 1.0).astype(np.float32), state
 
     for size in (0.003, 0.03, 0.3):
-        found = baselines.score(ID, Tilted(size), episodes=500)
-        assert found.value <= best.optimum + found.value_error
-        assert found.method == "numerical"
+        score = baselines.score(ID, Tilted(size), episodes=500)
+        assert score.value <= best.optimum + score.value_error
+        assert score.method == "numerical"

@@ -70,7 +70,7 @@ def best_by_hand(params):
     values = -params.half_spread * np.abs(q) - params.terminal_penalty * q**2
     starts = [np.array([x, y]) for x in (0.1, 0.4) for y in (0.1, 0.4)]
     for _ in range(params.num_steps):
-        found = np.empty(len(values))
+        before = np.empty(len(values))
         for i in range(len(values)):
             tried = [
                 minimize(
@@ -79,8 +79,8 @@ def best_by_hand(params):
                 for box in (high, high * [0.0, 1.0], high * [1.0, 0.0])  # with one of them at the best price
                 for start in starts
             ]
-            found[i] = max(-min(t.fun for t in tried), step_worth(params, np.zeros(2), values)[i])
-        values = found
+            before[i] = max(-min(t.fun for t in tried), step_worth(params, np.zeros(2), values)[i])
+        values = before
     return values
 
 
@@ -143,9 +143,9 @@ def test_the_optimum_by_the_clock_is_what_its_policy_earns():
     arguments = {**SMALL, "horizon": 4.0, "num_steps": 16, "inventory_limit": 3}
     best = baselines.optimal_policy(ID, **arguments)
     assert best.level == "certified"
-    found = baselines.score(ID, best, **arguments)
-    assert found.method == "numerical"
-    assert abs(found.value - best.optimum) <= best.bounds.error
+    score = baselines.score(ID, best, **arguments)
+    assert score.method == "numerical"
+    assert abs(score.value - best.optimum) <= best.bounds.error
     event = solve(Params.create(**{**arguments, "decision": "event"}), True).value
     assert best.optimum < event
     rows = baselines.rollout(ID, best, episodes=10_000, seed=33, **arguments)

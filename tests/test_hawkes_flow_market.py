@@ -61,7 +61,7 @@ def thinning(random, count, params, depths, length):
     """Paths of ``length`` minutes from the start by Ogata's thinning: orders, fills, gains, inventories, rates."""
     p = params
     names = ("buys", "sells", "bid_fills", "ask_fills", "inventory", "gain", "square", "buy_rate", "sell_rate")
-    found = {name: np.zeros(count) for name in names}
+    sample = {name: np.zeros(count) for name in names}
     sides = (depths[0], p.fill_decay_sell, p.reach_atom_sell), (depths[1], p.fill_decay_buy, p.reach_atom_buy)
     probability = [
         1.0 if depth <= p.half_spread else (1.0 - atom) * math.exp(-kappa * (depth - p.half_spread))
@@ -99,21 +99,21 @@ def thinning(random, count, params, depths, length):
         sell = p.base_rate_sell + (sell - p.base_rate_sell) * math.exp(-p.decay_sell * rest)
         row = (*orders, *fills, q, cash + q * mid, square, buy, sell)
         for name, value in zip(names, row, strict=True):
-            found[name][i] = value
-    return found
+            sample[name][i] = value
+    return sample
 
 
 def environment(count, seed, depths, arguments):
     """The same of the environment, at the end of an episode."""
     envs = HawkesFlowVectorEnv(count, info="full", **arguments)
     _, steps, last = episodes(envs, seed, actions_for(envs, *depths))
-    found = {name: np.zeros(count) for name in ("buys", "sells", "bid_fills", "ask_fills")}
+    sums = {name: np.zeros(count) for name in ("buys", "sells", "bid_fills", "ask_fills")}
     for running, info in steps:
-        for name in found:
+        for name in sums:
             entry = {"buys": "buy_orders", "sells": "sell_orders"}.get(name, name)
-            found[name][running] += info[entry][running]
+            sums[name][running] += info[entry][running]
     names = ("inventory", "gain", "buy_rate", "sell_rate")
-    return {**found, **{name: last[name].astype(float) for name in names}, "square": last["inventory_square"]}
+    return {**sums, **{name: last[name].astype(float) for name in names}, "square": last["inventory_square"]}
 
 
 @pytest.mark.parametrize("decision", ["event", "clock"])

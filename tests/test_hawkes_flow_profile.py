@@ -65,7 +65,7 @@ def mean_path(p, side, time, rate):
         *(k * p.horizon / p.pieces for k in range(1, p.pieces) if k * p.horizon / p.pieces > time),
         p.horizon,
     ]
-    state, found = [rate - base_rate(p, side, time), 0.0, 0.0], []
+    state, states = [rate - base_rate(p, side, time), 0.0, 0.0], []
     for low, high in pairwise(edges):
         mu = base_rate(p, side, 0.5 * (low + high))
 
@@ -73,8 +73,8 @@ def mean_path(p, side, time, rate):
             return [zeta * mu - (rho - zeta) * y[0], mu + y[0], (p.horizon - t) * (mu + y[0])]
 
         state = solve_ivp(slope, (low, high), state, rtol=1e-11, atol=1e-12).y[:, -1]
-        found.append(state)
-    return edges[1:], np.array(found)
+        states.append(state)
+    return edges[1:], np.array(states)
 
 
 def played(params, actions, seed, count):
@@ -206,12 +206,12 @@ def test_without_excitation_depths_that_move_at_once_solve_the_equation_of_the_c
             return change
 
         values = solve_ivp(slope, (0.0, p.horizon / p.pieces), values, rtol=1e-11, atol=1e-12).y[:, -1]
-    found = march(p, Resolution(2, 0.1, 1e-3), held=False)
-    assert found.values[-1, :, 0, 0] == pytest.approx(values, rel=1e-6)
+    solution = march(p, Resolution(2, 0.1, 1e-3), held=False)
+    assert solution.values[-1, :, 0, 0] == pytest.approx(values, rel=1e-6)
     poisson = PoissonValues(p)(p.horizon) + q * price_drift(p, p.horizon, p.initial_rate_buy, p.initial_rate_sell)
     assert poisson == pytest.approx(values, rel=1e-7)
     finest = march(Params.create(**QUIET | {"inventory_limit": 2, "num_steps": 60}), COARSE, held=True)
-    assert found.values[-1, 2, 0, 0] - 1e-3 < finest.values[-1, 2, 0, 0] < found.values[-1, 2, 0, 0] + 1e-6
+    assert solution.values[-1, 2, 0, 0] - 1e-3 < finest.values[-1, 2, 0, 0] < solution.values[-1, 2, 0, 0] + 1e-6
 
 
 @pytest.mark.parametrize("decision", ["event", "clock"])

@@ -88,14 +88,14 @@ UNEQUAL = {
 
 def mirrored(arguments):
     """The arguments of the market seen in a mirror."""
-    found = dict(arguments)
+    turned = dict(arguments)
     for name in ("base_rate", "excitation", "decay", "mean_move", "initial_rates"):
-        if name in found:
-            found[name] = [found[name][k] for k in MIRROR]
+        if name in turned:
+            turned[name] = [turned[name][k] for k in MIRROR]
     for name in ("improvement", "first_level_share", "fill_decay", "reach_atom"):
-        if name in found:
-            found[name] = found[name][::-1]
-    return found
+        if name in turned:
+            turned[name] = turned[name][::-1]
+    return turned
 
 
 # --- Laws of the book ------------------------------------------------------------------------------------------------
@@ -158,9 +158,9 @@ def test_value_functions_in_the_mirror(kind):
     """Values are equal, and edges of bid and ask are swapped."""
     first, second = Params.create(**UNEQUAL), Params.create(**mirrored(UNEQUAL))
     left, inventory, spread, rates = random_states(50)
-    found = solved(first, kind).at(first, left, inventory, spread, rates)
+    values = solved(first, kind).at(first, left, inventory, spread, rates)
     image = solved(second, kind).at(second, left, -inventory, spread, rates[:, MIRROR])
-    np.testing.assert_allclose(found, image[:, [1, 0, 2]], atol=1e-6)
+    np.testing.assert_allclose(values, image[:, [1, 0, 2]], atol=1e-6)
 
 
 @pytest.mark.long
@@ -185,9 +185,9 @@ def test_join_best_is_the_half_spread():
 
 def most_behind(edge, high):
     """The best of all offsets behind the best price, by scipy, if all orders get there."""
-    found = minimize_scalar(lambda d: -math.exp(-4.0 * d) * (d + edge), bounds=(0.0, high), method="bounded",
+    optimum = minimize_scalar(lambda d: -math.exp(-4.0 * d) * (d + edge), bounds=(0.0, high), method="bounded",
                             options={"xatol": 1e-10})  # fmt: skip
-    return -found.fun
+    return -optimum.fun
 
 
 @pytest.mark.parametrize("atom", [0.0, 0.3, 0.8, 1.0])
@@ -213,7 +213,7 @@ def test_features_and_the_generator(make):
     _, _, spreads, rates = random_states(12, seed=1)
     spreads = np.append(spreads, [1, 40]).astype(np.int64)
     rates = np.vstack([rates, p.base_rates, p.base_rates + 5.0])
-    found = features_at(p, basis, spreads, rates)
+    features = features_at(p, basis, spreads, rates)
     step = 1e-6
     flows = [
         features_at(p, basis, spreads, rates + sign * step * p.decays * (p.base_rates - rates)) for sign in (1, -1)
@@ -225,10 +225,10 @@ def test_features_and_the_generator(make):
         for k in range(6):
             jumped = np.tile(rates[i] + p.excitations * (np.arange(6) == k), (40, 1))
             after = transitions[k, spreads[i] - 1] @ features_at(p, basis, every, jumped)[:, 0]
-            expected[i] += rates[i, k] * (after - found[i, 0])
+            expected[i] += rates[i, k] * (after - features[i, 0])
             if k >= 4:
-                np.testing.assert_allclose(found[i, k - 2], after, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(found[:, 1], expected, rtol=1e-6, atol=1e-5)
+                np.testing.assert_allclose(features[i, k - 2], after, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(features[:, 1], expected, rtol=1e-6, atol=1e-5)
 
 
 POISSON = {
@@ -261,15 +261,15 @@ def poisson_optimum(p):
 
     def slope(_, flat):
         value = flat.reshape(len(half_spread), len(q))
-        found = np.outer((mu * MID_SIGN) @ impacts, q) - p.running_penalty * q**2
+        rise = np.outer((mu * MID_SIGN) @ impacts, q) - p.running_penalty * q**2
         for k in range(6):
-            found += mu[k] * (transitions[k] @ value - value)
+            rise += mu[k] * (transitions[k] @ value - value)
         bought, sold = transitions[4] @ value, transitions[5] @ value
         ask = (half_spread - impacts[4])[:, None] + bought[:, :-1] - bought[:, 1:]
         bid = (half_spread - impacts[5])[:, None] + sold[:, 1:] - sold[:, :-1]
-        found[:, 1:] += mu[4] * psi(ask, p.fill_decay_buy, p.reach_atom_buy)
-        found[:, :-1] += mu[5] * psi(bid, p.fill_decay_sell, p.reach_atom_sell)
-        return found.ravel()
+        rise[:, 1:] += mu[4] * psi(ask, p.fill_decay_buy, p.reach_atom_buy)
+        rise[:, :-1] += mu[5] * psi(bid, p.fill_decay_sell, p.reach_atom_sell)
+        return rise.ravel()
 
     start = -np.outer(half_spread, np.abs(q)) - p.terminal_penalty * q**2
     end = solve_ivp(slope, (0.0, p.horizon), start.ravel(), method="LSODA", rtol=1e-9, atol=1e-10).y[:, -1]
@@ -284,12 +284,12 @@ def test_without_excitation_the_bounds_meet_at_the_exact_optimum(atom):
     optimum = exact[p.initial_spread - 1, p.inventory_limit + 1]
     for kind in ("fitted", "first_order", "frozen"):
         function = solved(p, kind)
-        found = path_bounds(p, function, 1_000, 1)
-        for each, again in zip(found, path_bounds(p, function, 30, 1 + 90), strict=True):  # a path is that of its seed
+        bounds = path_bounds(p, function, 1_000, 1)
+        for each, again in zip(bounds, path_bounds(p, function, 30, 1 + 90), strict=True):  # a path is that of its seed
             np.testing.assert_array_equal(again, each[90:120])
-        error = found.upper.std() / math.sqrt(1_000)
-        assert abs(found.upper.mean() - optimum) < 4.0 * error + 1e-4, kind
-        assert abs(found.policy.mean() - optimum) < 4.0 * error + 1e-4, kind
+        error = bounds.upper.std() / math.sqrt(1_000)
+        assert abs(bounds.upper.mean() - optimum) < 4.0 * error + 1e-4, kind
+        assert abs(bounds.policy.mean() - optimum) < 4.0 * error + 1e-4, kind
         assert error < 2e-3
     spreads = np.arange(1, 15)
     for q in range(-2, 3):
@@ -309,10 +309,10 @@ def test_a_book_that_never_moves_is_the_reduced_market(atom):
     still = {"base_rate": 1e-6, "excitation": 0.0, "decay": 1.0, "initial_rates": 1e-6}
     arguments = {name: [still[name]] * 4 + list(pair[name]) for name in still}
     p = Params.create(**shared, **arguments, first_level_share=1.0)
-    found = path_bounds(p, solved(p, "fitted"), 2_000, 2)
-    errors = [4.0 * sample.std() / math.sqrt(2_000) + 2e-4 for sample in (found.policy, found.upper)]
-    assert found.policy.mean() - errors[0] < optimum < found.upper.mean() + errors[1]
-    assert found.upper.mean() - found.policy.mean() < 0.01 * optimum
+    bounds = path_bounds(p, solved(p, "fitted"), 2_000, 2)
+    errors = [4.0 * sample.std() / math.sqrt(2_000) + 2e-4 for sample in (bounds.policy, bounds.upper)]
+    assert bounds.policy.mean() - errors[0] < optimum < bounds.upper.mean() + errors[1]
+    assert bounds.upper.mean() - bounds.policy.mean() < 0.01 * optimum
 
 
 @pytest.mark.long
@@ -329,12 +329,13 @@ def test_a_book_that_never_moves_is_the_reduced_market(atom):
 def test_other_markets_are_bracketed_too(arguments):
     p = Params.create(**arguments)
     for kind in ("fitted", "first_order"):
-        found = path_bounds(p, solved(p, kind), 400, 3)
-        error = found.upper.std() / math.sqrt(400)
-        assert (found.policy <= found.upper + 1e-9).all()
-        assert (found.upper <= found.revealed + 1e-9).all()
+        bounds = path_bounds(p, solved(p, kind), 400, 3)
+        error = bounds.upper.std() / math.sqrt(400)
+        assert (bounds.policy <= bounds.upper + 1e-9).all()
+        assert (bounds.upper <= bounds.revealed + 1e-9).all()
         assert (
-            kind == "first_order" or found.upper.mean() - found.policy.mean() < 0.03 * abs(found.upper.mean()) + error
+            kind == "first_order"
+            or bounds.upper.mean() - bounds.policy.mean() < 0.03 * abs(bounds.upper.mean()) + error
         )
 
 
@@ -345,10 +346,10 @@ def compare_with_the_notes(horizon, paths):
     """The first-order expansion with the bound of the notes, fills known in advance; then the tighter interval."""
     p = Params.create(horizon=horizon)
     lower, lower_error, upper, upper_error = NOTES[horizon]
-    found = path_bounds(p, solved(p, "first_order"), paths, 4)
+    bounds = path_bounds(p, solved(p, "first_order"), paths, 4)
     root = math.sqrt(paths)
-    assert abs(found.policy.mean() - lower) < 4.0 * math.hypot(lower_error, found.policy.std() / root)
-    assert abs(found.revealed.mean() - upper) < 4.0 * math.hypot(upper_error, found.revealed.std() / root)
+    assert abs(bounds.policy.mean() - lower) < 4.0 * math.hypot(lower_error, bounds.policy.std() / root)
+    assert abs(bounds.revealed.mean() - upper) < 4.0 * math.hypot(upper_error, bounds.revealed.std() / root)
     best = path_bounds(p, solved(p, "fitted"), paths, 4)
     assert best.upper.mean() < upper - 4.0 * (upper_error + best.upper.std() / root)
     assert best.policy.mean() > lower - 4.0 * (lower_error + best.policy.std() / root)
@@ -395,9 +396,9 @@ def test_every_path_is_in_order():
     """Path by path: the policy below the dual bound, and that below the bound with fills known in advance."""
     p = Params.create(**SMALL)
     for kind in KINDS:
-        found = path_bounds(p, solved(p, kind), 300, 6)
-        assert (found.policy <= found.upper + 1e-9).all()
-        assert (found.upper <= found.revealed + 1e-9).all()
+        bounds = path_bounds(p, solved(p, kind), 300, 6)
+        assert (bounds.policy <= bounds.upper + 1e-9).all()
+        assert (bounds.upper <= bounds.revealed + 1e-9).all()
 
 
 @pytest.mark.long
@@ -434,12 +435,12 @@ def test_control_variates_are_unbiased(decision):
     baseline, base = HawkesPowerBaseline(p), HawkesPowerVectorEnv(1, **arguments)
     policies = {"best": baseline.best_policy(), "tilted": Tilted(), "join_best": baseline.policies()["join_best"]()}
     for i, (name, policy) in enumerate(policies.items()):
-        found = simulated_columns(base, policy, baseline.control_variate(policy), 1_200, 50 + i)
-        difference = found["estimate"] - found["returns"]
+        columns = simulated_columns(base, policy, baseline.control_variate(policy), 1_200, 50 + i)
+        difference = columns["estimate"] - columns["returns"]
         z = difference.mean() / (difference.std(ddof=1) / math.sqrt(1_200))
         assert abs(z) < stats.norm.isf(0.5e-3 / 9), (name, z)
         if name != "tilted":
-            assert found["estimate"].std() < 0.5 * found["returns"].std()
+            assert columns["estimate"].std() < 0.5 * columns["returns"].std()
 
 
 @pytest.mark.long
@@ -482,10 +483,10 @@ def test_no_score_is_above_the_dual_bound():
     best = best_known_policy(ID, **SMALL)
     policies = {"best": best, **paper_policies(ID, **SMALL)}
     scores = {name: score(ID, policy, episodes=400, **SMALL) for name, policy in policies.items()}
-    for name, found in scores.items():
-        assert found.value <= best.interval.upper + 4.0 * (found.stderr + best.interval.upper_stderr), name
-        assert (found.level, found.method) == ("bracketed", "simulated")
-        assert found.regret == (best.bounds.lower - found.value, best.bounds.upper - found.value)
+    for name, scored in scores.items():
+        assert scored.value <= best.interval.upper + 4.0 * (scored.stderr + best.interval.upper_stderr), name
+        assert (scored.level, scored.method) == ("bracketed", "simulated")
+        assert scored.regret == (best.bounds.lower - scored.value, best.bounds.upper - scored.value)
     assert scores["best"].skill == pytest.approx(1.0, abs=0.05)
     assert scores["join_best"].skill == pytest.approx(0.0, abs=0.05)
     assert scores["first_order_expansion"].skill > 0.95

@@ -70,7 +70,7 @@ def episodes(envs, seed, actions):
 def thinning(random, count, p, offsets, length):
     """Paths by Ogata's thinning, quotes pegged to the mid for the whole length; see `environment`."""
     names = ("book", "buys", "sells", "bid_fills", "ask_fills", "inventory", "gain", "square", "mid", "spread")
-    found = {name: np.zeros(count) for name in (*names, *PROCESSES)}
+    sample = {name: np.zeros(count) for name in (*names, *PROCESSES)}
     mu, zeta, rho = (np.array(values) for values in (p.base_rate, p.excitation, p.decay))
     kappa = {"buy": p.fill_decay_buy, "sell": p.fill_decay_sell}
     atom = {"buy": p.reach_atom_buy, "sell": p.reach_atom_sell}
@@ -133,9 +133,9 @@ def thinning(random, count, p, offsets, length):
             mid - start,
             ask - bid,
         )
-        for name, value in zip(found, (*row, *rates), strict=True):
-            found[name][i] = value
-    return found
+        for name, value in zip(sample, (*row, *rates), strict=True):
+            sample[name][i] = value
+    return sample
 
 
 def environment(count, seed, offsets, arguments):
@@ -143,9 +143,9 @@ def environment(count, seed, offsets, arguments):
     envs = HawkesPowerVectorEnv(count, info="full", **arguments)
     _, sums, last = episodes(envs, seed, actions_for(envs, *offsets))
     names = {"book": "book_events", "buys": "buy_orders", "sells": "sell_orders"}
-    found = {name: sums[names.get(name, name)] for name in ("book", "buys", "sells", "bid_fills", "ask_fills")}
-    found |= {name: last[name].astype(float) for name in ("inventory", "gain", "mid", "spread")}
-    return {**found, "square": last["inventory_square"], **{name: last[f"{name}_rate"] for name in PROCESSES}}
+    columns = {name: sums[names.get(name, name)] for name in ("book", "buys", "sells", "bid_fills", "ask_fills")}
+    columns |= {name: last[name].astype(float) for name in ("inventory", "gain", "mid", "spread")}
+    return {**columns, "square": last["inventory_square"], **{name: last[f"{name}_rate"] for name in PROCESSES}}
 
 
 @pytest.mark.long
@@ -221,11 +221,11 @@ def test_counts_have_the_closed_form_moments(rate, horizon, mean, variance):
 
 def fired(before, after, p):
     """The process of each row's step, by the jump of its intensity; -1 for none."""
-    found = np.full(len(before["elapsed"]), -1)
+    kinds = np.full(len(before["elapsed"]), -1)
     for k, name in enumerate(PROCESSES):
         faded = p.base_rate[k] + (before[f"{name}_rate"] - p.base_rate[k]) * np.exp(-p.decay[k] * after["elapsed"])
-        found[after[f"{name}_rate"] - faded > 0.5 * p.excitation[k]] = k
-    return found
+        kinds[after[f"{name}_rate"] - faded > 0.5 * p.excitation[k]] = k
+    return kinds
 
 
 @pytest.mark.parametrize("placement", ["binomial", "geometric"])
@@ -260,9 +260,9 @@ def test_each_event_moves_one_side_of_the_book(placement):
 
 def cut(law, room):
     """Probabilities of 0 to ``room`` ticks of a law whose larger values are cut to ``room``."""
-    found = law.pmf(np.arange(room + 1))
-    found[room] += law.sf(room)
-    return found
+    chances = law.pmf(np.arange(room + 1))
+    chances[room] += law.sf(room)
+    return chances
 
 
 @pytest.mark.parametrize("placement", ["binomial", "geometric"])
@@ -286,10 +286,10 @@ def test_the_laws_of_moves(placement):
         assert len(sample) == len(law)
         expected = law * sample.sum()
         common = expected >= 5
-        found = np.append(sample[common], sample[~common].sum())
+        counts = np.append(sample[common], sample[~common].sum())
         wanted = np.append(expected[common], expected[~common].sum())
-        found, wanted = found[wanted > 0], wanted[wanted > 0]
-        assert stats.chisquare(found, wanted).pvalue > FALSE_ALARMS / 12, name
+        counts, wanted = counts[wanted > 0], wanted[wanted > 0]
+        assert stats.chisquare(counts, wanted).pvalue > FALSE_ALARMS / 12, name
 
 
 def test_a_spread_of_one_tick_stays_open():

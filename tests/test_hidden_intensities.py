@@ -84,8 +84,8 @@ def test_only_the_columns_of_the_intensities_are_dropped(env_id, decision):
         if terminated:
             break
         action = random.uniform(-1.0, 0.0, 2).astype(np.float32)
-        (first, reward, terminated, _, info), (second, *found, same) = whole.step(action), hidden.step(action)
-        assert found == [reward, terminated, False]
+        (first, reward, terminated, _, info), (second, *outcome, same) = whole.step(action), hidden.step(action)
+        assert outcome == [reward, terminated, False]
         state = hidden.to_state(second)
         assert state[: width - 1] == pytest.approx(whole.to_state(first)[: width - 1], abs=1e-12)
         shaped = state if env_id == FLOW else (*state[:3], np.stack(state[3:], axis=-1))
@@ -109,8 +109,8 @@ def test_the_tape_shows_the_last_order_and_nothing_else_changes():
         assert tape.single_observation_space.contains(second[0])
         state = (info[name] for name in ("time_left", "inventory", "buy_rate", "sell_rate"))
         assert np.array_equal(hawkes_flow.observe(tape.params, *state, side, elapsed), second)
-        found = hawkes_flow.last_order(tape.params, second)
-        assert np.array_equal(found[0], side) and np.allclose(found[1], elapsed, rtol=1e-6, atol=0.0)
+        shown = hawkes_flow.last_order(tape.params, second)
+        assert np.array_equal(shown[0], side) and np.allclose(shown[1], elapsed, rtol=1e-6, atol=0.0)
         sides.update(side.tolist())
         action = random.uniform(-1.0, 0.0, (5, 2)).astype(np.float32)
         (first, reward, *_), (second, same, *_, info) = whole.step(action), tape.step(action)
@@ -161,14 +161,14 @@ def test_expected_rates_solve_their_equation(env_id, excitation):
     arguments = {"base_rate": 0.7, "excitation": excitation, "decay": 3.0, "initial_rates": starts, "horizon": 5.0}
     hidden = environment_of(env_id, **arguments, allow_explosive=True, num_steps=10, **HIDDEN)
     times = np.array([[0.0, 0.1, 2.0], [4.0, 4.5, 5.0]])
-    found = hidden.params.expected_rates(times)
-    assert found.shape == (2, 3, count)
+    solved = hidden.params.expected_rates(times)
+    assert solved.shape == (2, 3, count)
     expected = [[mean_by_exponential(0.7, excitation, 3.0, start, time) for start in starts] for time in times.flat]
-    np.testing.assert_allclose(found.reshape(6, count), expected, rtol=1e-12)
+    np.testing.assert_allclose(solved.reshape(6, count), expected, rtol=1e-12)
     left = 5.0 - times
     seen = np.stack([left / 5.0, *[np.full_like(left, 0.2)] * (SEEN[env_id] - 1)], axis=-1).astype(np.float32)
     rates = np.stack(hidden.to_state(seen)[-count:], axis=-1)
-    np.testing.assert_allclose(rates, found, rtol=1e-5)
+    np.testing.assert_allclose(rates, solved, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("env_id", "vector"), [(FLOW, HawkesFlowVectorEnv), (POWER, HawkesPowerVectorEnv)])
@@ -213,15 +213,15 @@ def test_the_solution_does_not_depend_on_what_is_observed(tmp_path, monkeypatch)
 def test_the_best_known_policy_is_worth_what_the_bounds_say(decision):
     arguments = {**SMALL, "decision": decision, **HIDDEN}
     best = baselines.best_known_policy(FLOW, **arguments)
-    found = baselines.score(FLOW, best, episodes=500, **arguments)
+    score = baselines.score(FLOW, best, episodes=500, **arguments)
     method = "simulated" if decision == "event" else "numerical"  # the best by the clock has no memory
-    assert (found.method, found.level) == (method, "bracketed")
+    assert (score.method, score.level) == (method, "bracketed")
     without_memory = ["clock_optimum", "hjb", "event_optimum", "signal_poisson", "poisson"]
     assert best.name in (["particle_filter"] if decision == "event" else without_memory)
-    assert found.optimum_lower <= found.value + 4.0 * found.stderr
-    assert found.value < found.optimum_upper
-    assert found.regret == (found.optimum_lower - found.value, found.optimum_upper - found.value)
-    assert found.skill == pytest.approx(1.0, abs=0.02)
+    assert score.optimum_lower <= score.value + 4.0 * score.stderr
+    assert score.value < score.optimum_upper
+    assert score.regret == (score.optimum_lower - score.value, score.optimum_upper - score.value)
+    assert score.skill == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.long
@@ -255,10 +255,10 @@ def test_the_full_market_with_hidden_intensities():
     assert blind[0].value == blind[1].value
     assert blind[0].optimum_upper == blind[1].optimum_upper
     best = baselines.best_known_policy(POWER, **arguments, **HIDDEN)
-    found = baselines.score(POWER, best, episodes=200, **arguments, **HIDDEN)
-    assert found.level == best.level == "bracketed"
-    assert found.optimum_lower <= found.value + 4.0 * found.stderr
-    assert found.value < found.optimum_upper
+    score = baselines.score(POWER, best, episodes=200, **arguments, **HIDDEN)
+    assert score.level == best.level == "bracketed"
+    assert score.optimum_lower <= score.value + 4.0 * score.stderr
+    assert score.value < score.optimum_upper
     for name, policy in baselines.paper_policies(POWER, **arguments, **HIDDEN).items():
         action, _ = policy.predict(np.array([[1.0, 0.5, 0.2], [0.0, -1.0, 0.1]], np.float32))
         assert action.shape == (2, 2), name
@@ -358,8 +358,8 @@ def test_memory_reaches_the_optimum_of_the_tape():
     assert float(tape.value(env.reset(seed=0)[0])) == pytest.approx(tape.optimum, abs=1e-5)
     policies = baselines.paper_policies(FLOW, **SMALL, **TAPE)
     for policy in (tape, policies["reconstructed"]):
-        found = baselines.score(FLOW, policy, episodes=100, **SMALL, **TAPE)
-        assert found.skill == pytest.approx(1.0, abs=1e-6) and found.method == "simulated"
+        score = baselines.score(FLOW, policy, episodes=100, **SMALL, **TAPE)
+        assert score.skill == pytest.approx(1.0, abs=1e-6) and score.method == "simulated"
     returns = simulated_columns(env, tape, Rewards(), 4_000, 5)["estimate"]
     bound = stats.norm.isf(FALSE_ALARMS / 2) * returns.std(ddof=1) / math.sqrt(len(returns))
     assert abs(returns.mean() - tape.optimum) < bound + tape.bounds.error
@@ -375,8 +375,8 @@ def test_memory_reaches_the_optimum_of_the_tape():
 def test_no_named_policy_is_above_the_optimum(seen):
     """Four standard errors, as a score itself is checked, of fourteen or so policies: 5e-4."""
     for name, policy in baselines.paper_policies(FLOW, **SMALL, **seen).items():
-        found = baselines.score(FLOW, policy, method="simulated", episodes=100, **SMALL, **seen)
-        assert found.value < found.optimum_upper + found.value_error + 4.0 * found.stderr + 1e-9, name
+        score = baselines.score(FLOW, policy, method="simulated", episodes=100, **SMALL, **seen)
+        assert score.value < score.optimum_upper + score.value_error + 4.0 * score.stderr + 1e-9, name
 
 
 # Fills
@@ -484,11 +484,11 @@ def test_memory_is_worth_something():
     """The filter is above the best depths without memory, and below the upper bound."""
     arguments = {"horizon": 6.0, "num_steps": 24, "inventory_limit": 2, **HIDDEN}
     policies = baselines.paper_policies(FLOW, **arguments)
-    found = baselines.score(FLOW, policies["filtered"], episodes=2_000, **arguments)
+    score = baselines.score(FLOW, policies["filtered"], episodes=2_000, **arguments)
     forgetful = baselines.score(FLOW, policies["event_optimum"], method="exact", episodes=20, **arguments)
-    assert found.method == "simulated"
-    margin = stats.norm.isf(FALSE_ALARMS / 2) * found.stderr
-    assert forgetful.value + forgetful.value_error + margin < found.value < found.optimum_upper - margin
+    assert score.method == "simulated"
+    margin = stats.norm.isf(FALSE_ALARMS / 2) * score.stderr
+    assert forgetful.value + forgetful.value_error + margin < score.value < score.optimum_upper - margin
 
 
 # --- Training on the exact value -------------------------------------------------------------------------------------
@@ -516,8 +516,8 @@ def test_exact_slopes_are_those_of_the_value():
     base, direction = Affine(random.uniform(-0.2, 0.2, (2, 3))), Affine(random.uniform(0.1, 0.3, (2, 3)))
     slopes = []
     for _ in range(12):
-        found = expansions.around(base, random)
-        slopes.append(float((found.slopes * direction.actions(found.observations)).sum()))
+        expansion = expansions.around(base, random)
+        slopes.append(float((expansion.slopes * direction.actions(expansion.observations)).sum()))
     up, down = (expansions.value(Affine(base.weights + size * direction.weights)) for size in (0.02, -0.02))
     error = np.std(slopes, ddof=1) / np.sqrt(len(slopes))
     assert error < 0.1 * abs(up - down) / 0.04
@@ -535,10 +535,10 @@ def test_markets_without_derivatives_are_named():
 def test_by_the_clock_a_function_of_what_is_observed_has_a_numerical_value():
     """That of 20,000 episodes within four standard errors (false alarms: 1e-4) and the error that is stated."""
     env = environment_of(FLOW, decision="clock", **SMALL, **HIDDEN)
-    found = baselines.score(env, Tilted())
+    score = baselines.score(env, Tilted())
     played = baselines.score(env, Tilted(), method="simulated", episodes=20_000)
-    assert found.method == "numerical" and found.stderr == 0.0
-    assert abs(found.value - played.value) < found.value_error + 4.0 * played.stderr
+    assert score.method == "numerical" and score.stderr == 0.0
+    assert abs(score.value - played.value) < score.value_error + 4.0 * played.stderr
 
 
 # --- From the command line -------------------------------------------------------------------------------------------
@@ -558,9 +558,9 @@ def test_the_argument_is_understood_on_the_command_line(capsys):
 def test_a_recurrent_agent_trains(tmp_path, capsys):
     folder = str(tmp_path / "run")
     assert main(["train", "recurrent_ppo", "--env", FLOW, *WORDS, "--timesteps", "40000", "--folder", folder]) == 0
-    found = baselines.score(FLOW, load_model(tmp_path / "run" / "model")[0], episodes=200, **SMALL, **HIDDEN)
-    assert found.method == "simulated"
-    assert found.value < found.optimum_upper
+    score = baselines.score(FLOW, load_model(tmp_path / "run" / "model")[0], episodes=200, **SMALL, **HIDDEN)
+    assert score.method == "simulated"
+    assert score.value < score.optimum_upper
 
 
 @pytest.mark.long

@@ -20,9 +20,9 @@ def test_without_impact_it_is_the_glft_market(utility):
     arguments = FEW | {"utility": utility, "fill_rate": 40.0, "fill_decay": 1.2, "terminal_penalty": 0.1}
     arguments |= {"volatility": 1.5, "risk_aversion": 0.1, "min_depth": -0.5, "max_depth": 2.0}
     glft = baselines.optimal_policy("mmgym/GLFT-v0", **arguments)
-    found = baselines.optimal_policy(ID, impact=0.0, pressure_drift=0.0, **arguments)
-    assert found.optimum == pytest.approx(glft.optimum, rel=1e-10)
-    grid = found.solution.values.reshape(7, 5, 5)
+    policy = baselines.optimal_policy(ID, impact=0.0, pressure_drift=0.0, **arguments)
+    assert policy.optimum == pytest.approx(glft.optimum, rel=1e-10)
+    grid = policy.solution.values.reshape(7, 5, 5)
     assert np.allclose(grid, glft.solution.values[:, :, None], rtol=1e-10, atol=1e-12)
 
 
@@ -33,9 +33,9 @@ def test_impact_is_a_fee_and_a_terminal_penalty(number, utility):
     shared = FEW | {"utility": utility, "fill_rate": random.uniform(5.0, 60.0), "volatility": random.uniform(0.0, 3.0)}
     xi, alpha = random.uniform(0.05, 0.5), random.uniform(0.0, 0.2)
     other = baselines.optimal_policy("mmgym/FillCurves-v0", fee=xi / 2, terminal_penalty=alpha + xi / 4, **shared)
-    found = baselines.optimal_policy(ID, impact=xi, pressure_limit=0, terminal_penalty=alpha, **shared)
-    assert found.optimum == pytest.approx(other.optimum + xi * 2.0**2 / 4, rel=1e-10)
-    assert np.abs(found.solution.controls - other.solution.controls).max() < 1e-5
+    policy = baselines.optimal_policy(ID, impact=xi, pressure_limit=0, terminal_penalty=alpha, **shared)
+    assert policy.optimum == pytest.approx(other.optimum + xi * 2.0**2 / 4, rel=1e-10)
+    assert np.abs(policy.solution.controls - other.solution.controls).max() < 1e-5
 
 
 def test_optimum_with_a_drift_that_follows(utility, check_optimum):

@@ -60,9 +60,9 @@ def test_a_mixture_is_worth_the_mixture_of_values_and_a_share_of_one_replaces_al
     population = Mixture(problem)
     population.add(kinds[0], 1.0)
     population.add(kinds[1], 0.3)
-    found = population_exploitability(COUPLED, population.table(), **GAME)
-    values = [taker_exploitability(COUPLED, table, found.flow, **GAME).value for table in kinds[:2]]
-    assert found.value == pytest.approx(0.7 * values[0] + 0.3 * values[1], rel=1e-11)
+    exploited = population_exploitability(COUPLED, population.table(), **GAME)
+    values = [taker_exploitability(COUPLED, table, exploited.flow, **GAME).value for table in kinds[:2]]
+    assert exploited.value == pytest.approx(0.7 * values[0] + 0.3 * values[1], rel=1e-11)
     population.add(kinds[2], 1.0)
     assert population.shares == [1.0]
     alone = population_exploitability(COUPLED, kinds[2], **GAME).exploitability
@@ -74,8 +74,8 @@ def test_a_mixture_is_worth_the_mixture_of_values_and_a_share_of_one_replaces_al
 @pytest.mark.long
 def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
     settings, _ = load_game("learn_game_quick")
-    found = play_game(settings, tmp_path / "game", tables=True, progress=False)
-    curve = found.curve
+    game = play_game(settings, tmp_path / "game", tables=True, progress=False)
+    curve = game.curve
     assert list(curve["round"]) == [1, 2, 3, 4]
     assert curve["relative"].iloc[-1] < 0.05
     assert (curve["exploitability"] > 0.0).all()
@@ -83,7 +83,7 @@ def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
     np.testing.assert_allclose(curve["total"], curve["exploitability"] + curve["maker_gap"])
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "game" / "rounds.csv"), curve, rtol=1e-10)
     constant = population_exploitability(COUPLED, tables(problem_of(COUPLED, **GAME))[0] * 0 + 1 / 2.375, **GAME)
-    assert found.constant == pytest.approx(constant.exploitability)
+    assert game.constant == pytest.approx(constant.exploitability)
     table, description = read_table(tmp_path / "game" / "fictitious_play.npz")
     assert description["role"] == "taker"
     judged = population_exploitability(COUPLED, table, **GAME).exploitability
@@ -91,7 +91,7 @@ def test_exact_learners_find_the_equilibrium_of_a_small_game(tmp_path):
     record = json.loads((tmp_path / "game" / "game.json").read_text(encoding="utf-8"))
     page = (tmp_path / "game" / "README.md").read_text(encoding="utf-8")
     assert f"| {curve['exploitability'].iloc[-1]:.3g} |" in page and str(record["commit"]) in page
-    assert list(found.summary["end"]) == ["all rounds played"]
+    assert list(game.summary["end"]) == ["all rounds played"]
     assert {"settings", "seed", "versions", "commit"} <= set(record)
     assert (tmp_path / "game" / "exploitability.png").stat().st_size > 10_000
 
@@ -225,13 +225,13 @@ def test_deep_algorithms_come_as_near_as_their_tables(tmp_path):
     )
     (tmp_path / "learn_game.yml").write_text(f"{text}algorithms: {json.dumps({**tabular, **deep})}", encoding="utf-8")
     settings, _ = load_game(str(tmp_path / "learn_game.yml"))
-    found = play_game(settings, tmp_path / "game", tables=True, progress=False)
-    last = found.curve.groupby("algorithm")["exploitability"].last()
+    game = play_game(settings, tmp_path / "game", tables=True, progress=False)
+    last = game.curve.groupby("algorithm")["exploitability"].last()
     for name in tabular:
-        assert last[f"deep_{name}"] == pytest.approx(last[name], abs=0.02 * found.constant)
-        assert 0.0 < last[f"deep_{name}"] < 0.1 * found.constant
+        assert last[f"deep_{name}"] == pytest.approx(last[name], abs=0.02 * game.constant)
+        assert 0.0 < last[f"deep_{name}"] < 0.1 * game.constant
         table, _ = read_table(tmp_path / "game" / f"deep_{name}.npz")
         judged = population_exploitability(COUPLED, table, **GAME).exploitability
         assert judged == pytest.approx(last[f"deep_{name}"], abs=1e-5)
-    rates = found.summary.set_index("algorithm")["rate"]
+    rates = game.summary.set_index("algorithm")["rate"]
     assert list(rates[list(deep)]) == ["0.3", "0.3", "0.3", ""]

@@ -106,9 +106,9 @@ def test_a_level_is_what_the_bounds_say(env_id, arguments, stated, capsys):
     assert lower <= upper == best.optimum
     assert best.level == level_of(env) == expected
     assert stated in (None, expected)
-    found = baselines.score(env, best, episodes=20)
-    assert (found.level, found.optimum_lower, found.optimum_upper) == (expected, lower, upper)
-    assert isinstance(found.regret, float) == (lower == upper)
+    score = baselines.score(env, best, episodes=20)
+    assert (score.level, score.optimum_lower, score.optimum_upper) == (expected, lower, upper)
+    assert isinstance(score.regret, float) == (lower == upper)
     if expected == "bracketed":
         with pytest.raises(baselines.NoOptimum, match="best_known_policy"):
             baselines.optimal_policy(env)
@@ -141,10 +141,10 @@ def test_by_the_clock_nothing_is_called_optimal_with_a_reach_atom():
         env = environment_of(FLOW, **arguments)
         return env.from_quotes(env.to_quotes(best.predict(observations)[0]) + 0.06)
 
-    found = baselines.score(FLOW, wider, markov=True, episodes=4_000, **arguments)
-    assert found.level == "bracketed"
-    assert found.regret == (found.optimum_lower - found.value, found.optimum_upper - found.value)
-    assert found.value < found.optimum_upper
+    score = baselines.score(FLOW, wider, markov=True, episodes=4_000, **arguments)
+    assert score.level == "bracketed"
+    assert score.regret == (score.optimum_lower - score.value, score.optimum_upper - score.value)
+    assert score.value < score.optimum_upper
     with pytest.raises(baselines.NoOptimum):
         baselines.optimal_policy(FLOW, **arguments)
 
@@ -173,9 +173,9 @@ def test_no_listed_policy_has_a_better_lower_bound(env_id, arguments):
     assert own.skill > 0.9 or best.name == baseline_of(env).reference  # whose skill is not defined then
     bound = stats.norm.isf(1e-3 / len(policies))
     for name, policy in policies.items():
-        found = baselines.score(env, policy, episodes=2_000, seed=9)
-        noise = bound * math.hypot(found.stderr, own.stderr)
-        assert found.value <= own.value + noise + found.value_error + slack, name
+        score = baselines.score(env, policy, episodes=2_000, seed=9)
+        noise = bound * math.hypot(score.stderr, own.stderr)
+        assert score.value <= own.value + noise + score.value_error + slack, name
 
 
 @pytest.mark.long
@@ -188,11 +188,11 @@ def test_of_fills_alone_the_particle_filter_is_the_best_known_policy():
     assert forgetful.method == "numerical"
     assert best.bounds.lower > forgetful.value + forgetful.value_error
     for name, policy in policies.items():
-        found = baselines.score(env_id, policy, episodes=1_000, **arguments)
-        margin = stats.norm.isf(1e-3 / len(policies)) * found.stderr / (found.optimum_lower - found.reference)
-        assert found.skill < 1.0 + margin or origins[name] == "ours", name
+        score = baselines.score(env_id, policy, episodes=1_000, **arguments)
+        margin = stats.norm.isf(1e-3 / len(policies)) * score.stderr / (score.optimum_lower - score.reference)
+        assert score.skill < 1.0 + margin or origins[name] == "ours", name
         if name not in ("particle_filter", "filtered"):
-            assert found.skill < 1.0, name
+            assert score.skill < 1.0, name
 
 
 def test_the_best_lower_bound_is_looked_for_where_it_may_be():
@@ -277,7 +277,7 @@ def test_an_edit_of_any_source_makes_all_kept_values_stale(run_script, tmp_path)
 def test_the_digest_sees_every_file_below_a_folder(tmp_path):
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
-    found = set()
+    digests = set()
     for change in (
         lambda: (inner / "one.py").write_text("1"),
         lambda: (inner / "one.py").write_text("2"),
@@ -287,11 +287,11 @@ def test_the_digest_sees_every_file_below_a_folder(tmp_path):
     ):
         change()
         source_digest.cache_clear()
-        found.add(source_digest(tmp_path))
-    assert len(found) == 5
+        digests.add(source_digest(tmp_path))
+    assert len(digests) == 5
     (tmp_path / "notes.txt").write_text("no source")
     source_digest.cache_clear()
-    assert source_digest(tmp_path) in found
+    assert source_digest(tmp_path) in digests
     source_digest.cache_clear()
 
 
@@ -336,8 +336,8 @@ def test_the_share_of_clipped_decisions_is_that_of_played_episodes():
     arguments = {"num_steps": 20, "max_depth": 0.9}
     policy = baselines.paper_policies(AS, **arguments)["hjb"]
     share = clipped_share(AS, policy, **arguments)
-    found = baselines.score(AS, policy, **arguments)
-    assert found.clipped == share
+    score = baselines.score(AS, policy, **arguments)
+    assert score.clipped == share
     wanted = baselines.paper_policies(AS, num_steps=20)["hjb"]  # the same quotes in a box that is wide enough
     plain = environment_of(AS, num_steps=20)
     rows, count = baselines.rollout(AS, policy, episodes=2_000, seed=1, **arguments), 2_000
@@ -347,7 +347,7 @@ def test_the_share_of_clipped_decisions_is_that_of_played_episodes():
     shares = beyond.reshape(count, 20).mean(axis=1)
     assert 0.01 < share < 0.99
     assert abs(shares.mean() - share) < stats.norm.isf(0.5e-3) * shares.std() / math.sqrt(count)
-    table = baselines.score_table({"hjb": found})
+    table = baselines.score_table({"hjb": score})
     assert table.loc["hjb", "method"] == f"exact, clipped {100.0 * share:.2g} %"
     assert clipped_share(AS, wanted, num_steps=20) == 0.0
     free = baselines.score(AS, wanted, num_steps=20)

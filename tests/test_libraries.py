@@ -35,8 +35,8 @@ pytestmark = [  # the libraries' own
 
 def need(*modules):
     """Modules by name, or a skip."""
-    found = [pytest.importorskip(name, reason=f"{name} is not installed", exc_type=ImportError) for name in modules]
-    return found[0] if len(found) == 1 else found
+    imported = [pytest.importorskip(name, reason=f"{name} is not installed", exc_type=ImportError) for name in modules]
+    return imported[0] if len(imported) == 1 else imported
 
 
 def evaluated(library, column, **names):
@@ -64,10 +64,10 @@ def linear_layer():
     return layer
 
 
-def is_that_of_numpy(found, env_id=AS):
+def is_that_of_numpy(scored, env_id=AS):
     expected = baselines.score(env_id, linear, markov=True)
-    assert found.method == expected.method == "exact"
-    assert found.value == pytest.approx(expected.value, rel=1e-6)
+    assert scored.method == expected.method == "exact"
+    assert scored.value == pytest.approx(expected.value, rel=1e-6)
 
 
 def test_the_table_is_covered():
@@ -89,8 +89,8 @@ def test_torchrl(library):
     assert (played["observation"].reshape(-1, 203, 2)[:, 200, 0] == 0.0).all()
 
     class Head(torch.nn.Module):
-        def forward(self, found):
-            return found, torch.full_like(found, 0.1)
+        def forward(self, location):
+            return location, torch.full_like(location, 0.1)
 
     net = nn.TensorDictModule(torch.nn.Sequential(linear_layer(), Head()), ["observation"], ["loc", "scale"])
     keys = {"in_keys": ["loc", "scale"], "distribution_class": modules.IndependentNormal, "return_log_prob": True}
@@ -128,8 +128,8 @@ def test_torchrl_one_hot_actions(env_id):
 
     spec = GymEnv(env_id, **FLAT).action_spec
     net = MLP(3, spec.shape[-1], num_cells=[4])
-    found = baselines.score(env_id, QValueActor(net, in_keys=["observation"], spec=spec), **FLAT)
-    assert found.value == pytest.approx(baselines.score(env_id, net, **FLAT).value, rel=1e-9)
+    score = baselines.score(env_id, QValueActor(net, in_keys=["observation"], spec=spec), **FLAT)
+    assert score.value == pytest.approx(baselines.score(env_id, net, **FLAT).value, rel=1e-9)
 
 
 def test_skrl(tmp_path):
@@ -207,9 +207,9 @@ def test_rllib():
     try:
         algorithm.train()
         module = algorithm.get_module()
-        found = evaluated("RLlib", 1, algorithm=algorithm)
-        assert found.method == "exact"
-        assert found.value == pytest.approx(baselines.score(AS, module).value, rel=1e-12)
+        score = evaluated("RLlib", 1, algorithm=algorithm)
+        assert score.method == "exact"
+        assert score.value == pytest.approx(baselines.score(AS, module).value, rel=1e-12)
     finally:
         algorithm.stop()
         ray.shutdown()
@@ -232,15 +232,15 @@ def test_rllib_module(env_id, arguments):
 
     def heads(observations):
         with torch.no_grad():
-            found = module.forward_inference({"obs": torch.as_tensor(observations)})["action_dist_inputs"].numpy()
+            outputs = module.forward_inference({"obs": torch.as_tensor(observations)})["action_dist_inputs"].numpy()
         if env_id == AS:
-            return found[:, :2]
+            return outputs[:, :2]
         if arguments is FLAT:
-            return found.argmax(axis=1)
-        return likeliest(found, env.action_space.nvec)
+            return outputs.argmax(axis=1)
+        return likeliest(outputs, env.action_space.nvec)
 
-    found = baselines.score(env_id, module, **arguments)
-    assert found.value == pytest.approx(baselines.score(env_id, heads, markov=True, **arguments).value, rel=1e-9)
+    score = baselines.score(env_id, module, **arguments)
+    assert score.value == pytest.approx(baselines.score(env_id, heads, markov=True, **arguments).value, rel=1e-9)
 
 
 @pytest.mark.long
@@ -248,9 +248,9 @@ def test_sbx():
     sbx = need("sbx")
     envs = evaluated("SBX", 0)
     model = sbx.PPO("MlpPolicy", envs, n_steps=10, batch_size=2560, gamma=1.0, seed=0).learn(5120)
-    found = evaluated("SBX", 1, model=model)
+    score = evaluated("SBX", 1, model=model)
     expected = baselines.score(AS, lambda observations: model.predict(observations, deterministic=True)[0], markov=True)
-    assert (found.method, found.value) == ("exact", pytest.approx(expected.value, rel=1e-9))
+    assert (score.method, score.value) == ("exact", pytest.approx(expected.value, rel=1e-9))
 
 
 def test_stable_baselines_logs_episodes(tmp_path):
@@ -338,8 +338,8 @@ def test_pufferlib(env_id):
     def chosen(observations):
         return likeliest(module(torch.as_tensor(observations)).detach().numpy(), sizes)
 
-    found = evaluated("PufferLib", 1, module=module)
-    assert found.value == pytest.approx(baselines.score(env_id, chosen, markov=True).value, rel=1e-9)
+    score = evaluated("PufferLib", 1, module=module)
+    assert score.value == pytest.approx(baselines.score(env_id, chosen, markov=True).value, rel=1e-9)
 
 
 @pytest.mark.parametrize("env_id", [ROBUST])

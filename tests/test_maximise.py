@@ -90,8 +90,8 @@ def test_a_moving_variance_has_the_plain_optimum_in_a_corner_too(observed: bool)
 def test_the_message_about_the_variance_is_not_given_for_a_variance_that_stands_still(limit: float):
     corner = {"inventory_limit": limit, "num_steps": 5, "terminal_penalty": 1.0}
     plain = baselines.optimal_policy(AVELLANEDA_STOIKOV, **corner).optimum
-    found = baselines.optimal_policy(VARIANCE, **corner, variance_volatility=0.0)
-    assert found.optimum == pytest.approx(plain, abs=1e-6)
+    policy = baselines.optimal_policy(VARIANCE, **corner, variance_volatility=0.0)
+    assert policy.optimum == pytest.approx(plain, abs=1e-6)
 
 
 def test_a_search_that_a_corner_stops_ends_in_the_corner():
@@ -163,7 +163,7 @@ def sides(random: np.random.Generator, low: float, high: float) -> list[float]:
 
 def plain_market(random: np.random.Generator) -> dict[str, Any]:
     lot = float(random.choice([0.5, 1.0, 2.0]))
-    found = {
+    arguments = {
         **steps_and_penalty(random), "horizon": 1.0, "fill_rate": sides(random, 0.3, 200.0),
         "fill_decay": sides(random, 0.3, 3.0), "order_size": lot,
         "inventory_limit": lot * int(random.choice([1, 2, 3, 5])), "volatility": float(random.uniform(0.0, 3.0)),
@@ -171,10 +171,10 @@ def plain_market(random: np.random.Generator) -> dict[str, Any]:
     }  # fmt: skip
     if random.random() < 0.3:
         jumps = {"jump_rate": 3.0, "jump_mean": float(random.normal(0.0, 0.2)), "jump_volatility": 0.2}
-        found |= {**jumps, "compensated": bool(random.random() < 0.5)}
+        arguments |= {**jumps, "compensated": bool(random.random() < 0.5)}
     if random.random() < 0.4:
-        return {**found, "utility": "cara", "risk_aversion": drawn_between(random, 0.005, 0.2)}
-    return {**found, "running_penalty": float(random.choice([0.0, random.uniform(0.0, 2.0)]))}
+        return {**arguments, "utility": "cara", "risk_aversion": drawn_between(random, 0.005, 0.2)}
+    return {**arguments, "running_penalty": float(random.choice([0.0, random.uniform(0.0, 2.0)]))}
 
 
 def chain(moves: np.ndarray, rates: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -225,9 +225,9 @@ def exponential(matrices: np.ndarray) -> np.ndarray:
 
 def test_exponentials_of_many_matrices_are_those_of_scipy():
     matrices = np.random.default_rng(0).normal(size=(20, 7, 7)) * np.geomspace(1e-3, 5.0, 20)[:, None, None]
-    for found, matrix in zip(exponential(matrices), matrices, strict=True):
+    for actual, matrix in zip(exponential(matrices), matrices, strict=True):
         expected = expm(matrix)
-        assert found == pytest.approx(expected, abs=1e-12 * np.abs(expected).max())
+        assert actual == pytest.approx(expected, abs=1e-12 * np.abs(expected).max())
 
 
 def best_of_grid(oracle: Any, low: np.ndarray, high: np.ndarray, count: int, sign: float) -> np.ndarray:
@@ -346,9 +346,9 @@ def mean_field_case(random: np.random.Generator) -> float:
 
 def variance_case(random: np.random.Generator) -> float:
     """The mean criterion; what the excess ``nu - theta`` costs fades: ``int exp((K - kappa) s) ds``."""
-    found = steps_and_penalty(random)
+    arguments = steps_and_penalty(random)
     params = stochastic_volatility.Params.create(
-        **found, fill_rate=sides(random, 0.3, 200.0), fill_decay=sides(random, 0.3, 3.0),
+        **arguments, fill_rate=sides(random, 0.3, 200.0), fill_decay=sides(random, 0.3, 3.0),
         inventory_limit=float(random.choice([1, 2, 3])), risk_aversion=drawn_between(random, 0.01, 1.0),
         variance_volatility=float(random.choice([0.0, random.uniform(0.0, 2.0)])),
         initial_variance=drawn_between(random, 0.5, 10.0), observe_variance=bool(random.random() < 0.7),

@@ -47,9 +47,9 @@ COUPLED = {**SMALL, "impact": 0.03, "initial_law": [20.0, 1], "signal_rate": [3.
 def test_exploitability_of_simple_quotes(rate, crowd, constant, skewed):
     game = Game.create(signal_rate=rate)
     feedback = limit.constant_feedback(1.0 / 2.375, 2.375, game.shape)
-    found = continuous_population_exploitability(game, feedback)
-    assert found.exploitability == pytest.approx(crowd, abs=5e-4 if rate > 2.0 else 5e-5)
-    assert found.best - found.value == found.exploitability
+    exploited = continuous_population_exploitability(game, feedback)
+    assert exploited.exploitability == pytest.approx(crowd, abs=5e-4 if rate > 2.0 else 5e-5)
+    assert exploited.best - exploited.value == exploited.exploitability
     equilibrium = limit.solve_equilibrium(game, 1e-7)
     flow, q = equilibrium.flow, game.inventory
     gap = continuous_maker_exploitability(game, limit.constant_feedback(1.0 / 2.375, 2.375, (1, len(q))), flow)
@@ -69,10 +69,10 @@ def test_exploitability_of_simple_quotes(rate, crowd, constant, skewed):
 @pytest.mark.long
 def test_a_coupled_equilibrium_is_not_exploitable_in_continuous_time():
     game = Game.create(impact=0.02, initial_law=[30.0, 1], inventory_limit=40.0, signal_limit=1, horizon=0.5)
-    found = limit.solve_equilibrium(game)
-    own = limit.feedback_of_quotes(found.taker_quotes, game.taker_fill_decay)
-    gap = continuous_population_exploitability(game, own, found.flow.times)
-    assert abs(gap.exploitability) < 1e-6 * found.taker_value
+    equilibrium = limit.solve_equilibrium(game)
+    own = limit.feedback_of_quotes(equilibrium.taker_quotes, game.taker_fill_decay)
+    gap = continuous_population_exploitability(game, own, equilibrium.flow.times)
+    assert abs(gap.exploitability) < 1e-6 * equilibrium.taker_value
     constant = limit.constant_feedback(1.0 / game.taker_fill_decay, game.taker_fill_decay, game.shape)
     assert continuous_population_exploitability(game, constant).exploitability > 1.0
 
@@ -120,10 +120,10 @@ def test_a_constant_quote_does_not_depend_on_the_steps():
 
 
 def test_levels_and_skills():
-    found = score(MAKER, optimal_policy(MAKER, num_steps=200), num_steps=200)
-    assert found.level == "exact"
-    assert found.skill == pytest.approx(1.0)
-    assert abs(found.regret) < 1e-9 * found.value
+    scored = score(MAKER, optimal_policy(MAKER, num_steps=200), num_steps=200)
+    assert scored.level == "exact"
+    assert scored.skill == pytest.approx(1.0)
+    assert abs(scored.regret) < 1e-9 * scored.value
     hjb = score(MAKER, paper_policies(MAKER, num_steps=200)["hjb"], num_steps=200)
     assert 0.99 < hjb.skill < 1.0
     assert score(MAKER, reference_policy(MAKER, num_steps=200), num_steps=200).skill == pytest.approx(0.0, abs=1e-12)
@@ -139,9 +139,9 @@ def test_the_coupled_preset_is_an_equilibrium():
     flow = flows.equilibrium_flow(game)
     quotes, values = flows.best_response(game, flow)
     table = quotes.reshape(500, -1, 2)
-    found = population_exploitability(game, table)
-    assert abs(found.exploitability) < 1e-6 * found.value
-    assert found.value == pytest.approx((game.initial * values[0]).sum(), rel=1e-9)
+    exploited = population_exploitability(game, table)
+    assert abs(exploited.exploitability) < 1e-6 * exploited.value
+    assert exploited.value == pytest.approx((game.initial * values[0]).sum(), rel=1e-9)
     assert consistency_error(game, table, flow) < 1e-9
     constant = population_exploitability(game, np.full((500, 225, 2), 8.0 / 19.0))
     assert constant.exploitability > 500.0
@@ -151,9 +151,9 @@ def test_equilibria_of_environments_are_not_exploitable():
     envs = gymnasium.make_vec(TAKER, num_envs=2, **COUPLED)
     best = optimal_policy(envs)
     for policy in (best, best.solution.controls):
-        found = population_exploitability(envs, policy)
-        assert abs(found.exploitability) < 1e-6 * found.value
-        assert abs(taker_exploitability(envs, policy).exploitability) < 1e-6 * found.value
+        exploited = population_exploitability(envs, policy)
+        assert abs(exploited.exploitability) < 1e-6 * exploited.value
+        assert abs(taker_exploitability(envs, policy).exploitability) < 1e-6 * exploited.value
         assert consistency_error(envs, policy, envs.unwrapped.params.flow) < 1e-6
     maker = optimal_policy(MAKER, **COUPLED)
     gap = maker_exploitability(MAKER, maker, **COUPLED)
@@ -169,9 +169,9 @@ def test_perturbed_populations_are_exploitable(seed, size, impact):
     quotes, _ = flows.best_response(game, flows.equilibrium_flow(game))
     random = np.random.default_rng(seed)
     perturbed = np.clip(quotes + size * random.uniform(-1, 1, quotes.shape), -1.5, 1.5).reshape(10, -1, 2)
-    found = population_exploitability(game, perturbed)
-    assert found.exploitability > 1e-9
-    assert maker_exploitability(game, random.uniform(-1, 1, (10, 7, 2)), found.flow).exploitability > 0.0
+    exploited = population_exploitability(game, perturbed)
+    assert exploited.exploitability > 1e-9
+    assert maker_exploitability(game, random.uniform(-1, 1, (10, 7, 2)), exploited.flow).exploitability > 0.0
 
 
 def test_one_taker_does_not_move_the_crowd():
@@ -233,12 +233,12 @@ def test_functions_and_callables_are_populations_as_score_takes_them():
 
     problem = problem_of(TAKER, **COUPLED)
     table = frozen.tabulate(problem, as_policy(quotes, True)).controls
-    found = population_exploitability(TAKER, quotes, **COUPLED)
-    assert found.exploitability == population_exploitability(TAKER, table, **COUPLED).exploitability
+    exploited = population_exploitability(TAKER, quotes, **COUPLED)
+    assert exploited.exploitability == population_exploitability(TAKER, table, **COUPLED).exploitability
     assert taker_exploitability(TAKER, quotes, **COUPLED).value == pytest.approx(
         score(TAKER, quotes, markov=True, **COUPLED).value
     )
-    assert consistency_error(TAKER, quotes, found.flow, **COUPLED) == 0.0
+    assert consistency_error(TAKER, quotes, exploited.flow, **COUPLED) == 0.0
     assert maker_exploitability(MAKER, lambda seen: seen[:, 2:4], **COUPLED).exploitability > 0.0
     with pytest.raises(TypeError, match="is not a policy"):
         population_exploitability(TAKER, 1.0, **COUPLED)
@@ -262,18 +262,18 @@ def test_an_equilibrium_with_sides_and_roles_that_differ():
         Game.create(**lopsided, **hers, maker_initial_inventory=-30.0),
         Game.create(**mirrored, **other, maker_initial_inventory=30.0),
     )
-    found, values = [], []
+    equilibria, values = [], []
     for game in games:
         flow = flows.solve_equilibrium_flow(game)
         table = flows.best_response(game, flow)[0].reshape(game.num_steps, -1, 2)
         gap = population_exploitability(game, table)
         assert abs(gap.exploitability) < 1e-6 * gap.value
         maker = maker_exploitability(game, np.full((game.num_steps, 9, 2), 0.4), flow)
-        found.append(flow)
+        equilibria.append(flow)
         assert maker.exploitability > 0.0
         values.append((gap.value, maker.value, maker.best, limit.solve_equilibrium(game, 1e-6).maker_value))
-    assert found[0].movement == pytest.approx(-found[1].movement, abs=1e-6)
-    assert found[0].mean_quotes == pytest.approx(found[1].mean_quotes[:, ::-1], abs=1e-8)
+    assert equilibria[0].movement == pytest.approx(-equilibria[1].movement, abs=1e-6)
+    assert equilibria[0].mean_quotes == pytest.approx(equilibria[1].mean_quotes[:, ::-1], abs=1e-8)
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
@@ -299,9 +299,9 @@ def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     assert np.abs(missed).max() > 0.1  # assets
     variation = np.abs(np.diff(missed, axis=1)).sum()
     assert 0.4 * variation < 0.5 * flow.variation < 1.1 * variation
-    found = score(env, optimal_policy(env))
-    assert found.level == "certified"
-    assert found.value_error == pytest.approx(game.impact * 30.0 * flow.variation)
+    scored = score(env, optimal_policy(env))
+    assert scored.level == "certified"
+    assert scored.value_error == pytest.approx(game.impact * 30.0 * flow.variation)
     calm = problem_of(TAKER, **{**arguments, "num_steps": 40, "population": "constant"})
     assert calm.tolerance == 0.0
 
@@ -347,10 +347,10 @@ def test_the_smallest_depths_of_the_paper_s_game(tmp_path, num_steps, most, gap)
     system[1:21, 21] += earned[1]
     fills = expm(game.horizon * system)[:21, 21] @ game.initial[0]
     exact = fills + 0.5 * game.impact * (means[-1] ** 2 - means[0] ** 2)
-    found = score(env, rush, markov=True)
-    assert found.level == "certified"
-    assert 0.0 < found.value_error < gap * game.impact * game.inventory_limit
-    assert abs(found.value - exact) <= found.value_error + 1e-9 * abs(exact)
+    scored = score(env, rush, markov=True)
+    assert scored.level == "certified"
+    assert 0.0 < scored.value_error < gap * game.impact * game.inventory_limit
+    assert abs(scored.value - exact) <= scored.value_error + 1e-9 * abs(exact)
 
 
 @pytest.mark.long
@@ -473,13 +473,13 @@ def test_moments_and_exponentials_of_a_step(env_id):
         depths = random.uniform(-0.5, 0.8, 2)
         pair, z, start, tilted = moment_equations(problem, n, state, depths, functional, values)
         states, controls = np.array([state]), depths[None]
-        found = problem.backward(n, states, controls, values, functional)
-        assert found[0] == pytest.approx(pair, rel=1e-9)
+        earlier = problem.backward(n, states, controls, values, functional)
+        assert earlier[0] == pytest.approx(pair, rel=1e-9)
         first = problem.backward(n, states, controls, values[:, :1], functional._replace(moments=1))
         assert first[0, 0] == pytest.approx(pair[0], rel=1e-9)
         exponents = functional._replace(exponents=np.array([z, 2.0 * z]))
-        found = problem.backward(n, states, controls, np.stack([start, start], axis=1), exponents)
-        assert found[0, 0] == pytest.approx(tilted, rel=1e-9)
+        earlier = problem.backward(n, states, controls, np.stack([start, start], axis=1), exponents)
+        assert earlier[0, 0] == pytest.approx(tilted, rel=1e-9)
 
 
 def test_forward_laws_have_mass_1():

@@ -130,10 +130,10 @@ def test_nash_conv_by_open_spiel_is_the_exploitability():
                 return {0: 1.0}
             return dict(enumerate(table[state.step, state.place]))
 
-    found = NashConv(spiel, Drawn(spiel, [0]))
+    conv = NashConv(spiel, Drawn(spiel, [0]))
     gap, value = judged(game, table, depths)
-    assert found.nash_conv() == pytest.approx(gap, abs=1e-9)
-    assert found.br_values()[0] == pytest.approx(gap + value, abs=1e-9)
+    assert conv.nash_conv() == pytest.approx(gap, abs=1e-9)
+    assert conv.br_values()[0] == pytest.approx(gap + value, abs=1e-9)
     assert gap > 1.0
     state = spiel.new_initial_state()
     for _ in range(3):

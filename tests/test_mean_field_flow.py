@@ -54,11 +54,11 @@ def test_values_of_the_paper_s_games(base, fast_signals):
     assert fast_signals.maker_value == pytest.approx(473.23865046, abs=5e-8)
     assert base.error < 1e-8
     assert base.residual < 1e-9
-    for found, chance, bid in ((base, 0.43883769, 0.43737515), (fast_signals, 0.16004877, 0.43721131)):
-        last = found.flow.laws[-1]
+    for equilibrium, chance, bid in ((base, 0.43883769, 0.43737515), (fast_signals, 0.16004877, 0.43721131)):
+        last = equilibrium.flow.laws[-1]
         assert at(last, game, 0, 0) / last[:, game.limit].sum() == pytest.approx(chance, abs=1e-8)
-        assert found.flow.mean_quotes[0, 0] == pytest.approx(bid, abs=1e-8)
-        assert found.flow.mean_quotes[0, 1] == pytest.approx(bid, abs=1e-8)
+        assert equilibrium.flow.mean_quotes[0, 0] == pytest.approx(bid, abs=1e-8)
+        assert equilibrium.flow.mean_quotes[0, 1] == pytest.approx(bid, abs=1e-8)
     assert np.abs(base.maker_quotes).max() == pytest.approx(1.411, abs=5e-4)
     assert np.abs(base.maker_quotes[0]).max() == pytest.approx(1.398, abs=5e-4)
     assert np.abs(base.taker_quotes).max() == pytest.approx(1.387, abs=5e-4)
@@ -82,11 +82,11 @@ def test_boundary_quotes_move_the_maker_s_value(rate, rule, value, digits):
 def test_shape_of_the_paper_s_values(base, fast_signals):
     """Section 4 of the model's notes: which claims of the paper hold."""
     game = Game.create()
-    for found in (base, fast_signals):
-        by_signal = [at(found.taker_values[0], game, 0, b) for b in range(-4, 5)]
+    for equilibrium in (base, fast_signals):
+        by_signal = [at(equilibrium.taker_values[0], game, 0, b) for b in range(-4, 5)]
         assert np.argmin(by_signal) == 4
-        assert np.argmax(found.taker_values[0][4]) == game.limit
-        assert np.argmax(found.maker_values[0]) == game.limit
+        assert np.argmax(equilibrium.taker_values[0][4]) == game.limit
+        assert np.argmax(equilibrium.maker_values[0]) == game.limit
     assert at(base.taker_values[0], game, -80, 0) == pytest.approx(1547.07, abs=5e-3)
     assert at(base.taker_values[0], game, -80, 1) == pytest.approx(1577.30, abs=5e-3)
     assert [round(float(at(fast_signals.taker_values[0], game, -80, b)), 2) for b in (1, 2, 3)] == [
@@ -97,9 +97,9 @@ def test_shape_of_the_paper_s_values(base, fast_signals):
 
 
 def test_laws_have_mass_1_and_no_negative_probability(base, fast_signals):
-    for found in (base, fast_signals):
-        assert np.abs(found.flow.laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
-        assert found.flow.laws.min() >= 0.0
+    for equilibrium in (base, fast_signals):
+        assert np.abs(equilibrium.flow.laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+        assert equilibrium.flow.laws.min() >= 0.0
 
 
 def slopes(game, drift_of):
@@ -165,8 +165,8 @@ def test_explicit_euler_is_the_paper_s_scheme(base):
     """First order, and unstable below some 645 steps."""
     game = Game.create()
     for number, error in ((1000, 6.4e-2), (8000, 7.9e-3)):
-        found = limit.euler_equilibrium(game, number)
-        assert np.abs(found.taker_values[0] - base.taker_values[0]).max() == pytest.approx(error, rel=0.01)
+        euler = limit.euler_equilibrium(game, number)
+        assert np.abs(euler.taker_values[0] - base.taker_values[0]).max() == pytest.approx(error, rel=0.01)
     assert np.isfinite(limit.euler_equilibrium(game, 800).taker_value)
     with pytest.raises(limit.NotConverged):
         limit.euler_equilibrium(game, 640)
@@ -183,14 +183,14 @@ ASYMMETRIC = [
 @pytest.mark.parametrize(("arguments", "taker", "maker"), ASYMMETRIC)
 def test_asymmetric_equilibria_by_newton_krylov(arguments, taker, maker):
     started = time.perf_counter()
-    found = limit.solve_equilibrium(Game.create(**arguments))
+    equilibrium = limit.solve_equilibrium(Game.create(**arguments))
     assert time.perf_counter() - started < 60.0
-    assert found.taker_value == pytest.approx(taker, abs=1e-6)
-    assert found.maker_value == pytest.approx(maker, abs=1e-6)
-    assert found.residual <= 1e-9 * taker
-    assert found.iterations > 10
-    assert np.abs(found.flow.laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
-    assert found.flow.laws.min() >= 0.0
+    assert equilibrium.taker_value == pytest.approx(taker, abs=1e-6)
+    assert equilibrium.maker_value == pytest.approx(maker, abs=1e-6)
+    assert equilibrium.residual <= 1e-9 * taker
+    assert equilibrium.iterations > 10
+    assert np.abs(equilibrium.flow.laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
+    assert equilibrium.flow.laws.min() >= 0.0
 
 
 def test_picard_where_it_contracts():
@@ -204,8 +204,8 @@ def test_picard_where_it_contracts():
         sizes.append(np.abs(image - drift).max())
         drift = image
     assert all(b < 0.6 * a for a, b in pairwise(sizes))
-    found = limit.solve_equilibrium(game, 1e-7)
-    assert found.taker_value == pytest.approx(limit.taker_optimum(game, times, drift)[0][0, 6, 20], rel=1e-3)
+    equilibrium = limit.solve_equilibrium(game, 1e-7)
+    assert equilibrium.taker_value == pytest.approx(limit.taker_optimum(game, times, drift)[0][0, 6, 20], rel=1e-3)
 
 
 def test_a_fixed_point_that_is_not_there_is_never_returned():
@@ -254,15 +254,15 @@ def test_a_fixed_point_does_not_need_a_good_inverse(correct):
 def test_the_grid_follows_the_rates(arguments):
     """1,000 steps explode: the values agree with those of a much finer grid, worked out without the solver's loop."""
     game = Game.create(**arguments)
-    found = limit.solve_equilibrium(game)
+    equilibrium = limit.solve_equilibrium(game)
     times = np.linspace(0.0, game.horizon, 12_001)
     nothing = np.zeros(24_001)  # a symmetric game moves no price
     values, quotes = limit.taker_optimum(game, times, nothing)
     flow = limit.induced_flow(game, times, limit.feedback_of_quotes(quotes, game.taker_fill_decay))
     maker, _ = limit.maker_optimum(game, flow)
-    assert found.taker_value == pytest.approx(values[0, 4, 12], rel=2e-8)
-    assert found.maker_value == pytest.approx(maker[0, 12], rel=2e-8)
-    assert found.error <= 1e-8
+    assert equilibrium.taker_value == pytest.approx(values[0, 4, 12], rel=2e-8)
+    assert equilibrium.maker_value == pytest.approx(maker[0, 12], rel=2e-8)
+    assert equilibrium.error <= 1e-8
 
 
 @pytest.mark.long
@@ -316,22 +316,24 @@ def test_all_takers_at_a_limit(side, others):
     game = Game.create(**{**SMALL, "impact": 0.0, "initial_law": [40.0 * side, 0], **others})
     wanted = limit_start_by_scipy(game)
     for tolerance in (1e-5, 1e-8):
-        found = limit.solve_equilibrium(game, tolerance)
-        assert found.maker_value == pytest.approx(wanted, rel=max(2.0 * found.error, 2e-9))
-        assert found.error <= tolerance
+        equilibrium = limit.solve_equilibrium(game, tolerance)
+        assert equilibrium.maker_value == pytest.approx(wanted, rel=max(2.0 * equilibrium.error, 2e-9))
+        assert equilibrium.error <= tolerance
     level = game.signal_limit + round(game.initial_law[0][1])
-    closed, depth = (0, found.taker_quotes[0, level, -2, 0]) if side == 1 else (1, found.taker_quotes[0, level, 1, 1])
-    assert found.flow.mean_quotes[0, closed] == pytest.approx(depth)
-    assert found.flow.mean_quotes[0, closed] == pytest.approx(found.flow.mean_quotes[1, closed], abs=1e-3)
+    closed, depth = (
+        (0, equilibrium.taker_quotes[0, level, -2, 0]) if side == 1 else (1, equilibrium.taker_quotes[0, level, 1, 1])
+    )
+    assert equilibrium.flow.mean_quotes[0, closed] == pytest.approx(depth)
+    assert equilibrium.flow.mean_quotes[0, closed] == pytest.approx(equilibrium.flow.mean_quotes[1, closed], abs=1e-3)
 
 
 @pytest.mark.long
 def test_all_takers_at_a_limit_of_the_paper_s_game():
     """It was refused even without impact."""
-    found = limit.solve_equilibrium(Game.create(impact=0.0, initial_law=[120.0, 0]))
-    assert found.error <= 1e-8
+    equilibrium = limit.solve_equilibrium(Game.create(impact=0.0, initial_law=[120.0, 0]))
+    assert equilibrium.error <= 1e-8
     finer = limit.solve_equilibrium(Game.create(impact=0.0, initial_law=[120.0, 0]), 1e-11)
-    assert found.maker_value == pytest.approx(finer.maker_value, rel=1e-8)
+    assert equilibrium.maker_value == pytest.approx(finer.maker_value, rel=1e-8)
 
 
 def test_errors_of_time_stepping_show_their_own_order():
@@ -370,9 +372,9 @@ STRONGEST = [
 def test_the_strongest_impact_in_continuous_time(arguments):
     """Three games that were not found: no taker does better against the flow of the quotes than the quotes."""
     game = Game.create(impact=0.05, **arguments)
-    found = limit.solve_equilibrium(game, 1e-7)
-    own = limit.feedback_of_quotes(found.taker_quotes, game.taker_fill_decay)
-    flow = limit.induced_flow(game, found.flow.times, own)
+    equilibrium = limit.solve_equilibrium(game, 1e-7)
+    own = limit.feedback_of_quotes(equilibrium.taker_quotes, game.taker_fill_decay)
+    flow = limit.induced_flow(game, equilibrium.flow.times, own)
     value = (game.initial * limit.evaluate_taker(game, flow.times, flow.drift, own)[0]).sum()
     best = (game.initial * limit.taker_optimum(game, flow.times, flow.drift)[0][0]).sum()
     assert abs(best - value) < 1e-6 * value
@@ -488,11 +490,11 @@ def test_frozen_depths_are_the_best_ones(others):
         np.empty(game.shape),
     )  # fmt: skip
     for state in (0, 4, 13, best.size - 1):
-        found = depths.reshape(-1, 2)[state]
-        assert exact_step(game, state, found, speed, values) == pytest.approx(best.ravel()[state], abs=1e-9)
+        pair = depths.reshape(-1, 2)[state]
+        assert exact_step(game, state, pair, speed, values) == pytest.approx(best.ravel()[state], abs=1e-9)
         bounds = [(-game.max_depth, game.max_depth)] * 2
         other = minimize(
-            lambda d, s=state: -exact_step(game, s, d, speed, values), found + 0.05, method="Nelder-Mead",
+            lambda d, s=state: -exact_step(game, s, d, speed, values), pair + 0.05, method="Nelder-Mead",
             bounds=bounds, options={"xatol": 1e-7, "fatol": 1e-11},
         )  # fmt: skip
         assert -other.fun <= best.ravel()[state] + 1e-9
@@ -504,12 +506,12 @@ def test_an_asymmetric_equilibrium_on_steps_tends_to_the_continuous_one():
     """First order in the step; extrapolated from two step lengths it is the continuous value."""
     arguments = {"impact": 0.02, "initial_law": [30.0, 1], **SMALL}
     continuous = limit.solve_equilibrium(Game.create(**arguments)).taker_value
-    found = []
+    optima = []
     for num_steps in (50, 100):
         game = Game.create(**{**arguments, "num_steps": num_steps})
         flow = flows.solve_equilibrium_flow(game)
         quotes, values = flows.best_response(game, flow)
-        found.append(float((game.initial * values[0]).sum()))
+        optima.append(float((game.initial * values[0]).sum()))
         again, laws = flows.induced_flow(game, quotes)
         points = np.linspace(0.0, 1.0, 9)
         assert again.powers(points) == pytest.approx(flow.powers(points), abs=1e-8)
@@ -517,23 +519,23 @@ def test_an_asymmetric_equilibrium_on_steps_tends_to_the_continuous_one():
         assert np.abs(laws.sum(axis=(1, 2)) - 1.0).max() < 1e-12
         assert laws.min() >= 0.0
         assert flow.iterations > 2
-    gaps = continuous - np.array(found)
+    gaps = continuous - np.array(optima)
     assert 0.0 < gaps[1] < gaps[0]
     assert gaps[0] / gaps[1] == pytest.approx(2.0, abs=0.1)
-    assert continuous == pytest.approx(2.0 * found[1] - found[0], abs=0.15 * gaps[1])
+    assert continuous == pytest.approx(2.0 * optima[1] - optima[0], abs=0.15 * gaps[1])
 
 
 @pytest.mark.slow
 def test_the_coupled_preset_tends_to_the_continuous_equilibrium():
     """The loss is about first order in the step; without its first two orders the reference value remains."""
-    found = []
+    optima = []
     for num_steps in (250, 500, 1000):
         game = Game.create(**PRESETS["coupled"], num_steps=num_steps)
         _, values = flows.best_response(game, flows.equilibrium_flow(game))
-        found.append(float((game.initial * values[0]).sum()))
-    losses = 1692.4954379 - np.array(found)
+        optima.append(float((game.initial * values[0]).sum()))
+    losses = 1692.4954379 - np.array(optima)
     assert 1.8 < losses[0] / losses[1] < losses[1] / losses[2] < 2.0
-    assert (found[0] - 6.0 * found[1] + 8.0 * found[2]) / 3.0 == pytest.approx(1692.4954379, abs=0.05 * losses[2])
+    assert (optima[0] - 6.0 * optima[1] + 8.0 * optima[2]) / 3.0 == pytest.approx(1692.4954379, abs=0.05 * losses[2])
 
 
 def is_an_equilibrium(game, flow):
@@ -598,11 +600,11 @@ def test_drawn_depths_make_the_mixture_s_flow():
 @pytest.mark.parametrize("name", ["paper", "fast_signals", pytest.param("coupled", marks=pytest.mark.slow)])
 def test_shipped_flows_are_what_the_solver_finds(name):
     game = Game.create(**PRESETS[name])
-    shipped, found = flows.equilibrium_flow(game), flows.solve_equilibrium_flow(game)
+    shipped, solved = flows.equilibrium_flow(game), flows.solve_equilibrium_flow(game)
     points = np.linspace(0.0, 1.0, 9)
-    assert shipped.powers(points) == pytest.approx(found.powers(points), abs=1e-8)
-    assert shipped.mean_quotes == pytest.approx(found.mean_quotes, abs=1e-9)
-    assert shipped.quoting == pytest.approx(found.quoting, abs=1e-9)
+    assert shipped.powers(points) == pytest.approx(solved.powers(points), abs=1e-8)
+    assert shipped.mean_quotes == pytest.approx(solved.mean_quotes, abs=1e-9)
+    assert shipped.quoting == pytest.approx(solved.quoting, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["coupled", "strong_impact"])
@@ -624,19 +626,19 @@ def test_other_flows_are_solved_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
     game = Game.create(**{**SMALL, "impact": 0.01, "initial_law": [20.0, 1]})
     flows.equilibrium_flow.cache_clear()
-    found = flows.equilibrium_flow(game)
+    solved = flows.equilibrium_flow(game)
     path = flows.flow_file(game)
     assert path.is_file()
     flows.equilibrium_flow.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(flows, "solve_equilibrium_flow", lambda game: pytest.fail("solved again"))
         again = flows.equilibrium_flow(game)
-    assert np.array_equal(again.movement, found.movement)
-    assert np.array_equal(again.mean_quotes, found.mean_quotes)
-    assert again.residual == found.residual
+    assert np.array_equal(again.movement, solved.movement)
+    assert np.array_equal(again.mean_quotes, solved.mean_quotes)
+    assert again.residual == solved.residual
     path.write_bytes(b"broken")
     flows.equilibrium_flow.cache_clear()
-    assert np.array_equal(flows.equilibrium_flow(game).movement, found.movement)
+    assert np.array_equal(flows.equilibrium_flow(game).movement, solved.movement)
     other = Game.create(**{**SMALL, "impact": 0.02, "initial_law": [20.0, 1]})
     assert flows.flow_file(other) != path
     assert flows.flow_file(game._replace(maker_risk_aversion=0.1)) == path  # the crowd never sees the maker

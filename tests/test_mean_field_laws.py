@@ -42,7 +42,7 @@ def test_scores_and_exploitabilities_by_law(family):
     spread = np.ptp(flat, axis=0)
     told = np.where(spread > 0.0, 2.0 * (flat - flat.min(axis=0)) / np.where(spread > 0.0, spread, 1.0) - 1.0, 0.0)
     actions = np.random.default_rng(0).normal(0.0, 0.4, (2 + width, 2))
-    found = population_exploitabilities(env, seeing(actions))
+    by_law = population_exploitabilities(env, seeing(actions))
     scored, best, values = score(env, seeing(actions), markov=True), [], []
     ours = population_exploitabilities(env, optimal_policy(env))
     for k, law in enumerate(laws):
@@ -53,14 +53,14 @@ def test_scores_and_exploitabilities_by_law(family):
             return seeing(actions)(np.concatenate([observations, end], axis=-1))
 
         expected = population_exploitability(alone, one)
-        assert found[k].values == {"initial_law": law}
-        assert found[k].weight == SHARES[k]
-        assert found[k].found.exploitability == pytest.approx(expected.exploitability, abs=1e-5)  # float32 depths
+        assert by_law[k].values == {"initial_law": law}
+        assert by_law[k].weight == SHARES[k]
+        assert by_law[k].gap.exploitability == pytest.approx(expected.exploitability, abs=1e-5)  # float32 depths
         assert expected.exploitability > 0.1
         single = score(alone, one, markov=True)
         best.append(single.optimum_upper), values.append(single.value)
         assert taker_exploitability(alone, one).best == pytest.approx(best[-1], rel=1e-9)
-        assert abs(ours[k].found.exploitability) < 1e-4  # all play the best answer to the equilibrium of their law
+        assert abs(ours[k].gap.exploitability) < 1e-4  # all play the best answer to the equilibrium of their law
     assert scored.value == pytest.approx(np.dot(SHARES, values), abs=1e-5)
     assert scored.optimum_lower == scored.optimum_upper == pytest.approx(np.dot(SHARES, best), rel=1e-9)
     assert scored.method == "exact"

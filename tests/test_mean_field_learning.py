@@ -118,8 +118,8 @@ def test_fixed_points_are_the_equilibrium(algorithm, rate, rounds):
     assert judged.exploitability == pytest.approx(last.population.exploitability, abs=1e-8)
     assert abs(judged.exploitability) < 1e-6 * equilibrium
     reached = last.population.problem.initial > 0.0
-    found = np.asarray(last.population.table.controls)[0][reached]
-    np.testing.assert_allclose(found, quotes.reshape(game.num_steps, -1, 2)[0][reached], atol=1e-3)
+    learned = np.asarray(last.population.table.controls)[0][reached]
+    np.testing.assert_allclose(learned, quotes.reshape(game.num_steps, -1, 2)[0][reached], atol=1e-3)
 
 
 def test_shares_of_mixtures():
@@ -168,8 +168,8 @@ def test_what_networks_learn():
     there = takers.sum(axis=0)
     np.testing.assert_allclose(given[2][1], there, atol=1e-10)
     some = there > 1e-6
-    found = np.exp(-2.375 * played[2].table.controls)
-    np.testing.assert_allclose(found[some], fills[some] / there[some][:, None], rtol=1e-6)
+    shares = np.exp(-2.375 * played[2].table.controls)
+    np.testing.assert_allclose(shares[some], fills[some] / there[some][:, None], rtol=1e-6)
 
 
 def test_what_is_refused():

@@ -115,8 +115,8 @@ def test_initial_laws():
     observations, info = envs.reset(seed=3)
     _, inventory, signal = envs.to_state(observations)
     assert set(zip(inventory.tolist(), signal.tolist(), strict=True)) == {(-3, -1), (0, 0), (3, 1)}
-    found = [(inventory == q).sum() for q in (-3, 0, 3)]
-    assert stats.chisquare(found, count * np.array([0.25, 0.5, 0.25])).pvalue > FALSE_ALARM
+    counts = [(inventory == q).sum() for q in (-3, 0, 3)]
+    assert stats.chisquare(counts, count * np.array([0.25, 0.5, 0.25])).pvalue > FALSE_ALARM
     assert (info["cash"] == 0.0).all()
     assert TakerParams.create(**{**SMALL, "initial_law": [-20.0, -1]}).start_inventory == -2
     maker = batch(MeanFieldMakerVectorEnv, 5, **{**SMALL, "initial_law": table.tolist()})
@@ -221,8 +221,8 @@ def test_the_crowd_s_impact_inside_a_step():
     p = TakerParams.create(**COUPLED)
     points = np.linspace(0.0, 1.0, 7)
     expected = p.impact * p.flow.powers(points)
-    found = [[mean_field.impact_one(row, x) for x in points] for row in p.flow_rows[:-1]]
-    assert np.array(found) == pytest.approx(expected, abs=1e-15)
+    values = [[mean_field.impact_one(row, x) for x in points] for row in p.flow_rows[:-1]]
+    assert np.array(values) == pytest.approx(expected, abs=1e-15)
     assert p.flow_rows[:-1, mean_field.STEP_IMPACT] == pytest.approx(expected[:, -1])
 
 
@@ -341,8 +341,8 @@ def test_a_population_of_a_file(tmp_path):
         assert from_file.params.flow_rows == pytest.approx(constant.params.flow_rows)
     mixed = np.stack([controls, controls], axis=2)
     drawn = table_file(tmp_path / "drawn.npz", mixed, np.full((10, states, 2), 0.5))
-    found = MakerParams.create(**COUPLED, population=drawn).flow_rows
-    assert found == pytest.approx(constant.params.flow_rows, abs=1e-8)
+    rows = MakerParams.create(**COUPLED, population=drawn).flow_rows
+    assert rows == pytest.approx(constant.params.flow_rows, abs=1e-8)
 
 
 def test_populations_that_are_refused(tmp_path):

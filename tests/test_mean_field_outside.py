@@ -45,8 +45,8 @@ class GivenFlow:
 
     def backward(self, n, states, controls, values, functional):
         actions = controls[:, 0].astype(int)
-        found = self.rewards[n, states, actions] + values[:, 0] @ self.moves[n][:, states, actions]
-        return found[:, None]
+        worth = self.rewards[n, states, actions] + values[:, 0] @ self.moves[n][:, states, actions]
+        return worth[:, None]
 
     def improve(self, n, values, guess=None):
         total = self.rewards[n] + np.einsum("tsa,t->sa", self.moves[n], values[:, 0])

@@ -62,10 +62,10 @@ def play(games, takers, actions=None, seed=1, reward="expected", maker=(0.28, 0.
             played = np.broadcast_to(quote, (games, takers, 2))
         else:
             played = actions[n][batch.signal + game.signal_limit, batch.inventory + game.short]
-        found = batch.step(played, quotes)
-        total += found.taker_rewards
-        maker_total += found.maker_rewards
-    assert found.terminated
+        step = batch.step(played, quotes)
+        total += step.taker_rewards
+        maker_total += step.maker_rewards
+    assert step.terminated
     return total, maker_total, batch
 
 
@@ -140,14 +140,14 @@ def test_the_mid_moves_by_the_takers_fills_only_without_volatility():
 
 
 def test_both_rewards_have_the_same_fills_and_mean_and_the_mid_is_a_brownian_motion():
-    found = [play(4_000, 3, reward=reward, seed=5, impact=0.0, **SMALL) for reward in ("pnl", "expected")]
+    plays = [play(4_000, 3, reward=reward, seed=5, impact=0.0, **SMALL) for reward in ("pnl", "expected")]
     for name in ("inventory", "signal", "maker_inventory"):
-        assert np.array_equal(getattr(found[0][2], name), getattr(found[1][2], name))
+        assert np.array_equal(getattr(plays[0][2], name), getattr(plays[1][2], name))
     for k in (0, 1):
-        difference = (found[0][k] - found[1][k]).reshape(4_000, -1).mean(axis=1)
+        difference = (plays[0][k] - plays[1][k]).reshape(4_000, -1).mean(axis=1)
         close_mean(difference, 0.0)
         assert difference.std() > 1.0
-    for _, _, batch in found:
+    for _, _, batch in plays:
         assert stats.kstest(batch.mid / (8.0 * math.sqrt(0.4)), "norm").pvalue > FALSE_ALARM
 
 
@@ -287,11 +287,11 @@ def test_parallel_env_is_the_batch():
     generator = np.random.default_rng(0)
     while env.agents:
         actions = {agent: generator.uniform(-0.2, 1.0, 2).astype(np.float32) for agent in env.agents}
-        found = batch.step(np.stack([actions[f"taker_{i}"] for i in range(3)])[None], actions["maker_0"][None])
+        step = batch.step(np.stack([actions[f"taker_{i}"] for i in range(3)])[None], actions["maker_0"][None])
         observations, rewards, terminations, truncations, infos = env.step(actions)
-        assert [rewards[f"taker_{i}"] for i in range(3)] == found.taker_rewards[0].tolist()
-        assert rewards["maker_0"] == found.maker_rewards[0]
-        assert np.array_equal(observations["taker_1"], found.taker_observations[0, 1])
+        assert [rewards[f"taker_{i}"] for i in range(3)] == step.taker_rewards[0].tolist()
+        assert rewards["maker_0"] == step.maker_rewards[0]
+        assert np.array_equal(observations["taker_1"], step.taker_observations[0, 1])
         assert infos["maker_0"]["mid"] == batch.mid[0]
     assert all(terminations.values())
     assert not any(truncations.values())
@@ -361,10 +361,12 @@ def test_gains_of_a_deviation_under_strong_impact():
     """Section 5 of the reference mathematics: gains 9.55, 0.100, 0.00100 and shifts -44.4, -4.44, -0.444."""
     game = Game.create(impact=0.05, initial_law=[80.0, 2])
     equilibrium = limit.solve_equilibrium(game)
-    found = [best_deviation(game, count, equilibrium) for count in (10, 100, 1000)]
-    assert [deviation.gain for deviation in found] == pytest.approx([9.55, 0.100, 0.00100], rel=6e-3)
-    assert [deviation.shift for deviation in found] == pytest.approx([-44.4, -4.44, -0.444], rel=2e-3)
-    assert loglog_slope(np.array([10, 100, 1000]), np.array([d.gain for d in found])) == pytest.approx(-2.0, abs=0.02)
+    deviations = [best_deviation(game, count, equilibrium) for count in (10, 100, 1000)]
+    assert [deviation.gain for deviation in deviations] == pytest.approx([9.55, 0.100, 0.00100], rel=6e-3)
+    assert [deviation.shift for deviation in deviations] == pytest.approx([-44.4, -4.44, -0.444], rel=2e-3)
+    assert loglog_slope(np.array([10, 100, 1000]), np.array([d.gain for d in deviations])) == pytest.approx(
+        -2.0, abs=0.02
+    )
     with pytest.raises(ArithmeticError, match="too strong"):
         best_deviation(game, 1, equilibrium)
     with pytest.raises(ValueError, match="num_takers = 0"):
@@ -406,15 +408,15 @@ def brute_force(game, played_by, takers):
     for n in reversed(range(game.num_steps)):
         played = [[played_by(n, s[i], s[:i] + s[i + 1 :]) for i in range(takers)] for s in states]
         value = np.array([step(s, play, value) for s, play in zip(states, played, strict=True)])
-        found = []
+        optima = []
         for state, play in zip(states, played, strict=True):
             most = minimize(
                 lambda d, s=state, play=play, after=best: -step(s, [d, *play[1:]], after), play[0] + 0.05,
                 method="Nelder-Mead", bounds=[(-game.max_depth, game.max_depth)] * 2,
                 options={"xatol": 1e-5, "fatol": 1e-9},
             )  # fmt: skip
-            found.append(-most.fun)
-        best = np.array(found)
+            optima.append(-most.fun)
+        best = np.array(optima)
     law = functools.reduce(np.kron, [game.initial[0]] * takers)
     return law @ value, law @ best
 
@@ -430,22 +432,22 @@ FEW = {
 def test_deviations_that_see_the_others_by_brute_force(takers):
     game = Game.create(**FEW)
     depths = best_response(game, solve_equilibrium_flow(game))[0]
-    found = deviation_on_steps(game, depths, takers)
+    deviation = deviation_on_steps(game, depths, takers)
     value, best = brute_force(game, lambda n, own, others: depths[n, 0, own], takers)
-    assert found.value == pytest.approx(value, abs=1e-9)
-    assert found.seeing == pytest.approx(best, abs=1e-7)
-    assert 1e-6 < found.gain < found.seeing_gain
+    assert deviation.value == pytest.approx(value, abs=1e-9)
+    assert deviation.seeing == pytest.approx(best, abs=1e-7)
+    assert 1e-6 < deviation.gain < deviation.seeing_gain
 
 
 @pytest.mark.parametrize("takers", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_nash_equilibria_by_brute_force(takers):
     """Nobody gains by other depths, and the value is that of the joint chain."""
     game = Game.create(**FEW)
-    found = nash_on_steps(game, takers)
-    value, best = brute_force(game, lambda n, own, others: found.depths[n, own, *others], takers)
-    assert found.value == pytest.approx(value, abs=1e-9)
+    nash = nash_on_steps(game, takers)
+    value, best = brute_force(game, lambda n, own, others: nash.depths[n, own, *others], takers)
+    assert nash.value == pytest.approx(value, abs=1e-9)
     assert best == pytest.approx(value, abs=1e-6)
-    assert found.missed < 1e-8
+    assert nash.missed < 1e-8
     decoupled = game._replace(impact=0.0)
     alone = best_response(decoupled, constant_flow(decoupled))[0][:, 0]
     for seen in np.moveaxis(nash_on_steps(decoupled, takers).depths.reshape(2, 3, -1, 2), 2, 0):
@@ -465,9 +467,9 @@ def test_deviations_with_signals(takers):
     law = state_laws(problem, table.controls)[-1].reshape(game.shape).sum(axis=0)
     fills = float(problem.initial @ evaluate(problem, table, Functional(fills=1.0))[0][0, :, 0])
     squares = float(law @ game.inventory**2) - 10.0**2 - game.order_size**2 * fills
-    found = deviation_on_steps(game, depths, takers)
-    assert found.value == pytest.approx(criterion_value(problem, table) + 0.5 * game.impact / takers * squares)
-    assert found.value < found.blind < found.seeing
+    deviation = deviation_on_steps(game, depths, takers)
+    assert deviation.value == pytest.approx(criterion_value(problem, table) + 0.5 * game.impact / takers * squares)
+    assert deviation.value < deviation.blind < deviation.seeing
     for count, message in ((1, "num_takers = 1"), (9, r"9\^9 states")):
         with pytest.raises(ValueError, match=message):
             deviation_on_steps(game, depths, count)
@@ -476,8 +478,8 @@ def test_deviations_with_signals(takers):
 
 
 def test_inventory_fluctuates_like_independent_takers():
-    found = inventory_fluctuations((5, 50), players=20_000, **COUPLED)
+    table = inventory_fluctuations((5, 50), players=20_000, **COUPLED)
     z = stats.norm.isf(FALSE_ALARM / 2)
-    assert (abs(found["rms"] - found["rms_exact"]) < z * found["rms_error"]).all()
-    assert loglog_slope(found["num_takers"], found["rms_exact"]) == pytest.approx(-0.5)
-    assert found["histogram"].iloc[1] == pytest.approx(found["histogram_normal"].iloc[1], rel=0.1)
+    assert (abs(table["rms"] - table["rms_exact"]) < z * table["rms_error"]).all()
+    assert loglog_slope(table["num_takers"], table["rms_exact"]) == pytest.approx(-0.5)
+    assert table["histogram"].iloc[1] == pytest.approx(table["histogram_normal"].iloc[1], rel=0.1)

@@ -45,13 +45,13 @@ SMALL = {
 )
 def test_continuous_values_have_the_reference_digits(decay, limit, value):
     params = Params.create(fill_decay=decay, inventory_limit=limit)
-    found = [continuous_values(params, 10)]
+    solutions = [continuous_values(params, 10)]
     if decay == 1.5:
-        found.append(continuous_values(params, 10, linear=False))
+        solutions.append(continuous_values(params, 10, linear=False))
     else:
         with pytest.raises(ValueError, match="not linear"):
             continuous_values(params, linear=True)
-    for values in found:
+    for values in solutions:
         assert values[0, values.shape[1] // 2] == pytest.approx(value, abs=1e-9)
 
 
@@ -65,7 +65,7 @@ def test_the_frozen_optimum_approaches_the_continuous_one_at_first_order():
 def test_uncorrelated_assets_are_plain_markets_side_by_side(utility):
     """With a diagonal covariance the optimum is the sum of two optima of `mmgym/GLFT-v0`, in steps too."""
     both = {**SMALL, "covariance": [[2.0, 0.0], [0.0, 1.0]], "inventory_limit": [2.0, 1.0], "utility": utility}
-    found = baselines.optimal_policy(TWO, **both).optimum
+    optimum = baselines.optimal_policy(TWO, **both).optimum
     alone = []
     for i, variance in enumerate((2.0, 1.0)):
         alone.append(
@@ -86,7 +86,7 @@ def test_uncorrelated_assets_are_plain_markets_side_by_side(utility):
             }
         )
     expected = sum(baselines.optimal_policy("mmgym/GLFT-v0", **arguments).optimum for arguments in alone)
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert optimum == pytest.approx(expected, rel=1e-12)
     values = [plain_values(params_of("mmgym/GLFT-v0", **arguments))[0] for arguments in alone]
     joint = continuous_values(params_of(TWO, **both))[0].reshape(5, 5)
     np.testing.assert_allclose(joint, values[0][:, None] + values[1], rtol=0, atol=1e-9)
@@ -141,8 +141,8 @@ def test_a_step_is_a_dense_matrix_exponential(z):
         last = problem.terminal(functional)
         expected = expm(system * p.step_length) @ last
     states = np.arange(count)
-    found = problem.backward(0, states, np.tile(depths, (count, 1)), last, functional)
-    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
+    earlier = problem.backward(0, states, np.tile(depths, (count, 1)), last, functional)
+    np.testing.assert_allclose(earlier, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("utility", ["mean", "cara"])
@@ -200,8 +200,8 @@ def test_certainty_equivalents_approach_those_of_quotes_that_move_at_once(decay)
     assert best[1] - values["riccati"] < 0.4 * (best[1] - values["constant"])
     assert 0.0 <= best[1] - values["hjb"] < 0.02 * (best[1] - values["constant"])
     small = {**SMALL, "risk_aversion": 1e-7}
-    found = baselines.optimal_policy(TWO, **small, utility="cara").optimum
-    assert found == pytest.approx(baselines.optimal_policy(TWO, **small).optimum, abs=1e-5)
+    optimum = baselines.optimal_policy(TWO, **small, utility="cara").optimum
+    assert optimum == pytest.approx(baselines.optimal_policy(TWO, **small).optimum, abs=1e-5)
 
 
 @pytest.mark.long

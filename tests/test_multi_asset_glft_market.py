@@ -96,9 +96,9 @@ def test_observations_and_states_are_inverse():
     env = MultiAssetGLFTEnv(**THREE)
     lots = np.array([[-2, 3, 1], [0, -3, 2], [2, 0, -1]])
     observations = model.observe(env.params, 3, lots)
-    step, *found = env.to_state(observations)
+    step, *columns = env.to_state(observations)
     assert (step == 3).all()
-    assert np.stack(found, axis=-1).tolist() == lots.tolist()
+    assert np.stack(columns, axis=-1).tolist() == lots.tolist()
     assert observations.dtype == np.float32
     observation, info = env.reset(seed=0)
     assert observation.tolist() == pytest.approx([0.0, 0.5, -1 / 3, 0.0])
@@ -135,28 +135,28 @@ def test_price_gains_given_the_path_have_its_risk_and_go_with_the_mids():
 
 
 def test_rewards_with_and_without_price_noise_have_the_same_fills():
-    found = []
+    outcomes = []
     for reward in ("pnl", "expected"):
         batch = MultiAssetGLFTVectorEnv(20_000, info="full", reward=reward, **THREE)
         batch.reset(seed=3)
-        found.append((batch.step(np.zeros((20_000, 6), np.float32))[1], batch.get_state()["inventory"]))
-    assert np.array_equal(found[0][1], found[1][1])
-    difference = found[0][0] - found[1][0]
+        outcomes.append((batch.step(np.zeros((20_000, 6), np.float32))[1], batch.get_state()["inventory"]))
+    assert np.array_equal(outcomes[0][1], outcomes[1][1])
+    difference = outcomes[0][0] - outcomes[1][0]
     assert abs(difference.mean()) < stats.norm.isf(FALSE_ALARM / 2) * difference.std() / math.sqrt(20_000)
     assert difference.std() > 0.1
 
 
 def test_utilities_with_and_without_price_noise_have_the_same_mean():
-    found = []
+    rewards = []
     for reward in ("pnl", "expected"):
         batch = MultiAssetGLFTVectorEnv(20_000, reward=reward, **{**THREE, "num_steps": 2, "utility": "cara"})
         batch.reset(seed=3)
         first = batch.step(np.zeros((20_000, 6), np.float32))[1]
         assert (first == 0.0).all()
-        found.append(batch.step(np.zeros((20_000, 6), np.float32))[1])
-    difference = found[0] - found[1]
+        rewards.append(batch.step(np.zeros((20_000, 6), np.float32))[1])
+    difference = rewards[0] - rewards[1]
     assert abs(difference.mean()) < stats.norm.isf(FALSE_ALARM / 2) * difference.std() / math.sqrt(20_000)
-    assert found[1].std() < found[0].std()
+    assert rewards[1].std() < rewards[0].std()
     with pytest.raises(ValueError, match=r"risk_aversion = 0\.0 is not allowed with utility='cara'"):
         MultiAssetGLFTVectorEnv(2, utility="cara", risk_aversion=0.0)
 

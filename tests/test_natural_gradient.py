@@ -81,8 +81,8 @@ def test_the_critic_finds_the_exact_values_of_a_policy_that_stands_still():
     problem = problem_of(environment_of(AS, **SMALL))
     _, exact, chances = visits(problem, tabulate(problem, learner.policy).controls)
     for n in range(problem.num_steps):
-        found = float(learner._table[n]) + learner._unit * learner.critic.outputs(problem.observations(n))[:, 0]
-        away = found - exact[n]
+        values = float(learner._table[n]) + learner._unit * learner.critic.outputs(problem.observations(n))[:, 0]
+        away = values - exact[n]
         mean = chances[n] @ away
         assert abs(mean) < 0.01 * exact[0].max()
         assert np.sqrt(chances[n] @ (away - mean) ** 2) < 0.1 * np.ptp(exact[0])
@@ -135,9 +135,9 @@ def test_a_run_learns_is_killed_and_resumes_to_the_same_weights(tmp_path, monkey
     config = tmp_path / "natural_gradient.yml"
     config.write_text(CONFIG, encoding="utf-8")
     options = {"seed": 2, "arguments": SMALL, "progress": False, "score_steps": 100_000}
-    whole, found = train(str(config), AS, folder=tmp_path / "whole", **options)
-    assert 0.8 < found.skill <= 1.0
-    assert found.method == "exact"
+    whole, scored = train(str(config), AS, folder=tmp_path / "whole", **options)
+    assert 0.8 < scored.skill <= 1.0
+    assert scored.method == "exact"
     write = train_module._write_rounds
 
     def write_and_die(*arguments):
@@ -151,10 +151,10 @@ def test_a_run_learns_is_killed_and_resumes_to_the_same_weights(tmp_path, monkey
     folder, again = train(str(config), AS, folder=tmp_path / "run", resume=True, **options)
     arrays = [dict(np.load(home / "model" / "parameters.npz")) for home in (whole, folder)]
     assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0] | arrays[1])
-    assert again.value == found.value
+    assert again.value == scored.value
     policy, description = load_model(folder / "model")
     assert description["algorithm"] == "natural_gradient"
-    assert score(AS, policy, **SMALL).value == pytest.approx(found.value, abs=1e-9)
+    assert score(AS, policy, **SMALL).value == pytest.approx(scored.value, abs=1e-9)
     curves = [json.loads((home / "run.json").read_text(encoding="utf-8"))["curve"] for home in (whole, folder)]
     assert curves[0] == curves[1]
 

@@ -251,10 +251,10 @@ AGENTS = {"mmgym.agents", "torch", "stable_baselines3", "sb3_contrib", "tensorbo
     ],
 )
 def test_importing_compiles_nothing_and_stays_light(run_script, statement, forbidden):
-    found = json.loads(run_script(IMPORTED.format(statement=statement)).splitlines()[-1])
-    assert found["at_import"] == [0, []], "something was compiled, or loaded from the cache of kernels"
-    assert "reset_rows" in found["afterwards"]
-    assert not forbidden & set(found["modules"])
+    report = json.loads(run_script(IMPORTED.format(statement=statement)).splitlines()[-1])
+    assert report["at_import"] == [0, []], "something was compiled, or loaded from the cache of kernels"
+    assert "reset_rows" in report["afterwards"]
+    assert not forbidden & set(report["modules"])
 
 
 def test_importing_warns_of_nothing(run_script):

@@ -167,9 +167,9 @@ def test_bits_equal_a_pure_python_implementation():
     for s0, s1 in states:
         out = np.empty(5, dtype=np.uint64)
         end = raw_draws(np.uint64(s0), np.uint64(s1), out)
-        for found in out.tolist():
+        for drawn in out.tolist():
             expected, s0, s1 = python_xoroshiro(s0, s1)
-            assert found == expected
+            assert drawn == expected
         assert [int(word) for word in end] == [s0, s1]
 
 
@@ -199,12 +199,12 @@ LAWS = {"uniform": stats.uniform(), "normal": stats.norm(), "exponential": stats
 
 def moment_p_values(sample, law, orders):
     """Two-sided p-values of raw moments, with the exact variances of the law."""
-    found = []
+    p_values = []
     for order in orders:
         expected, square = law.moment(order), law.moment(2 * order)
         z = (np.mean(sample**order) - expected) / math.sqrt((square - expected**2) / len(sample))
-        found.append(2.0 * stats.norm.sf(abs(z)))
-    return found
+        p_values.append(2.0 * stats.norm.sf(abs(z)))
+    return p_values
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -230,8 +230,8 @@ def test_tails_of_the_ziggurats(kind, edge, size):
     signs = (1.0, -1.0) if kind == "normal" else (1.0,)
     for sign in signs:
         for level in levels:
-            found = int(np.sum(sign * sample > level))
-            p = stats.binomtest(found, size, law.sf(level)).pvalue
+            count = int(np.sum(sign * sample > level))
+            p = stats.binomtest(count, size, law.sf(level)).pvalue
             assert p > FALSE_ALARMS / (len(levels) * len(signs)), f"beyond {sign * level:.3f}: p = {p:.2g}"
     beyond = sample[sample > edge]  # the law of the tail itself
     assert stats.kstest((law.sf(beyond)) / law.sf(edge), "uniform").pvalue > FALSE_ALARMS
@@ -344,8 +344,8 @@ def decimal_error(arguments):
     worst = Decimal(0)
     with localcontext() as context:
         context.prec = 40
-        for argument, found in zip(arguments.tolist(), fast_exponentials(arguments).tolist(), strict=True):
-            worst = max(worst, abs(Decimal(found) / Decimal(argument).exp() - 1))
+        for argument, value in zip(arguments.tolist(), fast_exponentials(arguments).tolist(), strict=True):
+            worst = max(worst, abs(Decimal(value) / Decimal(argument).exp() - 1))
     return float(worst)
 
 

@@ -57,15 +57,15 @@ def test_returns_are_those_of_the_exact_score(market, policy):
     env_id, arguments = MARKETS[market]
     env = gymnasium.make(env_id, **arguments)
     player, _ = recorded_policy(env, policy, 7)
-    found = exact_score(env, player)
+    exact = exact_score(env, player)
     returns = np.array([episode["rewards"].sum() for episode in play(env, player, 4000, 11)])
-    assert close(returns.mean(), returns.std(ddof=1) / 4000**0.5, found.mean_return)
-    assert found.skill == pytest.approx((found.value - found.reference) / (found.optimum - found.reference))
-    assert found.reference == reference_value(env)
+    assert close(returns.mean(), returns.std(ddof=1) / 4000**0.5, exact.mean_return)
+    assert exact.skill == pytest.approx((exact.value - exact.reference) / (exact.optimum - exact.reference))
+    assert exact.reference == reference_value(env)
     if policy == "optimal":
-        assert found.value == pytest.approx(baselines.optimal_policy(env).optimum, rel=1e-12)
+        assert exact.value == pytest.approx(baselines.optimal_policy(env).optimum, rel=1e-12)
     if policy == "medium":
-        assert found.skill == pytest.approx(0.5, abs=0.03)
+        assert exact.skill == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.long
@@ -73,12 +73,12 @@ def test_returns_in_a_market_with_continuous_coordinates():
     """The tenth check; episodes are of different lengths."""
     env = gymnasium.make(FLOW, **FLOWS)
     player, _ = recorded_policy(env, "optimal")
-    found = exact_score(env, player)
-    assert (found.method, found.level) == ("numerical", "certified")
+    exact = exact_score(env, player)
+    assert (exact.method, exact.level) == ("numerical", "certified")
     episodes = play(env, player, 1000, 5)
     assert len({len(episode["rewards"]) for episode in episodes}) > 1
     returns = np.array([episode["rewards"].sum() for episode in episodes])
-    assert close(returns.mean(), returns.std(ddof=1) / 1000**0.5, found.mean_return)
+    assert close(returns.mean(), returns.std(ddof=1) / 1000**0.5, exact.mean_return)
 
 
 def test_perturbed_optimum_by_a_finer_quadrature():
@@ -195,8 +195,8 @@ def test_a_seed_means_a_dataset(tmp_path):
     pytest.importorskip("h5py", reason="needs the extra offline")
 
     def first(seed, name):
-        found = record(AS, tmp_path / name, policies=["medium", "random"], episodes=3, seed=seed, arguments=SHORT)
-        return [minari.MinariDataset(recording.folder / "data")[2] for recording in found]
+        recordings = record(AS, tmp_path / name, policies=["medium", "random"], episodes=3, seed=seed, arguments=SHORT)
+        return [minari.MinariDataset(recording.folder / "data")[2] for recording in recordings]
 
     one, again, other = first(0, "one"), first(0, "again"), first(1, "other")
     for k in range(2):

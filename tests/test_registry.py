@@ -549,16 +549,16 @@ GLFT_INIT = GLFTProblem.__init__
 
 BROKEN_BASELINES = {
     "values that are not those of the controls": (
-        method("improve", lambda problem, arguments, found: (found[0] + 0.1, found[1])),
+        method("improve", lambda problem, arguments, answer: (answer[0] + 0.1, answer[1])),
         "exact value of the optimal",
     ),
     "an optimum that is not one": (method("improve", constant_improve), "above the optimum"),
     "observations": (
-        method("observations", lambda problem, arguments, found: np.nextafter(found, np.float32(2))),
+        method("observations", lambda problem, arguments, answer: np.nextafter(answer, np.float32(2))),
         "bit for bit",
     ),
-    "forward law": (method("forward", lambda problem, arguments, found: found * 1.000001), "misses the sum 1"),
-    "forward law shifted": (method("forward", lambda problem, arguments, found: np.roll(found, 1)), "forward"),
+    "forward law": (method("forward", lambda problem, arguments, answer: answer * 1.000001), "misses the sum 1"),
+    "forward law shifted": (method("forward", lambda problem, arguments, answer: np.roll(answer, 1)), "forward"),
     "another market": ({"__init__": other_market}, "p-value"),
 }
 

@@ -27,10 +27,10 @@ def test_the_cells_sum_to_the_regret(env_id, arguments):
         assert cells.min() > -1e-9  # nothing is better than the optimum, in any state
         expected = best.optimum - criterion_value(problem, policy.controls)
         assert cells.sum() == pytest.approx(expected, abs=1e-8 * abs(best.optimum))
-        found = regret_map(problem, cells, pieces=7)
-        for name, part in found.cells.items():
+        regret = regret_map(problem, cells, pieces=7)
+        for name, part in regret.cells.items():
             assert part.sum() == pytest.approx(cells.sum())
-            assert part.shape == (len(found.times) - 1, len(np.unique(problem.coordinates[name])))
+            assert part.shape == (len(regret.times) - 1, len(np.unique(problem.coordinates[name])))
     assert abs(regret_by_state(problem, best.solution, Table(best.solution.controls)).sum()) < 1e-8 * abs(best.optimum)
 
 

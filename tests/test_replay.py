@@ -116,11 +116,11 @@ def play(
     )
     number = np.broadcast_to(np.asarray(rows, dtype=np.int64), decisions)
     player.play(Quotes(table, number, 1.0, from_mid), 0, decisions)
-    found = player.close()
-    seconds = (found[:, 1] + times[0] - SECOND) / SECOND
+    fills = player.close()
+    seconds = (fills[:, 1] + times[0] - SECOND) / SECOND
     return player, [
         (int(f[0]), round(float(s), 6), int(f[2]), float(f[3]), round(float(f[4]), 9), bool(f[5]))
-        for f, s in zip(found, seconds, strict=True)
+        for f, s in zip(fills, seconds, strict=True)
     ]
 
 
@@ -404,15 +404,15 @@ def test_on_the_models_own_book_the_replay_earns_the_exact_score(tmp_path: Path)
     path = model_tape(tmp_path / "tape.csv", env, seconds=2400.0, tick=0.001, seed=5)
     played = read_recording(path, tick=0.001, lot=0.001)
     assumed = Assumptions(fills="whole", order_latency=0.0, response_latency=0.0)
-    found = compare(env, optimal_policy(env), [played], assumed, interval=0.02)
-    session = found.sessions[0]
+    comparison = compare(env, optimal_policy(env), [played], assumed, interval=0.02)
+    session = comparison.sessions[0]
     assert session.episodes == 239  # the last event comes just before the end of the 240th
     for figure, values in (("P&L", session.pnl), ("fills", np.bincount(session.fills["episode"], minlength=239))):
         stderr = values.std(ddof=1) / math.sqrt(len(values))
-        assert abs(found.table.loc[figure, "model"] - values.mean()) < 4 * stderr
-        assert found.table.loc[figure, "book"] == pytest.approx(values.mean(), rel=1e-9)
-    assert found.table.loc["P&L, standard deviation", "book"] == pytest.approx(found.score.pnl_std, rel=0.2)
-    amounts = found.parts["amount"]
+        assert abs(comparison.table.loc[figure, "model"] - values.mean()) < 4 * stderr
+        assert comparison.table.loc[figure, "book"] == pytest.approx(values.mean(), rel=1e-9)
+    assert comparison.table.loc["P&L, standard deviation", "book"] == pytest.approx(comparison.score.pnl_std, rel=0.2)
+    amounts = comparison.parts["amount"]
     assert amounts["queue, size of orders"] == amounts["latency"] == amounts["fees beyond the model's"] == 0.0
     assert amounts.iloc[:-1].sum() == pytest.approx(amounts.iloc[-1], abs=1e-9)
     ratios = fills_by_depth([session], rules_of(env))
@@ -427,13 +427,13 @@ def test_the_parts_add_up_to_the_difference() -> None:
     costs = Costs(0.001, 0.002)
     assumed = Assumptions(order_latency=0.3, response_latency=0.2)
     for ending in ("carry", "pass_on", "liquidate"):
-        found = compare(glft(), quoting(1.0, 1.0), [played], assumed, costs=costs, interval=0.5, ending=ending)  # type: ignore[arg-type]
-        amounts = found.parts["amount"]
+        comparison = compare(glft(), quoting(1.0, 1.0), [played], assumed, costs=costs, interval=0.5, ending=ending)  # type: ignore[arg-type]
+        amounts = comparison.parts["amount"]
         assert amounts.iloc[:-1].sum() == pytest.approx(amounts.iloc[-1], abs=1e-9)
-        assert amounts.iloc[0] == found.score.pnl
-        fees = found.sessions[0].fills["fee"].sum() / found.sessions[0].episodes
+        assert amounts.iloc[0] == comparison.score.pnl
+        fees = comparison.sessions[0].fills["fee"].sum() / comparison.sessions[0].episodes
         assert amounts["fees beyond the model's"] == pytest.approx(-fees)
-        assert amounts.iloc[-1] == pytest.approx(found.sessions[0].pnl.mean())
+        assert amounts.iloc[-1] == pytest.approx(comparison.sessions[0].pnl.mean())
 
 
 # Policies and markets
@@ -598,9 +598,9 @@ def test_the_signal_is_filtered_from_the_mid() -> None:
             moves[d] += drift[m] * seconds / fine
             m = int(random.choice(5, p=step[m]))
         truth[d] = m
-    found = state.follow(100.0 + np.concatenate([[0.0], moves.cumsum()]), np.zeros(count + 1, dtype=bool), seconds)
+    followed = state.follow(100.0 + np.concatenate([[0.0], moves.cumsum()]), np.zeros(count + 1, dtype=bool), seconds)
     law = np.array([1, 4, 6, 4, 1]) / 16.0
-    assert found[0] == 2
+    assert followed[0] == 2
     likeliest = np.empty(count, dtype=np.int64)
     for d in range(count):  # the mean drift over a step, by the fine chain from each start
         means = sum(np.linalg.matrix_power(step, k) @ drift for k in range(fine)) / fine
@@ -608,8 +608,8 @@ def test_the_signal_is_filtered_from_the_mid() -> None:
         law = (law * seen) @ np.linalg.matrix_power(step, fine)
         law /= law.sum()
         likeliest[d] = law.argmax()
-    assert (found[1:] == likeliest).mean() > 0.99  # but for the fineness of the chain
-    assert (found[1:] == truth).mean() > (truth == 2).mean() + 0.05
+    assert (followed[1:] == likeliest).mean() > 0.99  # but for the fineness of the chain
+    assert (followed[1:] == truth).mean() > (truth == 2).mean() + 0.05
 
 
 def test_a_filter_that_starts_where_it_is_known() -> None:
@@ -688,7 +688,7 @@ def test_the_variance_is_filtered_from_the_mid() -> None:
     arguments = {"variance_mean": 0.5, "initial_variance": 0.2, "variance_volatility": 0.3, "variance_reversion": 0.4}
     p = gymnasium.make("mmgym/StochasticVolatility-v0", **arguments).unwrapped.params
     mids = 50.0 + np.random.default_rng(2).normal(0.0, 0.3, 101).cumsum()
-    found = variances(p, mids, 0.25)[:, 0]
+    filtered = variances(p, mids, 0.25)[:, 0]
     kept, noise = math.exp(-0.4), 2.0 * 0.5**2
     error = 0.0  # known at the start; the filter is the stationary one
     for _ in range(1000):
@@ -697,7 +697,7 @@ def test_the_variance_is_filtered_from_the_mid() -> None:
     for move in np.diff(mids[::4]):
         ahead = 0.5 + (expected[-1] - 0.5) * kept
         expected.append(max(ahead + gain * (move**2 - ahead), 0.0))
-    np.testing.assert_allclose(found, np.repeat(expected, 4)[: len(mids)], rtol=1e-9)
+    np.testing.assert_allclose(filtered, np.repeat(expected, 4)[: len(mids)], rtol=1e-9)
     calm = p._replace(variance_volatility=0.0)
     np.testing.assert_allclose(variances(calm, mids, 1.0)[:, 0], 0.5 - 0.3 * kept ** np.arange(101), rtol=1e-9)
 
@@ -708,8 +708,8 @@ def test_intensities_are_the_sum_over_past_events() -> None:
     assert processes is not None
     stamps, kinds = SECOND * np.array([1, 70, 70, 100]), np.array([0, 1, 0, 1])
     times = SECOND * np.array([60, 70, 90, 130])
-    found = intensities(processes, stamps, kinds, times, 60.0)
-    for time, row in zip(times, found, strict=True):
+    rates = intensities(processes, stamps, kinds, times, 60.0)
+    for time, row in zip(times, rates, strict=True):
         left = processes.initial - processes.base_rate
         expected = processes.base_rate + left * np.exp(-processes.decay * (time - times[0]) / 60 / SECOND)
         for stamp, kind in zip(stamps, kinds, strict=True):
@@ -1018,8 +1018,8 @@ def test_the_recording_of_a_future() -> None:
     assert len(trades[1]) == (tape["event"] == "trade").sum()
     arguments = {"fill_rate": 0.8, "fill_decay": 6.0, "volatility": 0.15, "horizon": 30.0, "num_steps": 30}
     env = glft(**arguments)
-    found = [replay(env, optimal_policy(env), one, interval=0.1) for one in (read, level_1)]
-    for session in found:
+    sessions = [replay(env, optimal_policy(env), one, interval=0.1) for one in (read, level_1)]
+    for session in sessions:
         assert session.episodes == 11
         signed = session.fills["size"] * np.where(session.fills["side"] == "buy", 1.0, -1.0)
         rest = np.add.reduceat(session.fills["size"].to_numpy(), [0]).sum()
@@ -1033,7 +1033,7 @@ def test_the_recording_of_a_future() -> None:
         depth = (session.fills["depth"] * session.fills["size"]).sum()
         assert adverse_moves(session, 1.0).sum() < -depth
     # of the full book and of its best prices one plays much the same
-    assert found[0].fills["size"].sum() == pytest.approx(found[1].fills["size"].sum(), rel=0.25)
+    assert sessions[0].fills["size"].sum() == pytest.approx(sessions[1].fills["size"].sum(), rel=0.25)
 
 
 @pytest.mark.long

@@ -86,9 +86,9 @@ def test_simulated_recipe_agrees_with_the_exact_one(strategy: str) -> None:
     profit, inventory, history = avellaneda_stoikov_2008.simulate(0.1, strategy, "constant", paths, seed=11)
     exact = avellaneda_stoikov_2008.recipe_row(0.1, strategy, "constant")
     depths = np.zeros((1, 1, 2))
-    found = avellaneda_stoikov_2008.simulated_row(depths, profit, inventory)
+    simulated = avellaneda_stoikov_2008.simulated_row(depths, profit, inventory)
     for name in ("profit", "std_profit", "mean_inventory", "std_inventory"):
-        assert abs(found[name] - exact[name]) < 4.0 * found[f"{name}_stderr"], name
+        assert abs(simulated[name] - exact[name]) < 4.0 * simulated[f"{name}_stderr"], name
     left = 1.0 - history["time"]
     lean = 0.1 * 4.0 * left * history["inventory"]
     np.testing.assert_allclose(history["reservation"], history["mid"] - lean, rtol=1e-13)
@@ -114,9 +114,9 @@ def check_artifacts(folder: Path, tables: dict[str, int], pictures: int) -> None
     """Tables have so many rows or more, pictures are pictures, and nothing else is there."""
     for name, rows in tables.items():
         assert len(pd.read_csv(folder / name)) >= rows, name
-    found = sorted(folder.glob("*.png"))
-    assert len(found) == pictures
-    for path in found:
+    figures = sorted(folder.glob("*.png"))
+    assert len(figures) == pictures
+    for path in figures:
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 20_000
@@ -184,9 +184,9 @@ def test_losses_and_quotes_of_2013_have_the_reference_digits() -> None:
     values = continuous_values(params)
     depths = continuous_depths(params, values)
     assert values[0, 30] == pytest.approx(1290.62509524680, rel=1e-13)
-    found = [depths[0, 30, 0], depths[0, 30, 1], depths[0, 31, 0], depths[0, 31, 1]]
+    quotes = [depths[0, 30, 0], depths[0, 30, 1], depths[0, 31, 0], depths[0, 31, 1]]
     reference = [3.3130454098, 3.3130454098, 3.3811680739, 3.2449191548]
-    np.testing.assert_allclose(found, reference, rtol=0, atol=0.51e-10)
+    np.testing.assert_allclose(quotes, reference, rtol=0, atol=0.51e-10)
     losses = gueant_2013.policy_table(600).set_index("policy")["loss"]
     assert losses["optimal"] == pytest.approx(0.0, abs=2e-5)
     assert losses["Riccati"] == pytest.approx(0.00013, abs=1e-5)

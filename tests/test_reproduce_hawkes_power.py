@@ -76,9 +76,9 @@ def test_table_1_is_near_what_made_the_tapes(made: tuple[Path, str]) -> None:
 
 
 def test_table_2_is_that_of_the_windows(made: tuple[Path, str]) -> None:
-    windows, found = (pd.read_csv(made[0] / name) for name in ("windows.csv", "table_2_backtest.csv"))
+    windows, table = (pd.read_csv(made[0] / name) for name in ("windows.csv", "table_2_backtest.csv"))
     heads = [f"alpha = {alpha:g}" for alpha in ALPHAS]
-    for (policy, window), own in found.groupby(["policy", "window"], sort=False):
+    for (policy, window), own in table.groupby(["policy", "window"], sort=False):
         chosen = windows[(windows["policy"] == policy) & (windows["window"] == window)]
         expected = table_2({f"alpha = {alpha:g}": chosen[chosen["alpha"] == alpha] for alpha in ALPHAS})
         np.testing.assert_allclose(own[heads], expected[heads], rtol=1e-9)

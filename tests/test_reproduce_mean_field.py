@@ -91,13 +91,13 @@ def test_claims_that_do_not_hold(made: tuple[Path, str]) -> None:
 
 def test_the_maker_trades_more_with_fast_signals() -> None:
     """118.55 fills, then 119.19, on 500 decision steps: the frozen problems' own count, by another recursion."""
-    found = []
+    totals = []
     for preset in ("paper", "fast_signals"):
         env = gymnasium.make("mmgym/MeanFieldMaker-v0", **PRESETS[preset])
         problem = problem_of(env)
         fills = evaluate(problem, optimal_policy(env).solution.controls, Functional(fills=1.0))[0]
-        found.append(float(problem.initial @ fills[0, :, 0]))
-    assert found == pytest.approx([118.55, 119.19], abs=5e-3)
+        totals.append(float(problem.initial @ fills[0, :, 0]))
+    assert totals == pytest.approx([118.55, 119.19], abs=5e-3)
 
 
 def test_statements_on_fast_signals_hold_together_at_a_rate_of_five(made: tuple[Path, str]) -> None:

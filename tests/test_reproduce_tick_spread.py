@@ -38,9 +38,9 @@ def check_artifacts(folder: Path, tables: dict[str, int]) -> None:
     """Tables have so many rows or more, there are seven pictures, and nothing else."""
     for name, rows in tables.items():
         assert len(pd.read_csv(folder / name)) >= rows, name
-    found = sorted(folder.glob("*.png"))
-    assert [path.name[:8] for path in found] == [f"figure_{k}" for k in (1, 2, 3, 3, 4, 5, 6)]
-    for path in found:
+    pictures = sorted(folder.glob("*.png"))
+    assert [path.name[:8] for path in pictures] == [f"figure_{k}" for k in (1, 2, 3, 3, 4, 5, 6)]
+    for path in pictures:
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 15_000
@@ -175,17 +175,17 @@ def test_maximum_inventory_and_errors_by_hand() -> None:
     assert rows.loc["maximum inventory, std", "paper"] == 53.452
     assert rows.loc["ask fills", "reference"] == 19.7
     still = {"horizon": 3.0, "num_steps": 10, "fill_rate_best": 0.0, "initial_inventory": -200.0}
-    found = simulate(still, constant_quotes(Params.create(**still)), 5, 0)
-    np.testing.assert_array_equal(found["maximum inventory"], 200.0)
-    np.testing.assert_array_equal(found["bid fills"], 0.0)
+    paths = simulate(still, constant_quotes(Params.create(**still)), 5, 0)
+    np.testing.assert_array_equal(paths["maximum inventory"], 200.0)
+    np.testing.assert_array_equal(paths["bid fills"], 0.0)
 
 
 def test_regions_of_the_policy() -> None:
     controls = [(0, 0, 10, 10, 0), (1, 1, 10, 10, 0), (0, 1, 10, 10, 0), (1, 0, 10, 10, 0), (1, 0, 10, 0, 0)]
     controls += [(0, 0, 0, 10, 0), (0, 0, 0, 0, 0), (0, 0, 10, 10, -10), (0, 1, 0, 10, 20)]
     names = ["bid_improved", "ask_improved", "bid_size", "ask_size", "market_order"]
-    found = guilbaud_pham_2013._regions(pd.DataFrame(controls, columns=names))
-    assert [guilbaud_pham_2013.REGIONS[k][0] for k in found] == [
+    regions = guilbaud_pham_2013._regions(pd.DataFrame(controls, columns=names))
+    assert [guilbaud_pham_2013.REGIONS[k][0] for k in regions] == [
         "both best",
         "both improved",
         "bid best, ask improved",

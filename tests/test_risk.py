@@ -23,12 +23,12 @@ def test_frozen_position_of_the_model_file():
 @pytest.mark.parametrize("confidence", [0.9, 0.99])
 def test_frozen_position_is_the_normal_law(inventory, confidence):
     """Against the quantile and the integrated tail of the loss, with drift."""
-    found = baselines.frozen_position_risk(inventory, 1.5, 0.5, confidence, drift=0.4)
+    measures = baselines.frozen_position_risk(inventory, 1.5, 0.5, confidence, drift=0.4)
     loss = stats.norm(-inventory * 0.4 * 0.5, 3.0 * 1.5 * np.sqrt(0.5))
     levels = np.linspace(confidence, 1.0, 200_001)
     tail = loss.ppf(0.5 * (levels[1:] + levels[:-1])).mean()
-    assert found[0] == pytest.approx(loss.ppf(confidence), rel=1e-12)
-    assert found[1] == pytest.approx(tail, rel=1e-4)
+    assert measures[0] == pytest.approx(loss.ppf(confidence), rel=1e-12)
+    assert measures[1] == pytest.approx(tail, rel=1e-4)
 
 
 def test_frozen_position_without_risk():
@@ -62,9 +62,9 @@ def test_drawdowns_of_the_model_file(episodes):
     reference = {"optimal": (2.217, 0.004, 4.44, 0.02), "constant": (5.419, 0.010, 11.6, 0.1)}
     for name, (mean, mean_error, quantile, quantile_error) in reference.items():
         drawdowns = risk.path_risks(AS, policies[name], episodes, seed=1).drawdowns
-        found, tail = risk.mean_estimate(drawdowns), risk.quantile_estimate(drawdowns, 0.95)
-        deviation = (found.high - found.low) / (2 * stats.norm.isf(0.025))
-        assert abs(found.value - mean) < limit * np.hypot(deviation, mean_error)
+        average, tail = risk.mean_estimate(drawdowns), risk.quantile_estimate(drawdowns, 0.95)
+        deviation = (average.high - average.low) / (2 * stats.norm.isf(0.025))
+        assert abs(average.value - mean) < limit * np.hypot(deviation, mean_error)
         deviation = (tail.high - tail.low) / (2 * stats.norm.isf(0.025))
         assert abs(tail.value - quantile) < limit * deviation + quantile_error
 
@@ -99,7 +99,7 @@ def test_intervals_cover_what_they_say():
     covered = np.zeros(4)
     for _ in range(draws):
         sample = rng.standard_normal(400)
-        for i, (found, truth) in enumerate(
+        for i, (estimate, truth) in enumerate(
             [
                 (risk.quantile_estimate(sample, level), stats.norm.ppf(level)),
                 (risk.shortfall_estimate(sample, level), shortfall),
@@ -107,8 +107,8 @@ def test_intervals_cover_what_they_say():
                 (risk.proportion_estimate(sample > 1.0), stats.norm.sf(1.0)),
             ]
         ):
-            assert found.low <= found.value <= found.high
-            covered[i] += found.low <= truth <= found.high
+            assert estimate.low <= estimate.value <= estimate.high
+            covered[i] += estimate.low <= truth <= estimate.high
     low = stats.binom.ppf(FAMILY_FALSE_ALARM / 2 / 4, draws, 0.95) / draws
     # order statistics and proportions are conservative; the two normal intervals are asymptotic (bias below 0.02)
     assert (covered / draws >= low - np.array([0.0, 0.02, 0.005, 0.0])).all()
@@ -122,12 +122,14 @@ def test_simulated_measures_agree_with_the_exact_law():
     policies = {"optimal": baselines.optimal_policy(AS, num_steps=50), **baselines.paper_policies(AS, num_steps=50)}
     for name in ("optimal", "constant", "avellaneda_stoikov"):
         exact = baselines.risk_measures(AS, policies[name], episodes=1000, num_steps=50)
-        found = baselines.risk_measures(AS, policies[name], method="simulated", episodes=10_000, seed=4, num_steps=50)
-        assert (exact.method, found.method) == ("exact", "simulated")
+        simulated = baselines.risk_measures(
+            AS, policies[name], method="simulated", episodes=10_000, seed=4, num_steps=50
+        )
+        assert (exact.method, simulated.method) == ("exact", "simulated")
         assert exact.truncation < 1e-9
         for level in (0.95, 0.99):
             for measure in ("value_at_risk", "expected_shortfall"):
-                truth, estimate = getattr(exact, measure)[level], getattr(found, measure)[level]
+                truth, estimate = getattr(exact, measure)[level], getattr(simulated, measure)[level]
                 assert truth.low == truth.high
                 deviation = (estimate.high - estimate.low) / (2 * stats.norm.isf(0.025))
                 assert abs(estimate.value - truth.value) < limit * deviation, (name, measure, level)
@@ -135,19 +137,19 @@ def test_simulated_measures_agree_with_the_exact_law():
 
 def test_score_carries_the_measures():
     policy = baselines.paper_policies(AS, num_steps=20)["constant"]
-    found = baselines.score(AS, policy, risk=True, num_steps=20)
-    measures = found.risk
+    score = baselines.score(AS, policy, risk=True, num_steps=20)
+    measures = score.risk
     # the constant quote's law does not depend on the number of steps (reference mathematics, section 6)
     assert measures.value_at_risk[0.95].value == pytest.approx(-45.245508, abs=2e-5)
     assert measures.expected_shortfall[0.99].value == pytest.approx(-27.880104, abs=2e-5)
-    content = json.loads(json.dumps(found.to_dict()))
+    content = json.loads(json.dumps(score.to_dict()))
     assert content["risk"]["value_at_risk"]["0.95"]["value"] == measures.value_at_risk[0.95].value
-    table = baselines.score_table({"constant": found})
+    table = baselines.score_table({"constant": score})
     assert table.loc["constant", "CVaR 95%"] == measures.expected_shortfall[0.95].value
     assert table.loc["constant", "drawdown"] == measures.drawdown.value
     assert table.loc["constant", "max |inventory|"] == content["risk"]["largest_inventory"]["value"]
-    assert found.information_ratio == content["information_ratio"] == found.pnl / found.pnl_std
-    assert "[" in baselines.risk_table({"constant": found}).loc["constant", "drawdown 99%"]
+    assert score.information_ratio == content["information_ratio"] == score.pnl / score.pnl_std
+    assert "[" in baselines.risk_table({"constant": score}).loc["constant", "drawdown 99%"]
     assert baselines.score(AS, policy, num_steps=20).risk is None
 
 
@@ -168,9 +170,9 @@ def test_exact_law_is_left_where_it_is_slow_or_there_is_none(monkeypatch):
     monkeypatch.undo()
     nearly_discrete = {"fill_rate": 0.1, "fill_decay": 1.0, "horizon": 1.0, "num_steps": 2, "inventory_limit": 2.0}
     policy = baselines.optimal_policy("mmgym/GLFT-v0", **nearly_discrete)  # mostly no fill at all: an atom at 0
-    found = baselines.risk_measures("mmgym/GLFT-v0", policy, episodes=1000, **nearly_discrete)
-    assert found.method == "numerical"
-    assert found.value_at_risk[0.95].value == 0.0
+    measures = baselines.risk_measures("mmgym/GLFT-v0", policy, episodes=1000, **nearly_discrete)
+    assert measures.method == "numerical"
+    assert measures.value_at_risk[0.95].value == 0.0
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def dense_risk(market, depths, confidences, terms=2048):
     no_fill = np.exp(-(rate * np.exp(-decay * at_zero)).sum() * market["horizon"] / market["num_steps"])
     low, high = -28.0, 36.0
     u = np.arange(terms) * np.pi / (high - low)
-    found = dense_characteristic_function(market, depths, u) - no_fill
-    series = 2.0 / (high - low) * (found * np.exp(-1j * u * low)).real
+    transform = dense_characteristic_function(market, depths, u) - no_fill
+    series = 2.0 / (high - low) * (transform * np.exp(-1j * u * low)).real
     series[0] *= 0.5
     series *= np.exp(-36.0 * (np.arange(terms) / terms) ** 8)
 
@@ -86,8 +86,8 @@ def test_few_fills_have_the_risk_of_dense_matrix_exponentials(name):
     law = pnl_law(problem, depths)
     confidences = (0.95, 0.99)
     for confidence, truth in zip(confidences, dense_risk(FEW_FILLS, depths, confidences), strict=True):
-        found = law.value_at_risk(confidence), law.expected_shortfall(confidence)
-        for value, true, error in zip(found, truth, law.accuracy(confidence), strict=True):
+        measured = law.value_at_risk(confidence), law.expected_shortfall(confidence)
+        for value, true, error in zip(measured, truth, law.accuracy(confidence), strict=True):
             assert abs(value - true) <= error + 1e-9
             assert error < 5e-4
     if name == "hjb":
@@ -116,8 +116,8 @@ def test_random_markets_have_the_risk_of_dense_matrix_exponentials(seed):
     law = pnl_law(problem_of(GLFT, **market), depths)
     confidences = (0.9, 0.95, 0.99)
     for confidence, truth in zip(confidences, dense_risk(market, depths, confidences), strict=True):
-        found = law.value_at_risk(confidence), law.expected_shortfall(confidence)
-        for value, true, error in zip(found, truth, law.accuracy(confidence), strict=True):
+        measured = law.value_at_risk(confidence), law.expected_shortfall(confidence)
+        for value, true, error in zip(measured, truth, law.accuracy(confidence), strict=True):
             assert abs(value - true) <= error + 1e-8
             assert error < 1e-3
 
@@ -274,8 +274,8 @@ def test_a_law_that_returns_beyond_its_series_is_found_out():
 def test_no_trade_at_all_is_one_atom():
     """The smallest rate allowed, for a moment: the P&L is 0, exactly, and so are VaR and CVaR."""
     arguments = {**FEW_FILLS, "fill_rate": 1e-12, "horizon": 1e-3}
-    found = baselines.risk_measures(
+    measures = baselines.risk_measures(
         GLFT, lambda seen: np.zeros((len(seen), 2)), markov=True, method="exact", episodes=1000, **arguments
     )
-    assert found.method == "exact"
-    assert found.value_at_risk[0.99].value == found.expected_shortfall[0.99].value == 0.0
+    assert measures.method == "exact"
+    assert measures.value_at_risk[0.99].value == measures.expected_shortfall[0.99].value == 0.0

@@ -31,11 +31,11 @@ def test_ppo_trains_on_the_native_batch_and_is_scored_exactly():
         assert isinstance(algorithm.env_runner.env.unwrapped, GLFTVectorEnv)
         returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(4)]
         assert returns[-1] > returns[0] + 20.0  # from about -62 to about -20
-        found = baselines.score(AS, algorithm, num_steps=100)
-        assert found.method == "exact"
-        assert found.value < found.optimum_upper
+        score = baselines.score(AS, algorithm, num_steps=100)
+        assert score.method == "exact"
+        assert score.value < score.optimum_upper
         simulated = baselines.score(AS, algorithm, method="simulated", num_steps=100, episodes=2000)
-        assert abs(simulated.value - found.value) < 4 * simulated.stderr
+        assert abs(simulated.value - score.value) < 4 * simulated.stderr
     finally:
         algorithm.stop()
         ray.shutdown()

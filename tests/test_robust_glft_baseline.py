@@ -61,12 +61,12 @@ def worst_choice(p, s, ahead, depths, points):
     ends = [np.exp(-decay * d[..., None]) for d in depths.T]
     low = np.stack([rate[0] * end.min(axis=-1) for end in ends], axis=-1)
     high = np.stack([rate[1] * end.max(axis=-1) for end in ends], axis=-1)
-    found = np.full(len(depths), np.inf)
+    lowest = np.full(len(depths), np.inf)
     for share in itertools.product(np.linspace(0.0, 1.0, points), repeat=2):
         rates = low + (high - low) * np.array(share)
         for drift in (p.drift - p.drift_reach, p.drift + p.drift_reach):
-            found = np.minimum(found, one_step(p, s, ahead, np.full(len(depths), drift), rates, depths))
-    return found
+            lowest = np.minimum(lowest, one_step(p, s, ahead, np.full(len(depths), drift), rates, depths))
+    return lowest
 
 
 def dense_lower_value(p, points=3, zooms=12):
@@ -80,9 +80,9 @@ def dense_lower_value(p, points=3, zooms=12):
             for _ in range(zooms):
                 axes = [np.linspace(c - reach, c + reach, 9).clip(p.min_depth, p.max_depth) for c in center]
                 grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-                found = worst_choice(p, s, values[n + 1], grid, points)
-                center, reach = grid[found.argmax()], 0.4 * reach
-            values[n, s] = found.max()
+                lowest = worst_choice(p, s, values[n + 1], grid, points)
+                center, reach = grid[lowest.argmax()], 0.4 * reach
+            values[n, s] = lowest.max()
     return values
 
 
@@ -99,8 +99,8 @@ def dense_lower_value(p, points=3, zooms=12):
 )
 def test_a_tiny_game_against_its_dense_solution(changes):
     p = MakerParams.create(**{**TINY, **changes})
-    dense, found = dense_lower_value(p), minimax(p.game)
-    np.testing.assert_allclose(found.values, dense, rtol=0.0, atol=2e-5 * (1.0 + np.abs(dense).max()))
+    dense, saddle = dense_lower_value(p), minimax(p.game)
+    np.testing.assert_allclose(saddle.values, dense, rtol=0.0, atol=2e-5 * (1.0 + np.abs(dense).max()))
     value = game_value(MAKER, **{**TINY, **changes})
     assert value.saddle
     assert value.lower == pytest.approx(dense[0, p.start + p.limit], abs=2e-5 * (1.0 + np.abs(dense).max()))
@@ -131,13 +131,13 @@ def test_the_worst_case_of_random_makers_against_a_grid(seed):
     }
     p = MakerParams.create(**arguments)
     depths = random.uniform(p.min_depth, p.max_depth, (p.num_steps, p.levels, 2))
-    found = worst_case(MAKER, depths, **arguments)
-    assert found.opponent.shape == (2, 5, 5)
+    worst = worst_case(MAKER, depths, **arguments)
+    assert worst.opponent.shape == (2, 5, 5)
     values = -p.terminal_penalty * p.inventory**2
     for n in reversed(range(p.num_steps)):
         values = np.array([worst_choice(p, s, values, depths[n, s][None], 11)[0] for s in range(p.levels)])
-    assert found.value <= values[p.limit] + 1e-11 * (1.0 + np.abs(values).max())
-    assert found.value == pytest.approx(values[p.limit], abs=2e-3 * (1.0 + np.abs(values).max()))
+    assert worst.value <= values[p.limit] + 1e-11 * (1.0 + np.abs(values).max())
+    assert worst.value == pytest.approx(values[p.limit], abs=2e-3 * (1.0 + np.abs(values).max()))
 
 
 def random_policy(p, random):
@@ -158,10 +158,10 @@ def test_nobody_beats_the_value(env_id, kind):
         if k == 5:  # near the minimax policy
             table = minimax_policy.controls + 0.02 * table
             table = table.clip(*(env.unwrapped.to_quotes(np.full(p.num_own_controls, end)) for end in (-1.0, 1.0)))
-        found = exploitability(env, table)
-        assert found.best == best
-        assert found.exploitability == pytest.approx(best - found.value, abs=1e-12)
-        assert found.exploitability > 1e-4
+        gap = exploitability(env, table)
+        assert gap.best == best
+        assert gap.exploitability == pytest.approx(best - gap.value, abs=1e-12)
+        assert gap.exploitability > 1e-4
     assert exploitability(env, minimax_policy).exploitability == pytest.approx(0.0, abs=1e-6)  # as played, in float32
     if kind is MakerParams:  # the best reply to the worst law is robust; that to the robust maker need not be a law
         assert exploitability(env, baselines.optimal_policy(env)).exploitability == pytest.approx(0.0, abs=1e-6)
@@ -170,11 +170,11 @@ def test_nobody_beats_the_value(env_id, kind):
             with pytest.raises(ValueError, match="no exact worst case"):
                 exploitability(env, policy, deterministic=False)
             continue
-        found = exploitability(env, policy, deterministic=name != "random")
-        assert found.exploitability >= -1e-9
-        assert name in ("robust", "worst") or found.exploitability > 1e-4
+        gap = exploitability(env, policy, deterministic=name != "random")
+        assert gap.exploitability >= -1e-9
+        assert name in ("robust", "worst") or gap.exploitability > 1e-4
         given = baselines.score(env, policy).value  # against the minimax opponent: no worse than against her worst
-        assert found.value - 1e-9 <= given <= best + 1e-9
+        assert gap.value - 1e-9 <= given <= best + 1e-9
     played = exploitability(env, CallablePolicy(lambda x: np.zeros((len(x), p.num_own_controls)), markov=True))
     assert played.exploitability > 1e-4
 
@@ -184,19 +184,19 @@ def test_a_learner_against_the_worst_adversary(tmp_path):
     """Trained against the minimax adversary a network is near the value of the game in the worst case."""
     train = pytest.importorskip("mmgym.agents.train")
     arguments = {"num_steps": 5, "horizon": 0.075, "inventory_limit": 2.0}
-    value, found = game_value(MAKER, **arguments).lower, {}
+    value, gaps = game_value(MAKER, **arguments).lower, {}
     for adversary in ("worst", "none"):
         given = arguments | {"adversary": adversary}
         folder, result = train.train(
             "exact_gradient", MAKER, folder=tmp_path / adversary, arguments=given, timesteps=12, progress=False
         )
         learner = train.load_model(folder / "model")[0]
-        found[adversary] = exploitability(MAKER, learner, **given)
-        assert found[adversary].best == pytest.approx(value, rel=1e-9)
+        gaps[adversary] = exploitability(MAKER, learner, **given)
+        assert gaps[adversary].best == pytest.approx(value, rel=1e-9)
         assert result.value <= result.optimum_upper + 1e-9
-    assert -1e-9 < found["worst"].exploitability < 0.02 * value
-    assert found["worst"].value < value + 1e-9
-    assert found["none"].exploitability > found["worst"].exploitability  # who knows no adversary is worse against hers
+    assert -1e-9 < gaps["worst"].exploitability < 0.02 * value
+    assert gaps["worst"].value < value + 1e-9
+    assert gaps["none"].exploitability > gaps["worst"].exploitability  # who knows no adversary is worse against hers
 
 
 def test_without_reach_it_is_the_nominal_optimum():
@@ -224,7 +224,7 @@ def test_wider_bounds_have_lower_values():
 def drawn_game(random):
     """Arguments of a game: many and few fills, large penalties, small and large orders, any box."""
     decay, size, kind = float(random.uniform(0.2, 5.0)), float(random.choice([1.0, 0.5, 10.0])), random.choice
-    found = {
+    arguments = {
         "fill_decay": decay,
         "order_size": size,
         "inventory_limit": size * int(random.integers(1, 8)),
@@ -239,11 +239,11 @@ def drawn_game(random):
         "terminal_penalty": float(kind([0.0, 1.0]) * 10.0 ** random.uniform(-3.0, 2.0)),
     }
     if random.random() < 0.3:
-        found |= {
+        arguments |= {
             "min_depth": float(random.uniform(-2.0, 1.0) / decay),
             "max_depth": float(random.uniform(1.1, 6.0) / decay),
         }
-    return found
+    return arguments
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(80, marks=pytest.mark.slow)])

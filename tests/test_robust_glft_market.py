@@ -24,14 +24,14 @@ NAMED = {"maker": "constant"}, {"adversary": "none"}  # opponents that are not s
 
 def random_tables(seed=0):
     """Tables of both players from random float32 actions, with the actions."""
-    random, found = np.random.default_rng(seed), []
+    random, tables = np.random.default_rng(seed), []
     for kind, arguments in ((MakerParams, NAMED[1]), (AdversaryParams, NAMED[0])):
         params = kind.create(**SHORT, **arguments)
         shape = (params.num_steps, params.levels, params.num_own_controls)
         actions = random.uniform(-1.0, 1.0, shape).astype(np.float32)
         problem = RobustProblem(params)
-        found.append((TablePolicy(problem, problem.controls(actions)), problem.controls(actions), actions))
-    return found
+        tables.append((TablePolicy(problem, problem.controls(actions)), problem.controls(actions), actions))
+    return tables
 
 
 @pytest.fixture
@@ -169,8 +169,8 @@ def test_refused_tables(played_tables, tmp_path):
         gymnasium.make(MAKER, adversary=adversary_file, **{**SHORT, "num_steps": 7})
     with pytest.raises(ValueError, match="within the box of this game"):
         gymnasium.make(MAKER, adversary=adversary_file, **SHORT, drift_reach=0.5)
-    with np.load(adversary_file) as found:
-        arrays = dict(found)
+    with np.load(adversary_file) as stored:
+        arrays = dict(stored)
     mixed = tmp_path / "mixed.npz"
     np.savez(mixed, **arrays, weights=np.ones((6, 7, 1)))
     with pytest.raises(ValueError, match="draws its actions"):

@@ -54,18 +54,18 @@ def markets(env: gymnasium.Env) -> list[tuple[float, gymnasium.Env]]:
 def test_a_score_over_a_finite_law_is_the_mean_of_scores(utility: str) -> None:
     env = gymnasium.make(AS, randomise=CHOICE, utility=utility, **TINY)
     for seed in range(3):
-        found = score(env, linear(seed))
+        scored = score(env, linear(seed))
         parts = [(weight, score(market, linear(seed))) for weight, market in markets(env)]
         if utility == "mean":
             value = sum(weight * part.value for weight, part in parts)
         else:
             value = -10.0 * np.log(sum(weight * np.exp(-0.1 * part.value) for weight, part in parts))
-        assert found.value == pytest.approx(value, rel=1e-12)
-        assert found.pnl == pytest.approx(sum(weight * part.pnl for weight, part in parts), rel=1e-12)
-        assert found.fills == pytest.approx(sum(weight * part.fills for weight, part in parts), rel=1e-12)
+        assert scored.value == pytest.approx(value, rel=1e-12)
+        assert scored.pnl == pytest.approx(sum(weight * part.pnl for weight, part in parts), rel=1e-12)
+        assert scored.fills == pytest.approx(sum(weight * part.fills for weight, part in parts), rel=1e-12)
         second = sum(weight * (part.pnl_std**2 + part.pnl**2) for weight, part in parts)
-        assert found.pnl_std == pytest.approx(np.sqrt(second - found.pnl**2), rel=1e-9)
-        assert found.value_error == 0.0 and found.method == "exact"
+        assert scored.pnl_std == pytest.approx(np.sqrt(second - scored.pnl**2), rel=1e-9)
+        assert scored.value_error == 0.0 and scored.method == "exact"
 
 
 def test_the_upper_bound_is_the_mean_of_optima_and_nothing_is_above_it() -> None:
@@ -131,10 +131,10 @@ def test_the_fixed_table_of_a_continuous_law_against_a_search(law: list[object],
         return float(integrate.simpson(density.pdf(values) * worth, x=values))  # type: ignore[attr-defined]
 
     box = list(zip(np.tile(low, 6), np.tile(high, 6), strict=True))
-    found, bounds = mean(baseline.fixed_controls.ravel()), baseline.bounds()
+    solved, bounds = mean(baseline.fixed_controls.ravel()), baseline.bounds()
     searched = optimize.minimize(lambda x: -mean(x), np.tile(1.0, 12), bounds=box, method="L-BFGS-B")
-    assert -1e-4 * abs(found) < found - -searched.fun < 1e-5 * abs(found)
-    assert abs(bounds.lower - found) < bounds.error + 1e-5 * abs(found)
+    assert -1e-4 * abs(solved) < solved - -searched.fun < 1e-5 * abs(solved)
+    assert abs(bounds.lower - solved) < bounds.error + 1e-5 * abs(solved)
     scored = {name: score(env, policy) for name, policy in paper_policies(env).items()}
     assert scored["fixed_optimum"].value >= scored["average_optimum"].value
     assert scored["fixed_optimum"].skill == pytest.approx(1.0)
@@ -184,15 +184,15 @@ def test_simulated_episodes_have_the_exact_mean() -> None:
 )
 def test_quadrature_against_a_sum_of_many_markets(law: list[object], density: object) -> None:
     env = gymnasium.make(AS, randomise={"fill_decay": law}, **TINY)
-    found = score(env, linear(5))
+    scored = score(env, linear(5))
     variation = env.unwrapped.variation
     values = np.linspace(*density.support(), 401)  # type: ignore[attr-defined]
     worth = [
         baseline_for(variation.params({"fill_decay": float(value)})).criterion_value(linear(5)) for value in values
     ]
     total = integrate.simpson(density.pdf(values) * worth, x=values)  # type: ignore[attr-defined]
-    assert abs(found.value - total) < 1e-6 * abs(total) + found.value_error
-    assert found.method == "quadrature" and 0.0 < found.value_error < 1e-2 * abs(total)
+    assert abs(scored.value - total) < 1e-6 * abs(total) + scored.value_error
+    assert scored.method == "quadrature" and 0.0 < scored.value_error < 1e-2 * abs(total)
 
 
 def test_nodes_integrate_polynomials_exactly() -> None:
@@ -231,16 +231,16 @@ def test_robustness_tables() -> None:
     env = gymnasium.make(AS, **TINY)
     over = {"fill_decay": [1.0, 1.5], "volatility": [1.0, 2.0, 3.0]}
     law = {"fill_decay": ["choice", [1.0, 1.5]]}
-    found = robustness(linear(3), env, over, law)
-    assert len(found.table) == 6
+    result = robustness(linear(3), env, over, law)
+    assert len(result.table) == 6
     box = {"min_depth": env.unwrapped.params.min_depth_bid, "max_depth": env.unwrapped.params.max_depth_bid}
-    for _, row in found.table.iterrows():
+    for _, row in result.table.iterrows():
         alone = score(AS, linear(3), fill_decay=row["fill_decay"], volatility=row["volatility"], **box, **TINY)
         assert row["value"] == alone.value and row["optimum"] == alone.optimum_lower and row["skill"] == alone.skill
-    assert found.worst["regret"] == found.table["regret"].max()
-    assert found.mean is not None
-    fine = found.table[found.table["volatility"] == 2.0]
-    assert found.mean.value == pytest.approx(fine["value"].mean(), rel=1e-12)
+    assert result.worst["regret"] == result.table["regret"].max()
+    assert result.mean is not None
+    fine = result.table[result.table["volatility"] == 2.0]
+    assert result.mean.value == pytest.approx(fine["value"].mean(), rel=1e-12)
     seen = gymnasium.make(AS, randomise={"fill_decay": ["choice", [1.0, 1.5]]}, observe_parameters=True, **TINY)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -268,20 +268,20 @@ def test_discrete_actions_over_a_law() -> None:
     arguments = {"num_steps": 4, "lot": 100.0, "inventory_limit": 300.0}
     env = gymnasium.make("mmgym/TickSpread-v0", randomise={"running_penalty": ["choice", [1e-6, 1e-5]]}, **arguments)
     policies = paper_policies(env)
-    found = score(env, policies["average_optimum"])
+    scored = score(env, policies["average_optimum"])
     parts = [score(market, policies["average_optimum"]).value for _, market in markets(env)]
-    assert found.value == pytest.approx(np.mean(parts), rel=1e-12)
-    assert found.optimum_lower <= found.optimum_upper
+    assert scored.value == pytest.approx(np.mean(parts), rel=1e-12)
+    assert scored.optimum_lower <= scored.optimum_upper
 
 
 @pytest.mark.slow
 def test_continuous_coordinates_over_a_law() -> None:
     env = gymnasium.make("mmgym/HawkesFlow-v0", randomise={"running_penalty": ["choice", [0.001, 0.01]]}, horizon=10.0)
     best = best_known_policy(env)
-    found = score(env, best)
+    scored = score(env, best)
     parts = [score(market, best).value for _, market in markets(env)]
-    assert found.value == pytest.approx(np.mean(parts), abs=found.value_error + 4.0 * found.stderr + 1e-3)
-    assert found.value <= found.optimum_upper + found.value_error + 4.0 * found.stderr
+    assert scored.value == pytest.approx(np.mean(parts), abs=scored.value_error + 4.0 * scored.stderr + 1e-3)
+    assert scored.value <= scored.optimum_upper + scored.value_error + 4.0 * scored.stderr
 
 
 @pytest.mark.long

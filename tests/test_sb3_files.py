@@ -50,11 +50,11 @@ def saved(name, folder):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_scores_as_its_model(name, tmp_path):
     model, env, file = saved(name, tmp_path)
-    found, expected = baselines.score(env, load_sb3_file(file, env)), baselines.score(env, model)
-    assert found.method == expected.method == "exact" and found.value == expected.value
+    loaded, expected = baselines.score(env, load_sb3_file(file, env)), baselines.score(env, model)
+    assert loaded.method == expected.method == "exact" and loaded.value == expected.value
     if name in ("ppo", "a2c", "maskable_ppo"):
         acting = [baselines.score(env, each, deterministic=False) for each in (load_sb3_file(file, env), model)]
-        assert acting[0].value == acting[1].value != found.value
+        assert acting[0].value == acting[1].value != loaded.value
 
 
 def test_normalisation_is_given_as_plain_arrays(tmp_path, capsys):
@@ -66,8 +66,8 @@ def test_normalisation_is_given_as_plain_arrays(tmp_path, capsys):
     np.savez(statistics, mean=venv.obs_rms.mean, var=venv.obs_rms.var)
     expected = baselines.score(AS, model, **SMALL)
     env = gymnasium.make(AS, **SMALL)
-    found = baselines.score(env, load_sb3_file(file, env, statistics))
-    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    score = baselines.score(env, load_sb3_file(file, env, statistics))
+    assert score.value == pytest.approx(expected.value, rel=1e-9)
     assert baselines.score(env, load_sb3_file(file, env)).value != pytest.approx(expected.value, rel=1e-6)
     words = ["score", "--env", AS, "--set", "num_steps=8", "--set", "inventory_limit=3", str(file)]
     assert main([*words, "--normalisation", str(statistics)]) == 0

@@ -89,9 +89,9 @@ def test_wrappers_that_are_functions_belong_to_the_policy():
         "ClipAction": towards_flat,
     }
     for name, wrap in FUNCTIONS.items():
-        found = baselines.score(wrappers.RecordEpisodeStatistics(wrap(env)), towards_flat, markov=True)
+        score = baselines.score(wrappers.RecordEpisodeStatistics(wrap(env)), towards_flat, markov=True)
         expected = baselines.score(env, by_hand[name], markov=True)
-        assert found.method == "exact" and found.value == pytest.approx(expected.value, rel=1e-7), name
+        assert score.method == "exact" and score.value == pytest.approx(expected.value, rel=1e-7), name
     both = Bold(FUNCTIONS["TransformObservation"](env))
     expected = baselines.score(env, lambda seen: towards_flat(-seen) + np.float32(0.5), markov=True)
     assert baselines.score(both, towards_flat, markov=True).value == pytest.approx(expected.value, rel=1e-7)
@@ -108,7 +108,7 @@ def test_behind_other_wrappers_a_policy_is_simulated():
     for name, wrap in OTHERS.items():
         with pytest.raises(Wrapped, match="simulated"):
             baselines.score(wrap(env), towards_flat, method="exact", markov=True)
-        found = baselines.score(wrap(env), towards_flat, markov=True, episodes=20, seed=3)
+        score = baselines.score(wrap(env), towards_flat, markov=True, episodes=20, seed=3)
         first = int(np.random.SeedSequence([3, 0x5C0]).generate_state(1, np.uint64)[0])
         totals = []
         for episode in range(20):
@@ -118,17 +118,17 @@ def test_behind_other_wrappers_a_policy_is_simulated():
                 seen, reward, ended, _, _ = wrapped.step(towards_flat(seen[None])[0])
                 total += reward
             totals.append(total)
-        assert (found.method, found.episodes) == ("simulated", 20)
-        assert found.value == pytest.approx(np.mean(totals), rel=1e-6), name
-        assert found.stderr == pytest.approx(np.std(totals, ddof=1) / np.sqrt(20), rel=1e-6)
+        assert (score.method, score.episodes) == ("simulated", 20)
+        assert score.value == pytest.approx(np.mean(totals), rel=1e-6), name
+        assert score.stderr == pytest.approx(np.std(totals, ddof=1) / np.sqrt(20), rel=1e-6)
     cara = {**SMALL, "utility": "cara"}
     exact = baselines.score(AS, towards_flat, markov=True, **cara)
     seen_through = baselines.score(Counting(gymnasium.make(AS, **cara)), towards_flat, episodes=2000)
     assert seen_through.method == "simulated" and 0.0 < seen_through.stderr < 0.5
     assert abs(seen_through.value - exact.value) < 3.3 * seen_through.stderr  # false alarm 1e-3
     batch = gymnasium.make_vec(AS, num_envs=10, vectorization_mode="vector_entry_point", **SMALL)
-    found = baselines.score(vector.NormalizeObservation(batch), towards_flat, episodes=20, seed=3)
-    assert (found.method, found.episodes) == ("simulated", 20)
+    score = baselines.score(vector.NormalizeObservation(batch), towards_flat, episodes=20, seed=3)
+    assert (score.method, score.episodes) == ("simulated", 20)
     assert batch.unwrapped.step.__name__ == "step" and not vars(batch.unwrapped).get("step")  # it is left as it was
 
 
@@ -219,8 +219,8 @@ def whole(seen):
 
 def test_a_function_may_take_one_observation():
     for markov in (True, False):
-        found, expected = (baselines.score(AS, act, markov=markov, episodes=10, **SMALL) for act in (alone, whole))
-        assert found.value == pytest.approx(expected.value, rel=1e-12)
+        singly, expected = (baselines.score(AS, act, markov=markov, episodes=10, **SMALL) for act in (alone, whole))
+        assert singly.value == pytest.approx(expected.value, rel=1e-12)
     frame = baselines.rollout(AS, alone, episodes=2, **SMALL)
     pd.testing.assert_frame_equal(frame, baselines.rollout(AS, whole, episodes=2, **SMALL))
 
@@ -311,22 +311,22 @@ def test_a_function_that_answers_neither_is_told_the_shapes(env_id, markov):
 
 
 def test_a_score_says_skill_first():
-    found = baselines.score(AS, whole, markov=True, **SMALL)
-    assert repr(found).startswith(f"Score(skill={found.skill!r}, regret={found.regret!r}, value=")
-    assert "utility=" not in repr(found)  # there is none
+    score = baselines.score(AS, whole, markov=True, **SMALL)
+    assert repr(score).startswith(f"Score(skill={score.skill!r}, regret={score.regret!r}, value=")
+    assert "utility=" not in repr(score)  # there is none
 
 
 def test_torch_modules_are_policies():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Tanh(), torch.nn.Linear(8, 2))
-    found = baselines.score(AS, network, **SMALL)
+    score = baselines.score(AS, network, **SMALL)
     first, last = network[0], network[3]
     weights = [each.detach().numpy() for each in (first.weight, first.bias, last.weight, last.bias)]
     by_hand = baselines.score(
         AS, lambda seen: np.tanh(seen @ weights[0].T + weights[1]) @ weights[2].T + weights[3], markov=True, **SMALL
     )
-    assert found.method == "exact" and found.value == pytest.approx(by_hand.value, rel=1e-6)
+    assert score.method == "exact" and score.value == pytest.approx(by_hand.value, rel=1e-6)
     assert network.training  # it is left as it was
     flat = {"num_steps": 3, "lot": 100.0, "inventory_limit": 200.0, "actions": "flat"}
     size = gymnasium.make(TICK, **flat).action_space.n
@@ -349,12 +349,12 @@ def test_no_figure_of_a_score_is_infinite(monkeypatch):
 
 
 def test_the_table_begins_with_skill_and_is_printed_whole():
-    found = {name: baselines.score(AS, policy, risk="simulated", **SMALL) for name, policy in
+    scores = {name: baselines.score(AS, policy, risk="simulated", **SMALL) for name, policy in
              list(baselines.paper_policies(AS, **SMALL).items())[:2]}  # fmt: skip
-    table = baselines.score_table(found)
+    table = baselines.score_table(scores)
     assert list(table.columns[:3]) == ["skill", "regret", "value"]
     with pd.option_context("display.width", 40, "display.max_columns", 3):
-        for text in (str(table), repr(table.round(2)), str(baselines.risk_table(found))):
+        for text in (str(table), repr(table.round(2)), str(baselines.risk_table(scores))):
             assert "..." not in text
         for column in table.columns:
             assert column in str(table)
@@ -401,6 +401,6 @@ def test_a_model_brings_its_normalisation():
         (DummyVecEnv([lambda: Seen(make())]), "Seen"),
         (DummyVecEnv([lambda: Bold(make())]), "Bold"),
     ):
-        for given in (lambda found: baselines.score(AS, found, **SMALL), as_policy):
+        for given in (lambda trained: baselines.score(AS, trained, **SMALL), as_policy):
             with pytest.raises(Wrapped, match=name):
                 given(model(venv))

@@ -47,7 +47,7 @@ def test_the_list_of_policies_is_complete():
 def test_kernel_monte_carlo_agrees_with_exact_values(utility, episodes):
     """Raw means and control variates of the kernel, every named policy, every figure that a score has."""
     arguments = {"utility": utility, "num_steps": 50}
-    found = {}
+    deviations = {}
     for name, policy in policies(AS, **arguments).items():
         deterministic = name != "random"
         exact = baselines.score(AS, policy, deterministic=deterministic, **arguments)
@@ -56,18 +56,18 @@ def test_kernel_monte_carlo_agrees_with_exact_values(utility, episodes):
         )
         root = np.sqrt(episodes)
         if name != "optimal":
-            found[name, "control variate"] = (simulated.value - exact.value) / simulated.stderr
-        found[name, "P&L"] = (simulated.pnl - exact.pnl) / (exact.pnl_std / root)
+            deviations[name, "control variate"] = (simulated.value - exact.value) / simulated.stderr
+        deviations[name, "P&L"] = (simulated.pnl - exact.pnl) / (exact.pnl_std / root)
         spread = simulated.pnl_std / exact.pnl_std - 1.0
-        found[name, "P&L std"] = spread / np.sqrt(1.0 / (2 * episodes))  # near-Gaussian P&L
+        deviations[name, "P&L std"] = spread / np.sqrt(1.0 / (2 * episodes))  # near-Gaussian P&L
         fills_std = frozen.moments(problem_of(AS, **arguments), table(name, policy, arguments), FILLS)[1]
-        found[name, "fills"] = (simulated.fills - exact.fills) / (fills_std / root)
+        deviations[name, "fills"] = (simulated.fills - exact.fills) / (fills_std / root)
         if name == "optimal":
             assert simulated.value == pytest.approx(exact.value, rel=1e-7)
             assert simulated.stderr < 1e-7
-    limit = stats.norm.isf(FAMILY_FALSE_ALARM / 2 / len(found) / 4)  # two utilities, two sizes
-    worst = max(found, key=lambda key: abs(found[key]))
-    assert abs(found[worst]) < limit, (worst, found[worst])
+    limit = stats.norm.isf(FAMILY_FALSE_ALARM / 2 / len(deviations) / 4)  # two utilities, two sizes
+    worst = max(deviations, key=lambda key: abs(deviations[key]))
+    assert abs(deviations[worst]) < limit, (worst, deviations[worst])
 
 
 FILLS = frozen.Functional(fills=1.0)
@@ -109,21 +109,21 @@ def test_history_dependent_policies_are_scored_by_simulation_without_bias():
             actions = np.stack([observation[:, 1] + change, -observation[:, 1] - change], axis=1).astype(np.float32)
             return actions, observation[:, 1].copy()
 
-    found = baselines.score(AS, Follower(), episodes=4000, seed=5)
-    assert found.method == "simulated"
-    assert found.episodes == 4000
+    score = baselines.score(AS, Follower(), episodes=4000, seed=5)
+    assert score.method == "simulated"
+    assert score.episodes == 4000
     rows = baselines.rollout(AS, Follower(), episodes=4000, seed=17)
     returns = rows.groupby("episode")["reward"].sum()
-    z = (returns.mean() - found.value) / np.hypot(returns.sem(), found.stderr)
+    z = (returns.mean() - score.value) / np.hypot(returns.sem(), score.stderr)
     assert abs(z) < stats.norm.isf(FAMILY_FALSE_ALARM / 2)
-    assert found.stderr < 0.5 * returns.sem()
+    assert score.stderr < 0.5 * returns.sem()
 
 
 def test_simulation_stops_at_the_standard_error():
     policy = baselines.paper_policies(AS)["constant"]
-    found = baselines.score(AS, policy, method="simulated", episodes=500, stderr=0.08)
-    assert found.stderr <= 0.08
-    assert found.episodes % 500 == 0
+    score = baselines.score(AS, policy, method="simulated", episodes=500, stderr=0.08)
+    assert score.stderr <= 0.08
+    assert score.episodes % 500 == 0
 
 
 @settings(max_examples=25, deadline=None)

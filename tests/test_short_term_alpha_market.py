@@ -32,9 +32,9 @@ def test_without_alpha_it_is_the_glft_market(utility):
     arguments = FEW | {"utility": utility, "fill_rate": 40.0, "fill_decay": 1.2, "terminal_penalty": 0.1}
     arguments |= {"volatility": 1.5, "risk_aversion": 0.1, "min_depth": -0.5, "max_depth": 2.0}
     glft = baselines.optimal_policy(GLFT, **arguments)
-    found = baselines.optimal_policy(ID, alpha=0.0, **arguments)
-    assert found.optimum == pytest.approx(glft.optimum, rel=1e-10)
-    grid = found.solution.values.reshape(7, 5, 3)
+    policy = baselines.optimal_policy(ID, alpha=0.0, **arguments)
+    assert policy.optimum == pytest.approx(glft.optimum, rel=1e-10)
+    grid = policy.solution.values.reshape(7, 5, 3)
     assert np.allclose(grid, glft.solution.values[:, :, None], rtol=1e-10, atol=1e-12)
 
 
@@ -108,11 +108,11 @@ def test_many_levels_converge_to_the_ornstein_uhlenbeck_drift():
     a, eta, phi, rate, decay, horizon = 3.0, 2.0, 0.4, 4.0, 1.0, 1.0
     arguments = {"alpha": a, "switching_rate": eta, "running_penalty": phi, "fill_rate": rate, "fill_decay": decay}
     arguments |= {"horizon": horizon, "inventory_limit": 2.0, "min_depth": -15.0, "max_depth": 20.0}
-    found = []
+    grids = []
     for levels in (8, 16):
         p = params_of(ID, **arguments, num_steps=100_000, signal_levels=levels)._replace(num_steps=1)
         depths = quoting.continuous_depths(short_term_alpha.MARKET, p)[0].reshape(5, 2 * levels + 1, 2)[:, levels]
-        found.append(np.concatenate([depths[:-1, 0], depths[1:, 1]]))
+        grids.append(np.concatenate([depths[:-1, 0], depths[1:, 1]]))
     size, hermite = 17, np.polynomial.hermite_e
     z, _ = hermite.hermegauss(size)
     basis = hermite.hermevander(z, size - 1)
@@ -131,6 +131,6 @@ def test_many_levels_converge_to_the_ornstein_uhlenbeck_drift():
     path = solve_ivp(derivative, (0.0, horizon), np.zeros(5 * size), "DOP853", rtol=1e-10, atol=1e-10)
     steps = np.diff(path.y[:, -1].reshape(5, size)[:, size // 2])
     limit = np.concatenate([1.0 / decay - steps, 1.0 / decay + steps])
-    errors = [np.abs(one - limit).max() for one in (*found, 2.0 * found[1] - found[0])]
+    errors = [np.abs(one - limit).max() for one in (*grids, 2.0 * grids[1] - grids[0])]
     assert 0.4 * errors[0] < errors[1] < 0.6 * errors[0] < 0.05
     assert errors[2] < 0.1 * errors[1]

@@ -30,15 +30,15 @@ def test_bootstrap_of_three_runs_is_that_of_all_their_resamples():
     """The 27 equally likely resamples of three runs: quantiles of the exact law of the mean."""
     runs = [0.0, 1.0, 5.0]
     law = sorted(sum(draw) / 3 for draw in itertools.product(runs, repeat=3))
-    found = bootstrap_interval([runs], confidence=0.8, resamples=20_000)
-    assert found.estimate == pytest.approx(2.0)
-    assert found.low == pytest.approx(law[int(0.1 * 27)])
-    assert found.high == pytest.approx(law[int(0.9 * 27)])
+    interval = bootstrap_interval([runs], confidence=0.8, resamples=20_000)
+    assert interval.estimate == pytest.approx(2.0)
+    assert interval.low == pytest.approx(law[int(0.1 * 27)])
+    assert interval.high == pytest.approx(law[int(0.9 * 27)])
 
 
 def test_bootstrap_is_that_of_scipy_in_one_stratum():
     runs = np.random.default_rng(1).normal(size=40)
-    found = bootstrap_interval([runs], resamples=50_000, seed=3)
+    interval = bootstrap_interval([runs], resamples=50_000, seed=3)
     expected = stats.bootstrap(
         (runs,),
         lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
@@ -46,8 +46,8 @@ def test_bootstrap_is_that_of_scipy_in_one_stratum():
         method="percentile",
         rng=np.random.default_rng(4),
     ).confidence_interval
-    assert found.estimate == pytest.approx(stats.trim_mean(runs, 0.25))
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert interval.estimate == pytest.approx(stats.trim_mean(runs, 0.25))
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
 def test_strata_are_resampled_apart():
@@ -64,16 +64,16 @@ def test_interval_covers_at_its_rate():
     random = np.random.default_rng(7)
     covered = 0
     for number in range(300):
-        found = bootstrap_interval([random.normal(size=20)], resamples=400, seed=number)
-        covered += found.low <= 0.0 <= found.high
+        interval = bootstrap_interval([random.normal(size=20)], resamples=400, seed=number)
+        covered += interval.low <= 0.0 <= interval.high
     assert covered >= 252
 
 
 def test_a_failed_run_opens_the_interval():
-    found = bootstrap_interval([[0.9, 0.8, 0.95, 0.85, -math.inf]])
-    assert found.estimate == pytest.approx((0.8 + 0.85 + 0.9) / 3)
-    assert found.low == -math.inf
-    assert math.isfinite(found.high)
+    interval = bootstrap_interval([[0.9, 0.8, 0.95, 0.85, -math.inf]])
+    assert interval.estimate == pytest.approx((0.8 + 0.85 + 0.9) / 3)
+    assert interval.low == -math.inf
+    assert math.isfinite(interval.high)
     regret = bootstrap_interval([[0.9, 0.8, 0.95, 0.85, math.inf]])
     assert regret.high == math.inf
 
@@ -93,10 +93,10 @@ def test_improvement_counts_pairs():
 
 
 def test_probability_of_improvement_averages_markets():
-    found = probability_of_improvement([[1.0, 1.0], [0.0, 2.0]], [[0.0, 0.0], [1.0, 1.0]])
-    assert found.estimate == 0.75  # 1 in the first market, 1/2 in the second
-    assert found.low == pytest.approx(0.5)  # both draws of the second market are 0: probability 1/4
-    assert found.high == pytest.approx(1.0)
+    interval = probability_of_improvement([[1.0, 1.0], [0.0, 2.0]], [[0.0, 0.0], [1.0, 1.0]])
+    assert interval.estimate == 0.75  # 1 in the first market, 1/2 in the second
+    assert interval.low == pytest.approx(0.5)  # both draws of the second market are 0: probability 1/4
+    assert interval.high == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("strata", [[], [[]], [[1.0, math.nan]]])

@@ -55,7 +55,7 @@ def test_cara_without_fills_is_the_affine_transform_of_heston(volatility, correl
         drift=0.3,
     )
     values, grid = continuous_values(params, "cara", nodes=9)
-    found = values[0] @ grid.interpolation(np.array([2.0]))[0]
+    interpolated = values[0] @ grid.interpolation(np.array([2.0]))[0]
     for index, q in enumerate(range(-5, 6)):
         z = -0.1 * q
 
@@ -65,7 +65,7 @@ def test_cara_without_fills_is_the_affine_transform_of_heston(volatility, correl
             return [slope, 12.0 * b]
 
         b, c = solve_ivp(riccati, (0.0, 1.0), [0.0, 0.0], rtol=1e-12, atol=1e-14).y[:, -1]
-        assert found[index] == pytest.approx(0.3 * q - (c + 2.0 * b) / 0.1, abs=1e-8)
+        assert interpolated[index] == pytest.approx(0.3 * q - (c + 2.0 * b) / 0.1, abs=1e-8)
 
 
 @pytest.mark.filterwarnings("ignore:Feller")
@@ -120,10 +120,10 @@ def test_one_step_is_that_of_the_kolmogorov_equation():
 
     expected = solve_ivp(slope, (0.0, h), ahead[:, 0], rtol=1e-12, atol=1e-13).y[:, -1]
     functional = Functional(gain=1.0, penalty=1.0)
-    found = problem.means(
+    means = problem.means(
         np.arange(5), np.zeros(5, dtype=int), np.full(5, variance), np.tile(depths, (5, 1)), ahead, functional
     )
-    assert found == pytest.approx(expected, abs=1e-9)
+    assert means == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("observed", [True, False])
@@ -137,8 +137,8 @@ def test_no_depths_are_better_than_the_best(observed):
         def loss(depths, state=state):
             return -problem.backward(0, np.array([state]), depths[None, :], values, problem.criterion)[0, 0]
 
-        found = minimize(loss, controls[state], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-13})
-        assert -found.fun <= best[state, 0] + 5e-8  # a step of eight fills: the polishing converges slowly
+        searched = minimize(loss, controls[state], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-13})
+        assert -searched.fun <= best[state, 0] + 5e-8  # a step of eight fills: the polishing converges slowly
 
 
 def test_hidden_or_constant_variance_has_the_optimum_of_the_glft_market():
@@ -160,9 +160,9 @@ def test_seeing_the_variance_is_worth_something_and_the_blind_are_scored_below()
     env = gymnasium.make(ID, num_steps=50)
     policies = paper_policies(env)
     best = optimal_policy(env)
-    found = {name: score(env, policies[name], episodes=200) for name in ("hjb", "variance_blind", "constant")}
-    assert found["constant"].skill == pytest.approx(0.0, abs=1e-12)
-    assert found["constant"].value < found["variance_blind"].value < found["hjb"].value < best.optimum
+    scores = {name: score(env, policies[name], episodes=200) for name in ("hjb", "variance_blind", "constant")}
+    assert scores["constant"].skill == pytest.approx(0.0, abs=1e-12)
+    assert scores["constant"].value < scores["variance_blind"].value < scores["hjb"].value < best.optimum
     hidden = optimal_policy(ID, num_steps=50, observe_variance=False).optimum
     assert 0.001 < best.optimum - hidden < 0.01
     seen = score(env, best, method="simulated", episodes=200)
@@ -200,6 +200,6 @@ def test_an_optimum_that_is_not_resolved_is_refused():
 def test_the_stated_error_covers_a_finer_grid(arguments, nodes):
     """At a volatility of 8 the values converge up to 15 nodes, and on more the matrices magnify rounding."""
     env = gymnasium.make(ID, num_steps=20, **arguments)
-    found = optimal_policy(env).bounds
+    bounds = optimal_policy(env).bounds
     problem = VarianceProblem(env.unwrapped.params, nodes)
-    assert abs(float(problem.initial @ solve(problem).values[0]) - found.upper) <= found.error
+    assert abs(float(problem.initial @ solve(problem).values[0]) - bounds.upper) <= bounds.error

@@ -50,8 +50,8 @@ def test_a_step_is_the_exponential_of_the_whole_system(correlation, volatility):
                 whole[here, here] -= rates[side] * np.eye(7)
                 whole[here, 7 * to : 7 * to + 7] += rates[side] * factors[side] * np.eye(7)
     values = np.exp(-0.1 * np.outer(1.0 + 0.2 * q, np.ones(7)) + 0.003 * np.outer(q**2, grid.nodes)).reshape(-1, 1)
-    found = problem.backward(0, np.arange(size), np.tile(depths, (size, 1)), values, problem.criterion)
-    assert found == pytest.approx(expm(params.step_length * whole) @ values, rel=1e-12)
+    earlier = problem.backward(0, np.arange(size), np.tile(depths, (size, 1)), values, problem.criterion)
+    assert earlier == pytest.approx(expm(params.step_length * whole) @ values, rel=1e-12)
 
 
 def test_without_fills_the_value_is_the_affine_transform():
@@ -65,8 +65,8 @@ def test_without_fills_the_value_is_the_affine_transform():
 def test_constant_variance_is_the_glft_market():
     params = Params.create(**SMALL, variance_volatility=0.0, fill_rate=[140.0, 100.0], terminal_penalty=0.05)
     problem, plain = TiltedVarianceProblem(params, 5), GLFTProblem(plain_params(params, "cara"))
-    found, expected = solve(problem), solve(plain)
-    value = problem.to_value(problem.initial @ found.raw[0], found.log_scale[0])
+    solution, expected = solve(problem), solve(plain)
+    value = problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0])
     assert value == pytest.approx(expected.values[0, 2], abs=1e-9)
 
 
@@ -74,8 +74,8 @@ def test_the_continuous_optimum_is_the_limit_of_small_steps():
     def value(steps):
         params = Params.create(**SMALL | {"num_steps": steps}, correlation=0.6, fill_rate=14.0)
         problem = TiltedVarianceProblem(params, 7)
-        found = solve(problem)
-        return float(problem.to_value(problem.initial @ found.raw[0], found.log_scale[0]))
+        solution = solve(problem)
+        return float(problem.to_value(problem.initial @ solution.raw[0], solution.log_scale[0]))
 
     limit = continuous_value(Params.create(**SMALL, correlation=0.6, fill_rate=14.0))
     coarse, middle, fine = value(40), value(80), value(160)
@@ -101,15 +101,15 @@ def test_the_simulated_step_is_biased_by_no_more_than_is_said(correlation, expos
         return ncx2.pdf(x, degrees, centre) * np.expm1(exponent - slope * start)
 
     middle, width = start / scale, 40.0 * xi * np.sqrt(start * length) / 4.0 / scale
-    found = quad(integrand, max(middle - width, 0.0), middle + width, points=[middle], epsabs=1e-15, epsrel=1e-13)[0]
+    mean = quad(integrand, max(middle - width, 0.0), middle + width, points=[middle], epsabs=1e-15, epsrel=1e-13)[0]
     b, c = riccati(params, exposure, length, slope)
-    error = abs(np.log1p(found) - (c + b * start - slope * start)) / params.risk_aversion * params.horizon / length
+    error = abs(np.log1p(mean) - (c + b * start - slope * start)) / params.risk_aversion * params.horizon / length
     assert error <= params.cara_bias
 
 
 @pytest.mark.parametrize(("reversion", "correlation"), [(3.0, 0.0), (0.5, 0.9), (1.0, 0.3), (3.0, 0.99)])
 def test_the_utility_explodes_when_the_riccati_equation_does(reversion, correlation):
-    found = explosion_time(reversion, 2.0, correlation, 4.0)
+    explosion = explosion_time(reversion, 2.0, correlation, 4.0)
 
     def slopes(_, b):
         return 8.0 + (8.0 * correlation - reversion) * b + 2.0 * b * b
@@ -119,7 +119,7 @@ def test_the_utility_explodes_when_the_riccati_equation_does(reversion, correlat
 
     exploded.terminal = True
     run = solve_ivp(slopes, (0.0, 50.0), [0.0], events=exploded, rtol=1e-11)
-    assert found == pytest.approx(run.t[-1], rel=1e-6)
+    assert explosion == pytest.approx(run.t[-1], rel=1e-6)
     assert explosion_time(3.0, 0.0, 0.5, 4.0) == np.inf and explosion_time(3.0, 1.0, -0.5, 1.0) == np.inf
 
 
@@ -128,11 +128,11 @@ def test_the_sampled_utility_states_its_standard_error():
     env = gymnasium.make(ID, **{**SMALL, "num_steps": 4, "horizon": 0.05})
     policy = paper_policies(env)["constant"]
     scores = [score(env, policy, episodes=200, seed=seed) for seed in range(60)]
-    spread = np.std([found.utility for found in scores], ddof=1)
-    stated = np.mean([found.utility_stderr for found in scores])
+    spread = np.std([sampled.utility for sampled in scores], ddof=1)
+    stated = np.mean([sampled.utility_stderr for sampled in scores])
     assert 0.7 < spread / stated < 1.4  # four of the spread's own errors of 1 / sqrt(2 * 59)
     exact = -np.exp(-env.unwrapped.params.risk_aversion * scores[0].value)
-    assert abs(np.mean([found.utility for found in scores]) - exact) < 4.0 * stated / np.sqrt(60.0)
+    assert abs(np.mean([sampled.utility for sampled in scores]) - exact) < 4.0 * stated / np.sqrt(60.0)
     assert scores[0].to_dict()["utility_stderr"] == scores[0].utility_stderr
     plain = gymnasium.make("mmgym/AvellanedaStoikov-v0", utility="cara", num_steps=4, horizon=0.02)
     assert score(plain, policy_of_zeros, markov=True).utility_stderr == 0.0
@@ -191,8 +191,8 @@ def test_the_optimum_is_scored_without_noise_and_nothing_beats_it():
     env = gymnasium.make(ID, **SMALL)
     best = optimal_policy(env)
     assert best.level == "certified"
-    found = score(env, best, method="simulated", episodes=200)
-    assert found.value == pytest.approx(best.optimum, abs=1e-5) and found.stderr < 1e-5
+    scored = score(env, best, method="simulated", episodes=200)
+    assert scored.value == pytest.approx(best.optimum, abs=1e-5) and scored.stderr < 1e-5
     for name, policy in paper_policies(env).items():
         if name != "random":
             assert score(env, policy, episodes=200).value <= best.optimum + best.bounds.error, name

@@ -25,28 +25,28 @@ LEVEL = 1e-3 / TESTS
 @njit
 def draws(count, variance, reversion, mean, volatility, length, seed):
     s0, s1 = start_stream(np.uint64(seed))
-    found = np.empty(count)
+    sample = np.empty(count)
     for i in range(count):
-        found[i], s0, s1 = next_variance(variance, reversion, mean, volatility, length, s0, s1)
-    return found
+        sample[i], s0, s1 = next_variance(variance, reversion, mean, volatility, length, s0, s1)
+    return sample
 
 
 @njit
 def poisson_draws(count, mean, seed):
     s0, s1 = start_stream(np.uint64(seed))
-    found = np.empty(count)
+    sample = np.empty(count)
     for i in range(count):
-        found[i], s0, s1 = poisson_number(mean, s0, s1)
-    return found
+        sample[i], s0, s1 = poisson_number(mean, s0, s1)
+    return sample
 
 
 @njit
 def gamma_draws(count, shape, seed):
     s0, s1 = start_stream(np.uint64(seed))
-    found = np.empty(count)
+    sample = np.empty(count)
     for i in range(count):
-        found[i], s0, s1 = gamma_number(shape, s0, s1)
-    return found
+        sample[i], s0, s1 = gamma_number(shape, s0, s1)
+    return sample
 
 
 @pytest.mark.parametrize(

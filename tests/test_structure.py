@@ -172,8 +172,8 @@ def test_every_id_has_what_it_needs(row):
     assert type(envs.unwrapped).__name__ == row.vector_env
     assert env.spec.max_episode_steps is None
     doc = type(env.unwrapped).__doc__
-    found = re.findall(r"^ *## (.+)$", doc, flags=re.M)
-    assert found == list(SECTIONS)
+    headings = re.findall(r"^ *## (.+)$", doc, flags=re.M)
+    assert headings == list(SECTIONS)
     assert "inventory" in doc.splitlines()[0]  # the unit of inventory stands in the first line
     arguments = re.findall(r"`(\w+)` \(", doc)
     for name in env.unwrapped.arguments:

@@ -44,11 +44,11 @@ def brute_force(a, ticks, steps=3):
         steps_of[pair] = expm(generator * dt)
     pairs = list(steps_of)
     for n in reversed(range(steps)):
-        found = np.array([(steps_of[pair] @ np.append(values, 1.0))[:3] for pair in pairs])
+        worths = np.array([(steps_of[pair] @ np.append(values, 1.0))[:3] for pair in pairs])
         if cara:
-            found = np.array([steps_of[pair][:3, :3] @ values for pair in pairs])
-        chosen = found.argmin(axis=0) if cara else found.argmax(axis=0)
-        values, best[n] = found[chosen, range(3)], np.array(pairs)[chosen]
+            worths = np.array([steps_of[pair][:3, :3] @ values for pair in pairs])
+        chosen = worths.argmin(axis=0) if cara else worths.argmax(axis=0)
+        values, best[n] = worths[chosen, range(3)], np.array(pairs)[chosen]
     return best, -math.log(values[1]) / gamma if cara else values[1]
 
 

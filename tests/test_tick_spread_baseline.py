@@ -49,23 +49,23 @@ def problem(steps, **arguments):
     return TickSpreadProblem(Params.create(num_steps=steps, **arguments))
 
 
-def value(found, controls):
-    return frozen.criterion_value(found, controls)
+def value(market, controls):
+    return frozen.criterion_value(market, controls)
 
 
-def table(found, bid, ask, bid_size, ask_size):
-    columns = np.broadcast_arrays(bid, ask, bid_size, ask_size, 0.0 * found.lots)
-    return np.broadcast_to(np.stack(columns, axis=-1), (found.num_steps, found.num_states, 5)).astype(float)
+def table(market, bid, ask, bid_size, ask_size):
+    columns = np.broadcast_arrays(bid, ask, bid_size, ask_size, 0.0 * market.lots)
+    return np.broadcast_to(np.stack(columns, axis=-1), (market.num_steps, market.num_states, 5)).astype(float)
 
 
-def benchmark(found, name):
-    y = found.lots * found.params.lot
+def benchmark(market, name):
+    y = market.lots * market.params.lot
     nothing = np.zeros(len(y))
     if name == "constant 100, bound 1000":
-        return table(found, nothing, nothing, 100.0, 100.0)
+        return table(market, nothing, nothing, 100.0, 100.0)
     size, cap = (50, 100) if name.startswith("size 50") else (100, 200 if "cap 200" in name else 100)
     improved = (y < 0, y > 0) if "reduce" in name else (nothing, nothing)
-    return table(found, *improved, size * (y + size <= cap), size * (y - size >= -cap))
+    return table(market, *improved, size * (y + size <= cap), size * (y - size >= -cap))
 
 
 # --- The numbers -----------------------------------------------------------------------------------------------------
@@ -83,17 +83,17 @@ def benchmark(found, name):
 def test_optimum(length):
     steps, optimum, without = OPTIMA[length]
     for orders, expected in ((100.0, optimum), (0.0, without)):
-        found = problem(steps, market_order_max=orders)
-        solution = frozen.solve(found)
-        assert found.initial @ solution.raw[0] == pytest.approx(expected, abs=TOLERANCE[length])
-        assert value(found, solution.controls) == pytest.approx(float(found.initial @ solution.raw[0]), abs=1e-10)
+        market = problem(steps, market_order_max=orders)
+        solution = frozen.solve(market)
+        assert market.initial @ solution.raw[0] == pytest.approx(expected, abs=TOLERANCE[length])
+        assert value(market, solution.controls) == pytest.approx(float(market.initial @ solution.raw[0]), abs=1e-10)
 
 
 def test_optimum_of_the_papers_steps():
     """0.3 s on a grid of 50 shares: 23.2408 (section 3); 0.6 s: 22.7566."""
     for steps, expected in ((1000, 23.2408), (500, 22.7566)):
-        found = problem(steps, lot=50.0)
-        assert found.initial @ frozen.solve(found).raw[0] == pytest.approx(expected, abs=1.2e-4)
+        market = problem(steps, lot=50.0)
+        assert market.initial @ frozen.solve(market).raw[0] == pytest.approx(expected, abs=1.2e-4)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -101,13 +101,13 @@ def test_benchmark_table(name):
     for (length, steps, tolerance), expected in zip(
         ((0.3, 1000, 1.1e-4), (1.0, 300, 6e-5), (3.0, 100, 6e-5)), BENCHMARKS[name], strict=True
     ):
-        found = problem(steps, lot=50.0 if name.startswith("size 50") else 100.0)
-        assert value(found, benchmark(found, name)) == pytest.approx(expected, abs=tolerance), length
+        market = problem(steps, lot=50.0 if name.startswith("size 50") else 100.0)
+        assert value(market, benchmark(market, name)) == pytest.approx(expected, abs=tolerance), length
 
 
 def test_doing_nothing_is_worth_nothing():
-    found = problem(20)
-    assert value(found, np.zeros((20, found.num_states, 5))) == 0.0
+    market = problem(20)
+    assert value(market, np.zeros((20, market.num_states, 5))) == 0.0
 
 
 # --- A second method: dense exponentials and every joint action ------------------------------------------------------
@@ -132,12 +132,12 @@ class Dense:
 
     def generator(self, posting, clock, start_spread):
         p, one = self.p, self.m * len(self.lots)
-        found = np.zeros((one + 1, one + 1))
+        rates_matrix = np.zeros((one + 1, one + 1))
         for j, y in itertools.product(range(self.m), self.lots):
             here = self.index(j, y)
             for k in range(self.m):
-                found[here, self.index(k, y)] += clock * self.rho[j, k]
-                found[here, here] -= clock * self.rho[j, k]
+                rates_matrix[here, self.index(k, y)] += clock * self.rho[j, k]
+                rates_matrix[here, here] -= clock * self.rho[j, k]
             for side, sign in ((0, 1), (1, -1)):
                 improved = posting[side] and start_spread > 0 and j > 0
                 rates = (
@@ -147,20 +147,20 @@ class Dense:
                 size = min(posting[2 + side], self.limit - sign * y)
                 if size > 0:
                     edge = (j + 1) * p.tick / 2 - p.tick * improved + p.rebate
-                    found[here, self.index(j, y + sign * size)] += rates[j]
-                    found[here, here] -= rates[j]
-                    found[here, one] += rates[j] * edge * size * p.lot
-            found[here, one] -= self.penalty * (y * p.lot) ** 2
-        return found
+                    rates_matrix[here, self.index(j, y + sign * size)] += rates[j]
+                    rates_matrix[here, here] -= rates[j]
+                    rates_matrix[here, one] += rates[j] * edge * size * p.lot
+            rates_matrix[here, one] -= self.penalty * (y * p.lot) ** 2
+        return rates_matrix
 
     def step(self, posting, n, start_spread):
         key = (posting, n if self.p.num_pieces > 1 else 0, start_spread > 0)
         if key not in self.exponentials:
             h = self.p.horizon / self.p.num_steps
-            found = np.eye(self.m * len(self.lots) + 1)
+            product = np.eye(self.m * len(self.lots) + 1)
             for clock, length in clock_profile(self.p, n * h, (n + 1) * h):
-                found = found @ expm(self.generator(posting, clock, start_spread) * length)
-            self.exponentials[key] = found
+                product = product @ expm(self.generator(posting, clock, start_spread) * length)
+            self.exponentials[key] = product
         return self.exponentials[key]
 
     def terminal(self):
@@ -221,9 +221,9 @@ SMALL = {
 )
 def test_optimum_by_enumeration(changes):
     """Dynamic programming over every joint action with dense matrix exponentials: agreement to 1e-11."""
-    found = TickSpreadProblem(Params.create(**SMALL | changes))
-    solution = frozen.solve(found)
-    expected = Dense(found.params).optimum()
+    market = TickSpreadProblem(Params.create(**SMALL | changes))
+    solution = frozen.solve(market)
+    expected = Dense(market.params).optimum()
     np.testing.assert_allclose(solution.raw[0], expected, rtol=0, atol=1e-11)
 
 
@@ -246,22 +246,22 @@ def test_optimum_of_the_compact_menu_by_enumeration(seed):
         "initial_inventory": float(random.choice([-75.0, 50.0])),
         "horizon": 6.0,
     }
-    found = problem(3, actions="compact", spread_encoding="one_hot", **arguments)
+    market = problem(3, actions="compact", spread_encoding="one_hot", **arguments)
     half, block = (2, 1) if seed % 2 else (1, 2)
     sides = [(False, 0), (False, half), (False, size), (True, size)]
     menu = {(b, a, k, j, 0) for b, k in sides for a, j in sides}
     menu |= {(b, False, k, 0, o) for b, k in sides for o in (block, order)}
     menu |= {(False, a, 0, j, -o) for a, j in sides for o in (block, order)}
-    assert len(menu) == len(found.params.menu) == 32
-    solution = frozen.solve(found)
-    np.testing.assert_allclose(solution.raw[0], Dense(found.params).optimum(sorted(menu)), rtol=0, atol=1e-11)
-    assert value(found, solution.controls) == pytest.approx(float(found.initial @ solution.raw[0]), abs=1e-11)
+    assert len(menu) == len(market.params.menu) == 32
+    solution = frozen.solve(market)
+    np.testing.assert_allclose(solution.raw[0], Dense(market.params).optimum(sorted(menu)), rtol=0, atol=1e-11)
+    assert value(market, solution.controls) == pytest.approx(float(market.initial @ solution.raw[0]), abs=1e-11)
 
 
 def test_join_best_by_a_second_method():
     """Section 4 has 13.4852 and 5.9662 at 0.3 s; dense exponentials give 13.48514 and 5.96614, and so do we."""
-    found = problem(1000, lot=100.0)
-    dense = Dense(found.params)
+    market = problem(1000, lot=100.0)
+    dense = Dense(market.params)
     for cap, printed in ((1, 13.4852), (2, 5.9662)):
         rows = []
         for j, y in itertools.product(range(6), dense.lots):
@@ -269,9 +269,9 @@ def test_join_best_by_a_second_method():
             rows.append(dense.step(posting, 0, j)[dense.index(j, y)])
         matrix = np.vstack([*rows, np.eye(1, 6 * 21 + 1, 6 * 21)])
         values = np.linalg.matrix_power(matrix, 1000) @ dense.terminal()
-        expected = float(found.initial @ values[:-1])
+        expected = float(market.initial @ values[:-1])
         name = f"join best, cap {100 * cap}"
-        assert value(found, benchmark(found, name)) == pytest.approx(expected, abs=1e-9)
+        assert value(market, benchmark(market, name)) == pytest.approx(expected, abs=1e-9)
         assert expected == pytest.approx(printed, abs=1e-4)
 
 
@@ -308,27 +308,27 @@ def test_optimum_by_the_search_of_all_postings(seed):
     """
     random = np.random.default_rng([seed, 5])
     steps = 12
-    found = TickSpreadProblem(Params.create(**random_market(random, steps)))
-    p, lots = found.params, np.arange(2 * found.params.limit + 1)
-    solution = frozen.solve(found)
-    sign, bound = (-1.0, np.inf) if found.aversion else (1.0, -np.inf)
-    fits = (lots >= found.postings[:, 3:]) & (lots < len(lots) - found.postings[:, 2:3])
-    exists = (np.arange(p.num_spreads) > 0) | (found.postings[:, :2].sum(axis=1, keepdims=True) == 0)
+    market = TickSpreadProblem(Params.create(**random_market(random, steps)))
+    p, lots = market.params, np.arange(2 * market.params.limit + 1)
+    solution = frozen.solve(market)
+    sign, bound = (-1.0, np.inf) if market.aversion else (1.0, -np.inf)
+    fits = (lots >= market.postings[:, 3:]) & (lots < len(lots) - market.postings[:, 2:3])
+    exists = (np.arange(p.num_spreads) > 0) | (market.postings[:, :2].sum(axis=1, keepdims=True) == 0)
     for n in reversed(range(steps)):
-        after = found.posting_values(n, found.postings, solution.raw[n + 1][:, None], found.criterion)[:, 0]
+        after = market.posting_values(n, market.postings, solution.raw[n + 1][:, None], market.criterion)[:, 0]
         after = np.where(exists[:, :, None] & fits[:, None], sign * after, -np.inf).max(axis=0) * sign
         best = np.full(after.shape, bound)
         for order in range(-p.order_max, p.order_max + 1):
             cost = abs(order) * p.crossing_costs + p.fixed_fee * (order != 0)
             start = lots[max(-order, 0) : len(lots) - max(order, 0)]
             reached = after[:, start + order]
-            reached = reached * np.exp(found.aversion * cost)[:, None] if found.aversion else reached - cost[:, None]
+            reached = reached * np.exp(market.aversion * cost)[:, None] if market.aversion else reached - cost[:, None]
             best[:, start] = sign * np.maximum(sign * best[:, start], sign * reached)
         scale = np.exp(solution.log_scale[n + 1] - solution.log_scale[n])
         np.testing.assert_allclose(solution.raw[n], best.ravel() * scale, rtol=1e-12, atol=1e-12, err_msg=f"step {n}")
-    optimum = float(found.to_value(found.initial @ solution.raw[0], solution.log_scale[0]))
-    assert value(found, solution.controls) == pytest.approx(optimum, rel=1e-9, abs=1e-12 / (found.aversion or 1.0))
-    if np.array_equal(found.bid_rates, found.ask_rates):
+    optimum = float(market.to_value(market.initial @ solution.raw[0], solution.log_scale[0]))
+    assert value(market, solution.controls) == pytest.approx(optimum, rel=1e-9, abs=1e-12 / (market.aversion or 1.0))
+    if np.array_equal(market.bid_rates, market.ask_rates):
         values = solution.raw.reshape(steps + 1, p.num_spreads, -1)
         np.testing.assert_array_equal(values, values[..., ::-1])
 
@@ -336,10 +336,10 @@ def test_optimum_by_the_search_of_all_postings(seed):
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_few_postings_are_evaluated(utility, monkeypatch):
     """Of 441 postings a step of the preset evaluates 441 at the end, and below 60 from 100 steps before it on."""
-    found = problem(140, utility=utility)
-    whole, counts = found.posting_values, []
-    monkeypatch.setattr(found, "posting_values", lambda n, *rest: counts.append(len(rest[0])) or whole(n, *rest))
-    frozen.solve(found)
+    market = problem(140, utility=utility)
+    whole, counts = market.posting_values, []
+    monkeypatch.setattr(market, "posting_values", lambda n, *rest: counts.append(len(rest[0])) or whole(n, *rest))
+    frozen.solve(market)
     assert counts[0] == 231  # the others are their mirror images
     assert max(counts[100:]) < 60
 
@@ -348,26 +348,26 @@ def test_few_postings_are_evaluated(utility, monkeypatch):
 def test_rows_of_single_states_and_whole_postings_agree(seed, monkeypatch):
     """Two algorithms: laws of single states forward in time, and values of all states under a posting backward."""
     random = np.random.default_rng([seed, 9])
-    found = TickSpreadProblem(Params.create(**random_market(random, 4)))
-    p, pairs = found.params, 300
-    states = random.integers(0, found.num_states, pairs)
+    market = TickSpreadProblem(Params.create(**random_market(random, 4)))
+    p, pairs = market.params, 300
+    states = random.integers(0, market.num_states, pairs)
     sizes = [random.integers(0, p.size_max + 1, (pairs, 2)), random.integers(-p.order_max, p.order_max + 1, pairs)]
     controls = np.column_stack([random.integers(0, 2, (pairs, 2)), *(p.lot * size for size in sizes)]).astype(float)
     sums = (
-        found.criterion._replace(exponents=None, moments=2),
+        market.criterion._replace(exponents=None, moments=2),
         Functional(absolute_inventory=1.0, fills=0.3, gain=0.2, moments=2),
         Functional(fills=1.0),
         Functional(orders=1.0),
     )
-    values = random.normal(size=(found.num_states, 6))
+    values = random.normal(size=(market.num_states, 6))
     tilted = frozen.PNL._replace(penalty=0.3, fills=0.02, exponents=np.full(2, random.choice([-2.0, -0.3, 0.5])))
     results = []
     for rows, most in ((1e9, 2**25), (1e9, 10), (-1.0, 0)):  # rows; rows that are forgotten; whole postings
         monkeypatch.setattr(one_step, "ROWS_PER_POSTING", rows)
         monkeypatch.setattr(rows_module, "MOST_ENTRIES", most)
         monkeypatch.setattr(rows_module, "BLOCK", 4096 if most > 10 else 100)
-        additive = found.backward_together(2, states, controls, values, sums)
-        results.append((additive, found.backward(2, states, controls, np.exp(values[:, :2]), tilted)))
+        additive = market.backward_together(2, states, controls, values, sums)
+        results.append((additive, market.backward(2, states, controls, np.exp(values[:, :2]), tilted)))
     for additive, exponential in results[:2]:
         np.testing.assert_allclose(additive, results[2][0], rtol=1e-12, atol=1e-12 * np.abs(results[2][0]).max())
         np.testing.assert_allclose(exponential, results[2][1], rtol=1e-12)
@@ -378,8 +378,8 @@ def test_where_nothing_moves_only_the_price_varies(rows, monkeypatch):
     """Without clock and fills the penalty of 50 shares in 6 s is 3e-4 * 2500 * 6 = 4.5 for certain."""
     monkeypatch.setattr(one_step, "ROWS_PER_POSTING", rows)
     still = {"clock_rate": 0.0, "fill_rate_best": 0.0, "fill_rate_improved": 0.0, "running_penalty": 3e-4}
-    found = TickSpreadProblem(Params.create(**SMALL | still | {"initial_inventory": 50.0, "initial_spread": 1}))
-    mean, std = frozen.moments(found, np.zeros((3, found.num_states, 5)), Functional(penalty=1.0, price=1.0))
+    market = TickSpreadProblem(Params.create(**SMALL | still | {"initial_inventory": 50.0, "initial_spread": 1}))
+    mean, std = frozen.moments(market, np.zeros((3, market.num_states, 5)), Functional(penalty=1.0, price=1.0))
     assert mean == pytest.approx(-4.5, rel=1e-13)
     assert std == pytest.approx(0.008 * 50.0 * math.sqrt(6.0), rel=1e-12)
 
@@ -387,20 +387,20 @@ def test_where_nothing_moves_only_the_price_varies(rows, monkeypatch):
 def test_second_moments_and_counts_by_a_second_method():
     """Mean and variance of the P&L, fills, orders and inventory from the dense joint law of a two-step episode."""
     params = Params.create(**SMALL | {"num_steps": 2, "horizon": 3.0, "initial_spread": 2})
-    found = TickSpreadProblem(params)
+    market = TickSpreadProblem(params)
     random = np.random.default_rng(1)
-    controls = random.integers(0, [2, 2, 3, 3, 3], (2, found.num_states, 5)).astype(float)
+    controls = random.integers(0, [2, 2, 3, 3, 3], (2, market.num_states, 5)).astype(float)
     controls[..., 4] -= 1.0
     controls[..., 2:] *= 50.0
-    mean, std = frozen.moments(found, controls, frozen.PNL)
+    mean, std = frozen.moments(market, controls, frozen.PNL)
     # a finer second method: simulate nothing, but differentiate the exponential moments at 0
     size = 1e-4
     up, down = (
-        frozen.evaluate(found, controls, frozen.PNL._replace(exponents=np.array([z])))[0][0, :, 0] @ found.initial
+        frozen.evaluate(market, controls, frozen.PNL._replace(exponents=np.array([z])))[0][0, :, 0] @ market.initial
         for z in (size, -size)
     )
     scale = [
-        frozen.evaluate(found, controls, frozen.PNL._replace(exponents=np.array([z])))[1][0] for z in (size, -size)
+        frozen.evaluate(market, controls, frozen.PNL._replace(exponents=np.array([z])))[1][0] for z in (size, -size)
     ]
     up, down = up * math.exp(scale[0]), down * math.exp(scale[1])
     assert mean == pytest.approx((up - down) / (2 * size), rel=1e-6)
@@ -415,7 +415,7 @@ def test_second_moments_and_counts_by_a_second_method():
             for j, y in itertools.product(range(3), dense.lots)
         ]
         values = np.array([*rows, 1.0])
-    assert mean == pytest.approx(float(found.initial @ values[:-1]), abs=1e-10)
+    assert mean == pytest.approx(float(market.initial @ values[:-1]), abs=1e-10)
 
 
 # --- CARA ------------------------------------------------------------------------------------------------------------
@@ -428,9 +428,9 @@ def test_cara_tends_to_the_mean_criterion():
     limit = mean.initial @ frozen.solve(mean).raw[0]
     gaps = []
     for eta in (2e-3, 1e-3):
-        found = TickSpreadProblem(Params.create(utility="cara", risk_aversion=eta, **small))
-        solution = frozen.solve(found)
-        gaps.append(limit - float(found.to_value(found.initial @ solution.raw[0], solution.log_scale[0])))
+        market = TickSpreadProblem(Params.create(utility="cara", risk_aversion=eta, **small))
+        solution = frozen.solve(market)
+        gaps.append(limit - float(market.to_value(market.initial @ solution.raw[0], solution.log_scale[0])))
     assert gaps[0] / gaps[1] == pytest.approx(2.0, rel=0.01)
     _, std = frozen.moments(mean, frozen.solve(mean).controls, frozen.PNL)
     assert gaps[1] == pytest.approx(0.5e-3 * std**2, rel=0.02)  # E[R] - eta Var[R] / 2
@@ -438,9 +438,9 @@ def test_cara_tends_to_the_mean_criterion():
 
 def test_cara_charges_price_risk_like_the_running_penalty():
     """eta = 2 c / sigma^2: the frozen CARA optimum lies below the penalised mean, by the fill risk (sections 2, 4)."""
-    found = problem(300, utility="cara", lot=50.0)
-    solution = frozen.solve(found)
-    equivalent = float(found.to_value(found.initial @ solution.raw[0], solution.log_scale[0]))
+    market = problem(300, utility="cara", lot=50.0)
+    solution = frozen.solve(market)
+    equivalent = float(market.to_value(market.initial @ solution.raw[0], solution.log_scale[0]))
     mean = problem(300, lot=50.0)
     optimum = float(mean.initial @ frozen.solve(mean).raw[0])
     assert optimum - 1.6 < equivalent < optimum - 1.0  # 23.8998 - 22.5811 = 1.319 in continuous time
@@ -480,15 +480,15 @@ def test_no_policy_is_above_the_optimum(seed):
         "horizon": float(random.choice([3.0, 60.0])),
         "actions": str(random.choice(["multi", "flat"])),
     }
-    found = problem(arguments.pop("num_steps"), **arguments)
-    solution = frozen.solve(found)
-    optimum = float(found.initial @ solution.raw[0])
-    space = found.params.action_sizes if found.params.actions == "multi" else [len(found.params.menu)]
+    market = problem(arguments.pop("num_steps"), **arguments)
+    solution = frozen.solve(market)
+    optimum = float(market.initial @ solution.raw[0])
+    space = market.params.action_sizes if market.params.actions == "multi" else [len(market.params.menu)]
     for keep in (0.0, 0.5, 0.9, 0.99):
-        drawn = random.integers(0, space, (12, found.num_states, len(space)))
-        drawn = found.controls(drawn if found.params.actions == "multi" else drawn[..., 0])
-        kept = random.random((12, found.num_states, 1)) < keep
-        assert value(found, np.where(kept, solution.controls, drawn)) <= optimum + 1e-10 * (1 + abs(optimum))
+        drawn = random.integers(0, space, (12, market.num_states, len(space)))
+        drawn = market.controls(drawn if market.params.actions == "multi" else drawn[..., 0])
+        kept = random.random((12, market.num_states, 1)) < keep
+        assert value(market, np.where(kept, solution.controls, drawn)) <= optimum + 1e-10 * (1 + abs(optimum))
 
 
 def test_the_flat_optimum_is_below_the_full_one():
@@ -551,21 +551,21 @@ def test_skill_of_the_observation_policy_is_that_of_the_score():
     arguments = {"num_steps": 40, "lot": 50.0}
     env = catalogue.environment_of(ID, **arguments)
     policy = baselines.paper_policies(env)["without_market_orders"]
-    found = baselines.score(env, policy)
-    assert exact_skill(env, policy) == pytest.approx((found.skill, found.regret))
+    score = baselines.score(env, policy)
+    assert exact_skill(env, policy) == pytest.approx((score.skill, score.regret))
 
 
 def test_constant_strategy_without_a_bound():
     """A limit that is never reached: fills are 300 s at the stationary rate, the mean 25.290 (section 5)."""
     params = Params.create(lot=100.0, inventory_limit=None)
-    found = TickSpreadProblem(params)
+    market = TickSpreadProblem(params)
     constant = tick_spread_baseline(params).papers.tables["constant"]()
     rate = float(params.initial_spread_law @ params.best_bid_rates)
-    fills, _ = frozen.evaluate(found, constant, Functional(fills=1.0))
-    assert found.initial @ fills[0, :, 0] == pytest.approx(2.0 * 300.0 * rate, rel=1e-9)
-    mean, std = frozen.moments(found, constant, frozen.PNL)
+    fills, _ = frozen.evaluate(market, constant, Functional(fills=1.0))
+    assert market.initial @ fills[0, :, 0] == pytest.approx(2.0 * 300.0 * rate, rel=1e-9)
+    mean, std = frozen.moments(market, constant, frozen.PNL)
     assert mean == pytest.approx(25.290, abs=0.001)
-    _, price_std = frozen.moments(found, constant, Functional(price=1.0))
+    _, price_std = frozen.moments(market, constant, Functional(price=1.0))
     assert price_std == pytest.approx(0.008 * 100.0 * 300.0 * math.sqrt(rate), rel=1e-9)  # E Y_t^2 = 2 rate 100^2 t
     assert price_std < std < 1.02 * price_std
 
@@ -575,14 +575,14 @@ def test_constant_strategy_without_a_bound():
 
 def test_solutions_are_kept_and_damaged_ones_solved_again(tmp_path, monkeypatch):
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path))
-    found = problem(4, lot=50.0)
-    assert kept.load_solution(found) is None
-    solution = frozen.solve(found)
-    kept.save_solution(found, solution)
-    path = kept.solution_file(found)
+    market = problem(4, lot=50.0)
+    assert kept.load_solution(market) is None
+    solution = frozen.solve(market)
+    kept.save_solution(market, solution)
+    path = kept.solution_file(market)
     assert path.parent == tmp_path / "solutions"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    again = kept.load_solution(found)
+    again = kept.load_solution(market)
     for name in ("controls", "values", "raw", "log_scale"):
         np.testing.assert_array_equal(getattr(again, name), getattr(solution, name))
     other = problem(4, lot=50.0, fee=0.0013)
@@ -591,11 +591,11 @@ def test_solutions_are_kept_and_damaged_ones_solved_again(tmp_path, monkeypatch)
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"PK\x03\x04 nonsense"):
         path.write_bytes(damaged)
-        assert kept.load_solution(found) is None
+        assert kept.load_solution(market) is None
     monkeypatch.setenv("MMGYM_CACHE_DIR", str(tmp_path / "file"))
     (tmp_path / "file").write_text("a file where the folder should be")
-    kept.save_solution(found, solution)  # cannot be kept: no error
-    assert kept.load_solution(found) is None
+    kept.save_solution(market, solution)  # cannot be kept: no error
+    assert kept.load_solution(market) is None
 
 
 def test_the_optimum_comes_from_disk_the_second_time(tmp_path, monkeypatch):

@@ -91,8 +91,8 @@ def test_observations_tell_the_state(spreads):
 
 def test_simulation_agrees_with_exact_scores(env):
     policy = baselines.paper_policies(env)["random"]
-    exact, found = baselines.score(env, policy), baselines.score(env, policy, method="simulated", episodes=1000)
-    assert abs(found.value - exact.value) < stats.norm.isf(FALSE_ALARM / 2) * found.stderr
+    exact, score = baselines.score(env, policy), baselines.score(env, policy, method="simulated", episodes=1000)
+    assert abs(score.value - exact.value) < stats.norm.isf(FALSE_ALARM / 2) * score.stderr
 
 
 def test_encodings_and_menus_are_checked():

@@ -164,7 +164,7 @@ def test_small_risk_aversion_tends_to_the_mean_without_penalty() -> None:
 
 def structure(params: Params, controls: Array) -> dict[int, tuple[int | None, ...]]:
     lots = np.arange(-params.limit, params.limit + 1)
-    found = {}
+    rows = {}
     for spread, table in enumerate(by_spread(params, controls), start=1):
         here = table[:, 4] == 0.0
         inner = here & (lots < params.limit - params.size_max)
@@ -173,8 +173,8 @@ def structure(params: Params, controls: Array) -> dict[int, tuple[int | None, ..
         landed = first + round(table[params.limit + first, 4] / params.lot)
         full = int(lots[here & (table[:, 2] == params.limit_order_max)].max())
         none = int(lots[inner & (table[:, 2] == 0.0)].min())
-        found[spread] = (full, none, int(lots[improved].max()) if improved.any() else None, first, landed)
-    return found
+        rows[spread] = (full, none, int(lots[improved].max()) if improved.any() else None, first, landed)
+    return rows
 
 
 def test_structure_of_the_optimum_on_unit_shares() -> None:
@@ -207,9 +207,9 @@ def capped(params: Params, size: float, cap: float, improve: bool) -> Array:
 @pytest.mark.parametrize(("size", "cap", "improve", "value"), CAPPED)
 def test_benchmarks_have_the_reference_digits(size: float, cap: float, improve: bool, value: float) -> None:
     params = Params.create()
-    found, _ = feedback_moments(params, capped(params, size, cap, improve), CRITERION)
+    mean, _ = feedback_moments(params, capped(params, size, cap, improve), CRITERION)
     # The second is 6.0870489, also by a dense exponential below: the reference was rounded twice.
-    assert found == pytest.approx(value, abs=0.52e-4)
+    assert mean == pytest.approx(value, abs=0.52e-4)
 
 
 @pytest.mark.parametrize(("cap", "improve"), [(200.0, False), (200.0, True), (100.0, False)])
@@ -217,14 +217,14 @@ def test_benchmarks_against_one_dense_exponential(cap: float, improve: bool) -> 
     params = Params.create(lot=100.0)
     table = capped(params, 100.0, cap, improve)
     first, _ = dense_moments(params, table, CRITERION)
-    found, _ = feedback_moments(params, table, CRITERION)
-    assert found == pytest.approx(stationary(params, first), abs=1e-10)
+    mean, _ = feedback_moments(params, table, CRITERION)
+    assert mean == pytest.approx(stationary(params, first), abs=1e-10)
 
 
 def test_constant_quotes() -> None:
     params = Params.create(lot=100.0)
-    found, _ = feedback_moments(params, capped(params, 100.0, np.inf, False), CRITERION)
-    assert found == pytest.approx(-93.0721, abs=0.51e-4)
+    mean, _ = feedback_moments(params, capped(params, 100.0, np.inf, False), CRITERION)
+    assert mean == pytest.approx(-93.0721, abs=0.51e-4)
     free = Params.create(lot=100.0, inventory_limit=None)
     assert feedback_moments(free, capped(free, 100.0, np.inf, False))[0] == pytest.approx(25.290, abs=0.51e-3)
     nothing = np.zeros((1, 6 * (2 * params.limit + 1), 5))
@@ -261,7 +261,7 @@ def plain_scheme(params: Params, steps: int) -> Array:
         return best
 
     phi = {(i, y): after(1.0 if cara else 0.0, -cost(i, y)) for i in range(p.num_spreads) for y in inventories}
-    found = [phi]
+    values = [phi]
     for k in reversed(range(steps)):
         moved = {}
         for i, y in phi:
@@ -286,8 +286,8 @@ def plain_scheme(params: Params, steps: int) -> Array:
                 break
             moved = best
         phi = moved
-        found.append(phi)
-    return np.array([[[phi[i, y] for y in inventories] for i in range(p.num_spreads)] for phi in reversed(found)])
+        values.append(phi)
+    return np.array([[[phi[i, y] for y in inventories] for i in range(p.num_spreads)] for phi in reversed(values)])
 
 
 @pytest.mark.parametrize(
@@ -376,8 +376,8 @@ def test_optimum_under_cara_played_at_once() -> None:
     params = Params.create(utility="cara", num_steps=400)
     solution = continuous_solution(params)
     best = stationary(params, solution.values[0])
-    found = feedback_certainty_equivalent(params, solution.controls, params.risk_aversion)
-    assert best - 3e-3 < found < best + 2e-4
+    equivalent = feedback_certainty_equivalent(params, solution.controls, params.risk_aversion)
+    assert best - 3e-3 < equivalent < best + 2e-4
 
 
 # Structure
@@ -413,8 +413,8 @@ def test_sides_exchanged_mirror_values_and_controls() -> None:
     np.testing.assert_allclose(other.values, mirrored(params, solution.values), rtol=0, atol=1e-13)
     np.testing.assert_array_equal(other.controls, mirrored_controls(params, solution.controls))
     assert np.abs(solution.values - mirrored(params, solution.values)).max() > 0.01
-    found = feedback_moments(params._replace(initial_inventory=20.0), solution.controls)
-    assert found == pytest.approx(feedback_moments(turned, other.controls), rel=1e-12)
+    moments = feedback_moments(params._replace(initial_inventory=20.0), solution.controls)
+    assert moments == pytest.approx(feedback_moments(turned, other.controls), rel=1e-12)
 
 
 def test_pieces_of_one_rate_are_a_constant_clock() -> None:
@@ -525,12 +525,12 @@ def intervals(params: Params, table: Array) -> list[tuple[Array, float, float]]:
     """Controls (S, 5), clock rate and length of the intervals in which all is constant, in order of time."""
     cells = np.linspace(0.0, params.horizon, len(table) + 1)
     edges = np.union1d(cells, [start for start in params.clock_starts if start < params.horizon])
-    found = []
+    pieces = []
     for start, end in itertools.pairwise(edges):
         middle = 0.5 * (start + end)
         rate = [rate for first, rate in zip(params.clock_starts, params.clock_rates, strict=True) if first < middle][-1]
-        found.append((table[int(np.searchsorted(cells, middle)) - 1], rate, end - start))
-    return found
+        pieces.append((table[int(np.searchsorted(cells, middle)) - 1], rate, end - start))
+    return pieces
 
 
 def dense_moments(params: Params, table: Array, functional: Functional) -> tuple[Array, Array]:
@@ -572,9 +572,9 @@ def test_law_against_dense_exponentials(random_case: tuple[FeedbackProblem, Arra
         jumps, _, _, landing, *_ = dense_cell(problem.params, cell, clock, FUNCTIONAL)
         law = np.bincount(landing, weights=law, minlength=len(law))
         law = law @ expm(length * (jumps - np.diag(jumps.sum(axis=1))))
-    found = frozen.state_laws(problem, table)
-    np.testing.assert_allclose(found[-1], law, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-13)
+    laws = frozen.state_laws(problem, table)
+    np.testing.assert_allclose(laws[-1], law, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(laws.sum(axis=1), 1.0, rtol=1e-13)
 
 
 @pytest.mark.long
@@ -619,8 +619,10 @@ def exponential_cell(params: Params, controls: Array, clock: float, z: complex) 
 
 def test_cells_of_one_table_may_be_cut(random_case: tuple[FeedbackProblem, Array]) -> None:
     problem, table = random_case
-    found = feedback_moments(problem.params, table, FUNCTIONAL)
-    assert found == pytest.approx(feedback_moments(problem.params, np.repeat(table, 4, axis=0), FUNCTIONAL), rel=1e-12)
+    moments = feedback_moments(problem.params, table, FUNCTIONAL)
+    assert moments == pytest.approx(
+        feedback_moments(problem.params, np.repeat(table, 4, axis=0), FUNCTIONAL), rel=1e-12
+    )
 
 
 @pytest.mark.long

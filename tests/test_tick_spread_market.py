@@ -120,9 +120,9 @@ BAD = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_bad_arguments_are_refused_by_name(name, value):
     for make in (TickSpreadEnv, lambda **arguments: TickSpreadVectorEnv(2, **arguments)):
-        with pytest.raises(ValueError, match=name) as found:
+        with pytest.raises(ValueError, match=name) as refusal:
             make(**{name: value})
-        assert "allowed" in str(found.value)
+        assert "allowed" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_law_of_one_step(posting, spread):
     expected = law * envs.num_envs
     large = expected >= 5.0
     assert counts[law == 0.0].sum() == 0
-    found, wanted = counts[large], expected[large]
+    seen, wanted = counts[large], expected[large]
     if expected[~large].sum() > 0.0:
-        found, wanted = np.append(found, counts[~large].sum()), np.append(wanted, expected[~large].sum())
-    assert stats.chisquare(found, wanted * found.sum() / wanted.sum()).pvalue > FALSE_ALARM
+        seen, wanted = np.append(seen, counts[~large].sum()), np.append(wanted, expected[~large].sum())
+    assert stats.chisquare(seen, wanted * seen.sum() / wanted.sum()).pvalue > FALSE_ALARM
     assert (info["inventory"] == posting[2] * info["bid_fills"] - posting[3] * info["ask_fills"]).all()
 
 
@@ -366,10 +366,10 @@ def test_the_cara_reward():
     smooth = batch(200, utility="cara", num_steps=3, reward="expected")
     smooth.reset(seed=1)
     for _ in range(3):
-        _, found, _, _, info = smooth.step(np.tile([0, 0, 10, 10, 10], (200, 1)))
+        _, smooth_rewards, _, _, info = smooth.step(np.tile([0, 0, 10, 10, 10], (200, 1)))
     earned = info["gain"] - info["price_gain"]
     variance = (0.09375 * 0.008) ** 2 * info["inventory_square"]
-    assert found == pytest.approx(-np.exp(-0.09375 * earned + variance / 2))
+    assert smooth_rewards == pytest.approx(-np.exp(-0.09375 * earned + variance / 2))
 
 
 def test_the_initial_spread():

@@ -113,8 +113,8 @@ def test_moments_are_those_of_all_outcomes() -> None:
     variance = np.array([dt * (0.03 * 20.0) ** 2 * squares for *_, squares in law])
     assert weights.sum() == pytest.approx(1.0, abs=1e-12)
     mean = weights @ gains
-    found = euler_moments(p, controls, steps)
-    np.testing.assert_allclose(found, (mean, np.sqrt(weights @ (gains**2 + variance) - mean**2)), rtol=1e-12)
+    moments = euler_moments(p, controls, steps)
+    np.testing.assert_allclose(moments, (mean, np.sqrt(weights @ (gains**2 + variance) - mean**2)), rtol=1e-12)
 
 
 def test_short_steps_tend_to_continuous_time() -> None:

@@ -32,7 +32,7 @@ def real_arguments(env_id: str) -> dict[str, list[float]]:
     """Three real arguments of an id that may differ, each with two values near its own that are allowed."""
     base = gymnasium.make(env_id, **small(env_id)).unwrapped
     known = base.params.arguments() if hasattr(base.params, "arguments") else {}
-    found = {}
+    values_of = {}
     for name in argument_names(base.market.params_type):
         value = known.get(name, row_of(base.market.params_type, name).default)
         if not isinstance(value, float) or value == 0.0:
@@ -43,10 +43,10 @@ def real_arguments(env_id: str) -> dict[str, list[float]]:
         except ValueError as error:
             assert name in str(error) or "together" in str(error), error
         else:
-            found[name] = values
-        if len(found) == 3:
+            values_of[name] = values
+        if len(values_of) == 3:
             break
-    return found
+    return values_of
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -174,8 +174,8 @@ def test_states_and_copies_carry_the_parameters() -> None:
         if other is not copy:
             other.set_state(kept)
         for observations, rewards, *_ in expected:
-            found = other.step(action)
-            assert np.array_equal(found[0], observations) and np.array_equal(found[1], rewards)
+            outcome = other.step(action)
+            assert np.array_equal(outcome[0], observations) and np.array_equal(outcome[1], rewards)
     single = gymnasium.make(AS, randomise=LAWS, observe_parameters=True).unwrapped
     envs.unwrapped.set_state(kept)
     single.set_state(envs.unwrapped.get_state(rows=[2]))

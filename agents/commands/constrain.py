@@ -211,13 +211,13 @@ def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path, 
     if loss is not None:
         deadline = time.perf_counter() + seconds
         try:
-            found = limit_loss(env, loss.amount * settings.tick, float(loss.probability), deadline=deadline)
+            limited = limit_loss(env, loss.amount * settings.tick, float(loss.probability), deadline=deadline)
         except ValueError as error:  # too large, or not a criterion that has one
             print(f"\nno policy with a limited loss was sought in {settings.id}: {error}", file=sys.stderr)
-            found = None
-        if found is not None:
-            label = "loss-limited there, Lagrangian" + ("" if found.solved else " (time limit)")
-            played["lagrangian"] = (label, env, found.policy)
+            limited = None
+        if limited is not None:
+            label = "loss-limited there, Lagrangian" + ("" if limited.solved else " (time limit)")
+            played["lagrangian"] = (label, env, limited.policy)
     rows: list[dict[str, Any]] = []
     record = {}
     for name, (label, env, policy) in played.items():

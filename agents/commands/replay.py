@@ -140,16 +140,16 @@ def _run(options: argparse.Namespace) -> None:
 def _parameters(path: Path, env_id: str) -> dict[str, Any]:
     """Constructor arguments of a JSON file: they themselves, or the entry ``arguments``, by id or one fit by id."""
     content = read_json(path)
-    found = content
+    arguments = content
     if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
-        found = content["arguments"]
-        inner = list(found.values())
-        if env_id not in found and len(inner) == 1 and isinstance(inner[0], dict) and env_id in inner[0]:
-            found = inner[0]  # of the one group of tapes
-        found = found.get(env_id, found)
-    if not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values()):
+        arguments = content["arguments"]
+        inner = list(arguments.values())
+        if env_id not in arguments and len(inner) == 1 and isinstance(inner[0], dict) and env_id in inner[0]:
+            arguments = inner[0]  # of the one group of tapes
+        arguments = arguments.get(env_id, arguments)
+    if not isinstance(arguments, dict) or any(isinstance(value, dict) for value in arguments.values()):
         raise UsageError(f"--params {path}: there are no constructor arguments of {env_id} in it")
-    return found
+    return arguments
 
 
 def _replay(options: argparse.Namespace, env_id: str, files: list[str], arguments: dict[str, Any]) -> None:

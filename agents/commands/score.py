@@ -100,7 +100,7 @@ def _score(options: argparse.Namespace) -> None:
     policies = named_policies(options.policy, env, options.normalisation)
     for name, policy in policies.items():
         started = time.perf_counter()
-        scores[name] = found = score(
+        scores[name] = scored = score(
             env,
             policy,
             method="simulated" if options.simulated else "auto",
@@ -113,7 +113,7 @@ def _score(options: argparse.Namespace) -> None:
         )
         seconds = time.perf_counter() - started
         if seconds > 2.0 and len(policies) > 1:  # the table comes when all are scored
-            print(f"{name}: skill {found.skill:.6g} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+            print(f"{name}: skill {scored.skill:.6g} ({seconds:.0f} s)", file=sys.stderr, flush=True)
     table = score_table(scores)
     origins = policy_origins(env)
     table["from"] = [origins.get(name, "") for name in table.index]  # of a paper, or ours

@@ -88,16 +88,16 @@ TITLES = {
 
 def _known(results: Results, name: str, kind: type) -> Any:
     """A result of a part, or None where it is not known or a `Failure`."""
-    found = results.get(name)
-    return found if isinstance(found, kind) else None
+    result = results.get(name)
+    return result if isinstance(result, kind) else None
 
 
 def _refusal(results: Results, *names: str) -> Drawn | None:
     """The reason why a part has no result."""
     for name in names:
-        found = results.get(name)
-        if isinstance(found, Failure):
-            return Drawn(note=found.text, refused=True)
+        result = results.get(name)
+        if isinstance(result, Failure):
+            return Drawn(note=result.text, refused=True)
     return None
 
 
@@ -108,12 +108,12 @@ def facts_of(results: Results) -> dict[str, str] | str:
         return refused.note
     if optimum is None:
         return {}
-    found = facts(optimum)
+    lines = facts(optimum)
     comparison = _known(results, "comparison", Comparison)
     if comparison is not None:
         row = score_rows(None, optimum, comparison).iloc[0]
-        found[f"{comparison.name}"] = f"skill {row['skill']}, regret {row['regret']}"
-    return found
+        lines[f"{comparison.name}"] = f"skill {row['skill']}, regret {row['regret']}"
+    return lines
 
 
 def policies_of(results: Results, settings: Settings) -> dict[str, str]:
@@ -231,12 +231,12 @@ def _scores(results: Results, settings: Settings) -> Drawn | None:
 
 def _law(results: Results, settings: Settings) -> Drawn | None:
     laws = [_known(results, name, Law) for name in ("law", "law_compared")]
-    found = [law for law in laws if law is not None]
-    if not found:
+    drawn = [law for law in laws if law is not None]
+    if not drawn:
         return _refusal(results, "optimum", "law")
     refused = _refusal(results, "law_compared")
     note = "" if refused is None else f"The other policy has no law here: {refused.note}"
-    return Drawn(figures.law_figure(found), law_table(found), note)
+    return Drawn(figures.law_figure(drawn), law_table(drawn), note)
 
 
 def _regret(results: Results, settings: Settings) -> Drawn | None:

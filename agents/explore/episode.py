@@ -115,7 +115,7 @@ def play(env: Any, baseline: Baseline, name: str, policy: Any, best_name: str, b
     alone = _Record(env, best_name)
     for step in episodes(env.make_batch(1, info="full"), best, seed):
         alone.add(step.decision.info, step.info, float(step.rewards[0]), step.decision.actions)
-    return Episode(followed.played(), alone.played(), instead.played(), losses.found())
+    return Episode(followed.played(), alone.played(), instead.played(), losses.array())
 
 
 class _Losses:
@@ -135,5 +135,5 @@ class _Losses:
         worth = advantages(self.problem, self.solution, n, cells, quotes)
         self.values.append(float(self.solution.raw[n, cells[0]] - worth[0]))
 
-    def found(self) -> Array | None:
+    def array(self) -> Array | None:
         return np.array(self.values) if self.values else None

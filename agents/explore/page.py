@@ -466,8 +466,8 @@ def _add_progress(app: Dash, worker: Worker) -> None:
         if now and not worker.knows(page):  # the server has been started anew
             worker.want(page, settings_of(now))
         known = worker.state(page)
-        found = [known.versions.get(name) for name in cards.PARTS]
-        news = [no_update if old == new else new for old, new in zip(versions, found, strict=True)]
+        current = [known.versions.get(name) for name in cards.PARTS]
+        news = [no_update if old == new else new for old, new in zip(versions, current, strict=True)]
         finished = known.finished
         return *news, progress_of(known), finished, not (known.cancelled or known.failed), finished
 
@@ -520,10 +520,10 @@ def _add_cards(app: Dash, worker: Worker) -> None:
         prevent_initial_call=True,
     )
     def facts(_: Any, __: Any, page: str) -> Any:
-        found = cards.facts_of(worker.state(page).results)
-        if isinstance(found, str):
-            return html.Div(found, className="problem", role="alert")
-        return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in found.items()], className="facts")
+        lines = cards.facts_of(worker.state(page).results)
+        if isinstance(lines, str):
+            return html.Div(lines, className="problem", role="alert")
+        return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in lines.items()], className="facts")
 
     for name, card in cards.CARDS.items():
         _add_card(app, worker, name, card)

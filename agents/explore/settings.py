@@ -153,10 +153,10 @@ def _fraction(text: str) -> float:
 
 def times_of(text: str) -> tuple[float, ...]:
     """Fractions of the episode from text like ``0, 0.5, 0.9``: one to six of them, in order."""
-    found = sorted({_fraction(part) for part in text.replace(";", ",").split(",") if part.strip()})
-    if not 1 <= len(found) <= 6:
+    times = sorted({_fraction(part) for part in text.replace(";", ",").split(",") if part.strip()})
+    if not 1 <= len(times) <= 6:
         raise ValueError(f"the times {shortened(text)} are not allowed: give one to six fractions from 0 to 1")
-    return tuple(found)
+    return tuple(times)
 
 
 def seed_of(text: str) -> int:

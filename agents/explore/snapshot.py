@@ -88,8 +88,8 @@ def _drawn(name: str, shown: cards.Drawn) -> str:
 
 
 def _sections(settings: Settings, results: dict[str, Any]) -> list[str]:
-    found = cards.facts_of(results)
-    pairs = found.items() if isinstance(found, dict) else ()
+    facts = cards.facts_of(results)
+    pairs = facts.items() if isinstance(facts, dict) else ()
     rows = "".join(f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>" for key, value in pairs)
     sections = [f'<section class="card"><dl class="facts">{rows}</dl></section>']
     for name, title in cards.TITLES.items():

@@ -28,20 +28,20 @@ def _interval(score: Score) -> str:
 
 def facts(optimum: Optimum) -> dict[str, str]:
     """What is known of a market, in a few numbers."""
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     if optimum.lower is not None and optimum.upper is not None:
         equal = optimum.lower == optimum.upper
         count = 10 if optimum.level == "exact" else 7
         text = digits(optimum.upper, count) if equal else f"{digits(optimum.lower, 5)} to {digits(optimum.upper, 5)}"
-        found["optimum"] = text
+        lines["optimum"] = text
         error = f", error {optimum.error:.1g}" if optimum.error else ""
-        found["known"] = optimum.level + error
-        found[f"reference: {optimum.reference}"] = digits(optimum.reference_value, 7)
+        lines["known"] = optimum.level + error
+        lines[f"reference: {optimum.reference}"] = digits(optimum.reference_value, 7)
     states = "continuous states" if optimum.num_states is None else f"{optimum.num_states} states"
-    found["size"] = f"{optimum.num_steps} steps, {states}"
+    lines["size"] = f"{optimum.num_steps} steps, {states}"
     if optimum.lower is not None:
-        found["solved in"] = f"{optimum.seconds:.{0 if optimum.seconds >= 10.0 else 2}f} s"
-    return found
+        lines["solved in"] = f"{optimum.seconds:.{0 if optimum.seconds >= 10.0 else 2}f} s"
+    return lines
 
 
 def score_rows(scores: Scores | None, optimum: Optimum, comparison: Comparison | None) -> pd.DataFrame:

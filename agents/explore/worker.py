@@ -231,8 +231,8 @@ class Worker:
                 state.running = missing.name
                 if missing.key == self._running:
                     state.line = self._line
-                    found = re.search(r"(\d+)%\|", self._line)
-                    state.share = int(found[1]) / 100.0 if found else None
+                    percent = re.search(r"(\d+)%\|", self._line)
+                    state.share = int(percent[1]) / 100.0 if percent else None
             return state
 
     def _missing(self, wish: _Wish) -> Part | None:

@@ -149,11 +149,11 @@ def limited_risks(env: Any, policy: Any, chain: Chain, tick: float, episodes: in
     if limits.cvar is not None:
         confidence = float(limits.cvar.confidence)
         if law is None and paths is not None:
-            found = shortfall_estimate(-paths.gains, confidence)
+            shortfall = shortfall_estimate(-paths.gains, confidence)
         elif law is not None:
             value, error = law.expected_shortfall(confidence), law.accuracy(confidence)[1]
-            found = Estimate(value, value - error, value + error)
-        risks["cvar"] = Estimate(*(number / tick for number in found))
+            shortfall = Estimate(value, value - error, value + error)
+        risks["cvar"] = Estimate(*(number / tick for number in shortfall))
     return {name: risks[name] for name in chain.bounds}
 
 
@@ -241,10 +241,10 @@ class _Lagrangian:
 
         bounds = list(zip(self.low, self.high, strict=True)) * (controls.size // len(self.low))
         start = np.clip(controls, self.low, self.high).ravel()
-        found: Any = minimize(  # type: ignore[call-overload]
+        optimum: Any = minimize(  # type: ignore[call-overload]
             self, start, (multiplier,), "L-BFGS-B", jac=True, bounds=bounds, callback=stop, options={"maxiter": 30}
         )
-        return np.asarray(found.x.reshape(controls.shape))
+        return np.asarray(optimum.x.reshape(controls.shape))
 
 
 def limit_loss(

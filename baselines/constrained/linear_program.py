@@ -155,10 +155,10 @@ class _Columns:
     def feasible(self) -> bool | None:
         """Whether some mixture keeps to the limits; None if it is too late to say. Columns that do are kept."""
         rows = np.ones(len(self.limits), dtype=bool)
-        found = self.maximise(np.zeros(1 + len(rows)), rows, relaxed=True, enough=-1e-12, hopeless=-1e-9)
-        if found is None or (found.value < -1e-9 and found.bound > -1e-9):
+        optimum = self.maximise(np.zeros(1 + len(rows)), rows, relaxed=True, enough=-1e-12, hopeless=-1e-9)
+        if optimum is None or (optimum.value < -1e-9 and optimum.bound > -1e-9):
             return None
-        return found.value >= -1e-9
+        return optimum.value >= -1e-9
 
     def marginal(self, weights: Array) -> dict[tuple[int, int], dict[Quotes, Fraction]]:
         """Probabilities of quotes by step and inventory under a mixture."""
@@ -246,16 +246,16 @@ class LinearProgram:
             if keeps is False:
                 continue
             possible = True
-            found = None
+            optimum = None
             if keeps:
                 value = -math.inf if best is None else best[1].value
-                found = program.maximise(objective, kept, hopeless=value, progress=progress)
-            if found is None:
+                optimum = program.maximise(objective, kept, hopeless=value, progress=progress)
+            if optimum is None:
                 bound = math.inf
                 continue
-            bound = max(bound, found.bound)
-            if best is None or found.value > best[1].value:
-                best = program, found
+            bound = max(bound, optimum.bound)
+            if best is None or optimum.value > best[1].value:
+                best = program, optimum
         if not possible:
             return None
         if best is None:
@@ -287,8 +287,8 @@ class LinearProgram:
             none = np.zeros(1 + len(rows))
             first = program.maximise(none, rows, relaxed=True, enough=-1e-12, hopeless=-1e-9)
             if first is not None and first.value >= -1e-9:
-                found = program.maximise(-np.eye(len(none))[row], rows)
-                smallest += [] if found is None else [-found.value]
+                optimum = program.maximise(-np.eye(len(none))[row], rows)
+                smallest += [] if optimum is None else [-optimum.value]
         return min(smallest, default=None)
 
     def relax(self) -> dict[str, float] | None:
@@ -298,9 +298,9 @@ class LinearProgram:
         for program in self._unkept():
             if best is not None and limit is not None and program.worst - float(limit.amount) >= -best.value:
                 continue  # the shortfall is at least t
-            found = program.maximise(np.zeros(1 + len(rows)), rows, relaxed=True)
-            if found is not None and (best is None or found.value > best.value):
-                best = found
+            optimum = program.maximise(np.zeros(1 + len(rows)), rows, relaxed=True)
+            if optimum is not None and (best is None or optimum.value > best.value):
+                best = optimum
         if best is None:
             return None
         return {name: float(bound) + e for (name, bound), e in zip(self.chain.bounds.items(), best.excess, strict=True)}

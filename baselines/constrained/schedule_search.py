@@ -133,25 +133,25 @@ def search_schedule(
     """
     search, draw = _Search(chain, deadline), np.random.default_rng(seed)
     decisions = [(n, choices) for n, step in enumerate(chain.decisions) for _, choices in step]
-    found: list[tuple[Merit, dict[tuple[int, int], Quotes]]] = []
+    ranked: list[tuple[Merit, dict[tuple[int, int], Quotes]]] = []
     tried, failures = 0, 0
-    while failures < patience and not (tried and (search.late or found[0][0] >= (0.0, enough - ROUNDING))):
+    while failures < patience and not (tried and (search.late or ranked[0][0] >= (0.0, enough - ROUNDING))):
         if tried < len(starts):
             start = _likeliest(chain, starts[tried])
         else:
-            start = dict(found[0][1])
+            start = dict(ranked[0][1])
             for k in draw.choice(len(decisions), min(1 + draw.geometric(0.4), len(decisions)), replace=False):
                 n, choices = decisions[k]
                 start.update({(n, q): pair for q, pair in choices[draw.integers(len(choices))].items()})
         merit, table = search.ascend(start)
         tried += 1
-        better = not found or merit > (found[0][0][0], found[0][0][1] + ROUNDING)
+        better = not ranked or merit > (ranked[0][0][0], ranked[0][0][1] + ROUNDING)
         failures = 0 if better else failures + (tried > len(starts))
-        if all(table != other for _, other in found):
-            found = sorted([*found, (merit, table)], key=lambda item: item[0], reverse=True)[:KEPT]
+        if all(table != other for _, other in ranked):
+            ranked = sorted([*ranked, (merit, table)], key=lambda item: item[0], reverse=True)[:KEPT]
         if progress is not None:
-            progress(math.nan, found[0][0][1] if found[0][0][0] == 0.0 else math.nan, math.nan)
-    for merit, table in found:
+            progress(math.nan, ranked[0][0][1] if ranked[0][0][0] == 0.0 else math.nan, math.nan)
+    for merit, table in ranked:
         if merit[0] == 0.0 and evaluate_table(chain, table).meets(chain):
             return table
     return None

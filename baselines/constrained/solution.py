@@ -299,7 +299,7 @@ def constrain(
     deadline = started + (1.0 - RESERVE) * limit
     chain = problem.chain
     Lattice(chain)  # refuses what would not fit into memory, before anything is computed
-    found = ConstrainedSolution(problem, evaluate_table(chain, best_unlimited(chain)))
+    solution = ConstrainedSolution(problem, evaluate_table(chain, best_unlimited(chain)))
 
     def show(_: float, value: float, bound: float) -> None:
         if progress is not None:
@@ -310,41 +310,41 @@ def constrain(
         policies = LinearProgram(chain, started + share * (deadline - started))
         randomised = policies.solve(progress=show)
         if randomised is None:
-            return replace(found, infeasibility=_why_no_policy(chain, policies))
-        found = replace(found, randomised=randomised)
+            return replace(solution, infeasibility=_why_no_policy(chain, policies))
+        solution = replace(solution, randomised=randomised)
         if randomised.schedule:
-            found = replace(found, marginal=evaluate_schedule(chain, randomised.schedule))
+            solution = replace(solution, marginal=evaluate_schedule(chain, randomised.schedule))
     if "schedule" in parts:
-        found = _with_schedule(found, deadline, SEARCH * limit, workers, show)
-    return found
+        solution = _with_schedule(solution, deadline, SEARCH * limit, workers, show)
+    return solution
 
 
 def _with_schedule(
-    found: ConstrainedSolution, deadline: float, seconds: float, workers: int, progress: Progress
+    solution: ConstrainedSolution, deadline: float, seconds: float, workers: int, progress: Progress
 ) -> ConstrainedSolution:
     """Local search from the solutions there are, for so many seconds at most; then CP-SAT from the best schedule."""
-    chain, started = found.problem.chain, time.perf_counter()
+    chain, started = solution.problem.chain, time.perf_counter()
     program, uncertified = None, None
     try:
         program = ScheduleProgram(chain, started + 0.5 * (deadline - started))
     except (ImportError, OverflowError, TimeoutError, MemoryError) as error:
         uncertified = str(error)
     starts: list[Schedule] = [as_schedule(best_unlimited(chain))]
-    if found.randomised is not None and found.randomised.schedule:
-        starts.insert(0, found.randomised.schedule)
+    if solution.randomised is not None and solution.randomised.schedule:
+        starts.insert(0, solution.randomised.schedule)
     until = deadline if program is None else min(deadline, time.perf_counter() + seconds)
     patience = PATIENCE if program is not None else 20 * PATIENCE  # where nothing follows, it may take its time
-    enough = float(found.bound or math.inf)
+    enough = float(solution.bound or math.inf)
     first = search_schedule(chain, starts, until, enough=enough, patience=patience, progress=progress)
     remaining = deadline - time.perf_counter()
     if program is None or remaining <= 0.0:
         worth = None if first is None else evaluate_table(chain, first)
         status = "unknown" if first is None else "feasible"
         optimum = ScheduleOptimum(status, first, worth, None, time.perf_counter() - started)
-        return replace(found, schedule=optimum, uncertified=uncertified or "the time limit came first")
+        return replace(solution, schedule=optimum, uncertified=uncertified or "the time limit came first")
     optimum = program.solve(time_limit=remaining, workers=workers, progress=progress, first=first)
     why = _why_no_schedule(chain, program, deadline, workers) if optimum.status == "infeasible" else None
-    return replace(found, schedule=optimum, infeasibility=why)
+    return replace(solution, schedule=optimum, infeasibility=why)
 
 
 def _others(chain: Chain, name: str) -> list[str]:

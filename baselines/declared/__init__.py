@@ -29,7 +29,7 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
     shape = (len(rows), len(declared.controls))
 
     def table(policy: Callable[..., Any]) -> NDArray[np.float64]:
-        found = np.empty((params.num_steps, *shape))
+        depths = np.empty((params.num_steps, *shape))
         for n in range(params.num_steps):
             controls = policy(params, coordinates, n)
             given = np.moveaxis(controls, -1, 0) if isinstance(controls, np.ndarray) else controls
@@ -39,8 +39,8 @@ def policy_tables(declared: declare.Market, params: Any) -> PaperPolicies:
                     f"{declared.name}: the policy {declare.function_name(policy)} gives {len(columns)} controls of "
                     f"{shape[1]}"
                 )
-            found[n] = np.stack(columns, axis=1)[alike]
-        return found
+            depths[n] = np.stack(columns, axis=1)[alike]
+        return depths
 
     def uniform() -> Table:
         problem = DeclaredProblem(declared, params)

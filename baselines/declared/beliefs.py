@@ -61,10 +61,10 @@ class _Averaged:
         """A row in words."""
         return f"{self.search.cell(int(self.cells[state, 0]))}, whatever is hidden"
 
-    def _mean(self, rows: Array, found: Array) -> Array:
-        """Averages (M, ..) of rows (M,) from what is found in all their cells, (M H, ..)."""
+    def _mean(self, rows: Array, each: Array) -> Array:
+        """Averages (M, ..) of rows (M,) from ``each`` of their cells, (M H, ..)."""
         shares = self.shares[rows]
-        return np.asarray(np.einsum("mh,mh...->m...", shares, found.reshape(*shares.shape, *found.shape[1:])))
+        return np.asarray(np.einsum("mh,mh...->m...", shares, each.reshape(*shares.shape, *each.shape[1:])))
 
     def _pairs(self, rows: Array, controls: Array) -> tuple[Array, Array]:
         return self.cells[rows].ravel(), np.repeat(controls, self.cells.shape[1], axis=0)
@@ -77,10 +77,10 @@ class _Averaged:
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         """One-step values (M, 1) of rows, and their derivatives (M, B)."""
         if self._polynomials is not None:
-            found, slope = np.empty(len(states)), np.empty(np.shape(controls))
+            value, slope = np.empty(len(states)), np.empty(np.shape(controls))
             box = (self.low_controls, self.high_controls)
-            kernels.polynomial_slopes(self._polynomials, *box, states, np.ascontiguousarray(controls), found, slope)
-            return found[:, None], slope
+            kernels.polynomial_slopes(self._polynomials, *box, states, np.ascontiguousarray(controls), value, slope)
+            return value[:, None], slope
         worth, slopes = self.search.gradient(n, *self._pairs(states, controls), self._values)
         return self._mean(states, worth), self._mean(states, slopes)
 
@@ -92,12 +92,14 @@ class _Averaged:
     def improve(self, n: int, values: Array, guess: Array, everywhere: bool) -> tuple[Array, Array]:
         """Best controls (R, B) and their values (R,), near a guess or ``everywhere`` in the box."""
         noise = rounding(self, values[:, 0])  # type: ignore[arg-type]  # of a problem it needs what searches need only
-        look, found = self.search.surveyed(n, values, noise)
+        look, coefficients = self.search.surveyed(n, values, noise)
         self._values, rows = values, np.arange(self.num_states)
         sizes = np.full((self.num_states, 1), np.abs(values).max())  # what searches need of the values
         controls = np.clip(guess, self.low_controls, self.high_controls)
-        if found is not None:
-            weighted = (share[:, None, None] * found[at] for at, share in zip(self.cells.T, self.shares.T, strict=True))
+        if coefficients is not None:
+            weighted = (
+                share[:, None, None] * coefficients[at] for at, share in zip(self.cells.T, self.shares.T, strict=True)
+            )
             self._polynomials = np.ascontiguousarray(sum(weighted))
             best, shortfalls = np.empty(self.num_states), np.empty(self.num_states)
             box = (self.low_controls, self.high_controls, self.control_units)
@@ -111,8 +113,8 @@ class _Averaged:
         def survey(states: Array, grid: Array) -> Array:
             return self._mean(states, look(self.cells[states].ravel(), grid))
 
-        found, worth = best_controls(self, n, sizes, in_box(self, controls), best, shortfalls, survey=survey)  # type: ignore[arg-type]
-        return found, worth[:, 0]
+        chosen, worth = best_controls(self, n, sizes, in_box(self, controls), best, shortfalls, survey=survey)  # type: ignore[arg-type]
+        return chosen, worth[:, 0]
 
 
 class Beliefs:
@@ -217,8 +219,8 @@ class Beliefs:
         problem, cells = self.problem, self.cells[group]
         boxed = problem.declared.boxed
         if not boxed.any():
-            for found, controls in problem.combinations(n, values):
-                yield (belief * found[cells]).sum(axis=1), controls[cells[:, 0]]
+            for worths, controls in problem.combinations(n, values):
+                yield (belief * worths[cells]).sum(axis=1), controls[cells[:, 0]]
             return
         for search, (allowed, landed, paid) in zip(problem.searches, problem.decisions(n), strict=True):
             averaged = _Averaged(search, landed[cells], belief)
@@ -270,10 +272,10 @@ def best_memoryless(beliefs: Beliefs, guess: Array) -> Array:
         laws, values = state_laws(problem, controls), problem.terminal(problem.criterion)
         for n in reversed(range(problem.num_steps)):
             belief, before = beliefs.given(laws[n]), controls[n][beliefs.cells[:, 0]]
-            found, worth = beliefs.best(n, groups, belief, values, before, True)
+            chosen, worth = beliefs.best(n, groups, belief, values, before, True)
             kept = problem.backward(n, everyone, controls[n], values, problem.criterion)[:, 0]
             better = worth > (belief * kept[beliefs.cells]).sum(axis=1)
-            controls[n] = np.where(better[:, None], found, before)[beliefs.group]
+            controls[n] = np.where(better[:, None], chosen, before)[beliefs.group]
             values = problem.backward(n, everyone, controls[n], values, problem.criterion)
         last, value = value, float(problem.initial @ values[:, 0])
         if not value - last > ENOUGH * max(abs(value), problem.law.unit_value):
@@ -332,10 +334,10 @@ class BeliefPolicy(RememberingPolicy):
     def _best(self, step: Array, group: Array, belief: Array) -> Array:
         """Best controls (B, C), found once for decisions that are the same."""
         unique, which = unique_rows(np.column_stack([step, group, belief]))
-        found = np.empty((len(unique), self._controls.shape[-1]))
+        controls = np.empty((len(unique), self._controls.shape[-1]))
         for n in np.unique(unique[:, 0]).astype(int).tolist():
             at = np.flatnonzero(unique[:, 0] == n)
             groups, likely = unique[at, 1].astype(np.int64), unique[at, 2:]
             guess = (likely[..., None] * self._controls[n][self.beliefs.cells[groups]]).sum(axis=1)
-            found[at], _ = self.beliefs.best(n, groups, likely, self._values[n + 1][:, None], guess, False)
-        return np.asarray(found[which])
+            controls[at], _ = self.beliefs.best(n, groups, likely, self._values[n + 1][:, None], guess, False)
+        return np.asarray(controls[which])

@@ -95,8 +95,10 @@ def book_state(declared: declare.Market, params: Any, fills: tuple[int, int], un
     ]
     for e in fills:
         opened = (following[e] >= 0)[places]
-        found = np.stack([one[e][places] for one in rates])
-        if not (opened == opened[:, :1]).all() or not np.allclose(found, found[..., :1], rtol=1e-12, atol=0.0):
+        intensities = np.stack([one[e][places] for one in rates])
+        if not (opened == opened[:, :1]).all() or not np.allclose(
+            intensities, intensities[..., :1], rtol=1e-12, atol=0.0
+        ):
             raise refuse("fills depend on it")
     others = [e for e in range(len(d.moves)) if e not in fills]
     generator = np.zeros((count, count))
@@ -155,11 +157,11 @@ def _filtered(
 @njit(**KERNEL)
 def _laws(moves: Array, start: Array, means: Array, variances: Array, after: Array) -> Array:
     """Most likely states (D,): of the start, and after each move."""
-    found, law = np.empty(len(moves) + 1, dtype=np.int64), np.maximum(start, 1e-300)  # none is impossible: no 0 / 0
-    found[0] = np.argmax(law)
+    modes, law = np.empty(len(moves) + 1, dtype=np.int64), np.maximum(start, 1e-300)  # none is impossible: no 0 / 0
+    modes[0] = np.argmax(law)
     for d in range(len(moves)):
         logs = -0.5 * ((moves[d] - means) ** 2 / variances + np.log(variances))
         law = np.dot(law * np.exp(logs - logs.max()), after)
         law = np.maximum(law, 1e-300) / law.sum()
-        found[d + 1] = np.argmax(law)
-    return found
+        modes[d + 1] = np.argmax(law)
+    return modes

@@ -56,9 +56,9 @@ class Boxes:
 
     def placed(self, controls: Array) -> Array:
         """All controls (M, C) with the continuous ones (M, B)."""
-        found = np.tile(self._row, (len(controls), 1))
-        found[:, self.free] = controls
-        return found
+        whole = np.tile(self._row, (len(controls), 1))
+        whole[:, self.free] = controls
+        return whole
 
     def backward(self, n: int, states: Array, controls: Array, values: Array, functional: Functional) -> Array:
         """One-step values (M, K), of the time that runs only."""
@@ -67,10 +67,10 @@ class Boxes:
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         """One-step values (M, 1) of the criterion, and their derivatives (M, B)."""
         if self._polynomial is not None:
-            found, slope = np.empty(len(states)), np.empty(np.shape(controls))
+            worth, slope = np.empty(len(states)), np.empty(np.shape(controls))
             box = (self.low_controls, self.high_controls)
-            kernels.polynomial_slopes(self._polynomial, *box, states, np.ascontiguousarray(controls), found, slope)
-            return found[:, None], slope
+            kernels.polynomial_slopes(self._polynomial, *box, states, np.ascontiguousarray(controls), worth, slope)
+            return worth[:, None], slope
         return slopes(self.law, self.criterion, n, states, self.placed(controls), values)
 
     def region(self, n: int, values: Array) -> Region:
@@ -79,7 +79,7 @@ class Boxes:
         following = self.law.following
         places = np.where(following >= 0, following, np.arange(self.num_states))
         worth = ahead[places] - ahead  # (E, S) of an event
-        bend = max(float(np.abs(found[places] - found).max()) for found in worth)
+        bend = max(float(np.abs(middle[places] - middle).max()) for middle in worth)
         crowded = self.law.most_events * max(bend / self.unit_value, 1.0) > CROWDED
         return Region(self.low_controls, self.high_controls, crowded)
 
@@ -93,10 +93,10 @@ class Boxes:
 
         def look(states: Array, grid: Array) -> Array:
             if len(grid) * self.num_states > SURVEYED:
-                found = self.backward(
+                worths = self.backward(
                     n, np.repeat(states, len(grid)), np.tile(grid, (len(states), 1)), values, self.criterion
                 )
-                return found.reshape(len(states), len(grid))
+                return worths.reshape(len(states), len(grid))
             if len(grid) not in kept:
                 kept[len(grid)] = self._sweeps(n, grid, values).T
             return kept[len(grid)][states]
@@ -145,9 +145,9 @@ class Boxes:
         if polynomials is None:
             self._polynomial = None
             return self._survey(n, values), None
-        grid, found = polynomials
-        self._polynomial = found
-        return lambda states, points: self._at(grid, found[states], points), found
+        grid, coefficients = polynomials
+        self._polynomial = coefficients
+        return lambda states, points: self._at(grid, coefficients[states], points), coefficients
 
     def improve(self, n: int, values: Array, guess: Array | None) -> tuple[Array, Array]:
         """Best controls (S, B) and their values (S, 1), from the values (S, 1) of the step after."""
@@ -183,10 +183,10 @@ def slopes(
 ) -> tuple[Array, Array]:
     """One-step values (M, 1) of the criterion under controls (M, C), and their derivatives (M, B) in the boxes."""
     free, played = np.flatnonzero(law.boxed), np.ascontiguousarray(controls, dtype=np.float64)
-    result, found = np.empty(len(states)), np.empty((len(states), len(free)))
+    result, slope = np.empty(len(states)), np.empty((len(states), len(free)))
     wrong = kernels.pair_slopes(
         law.market, law.declared.slopes, n, *law.chain, np.asarray(states), played, free, weights(criterion),
-        law.declared.aversion(law.params), np.ascontiguousarray(values[:, 0]), result, found,
+        law.declared.aversion(law.params), np.ascontiguousarray(values[:, 0]), result, slope,
     )  # fmt: skip
     law.require_rates(n, wrong, played)
-    return result[:, None], found
+    return result[:, None], slope

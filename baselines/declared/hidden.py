@@ -48,8 +48,8 @@ class _Advantages(ControlVariate):
         rows = np.stack([state[name] for name in names], axis=1).astype(np.int64)
         cells = problem.declared.index(problem.params, rows)
         controls = decision.envs.to_quotes(decision.actions)
-        found = frozen.advantages(problem, self.solution, n, cells, controls)
-        return np.asarray(found - self.solution.raw[n, cells])
+        advantages = frozen.advantages(problem, self.solution, n, cells, controls)
+        return np.asarray(advantages - self.solution.raw[n, cells])
 
 
 class _BestTable(DeclaredBaseline):
@@ -70,8 +70,8 @@ class _BestTable(DeclaredBaseline):
         shape = (problem.num_steps, len(self.beliefs.cells), problem.num_controls)
 
         def make() -> Mapping[str, Any]:
-            found = best_memoryless(self.beliefs, self._seen.solution.controls)
-            return {"controls": found[:, self.beliefs.cells[:, 0]]}
+            best = best_memoryless(self.beliefs, self._seen.solution.controls)
+            return {"controls": best[:, self.beliefs.cells[:, 0]]}
 
         def fits(arrays: Mapping[str, Array]) -> bool:
             return arrays["controls"].shape == shape and arrays["controls"].dtype.kind == "f"

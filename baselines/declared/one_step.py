@@ -152,11 +152,11 @@ class DeclaredProblem:
             return self.law.backward(n, states, controls, values, functionals, flat)
         controls = self._admitted(n, states, controls)
         landed, paid = self._landed(n, states, controls)
-        found = self.law.backward(n, landed, controls, values, functionals, flat)
+        before = self.law.backward(n, landed, controls, values, functionals, flat)
         for own, functional in zip(columns_of(functionals), functionals, strict=True):
             constant = self._constant(functional, states, landed, paid)
-            found[:, own] = self._with_constant(constant, found[:, own], functional)
-        return found
+            before[:, own] = self._with_constant(constant, before[:, own], functional)
+        return before
 
     @staticmethod
     def _constant(functional: Functional, states: Array, landed: Array, paid: Array) -> Array:
@@ -198,11 +198,11 @@ class DeclaredProblem:
         states = np.asarray(states)
         played = self._admitted(n, states, np.ascontiguousarray(controls, dtype=np.float64))
         landed, paid = self._landed(n, states, played)
-        found, slope = slopes(self.law, self.criterion, n, landed, played, values)
+        worth, slope = slopes(self.law, self.criterion, n, landed, played, values)
         constant = self._constant(self.criterion, states, landed, paid)
         gradient = np.zeros(played.shape)
         gradient[:, boxed] = slope * (np.exp(-self.aversion * constant)[:, None] if self.aversion else 1.0)
-        return self._with_constant(constant, found, self.criterion), gradient
+        return self._with_constant(constant, worth, self.criterion), gradient
 
     # The optimum
 
@@ -211,10 +211,10 @@ class DeclaredProblem:
             return self.searches[0].improve(n, values, guess)
         best = np.full(self.num_states, np.nan)
         controls = np.empty((self.num_states, self.num_controls))
-        for found, played in self.combinations(n, values, guess):
-            better = found < best if self.aversion else found > best
-            here = better | (np.isnan(best) & ~np.isnan(found))
-            best[here], controls[here] = found[here], played[here]
+        for worth, played in self.combinations(n, values, guess):
+            better = worth < best if self.aversion else worth > best
+            here = better | (np.isnan(best) & ~np.isnan(worth))
+            best[here], controls[here] = worth[here], played[here]
         return controls, best[:, None]
 
     @functools.cached_property
@@ -227,8 +227,8 @@ class DeclaredProblem:
         if self.declared.boxed.any():
             for search in self.searches:
                 free = None if guess is None else guess[:, self.declared.boxed]
-                found, worth = search.improve(n, values, free)
-                yield worth, search.placed(found)
+                chosen, worth = search.improve(n, values, free)
+                yield worth, search.placed(chosen)
         else:
             for part, sweeps in self.law.sweeps(n, self.choices, (self.criterion,), values, self._all):
                 for choice, worth in zip(self.choices[part], sweeps, strict=True):
@@ -250,22 +250,22 @@ class DeclaredProblem:
         """One-step values (S,) of every combination of choices, NaN where it is masked, and the controls (S, C)."""
         running = self._running(n, values, guess)
         for (allowed, landed, constant), (worth, controls) in zip(self.decisions(n), running, strict=True):
-            found = self._with_constant(constant, worth[landed], self.criterion)[:, 0]
-            yield np.where(allowed, found, np.nan), controls[landed]
+            column = self._with_constant(constant, worth[landed], self.criterion)[:, 0]
+            yield np.where(allowed, column, np.nan), controls[landed]
 
     @property
     def action_values(self) -> Callable[[int, Array], ActionValues] | None:
         return None if self.declared.boxed.any() else self._action_values
 
     def _action_values(self, n: int, values: Array) -> ActionValues:
-        table = np.array([found for found, _ in self.combinations(n, values)])
+        table = np.array([worth for worth, _ in self.combinations(n, values)])
         sizes = (self.high_controls - self.low_controls + 1).astype(np.int64)
         states, actions = np.divmod(np.arange(table.size), len(self.choices))
         played = (self._admitted(n, states, self.choices[actions]) - self.low_controls).astype(np.int64)
         played = np.ravel_multi_index(tuple(played.T), tuple(sizes))
-        found = table[played, states].reshape(self.num_states, -1, sizes[-1])
-        best = found.min(axis=1) if self.aversion else found.max(axis=1)
-        return ActionValues(best, lambda states, entries: found[states, :, entries])
+        shaped = table[played, states].reshape(self.num_states, -1, sizes[-1])
+        best = shaped.min(axis=1) if self.aversion else shaped.max(axis=1)
+        return ActionValues(best, lambda states, entries: shaped[states, :, entries])
 
     def to_value(self, values: Array, log_scale: float | Array) -> Array:
         return -(np.log(values) + log_scale) / self.aversion if self.aversion else np.asarray(values)

@@ -59,11 +59,11 @@ def rules(declared: declare.Market, params: Any) -> ReplayRules:
     def intensity(side: int, depth: Array, offset: Array, spread: Array) -> Array:
         distinct, place = np.unique(np.round(depth, 12), return_inverse=True)
         low, high, _ = declared.boxes(p)
-        found = [
+        rates = [
             declare.rates_of(declared, p, 0, np.clip(d / slopes, low, high))[0][fills[side]].max()
             for d in distinct.tolist()
         ]
-        return np.asarray(found)[place].reshape(np.shape(depth))
+        return np.asarray(rates)[place].reshape(np.shape(depth))
 
     running, terminal = getattr(p, "running_penalty", None), getattr(p, "terminal_penalty", 0.0)
     return ReplayRules(

@@ -175,10 +175,10 @@ class PoissonValues:
 
     def __call__(self, time_left: Any) -> Array:
         """``v`` at times left (minutes), of shape ``(...)``: shape ``(..., S)``, inventories from -Q to Q."""
-        pieces, found = self._piece(time_left)[..., None], np.zeros(2 * self.params.inventory_limit + 1)
+        pieces, result = self._piece(time_left)[..., None], np.zeros(2 * self.params.inventory_limit + 1)
         for k, (values, start, end) in enumerate(zip(self._values, self._starts, self.params.piece_ends, strict=True)):
-            found = np.where(pieces == k, values(np.clip(time_left, end, start) - end), found)
-        return np.asarray(found)
+            result = np.where(pieces == k, values(np.clip(time_left, end, start) - end), result)
+        return np.asarray(result)
 
     def differences(self, time_left: Any, inventory: Any) -> tuple[Array, Array]:
         """``v(q + 1) - v(q)`` and ``v(q - 1) - v(q)`` (0 beyond the limit), of one shape."""

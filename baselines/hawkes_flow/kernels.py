@@ -376,9 +376,9 @@ def _best_of_many(rest, orders, law, prices, start):
             low = middle
         else:
             far = middle
-    found = 0.5 * (low + far) if 0.5 * (low + far) > SAME / decay else 0.0
-    worth, _ = _side_at(rest, orders, prices, found, math.exp(behind - decay * found))
-    return found if worth >= best else offset
+    peak = 0.5 * (low + far) if 0.5 * (low + far) > SAME / decay else 0.0
+    worth, _ = _side_at(rest, orders, prices, peak, math.exp(behind - decay * peak))
+    return peak if worth >= best else offset
 
 
 @njit(**KERNEL)

@@ -104,8 +104,8 @@ class _OneTaker:
         game = self.game
         corners = itertools.product(self.box, repeat=2)
         starts = [depths - self.cost, *(np.tile(corner, (len(depths), 1)) for corner in corners)]
-        found = np.max([self._climb(start, drift, values)[1] for start in starts], axis=0)
-        return np.asarray(found.ravel() - self.push * np.tile(game.inventory**2, game.shape[0]))
+        climbed = np.max([self._climb(start, drift, values)[1] for start in starts], axis=0)
+        return np.asarray(climbed.ravel() - self.push * np.tile(game.inventory**2, game.shape[0]))
 
     def near(self, depths: Array, drift: Array, values: Array) -> Array:
         """The best depths (S, 2) near some."""
@@ -192,13 +192,13 @@ def deviation_on_steps(game: Game, depths: Array, num_takers: int) -> StepDeviat
         ahead, seeing = _behind(seeing, moves), np.empty(shape)
         for places in others:
             drift = pace[list(places)].sum(axis=0) / num_takers
-            found = taker.best(table[n], drift, ahead[:, *places])
+            best = taker.best(table[n], drift, ahead[:, *places])
             same: Any
             for same in set(itertools.permutations(places)):
-                seeing[:, *same] = found
+                seeing[:, *same] = best
     for _ in range(num_takers - 1):
         seeing = seeing @ laws[0]
-    return StepDeviation(num_takers, *(float(laws[0] @ found) for found in (value, blind, seeing)))
+    return StepDeviation(num_takers, *(float(laws[0] @ of_state) for of_state in (value, blind, seeing)))
 
 
 def _step(game: Game, system: StepSystem, levels: NDArray[np.int64], depths: Array) -> tuple[Array, Array]:
@@ -289,7 +289,7 @@ class _Stage:
         self.moves = (signals[:, :, None] * laws[:, None, :]).reshape(*shape, shape[0])
         self.pace = (game.impact / game.step_length * pace).reshape(*shape, -1)
 
-    def each(self, found: Callable[[int, Array, Array, Array], Any], width: tuple[int, ...]) -> Array:
+    def each(self, worth: Callable[[int, Array, Array, Array], Any], width: tuple[int, ...]) -> Array:
         """An array (S, ..., S, *width) of what a function finds for the first taker in each joint state.
 
         Its arguments are her state, the others' drift (K,), the values (S,) behind their transitions, and her depths,
@@ -304,7 +304,7 @@ class _Stage:
                 ahead = ahead @ self.moves[seen]
             here: Any = (own, *rest)
             at = np.tile(self.depths[here], (len(ahead), 1))
-            value = found(own, np.asarray(drift) / (count + 1), ahead, at)
+            value = worth(own, np.asarray(drift) / (count + 1), ahead, at)
             for same in set(itertools.permutations(rest)):
                 result[own, *same] = value
         return result

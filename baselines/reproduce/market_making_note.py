@@ -279,11 +279,11 @@ def _scores(progress: bool) -> pd.DataFrame:
         corrected = TablePolicy(baseline.problem, _corrected(p))
         every: Mapping[str, Policy] = {"finite_differences": corrected, **policies(env)}
         for name, policy in every.items():
-            found = score(env, policy)
+            scored = score(env, policy)
             rows.append(
                 {
-                    "criterion": criterion, "policy": name, "skill": found.skill, "regret": found.regret,
-                    "value": found.value, "P&L std": found.pnl_std, "fills": found.fills, "clipped": found.clipped,
+                    "criterion": criterion, "policy": name, "skill": scored.skill, "regret": scored.regret,
+                    "value": scored.value, "P&L std": scored.pnl_std, "fills": scored.fills, "clipped": scored.clipped,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

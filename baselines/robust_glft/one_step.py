@@ -156,11 +156,11 @@ class RobustProblem:
     def gradient(self, n: int, states: Array, controls: Array, values: Array) -> tuple[Array, Array]:
         p = self.params
         cells, joint, weights = self._joint(n, states, controls)
-        found = np.empty((len(cells), 1 + len(CONTROLS)))
+        each = np.empty((len(cells), 1 + len(CONTROLS)))
         flow = -p.running_penalty * self.inventory**2
         ahead = np.ascontiguousarray(p.sign * values[:, 0])
-        backward_slopes(p.step_length, p.order_size, cells, joint, self.inventory, flow, ahead, found)
-        mixed = p.sign * np.einsum("mdk,md->mk", found.reshape(*weights.shape, found.shape[1]), weights)
+        backward_slopes(p.step_length, p.order_size, cells, joint, self.inventory, flow, ahead, each)
+        mixed = p.sign * np.einsum("mdk,md->mk", each.reshape(*weights.shape, each.shape[1]), weights)
         return mixed[:, :1], mixed[:, 1:][:, self.own]
 
     def region(self, n: int, values: Array) -> Region:
@@ -198,8 +198,8 @@ class RobustProblem:
         """The best corner of the adversary's box in every state (S, 5)."""
         corners = game.corners(self.params)
         states = np.repeat(np.arange(self.num_states), len(corners))
-        found = self.backward(n, states, np.tile(corners, (self.num_states, 1)), values, self.criterion)
-        return np.asarray(corners[found.reshape(self.num_states, len(corners)).argmax(axis=1)])
+        worths = self.backward(n, states, np.tile(corners, (self.num_states, 1)), values, self.criterion)
+        return np.asarray(corners[worths.reshape(self.num_states, len(corners)).argmax(axis=1)])
 
     def to_value(self, values: Array, log_scale: Any) -> Array:
         return np.asarray(values)

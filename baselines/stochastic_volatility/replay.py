@@ -39,19 +39,19 @@ def variances(params: Params, mids: Array, seconds: float) -> Array:
     error = -half + np.sqrt(half**2 + own * noise)
     gain = error / (error + noise)
     squares = np.diff(mids[::each]) ** 2 / length
-    found = _estimates(squares, p.initial_variance, p.variance_mean, kept, gain)
-    return np.asarray(found[np.arange(len(mids)) // each][:, None])
+    estimates = _estimates(squares, p.initial_variance, p.variance_mean, kept, gain)
+    return np.asarray(estimates[np.arange(len(mids)) // each][:, None])
 
 
 @njit(**KERNEL)
 def _estimates(squares: Array, start: float, mean: float, kept: float, gain: float) -> Array:
     """Estimates before the first move and after each."""
-    found = np.empty(len(squares) + 1)
-    found[0] = start
+    estimates = np.empty(len(squares) + 1)
+    estimates[0] = start
     for k in range(len(squares)):
-        ahead = mean + (found[k] - mean) * kept
-        found[k + 1] = max(ahead + gain * (squares[k] - ahead), 0.0)
-    return found
+        ahead = mean + (estimates[k] - mean) * kept
+        estimates[k + 1] = max(ahead + gain * (squares[k] - ahead), 0.0)
+    return estimates
 
 
 @make_replay_rules.register

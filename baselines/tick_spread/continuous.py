@@ -142,11 +142,11 @@ class _Scheme:
         for sign, values in ((-1, w), (1, w[:, ::-1])):  # a purchase is a sale with the inventory mirrored
             key = values * scale + shift
             for lots in range(1, min(self.params.order_max, w.shape[1] - 1) + 1):
-                found = np.full_like(w, -np.inf)
-                found[:, lots:] = key[:, :-lots] * back[:, lots:] + cost[:, lots:]
-                found = found[:, ::-sign]
-                better = found > best + kernels.TIE * np.abs(best) + self.floor
-                best[better], size[better] = found[better], sign * lots
+                traded = np.full_like(w, -np.inf)
+                traded[:, lots:] = key[:, :-lots] * back[:, lots:] + cost[:, lots:]
+                traded = traded[:, ::-sign]
+                better = traded > best + kernels.TIE * np.abs(best) + self.floor
+                best[better], size[better] = traded[better], sign * lots
         return best, size
 
     def controls(self, choices: Array) -> Array:

@@ -413,9 +413,9 @@ class TickSpreadProblem:
     def postings(self) -> Integers:
         """All postings whose quotes matter, (G, 4): none, bids, asks, then both, by quote and size."""
         sides = [(quote, size) for quote in (0, 1) for size in range(1, self.params.size_max + 1)]
-        found = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
-        found += [(0, quote, 0, size) for quote, size in sides]
-        return np.array(found + [(b, a, k, size) for b, k in sides for a, size in sides])
+        alone = [(0, 0, 0, 0), *((quote, 0, size, 0) for quote, size in sides)]
+        alone += [(0, quote, 0, size) for quote, size in sides]
+        return np.array(alone + [(b, a, k, size) for b, k in sides for a, size in sides])
 
     @cached_property
     def _half(self) -> Integers:

@@ -17,9 +17,9 @@ def rules(params: Params) -> ReplayRules:
     p, tables = params, (params.bid_rates, params.ask_rates)
 
     def orders(controls: Array) -> Array:
-        found = np.array(controls, dtype=np.float64)
-        found[..., :2] = np.where(found[..., 2:4] > 0.0, -p.tick * found[..., :2], np.inf)
-        return found
+        rows = np.array(controls, dtype=np.float64)
+        rows[..., :2] = np.where(rows[..., 2:4] > 0.0, -p.tick * rows[..., :2], np.inf)
+        return rows
 
     def intensity(side: int, depth: Array, offset: Array, spread: Array) -> Array:
         state = np.clip(spread, 1, p.num_spreads).astype(np.int64) - 1

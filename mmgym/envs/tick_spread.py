@@ -43,11 +43,11 @@ class TickSpreadFace(MarketFace):
     @property
     def _menu_table(self) -> NDArray[np.int64]:
         """The menu as full actions and, at the end, what stands for one out of range."""
-        found: NDArray[np.int64] | None = self.__dict__.get("_menu_entries")
-        if found is None:
-            found = np.vstack([self.one_params.menu, np.full((1, 5), -1)])
-            self.__dict__["_menu_entries"] = found
-        return found
+        table: NDArray[np.int64] | None = self.__dict__.get("_menu_entries")
+        if table is None:
+            table = np.vstack([self.one_params.menu, np.full((1, 5), -1)])
+            self.__dict__["_menu_entries"] = table
+        return table
 
     def to_quotes(self, actions: Any) -> NDArray[np.float64]:
         """Controls ``[bid improved, ask improved, bid size, ask size, market order]`` of actions, shape ``(..., 5)``.

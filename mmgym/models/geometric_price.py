@@ -154,7 +154,7 @@ MARKET: declare.Market = declare.Market(
     events=[fills("bid", 1, 0), fills("ask", -1, 1), ticks("up", 1), ticks("down", -1)],
     mid=lambda p, x: p.initial_price * (declare.exp(p.spacing * x.price) - 1.0),
     start=lambda p: (p.start, 0),
-    **{name: found for name, found in quoting.INVENTORY.items() if name != "variance"},
+    **{name: function for name, function in quoting.INVENTORY.items() if name != "variance"},
     policies={
         "constant": lambda p, x, n: np.full(2, best_depths(p, np.zeros((1, 1)))[0, 0]),
         "hjb": lambda p, x, n: continuous_depths(MARKET, p)[n],

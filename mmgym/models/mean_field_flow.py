@@ -334,9 +334,9 @@ def _coupled(
         nonlocal evaluations, guess
         evaluations += 1
         bar.update(1)
-        found = frozen_map(part, np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1), guess)
-        guess = found[2]
-        return found
+        mapped = frozen_map(part, np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1), guess)
+        guess = mapped[2]
+        return mapped
 
     with tqdm(desc="equilibrium", unit="evaluation", delay=2.0, disable=None) as bar:
         while True:

@@ -244,8 +244,8 @@ def _best(kind, reservations, power, thetas, low, high):
                 y = high
             elif _excess(kind, low, z, power, thetas[e])[0] < 0.0:
                 for _ in range(1000):
-                    found, slope = _excess(kind, y, z, power, thetas[e])
-                    following = min(max(y - found / slope, low), high)
+                    excess, slope = _excess(kind, y, z, power, thetas[e])
+                    following = min(max(y - excess / slope, low), high)
                     close = abs(following - y) <= 1e-14 * (1.0 + abs(y))
                     y = following
                     if close:
@@ -267,8 +267,8 @@ def best_depths(p: Any, reservations: Array, aversions: Any = 0.0) -> Array:
     """Best depths (E, S) in the box at reservation prices (E, S), with ``gamma D`` (E,) or 0 for the mean (price)."""
     thetas = np.broadcast_to(np.asarray(aversions, dtype=np.float64) / p.fill_decay, len(reservations))
     low, high = p.fill_decay * p.min_depth, p.fill_decay * p.max_depth
-    found = _best(CURVES.index(p.fill_curve), p.fill_decay * reservations, p.fill_power, thetas, low, high)
-    return np.asarray(np.clip(found / p.fill_decay, p.min_depth, p.max_depth))
+    scaled = _best(CURVES.index(p.fill_curve), p.fill_decay * reservations, p.fill_power, thetas, low, high)
+    return np.asarray(np.clip(scaled / p.fill_decay, p.min_depth, p.max_depth))
 
 
 def hamiltonian_slopes(p: Any, reservations: Array, aversions: Any = 0.0) -> Array:
@@ -335,11 +335,11 @@ def continuous_depths(market: Market, params: Any) -> Array:
     )
     if not path.success:
         raise RuntimeError(f"the continuous-time value could not be integrated: {path.message}")
-    found = np.empty((steps, len(system.end), len(system.quotes)))
+    table = np.empty((steps, len(system.end), len(system.quotes)))
     for n, values in enumerate(path.y.T[::-1]):
         depths = system.quoted(values)[1]
         for j in range(len(depths)):
             other = system.next[system.quotes[j ^ 1]]
-            found[n, :, j] = np.where(system.open[j], depths[j], depths[j, other])
-    found.setflags(write=False)
-    return found
+            table[n, :, j] = np.where(system.open[j], depths[j], depths[j, other])
+    table.setflags(write=False)
+    return table

@@ -70,8 +70,8 @@ class _Role:
     @property
     def opponent(self: Any) -> tuple[str, str]:
         """Name or path of the opponent's policy, and a hash of the file ("" without one)."""
-        found: tuple[str, str] = getattr(self, self.opponent_name)
-        return found
+        pair: tuple[str, str] = getattr(self, self.opponent_name)
+        return pair
 
     @property
     def draws_nature(self: Any) -> int:
@@ -170,9 +170,9 @@ def _read_opponent(p: Any, path: str) -> Array:
         return ValueError(f"{p.opponent_name} = {path!r} is not allowed: {reason}")
 
     try:
-        found = read_arrays(path)
-        description = parse_json(str(found["description"]), "description")
-        controls = numbers(found["controls"], "controls", found["controls"].shape).astype(np.float64)
+        arrays = read_arrays(path)
+        description = parse_json(str(arrays["description"]), "description")
+        controls = numbers(arrays["controls"], "controls", arrays["controls"].shape).astype(np.float64)
     except (KeyError, UnreadableFile) as error:
         raise refuse(f"it is not a table file ({error})") from error
     if (
@@ -184,7 +184,7 @@ def _read_opponent(p: Any, path: str) -> Array:
             f"it must be a table of the {p.opponent_role} of this market, of format {FORMAT}, but is described as "
             f"{shortened(description)}"
         )
-    if "weights" in found:
+    if "weights" in arrays:
         raise refuse("it is a table of a policy that draws its actions: write it with deterministic=True")
     center, reach = p.control_center[p.opponent_controls], p.control_reach[p.opponent_controls]
     wanted = (p.num_steps, p.levels, len(center))
@@ -216,9 +216,9 @@ def _opponent_table(game: Game, role: Any, opponent: tuple[str, str]) -> tuple[A
     if name == "worst":
         return minimax(game).nature, minimax(game).weights
     if name == "random":
-        found = corners(game)
-        cells = (*shape, len(found))
-        return np.broadcast_to(found, (*cells, 5)), np.broadcast_to(1.0 / len(found), cells)
+        points = corners(game)
+        cells = (*shape, len(points))
+        return np.broadcast_to(points, (*cells, 5)), np.broadcast_to(1.0 / len(points), cells)
     return _certain_table(game, role, name, digest)[:, :, None], np.ones((*shape, 1))
 
 

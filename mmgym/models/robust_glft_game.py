@@ -152,8 +152,8 @@ class _Game:
     @property
     def game(self: Any) -> "Game":
         """The game without a role."""
-        found: Game = Game._make(self[: len(FIELDS)])
-        return found
+        game: Game = Game._make(self[: len(FIELDS)])
+        return game
 
     @property
     def step_length(self: Any) -> float:
@@ -212,8 +212,8 @@ class _Game:
     @property
     def solved(self: Any) -> "Game":
         """The game, with what its minimax solution does not depend on at one and the same value."""
-        found: Game = self.game._replace(volatility=1.0, initial_inventory=0.0, initial_price=0.0, reward="pnl")
-        return found
+        game: Game = self.game._replace(volatility=1.0, initial_inventory=0.0, initial_price=0.0, reward="pnl")
+        return game
 
     # Arrays
 
@@ -296,10 +296,10 @@ def _minimax(p: Game) -> Minimax:
         nature, weights,
     )  # fmt: skip
     used = int((weights > 0.0).sum(axis=-1).max())
-    found = Minimax(depths, nature[:, :, :used].copy(), weights[:, :, :used].copy(), values)
-    for array in found:
+    solution = Minimax(depths, nature[:, :, :used].copy(), weights[:, :, :used].copy(), values)
+    for array in solution:
         array.setflags(write=False)
-    return found
+    return solution
 
 
 def corners(p: Any) -> Array:
@@ -387,12 +387,12 @@ Cell = namedtuple(
 def _evaluate(cell, depths):
     cell.out[:] = 0.0
     for i in range(cell.count[0]):
-        found, point = cell.each[i], cell.points[i]
+        out, point = cell.each[i], cell.points[i]
         step_slopes(
-            cell.step, cell.size, cell.q, depths, point, cell.assets, cell.flow, cell.values, cell.blocks, found
+            cell.step, cell.size, cell.q, depths, point, cell.assets, cell.flow, cell.values, cell.blocks, out
         )  # fmt: skip
         for k in range(3):
-            cell.out[k] += cell.weights[i] * found[k]
+            cell.out[k] += cell.weights[i] * out[k]
 
 
 @njit(**KERNEL)
@@ -407,19 +407,19 @@ def _reply(cell, depths):
             fills = rate * math.exp(-decay * depths[side]) * cell.step
             search.curvature[side, side] -= cell.weights[i] * decay * cell.size * fills
     begin(search, depths)
-    found = False
+    advanced = False
     while True:  # one call of what is long to compile
-        depths[:] = search.point if found else search.trial
+        depths[:] = search.point if advanced else search.trial
         _evaluate(cell, depths)
-        if found:
+        if advanced:
             break
-        found = advance(search, out[0], out[1:3], none, cell.box[0], cell.box[1], unit, cell.noise)
+        advanced = advance(search, out[0], out[1:3], none, cell.box[0], cell.box[1], unit, cell.noise)
 
 
 @njit(**KERNEL)
 def _scan(cell, depths):
     """Put the best of a grid of depths in the place of ``depths``, if it is better, where many fills are expected."""
-    fills, trial, found = 0.0, np.empty(2), np.empty(2)
+    fills, trial, chosen = 0.0, np.empty(2), np.empty(2)
     for side in range(2):
         fills += cell.step * cell.points[0, 1 + side] * math.exp(-cell.points[0, 3 + side] * depths[side])
     if fills < MANY_FILLS:
@@ -435,8 +435,8 @@ def _scan(cell, depths):
         _evaluate(cell, trial)
         if cell.out[0] > best:
             best = cell.out[0]
-            found[:] = trial
-    depths[:] = found
+            chosen[:] = trial
+    depths[:] = chosen
 
 
 @njit(**KERNEL)
@@ -467,20 +467,20 @@ def _descend(cell, depths, i, k, here, rise, low, high, small):
         return False
     last, fall, trial, first = 0, rise, end, rise
     for number in range(MOST_TRIALS):
-        found = _move(cell, depths, i, k, trial)
+        slope = _move(cell, depths, i, k, trial)
         if number == 0:
-            if found * first >= 0.0:
+            if slope * first >= 0.0:
                 return True
             if first > 0.0:
-                low, fall, high, rise = end, found, here, first
+                low, fall, high, rise = end, slope, here, first
             else:
-                low, fall, high, rise = here, first, end, found
-        elif abs(found) <= small:
+                low, fall, high, rise = here, first, end, slope
+        elif abs(slope) <= small:
             break
-        elif found > 0.0:
-            high, rise, fall, last = trial, found, 0.5 * fall if last > 0 else fall, 1
+        elif slope > 0.0:
+            high, rise, fall, last = trial, slope, 0.5 * fall if last > 0 else fall, 1
         else:
-            low, fall, rise, last = trial, found, 0.5 * rise if last < 0 else rise, -1
+            low, fall, rise, last = trial, slope, 0.5 * rise if last < 0 else rise, -1
         trial = (low * rise - high * fall) / (rise - fall)
         if not low < trial < high:
             trial = 0.5 * (low + high)
@@ -529,13 +529,13 @@ def _best_weights(cell, depths):
 @njit(**KERNEL)
 def _worst_corner(cell, depths, corners):
     """Add the corner that is worst for the maker's depths to the law, with weight 0; False if none is worse than it."""
-    found, worst, lowest = np.empty(8), -1, cell.out[0] - 100.0 * cell.noise
+    out, worst, lowest = np.empty(8), -1, cell.out[0] - 100.0 * cell.noise
     for c in range(len(corners)):
         step_slopes(
-            cell.step, cell.size, cell.q, depths, corners[c], cell.assets, cell.flow, cell.values, cell.blocks, found
+            cell.step, cell.size, cell.q, depths, corners[c], cell.assets, cell.flow, cell.values, cell.blocks, out
         )  # fmt: skip
-        if found[0] < lowest:
-            lowest, worst = found[0], c
+        if out[0] < lowest:
+            lowest, worst = out[0], c
     if worst < 0:
         return False
     if cell.count[0] == len(cell.points):  # no room: the least point goes

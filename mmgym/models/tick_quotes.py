@@ -44,14 +44,14 @@ class Params(
     @property
     def lowest(self) -> int:
         """The lowest depth in ticks; one that a rounding error puts below `min_depth` counts as at it."""
-        found: int = math.ceil(self.min_depth / self.tick - 1e-9)
-        return found
+        ticks: int = math.ceil(self.min_depth / self.tick - 1e-9)
+        return ticks
 
     @property
     def highest(self) -> int:
         """The highest depth in ticks."""
-        found: int = math.floor(self.max_depth / self.tick + 1e-9)
-        return found
+        ticks: int = math.floor(self.max_depth / self.tick + 1e-9)
+        return ticks
 
 
 def fills(side, sign, j):
