@@ -46,7 +46,7 @@ class LagrangianRun(NamedTuple):
     best_iteration: int | None
 
 
-class _Decisions:
+class Decisions:
     """What the agent draws: one choice for each decision, hence quotes for one inventory or (time only) for all."""
 
     def __init__(self, chain: Chain) -> None:
@@ -116,7 +116,7 @@ def train_lagrangian(
     -------
     LagrangianRun
     """
-    decisions = _Decisions(chain)
+    decisions = Decisions(chain)
     generator = torch.Generator().manual_seed(settings.seed)
     shape = decisions.allowed.shape
     logits = (0.01 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()

@@ -55,7 +55,7 @@ CRITIC_REACH = 0.3  # of a step of the critic, in standard deviations of what it
 FIRST_FITS = 30  # steps of the critic on the first round, whose rewards say how large values are
 
 
-def _discounted(surprises: Any, goes_on: Any, discount: float) -> Any:
+def discounted_sums(surprises: Any, goes_on: Any, discount: float) -> Any:
     """Sums (T, E) of later surprises within the episode, discounted: eq. (16) of Schulman et al. (2016) at gamma 1."""
     sums, ahead = torch.empty_like(surprises), torch.zeros_like(surprises[0])
     for i in reversed(range(len(surprises))):
@@ -63,7 +63,7 @@ def _discounted(surprises: Any, goes_on: Any, discount: float) -> Any:
     return sums
 
 
-def _sums(rewards: Any, goes_on: Any, values: Any) -> Any:
+def returns_of(rewards: Any, goes_on: Any, values: Any) -> Any:
     """Returns (T, E): later rewards of the episode, and the value (T + 1, E) where the round ends before it."""
     sums, ahead = torch.empty_like(rewards), values[-1]
     for i in reversed(range(len(rewards))):
@@ -71,7 +71,7 @@ def _sums(rewards: Any, goes_on: Any, values: Any) -> Any:
     return sums
 
 
-class _Metric:
+class Metric:
     """The running Gauss-Newton matrix ``E[J'J]`` of a network's outputs, and steps in it."""
 
     def __init__(self, network: Any, damping: float) -> None:
@@ -135,14 +135,14 @@ class NaturalGradient:
         self.critic = StandardisedNetwork(inputs, 1, settings["net_arch"]["vf"], seed, **VIEW)
         self._noise = baseline_of(envs).price_noise() if expected else None
         self._random = torch.Generator().manual_seed(seed)
-        self._metrics = {"actor": _Metric(policy.network, 1e-3), "critic": _Metric(self.critic.network, 1e-5)}
-        self._table = torch.zeros(min(envs.params.num_steps, MOST_TIMES) + 1)  # values, by time
-        self._unit = 1.0  # of what the critic adds to the table
+        self._metrics = {"actor": Metric(policy.network, 1e-3), "critic": Metric(self.critic.network, 1e-5)}
+        self.table = torch.zeros(min(envs.params.num_steps, MOST_TIMES) + 1)  # values, by time
+        self.unit = 1.0  # of what the critic adds to the table
         self._seed = seed
         self._observations: Array | None = None  # of the batch, once it has started
         policy.calm()
 
-    def _stepped(self, actions: Array) -> tuple[Array, Array, Array]:
+    def step(self, actions: Array) -> tuple[Array, Array, Array]:
         """What a step leads to, finished rows restarted: observations (E, D), rewards (E,), and which finished (E,)."""
         before = {} if self._noise is None else self.envs.get_state()
         observations, rewards, finished, *_ = self.envs.step(actions)
@@ -163,20 +163,20 @@ class NaturalGradient:
                 seen.append(observations)
             if len(seen) == 2 * SEEN:
                 seen, stride = seen[::2], 2 * stride
-            observations, _, finished = self._stepped(self._played(self.policy.outputs(observations))[0])
+            observations, _, finished = self.step(self._played(self.policy.outputs(observations))[0])
             ended |= finished
             count += 1
         for network in (self.policy, self.critic):
             network.standardise(np.concatenate(seen))
         return count
 
-    def _spread_out(self) -> Array:
+    def spread_out(self) -> Array:
         """Observations (E, D) of rows at different times of their episodes."""
         count = self._first_episodes()
         observations, _ = self.envs.reset()
         ages = torch.randint(1, count + 1, (self.envs.num_envs,), generator=self._random).numpy()
         for step in range(1, count + 1):
-            observations, _, _ = self._stepped(self._played(self.policy.outputs(observations))[0])
+            observations, _, _ = self.step(self._played(self.policy.outputs(observations))[0])
             if (ages == step).any():
                 observations, _ = self.envs.reset(options={"reset_mask": ages == step})
         last: Array = observations
@@ -200,11 +200,11 @@ class NaturalGradient:
     def _play(self) -> tuple[Any, Any, Any, Any]:
         """Observations (T + 1, E, D), signs (T, E, A), rewards (T, E) and which go on (T, E)."""
         length, rows = self.settings["n_steps"], self.envs.num_envs
-        observations, signs = [self._spread_out() if self._observations is None else self._observations], []
+        observations, signs = [self.spread_out() if self._observations is None else self._observations], []
         rewards, goes_on = np.empty((2, length, rows), dtype=np.float32)
         for i in range(length):
             actions, sign = self._played(self.policy.outputs(observations[-1]))
-            seen, rewards[i], finished = self._stepped(actions)
+            seen, rewards[i], finished = self.step(actions)
             goes_on[i] = ~finished
             signs.append(sign)
             observations.append(seen)
@@ -214,19 +214,19 @@ class NaturalGradient:
     def iterate(self) -> bool:
         """One round: whether the run goes on."""
         observations, signs, rewards, goes_on = self._play()
-        cells = torch.from_numpy(np.rint(observations[..., 0] * (len(self._table) - 1)).astype(np.int64))
+        cells = torch.from_numpy(np.rint(observations[..., 0] * (len(self.table) - 1)).astype(np.int64))
         inputs = self.critic.inputs(observations)
         if self.steps == 0:
             self._learn_table(rewards, goes_on, cells, torch.zeros(cells.shape))
-            self._unit = float(_sums(rewards, goes_on, self._table[cells]).sub(self._table[cells[:-1]]).std()) or 1.0
+            self.unit = float(returns_of(rewards, goes_on, self.table[cells]).sub(self.table[cells[:-1]]).std()) or 1.0
         with torch.no_grad():
             extra = self.critic.network(inputs)[..., 0]
         if self.steps > 0:
-            self._learn_table(rewards, goes_on, cells, extra * self._unit)
-        values = self._table[cells] / self._unit + extra
-        surprise = rewards / self._unit + goes_on * values[1:] - values[:-1]
-        targets = _discounted(surprise, goes_on, self.settings["value_lambda"]) + extra[:-1]
-        advantages = _discounted(surprise, goes_on, self.settings["gae_lambda"])
+            self._learn_table(rewards, goes_on, cells, extra * self.unit)
+        values = self.table[cells] / self.unit + extra
+        surprise = rewards / self.unit + goes_on * values[1:] - values[:-1]
+        targets = discounted_sums(surprise, goes_on, self.settings["value_lambda"]) + extra[:-1]
+        advantages = discounted_sums(surprise, goes_on, self.settings["gae_lambda"])
         self._fit_critic(inputs[:-1].flatten(0, 1), targets.flatten())
         if self.steps > 0:  # before, the critic knew nothing
             self._improve_actor(inputs[:-1].flatten(0, 1), signs.flatten(0, 1), advantages.flatten())
@@ -235,13 +235,13 @@ class NaturalGradient:
 
     def _learn_table(self, rewards: Any, goes_on: Any, cells: Any, extra: Any) -> None:
         """Move the table over time towards the mean of returns less what the critic adds."""
-        returns = _sums(rewards, goes_on, self._table[cells] + extra) - extra[:-1]
+        returns = returns_of(rewards, goes_on, self.table[cells] + extra) - extra[:-1]
         played = cells[:-1].flatten()
-        count = torch.zeros_like(self._table).index_add_(0, played, torch.ones(len(played)))
-        total = torch.zeros_like(self._table).index_add_(0, played, returns.flatten())
+        count = torch.zeros_like(self.table).index_add_(0, played, torch.ones(len(played)))
+        total = torch.zeros_like(self.table).index_add_(0, played, returns.flatten())
         seen = count > 0
         rounds = self.steps / rewards.numel()
-        self._table[seen] += max(SLOWEST_TABLE, 1.0 / (rounds + 1.0)) * (total[seen] / count[seen] - self._table[seen])
+        self.table[seen] += max(SLOWEST_TABLE, 1.0 / (rounds + 1.0)) * (total[seen] / count[seen] - self.table[seen])
 
     def _drawn(self, inputs: Any) -> Any:
         """Some of the inputs, for a metric."""
@@ -281,7 +281,7 @@ class NaturalGradient:
             "critic": dict(self.critic.network.state_dict()),
         }
         if training:
-            tree |= {"table": self._table, "unit": self._unit, "random": self._random.get_state()}
+            tree |= {"table": self.table, "unit": self.unit, "random": self._random.get_state()}
             tree |= {f"metric of {name}": metric.matrix for name, metric in self._metrics.items()}
             arrays |= {f"env.{name}": np.asarray(value) for name, value in self.envs.get_state().items()}
         layout: dict[str, Any] = flatten(tree, arrays, "parameters")
@@ -296,7 +296,7 @@ class NaturalGradient:
             If it is not one of such a run.
         """
         tree = restore_network(self.policy, description, arrays)
-        own = {"table": self._table, "random": self._random.get_state()}
+        own = {"table": self.table, "random": self._random.get_state()}
         try:
             check_tensors(tree["critic"], self.critic.network.state_dict(), "critic")
             if not bool((tree["critic"]["scale"] > 0.0).all()):
@@ -316,9 +316,9 @@ class NaturalGradient:
         if type(unit) is not float or not 0.0 < unit < np.inf:
             raise ModelFileError(f"unit = {shortened(unit)} must be a finite number above 0")
         self.critic.network.load_state_dict(tree["critic"])
-        self._table.copy_(tree["table"])
+        self.table.copy_(tree["table"])
         self._random.set_state(tree["random"])
-        self._unit, self.steps = unit, int(description["steps"])
+        self.unit, self.steps = unit, int(description["steps"])
         self._observations = observations
 
 

@@ -396,10 +396,10 @@ def _train_in_rounds(run: _Run) -> _Trained:
             if learner.steps >= next_checkpoint:
                 next_checkpoint = learner.steps + run.checkpoint_steps
                 so_far = {"seconds": time.perf_counter() - started, "curve": curve, "seed": run.seed}
-                _write_rounds(run, learner, run.checkpoint, so_far)
+                write_rounds(run, learner, run.checkpoint, so_far)
     learner.finish()
     seconds = time.perf_counter() - started
-    _write_rounds(run, learner, run.home / "model")
+    write_rounds(run, learner, run.home / "model")
     return _Trained(policy, learner.steps, seconds, curve)
 
 
@@ -414,7 +414,7 @@ def _resume_rounds(run: _Run, learner: ExactGradient | NaturalGradient) -> tuple
         raise ModelFileError(f"{run.checkpoint} lacks {error}: train without --resume") from error
 
 
-def _write_rounds(
+def write_rounds(
     run: _Run, learner: ExactGradient | NaturalGradient, folder: Path, training: Mapping[str, Any] | None = None
 ) -> None:
     """Write the model of a learner or, with what training needs besides, a checkpoint."""

@@ -118,7 +118,7 @@ def exponential(s0, s1):
 
 
 @njit(**KERNEL)
-def _normal_tail(s0, s1):
+def normal_tail(s0, s1):
     """A standard normal number conditioned on exceeding `NORMAL_EDGE` (Marsaglia 1964)."""
     u, s0, s1 = uniform(s0, s1)
     v, s0, s1 = uniform(s0, s1)
@@ -146,7 +146,7 @@ def _normal_rare(bits, s0, s1):
         x = mantissa * NORMAL_SCALE[layer]
         if mantissa < NORMAL_ACCEPT[layer]:
             return x, bits, s0, s1
-    x, s0, s1 = _normal_tail(s0, s1)
+    x, s0, s1 = normal_tail(s0, s1)
     return x, bits, s0, s1
 
 

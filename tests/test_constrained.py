@@ -520,10 +520,10 @@ def test_command_explains_infeasible_limits(capsys, tmp_path):
 def test_penalised_agent_keeps_to_the_limits_below_the_bound():
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    from mmgym.agents.lagrangian import _Decisions, train_lagrangian
+    from mmgym.agents.lagrangian import Decisions, train_lagrangian
 
     chain = read_problem(changed("limits.cvar", {"confidence": "3/4", "amount": 1})).chain
-    decisions = _Decisions(chain)
+    decisions = Decisions(chain)
     random_law = np.random.default_rng(0).random(decisions.allowed.shape) * decisions.allowed.numpy()
     random_law /= random_law.sum(axis=1, keepdims=True)
     functionals, slopes = decisions(torch.from_numpy(random_law))

@@ -21,7 +21,7 @@ dash = pytest.importorskip("dash", reason="needs the extra explore")
 from werkzeug.serving import make_server  # noqa: E402
 
 from mmgym.agents.cli import main, make_parser  # noqa: E402
-from mmgym.agents.commands.explore import _settings  # noqa: E402
+from mmgym.agents.commands.explore import settings_of  # noqa: E402
 from mmgym.agents.explore import cards  # noqa: E402
 from mmgym.agents.explore.computation import compute, parts_of  # noqa: E402
 from mmgym.agents.explore.controls import controls_of  # noqa: E402
@@ -312,7 +312,7 @@ def test_the_command_says_what_cannot_be_used(words, said, capsys):
 def test_a_market_of_somebody_else_can_be_explored(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "third_party"))
     words = ["explore", "--env", "mylab.linear_fills:mylab/LinearFills-v0", "--set", "num_steps=5"]
-    settings, imports = _settings(make_parser(words).parse_args(words))
+    settings, imports = settings_of(make_parser(words).parse_args(words))
     assert imports == ["mylab.linear_fills"]
     assert settings == Settings("mylab/LinearFills-v0", {"num_steps": 5})
     assert "fee" in {control.name for control in controls_of(settings, checked_params(settings))}

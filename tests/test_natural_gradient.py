@@ -46,14 +46,14 @@ def test_sums_within_episodes():
                 else:
                     returns[i, row] += values[7, row]
         tensors = [torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in (rewards, goes_on, values)]
-        assert np.allclose(module._discounted(*tensors[:2], discount), expected)
-        assert np.allclose(module._sums(*tensors), returns)
+        assert np.allclose(module.discounted_sums(*tensors[:2], discount), expected)
+        assert np.allclose(module.returns_of(*tensors), returns)
 
 
 def test_a_metric_is_how_far_outputs_move():
     """Lengths of small steps against the outputs before and after; a step climbs its objective."""
     policy = actor_of(environment_of(AS, **SMALL), [5], seed=1)
-    metric = module._Metric(policy.network, 1e-3)
+    metric = module.Metric(policy.network, 1e-3)
     observations = np.random.default_rng(1).uniform(0.0, 1.0, (300, 2)).astype(np.float32)
     inputs, wanted = policy.inputs(observations), torch.linspace(-0.3, 0.3, 300)[:, None]
     metric.update(inputs)
@@ -81,7 +81,7 @@ def test_the_critic_finds_the_exact_values_of_a_policy_that_stands_still():
     problem = problem_of(environment_of(AS, **SMALL))
     _, exact, chances = visits(problem, tabulate(problem, learner.policy).controls)
     for n in range(problem.num_steps):
-        values = float(learner._table[n]) + learner._unit * learner.critic.outputs(problem.observations(n))[:, 0]
+        values = float(learner.table[n]) + learner.unit * learner.critic.outputs(problem.observations(n))[:, 0]
         away = values - exact[n]
         mean = chances[n] @ away
         assert abs(mean) < 0.01 * exact[0].max()
@@ -99,7 +99,7 @@ def test_rewards_without_price_noise_are_those_of_training_with_sb3():
     other.reset()
     ends = 0
     for _ in range(60):
-        observations, rewards, finished = learner._stepped(actions)
+        observations, rewards, finished = learner.step(actions)
         expected = other.step(actions)
         ends += int(finished.sum())
         assert np.array_equal(observations, expected[0])
@@ -111,7 +111,7 @@ def test_rewards_without_price_noise_are_those_of_training_with_sb3():
 def test_rows_begin_at_different_times():
     """Where decisions follow events too: of the start of the first round, over the whole episode."""
     learner = learner_of(env_id="mmgym/HawkesFlow-v0", arguments={"horizon": 20.0, "num_steps": 60}, n_envs=200)
-    left = learner._spread_out()[:, 0]
+    left = learner.spread_out()[:, 0]
     assert np.histogram(left, bins=4, range=(0.0, 1.0))[0].min() > 20
 
 
@@ -138,13 +138,13 @@ def test_a_run_learns_is_killed_and_resumes_to_the_same_weights(tmp_path, monkey
     whole, scored = train(str(config), AS, folder=tmp_path / "whole", **options)
     assert 0.8 < scored.skill <= 1.0
     assert scored.method == "exact"
-    write = train_module._write_rounds
+    write = train_module.write_rounds
 
     def write_and_die(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "_write_rounds", write_and_die)
+    monkeypatch.setattr(train_module, "write_rounds", write_and_die)
     with pytest.raises(KeyboardInterrupt):
         train(str(config), AS, folder=tmp_path / "run", checkpoint_steps=100_000, **options)
     monkeypatch.undo()

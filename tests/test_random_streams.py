@@ -56,7 +56,7 @@ def exponential_draws(s0, s1, out):
 @njit(cache=True)
 def normal_tail_draws(s0, s1, out):
     for i in range(out.size):
-        out[i], s0, s1 = random_streams._normal_tail(s0, s1)
+        out[i], s0, s1 = random_streams.normal_tail(s0, s1)
 
 
 @njit(cache=True)

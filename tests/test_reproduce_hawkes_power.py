@@ -122,7 +122,7 @@ def test_components_of_the_reference() -> None:
 def test_arrivals_are_the_closed_form() -> None:
     """A jump of an intensity by z lifts I by z phi_1 and J by z phi_2; both die out with the jump."""
     p = known_parameters(illustrative("H15", "Late"), terminal_penalty=0.05)
-    table = power_2017._arrivals(p).set_index("minute")
+    table = power_2017.arrival_table(p).set_index("minute")
     tau = 59.0
     damping = p.decays[BUY] - p.excitations[BUY]
     phi_1 = (1 - math.exp(-damping * tau)) / damping

@@ -104,7 +104,7 @@ def test_the_splitting_has_the_paper_s_table() -> None:
     """All 15 rows, both strategies; another program found 1.6 and 1.8 %, and 6.8 and 12.3 % in Table 3's averages."""
     table = frontier(tuple(line[0] for line in guilbaud_pham_2013.PAPER_6), 10)
     assert len(table) == 15
-    deviation = guilbaud_pham_2013._deviation
+    deviation = guilbaud_pham_2013.log_deviation
     assert deviation(table, "split_") == pytest.approx(0.016, abs=0.002)
     assert deviation(table, "split_", "mean") == pytest.approx(0.018, abs=0.001)
     assert deviation(table, "unmodified_") == pytest.approx(0.068, abs=0.002)
@@ -120,10 +120,10 @@ def test_printed_ratios_are_consistent() -> None:
 
 
 def test_intensities_that_are_used_are_averages_of_the_sides() -> None:
-    table = guilbaud_pham_2013._intensity_table()
+    table = guilbaud_pham_2013.intensity_table()
     for quote, used in (("best", tick_spread.TABLE_3_BEST), ("improved", tick_spread.TABLE_3_IMPROVED)):
         np.testing.assert_allclose(0.5 * (table[f"bid_{quote}"] + table[f"ask_{quote}"]), used, rtol=1e-12)
-    transitions = guilbaud_pham_2013._transition_table()
+    transitions = guilbaud_pham_2013.transition_table()
     used = transitions[[f"used_{j}" for j in range(1, 7)]].to_numpy()
     np.testing.assert_allclose(used.sum(axis=1), 1.0, rtol=1e-12)
     assert transitions["sum"].between(0.997, 1.0).all()
@@ -184,7 +184,7 @@ def test_regions_of_the_policy() -> None:
     controls = [(0, 0, 10, 10, 0), (1, 1, 10, 10, 0), (0, 1, 10, 10, 0), (1, 0, 10, 10, 0), (1, 0, 10, 0, 0)]
     controls += [(0, 0, 0, 10, 0), (0, 0, 0, 0, 0), (0, 0, 10, 10, -10), (0, 1, 0, 10, 20)]
     names = ["bid_improved", "ask_improved", "bid_size", "ask_size", "market_order"]
-    regions = guilbaud_pham_2013._regions(pd.DataFrame(controls, columns=names))
+    regions = guilbaud_pham_2013.regions_of(pd.DataFrame(controls, columns=names))
     assert [guilbaud_pham_2013.REGIONS[k][0] for k in regions] == [
         "both best",
         "both improved",
@@ -255,7 +255,7 @@ def test_full_reproduction(tmp_path: Path) -> None:
     for quantity, expected in guilbaud_pham_2013.REFERENCE_5["constant"].items():
         close("constant", quantity, expected)
     table = pd.read_csv(tmp_path / "table_6_frontier.csv")
-    assert guilbaud_pham_2013._deviation(table[table["gamma"] > 1.5], "") < 0.037
+    assert guilbaud_pham_2013.log_deviation(table[table["gamma"] > 1.5], "") < 0.037
     best = table.iloc[table["net_ratio"].argmax()]
     assert best["gamma"] == 1.563
     assert best["net_ratio"] == pytest.approx(0.45, abs=0.51e-2)

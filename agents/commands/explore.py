@@ -27,7 +27,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--snapshot", metavar="DIR", help=text)
 
 
-def _settings(options: argparse.Namespace) -> tuple[Any, list[str]]:
+def settings_of(options: argparse.Namespace) -> tuple[Any, list[str]]:
     """Settings of the command line, and the modules that the process that computes must import."""
     from mmgym.agents.explore.settings import Settings, checked_params, known_environments
 
@@ -52,7 +52,7 @@ def _explore(options: argparse.Namespace) -> None:
         raise ImportError(EXTRA) from error
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port {options.port}: must be from 0 to 65535")
-    settings, imports = _settings(options)
+    settings, imports = settings_of(options)
     if options.snapshot is not None:
         from mmgym.agents.explore.snapshot import write_snapshot
 

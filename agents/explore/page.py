@@ -269,6 +269,7 @@ def make_app(default: Settings, worker: Worker) -> Dash:
     _add_choices(app, worker)
     _add_cards(app, worker)
     _add_episode(app, worker)
+    _add_player(app)
     return app
 
 
@@ -563,7 +564,7 @@ def _note(shown: cards.Drawn) -> Any:
 
 
 def _add_episode(app: Dash, worker: Worker) -> None:
-    """The episode and its player."""
+    """The episode, step by step."""
 
     @app.callback(
         Output("step", "max"),
@@ -601,6 +602,10 @@ def _add_episode(app: Dash, worker: Worker) -> None:
         table = [] if shown.table is None else table_of(shown.table)
         figure = shown.figure or cards.EMPTY
         return figure, _height(figure), _note(shown), table, text, "card"
+
+
+def _add_player(app: Dash) -> None:
+    """What moves the episode's step as time goes."""
 
     @app.callback(
         Output("player", "disabled"),

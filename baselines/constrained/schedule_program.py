@@ -90,54 +90,15 @@ class ScheduleProgram:
         self._build()
 
     def _build(self) -> None:
-        chain, model = self.chain, self._library.CpModel()
-        self._model = model
-        self._booleans: list[tuple[Any, dict[tuple[int, int], Quotes]]] = []
-        self._chosen: dict[tuple[int, int], dict[Quotes, Any]] = {}
-        for n, decisions in enumerate(chain.decisions):
-            for _, choices in decisions:
-                booleans = [model.new_bool_var("") for _ in choices]
-                model.add_exactly_one(booleans)
-                for boolean, choice in zip(booleans, choices, strict=True):
-                    self._booleans.append((boolean, {(n, q): pair for q, pair in choice.items()}))
-                    for q, pair in choice.items():
-                        cell = self._chosen.setdefault((n, q), {})
-                        cell[pair] = cell[pair] + boolean if pair in cell else boolean
+        chain = self.chain
+        self._model = self._library.CpModel()
+        self._choose()
         mass: dict[Any, Any] = {chain.start: 1}
         highest: dict[Any, int] = {chain.start: 1}
         rewards: list[tuple[Any, Any]] = []
-        for n, layer in enumerate(chain.layers[:-1]):
-            inflow: dict[Any, list[Any]] = {}
-            reach: dict[Any, int] = {}
-            by_cell: dict[tuple[int, Quotes], list[Any]] = {}
-            total = chain.denominator**n
-            for state in layer:
-                if time.perf_counter() > self._deadline:
-                    raise TimeoutError("the program was not built within the time limit")
-                q, most = state.inventory, highest[state]
-                plays = []
-                reach_of_state: dict[Any, int] = {}
-                for pair in self._chosen[n, q]:
-                    x = model.new_int_var(0, most, "")
-                    model.add(x <= most * self._chosen[n, q][pair])
-                    plays.append(x)
-                    by_cell.setdefault((q, pair), []).append(x)
-                    for after, parts in chain.successors(state, pair):
-                        inflow.setdefault(after, []).append(parts * x)
-                        reach_of_state[after] = max(reach_of_state.get(after, 0), parts * most)
-                model.add(sum(plays) == mass[state])
-                for after, parts in reach_of_state.items():
-                    reach[after] = reach.get(after, 0) + parts
-            for (q, pair), plays in by_cell.items():  # redundant, and what makes it fast
-                model.add(sum(plays) <= total * self._chosen[n, q][pair])
-            whole = total * chain.denominator
-            highest = {state: min(most, whole) for state, most in reach.items()}
-            mass = {}
-            for state, parts_of in inflow.items():
-                mass[state] = model.new_int_var(0, highest[state], "")
-                model.add(mass[state] == sum(parts_of))
-            model.add(sum(mass.values()) == whole)  # redundant
-            rest = self._whole // whole
+        for n in range(len(chain.layers) - 1):
+            mass, highest = self._play(n, mass, highest)
+            rest = self._whole // chain.denominator ** (n + 1)
             for state, variable in mass.items():
                 reward = chain.step_reward(state.inventory) * self._objective_scale * rest
                 if reward:
@@ -152,6 +113,56 @@ class ScheduleProgram:
         for state, variable in mass.items():
             rewards.append((chain.final_reward(state) * self._objective_scale, variable))
         self._worth = sum((int(reward) * variable for reward, variable in rewards), start=0)
+
+    def _choose(self) -> None:
+        """A boolean for every choice of a decision, exactly one of them true."""
+        model = self._model
+        self._booleans: list[tuple[Any, dict[tuple[int, int], Quotes]]] = []
+        self._chosen: dict[tuple[int, int], dict[Quotes, Any]] = {}
+        for n, decisions in enumerate(self.chain.decisions):
+            for _, choices in decisions:
+                booleans = [model.new_bool_var("") for _ in choices]
+                model.add_exactly_one(booleans)
+                for boolean, choice in zip(booleans, choices, strict=True):
+                    self._booleans.append((boolean, {(n, q): pair for q, pair in choice.items()}))
+                    for q, pair in choice.items():
+                        cell = self._chosen.setdefault((n, q), {})
+                        cell[pair] = cell[pair] + boolean if pair in cell else boolean
+
+    def _play(self, n: int, mass: dict[Any, Any], highest: dict[Any, int]) -> tuple[dict[Any, Any], dict[Any, int]]:
+        """Masses of the states after step ``n``, and the most that each can be, from those before it."""
+        chain, model = self.chain, self._model
+        inflow: dict[Any, list[Any]] = {}
+        reach: dict[Any, int] = {}
+        by_cell: dict[tuple[int, Quotes], list[Any]] = {}
+        total = chain.denominator**n
+        for state in chain.layers[n]:
+            if time.perf_counter() > self._deadline:
+                raise TimeoutError("the program was not built within the time limit")
+            q, most = state.inventory, highest[state]
+            plays = []
+            reach_of_state: dict[Any, int] = {}
+            for pair in self._chosen[n, q]:
+                x = model.new_int_var(0, most, "")
+                model.add(x <= most * self._chosen[n, q][pair])
+                plays.append(x)
+                by_cell.setdefault((q, pair), []).append(x)
+                for after, parts in chain.successors(state, pair):
+                    inflow.setdefault(after, []).append(parts * x)
+                    reach_of_state[after] = max(reach_of_state.get(after, 0), parts * most)
+            model.add(sum(plays) == mass[state])
+            for after, parts in reach_of_state.items():
+                reach[after] = reach.get(after, 0) + parts
+        for (q, pair), plays in by_cell.items():  # redundant, and what makes it fast
+            model.add(sum(plays) <= total * self._chosen[n, q][pair])
+        whole = total * chain.denominator
+        highest = {state: min(most, whole) for state, most in reach.items()}
+        mass = {}
+        for state, parts_of in inflow.items():
+            mass[state] = model.new_int_var(0, highest[state], "")
+            model.add(mass[state] == sum(parts_of))
+        model.add(sum(mass.values()) == whole)  # redundant
+        return mass, highest
 
     def _shortfall(self, mass: dict[Any, Any]) -> Any:
         """A variable that is at least the conditional value at risk, in its unit."""

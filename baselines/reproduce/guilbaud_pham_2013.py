@@ -383,7 +383,7 @@ def frontier(gammas: tuple[float, ...], cells: int, progress: Callable[[int], ob
     return pd.DataFrame(rows)
 
 
-def _deviation(table: pd.DataFrame, prefix: str, quantity: str = "std") -> float:
+def log_deviation(table: pd.DataFrame, prefix: str, quantity: str = "std") -> float:
     """Root mean square of ln(paper / here) of the ``std`` or ``mean`` of a `frontier`, both strategies."""
     return float(np.sqrt((_log_ratios(table, prefix, quantity) ** 2).mean()))
 
@@ -424,7 +424,7 @@ def gain_table(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 # Tables 1-4 and figures
 
 
-def _transition_table() -> pd.DataFrame:
+def transition_table() -> pd.DataFrame:
     rows = []
     for i, (printed, used) in enumerate(zip(tick_spread.TABLE_1, Params.create().spread_transitions, strict=True)):
         row = {"spread": 0.005 * (i + 1), "sum": math.fsum(printed)}
@@ -433,7 +433,7 @@ def _transition_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _intensity_table() -> pd.DataFrame:
+def intensity_table() -> pd.DataFrame:
     used = {"used_best": tick_spread.TABLE_3_BEST, "used_improved": tick_spread.TABLE_3_IMPROVED}
     return pd.DataFrame({"spread": 0.005 * np.arange(1, 7), **INTENSITIES, **used})
 
@@ -464,7 +464,7 @@ def _policy_frame(params: Params, left: float, controls: Array) -> pd.DataFrame:
     return pd.DataFrame({**columns, **dict(zip(names, controls.T, strict=True))})
 
 
-def _regions(policy: pd.DataFrame) -> Array:
+def regions_of(policy: pd.DataFrame) -> Array:
     """Index into `REGIONS` of each row of the policy's table."""
     bid, ask = policy["bid_improved"].to_numpy() > 0.0, policy["ask_improved"].to_numpy() > 0.0
     codes = np.select([bid & ask, ask, bid], [4, 2, 5], default=3)
@@ -527,7 +527,7 @@ def _policy_picture(policy: pd.DataFrame) -> Any:
         inventory = np.unique(rows["inventory"])
         step = inventory[1] - inventory[0]
         edges = np.append(inventory, inventory[-1] + step) - 0.5 * step
-        axes.pcolormesh(edges, np.arange(0.5, 7.0), _regions(rows).reshape(6, -1), **colors)
+        axes.pcolormesh(edges, np.arange(0.5, 7.0), regions_of(rows).reshape(6, -1), **colors)
         axes.set_yticks(range(1, 7))
         axes.set_ylabel("spread (ticks)")
         axes.set_title(f"{left:g} s before the horizon", fontsize=10)
@@ -547,7 +547,7 @@ def _policy_over_time_picture(policy: pd.DataFrame) -> Any:
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
     for ticks, axes in enumerate(grid.flat, start=1):
         rows = policy[np.isclose(policy["spread"], 0.005 * ticks)]
-        axes.pcolormesh(times, edges, _regions(rows).reshape(LAST_CELLS, -1).T, **colors)
+        axes.pcolormesh(times, edges, regions_of(rows).reshape(LAST_CELLS, -1).T, **colors)
         axes.set_title(f"spread of {ticks} tick{'s' * (ticks > 1)}", fontsize=10)
     grid[0, 0].set_xlim(LAST, 0.0)
     for axes in grid[1]:
@@ -702,28 +702,15 @@ def verdict(rows: pd.DataFrame, quantity: str, strategies: Sequence[str] = STRAT
 
 def _remarks(table: pd.DataFrame, rows: pd.DataFrame, constant: tuple[float, float]) -> list[str]:
     """What agrees with the paper, and what does not."""
-    last, top = table.iloc[-1], table.iloc[table["net_ratio"].argmax()]
+    last = table.iloc[-1]
     here, paper = (
         dict(zip(zip(rows["strategy"], rows["quantity"], strict=True), rows[source], strict=True))
         for source in ("here", "paper")
     )
     ratios = [paper[name, "wealth"] / here[name, "wealth"] for name in STRATEGIES]
     orders, spread = ("optimal", "market orders"), ("optimal", "market orders, std")
-    paper_top = table.iloc[table["paper_net_ratio"].argmax()]
-    information = [here[name, "wealth / std"] for name in STRATEGIES]
-    stderrs = rows[rows["quantity"] == "wealth / std"].set_index("strategy")["stderr"]
-    ranked = ranking(STRATEGIES, information, [float(stderrs[name]) for name in STRATEGIES])
     return [
-        paragraph(
-            f"""What agrees: the order of the four strategies by wealth / std is {ranked} (here
-            {", ".join(f"{value:.2f}" for value in information)}); the largest inventory is
-            {here["optimal", "maximum inventory"]:.0f} shares on average with market orders and
-            {here["without_market_orders", "maximum inventory"]:.0f} without; the net ratio has its maximum inside the
-            range of penalties, here at gamma {top["gamma"]:g} ({top["net_ratio"]:.2f}), in the paper at
-            {paper_top["gamma"]:g} ({paper_top["paper_net_ratio"]:.2f}), and is flat around it. For gamma of 1.5 and
-            more the standard deviations of Table 6 agree to
-            {100.0 * _deviation(table[table["gamma"] > 1.5], ""):.1f} % (root mean square of both strategies)."""
-        ),
+        _agreement(table, rows, here),
         paragraph(
             f"""Mean wealth: {verdict(rows, "wealth")}.
             In Table 5 the paper has {min(ratios):.2f} to {max(ratios):.2f} of the wealth found here, in Table 6
@@ -740,23 +727,9 @@ def _remarks(table: pd.DataFrame, rows: pd.DataFrame, constant: tuple[float, flo
             f"""NOT matched: for small penalties the paper's standard deviations end at {last["paper_std"]:.1f} and
             {last["paper_std_without"]:.1f}; those of the optimum go on to {last["std"]:.1f} and
             {last["std_without"]:.1f} (gamma {last["gamma"]:g}). Over the whole table they differ by
-            {100.0 * _deviation(table, ""):.0f} %."""
+            {100.0 * log_deviation(table, ""):.0f} %."""
         ),
-        paragraph(
-            f"""The splitting column has these almost wholly. The published abstract names an explicit backward
-            splitting: phi(t) = max(T phi(t + dt), M phi(t + dt)), in which an order forgoes one step's gain, so that
-            orders are rarer and larger ({here[VARIANTS[0], "market orders"]:.2f}; the paper {paper[orders]:g}). Its
-            {SPLIT_STEPS} steps (the paper's N_T) are of {SPLIT_STEP:g} s, about the longest stable ones, so the policy
-            looks {SPLIT_STEPS * SPLIT_STEP:g} s ahead, and each is played for 3 s; gamma (y / 100)^2 is counted in
-            ticks times shares, 5e-7 gamma euro per share squared and second; improved quotes have 0.88 of Table 3's
-            averages at 4 to 6 ticks, best ones 0.92 at 6 ticks; paths are the paper's Euler scheme, whose fills count
-            quotes of size 0 too. The {len(table)} rows of both strategies in Table 6 (that of gamma = 5 is from Table
-            5) are then matched to {100.0 * _deviation(table, "split_"):.1f} % (standard deviations) and
-            {100.0 * _deviation(table, "split_", "mean"):.1f} % (means), root mean squares; in the averages of Table 3
-            as they are, to {100.0 * _deviation(table, "unmodified_"):.1f} % and
-            {100.0 * _deviation(table, "unmodified_", "mean"):.1f} %. Factors, step and unit were found from the tables:
-            a description that is consistent with the published abstract, not the authors' code."""
-        ),
+        _splitting(table, here, paper),
         paragraph(
             """Inferred, not printed: the clock's rate (1 /s), the volatility (0.008 euro / sqrt(s)) and the unit of the
             penalty (6e-7 gamma euro per share squared and second; gamma = 5 in shares or lots would stop all trading).
@@ -765,6 +738,42 @@ def _remarks(table: pd.DataFrame, rows: pd.DataFrame, constant: tuple[float, flo
             too, is not said; the environment plays the best quote there."""
         ),
     ]
+
+
+def _agreement(table: pd.DataFrame, rows: pd.DataFrame, here: dict[tuple[str, str], float]) -> str:
+    top, paper_top = (table.iloc[table[name].argmax()] for name in ("net_ratio", "paper_net_ratio"))
+    information = [here[name, "wealth / std"] for name in STRATEGIES]
+    stderrs = rows[rows["quantity"] == "wealth / std"].set_index("strategy")["stderr"]
+    ranked = ranking(STRATEGIES, information, [float(stderrs[name]) for name in STRATEGIES])
+    return paragraph(
+        f"""What agrees: the order of the four strategies by wealth / std is {ranked} (here
+        {", ".join(f"{value:.2f}" for value in information)}); the largest inventory is
+        {here["optimal", "maximum inventory"]:.0f} shares on average with market orders and
+        {here["without_market_orders", "maximum inventory"]:.0f} without; the net ratio has its maximum inside the
+        range of penalties, here at gamma {top["gamma"]:g} ({top["net_ratio"]:.2f}), in the paper at
+        {paper_top["gamma"]:g} ({paper_top["paper_net_ratio"]:.2f}), and is flat around it. For gamma of 1.5 and
+        more the standard deviations of Table 6 agree to
+        {100.0 * log_deviation(table[table["gamma"] > 1.5], ""):.1f} % (root mean square of both strategies)."""
+    )
+
+
+def _splitting(table: pd.DataFrame, here: dict[tuple[str, str], float], paper: dict[tuple[str, str], float]) -> str:
+    return paragraph(
+        f"""The splitting column has these almost wholly. The published abstract names an explicit backward
+        splitting: phi(t) = max(T phi(t + dt), M phi(t + dt)), in which an order forgoes one step's gain, so that
+        orders are rarer and larger ({here[VARIANTS[0], "market orders"]:.2f}; the paper
+        {paper["optimal", "market orders"]:g}). Its {SPLIT_STEPS} steps (the paper's N_T) are of {SPLIT_STEP:g} s,
+        about the longest stable ones, so the policy looks {SPLIT_STEPS * SPLIT_STEP:g} s ahead, and each is played
+        for 3 s; gamma (y / 100)^2 is counted in ticks times shares, 5e-7 gamma euro per share squared and second;
+        improved quotes have 0.88 of Table 3's
+        averages at 4 to 6 ticks, best ones 0.92 at 6 ticks; paths are the paper's Euler scheme, whose fills count
+        quotes of size 0 too. The {len(table)} rows of both strategies in Table 6 (that of gamma = 5 is from Table
+        5) are then matched to {100.0 * log_deviation(table, "split_"):.1f} % (standard deviations) and
+        {100.0 * log_deviation(table, "split_", "mean"):.1f} % (means), root mean squares; in the averages of Table 3
+        as they are, to {100.0 * log_deviation(table, "unmodified_"):.1f} % and
+        {100.0 * log_deviation(table, "unmodified_", "mean"):.1f} %. Factors, step and unit were found from the tables:
+        a description that is consistent with the published abstract, not the authors' code."""
+    )
 
 
 def _report(paths: int, rows: pd.DataFrame, table: pd.DataFrame, constant: tuple[float, float]) -> str:
@@ -816,13 +825,13 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
         table = frontier(gammas, 100 if quick else 500, bar.update)
     rows, free = strategy_table(samples), Params.create(**benchmark_arguments())
     constant = feedback_moments(free, constant_quotes(free))
-    policy, intensities = _policy_table(10.0 if quick else 5.0), _intensity_table()
+    policy, intensities = _policy_table(10.0 if quick else 5.0), intensity_table()
     over_time = _policy_over_time()
     wealth, counts = _wealth_histogram(samples), _count_histogram(samples)
 
     names = ["parameter", "symbol", "value", "unit", "source"]
     tables = {
-        "table_1_transitions": _transition_table(),
+        "table_1_transitions": transition_table(),
         "table_2_clock": pd.DataFrame({"time": CLOCK_TIMES, "rate": CLOCK_RATES}),
         "table_3_intensities": intensities,
         "table_4_parameters": pd.DataFrame(list(PARAMETERS), columns=names),

@@ -325,7 +325,7 @@ def _components_picture(table: pd.DataFrame, half_spread: float) -> Any:
 BUY_MINUTE, SELL_MINUTE, LAST_MINUTE = 1.0, 4.0, 7.0
 
 
-def _arrivals(params: Params) -> pd.DataFrame:
+def arrival_table(params: Params) -> pd.DataFrame:
     """Figure 5: the terms of eq. (29) with ``g`` at inventory 0, around an order to buy and one to sell.
 
     There is no history, and nothing else arrives, so intensities are at their base and return to it.
@@ -702,7 +702,7 @@ def reproduce(folder: Path, *, quick: bool = False, progress: bool = True) -> st
     shown = known_parameters(illustrative(SHOWN, "Late"), terminal_penalty=SHOWN_ALPHA)
     half_spread = shown.half_tick * shown.initial_spread
     buy_orders, sell_orders, dispersion = _buy_orders(tapes), _sell_orders(tapes), _dispersion(tapes)
-    table_1, components, arrivals = _table_1(calibration), _components(shown, half_spread), _arrivals(shown)
+    table_1, components, arrivals = _table_1(calibration), _components(shown, half_spread), arrival_table(shown)
     claims, policies, drifts = _claims(shown, components, arrivals), _policy_table(windows), _drifts(calibration, tapes)
     by_policy, second = _tables_2(windows)
     sells = _both_windows(tapes, "MO_SELL")[0]
