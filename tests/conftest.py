@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
@@ -115,6 +116,22 @@ def run_script(tmp_path):
         return output
 
     return run
+
+
+@pytest.fixture
+def check_mean():
+    """Fail where the mean of independent draws is not the expected one.
+
+    A false alarm has the probability ``alarms`` of the test's family, shared among its ``checks``; ``slack`` is what
+    the expected value may be wrong by.
+    """
+
+    def check(sample, expected=0.0, *, alarms, checks=1, slack=0.0):
+        mean, stderr = np.mean(sample), np.std(sample, ddof=1) / np.sqrt(len(sample))
+        bound = stats.norm.isf(alarms / checks / 2.0) * stderr + slack
+        assert abs(mean - expected) < bound, (mean, stderr, expected)
+
+    return check
 
 
 def chain_values(moves, flow, noise, length, end, gamma):

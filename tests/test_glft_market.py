@@ -253,23 +253,20 @@ def test_a_constant_quote_is_worth_the_same_for_every_number_of_steps(num_steps)
     assert np.abs(z).max() < stats.norm.isf(0.5 * FALSE_ALARMS / 9)
 
 
-def test_a_constant_quote_with_a_terminal_penalty():
+def test_a_constant_quote_with_a_terminal_penalty(check_mean):
     count = 100_000
     envs = GLFTVectorEnv(count, num_steps=3, running_penalty=0.2, terminal_penalty=0.1, reward="expected", **SMALL)
     returns, _ = total_returns(envs, seed=11)
-    z = (returns.mean() - 3.69126578156) / (returns.std() / math.sqrt(count))
-    assert abs(z) < stats.norm.isf(0.5 * FALSE_ALARMS)
+    check_mean(returns, 3.69126578156, alarms=FALSE_ALARMS)
 
 
 @pytest.mark.parametrize("reward", ["pnl", "expected"])
-def test_certainty_equivalent_of_a_constant_quote(reward):
+def test_certainty_equivalent_of_a_constant_quote(reward, check_mean):
     """CARA, no penalties: 57.1897 at risk aversion 0.1, from the continuous-time equations."""
     count = 200_000
     arguments = {"num_steps": 2, "utility": "cara", "risk_aversion": 0.1, "reward": reward}
     returns, _ = total_returns(GLFTVectorEnv(count, **arguments, **AVELLANEDA_STOIKOV), seed=12)
-    expected = -math.exp(-0.1 * 57.1897)
-    z = (returns.mean() - expected) / (returns.std() / math.sqrt(count))
-    assert abs(z) < stats.norm.isf(0.5 * FALSE_ALARMS / 2)
+    check_mean(returns, -math.exp(-0.1 * 57.1897), alarms=FALSE_ALARMS, checks=2)
 
 
 # --- Rewards ---------------------------------------------------------------------------------------------------------
@@ -308,11 +305,11 @@ def test_expected_rewards_differ_by_the_price_gain_alone():
     assert expected.sum(axis=0).std() < pnl.sum(axis=0).std()
 
 
-def test_rewards_of_both_kinds_have_the_same_mean():
+def test_rewards_of_both_kinds_have_the_same_mean(check_mean):
     count = 100_000
     envs = [GLFTVectorEnv(count, **{**PENALTIES, "reward": reward}) for reward in ("pnl", "expected")]
     noise = total_returns(envs[0], 1)[0] - total_returns(envs[1], 1)[0]
-    assert abs(noise.mean()) < stats.norm.isf(0.5 * FALSE_ALARMS) * noise.std() / math.sqrt(count)
+    check_mean(noise, alarms=FALSE_ALARMS)
 
 
 @pytest.mark.parametrize("reward", ["pnl", "expected"])

@@ -169,7 +169,7 @@ def test_conformance_with_jumps(utility, law):
 
 
 @pytest.mark.parametrize("utility", ["mean", "cara"])
-def test_rewards_without_price_noise_have_the_same_mean(utility):
+def test_rewards_without_price_noise_have_the_same_mean(utility, check_mean):
     count, returns = 40_000, []
     for reward in ("pnl", "expected"):
         envs = GLFTVectorEnv(count, **SMALL, utility=utility, risk_aversion=0.3, reward=reward)
@@ -177,7 +177,7 @@ def test_rewards_without_price_noise_have_the_same_mean(utility):
         returns.append(sum(envs.step(np.zeros((count, 2), np.float32))[1] for _ in range(4)))
     difference = returns[0] - returns[1]
     assert returns[1].std() < 0.8 * returns[0].std()
-    assert abs(difference.mean()) < stats.norm.isf(0.25 * FALSE_ALARMS) * difference.std() / math.sqrt(count)
+    check_mean(difference, alarms=FALSE_ALARMS, checks=2)
 
 
 def merton_cdf(x, p, length):

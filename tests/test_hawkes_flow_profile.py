@@ -310,7 +310,7 @@ def test_moments_are_those_of_the_differential_equations():
 
 
 @pytest.mark.parametrize("decision", ["event", "clock"])
-def test_the_price_noise_has_no_mean(decision):
+def test_the_price_noise_has_no_mean(decision, check_mean):
     p = Params.create(**PROFILE | {"initial_inventory": 2, "num_steps": 6}, decision=decision)
     envs = gym.make_vec(ID, num_envs=3000, **p.arguments())
     envs.reset(seed=9)
@@ -320,7 +320,7 @@ def test_the_price_noise_has_no_mean(decision):
         _, _, ended, _, _ = envs.step(np.zeros((3000, 2), np.float32))
         total += np.where(running, noise(before, envs.get_state()), 0.0)
         running &= ~ended
-    assert abs(total.mean()) < stats.norm.isf(FALSE_ALARMS / 2) * total.std() / np.sqrt(3000)
+    check_mean(total, alarms=FALSE_ALARMS)
 
 
 @pytest.mark.long

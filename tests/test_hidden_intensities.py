@@ -350,7 +350,7 @@ def test_memory_plays_the_full_market_on_the_tape_as_if_it_saw_the_intensities()
 
 
 @pytest.mark.long
-def test_memory_reaches_the_optimum_of_the_tape():
+def test_memory_reaches_the_optimum_of_the_tape(check_mean):
     """By advantages, without noise, and by plain returns; without memory it is missed."""
     seen, tape = (baselines.optimal_policy(FLOW, **SMALL, **more) for more in ({}, TAPE))
     assert tape.bounds == seen.bounds and tape.level == "certified" and not tape.markov
@@ -361,8 +361,7 @@ def test_memory_reaches_the_optimum_of_the_tape():
         score = baselines.score(FLOW, policy, episodes=100, **SMALL, **TAPE)
         assert score.skill == pytest.approx(1.0, abs=1e-6) and score.method == "simulated"
     returns = simulated_columns(env, tape, Rewards(), 4_000, 5)["estimate"]
-    bound = stats.norm.isf(FALSE_ALARMS / 2) * returns.std(ddof=1) / math.sqrt(len(returns))
-    assert abs(returns.mean() - tape.optimum) < bound + tape.bounds.error
+    check_mean(returns, tape.optimum, alarms=FALSE_ALARMS, slack=tape.bounds.error)
     forgetful = baselines.score(FLOW, policies["event_optimum"], method="exact", episodes=20, **SMALL, **TAPE)
     blind = baselines.paper_policies(FLOW, **SMALL, **HIDDEN)["event_optimum"]
     assert forgetful.value == baselines.score(FLOW, blind, method="exact", episodes=20, **SMALL, **HIDDEN).value

@@ -332,7 +332,7 @@ def test_bounds_bind_only_where_controls_are_continuous(capsys):
     assert "the bounds of the action space bind in" in capsys.readouterr().out
 
 
-def test_the_share_of_clipped_decisions_is_that_of_played_episodes():
+def test_the_share_of_clipped_decisions_is_that_of_played_episodes(check_mean):
     arguments = {"num_steps": 20, "max_depth": 0.9}
     policy = baselines.paper_policies(AS, **arguments)["hjb"]
     share = clipped_share(AS, policy, **arguments)
@@ -346,7 +346,7 @@ def test_the_share_of_clipped_decisions_is_that_of_played_episodes():
     beyond = (wanted.controls[rows["step"], cells] > 0.9).any(axis=1)
     shares = beyond.reshape(count, 20).mean(axis=1)
     assert 0.01 < share < 0.99
-    assert abs(shares.mean() - share) < stats.norm.isf(0.5e-3) * shares.std() / math.sqrt(count)
+    check_mean(shares, share, alarms=1e-3)
     table = baselines.score_table({"hjb": score})
     assert table.loc["hjb", "method"] == f"exact, clipped {100.0 * share:.2g} %"
     assert clipped_share(AS, wanted, num_steps=20) == 0.0

@@ -24,11 +24,6 @@ COUPLED = {**SMALL, "impact": 0.02, "initial_law": [20.0, 1]}
 FALSE_ALARM = 1e-4  # of each statistical check
 
 
-def close_mean(sample, expected):
-    stderr = sample.std(ddof=1) / math.sqrt(len(sample))
-    assert abs(sample.mean() - expected) < stats.norm.isf(FALSE_ALARM / 2) * stderr
-
-
 def batch(env_class, count, **arguments):
     return env_class(count, info="full", autoreset_mode="Disabled", **arguments)
 
@@ -236,7 +231,7 @@ def test_signals_follow_their_generator():
     assert stats.chisquare(counts, 5000 * law).pvalue > FALSE_ALARM
 
 
-def test_one_step_against_a_matrix_exponential():
+def test_one_step_against_a_matrix_exponential(check_mean):
     """Mean fills and mean gain of one step at fixed depths, with a signal and without impact."""
     arguments = {**SMALL, "impact": 0.0, "num_steps": 1, "horizon": 0.1, "initial_law": [20.0, 1]}
     envs = batch(MeanFieldTakerVectorEnv, 20_000, **arguments, reward="expected")
@@ -260,11 +255,11 @@ def test_one_step_against_a_matrix_exponential():
     system[:count, :count], system[:count, count:] = generator, parts
     expected = expm(0.1 * system)[2 * 7 + 5, count:]
     for sample, value in zip((rewards, info["bid_fills"], info["ask_fills"]), expected, strict=True):
-        close_mean(sample.astype(float), value)
+        check_mean(sample.astype(float), value, alarms=FALSE_ALARM)
 
 
 @pytest.mark.parametrize("env_class", [MeanFieldTakerVectorEnv, MeanFieldMakerVectorEnv])
-def test_one_step_with_sides_and_roles_that_differ(env_class):
+def test_one_step_with_sides_and_roles_that_differ(env_class, check_mean):
     """Mean fills and mean gain at fixed depths, by a matrix exponential (the asymmetry of the paper's Remark 3.1)."""
     arguments = {
         "taker_fill_rate": [70.0, 45.0], "taker_fill_decay": [2.0, 2.9], "maker_fill_rate": [110.0, 80.0],
@@ -289,7 +284,7 @@ def test_one_step_with_sides_and_roles_that_differ(env_class):
     system[:count, count:] = np.stack([10.0 * (bid * depths[0] + ask * depths[1]) - penalty * held**2, bid, ask], 1)
     expected = expm(0.1 * system)[np.flatnonzero(held == start)[0], count:]
     for sample, value in zip((rewards, info["bid_fills"], info["ask_fills"]), expected, strict=True):
-        close_mean(sample.astype(float), value)
+        check_mean(sample.astype(float), value, alarms=FALSE_ALARM)
 
 
 def test_reward_kinds_share_the_fills():

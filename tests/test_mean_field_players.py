@@ -36,11 +36,6 @@ LOPSIDED = {  # every side and role with numbers of its own (the paper's Remark 
 FALSE_ALARM = 1e-4  # of each statistical check
 
 
-def close_mean(sample, expected):
-    stderr = sample.std(ddof=1) / math.sqrt(len(sample))
-    assert abs(sample.mean() - expected) < stats.norm.isf(FALSE_ALARM / 2) * stderr
-
-
 def quote_table(game):
     """Depths that depend on step, signal and inventory, as float32 actions show them: (N, B, Q, 2)."""
     n, b, q = np.meshgrid(np.arange(game.num_steps), game.signal, game.inventory, indexing="ij")
@@ -76,7 +71,9 @@ def play(games, takers, actions=None, seed=1, reward="expected", maker=(0.28, 0.
 @pytest.mark.parametrize("arguments", [COUPLED, LOPSIDED])
 @pytest.mark.parametrize("takers", [1, 2, 7])
 @pytest.mark.parametrize("reward", ["expected", "pnl"])
-def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_impact_say(takers, reward, arguments):
+def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_impact_say(
+    takers, reward, arguments, check_mean
+):
     """Others' drift is (N - 1) / N of the limit's; own pushes make kappa / (2 N) (q_T^2 - q_0^2 - z^2 fills)."""
     game = Game.create(**arguments)
     actions = quote_table(game)
@@ -92,19 +89,19 @@ def test_takers_with_own_state_depths_are_worth_what_the_limit_and_their_own_imp
     squares = float(law @ game.inventory**2) - 20.0**2 - game.order_size**2 * fills
     expected = criterion_value(problem, table) + 0.5 * game.impact / takers * squares
     total, _, _ = play(20_000 // takers, takers, actions, reward=reward, **arguments)
-    close_mean(total.mean(axis=1), expected)
+    check_mean(total.mean(axis=1), expected, alarms=FALSE_ALARM)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("arguments", [COUPLED, LOPSIDED])
-def test_the_maker_earns_what_the_limit_says_against_constant_quotes(arguments):
+def test_the_maker_earns_what_the_limit_says_against_constant_quotes(arguments, check_mean):
     """Her fills do not depend on the takers' inventories then, and the mid's drift is that of the mean law."""
     params = MakerParams.create(population="constant", **arguments)
     problem = MeanFieldProblem(params)
     depths = np.array([0.3, 0.4], np.float32).astype(np.float64) * params.max_depth
     value = criterion_value(problem, np.broadcast_to(depths, (params.num_steps, problem.num_states, 2)))
     _, makers, batch = play(4_000, 12, maker=(0.3, 0.4), **arguments)
-    close_mean(makers, value)
+    check_mean(makers, value, alarms=FALSE_ALARM)
     law = problem.initial
     for n in range(params.num_steps):
         law = problem.forward(n, np.broadcast_to(depths, (problem.num_states, 2)), law)
@@ -139,13 +136,13 @@ def test_the_mid_moves_by_the_takers_fills_only_without_volatility():
     assert (moved != 0.0).any()
 
 
-def test_both_rewards_have_the_same_fills_and_mean_and_the_mid_is_a_brownian_motion():
+def test_both_rewards_have_the_same_fills_and_mean_and_the_mid_is_a_brownian_motion(check_mean):
     plays = [play(4_000, 3, reward=reward, seed=5, impact=0.0, **SMALL) for reward in ("pnl", "expected")]
     for name in ("inventory", "signal", "maker_inventory"):
         assert np.array_equal(getattr(plays[0][2], name), getattr(plays[1][2], name))
     for k in (0, 1):
         difference = (plays[0][k] - plays[1][k]).reshape(4_000, -1).mean(axis=1)
-        close_mean(difference, 0.0)
+        check_mean(difference, 0.0, alarms=FALSE_ALARM)
         assert difference.std() > 1.0
     for _, _, batch in plays:
         assert stats.kstest(batch.mid / (8.0 * math.sqrt(0.4)), "norm").pvalue > FALSE_ALARM

@@ -121,20 +121,20 @@ def test_moves_of_the_mids_have_the_covariance():
             assert stats.pearsonr(white[i], white[j]).pvalue > FALSE_ALARM
 
 
-def test_price_gains_given_the_path_have_its_risk_and_go_with_the_mids():
+def test_price_gains_given_the_path_have_its_risk_and_go_with_the_mids(check_mean):
     """``int q' dB`` has the variance ``E int q' Sigma q``, and its covariance with the mids is ``Sigma E int q``."""
     count = 40_000
     batch = MultiAssetGLFTVectorEnv(count, info="full", **THREE)
     _, before = batch.reset(seed=2)
     _, _, _, _, info = batch.step(np.full((count, 6), -0.5, np.float32))
     ratio = info["price_gain"] ** 2 - info["risk"]
-    assert abs(ratio.mean()) < stats.norm.isf(FALSE_ALARM / 2) * ratio.std() / math.sqrt(count)
+    check_mean(ratio, alarms=FALSE_ALARM)
     wealth = info["cash"] + (info["inventory"] * info["mid"]).sum(axis=1)
     start = before["cash"] + (before["inventory"] * before["mid"]).sum(axis=1)
     np.testing.assert_allclose(wealth - start, info["gain"], rtol=0, atol=1e-9)
 
 
-def test_rewards_with_and_without_price_noise_have_the_same_fills():
+def test_rewards_with_and_without_price_noise_have_the_same_fills(check_mean):
     outcomes = []
     for reward in ("pnl", "expected"):
         batch = MultiAssetGLFTVectorEnv(20_000, info="full", reward=reward, **THREE)
@@ -142,11 +142,11 @@ def test_rewards_with_and_without_price_noise_have_the_same_fills():
         outcomes.append((batch.step(np.zeros((20_000, 6), np.float32))[1], batch.get_state()["inventory"]))
     assert np.array_equal(outcomes[0][1], outcomes[1][1])
     difference = outcomes[0][0] - outcomes[1][0]
-    assert abs(difference.mean()) < stats.norm.isf(FALSE_ALARM / 2) * difference.std() / math.sqrt(20_000)
+    check_mean(difference, alarms=FALSE_ALARM)
     assert difference.std() > 0.1
 
 
-def test_utilities_with_and_without_price_noise_have_the_same_mean():
+def test_utilities_with_and_without_price_noise_have_the_same_mean(check_mean):
     rewards = []
     for reward in ("pnl", "expected"):
         batch = MultiAssetGLFTVectorEnv(20_000, reward=reward, **{**THREE, "num_steps": 2, "utility": "cara"})
@@ -155,7 +155,7 @@ def test_utilities_with_and_without_price_noise_have_the_same_mean():
         assert (first == 0.0).all()
         rewards.append(batch.step(np.zeros((20_000, 6), np.float32))[1])
     difference = rewards[0] - rewards[1]
-    assert abs(difference.mean()) < stats.norm.isf(FALSE_ALARM / 2) * difference.std() / math.sqrt(20_000)
+    check_mean(difference, alarms=FALSE_ALARM)
     assert rewards[1].std() < rewards[0].std()
     with pytest.raises(ValueError, match=r"risk_aversion = 0\.0 is not allowed with utility='cara'"):
         MultiAssetGLFTVectorEnv(2, utility="cara", risk_aversion=0.0)

@@ -113,7 +113,7 @@ def dense_values(params, depths, choices, weights):
     return values
 
 
-def test_simulated_returns_have_the_dense_expectation():
+def test_simulated_returns_have_the_dense_expectation(check_mean):
     """Of a random maker against a random table of the adversary, and against the one who draws corners."""
     (maker, depths, _), (_, choices, _) = random_tables(1)
     params = MakerParams.create(adversary="random", **SHORT)
@@ -130,8 +130,7 @@ def test_simulated_returns_have_the_dense_expectation():
         for _ in range(SHORT["num_steps"]):
             observations, rewards, *_ = envs.step(maker.predict(observations)[0])
             total += rewards
-        z = (total.mean() - expected) / (total.std(ddof=1) / np.sqrt(count))
-        assert abs(z) < stats.norm.isf(1.25e-4), (adversary, z)
+        check_mean(total, expected, alarms=1e-3, checks=4)
 
 
 def test_the_corners_of_the_random_adversary():

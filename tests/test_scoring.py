@@ -80,7 +80,7 @@ def table(name, policy, arguments):
 
 @pytest.mark.parametrize("reward", ["pnl", "expected"])
 @pytest.mark.parametrize("utility", ["mean", "cara"])
-def test_sum_of_rewards_has_the_exact_mean(utility, reward):
+def test_sum_of_rewards_has_the_exact_mean(utility, reward, check_mean):
     arguments = {**SMALL, "utility": utility, "reward": reward, "risk_aversion": 0.2}
     if utility == "cara":
         arguments["running_penalty"] = None
@@ -93,8 +93,7 @@ def test_sum_of_rewards_has_the_exact_mean(utility, reward):
         returns += rewards
     exact = baselines.score("mmgym/GLFT-v0", policy, **arguments)
     expected = exact.value if utility == "mean" else exact.utility
-    z = (returns.mean() - expected) / (returns.std(ddof=1) / np.sqrt(len(returns)))
-    assert abs(z) < stats.norm.isf(FAMILY_FALSE_ALARM / 8)
+    check_mean(returns, expected, alarms=FAMILY_FALSE_ALARM, checks=4)
 
 
 def test_history_dependent_policies_are_scored_by_simulation_without_bias():
