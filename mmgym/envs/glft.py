@@ -7,6 +7,19 @@ from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import glft
 
 
+def account(params: Any, state: Any) -> dict[str, Any]:
+    """Info entries of a maker of one asset: cash and mid (price), inventory (assets), and fills of the last step."""
+    inventory = state.inventory * params.order_size
+    gain = state.spread_gain + state.price_gain
+    return {
+        "cash": params.initial_inventory * params.initial_price + gain - inventory * state.mid,
+        "mid": state.mid,
+        "inventory": inventory,
+        "bid_fills": state.bid_fills,
+        "ask_fills": state.ask_fills,
+    }
+
+
 class GLFTFace(MarketFace):
     """Info entries of the GLFT market."""
 
@@ -17,18 +30,9 @@ class GLFTFace(MarketFace):
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid (price), inventory (assets), fills of the last step; `full` adds the rest."""
-        p, mid = self.params, state.mid
-        inventory = state.inventory * p.order_size
-        gain = state.spread_gain + state.price_gain
-        entries = {
-            "cash": p.initial_inventory * p.initial_price + gain - inventory * mid,
-            "mid": mid,
-            "inventory": inventory,
-            "bid_fills": state.bid_fills,
-            "ask_fills": state.ask_fills,
-        }
+        entries = account(self.params, state)
         if full:
-            entries["gain"] = gain
+            entries["gain"] = state.spread_gain + state.price_gain
             entries["price_gain"] = state.price_gain
             entries["inventory_square"] = state.inventory_square
             entries["jump_exponent"] = state.jump_exponent

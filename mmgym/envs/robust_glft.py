@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from mmgym.envs.glft import account
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import robust_glft
 from mmgym.models.robust_glft_game import CONTROLS
@@ -20,19 +21,10 @@ class RobustGLFTFace(MarketFace):
 
         `full` adds the player's gain and what both played.
         """
-        p, mid = self.params, state.mid
-        inventory = state.inventory * p.order_size
-        gain = state.spread_gain + state.price_gain
-        entries = {
-            "cash": p.initial_inventory * p.initial_price + gain - inventory * mid,
-            "mid": mid,
-            "inventory": inventory,
-            "bid_fills": state.bid_fills,
-            "ask_fills": state.ask_fills,
-        }
+        entries = account(self.params, state)
         if full:
-            entries["gain"] = p.sign * gain
-            entries["price_gain"] = p.sign * state.price_gain
+            entries["gain"] = self.params.sign * (state.spread_gain + state.price_gain)
+            entries["price_gain"] = self.params.sign * state.price_gain
             entries["inventory_square"] = state.inventory_square
             entries |= dict(zip(CONTROLS, controls, strict=True))
         return entries

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mmgym.envs.glft import account
 from mmgym.kernel_env import KernelEnv, KernelVectorEnv, MarketFace
 from mmgym.models import stochastic_volatility
 
@@ -18,19 +19,9 @@ class StochasticVolatilityFace(MarketFace):
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
         """Info entries: cash and mid (price), inventory (assets), variance, last fills; `full` adds more."""
-        p, mid = self.params, state.mid
-        inventory = state.inventory * p.order_size
-        gain = state.spread_gain + state.price_gain
-        entries = {
-            "cash": p.initial_inventory * p.initial_price + gain - inventory * mid,
-            "mid": mid,
-            "inventory": inventory,
-            "variance": state.variance,
-            "bid_fills": state.bid_fills,
-            "ask_fills": state.ask_fills,
-        }
+        entries = account(self.params, state) | {"variance": state.variance}
         if full:
-            entries["gain"] = gain
+            entries["gain"] = state.spread_gain + state.price_gain
             entries["price_gain"] = state.price_gain
             entries["variance_gain"] = state.variance_gain
             entries["weighted_square"] = state.weighted_square
