@@ -119,6 +119,7 @@ def test_a_worker_dies_with_its_benchmark(tmp_path):
     assert not (tmp_path / "cell.json").exists()
 
 
+@pytest.mark.long
 def test_results_are_those_of_the_score(finished):
     _, _, _, results = finished
     tidy = tidy_table(results)
@@ -133,6 +134,7 @@ def test_results_are_those_of_the_score(finished):
         assert np.sum(part) == pytest.approx(result["score"]["regret"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_an_agent_is_analysed_on_the_actions_that_it_was_trained_with(tmp_path):
     """DQN plays flat actions, and its optimum is that of flat actions; the papers' policies see all of them."""
     env_id = "mmgym/TickSpread-v0"
@@ -154,6 +156,7 @@ def test_an_agent_is_analysed_on_the_actions_that_it_was_trained_with(tmp_path):
     assert result["analysis"]["regret"] and result["analysis"]["quotes"]
 
 
+@pytest.mark.long
 def test_failures_are_shown_and_count_as_losses(finished, capsys):
     file, out, _, results = finished
     failed = [result for result in results if result["status"] == "failed"]
@@ -417,6 +420,7 @@ def test_the_page_shows_the_committed_results(name):
 # --- the report in a browser
 
 
+@pytest.mark.long
 def test_the_report_is_read_back_in_chromium(finished, browser):
     file, out, _, results = finished
     summary = write_report(load_benchmark(file), results, out)[AS]
