@@ -259,6 +259,7 @@ FOUR = {
 }
 
 
+@pytest.mark.long
 def test_four_assets_are_bracketed():
     bounds = baselines.best_known_policy(TWO, **FOUR).bounds
     assert bounds.lower < bounds.upper < 1.05 * bounds.lower
@@ -275,6 +276,7 @@ def test_four_assets_are_bracketed():
     assert Params.create(**params.arguments()) == params
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_uncorrelated_assets_close_the_bracket_from_above(utility):
     """With a diagonal covariance the separate markets are the market: the bound is what its halves are worth."""
@@ -326,9 +328,29 @@ def test_the_diagonal_is_below_any_covariance_and_not_worse_than_the_smallest_ei
         assert weights @ np.sqrt(found) > (1.0 - 1e-6) * weights @ np.sqrt(simple)
 
 
+def test_the_diagonal_stays_below_where_some_assets_hardly_trade():
+    """Weights that differ by many powers of ten: eigenvalues of a matrix of the units of the diagonal lose all digits."""
+    generator = np.random.default_rng(5)
+    for _ in range(40):
+        n = int(generator.integers(2, 9))
+        factors = generator.normal(size=(n, int(generator.integers(1, n + 2))))
+        correlation = factors @ factors.T + np.diag(10.0 ** generator.uniform(-10.0, 1.0, n))
+        scale = np.sqrt(np.diag(correlation))
+        correlation = correlation / np.outer(scale, scale)
+        sizes, rates = 10.0 ** generator.uniform(-3.0, 3.0, n), 10.0 ** generator.uniform(-12.0, 2.0, n)
+        params = Params.create(
+            covariance=correlation.tolist(), fill_rate=rates.tolist(), order_size=sizes.tolist(),
+            inventory_limit=sizes.tolist(),
+        )  # fmt: skip
+        found = decoupled_variances(params)
+        assert found.min() >= 0.0
+        assert np.linalg.eigvalsh(params.matrix - np.diag(found))[0] >= -1e-14 * n
+
+
 FIVE = {"fill_rate": [60.0, 50.0, 40.0, 30.0, 45.0], "num_steps": 20, "horizon": 0.5}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_five_assets_have_their_optimum_in_the_bracket(utility):
     """A correlated pair and three others: the optimum is the sum of exact ones."""

@@ -35,9 +35,10 @@ def decoupled_variances(params: Params) -> Array:
     total, bend = rates[:n] + rates[n:], (rates * p.decays)[:n] + (rates * p.decays)[n:]
     weights = p.sizes**1.5 * total / np.sqrt(bend) * scale
     shares = _largest_shares(correlation, weights / weights.max(), 0.5 * least)
-    root = np.sqrt(shares)
-    margin = float(np.linalg.eigvalsh(correlation / np.outer(root, root))[0]) - SINGULAR * n / least
-    return np.asarray(max(margin, 0.0) * shares * np.diag(p.matrix))
+    root, rounding = np.sqrt(shares), SINGULAR * n  # of eigenvalues of matrices with entries up to 1
+    largest = float(np.linalg.eigvalsh(correlation / np.outer(root, root))[0]) - rounding / shares.min()
+    # Shares themselves may be above by rounding: (1 - e) (correlation - shares) + e correlation >= e least - rounding.
+    return np.asarray(max(largest, 1.0 - rounding / least, 0.0) * shares * np.diag(p.matrix))
 
 
 def _largest_shares(correlation: Array, weights: Array, start: float) -> Array:
