@@ -109,10 +109,12 @@ class Rewards(ControlVariate):
     def converted(mean: float, stderr: float, risk_aversion: float) -> tuple[float, float]:
         """The criterion and its standard error from those of returns: with an aversion, a certainty equivalent.
 
-        Returns are then utilities, ``-exp(-risk_aversion * gain)``.
+        Returns are then utilities, ``-exp(-risk_aversion * gain)``. A mean that chance has made positive says nothing.
         """
         if not risk_aversion:
             return mean, stderr
+        if not mean < 0.0:
+            return -math.inf, math.inf
         return -math.log(-mean) / risk_aversion, stderr / (-risk_aversion * mean)
 
 

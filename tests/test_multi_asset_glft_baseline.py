@@ -433,3 +433,9 @@ def test_controlled_simulations_have_the_exact_value_and_little_noise(utility):
     found, errors = bracketed.simulated_policy("separate_optima")
     assert abs(found - frozen.criterion_value(problem, alone)) < errors
     assert bracketed.bounds().lower < baselines.optimal_policy(TWO, **arguments).optimum < bracketed.bounds().upper
+
+
+def test_a_controlled_mean_of_utilities_that_is_not_negative_bounds_nothing():
+    bracketed = BracketedBaseline(Params.create(**SMALL, utility="cara"))
+    assert bracketed.converted(0.1, 0.2) == (-math.inf, math.inf)
+    assert bracketed.converted(-1.0, 0.0) == (0.0, 0.0)
