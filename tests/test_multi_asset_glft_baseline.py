@@ -262,7 +262,6 @@ FOUR = {
 }
 
 
-@pytest.mark.long
 def test_four_assets_are_bracketed():
     bounds = baselines.best_known_policy(TWO, **FOUR).bounds
     assert bounds.lower < bounds.upper < 1.05 * bounds.lower
@@ -279,7 +278,6 @@ def test_four_assets_are_bracketed():
     assert Params.create(**params.arguments()) == params
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_uncorrelated_assets_close_the_bracket_from_above(utility):
     """With a diagonal covariance the separate markets are the market: the bound is what its halves are worth."""
@@ -353,7 +351,6 @@ def test_the_diagonal_stays_below_where_some_assets_hardly_trade():
 FIVE = {"fill_rate": [60.0, 50.0, 40.0, 30.0, 45.0], "num_steps": 20, "horizon": 0.5}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_five_assets_have_their_optimum_in_the_bracket(utility):
     """A correlated pair and three others: the optimum is the sum of exact ones."""
