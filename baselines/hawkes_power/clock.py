@@ -83,7 +83,7 @@ def offset_nodes(params: Params) -> Array | None:
         return None
     if not widest / spacing < MOST_NODES - 1:
         return None
-    nodes = spacing * np.arange(math.ceil(widest / spacing * (1.0 - 1e-12)) + 1)
+    nodes = np.asarray(spacing * np.arange(math.ceil(widest / spacing * (1.0 - 1e-12)) + 1), dtype=np.float64)
     tables = 32.0 * p.num_steps * len(nodes) * p.inventory_limit
     return nodes if tables <= MOST_BYTES else None
 
