@@ -1,6 +1,7 @@
 """The dual bound of the intraday power market's quotes that rest between ticks of the clock.
 
-Expected values are those of the certified optimum of the reduced market, and of episodes that an environment plays.
+Expected values are those of the certified optimum of the reduced market, of dynamic programs over all quotes on a grid
+where nothing excites itself, of episodes that an environment plays, and differences.
 Statistical checks use fixed seeds; were they redrawn, each would fail with probability at most 1e-4.
 """
 
@@ -8,14 +9,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.linalg import expm
 
 from mmgym.baselines import optimal_policy
 from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_power import HawkesPowerBaseline, solved
 from mmgym.baselines.hawkes_power.baseline import DistancePolicy
-from mmgym.baselines.hawkes_power.clock import held_bounds, offset_nodes
-from mmgym.models.hawkes_power import Params
+from mmgym.baselines.hawkes_power.clock import _most_of_walk, _walk, held_bounds, offset_nodes
+from mmgym.models.hawkes_power import BUY, MID_SIGN, SELL, SPREAD_SIGN, Params
 
 MOVING = {
     "base_rate": [1.0, 1.5, 1.2, 2.0, 0.8, 0.5],
@@ -80,3 +83,160 @@ def test_markets_that_the_bound_is_not_made_for(other):
     assert offset_nodes(p) is None
     with pytest.raises(ValueError, match="offset_nodes has none"):
         held_bounds(p, solved(Params.create(**MOVING), "fitted"), 1, 0)
+
+
+def move_laws(p):
+    """Law of the spread after an event of each process, (6, L, L), and mean of half the ticks moved (EUR / MWh)."""
+    largest = p.largest_spread
+    laws, means = np.zeros((6, largest, largest)), np.zeros((6, largest))
+    for k, sign in enumerate(SPREAD_SIGN):
+        for spread in range(1, largest + 1):
+            room = spread - 1 if sign < 0 else largest - spread
+            ticks = np.arange(room + 1)
+            if sign < 0 and p.placement == "binomial":
+                law = stats.binom.pmf(ticks, room, p.improvement_ask if k else p.improvement_bid)
+            else:
+                law = stats.geom.pmf(ticks, 1.0 / p.mean_move[k])
+                law[-1] = 1.0 - law[:-1].sum()
+            if k >= BUY:
+                law *= 1.0 - (p.first_level_share_buy if k == BUY else p.first_level_share_sell)
+                law[0] += 1.0 - law.sum()
+            laws[k, spread - 1, spread - 1 + sign * ticks], means[k, spread - 1] = law, p.half_tick * (law @ ticks)
+    return laws, means
+
+
+def best_on_a_grid(p, parts):
+    """The optimum of rates that stay, by inventory and spread, over distances at equal parts of half a tick."""
+    laws, means = move_laws(p)
+    lots, heights = (
+        np.arange(-p.inventory_limit, p.inventory_limit + 1),
+        p.half_tick * np.arange(1, p.largest_spread + 1),
+    )
+    states, spreads = len(lots) * len(heights), len(heights)
+    held = np.repeat(lots, spreads)
+    spacing = p.half_tick / parts
+    reach = heights[-1] - heights[0] + max(p.max_offset_bid, p.max_offset_ask)
+    distances = heights[0] + spacing * np.arange(round(reach / spacing) + 1)
+
+    def generator(process, distance=np.inf, kappa=1.0):
+        """States, then what is earned, as a last column."""
+        step = {BUY: -1, SELL: 1}.get(process, 0)
+        fill = np.where(np.abs(held + step) <= p.inventory_limit, 1.0, 0.0) * (step != 0)
+        if step:
+            fill *= np.tile(np.minimum(np.exp(-kappa * (distance - heights)), 1.0), len(lots))
+        matrix, mean = np.zeros((states + 1, states + 1)), np.tile(means[process], len(lots))
+        shifted = np.kron(np.eye(len(lots), k=step), laws[process])
+        stays = np.kron(np.eye(len(lots)), laws[process])
+        matrix[:-1, :-1] = fill[:, None] * shifted + (1.0 - fill)[:, None] * stays - np.eye(states)
+        matrix[:-1, -1] = held * MID_SIGN[process] * mean + (fill * (distance - mean) if step else 0.0)
+        return p.base_rate[process] * matrix
+
+    rest = sum(generator(k) for k in range(4))
+    rest[:-1, -1] -= p.running_penalty * held**2
+    asks = np.array([generator(BUY, d, p.fill_decay_buy) for d in distances])
+    bids = np.array([generator(SELL, d, p.fill_decay_sell) for d in distances])
+    steps = np.array([expm(p.step_length * (rest + asks + bid)) for bid in bids])[:, :, :-1]
+    offsets = distances[:, None] - np.tile(heights, len(lots)) + 1e-9
+    allowed = (offsets >= 0.0)[:, None] & (offsets >= 0.0)[None]
+    values = -np.abs(held) * np.tile(heights, len(lots)) - p.terminal_penalty * held**2
+    for _ in range(p.num_steps):
+        values = np.where(allowed, steps[..., :-1] @ values + steps[..., -1], -np.inf).max(axis=(0, 1))
+    return values[(p.initial_inventory + p.inventory_limit) * spreads + p.initial_spread - 1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(6))
+def test_no_quotes_on_a_grid_are_worth_more(seed):
+    """Books that move at rates that stay: few ticks, limits of one to three lots, small and large penalties."""
+    random = np.random.default_rng(seed)
+    largest = int(random.integers(2, 6))
+    p = Params.create(
+        base_rate=np.exp(random.uniform(np.log(0.1), 0.0, 6)).tolist(),
+        excitation=0.0,
+        decay=1.0,
+        placement=str(random.choice(["binomial", "geometric"])),
+        improvement=random.uniform(0.1, 0.9, 2).tolist(),
+        mean_move=random.uniform(1.0, 4.0, 6).tolist(),
+        first_level_share=random.uniform(0.0, 1.0, 2).tolist(),
+        tick=0.2,
+        largest_spread=largest,
+        initial_spread=int(random.integers(1, largest + 1)),
+        fill_decay=random.uniform(3.0, 6.0, 2).tolist(),
+        running_penalty=float(random.choice([0.0, 0.05, 1.0])),
+        terminal_penalty=float(random.choice([0.0, 0.05, 1.0])),
+        horizon=2.0,
+        num_steps=int(random.integers(4, 13)),
+        inventory_limit=1 + seed % 3,
+        initial_inventory=int(random.integers(-1, 2)),
+        decision="clock",
+    )
+    estimates = held_bounds(p, solved(p, "fitted"), 80, seed)
+    upper, lower = estimates.mean(axis=0)
+    errors = 4.0 * estimates.std(axis=0, ddof=1) / math.sqrt(len(estimates)) + 2e-4
+    optimum = best_on_a_grid(p, 3)
+    assert optimum < upper + errors[0]
+    assert lower - errors[1] < optimum + 0.01  # what a finer grid adds
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"excitation": [0.1, 0.1, 0.2, 0.1, 0.3, 0.2], "inventory_limit": 1},
+        {"excitation": [1.8, 2.6, 2.2, 3.6, 1.6, 3.2], "horizon": 1.0},
+        {"inventory_limit": 3, "running_penalty": 0.5, "terminal_penalty": 1.0},
+        {"horizon": 0.9, "num_steps": 2},
+    ],
+)
+def test_random_policies_are_worth_less(other):
+    p, paths, seed = Params.create(**{**MOVING, **other}), 60, 7
+    function, random = solved(p, "fitted"), np.random.default_rng(3)
+    upper, baseline = held_bounds(p, function, paths, seed, 50)[:, 0], HawkesPowerBaseline(p)
+    for _ in range(6):
+        factor, skew, shift = random.uniform(0.7, 1.3), random.normal(0.0, 0.02), random.normal(0.0, 0.02)
+
+        def distances(time_left, inventory, spread, rates, tilt=(factor, skew, shift)):
+            flat = [np.ravel(x) for x in (time_left, inventory, spread)]
+            edges = function.at(p, *flat, np.reshape(rates, (-1, 6)))[:, :2].reshape(*np.shape(rates)[:-1], 2)
+            lots = np.asarray(inventory)[..., None] * np.array([1.0, -1.0])
+            offsets = np.maximum(tilt[0] * best_offsets(edges, *reach_laws(p)) + tilt[1] * lots + tilt[2], 0.0)
+            return offsets + p.half_tick * np.asarray(spread)[..., None]
+
+        policy = DistancePolicy(p, distances)
+        variate = baseline.control_variate(policy)
+        excess = simulated_columns(baseline.environment(), policy, variate, paths, seed)["estimate"] - upper
+        assert excess.mean() < 4.0 * excess.std(ddof=1) / math.sqrt(paths) + 1e-4
+
+
+def test_what_the_orders_of_a_step_earn_between_offsets():
+    """The largest value and the curvature are bounds of differences, large edges of either sign included."""
+    random = np.random.default_rng(4)
+    for trial in range(600):
+        orders, lots = int(random.integers(1, 7)), 2 * int(random.integers(1, 4)) + 1
+        q = int(random.choice([0, random.integers(0, lots), lots - 1]))
+        decays, start = np.exp(random.uniform(0.0, 3.0, 2)), float(random.uniform(0.1, 0.5))
+        half_spreads = np.maximum(start + 0.01 * random.integers(-10, 40, orders), 0.005)
+        edges = random.normal(0.0, 1.0, (orders, lots - 1)) * math.exp(random.uniform(-3.0, 5.0))
+        edges *= random.random(edges.shape) < random.choice([0.3, 1.0])  # few orders matter, or all
+        sums, after = (np.exp(random.uniform(-8.0, 0.0)) * random.normal(size=x) for x in ((orders + 1, lots), lots))
+        sides = random.integers(BUY, SELL + 1, orders)
+        if trial % 3 == 0:  # a side that opens within the step, and would rather not
+            orders, q, sides, lots, half_spreads = 2, 0, np.array([SELL, BUY]), 3, np.full(2, start)
+            edges = np.array([[0.0, 0.0], [-math.exp(random.uniform(0.0, 5.0)), 0.0]])
+            sums, after = 1e-3 * random.random((3, 3)), 1e-3 * random.random(3)
+        parts = (orders, q, sides, half_spreads, edges, sums, after)
+        most, curve = _most_of_walk(*parts, start, decays)
+        room, step = np.empty(lots), 1e-3 / decays.max()
+        for _ in range(10):
+            bid, ask = start + random.uniform(0.0, 2.0 / decays)
+            if np.abs(np.subtract.outer(half_spreads, [bid, ask])).min() < 2.0 * step:
+                continue
+
+            def value(of_bid, of_ask, parts=parts, decays=decays, room=room):
+                return _walk(*parts, of_bid, of_ask, decays, room)
+
+            here = value(bid, ask)
+            second = abs(value(bid + step, ask) - 2.0 * here + value(bid - step, ask))
+            second += abs(value(bid, ask + step) - 2.0 * here + value(bid, ask - step))
+            assert here <= most + 1e-9 * (1.0 + abs(most)), trial
+            assert second <= 2.0 * (decays.max() * step) ** 2 * curve + 1e-11 * (1.0 + abs(edges).max()), trial

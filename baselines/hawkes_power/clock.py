@@ -368,24 +368,22 @@ def _most_of_walk(orders, q, sides, half_spreads, edges, sums, after, start, dec
     low, high = max(q - orders, 0), min(q + orders, lots - 1)
     total, widest = 0.0, 0.0
     for i in range(orders):
-        best, largest = 0.0, 0.0
+        best, largest, ask = 0.0, 0.0, sides[i] == BUY
+        decay, rise = decays[1 if ask else 0], max(half_spreads[i] - start, 0.0)
         for r in range(low, high + 1):
-            ask = sides[i] == BUY
             closed, here = (q == 0, r > 0) if ask else (q == lots - 1, r < lots - 1)
             own = 0.0 if closed else edges[i, q - 1 if ask else q]
-            gain = 0.0
+            edge = edges[i, r - 1 if ask else r] if here else 0.0
+            gain, size = 0.0, 0.0
             if here and closed:
-                gain = order_gain(edges[i, r - 1 if ask else r], decays[1 if ask else 0], 0.0)
+                gain, size = order_gain(edge, decay, 0.0), abs(edge) + rise + 3.0 / decay
             elif here:
-                gain = edges[i, r - 1 if ask else r] - own
+                gain, size = edge - own, abs(edge - own)
             elif not closed:
-                gain = max(-own + max(half_spreads[i] - start, 0.0), 0.0)
-            best = max(best, gain)
-            largest = max(
-                largest, abs(gain) + (2.0 * abs(own) + 3.0 / decays[1 if ask else 0] if closed or not here else 0.0)
-            )
+                gain, size = rise - own, abs(own) + rise + 3.0 / decay
+            best, largest = max(best, gain), max(largest, size)
         total += best
-        widest = max(widest, largest)
+        widest += largest
     spread = 0.0
     for i in range(orders + 1):
         least, most = math.inf, -math.inf
