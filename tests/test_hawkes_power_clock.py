@@ -2,7 +2,7 @@
 
 Expected values are those of the certified optimum of the reduced market, of dynamic programs over all quotes on a grid
 where nothing excites itself, of episodes that an environment plays, and differences.
-Statistical checks use fixed seeds; were they redrawn, each would fail with probability at most 1e-4.
+Statistical checks use fixed seeds; were they redrawn, each would fail with probability at most 2e-4.
 """
 
 import math
