@@ -284,7 +284,8 @@ def test_optimum_against_search(utility):
         assert criterion_value(problem, np.clip(table, problem.low_controls, problem.high_controls)) < top
 
 
-@pytest.mark.parametrize("utility", ["mean", pytest.param("cara", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("utility", ["mean", "cara"])
 def test_marks_are_separate_events(utility):
     marked, _ = problem_of(5, utility=utility)
     apart = DeclaredProblem(APART, SeparateParams.create(seed=5, utility=utility))

@@ -50,7 +50,7 @@ CORNERS = [
     (AVELLANEDA_STOIKOV, {"num_steps": 50, "inventory_limit": 3, "terminal_penalty": 5}, 56.1254, 56.4337),
     (AVELLANEDA_STOIKOV, {"num_steps": 20, "inventory_limit": 1, "terminal_penalty": 5}, 42.5728, 42.5901),
     (AVELLANEDA_STOIKOV, {"num_steps": 10, "inventory_limit": 6, "terminal_penalty": 5}, 45.3507, 46.04),
-    (
+    pytest.param(
         "mmgym/MeanFieldMaker-v0",
         {
             "num_steps": 4, "horizon": 0.4, "inventory_limit": 10, "maker_risk_aversion": 0.1, "volatility": 20,
@@ -58,6 +58,7 @@ CORNERS = [
         },
         -323.84,
         -319.50,
+        marks=pytest.mark.long,
     ),
     (
         "mmgym/MeanFieldTaker-v0",

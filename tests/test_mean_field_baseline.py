@@ -77,6 +77,7 @@ def test_a_coupled_equilibrium_is_not_exploitable_in_continuous_time():
     assert continuous_population_exploitability(game, constant).exploitability > 1.0
 
 
+@pytest.mark.long
 def test_drawn_depths_in_continuous_time():
     """Depths drawn anew at every moment: only their means enter."""
     game = Game.create(**COUPLED)

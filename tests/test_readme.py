@@ -16,6 +16,7 @@ import mmgym
 from mmgym import baselines
 from mmgym.agents.cli import COMMANDS, main, make_parser
 from mmgym.baselines.baseline import baseline_of
+from mmgym.models.multi_asset_glft import MAX_ASSETS
 from mmgym.registration import ENVIRONMENTS
 
 ROOT = Path(mmgym.__file__).resolve().parents[1]
@@ -164,6 +165,7 @@ def prose():
     yield re.search(REPLAYED, " ".join(TEXT.split()))[0]  # by the test that replays
     utility = f"{baselines.optimal_policy(AS, utility='cara').optimum:.7f}"
     yield f'{utility} with `utility="cara"`'
+    yield f"takes up to {MAX_ASSETS} assets"
     policy, elsewhere = baselines.optimal_policy(AS), gymnasium.make(AS, fill_decay=1.0)
     with pytest.warns(UserWarning, match="another action box"):
         actions = baselines.score(elsewhere, policy).skill

@@ -5,11 +5,13 @@ files, ``reads(files)``, ``add_options(group)`` and their names ``OPTIONS``, and
 load_policy)``.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mmgym
 from mmgym.agents.commands.command import (
@@ -21,7 +23,9 @@ from mmgym.agents.commands.command import (
 )
 from mmgym.plain_files import json_value, read_json
 from mmgym.printing import show, table_text, write_result, write_table
-from mmgym.tapes.findings import Finding, described
+
+if TYPE_CHECKING:
+    from mmgym.tapes.findings import Finding
 
 __all__ = ["REPLAY"]
 
@@ -159,6 +163,7 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     from mmgym.baselines.replay.metrics import fills_by_depth, metrics
     from mmgym.baselines.replay.session import ENDING_WORDS
     from mmgym.tapes import Selection
+    from mmgym.tapes.findings import described
 
     env = environment_of(env_id, **arguments)
     rules = rules_of(env)

@@ -62,6 +62,7 @@ __all__ = [
 EVALUATION = Resolution(20, 0.3, 1e-5)  # of given policies
 BETWEEN = Resolution(17, 0.2, 1e-5)  # of the best depths with a `reach_atom`, beside COARSE and FINE
 SAFETY, ROUNDING = 2.0, 1e-7  # the stated error in units of the distance between two resolutions, and of the value
+SUMMATION = 1e-14  # and of the largest value of all: where a value is 0, its sums have rounding still
 SAFETY_AT_KINKS = 4.0  # with a `reach_atom`
 LARGEST_ERROR = 0.02  # relative: beyond, the optimum is not called certified
 DECISIONS = 1_000_000  # simulated for the lower bound of the optimum
@@ -125,6 +126,7 @@ def solve(params: Params, held: bool) -> Solved:
         table = np.stack([fine.gains[0], fine.gains[1], fine.values], axis=-1).astype(np.float32)
         difference = max(abs(value - _at_start(params, other, other.values[-1])) for other in others)
         error = (SAFETY_AT_KINKS if has_kinks else SAFETY) * difference + ROUNDING * abs(value)
+        error += SUMMATION * float(np.abs(fine.values).max())
         numbers = [value, error, *fine.largest]
         return {"numbers": numbers, "times": fine.times, "segments": fine.segments, "table": table}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmgym.plain_files import write_json
-from mmgym.printing import show
+from mmgym.printing import show, write_output
 from mmgym.provenance import provenance
 
 __all__ = ["INTERVAL", "add_file_options", "add_force", "fit_and_show", "may_offer"]
@@ -61,7 +61,10 @@ def fit_and_show(
     parameters = inspect.signature(calibrate).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     fit = calibrate(options.file, **{name: getattr(options, name) for name in names})
-    show(fit.table(), options.output, index=True)
+    table = fit.table()
+    show(table, index=True)
+    if options.output:
+        write_output(options.output, table, "parameter")
     print()
     print(fit.summary())
     if options.plot:
