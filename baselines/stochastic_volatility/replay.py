@@ -10,13 +10,16 @@ given its value a move before, in the stationary mean. The bounce of the mid bet
 """
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mmgym.baselines.glft.replay import rules as glft_rules
 from mmgym.baselines.replay.rules import ReplayRules, make_replay_rules
+from mmgym.baselines.stochastic_volatility.continuous import plain_params
 from mmgym.compiling import KERNEL
 from mmgym.models import stochastic_volatility
 from mmgym.models.stochastic_volatility import Params
@@ -58,26 +61,16 @@ def _estimates(squares: Array, start: float, mean: float, kept: float, gain: flo
 def rules(params: Params) -> ReplayRules:
     """What `mmgym.baselines.replay` asks for. The criterion of a book is not stated: its variance is not known."""
     p = params
-    rates, decays = (p.fill_rate_bid, p.fill_rate_ask), (p.fill_decay_bid, p.fill_decay_ask)
 
     def observe(time_left: Any, inventory: Any, spread: Any, rates: Array) -> Array:
         step = np.floor((1.0 - np.asarray(time_left) / p.horizon) * p.num_steps + 1e-6)
         return stochastic_volatility.observe(p, step, inventory, rates[..., 0])
 
-    def orders(controls: Array) -> Array:
-        sizes = np.full_like(controls, p.order_size)
-        return np.concatenate([controls, sizes, np.zeros_like(controls[..., :1])], axis=-1)
-
     words = f"variance: Kalman's linear filter of the squared moves of the mid over about {MOVE:g} s"
-    return ReplayRules(
-        seconds=1.0,
-        unit=p.order_size,
-        limit=p.limit,
-        from_mid=True,
-        ending="pass_on",
-        orders=orders,
-        intensity=lambda side, depth, offset, spread: rates[side] * np.exp(-decays[side] * depth),
+    return replace(
+        glft_rules(plain_params(p)),
         observe=observe,
         estimate=functools.partial(variances, p),
         words=words if p.observe_variance else "",
+        penalties=None,
     )
