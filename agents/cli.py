@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import zipfile
 import zlib
@@ -110,6 +111,8 @@ def _explanation(error: BaseException, command: str) -> tuple[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 2 is returned where something given cannot be used, 130 on Ctrl-C, 1 for an unexpected error.
 
+    Where the output is closed before its end (by ``head``, say), 141 is.
+
     Every error is one line on standard error; ``--traceback`` shows where it comes from.
     """
     options = argparse.Namespace(command="", traceback=False)
@@ -122,6 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "env", None) is not None:
             options.env = environment_id(options.env)
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is anything at Python's end
+        print(f"mmgym {options.command}: the output was closed; files to be written after it are not", file=sys.stderr)
+        return 141
     except (Exception, KeyboardInterrupt) as error:
         if options.traceback:
             raise

@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -274,6 +275,16 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0 and capsys.readouterr().out == f"mmgym {mmgym.__version__}\n"
+
+
+def test_an_output_that_is_closed_ends_a_command_with_one_line():
+    words = [sys.executable, "-c", "import sys; from mmgym.agents.cli import main; sys.exit(main(['list']))"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == "mmgym list: the output was closed; files to be written after it are not\n"
 
 
 def test_help_loads_no_table_library():
