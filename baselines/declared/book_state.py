@@ -58,78 +58,97 @@ def book_state(declared: declare.Market, params: Any, fills: tuple[int, int], un
         If a book does not tell them.
     """
     d, p = declared, params
-    names = [coordinate.name for coordinate in d.coordinates]
-    own = names.index("inventory")
-    shown = ", ".join(name for name in names if name != "inventory")
+    own = [coordinate.name for coordinate in d.coordinates].index("inventory")
     if not np.delete(d.observed(p), own).any():
         return None
-
-    def refuse(reason: str) -> TypeError:
-        return TypeError(f"{d.name} cannot be replayed: its state has {shown}, which a book does not tell: {reason}")
-
-    rows = d.states(p)
-    _, numbers = np.unique(np.delete(rows, own, axis=1), axis=0, return_inverse=True)
-    numbers, count = numbers.ravel(), int(numbers.max()) + 1
-    held = rows[:, own] - rows[:, own].min()
-    places = np.empty((int(held.max()) + 1, count), dtype=np.int64)  # state of inventory and number
-    places[held, numbers] = np.arange(len(rows))
-    state_numbers = np.empty((8, len(rows)))
+    others = _Others(d, p, own)
+    shown, count = others.shown, others.count
     low, high, _ = d.boxes(p)
-    declared_kernels.find_state_rates(d.engine.record(p), 0, rows, low, state_numbers)
-    about = state_numbers[:, places]
+    state_numbers = np.empty((8, len(others.rows)))
+    declared_kernels.find_state_rates(d.engine.record(p), 0, others.rows, low, state_numbers)
+    about = state_numbers[:, others.places]
     if not (about[[VARIANCE, DRIFT, MID]] == about[[VARIANCE, DRIFT, MID], :1]).all():
-        raise refuse("drift, variance or mid depend on the inventory")
+        raise others.refusal("drift, variance or mid depend on the inventory")
     if d.mid is not None:
         levels = about[MID, 0]
         if len(np.unique(levels)) < count:
-            raise refuse("several of its states have the same mid")
+            raise others.refusal("several of its states have the same mid")
         words = f"{shown}: of the mid's move since the start of the episode, the nearest one of {count}"
-        return BookState(
-            words, numbers, count, functools.partial(_nearest, levels), initial_price=getattr(p, "initial_price", None)
-        )
+        price = getattr(p, "initial_price", None)
+        return BookState(words, others.numbers, count, functools.partial(_nearest, levels), initial_price=price)
     if count > MOST_FOLLOWED:
-        raise refuse(f"its law has {count:,} states, at most {MOST_FOLLOWED:,} are followed")
-    following, ends = d.transitions(p), (low, high)
-    rates = [
-        declare.rates_of(d, p, step, u)[0] for step in sorted({0, p.num_steps // 2, p.num_steps - 1}) for u in ends
-    ]
-    for e in fills:
-        opened = (following[e] >= 0)[places]
-        intensities = np.stack([one[e][places] for one in rates])
-        if not (opened == opened[:, :1]).all() or not np.allclose(
-            intensities, intensities[..., :1], rtol=1e-12, atol=0.0
-        ):
-            raise refuse("fills depend on it")
-    others = [e for e in range(len(d.moves)) if e not in fills]
-    generator = np.zeros((count, count))
-    for e in others:
-        to = np.where(following[e] >= 0, following[e], np.arange(len(rows)))
-        rate = np.where(following[e] >= 0, rates[0][e], 0.0)[places]
-        target = numbers[to][places]
-        alike = all(np.array_equal(rates[0][e], one[e]) for one in rates)
-        if not alike or not (rate == rate[:1]).all() or not (target == target[:1]).all():
-            raise refuse("what moves it depends on controls, the step or the inventory")
-        if (held[to] != held).any():
-            raise refuse("what moves it moves the inventory, too")
-        np.add.at(generator, (np.arange(count), target[0]), rate[0])
-    generator -= np.diag(generator.sum(axis=1))
+        raise others.refusal(f"its law has {count:,} states, at most {MOST_FOLLOWED:,} are followed")
+    steps = sorted({0, p.num_steps // 2, p.num_steps - 1})
+    rates = [declare.rates_of(d, p, step, u)[0] for step in steps for u in (low, high)]
+    others.check_fills(fills, rates)
+    generator = others.generator([e for e in range(len(d.moves)) if e not in fills], rates)
+    moved = others.moved_by(fills)
     where, chances = d.starts(p)
-    start = np.bincount(numbers[d.index(p, where)], weights=chances, minlength=count)
-    moved = np.empty((2, count), dtype=np.int64)
-    for side, e in enumerate(fills):
-        open_rows = (following[e] >= 0)[places].all(axis=1)
-        target = numbers[following[e]][places[open_rows]]
-        if not open_rows.any() or not (target == target[:1]).all():
-            raise refuse("what a fill does to it depends on the inventory")
-        moved[side] = target[0]
+    start = np.bincount(others.numbers[d.index(p, where)], weights=chances, minlength=count)
     if (moved != np.arange(count)).any():
         words = f"{shown}: the most likely one given own fills"
-        return BookState(words, numbers, count, after=AfterFills(generator, moved, start, unit))
+        return BookState(words, others.numbers, count, after=AfterFills(generator, moved, start, unit))
     drift, variance = about[DRIFT, 0], about[VARIANCE, 0]
     if not (variance > 0.0).all():
-        raise refuse("its mid has no noise")
+        raise others.refusal("its mid has no noise")
     words = f"{shown}: the most likely one given the moves of the mid between decisions (Wonham's filter)"
-    return BookState(words, numbers, count, functools.partial(_filtered, generator, start, drift, variance))
+    filtered = functools.partial(_filtered, generator, start, drift, variance)
+    return BookState(words, others.numbers, count, filtered)
+
+
+class _Others:
+    """The coordinates other than the inventory: their ``count`` joint states by number, and what moves them."""
+
+    def __init__(self, declared: declare.Market, params: Any, own: int) -> None:
+        self.name = declared.name
+        self.shown = ", ".join(each.name for i, each in enumerate(declared.coordinates) if i != own)
+        self.rows, self._following = declared.states(params), declared.transitions(params)
+        _, numbers = np.unique(np.delete(self.rows, own, axis=1), axis=0, return_inverse=True)
+        self.numbers, self.count = numbers.ravel(), int(numbers.max()) + 1
+        self._held = self.rows[:, own] - self.rows[:, own].min()
+        self.places = np.empty((int(self._held.max()) + 1, self.count), dtype=np.int64)  # state of inventory and number
+        self.places[self._held, self.numbers] = np.arange(len(self.rows))
+
+    def refusal(self, reason: str) -> TypeError:
+        """An error that says why a book does not tell them."""
+        return TypeError(
+            f"{self.name} cannot be replayed: its state has {self.shown}, which a book does not tell: {reason}"
+        )
+
+    def check_fills(self, fills: tuple[int, int], rates: list[Array]) -> None:
+        """Refuse fills that depend on them."""
+        for e in fills:
+            opened = (self._following[e] >= 0)[self.places]
+            intensities = np.stack([one[e][self.places] for one in rates])
+            alike = np.allclose(intensities, intensities[..., :1], rtol=1e-12, atol=0.0)
+            if not ((opened == opened[:, :1]).all() and alike):
+                raise self.refusal("fills depend on it")
+
+    def generator(self, events: list[int], rates: list[Array]) -> Array:
+        """That of their chain, by events of their own."""
+        generator = np.zeros((self.count, self.count))
+        for e in events:
+            moves = self._following[e] >= 0
+            to = np.where(moves, self._following[e], np.arange(len(self.rows)))
+            rate, target = np.where(moves, rates[0][e], 0.0)[self.places], self.numbers[to][self.places]
+            alike = all(np.array_equal(rates[0][e], one[e]) for one in rates)
+            if not alike or not (rate == rate[:1]).all() or not (target == target[:1]).all():
+                raise self.refusal("what moves it depends on controls, the step or the inventory")
+            if (self._held[to] != self._held).any():
+                raise self.refusal("what moves it moves the inventory, too")
+            np.add.at(generator, (np.arange(self.count), target[0]), rate[0])
+        return generator - np.diag(generator.sum(axis=1))
+
+    def moved_by(self, fills: tuple[int, int]) -> Array:
+        """Where (2, Y) fills of bid and ask lead."""
+        moved = np.empty((2, self.count), dtype=np.int64)
+        for side, e in enumerate(fills):
+            open_rows = (self._following[e] >= 0)[self.places].all(axis=1)
+            target = self.numbers[self._following[e]][self.places[open_rows]]
+            if not open_rows.any() or not (target == target[:1]).all():
+                raise self.refusal("what a fill does to it depends on the inventory")
+            moved[side] = target[0]
+        return moved
 
 
 def _nearest(levels: Array, mids: Array, begins: Array, seconds: float) -> Array:
