@@ -160,7 +160,6 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     from mmgym.adapters.hftbacktest import Assumptions, read_recordings
     from mmgym.baselines.catalogue import environment_of, level_of
     from mmgym.baselines.replay import Costs, compare, rules_of
-    from mmgym.baselines.replay.metrics import fills_by_depth, metrics
     from mmgym.baselines.replay.session import ENDING_WORDS
     from mmgym.tapes import Selection
     from mmgym.tapes.findings import described
@@ -207,9 +206,20 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
     ]  # fmt: skip
     print("\n".join(said))
     print("".join(f"{Path(file).name}: {line}\n" for file, own in findings.items() for line in described(own)), end="")
+    results = _shown(comparisons, rules, options.block)
+    warned = [item for own in findings.values() for item in own]
+    warnings = [{"file": file, "name": item.name, "text": item.text} for file, own in findings.items() for item in own]
+    about = {"assumptions": said, "warnings": warnings, "env": env_id, "arguments": arguments}
+    _write(options, results, about, warned)
+
+
+def _shown(comparisons: dict[str, Any], rules: Any, block: float | None) -> dict[str, Any]:
+    """Print the tables of each policy; they by name: its comparison, its figures, its fills by depth."""
+    from mmgym.baselines.replay.metrics import fills_by_depth, metrics
+
     results = {}
     for name, comparison in comparisons.items():
-        figures, blocks = metrics(comparison.sessions, options.block)
+        figures, blocks = metrics(comparison.sessions, block)
         depths = fills_by_depth(comparison.sessions, rules)
         results[name] = (comparison, figures, depths)
         print(f"\n{name}, an episode: model ({comparison.score.method}) against book\n")
@@ -220,10 +230,7 @@ def _replay(options: argparse.Namespace, env_id: str, files: list[str], argument
         show(figures, index=True)
         print(f"\n{name}: fills by depth, beside the law's (95 % intervals, by the dispersion of counts)\n")
         print(table_text(depths, digits=4))
-    warned = [item for own in findings.values() for item in own]
-    warnings = [{"file": file, "name": item.name, "text": item.text} for file, own in findings.items() for item in own]
-    about = {"assumptions": said, "warnings": warnings, "env": env_id, "arguments": arguments}
-    _write(options, results, about, warned)
+    return results
 
 
 def _write(
