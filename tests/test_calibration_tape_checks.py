@@ -489,7 +489,7 @@ def test_warnings_stand_in_table_json_and_on_the_plot(tmp_path: Path, capsys: py
     assert main(["calibrate", "glft", str(path), "--output", str(tmp_path / "fit.json")]) == 0
     output = capsys.readouterr().out
     assert "WARNING (gaps): 1 gap without events" in output and "with warnings (above): gaps" in output
-    rows = json.loads((tmp_path / "fit.json").read_text())
+    rows = {row["parameter"]: row for row in json.loads((tmp_path / "fit.json").read_text())}
     assert rows["fill_rate_bid"]["warning"] == "gaps"
     assert before.startswith(b"\x89PNG")
     table = pd.DataFrame({"estimate": [1.0, 2.0]}, index=["rate", "decay"])

@@ -164,7 +164,8 @@ def test_the_command_writes_adverse_selection_and_refuses_what_is_rejected(tmp_p
     assert main([*words, "--output", str(tmp_path / "fit.json")]) == 0
     output = capsys.readouterr().out
     assert "REJECTED: exponential law of the bid" in output and "gymnasium.make(" not in output
-    assert "rejected" in json.loads((tmp_path / "fit.json").read_text())["fill_rate_bid"]["warning"]
+    rows = {row["parameter"]: row for row in json.loads((tmp_path / "fit.json").read_text())}
+    assert "rejected" in rows["fill_rate_bid"]["warning"]
     pd.testing.assert_frame_equal(pd.read_csv(table), glft.calibrate(path).adverse_selection.drifts)  # type: ignore[union-attr]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert main([*words, "--force"]) == 0

@@ -85,7 +85,7 @@ def assets_market(n):
     def income(p, x):
         total = 0.0
         for i in range(n):
-            total += p.sizes[i] * x[1 + i] * p.trends[i]
+            total += p.sizes[i] * x[1 + i] * p.drifts[i]
         return total
 
     def terminal_penalty(p, x):

@@ -156,7 +156,7 @@ BRACKETED = [
     (FLOW, {"decision": "clock", "horizon": 3.0, "num_steps": 6, "inventory_limit": 2, "reach_atom": 0.5}),
     (POWER, {"horizon": 0.5, "num_steps": 2, "inventory_limit": 1, "observe": "fills"}),
     (VOLATILITY, {**SHORT["stochastic_volatility"], "utility": "cara", "observe_variance": False}),
-    (ASSETS, FOUR_ASSETS),
+    (ASSETS, {**FOUR_ASSETS, "horizon": 1.0, "num_steps": 10}),
 ]
 
 
