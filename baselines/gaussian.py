@@ -4,8 +4,8 @@ import functools
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ def _one_dimension(mean: Array, std: Array, low: float, high: float, nodes: int)
     inside = 0.5 * (right + left)[:, None] + half * x
     z = (inside - mean[:, None]) / std[:, None]
     mass = half * w * np.exp(-0.5 * z * z) / (np.sqrt(2.0 * np.pi) * std[:, None])
-    below, above = ndtr((low - mean) / std), ndtr((mean - high) / std)
+    below, above = scipy.special.ndtr((low - mean) / std), scipy.special.ndtr((mean - high) / std)
     between = np.maximum(1.0 - below - above, 0.0)[:, None]
     total = mass.sum(axis=1, keepdims=True)
     mass = np.divide(mass * between, total, out=np.zeros_like(mass), where=total > 0.0)

@@ -26,8 +26,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import expm
 
 from mmgym.arguments import check_memory
 from mmgym.baselines.chebyshev import chebyshev_nodes
@@ -58,7 +58,7 @@ def counting(grid: RateGrid, fill: float, count: int, time: float) -> Array:
         generator[k, :, k] = stay + (1.0 - fill) * jumped
         generator[k, :, k + 1] = fill * jumped
     generator[count, :, count] = stay + jumped
-    moves = expm(time * generator.reshape(size, size))[:n].reshape(n, count + 1, n)
+    moves = scipy.linalg.expm(time * generator.reshape(size, size))[:n].reshape(n, count + 1, n)
     return np.ascontiguousarray(moves.swapaxes(0, 1))
 
 

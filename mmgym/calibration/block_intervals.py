@@ -23,6 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import scipy
@@ -31,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
-QUANTILE = -float(scipy.special.ndtri((1 - LEVEL) / 2))
+QUANTILE = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 BLOCKS = 30
 FEWEST_BLOCKS = 10  # fewer do not tell a variance
 FEWEST_EVENTS = 10  # nor do so few events

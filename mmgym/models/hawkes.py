@@ -50,9 +50,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import expm
 
 from mmgym.compiling import KERNEL
 from mmgym.market import scalar_kernel
@@ -516,7 +516,7 @@ def mutual_counts(
     generator[:size, -1] = rho * mu
     generator[size:-1, :size] = np.eye(size)
     start = np.concatenate([np.broadcast_to(np.asarray(rate, dtype=float), (size,)), np.zeros(size), [1.0]])
-    end = expm(generator * horizon) @ start
+    end = scipy.linalg.expm(generator * horizon) @ start
     return end[:size], end[size:-1]
 
 
