@@ -17,7 +17,7 @@ from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_power import HawkesPowerBaseline, solved
 from mmgym.baselines.hawkes_power.baseline import DistancePolicy
-from mmgym.baselines.hawkes_power.clock import _most_of_walk, _walk, held_bounds, offset_nodes
+from mmgym.baselines.hawkes_power.clock import held_bounds, most_of_walk, offset_nodes, walk
 from mmgym.models.hawkes_power import BUY, MID_SIGN, SELL, SPREAD_SIGN, Params
 
 MOVING = {
@@ -81,7 +81,7 @@ def test_the_policy_of_the_bound_is_what_an_environment_plays():
 def test_markets_that_the_bound_is_not_made_for(other):
     p = Params.create(**{**MOVING, **other})
     assert offset_nodes(p) is None
-    with pytest.raises(ValueError, match="offset_nodes has none"):
+    with pytest.raises(ValueError, match="it needs decision=.clock., no reach_atom, at most 1.5 orders a step and 1000 offsets"):
         held_bounds(p, solved(Params.create(**MOVING), "fitted"), 1, 0)
 
 
@@ -225,7 +225,7 @@ def test_what_the_orders_of_a_step_earn_between_offsets():
             edges = np.array([[0.0, 0.0], [-math.exp(random.uniform(0.0, 5.0)), 0.0]])
             sums, after = 1e-3 * random.random((3, 3)), 1e-3 * random.random(3)
         parts = (orders, q, sides, half_spreads, edges, sums, after)
-        most, curve = _most_of_walk(*parts, start, decays)
+        most, curve = most_of_walk(*parts, start, decays)
         room, step = np.empty(lots), 1e-3 / decays.max()
         for _ in range(10):
             bid, ask = start + random.uniform(0.0, 2.0 / decays)
@@ -233,7 +233,7 @@ def test_what_the_orders_of_a_step_earn_between_offsets():
                 continue
 
             def value(of_bid, of_ask, parts=parts, decays=decays, room=room):
-                return _walk(*parts, of_bid, of_ask, decays, room)
+                return walk(*parts, of_bid, of_ask, decays, room)
 
             here = value(bid, ask)
             second = abs(value(bid + step, ask) - 2.0 * here + value(bid - step, ask))

@@ -35,7 +35,7 @@ from mmgym.adapters.hftbacktest_play import CARRY, LIQUIDATE, NOT_MOVED, NOTHING
 from mmgym.agents.cli import main
 from mmgym.agents.commands.command import UsageError
 from mmgym.baselines import optimal_policy, paper_policies
-from mmgym.baselines.declared.book_state import _filtered
+from mmgym.baselines.declared.book_state import most_likely
 from mmgym.baselines.declared.replay import rules as declared_rules
 from mmgym.baselines.policy import CallablePolicy, PolicyThrough
 from mmgym.baselines.replay import Costs, compare, replay, rules_of
@@ -616,7 +616,7 @@ def test_a_filter_that_starts_where_it_is_known() -> None:
     """Moves that are as good as impossible at the start: what is known does not become not-a-number."""
     generator, drift, variance = np.array([[-1.0, 1.0], [1.0, -1.0]]), np.array([-5.0, 5.0]), np.full(2, 1e-4)
     mids = np.array([0.0, 1.0, 2.0, 3.0, 2.0, 1.0])
-    found = _filtered(generator, np.array([1.0, 0.0]), drift, variance, mids, np.zeros(6, dtype=bool), 0.1)
+    found = most_likely(generator, np.array([1.0, 0.0]), drift, variance, mids, np.zeros(6, dtype=bool), 0.1)
     assert found[2:].tolist() == [1, 1, 0, 0]
 
 

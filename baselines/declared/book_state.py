@@ -34,7 +34,7 @@ from mmgym.compiling import KERNEL
 
 Array = NDArray[Any]
 
-__all__ = ["book_state"]
+__all__ = ["book_state", "most_likely"]
 
 MOST_FOLLOWED = 2_000  # states of a law
 VARIANCE, DRIFT, MID = 3, 4, 7  # rows of `find_state_rates`
@@ -92,7 +92,7 @@ def book_state(declared: declare.Market, params: Any, fills: tuple[int, int], un
     if not (variance > 0.0).all():
         raise others.refusal("its mid has no noise")
     words = f"{shown}: the most likely one given the moves of the mid between decisions (Wonham's filter)"
-    filtered = functools.partial(_filtered, generator, start, drift, variance)
+    filtered = functools.partial(most_likely, generator, start, drift, variance)
     return BookState(words, others.numbers, count, filtered)
 
 
@@ -159,7 +159,7 @@ def _nearest(levels: Array, mids: Array, begins: Array, seconds: float) -> Array
     return np.asarray(order[np.searchsorted(between, mids - mids[first])])
 
 
-def _filtered(
+def most_likely(
     generator: Array, start: Array, drift: Array, variance: Array, mids: Array, begins: Array, seconds: float
 ) -> Array:
     """Most likely numbers (D,) given the moves of mids."""

@@ -30,10 +30,10 @@ from mmgym.baselines.hawkes_power.basis import features_at, sampled_states
 from mmgym.baselines.hawkes_power.kernels import (
     NODES,
     PROCESSES,
-    _combine,
-    _drift,
-    _edges,
-    _rates,
+    combine,
+    drift_at,
+    edges_at,
+    rates_at,
     scratch,
     state_features,
 )
@@ -57,7 +57,7 @@ from mmgym.random_streams import start_stream
 
 Array = NDArray[np.float64]
 
-__all__ = ["held_bounds", "offset_nodes"]
+__all__ = ["held_bounds", "most_of_walk", "offset_nodes", "walk"]
 
 FINEST = 0.02  # spacing of offsets, in units of 1 / kappa, or below
 MOST_NODES, MOST_BYTES, MOST_ORDERS = 1_000, 2.0**29, 1.5  # offsets; of the tables of a path; of both sides in a step
@@ -126,7 +126,10 @@ def held_bounds(params: Params, function: ValueFunction, paths: int, seed: int, 
     """
     nodes = offset_nodes(params)
     if nodes is None:
-        raise ValueError("the bound of quotes that rest is not made for these parameters: offset_nodes has none")
+        raise ValueError(
+            "the bound of quotes that rest is not made for these parameters: it needs decision='clock', no reach_atom, "
+            f"at most {MOST_ORDERS} orders a step and {MOST_NODES} offsets, and tables of {MOST_BYTES / 2**20:g} MiB"
+        )
     seeds = np.uint64(seed) + np.arange(paths, dtype=np.uint64)
     record, rows, slopes = MARKET.record(params), np.zeros(1, MARKET.row_dtype), edge_slopes(params, function)
     values, most, missing = np.full((paths, 2), np.nan), 32, np.arange(paths)
@@ -328,7 +331,7 @@ def _add_futures(
 
 
 @njit(**KERNEL)
-def _walk(orders, q, sides, half_spreads, edges, sums, after, bid, ask, decays, values):
+def walk(orders, q, sides, half_spreads, edges, sums, after, bid, ask, decays, values):
     """What follows from inventory ``q`` on, above what the step's own quotes ``bid``, ``ask`` (distances) earn there.
 
     That is what fills at other inventories of the step earn otherwise, the residuals, and ``after`` (2 Q + 1,).
@@ -362,8 +365,8 @@ def _walk(orders, q, sides, half_spreads, edges, sums, after, bid, ask, decays, 
 
 
 @njit(**KERNEL)
-def _most_of_walk(orders, q, sides, half_spreads, edges, sums, after, start, decays):
-    """Bounds of `_walk` over all quotes, and of its second derivatives in a quote over the square of ``kappa``."""
+def most_of_walk(orders, q, sides, half_spreads, edges, sums, after, start, decays):
+    """Bounds of `walk` over all quotes, and of its second derivatives in a quote over the square of ``kappa``."""
     lots = len(after)
     low, high = max(q - orders, 0), min(q + orders, lots - 1)
     total, widest = 0.0, 0.0
@@ -402,10 +405,10 @@ def _best_of_step(orders, q, sides, half_spreads, edges, sums, after, start, nod
     i, j = (np.argmax(asks[:, q - 1]) if q > 0 else 0), (np.argmax(bids[:, q]) if q < lots - 1 else 0)
     ask, bid = (asks[i, q - 1] if q > 0 else 0.0), (bids[j, q] if q < lots - 1 else 0.0)
     parts = (orders, q, sides, half_spreads, edges, sums, after)
-    best = ask + bid + _walk(*parts, start + nodes[j], start + nodes[i], decays, values)
+    best = ask + bid + walk(*parts, start + nodes[j], start + nodes[i], decays, values)
     if orders == 0:
         return best, 0.0
-    most, curve = _most_of_walk(*parts, start, decays)
+    most, curve = most_of_walk(*parts, start, decays)
     buys = 0
     for n in range(orders):
         buys += sides[n] == BUY
@@ -416,7 +419,7 @@ def _best_of_step(orders, q, sides, half_spreads, edges, sums, after, start, nod
         for j in range(count if buys < orders else 1):
             of_bid = bid if buys == orders or q == lots - 1 else bids[j, q]
             if of_ask + of_bid + most > best:
-                best = max(best, of_ask + of_bid + _walk(*parts, start + nodes[j], start + nodes[i], decays, values))
+                best = max(best, of_ask + of_bid + walk(*parts, start + nodes[j], start + nodes[i], decays, values))
     return best, curve
 
 
@@ -453,9 +456,9 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
             now, rest = p.step_length * (steps - k), p.step_length
             spreads[k], start[0] = spread, spread
             height = p.half_tick * spread
-            _rates(p, s, 0.0, start[1:])
+            rates_at(p, s, 0.0, start[1:])
             state_features(p, basis, spread, start[1:], work, features)
-            _edges(p, basis, features, table[level], spread, room[0], room[1], edges[1], edges[0])
+            edges_at(p, basis, features, table[level], spread, room[0], room[1], edges[1], edges[0])
             for q in range(lots - 1):
                 for side in range(2):
                     offset = best_offset(edges[side, q], decays[side], 0.0, nodes[-1])
@@ -485,11 +488,11 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
                     border = max(borders[level], end) if level > 0 else end
                     width = now - border
                     for node in range(2):
-                        _rates(p, s, done + NODES[node] * width, rates)
+                        rates_at(p, s, done + NODES[node] * width, rates)
                         state_features(p, basis, spread, rates, work, features)
-                        _edges(p, basis, features, table[level], spread, room[0], room[1], now_edges[1], now_edges[0])
-                        _combine(features[1], table[level], room[2])
-                        drift = _drift(basis, spread, rates)
+                        edges_at(p, basis, features, table[level], spread, room[0], room[1], now_edges[1], now_edges[0])
+                        combine(features[1], table[level], room[2])
+                        drift = drift_at(basis, spread, rates)
                         for q in range(lots):
                             lot = np.float64(q - limit)
                             residual = room[2, q] + lot * drift - p.running_penalty * lot * lot
@@ -501,11 +504,11 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
                     now = border
                     if level == 0 or borders[level] <= end:
                         break
-                    _rates(p, s, done, rates)
+                    rates_at(p, s, done, rates)
                     state_features(p, basis, spread, rates, work, features)
-                    _combine(features[0], table[level - 1], jump)
+                    combine(features[0], table[level - 1], jump)
                     sums[k, orders] += jump
-                    _combine(features[0], table[level], jump)
+                    combine(features[0], table[level], jump)
                     sums[k, orders] -= jump
                     level -= 1
                 for side in range(2):
@@ -523,9 +526,9 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
                     if orders == most:
                         enough = False
                         break
-                    _rates(p, s, 0.0, rates)
+                    rates_at(p, s, 0.0, rates)
                     state_features(p, basis, spread, rates, work, features)
-                    _edges(p, basis, features, table[level], spread, room[0], room[1], now_edges[1], now_edges[0])
+                    edges_at(p, basis, features, table[level], spread, room[0], room[1], now_edges[1], now_edges[0])
                     side = 1 if process == BUY else 0
                     sides[k, orders], half_spreads[k, orders] = process, half_spread
                     order_edges[k, orders] = now_edges[side]
@@ -553,9 +556,9 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
         if not enough:
             out[path] = np.nan
             continue
-        _rates(p, s, 0.0, rates)
+        rates_at(p, s, 0.0, rates)
         state_features(p, basis, spread, rates, work, features)
-        _combine(features[0], table[0], jump)
+        combine(features[0], table[0], jump)
         for kind in range(2):
             after, before = room[0], room[1]
             for q in range(lots):
@@ -572,7 +575,7 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
                         before[q] = best + 0.125 * spacing * spacing * curve
                     else:
                         j, i = chosen[k, 0, q], chosen[k, 1, q]
-                        before[q] = _walk(counts[k], q, *parts, height + nodes[j], height + nodes[i], decays, values)
+                        before[q] = walk(counts[k], q, *parts, height + nodes[j], height + nodes[i], decays, values)
                         before[q] += (bids[j, q] if q < lots - 1 else 0.0) + (asks[i, q - 1] if q > 0 else 0.0)
                 after[:] = before
             out[path, kind] = after[limit + p.initial_inventory]

@@ -135,7 +135,7 @@ def features_of(record, basis, spreads, rates, out):
 
 
 @njit(**KERNEL)
-def _rates(p, s, elapsed, rates):
+def rates_at(p, s, elapsed, rates):
     """Intensities (6,) a time after the state, no event in between."""
     rates[0] = p.base_rates[0] + s.excess_bid_improvement * math.exp(-p.decays[0] * elapsed)
     rates[1] = p.base_rates[1] + s.excess_bid_cancellation * math.exp(-p.decays[1] * elapsed)
@@ -163,7 +163,7 @@ def sample_states(record, rows, horizon, per_path, seeds, spreads, rates):
             now += wait
             if process < 0:
                 spreads[path * per_path + i] = spread
-                _rates(p, s, 0.0, rates[path * per_path + i])
+                rates_at(p, s, 0.0, rates[path * per_path + i])
                 i += 1
             else:
                 ticks, s0, s1 = ticks_moved(p, process, spread, s0, s1)
@@ -191,7 +191,7 @@ def add_order_gains(rates, edges, law, ask, offsets, total):
 
 
 @njit(**KERNEL)
-def _combine(features, table, out):
+def combine(features, table, out):
     """out (Q,) = features (B,) @ table (B, Q)."""
     out[:] = 0.0
     for b in range(table.shape[0]):
@@ -201,10 +201,10 @@ def _combine(features, table, out):
 
 
 @njit(**KERNEL)
-def _edges(p, basis, features, table, spread, bought, sold, asks, bids):
+def edges_at(p, basis, features, table, spread, bought, sold, asks, bids):
     """Edges ``c = h - E xi + E Theta(lots after) - E Theta(lots before)``: asks from 1 - Q, bids to Q - 1."""
-    _combine(features[2], table, bought)
-    _combine(features[3], table, sold)
+    combine(features[2], table, bought)
+    combine(features[3], table, sold)
     ask = p.half_tick * spread - basis.impacts[BUY, spread - 1]
     bid = p.half_tick * spread - basis.impacts[SELL, spread - 1]
     for q in range(len(bought) - 1):
@@ -258,7 +258,7 @@ def _lot_edges(p, basis, features, level, spread, q):
 
 
 @njit(**KERNEL)
-def _drift(basis, spread, rates):
+def drift_at(basis, spread, rates):
     """Expected move of the mid, EUR / MWh / minute."""
     drift = 0.0
     for k in range(PROCESSES):
@@ -303,7 +303,7 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
                 border = max(borders[level], end) if level > 0 else end
                 width = now - border
                 for node in range(2):
-                    _rates(p, s, done + NODES[node] * width, rates)
+                    rates_at(p, s, done + NODES[node] * width, rates)
                     state_features(p, basis, spread, rates, work, features)
                     _add_residual(
                         p, basis, features, table[level], spread, rates, 0.5 * width, room, asks, bids, sums[orders]
@@ -312,11 +312,11 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
                 now = border
                 if level == 0 or borders[level] <= end:
                     break
-                _rates(p, s, done, rates)
+                rates_at(p, s, done, rates)
                 state_features(p, basis, spread, rates, work, features)
-                _combine(features[0], table[level - 1], step)
+                combine(features[0], table[level - 1], step)
                 sums[orders] += step
-                _combine(features[0], table[level], step)
+                combine(features[0], table[level], step)
                 sums[orders] -= step
                 level -= 1
             relax(p, s, wait)
@@ -324,9 +324,9 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
             if process < 0 and last:
                 break
             if process >= BUY:
-                _rates(p, s, 0.0, rates)
+                rates_at(p, s, 0.0, rates)
                 state_features(p, basis, spread, rates, work, features)
-                _edges(p, basis, features, table[level], spread, room[0], room[1], asks, bids)
+                edges_at(p, basis, features, table[level], spread, room[0], room[1], asks, bids)
                 sides[orders] = process
                 edges[orders] = asks if process == BUY else bids
                 orders += 1
@@ -347,9 +347,9 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
         if orders == most:
             values[path] = np.nan
             continue
-        _rates(p, s, 0.0, rates)
+        rates_at(p, s, 0.0, rates)
         state_features(p, basis, spread, rates, work, features)
-        _combine(features[0], table[0], step)
+        combine(features[0], table[0], step)
         for q in range(lots):
             lot = np.float64(q - limit)
             sums[orders, q] -= step[q] + abs(lot) * p.half_tick * spread + p.terminal_penalty * lot * lot
@@ -360,9 +360,9 @@ def bound_paths(record, rows, basis, borders, table, seeds, most, values):
 @njit(**KERNEL)
 def _add_residual(p, basis, features, level, spread, rates, weight, room, asks, bids, total):
     """Add ``weight Res(q)`` to total (Q,)."""
-    _edges(p, basis, features, level, spread, room[0], room[1], asks, bids)
-    _combine(features[1], level, room[2])
-    drift = _drift(basis, spread, rates)
+    edges_at(p, basis, features, level, spread, room[0], room[1], asks, bids)
+    combine(features[1], level, room[2])
+    drift = drift_at(basis, spread, rates)
     for q in range(len(total)):
         lot = np.float64(q - p.inventory_limit)
         total[q] += weight * (room[2, q] + lot * drift - p.running_penalty * lot * lot)
@@ -427,7 +427,7 @@ def replay_steps(record, rows, basis, borders, table, depths, active, gaps):
                 border = max(borders[level], end) if level > 0 else end
                 width = now - border
                 for node in range(2):
-                    _rates(p, s, done + NODES[node] * width, rates)
+                    rates_at(p, s, done + NODES[node] * width, rates)
                     gap += (
                         0.5
                         * width
@@ -437,7 +437,7 @@ def replay_steps(record, rows, basis, borders, table, depths, active, gaps):
                 now = border
                 if level == 0 or borders[level] <= end:
                     break
-                _rates(p, s, done, rates)
+                rates_at(p, s, done, rates)
                 state_features(p, basis, spread, rates, work, features)
                 column = q + p.inventory_limit
                 for b in range(table.shape[1]):
@@ -461,7 +461,7 @@ def replay_steps(record, rows, basis, borders, table, depths, active, gaps):
                 last = False
                 break
         if last:
-            _rates(p, s, 0.0, rates)
+            rates_at(p, s, 0.0, rates)
             state_features(p, basis, spread, rates, work, features)
             gap -= p.half_tick * np.float64(abs(q) * spread) + p.terminal_penalty * np.float64(q * q)
             for b in range(table.shape[1]):
@@ -475,7 +475,7 @@ def _generator(p, basis, level, features, work, spread, rates, q, depths, half_s
     """The generator with frozen depths, applied to ``x + q s + Theta``, less the running penalty."""
     state_features(p, basis, spread, rates, work, features)
     column, lot = q + p.inventory_limit, np.float64(q)
-    total = lot * _drift(basis, spread, rates) - p.running_penalty * lot * lot
+    total = lot * drift_at(basis, spread, rates) - p.running_penalty * lot * lot
     for b in range(level.shape[0]):
         total += features[1, b] * level[b, column]
     bid, ask = _lot_edges(p, basis, features, level, spread, column)

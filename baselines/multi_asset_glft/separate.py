@@ -127,9 +127,7 @@ class FactorDepths:
         p = self.params
         sizes, moves = np.tile(p.sizes, 2), np.concatenate([self._loadings, -self._loadings]) * np.tile(p.sizes, 2)
         weights, units = effective_rates(p) * sizes / p.decays, p.decays / sizes
-        bend = float(
-            (weights * (units * moves) ** 2).sum()
-        )  # of the Hamiltonians: v = -a f^2, a' = gamma / 2 - 2 bend a^2
+        bend = float((weights * (units * moves) ** 2).sum())  # v = -a f^2, a' = gamma / 2 - 2 bend a^2
         slope = math.sqrt(p.risk_aversion / (4.0 * bend)) if bend > 0.0 and p.risk_aversion > 0.0 else 0.0
         limit = float(np.abs(self._loadings) @ np.array(p.inventory_limit))
         steepest = float((units * np.abs(moves)).max())
