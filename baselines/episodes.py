@@ -127,11 +127,13 @@ def simulated_columns(
     -------
     dict of str to array (count,)
         ``estimate`` of the criterion, and ``returns``, ``pnl``, ``fills``, ``orders`` (market orders) and
-        ``absolute_inventory`` (its time integral, from its values at step ends, over all assets).
+        ``absolute_inventory`` (its time integral, from its values at step ends, over all assets); ``price_noise``
+        that ``reward="expected"`` leaves out of the returns.
     """
     envs = base.make_batch(count, info="full")
     count = envs.num_envs
-    names = ("returns", "pnl", "fills", "orders", "absolute_inventory")
+    names = ("returns", "pnl", "fills", "orders", "absolute_inventory", "price_noise")
+    noiseless = getattr(envs.params, "reward", "pnl") == "expected"
     columns = {name: np.zeros(count) for name in names} | {"estimate": np.full(count, variate.start)}
     length: Any = None
     played = episodes(envs, policy, seed, deterministic=deterministic, note=variate.before)
@@ -151,4 +153,6 @@ def simulated_columns(
         for name, amounts in gained.items():
             columns[name] += np.where(step.running, amounts, 0.0)
         columns["pnl"] = np.where(step.running, info["gain"], columns["pnl"])
+        if noiseless:
+            columns["price_noise"] = np.where(step.running, info["price_gain"], columns["price_noise"])
     return columns

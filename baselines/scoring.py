@@ -328,8 +328,9 @@ class _Sample:
     def mean(self, name: str) -> float:
         return float(self.columns[name].mean())
 
-    def std(self, name: str) -> float:
-        return float(self.columns[name].std(ddof=1))
+    def std(self, *names: str) -> float:
+        """Of the sum of some columns."""
+        return float(np.sum([self.columns[name] for name in names], axis=0).std(ddof=1))
 
     def stderr_of(self, name: str) -> float:
         return self.std(name) / math.sqrt(self.episodes)
@@ -396,7 +397,7 @@ def _score(baseline: Baseline, evaluation: Evaluation | None, sample: _Sample | 
         utility = baseline.expected_utility and taken.utility is None
         taken = taken._replace(
             orders=sample.mean("orders"),
-            std=sample.std("pnl" if baseline.expected_utility else "returns"),
+            std=sample.std(*(["pnl"] if baseline.expected_utility else ["returns", "price_noise"])),
             pnl_std=sample.std("pnl"),
             utility=sample.mean("returns") if utility else taken.utility,
         )

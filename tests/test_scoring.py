@@ -118,6 +118,24 @@ def test_history_dependent_policies_are_scored_by_simulation_without_bias():
     assert score.stderr < 0.5 * returns.sem()
 
 
+@pytest.mark.parametrize("name", ["GLFT", "MultiAssetGLFT", "TickSpread", "MeanFieldTaker", "Impact", "RobustGLFT"])
+def test_the_simulated_deviation_has_the_price_noise_whatever_rewards_have(name):
+    """The same episodes, with rewards that have it and rewards that leave it out."""
+
+    def deviation(reward):
+        env = gymnasium.make(f"mmgym/{name}-v0", num_steps=5, horizon=0.5, reward=reward)
+        policy = next(iter(baselines.paper_policies(env).values()))
+
+        class Remembering:
+            def predict(self, observation):
+                return policy.predict(observation)[0]
+
+        return baselines.score(env, Remembering(), episodes=200).std
+
+    plain = deviation("pnl")
+    assert plain > 0.0 and deviation("expected") == pytest.approx(plain, rel=1e-9)
+
+
 def test_simulation_stops_at_the_standard_error():
     policy = baselines.paper_policies(AS)["constant"]
     score = baselines.score(AS, policy, method="simulated", episodes=500, stderr=0.08)
