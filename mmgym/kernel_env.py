@@ -82,7 +82,7 @@ class MarketFace:
         if cls.__doc__ and "[parameters]" in cls.__doc__:
             lines = "\n".join([*arguments_section(market.params_type), *_SHARED_ARGUMENTS])
             cls.__doc__ = re.sub(
-                r"^( *)\[parameters\]$", lambda found: textwrap.indent(lines, found[1]), cls.__doc__, flags=re.M
+                r"^( *)\[parameters\]$", lambda match: textwrap.indent(lines, match[1]), cls.__doc__, flags=re.M
             )
         for name, source in (("to_quotes", "to_quotes"), ("from_quotes", "from_quotes"), ("to_state", "locate")):
             method, function = getattr(MarketFace, name), getattr(market, source)
@@ -188,10 +188,10 @@ class MarketFace:
 
     def _of_market(self, function: str, method: str) -> Callable[..., Any]:
         """A function of the market that an environment's method calls."""
-        found: Callable[..., Any] | None = getattr(self.market, function)
-        if found is None:
+        kernel: Callable[..., Any] | None = getattr(self.market, function)
+        if kernel is None:
             raise TypeError(f"{type(self).__name__} must define {method}()")
-        return found
+        return kernel
 
     def single_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """Observation and action space of one environment."""
@@ -280,17 +280,17 @@ def _documented(method: Callable[..., Any], doc: str | None) -> Callable[..., An
 
 def _as_actions(actions: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Actions as a contiguous array of the kernel's type and shape; finite values survive the cast."""
-    found = np.asarray(actions)
+    given = np.asarray(actions)
     allowed = f"{'numbers' if dtype.kind == 'f' else 'integers'} of shape {shape}"
     kinds = "fiu" if dtype.kind == "f" else "iu"
-    if found.dtype.kind not in kinds:
-        raise ValueError(f"actions of type {found.dtype} are not allowed: they must be {allowed}")
-    if found.shape != shape:
-        raise ValueError(f"actions of shape {found.shape} are not allowed: they must be {allowed}")
-    if found.dtype != dtype and dtype.kind == "f":
+    if given.dtype.kind not in kinds:
+        raise ValueError(f"actions of type {given.dtype} are not allowed: they must be {allowed}")
+    if given.shape != shape:
+        raise ValueError(f"actions of shape {given.shape} are not allowed: they must be {allowed}")
+    if given.dtype != dtype and dtype.kind == "f":
         bound = np.finfo(dtype).max
-        found = np.where(np.isfinite(found), np.clip(found, -bound, bound), found)
-    return np.asarray(found, dtype=dtype, order="C")  # keeps a scalar a scalar
+        given = np.where(np.isfinite(given), np.clip(given, -bound, bound), given)
+    return np.asarray(given, dtype=dtype, order="C")  # keeps a scalar a scalar
 
 
 class KernelEnv(MarketFace, gymnasium.Env[Any, Any]):
@@ -771,13 +771,13 @@ class KernelVectorEnv(MarketFace, gymnasium.vector.VectorEnv[Any, Any, Any]):
         The method is called once. An array whose length is the number of rows is handed out by rows, and so is what
         `render` gives; everything else is the same for all rows.
         """
-        found = getattr(self, name)
-        if callable(found):
-            found = found(*arguments, **keywords)
+        member = getattr(self, name)
+        if callable(member):
+            member = member(*arguments, **keywords)
         if name == "render":
-            return found or (None,) * self.num_envs
-        by_row = isinstance(found, np.ndarray) and found.ndim > 0 and len(found) == self.num_envs
-        return tuple(found) if by_row else (found,) * self.num_envs
+            return member or (None,) * self.num_envs
+        by_row = isinstance(member, np.ndarray) and member.ndim > 0 and len(member) == self.num_envs
+        return tuple(member) if by_row else (member,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """An attribute for each row, as `call` gives it."""

@@ -30,10 +30,10 @@ def chebyshev_transform(degree: int) -> Array:
     if degree == 0:
         return np.ones((1, 1))
     place = np.arange(degree + 1)
-    found = 2.0 / degree * np.cos(np.pi * np.outer(place, place) / degree)
-    found[:, [0, -1]] *= 0.5
-    found[[0, -1]] *= 0.5
-    return found
+    transform = 2.0 / degree * np.cos(np.pi * np.outer(place, place) / degree)
+    transform[:, [0, -1]] *= 0.5
+    transform[[0, -1]] *= 0.5
+    return transform
 
 
 @functools.cache
@@ -48,10 +48,10 @@ def padua(degree: int) -> tuple[Array, Array]:
     share = np.array([2.0, 1.0, 0.5])[ends] / (degree * (degree + 1))
     norm = np.where(np.arange(degree + 1) > 0, 2.0, 1.0)
     first, second = (norm * np.polynomial.chebyshev.chebvander(column, degree) for column in points.T)
-    found = (share * (first[:, :, None] * second[:, None, :]).T).transpose(1, 0, 2)
+    coefficients = (share * (first[:, :, None] * second[:, None, :]).T).transpose(1, 0, 2)
     number = np.arange(degree + 1)
-    found[degree, 0] *= 0.5
-    return points, np.ascontiguousarray(found[np.add.outer(number, number) <= degree])
+    coefficients[degree, 0] *= 0.5
+    return points, np.ascontiguousarray(coefficients[np.add.outer(number, number) <= degree])
 
 
 def num_nodes(degrees: Array) -> int:
@@ -102,22 +102,22 @@ class Interpolation:
 
     def basis(self, points: Array) -> Array:
         """Weights (M, G) of the nodes at points (M, B) of the box."""
-        found = self.along(points)
-        return found @ self.transform if self.total else found
+        basis = self.along(points)
+        return basis @ self.transform if self.total else basis
 
     def along(self, points: Array) -> Array:
         """As `basis`; where the degree is total of the polynomials (M, G), in the place of the nodes."""
         width = self.high - self.low
         places = np.divide(2.0 * (points - self.low), width, out=np.ones(points.shape), where=width > 0.0) - 1.0
         if self.total:
-            found = np.empty((len(points), len(self.nodes)))
-            kernels.total_products(places, self.sizes[0], found)
-            return found
-        found = np.ones((len(points), 1))
+            products = np.empty((len(points), len(self.nodes)))
+            kernels.total_products(places, self.sizes[0], products)
+            return products
+        products = np.ones((len(points), 1))
         for place, degree in zip(places.T, self.degrees.tolist(), strict=True):
             along = np.polynomial.chebyshev.chebvander(place, degree) @ chebyshev_transform(degree)
-            found = (found[:, :, None] * along[:, None, :]).reshape(len(points), -1)
-        return found
+            products = (products[:, :, None] * along[:, None, :]).reshape(len(points), -1)
+        return products
 
     def coefficients(self, heights: Array) -> Array:
         """Chebyshev coefficients (S, K, L) of two controls, or (S, K, 1) of one, from heights (G, S)."""
@@ -125,10 +125,10 @@ class Interpolation:
             table = np.zeros((heights.shape[1], *self.sizes))
             table[:, self._orders < self.sizes[0]] = (self.transform @ heights).T
             return table
-        found = heights
+        coefficients = heights
         for j, degree in enumerate(self.degrees):
-            found = chebyshev_transform(int(degree)) @ self._along(j, found)
-        return np.ascontiguousarray(np.moveaxis(found.reshape(self.sizes[0], -1, heights.shape[1]), -1, 0))
+            coefficients = chebyshev_transform(int(degree)) @ self._along(j, coefficients)
+        return np.ascontiguousarray(np.moveaxis(coefficients.reshape(self.sizes[0], -1, heights.shape[1]), -1, 0))
 
     def _along(self, j: int, heights: Array) -> Array:
         """Heights (G, ..) with the nodes of the ``j``-th control in the middle."""
@@ -136,16 +136,16 @@ class Interpolation:
 
     def excesses(self, heights: Array, tolerance: Array) -> Array:
         """The last coefficients of heights (G, ..) in every control over the tolerance (..), the largest: (B,)."""
-        found = np.zeros(len(self.sizes))
+        excess = np.zeros(len(self.sizes))
         if self.total:
             orders = self._orders[self._orders < self.sizes[0]]
             last = self.transform[orders > self.degrees[0] - LAST]
-            return np.asarray(found + (np.abs(np.tensordot(last, heights, 1)) / tolerance).max())
+            return np.asarray(excess + (np.abs(np.tensordot(last, heights, 1)) / tolerance).max())
         for j, degree in enumerate(self.degrees):
             if degree > 0:
                 last = chebyshev_transform(int(degree))[-LAST:] @ self._along(j, heights)
-                found[j] = (np.abs(last).reshape(-1, tolerance.size) / tolerance.ravel()).max()
-        return found
+                excess[j] = (np.abs(last).reshape(-1, tolerance.size) / tolerance.ravel()).max()
+        return excess
 
     def better(self, excesses: Array) -> Array | None:
         """Higher degrees where the last coefficients are beyond the tolerance; None where they are not."""

@@ -73,10 +73,10 @@ def explore(following, state, levels, window):
         end = size
         for i in range(begun, end):
             for k in range(events):
-                found = following[k, order[i]]
-                if found >= 0 and place[found] < 0:
-                    place[found] = size
-                    order[size] = found
+                reached = following[k, order[i]]
+                if reached >= 0 and place[reached] < 0:
+                    place[reached] = size
+                    order[size] = reached
                     size += 1
         begun = end
         if size == end:
@@ -85,8 +85,8 @@ def explore(following, state, levels, window):
         window.ends[level] = size
     for i in range(size):
         for k in range(events):
-            found = following[k, order[i]]
-            nexts[k, i] = place[found] if found >= 0 and place[found] >= 0 else i
+            reached = following[k, order[i]]
+            nexts[k, i] = place[reached] if reached >= 0 and place[reached] >= 0 else i
     window.numbers[SIZE], window.numbers[LEVELS] = size, level + 1
     window.numbers[WHOLE], window.numbers[AT], window.numbers[ASKED] = size == begun, state, levels
 
@@ -387,11 +387,11 @@ def lanes_at(basis, terms, states, result):
     """Values (M, K) of states (M,), from K arrays (G, S, LANES) and the weights (M, G LANES) of all lanes."""
     for i in range(len(states)):
         for c in range(len(terms)):
-            found = 0.0
+            total = 0.0
             for g in range(len(terms[c])):
                 for b in range(LANES):
-                    found += basis[i, g * LANES + b] * terms[c][g, states[i], b]
-            result[i, c] = found
+                    total += basis[i, g * LANES + b] * terms[c][g, states[i], b]
+            result[i, c] = total
 
 
 @njit(**KERNEL)
@@ -448,12 +448,12 @@ def interpolate(basis, heights, states, result):
 @njit(**KERNEL)
 def largest(heights):
     """The largest of the absolute values (G, S, K), over the nodes: (S, K)."""
-    found = np.zeros(heights.shape[1:])
+    most = np.zeros(heights.shape[1:])
     for g in range(len(heights)):
         for i in range(heights.shape[1]):
             for c in range(heights.shape[2]):
-                found[i, c] = max(found[i, c], abs(heights[g, i, c]))
-    return found
+                most[i, c] = max(most[i, c], abs(heights[g, i, c]))
+    return most
 
 
 @njit(**KERNEL)
@@ -704,14 +704,14 @@ def slope_terms(market, derive, step, rows, row, free, aversion, window, slopes,
     for i in range(size):
         rate, into, source = 0.0, 0.0, window.flow[i]
         for k in range(events):
-            found, pay = window.rate[k, i], window.pay[k, i]
-            rate += found
+            intensity, pay = window.rate[k, i], window.pay[k, i]
+            rate += intensity
             if aversion == 0.0:
-                window.jump[k, i] = found
-                source += found * pay
+                window.jump[k, i] = intensity
+                source += intensity * pay
             else:
                 window.extra[k, i] = math.exp(-aversion * pay)
-                window.jump[k, i] = found * window.extra[k, i]
+                window.jump[k, i] = intensity * window.extra[k, i]
             into += window.jump[k, i]
         growth = 0.0
         if aversion != 0.0:

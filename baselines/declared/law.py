@@ -55,11 +55,11 @@ def unique_rows(rows: Array) -> tuple[Array, Array]:
         return rows[:1], np.zeros(len(rows), dtype=np.int64)
     if rows.shape[1] <= len(KEYS):
         _, first, which = np.unique(rows @ KEYS[: rows.shape[1]], return_index=True, return_inverse=True)
-        found, which = rows[first], which.ravel()
-        if (found[which] == rows).all():
-            return found, which
-    found, which = np.unique(rows, axis=0, return_inverse=True)
-    return found, which.ravel()
+        distinct, which = rows[first], which.ravel()
+        if (distinct[which] == rows).all():
+            return distinct, which
+    distinct, which = np.unique(rows, axis=0, return_inverse=True)
+    return distinct, which.ravel()
 
 
 class RunningLaw:
@@ -146,9 +146,9 @@ class RunningLaw:
             self._sweep_lanes(n, controls, functionals, values, result)
         else:
             for own, functional in zip(columns_of(functionals), functionals, strict=True):
-                part, found = np.ascontiguousarray(values[:, own]), np.empty((*shape[:-1], len(own)))
-                wrong = max(wrong, getattr(kernels, f"{kind}_moments")(*system, weights(functional), part, found))
-                result[..., own] = found
+                part, moments = np.ascontiguousarray(values[:, own]), np.empty((*shape[:-1], len(own)))
+                wrong = max(wrong, getattr(kernels, f"{kind}_moments")(*system, weights(functional), part, moments))
+                result[..., own] = moments
         self.require_rates(n, wrong, controls)
         return result
 
@@ -242,16 +242,16 @@ class RunningLaw:
             return result
         unique, which = unique_rows(controls)
         if len(unique) * self.sweep_cost <= len(states) * self.pair_cost:
-            for part, found in self.sweeps(n, unique, functionals, values, flat):
+            for part, block in self.sweeps(n, unique, functionals, values, flat):
                 here = np.flatnonzero((which >= part.start) & (which < part.stop))
-                result[here] = found[which[here] - part.start, states[here]]
+                result[here] = block[which[here] - part.start, states[here]]
             return result
         for here in self._alike(controls):
-            found = self._interpolated(n, states[here], controls[here], values, functionals, flat)
-            if found is None:
+            outcome = self._interpolated(n, states[here], controls[here], values, functionals, flat)
+            if outcome is None:
                 pairs = (np.ascontiguousarray(states[here]), np.ascontiguousarray(controls[here]))
-                found = self.run("pair", n, pairs, functionals, values, flat)
-            result[here] = found
+                outcome = self.run("pair", n, pairs, functionals, values, flat)
+            result[here] = outcome
         return result
 
     def _alike(self, controls: Array) -> list[Any]:
@@ -279,9 +279,9 @@ class RunningLaw:
 
     def _placed(self, free: Array, like: Array) -> Array:
         """Controls (G, C) with the continuous ones (G, B) and the choices of ``like`` (C,)."""
-        found = np.tile(like, (len(free), 1))
-        found[:, self.boxed] = free
-        return found
+        placed = np.tile(like, (len(free), 1))
+        placed[:, self.boxed] = free
+        return placed
 
     def _interpolated(
         self, n: int, states: Array, controls: Array, values: Array, functionals: Functionals, flat: Array
@@ -357,10 +357,10 @@ class RunningLaw:
         parts = []
         for start in range(0, values.shape[1], most):
             part = functional._replace(exponents=functional.exponents[start : start + most])
-            found = self._interpolated(n, states, controls, values[:, start : start + most], (part,), flat)
-            if found is None:
+            block = self._interpolated(n, states, controls, values[:, start : start + most], (part,), flat)
+            if block is None:
                 return None
-            parts.append(found)
+            parts.append(block)
         return np.concatenate(parts, axis=1)
 
     # Laws
@@ -404,10 +404,10 @@ class RunningLaw:
             nodes = self._placed(grid.nodes, controls[0])
             total = np.bincount(states, weights=masses, minlength=self.num_states)
             points = grid.low + (grid.high - grid.low) * OFF_NODES[:1, : len(grid.low)]
-            exact, found = np.zeros(self.num_states), np.zeros(self.num_states)
+            exact, rough = np.zeros(self.num_states), np.zeros(self.num_states)
             self._sweep_laws(n, self._placed(points, controls[0]), total[None], exact)  # the same controls everywhere
-            self._sweep_laws(n, nodes, grid.basis(points).T * total, found)
-            if np.abs(found - exact).max() > ACCURATE * exact.max():
+            self._sweep_laws(n, nodes, grid.basis(points).T * total, rough)
+            if np.abs(rough - exact).max() > ACCURATE * exact.max():
                 self._degrees["laws"] = grid.degrees + 4
                 continue
             self._degrees["laws"] = grid.degrees

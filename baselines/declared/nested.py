@@ -59,10 +59,10 @@ class NestedSweeps:
 
     def at(self, states: Array, controls: Array, values: Array) -> tuple[Array, Array, Array]:
         """Values (M, K) of states (M,) under controls (M, B); of all states at the points (P, S, K), and as told."""
-        found = kernels.sweep_nested(self._length, self._lanes, self._begins, self._shares, values, *self._memory)
+        columns = kernels.sweep_nested(self._length, self._lanes, self._begins, self._shares, values, *self._memory)
         points = self._told.shape[2]
-        exact = np.stack([column[0, :, :points].T for column in found], axis=-1)
-        told = np.stack([(column @ self._told).sum(axis=0).T for column in found], axis=-1)
+        exact = np.stack([column[0, :, :points].T for column in columns], axis=-1)
+        told = np.stack([(column @ self._told).sum(axis=0).T for column in columns], axis=-1)
         result = np.empty((len(states), values.shape[1]))
-        kernels.lanes_at(self.nodes.basis(controls), found, states, result)
+        kernels.lanes_at(self.nodes.basis(controls), columns, states, result)
         return result, exact, told

@@ -50,10 +50,10 @@ def next_sums(
     """
     first = len(terms) - len(extras)
     for c in range(len(terms)):
-        found = weight * values[i, c] + rest * sources[c][g, i] + (jump[g, i] * terms[c][h, places[i]]).sum(axis=0)
+        total = weight * values[i, c] + rest * sources[c][g, i] + (jump[g, i] * terms[c][h, places[i]]).sum(axis=0)
         if c >= first:
-            found += (extras[c - first][g, i] * terms[c - first][h, places[i]]).sum(axis=0)
-        target[c][h, i] = found
+            total += (extras[c - first][g, i] * terms[c - first][h, places[i]]).sum(axis=0)
+        target[c][h, i] = total
 
 
 def scatter_products(i: Any, weights: Any, places: Any, values: Any, target: Any) -> None:
@@ -73,8 +73,8 @@ class _Rows:
     """Rows of LANES numbers, and places, of arrays that lie contiguous in memory."""
 
     def __init__(self, context: Any, builder: Any, kind: Any, array: Any) -> None:
-        self.builder, found = builder, context.make_array(kind)(context, builder, array)
-        self.data, self.shape = found.data, cgutils.unpack_tuple(builder, found.shape)  # type: ignore[no-untyped-call]
+        self.builder, loaded = builder, context.make_array(kind)(context, builder, array)
+        self.data, self.shape = loaded.data, cgutils.unpack_tuple(builder, loaded.shape)  # type: ignore[no-untyped-call]
 
     def pointer(self, row: Any) -> Any:
         first = self.builder.gep(self.data, [self.builder.mul(row, row.type(LANES))])

@@ -155,18 +155,18 @@ def _beside(promise: Score, sessions: Sequence[Session], rules: ReplayRules, par
         "market orders": (promise.orders, np.concatenate(taker), "orders"),
         "mean |inventory|": (promise.mean_absolute_inventory, np.concatenate(held), "assets"),
     }
-    found = {}
+    figures = {}
     for name, (model, values, unit) in rows.items():
         low, high = interval_of_ratio(values, ones)
-        found[name] = [model, float(values.mean()), low, high, unit]
+        figures[name] = [model, float(values.mean()), low, high, unit]
     std = float(pnl.std(ddof=1)) if len(pnl) > 1 else math.nan
-    found["P&L, standard deviation"] = [promise.pnl_std, std, math.nan, math.nan, "currency"]
+    figures["P&L, standard deviation"] = [promise.pnl_std, std, math.nan, math.nan, "currency"]
     if penalty:
-        found["value (criterion)"] = [promise.value, *_criterion(pnl - np.concatenate(penalty), params), "currency"]
+        figures["value (criterion)"] = [promise.value, *_criterion(pnl - np.concatenate(penalty), params), "currency"]
     else:
-        found["value (criterion)"] = [promise.value, math.nan, math.nan, math.nan, "currency"]
+        figures["value (criterion)"] = [promise.value, math.nan, math.nan, math.nan, "currency"]
     columns = ["model", "book", "lower", "upper", "unit"]
-    table = pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("figure")
+    table = pd.DataFrame.from_dict(figures, orient="index", columns=columns).rename_axis("figure")
     order = ["P&L", "P&L, standard deviation", "value (criterion)", "fills", "market orders", "mean |inventory|"]
     return table.loc[[name for name in order if name in table.index]]
 

@@ -66,8 +66,8 @@ def interval_of_ratio(numerator: Array, denominator: Array, seed: int = 0) -> tu
     random = np.random.default_rng(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # draws with nothing below are left out here
-        found = scipy.stats.bootstrap((numerator, denominator), ratio, **options, random_state=random)  # type: ignore[call-overload]
-    spread = np.asarray(found.bootstrap_distribution)
+        resampled = scipy.stats.bootstrap((numerator, denominator), ratio, **options, random_state=random)  # type: ignore[call-overload]
+    spread = np.asarray(resampled.bootstrap_distribution)
     low, high = np.nanquantile(spread[np.isfinite(spread)], [0.025, 0.975])
     return float(low), float(high)
 
@@ -122,17 +122,17 @@ def metrics(sessions: Sequence[Session], length: float | None = None) -> tuple[p
         ("bid quoted", whole["bid"], whole["seconds"], "share of time"),
         ("ask quoted", whole["ask"], whole["seconds"], "share of time"),
     ]
-    found = {}
+    figures = {}
     for name, top, bottom, unit in rows:
         total = float(bottom.sum())
         low, high = interval_of_ratio(top, bottom)
-        found[name] = {"value": float(top.sum()) / total if total else math.nan, "lower": low, "upper": high}
-        found[name]["unit"] = unit  # type: ignore[assignment]
+        figures[name] = {"value": float(top.sum()) / total if total else math.nan, "lower": low, "upper": high}
+        figures[name]["unit"] = unit  # type: ignore[assignment]
     count, seconds = len(whole["seconds"]), float(whole["seconds"].mean())
     text = f"95 % intervals of a block bootstrap, {count} blocks of {seconds:.4g} s"
     if count < FEWEST_BLOCKS:
         text = f"no intervals: {count} blocks of {seconds:.4g} s are too few"
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("figure"), text
+    return pd.DataFrame.from_dict(figures, orient="index").rename_axis("figure"), text
 
 
 def _sums(session: Session, length: float | None) -> dict[str, Array]:
@@ -150,7 +150,7 @@ def _sums(session: Session, length: float | None) -> dict[str, Array]:
 
     sizes = fills["size"].to_numpy()
     interval = np.full(len(number), session.interval)
-    found = {
+    figures = {
         "seconds": over_time(interval),
         "pnl": over_time(np.diff(session.wealth)),
         "held": over_time(np.abs(session.inventory[:-1]) * interval),
@@ -163,8 +163,8 @@ def _sums(session: Session, length: float | None) -> dict[str, Array]:
         "fees": over_fills(fills["fee"].to_numpy()),
     }
     for horizon in HORIZONS:
-        found[f"moved {horizon:g}"] = over_fills(adverse_moves(session, horizon) * quotes)
-    return found
+        figures[f"moved {horizon:g}"] = over_fills(adverse_moves(session, horizon) * quotes)
+    return figures
 
 
 def fills_by_depth(sessions: Sequence[Session], rules: ReplayRules) -> pd.DataFrame:
@@ -245,11 +245,11 @@ def _classes(depth: Array, seconds: Array) -> list[tuple[float, float]]:
     """Bounds of classes of depths that were quoted for about the same time."""
     distinct, place = np.unique(np.round(depth, 12), return_inverse=True)
     time = np.bincount(place, weights=seconds)
-    least, low, reached, found = time.sum() / CLASSES, 0, 0.0, []
+    least, low, reached, classes = time.sum() / CLASSES, 0, 0.0, []
     for k, own in enumerate(time):
         reached += own
         if reached >= least and time[k + 1 :].sum() >= 0.5 * least:
-            found.append((low, k))
+            classes.append((low, k))
             low, reached = k + 1, 0.0
-    found.append((low, len(time) - 1))
-    return [(distinct[first] - 1e-12, distinct[last] + 1e-12) for first, last in found]
+    classes.append((low, len(time) - 1))
+    return [(distinct[first] - 1e-12, distinct[last] + 1e-12) for first, last in classes]

@@ -161,10 +161,10 @@ class Recording:
     def book(self) -> Book:
         """Best prices in the exchange's time."""
         exchange = without_feed_latency(self)
-        found = book_of(backtest_of(exchange, Assumptions()), len(exchange.events))
-        if not len(found.times):
+        book = book_of(backtest_of(exchange, Assumptions()), len(exchange.events))
+        if not len(book.times):
             raise ValueError(f"{self.source}: the best bid is never below the best ask")
-        return found
+        return book
 
     def delayed(self, late: int) -> Array:
         """Events whose data arrive so many ns later, kept: hftbacktest holds no reference; its own way changes them."""
@@ -259,7 +259,7 @@ def _without_gaps(recording: Recording) -> list[Recording]:
         return [recording]
     starts, ends = stamps[gaps], stamps[gaps + 1]
     seconds, lengths = (starts - recording.zero) / SECOND, (ends - starts) / SECOND
-    found = gap_finding(seconds, lengths, recording.seconds - float(lengths.sum()), "s")
+    finding = gap_finding(seconds, lengths, recording.seconds - float(lengths.sum()), "s")
     bounds = zip([recording.start, *ends.tolist()], [*starts.tolist(), recording.end], strict=True)
     return [
         replace(
@@ -267,7 +267,7 @@ def _without_gaps(recording: Recording) -> list[Recording]:
             source=f"{recording.source} ({number})",
             start=low,
             end=high,
-            findings=(*recording.findings, found),
+            findings=(*recording.findings, finding),
         )
         for number, (low, high) in enumerate(bounds, 1)
         if high > low
@@ -442,10 +442,10 @@ def _step(path: Path, name: str, values: Array) -> float:
     if np.abs(values).max() > MOST_NUMBER:
         raise ValueError(f"{path}: numbers beyond {MOST_NUMBER:g}")
     whole = np.unique(np.rint(np.abs(values) * DECIMALS).astype(np.int64))
-    found = int(np.gcd.reduce(whole))
-    if found == 0 or whole.max() // found > MOST_STEPS:
+    step = int(np.gcd.reduce(whole))
+    if step == 0 or whole.max() // step > MOST_STEPS:
         raise ValueError(f"{path}: the {name} cannot be told from the file: give it")
-    return found / DECIMALS
+    return step / DECIMALS
 
 
 def _bounds(path: Path, events: Array) -> tuple[int, int]:
@@ -517,6 +517,6 @@ def read_recordings(
     chosen, parts = selection or Selection(), []
     for path in paths:
         checked = check_level1(path, chosen)
-        found = tuple(item for item in checked.findings if item.name != "gaps")  # those of what is played are named
-        parts += within(replace(read_recording(path, **steps), findings=found), chosen)
+        findings = tuple(item for item in checked.findings if item.name != "gaps")  # those of what is played are named
+        parts += within(replace(read_recording(path, **steps), findings=findings), chosen)
     return parts

@@ -185,9 +185,9 @@ def measure(
         for side, own in (("bid", filled & ~buy), ("ask", filled & buy), ("both", filled)):
             for column, horizon in enumerate(chosen):
                 tops, counts = _sums(moves[own, column], block[own])
-                found = ratio_estimate(tops, counts)
-                numbers = [int(counts.sum()), found.value, found.stderr, found.lower, found.upper]
-                rows.append([side, float(f"{depth:.10g}"), horizon, *numbers, depth - found.value])
+                estimate = ratio_estimate(tops, counts)
+                numbers = [int(counts.sum()), estimate.value, estimate.stderr, estimate.lower, estimate.upper]
+                rows.append([side, float(f"{depth:.10g}"), horizon, *numbers, depth - estimate.value])
     filled = reach >= minimum_depth - tick / 1e6
     sums, counts = _all_sums(moves[filled], block[filled])
     seen = counts.sum(axis=0) > 0

@@ -213,8 +213,8 @@ def tape_gaps(tapes: Sequence[PowerTape], longest: float | None = None) -> Array
     every = Windows.gather(times, np.array([tape.horizon for tape in tapes]))
     if not every.count:
         return np.empty((0, 3))
-    found = find_window_gaps(every, math.inf if longest is None else longest / 60.0)
-    return np.unique(np.concatenate([np.reshape(own, (-1, 3)), found]), axis=0)
+    gaps = find_window_gaps(every, math.inf if longest is None else longest / 60.0)
+    return np.unique(np.concatenate([np.reshape(own, (-1, 3)), gaps]), axis=0)
 
 
 def add_window_options(parser: Any) -> None:

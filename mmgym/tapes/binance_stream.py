@@ -65,21 +65,22 @@ def read(files: Sequence[tuple[str, Source]], selection: Selection) -> list[Piec
 
 
 def _read_one(source: Source, selection: Selection) -> Piece:
-    found = _messages(source, selection.symbol)
-    _refuse_several(source.name, found, selection.symbol)
+    messages = _messages(source, selection.symbol)
+    _refuse_several(source.name, messages, selection.symbol)
     findings = []
-    if found.damaged:
-        if len(found.damaged) > MOST_DAMAGED * found.lines:
+    if messages.damaged:
+        if len(messages.damaged) > MOST_DAMAGED * messages.lines:
             raise ValueError(
-                f"{source.name}, line {found.damaged[0]}: no message; {len(found.damaged)} of {found.lines} lines are "
-                "no time and JSON, one in a hundred at most is passed over"
+                f"{source.name}, line {messages.damaged[0]}: no message; {len(messages.damaged)} of {messages.lines} "
+                "lines are no time and JSON, one in a hundred at most is passed over"
             )
-        text = f"{source.name}: {len(found.damaged)} lines are no messages (first: line {found.damaged[0]}): left out."
+        count, first = len(messages.damaged), messages.damaged[0]
+        text = f"{source.name}: {count} lines are no messages (first: line {first}): left out."
         findings.append(Finding("damaged_lines", text))
-    if found.off_book:
-        text = f"{found.off_book} trades outside the order book (insurance fund, liquidation): left out."
+    if messages.off_book:
+        text = f"{messages.off_book} trades outside the order book (insurance fund, liquidation): left out."
         findings.append(Finding("off_book", text))
-    quotes, cuts, lost = _quotes(source.name, found, selection.clock)
+    quotes, cuts, lost = _quotes(source.name, messages, selection.clock)
     findings += lost
     local = selection.clock == "local" or not quotes.attrs["exchange"]
     if local and selection.clock == "exchange":
@@ -88,54 +89,54 @@ def _read_one(source: Source, selection: Selection) -> Piece:
             "shortest delay of each minute."
         )
         findings.append(Finding("local_clock", text))
-    parts = [quotes, _trades(source.name, found, local)]
-    return piece(source.name, parts, findings=findings, cuts=cuts, by_line=True, changes_only=not found.quotes)
+    parts = [quotes, _trades(source.name, messages, local)]
+    return piece(source.name, parts, findings=findings, cuts=cuts, by_line=True, changes_only=not messages.quotes)
 
 
 def _messages(source: Source, symbol: str | None) -> _Messages:
     """All messages of a file; of one symbol, if it is named."""
-    found = _Messages()
+    messages = _Messages()
     wanted = None if symbol is None else symbol.upper()
     for number, line in enumerate(source.content.decode("utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
-        found.lines += 1
+        messages.lines += 1
         stamp, brace, rest = line.partition("{")
         try:
             local, message = int(stamp), json.loads(brace + rest)
             data = message.get("data", message)
             if isinstance(data, dict):
-                _sort(found, number, local, message.get("stream", ""), data, wanted)
+                _sort(messages, number, local, message.get("stream", ""), data, wanted)
         except (ValueError, KeyError, TypeError, AttributeError):
-            found.damaged.append(number)
-    return found
+            messages.damaged.append(number)
+    return messages
 
 
-def _sort(found: _Messages, line: int, local: int, stream: str, data: dict[str, Any], wanted: str | None) -> None:
+def _sort(messages: _Messages, line: int, local: int, stream: str, data: dict[str, Any], wanted: str | None) -> None:
     """Put one message where it belongs."""
     event = data.get("e") or stream.partition("@")[2]
     own = str(data.get("s", "")).upper()
     if "lastUpdateId" in data:
         _require_depth(data, ("lastUpdateId",), ("bids", "asks"))
-        found.depth.append((line, local, data))
+        messages.depth.append((line, local, data))
         return
     if wanted is not None and own != wanted:
-        found.symbols.add(own) if own else None
+        messages.symbols.add(own) if own else None
         return
     if event == "bookTicker":
-        found.symbols.add(own)
+        messages.symbols.add(own)
         row = (data.get("T", 0), float(data["b"]), float(data["B"]), float(data["a"]), float(data["A"]))
-        found.quotes.append((line, local, *row))
+        messages.quotes.append((line, local, *row))
     elif event in ("trade", "aggTrade"):
-        found.symbols.add(own)
+        messages.symbols.add(own)
         if data.get("X", "MARKET") != "MARKET":
-            found.off_book += 1
+            messages.off_book += 1
             return
-        found.trades.append((line, local, data["T"], float(data["p"]), float(data["q"]), bool(data["m"])))
+        messages.trades.append((line, local, data["T"], float(data["p"]), float(data["q"]), bool(data["m"])))
     elif event == "depthUpdate":
         _require_depth(data, ("U", "u"), ("b", "a"))
-        found.symbols.add(own)
-        found.depth.append((line, local, data))
+        messages.symbols.add(own)
+        messages.depth.append((line, local, data))
 
 
 def _require_depth(data: dict[str, Any], numbers: Sequence[str], sides: Sequence[str]) -> None:
@@ -147,12 +148,12 @@ def _require_depth(data: dict[str, Any], numbers: Sequence[str], sides: Sequence
         raise ValueError("prices and sizes must be finite")
 
 
-def _refuse_several(name: str, found: _Messages, symbol: str | None) -> None:
-    known = ", ".join(sorted(found.symbols))
-    if symbol is not None and symbol.upper() not in found.symbols:
+def _refuse_several(name: str, messages: _Messages, symbol: str | None) -> None:
+    known = ", ".join(sorted(messages.symbols))
+    if symbol is not None and symbol.upper() not in messages.symbols:
         raise ValueError(f"{name}: symbol = {symbol!r} is not there; there are {known or 'none'}")
-    if symbol is None and len(found.symbols) > 1:
-        raise ValueError(f"{name}: {len(found.symbols)} symbols ({known}); say which one with symbol")
+    if symbol is None and len(messages.symbols) > 1:
+        raise ValueError(f"{name}: {len(messages.symbols)} symbols ({known}); say which one with symbol")
 
 
 def _columns(rows: Sequence[tuple[float, ...]], number: int) -> list[np.ndarray]:
@@ -162,11 +163,11 @@ def _columns(rows: Sequence[tuple[float, ...]], number: int) -> list[np.ndarray]
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
-def _quotes(name: str, found: _Messages, clock: str) -> tuple[pd.DataFrame, list[tuple[int, int]], list[Finding]]:
+def _quotes(name: str, messages: _Messages, clock: str) -> tuple[pd.DataFrame, list[tuple[int, int]], list[Finding]]:
     """Quotes, stretches in which the book is unknown, and findings."""
-    if not found.quotes:
-        return _quotes_of_depth(name, found, clock)
-    line, local, own, bid, bid_size, ask, ask_size = _columns(found.quotes, 7)
+    if not messages.quotes:
+        return _quotes_of_depth(name, messages, clock)
+    line, local, own, bid, bid_size, ask, ask_size = _columns(messages.quotes, 7)
     exchange = clock == "exchange" and bool((own > 0).all())
     stamps = epoch_nanoseconds(f"{name}, times of bookTicker", own if exchange else local)
     quotes = quote_rows(stamps, bid, bid_size, ask, ask_size, line)
@@ -175,18 +176,18 @@ def _quotes(name: str, found: _Messages, clock: str) -> tuple[pd.DataFrame, list
 
 
 def _quotes_of_depth(
-    name: str, found: _Messages, clock: str
+    name: str, messages: _Messages, clock: str
 ) -> tuple[pd.DataFrame, list[tuple[int, int]], list[Finding]]:
     """Quotes of the book that depth updates build."""
-    exchange = clock == "exchange" and all("T" in data for _, _, data in found.depth)
+    exchange = clock == "exchange" and all("T" in data for _, _, data in messages.depth)
     depth = _Depth()
     rows: list[tuple[float, ...]] = []
-    for line, local, data in found.depth:
+    for line, local, data in messages.depth:
         time = int(data["T"]) if exchange else local
         known = depth.take_snapshot(data, time) if "lastUpdateId" in data else depth.take_update(data, time)
         if known:
             rows.append((line, known, *depth.best()))
-    if found.depth and not rows:
+    if messages.depth and not rows:
         raise ValueError(f"{name}: depth updates without a snapshot: no book can be built, and there is no bookTicker")
     lines, times, bid, bid_size, ask, ask_size = _columns(rows, 6)
     stamps = epoch_nanoseconds(f"{name}, times of depthUpdate", times)
@@ -249,8 +250,8 @@ def _apply(book: LevelBook, bids: Iterable[Sequence[str]], asks: Iterable[Sequen
         book.set(False, float(price), float(size))
 
 
-def _trades(name: str, found: _Messages, local_clock: bool) -> pd.DataFrame:
-    line, local, own, price, size, maker = _columns(found.trades, 6)
+def _trades(name: str, messages: _Messages, local_clock: bool) -> pd.DataFrame:
+    line, local, own, price, size, maker = _columns(messages.trades, 6)
     stamps = epoch_nanoseconds(f"{name}, times of trades", own)
     if local_clock and stamps.size:
         stamps = _on_local_clock(stamps, epoch_nanoseconds(f"{name}, local times", local))

@@ -153,9 +153,9 @@ def read_windows(
     for name, value in {"gate_closure": gate_closure, "length": length, "tick": tick}.items():
         if not (np.isfinite(value) and value >= 0 and (value > 0 or name == "gate_closure")):
             raise ValueError(f"{name} = {value} is not allowed: it must be a positive number")
-    found = _by_kind(paths)
-    orders, said = _orders(found["orders"])
-    trades = _trades(found["trades"])
+    sources = _by_kind(paths)
+    orders, said = _orders(sources["orders"])
+    trades = _trades(sources["trades"])
     place = zoneinfo.ZoneInfo(zone)
     windows: list[PowerWindow] = []
     left_out: list[str] = []
@@ -185,16 +185,16 @@ def read_windows(
 
 def _by_kind(paths: Sequence[str | Path]) -> dict[str, list[Source]]:
     """The files of orders and those of trades; both must be there."""
-    found: dict[str, list[Source]] = {"orders": [], "trades": []}
+    sources: dict[str, list[Source]] = {"orders": [], "trades": []}
     for source in (own for path in paths for own in open_source(path)):
         what = kind(source)
         if what is None:
             raise ValueError(f"{source.name}: neither orders nor trades of EPEX: no columns {', '.join(ORDERS)}")
-        found[what].append(source)
-    if not all(found.values()):
-        lacking = next(what for what, own in found.items() if not own)
+        sources[what].append(source)
+    if not all(sources.values()):
+        lacking = next(what for what, own in sources.items() if not own)
         raise ValueError(f"{paths[0]}: files of {lacking} are lacking: orders build the book, trades join its matches")
-    return found
+    return sources
 
 
 def _product(start: int, end: int, place: zoneinfo.ZoneInfo) -> tuple[str, str]:
