@@ -1,4 +1,4 @@
-"""Other libraries: every line of the README's table runs, where its library is installed.
+"""Other libraries: every line of the table in mmgym/adapters/README.md runs, where its library is installed.
 
 Scores are compared with those of the same functions of the observation in numpy.
 """
@@ -15,12 +15,10 @@ import mmgym
 from mmgym import baselines
 
 ROOT = Path(mmgym.__file__).resolve().parents[1]
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Other libraries\n")[1].split("\n## ")[0]
+TABLE = (ROOT / "mmgym" / "adapters" / "README.md").read_text(encoding="utf-8")
 ROWS = {
     cells[0]: [cell.strip("`") for cell in cells[1:]]
-    for cells in (
-        re.split(r" \| ", line.strip("| ")) for line in SECTION.splitlines() if "`" in line and line[0] == "|"
-    )
+    for cells in (re.split(r" \| ", line.strip("| ")) for line in TABLE.splitlines() if "`" in line and line[0] == "|")
 }
 AS, ROBUST, TICK = "mmgym/AvellanedaStoikov-v0", "mmgym/RobustGLFT-v0", "mmgym/TickSpread-v0"
 FLAT = {"actions": "flat", "num_steps": 4}  # of the last one
@@ -417,8 +415,9 @@ def test_call_and_attributes_of_a_batch():
 @pytest.mark.parametrize("library", ["wandb", "mlflow"])
 def test_trackers_get_what_tensorboard_gets(library, tmp_path, monkeypatch):
     tracker = need(library)
-    code = re.search(rf"`({library}\.[^`]+)`", SECTION)[1]
-    calls = re.search(r"`(mmgym\.agents\.train\.train\([^`]+)`", SECTION)[1]
+    page = (ROOT / "agents" / "README.md").read_text(encoding="utf-8")
+    code = re.search(rf"`({library}\.[^`]+)`", page)[1]
+    calls = re.search(r"`(mmgym\.agents\.train\.train\([^`]+)`", page)[1]
     from mmgym.agents.train import train
 
     assert calls == 'mmgym.agents.train.train("ppo", ID)'
