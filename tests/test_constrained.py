@@ -39,6 +39,7 @@ from mmgym.baselines.constrained.linear_program import LinearProgram
 from mmgym.baselines.constrained.model import as_schedule, best_unlimited, evaluate_table
 from mmgym.baselines.constrained.problem import AgentSettings
 from mmgym.baselines.constrained.schedule_program import ScheduleProgram
+from mmgym.baselines.constrained.schedule_proof import prove_schedule
 from mmgym.baselines.constrained.schedule_search import search_schedule
 from mmgym.baselines.risk import path_risks
 
@@ -57,6 +58,19 @@ SMALL = {
         "terminal_penalty": 0.5,
     },
     "limits": {"loss": {"amount": 1, "probability": "1/12"}, "drawdown": {"amount": 1, "probability": "1/5"}},
+}
+
+ONLY_RANDOMISED = {  # limits that no schedule keeps to
+    "market": {
+        **SMALL["market"],
+        "initial_inventory": 1,
+        "fill_probabilities": {1: "3/8", 3: "1/8"},
+        "inventory_limit": 2,
+    },
+    "limits": {
+        "loss": {"amount": 1, "probability": "3/16"},
+        "drawdown": {"amount": 2, "probability": "17/128"},
+    },
 }
 
 
@@ -255,9 +269,13 @@ def test_certified_optimum_is_the_best_of_all_schedules(seed):
     if bound is not None:
         assert bound.value == pytest.approx(reference, abs=1e-6)  # HiGHS keeps rows to 1e-7
         assert bound.value <= bound.bound <= bound.value + 1e-8
+    proof = prove_schedule(chain, np.zeros(len(chain.bounds)), None, time.perf_counter() + 30.0)
+    assert proof.complete
     if best is None:
-        assert result.status == "infeasible"
+        assert (result.status, proof.table) == ("infeasible", None)
         return
+    assert proof.bound == best == by_paths(chain, proof.table).value
+    assert by_paths(chain, proof.table).meets(chain)
     assert result.status == "optimal"
     assert result.evaluation.value == best
     assert bound.value >= best - Fraction(1, 10**9)
@@ -271,14 +289,46 @@ def test_some_random_chains_are_infeasible_and_some_are_not():
 
 
 def test_time_limit_returns_the_best_schedule_and_its_gap():
+    content = shipped_content("constrain_4_3_4")
+    content["market"]["num_steps"] = 8
+    content["limits"] |= {"loss": {"amount": 5, "probability": "1/50"}, "drawdown": {"amount": 6, "probability": "1/8"}}
     started = time.perf_counter()
-    solution = constrain(shipped("constrain_4_3_4"), time_limit=2.0)
+    solution = constrain(read_problem(content), time_limit=2.0)
     assert time.perf_counter() - started < 2.2
     assert solution.schedule.status == "feasible"
     assert solution.schedule.evaluation.meets(solution.problem.chain)
-    assert solution.bound >= Fraction(4997, 2048) >= solution.schedule.evaluation.value
+    assert solution.randomised.bound >= solution.bound >= solution.schedule.evaluation.value
     assert solution.gap == solution.bound - solution.schedule.evaluation.value > 0
     assert "gap" in solution.comparison().to_string()
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_bound_of_a_search_that_was_stopped(monkeypatch, stop):
+    """At a few nodes the clock stops: what is left is worth no more than the bound (the optimum by CP-SAT)."""
+    chain = shipped("constrain_3_2_2").chain
+    ticks = itertools.count()
+    monkeypatch.setattr("mmgym.baselines.constrained.schedule_proof.time.perf_counter", lambda: next(ticks) // 20)
+    proof = prove_schedule(chain, np.zeros(2), None, stop)
+    optimum = FIGURES["constrain_3_2_2"][2]
+    assert not proof.complete
+    assert float(optimum) <= proof.bound < 1.828125
+    assert proof.table is None or by_paths(chain, proof.table).meets(chain)
+
+
+@pytest.mark.long
+def test_five_steps_are_certified():
+    """Local searches with other seeds find nothing better."""
+    content = shipped_content("constrain_4_3_4")
+    content["market"]["num_steps"] = 5
+    solution = constrain(read_problem({**content, "environment": None}), time_limit=60.0)
+    assert (solution.schedule.status, solution.gap) == ("optimal", 0)
+    assert solution.schedule.evaluation == by_paths(solution.problem.chain, solution.schedule.schedule)
+    assert solution.schedule.evaluation.value == Fraction(6209, 2048)
+    assert solution.certificate().endswith("nodes)")
+    chain = solution.problem.chain
+    for seed in (1, 2):
+        found = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 20.0, seed=seed)
+        assert by_paths(chain, found).value <= Fraction(6209, 2048)
 
 
 def test_infeasible_for_every_policy_is_explained():
@@ -311,13 +361,7 @@ def test_least_shortfall_above_the_limit(confidence):
 
 def test_infeasible_for_schedules_only_is_explained():
     """A start from one lot long, where a policy that sees its wealth can trade loss for drawdown: brute force."""
-    content = changed("market.initial_inventory", 1)
-    content["market"] |= {"fill_probabilities": {1: "3/8", 3: "1/8"}, "inventory_limit": 2}
-    content["limits"] = {
-        "loss": {"amount": 1, "probability": "3/16"},
-        "drawdown": {"amount": 2, "probability": "17/128"},
-    }
-    problem = read_problem(content)
+    problem = read_problem(ONLY_RANDOMISED)
     solution, limits = constrain(problem), problem.chain.bounds
     why = solution.infeasibility
     assert (why.of, why.proved) == ("schedules", True)
@@ -395,9 +439,12 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools", None)
     with pytest.raises(ImportError, match=r"mmgym\[constraints\]"):
         ScheduleProgram(read_problem(SMALL).chain)
-    solution = constrain(read_problem(SMALL), time_limit=5.0)
-    assert solution.schedule.status == "feasible"
+    assert constrain(read_problem(SMALL), time_limit=5.0).schedule.status == "optimal"  # needs none
+    solution = constrain(read_problem(ONLY_RANDOMISED), time_limit=5.0)
+    assert (solution.schedule.status, solution.infeasibility.of) == ("infeasible", "schedules")
+    assert "loss: 3/16 = 0.1875 is asked\n" in solution.infeasibility.text()
     assert "mmgym[constraints]" in solution.certificate()
+    json.dumps(solution.to_dict())
 
 
 def test_schedule_is_a_policy_of_the_environment(tmp_path):
@@ -561,6 +608,8 @@ def test_limits_that_bind(kind, confidence, time_only):
     chain = read_problem(changed(f"limits.{kind}.{number}", str(middle.risks[kind]), content)).chain
     best = max(worth.value for worth in worths if worth.meets(chain))
     assert ScheduleProgram(chain).solve().evaluation.value == best
+    proof = prove_schedule(chain, np.zeros(1), None, time.perf_counter() + 30.0)
+    assert (proof.complete, proof.bound, by_paths(chain, proof.table).value) == (True, best, best)
     searched = search_schedule(chain, [as_schedule(best_unlimited(chain))], time.perf_counter() + 10.0)
     assert evaluate_table(chain, searched).value == best
     bound = LinearProgram(chain).solve()

@@ -78,8 +78,12 @@ class Lattice:
     def _wealth(self, n: int) -> Array:
         return np.arange(n * self.low, n * self.high + 1)
 
+    def size(self, n: int) -> int:
+        """``W``: wealths times memories before step ``n``."""
+        return len(self._wealth(n)) * self.memory
+
     @functools.cached_property
-    def _earned(self) -> Array:
+    def earned(self) -> Array:
         """(O,): expected gain of an option, less the running penalty."""
         market = self.chain.market
         drift = float(sum(move * p for move, p in market.mid_moves.items()))
@@ -142,7 +146,7 @@ class Lattice:
     def parts(self, n: int, values: Array) -> Array:
         """Functionals (O, W, F) of every option at step ``n``, from those (Q, W', F) at step ``n + 1``."""
         parts = (self._steps[n] @ values.reshape(-1, values.shape[-1])).reshape(len(self.options), -1, values.shape[-1])
-        parts[..., 0] += self._earned[:, None]
+        parts[..., 0] += self.earned[:, None]
         return np.asarray(parts)
 
     def best(self, parts: Array, weights: Array) -> tuple[list[Array], Array]:

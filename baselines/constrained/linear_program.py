@@ -27,7 +27,7 @@ from scipy.optimize import linprog
 from mmgym.baselines.constrained.lattice import Lattice
 from mmgym.baselines.constrained.model import Chain, Quotes
 
-__all__ = ["LinearProgram", "RandomisedOptimum"]
+__all__ = ["LinearProgram", "RandomisedOptimum", "shortfall_candidates"]
 
 Array = NDArray[Any]
 DIGITS = 12  # of the probabilities in a marginal schedule
@@ -185,6 +185,20 @@ class _Columns:
         return mixtures
 
 
+def shortfall_candidates(chain: Chain) -> list[int]:
+    """The ``t`` at which a conditional value at risk may be kept, the largest first; [0] without such a limit."""
+    market, limit = chain.market, chain.limits.cvar
+    if limit is None:
+        return [0]
+    best = max(p * ticks for ticks, p in market.fill_probabilities.items())
+    drift = abs(sum((move * p for move, p in market.mid_moves.items()), Fraction(0)))
+    earned = market.num_steps * (2 * best + chain.inventory_limit * drift)  # more than any expected wealth
+    low = -market.num_steps * max(step for steps in chain.outcomes.values() for _, step, _ in steps)
+    if limit.confidence > 0:  # t + (E[loss] - t) / (1 - confidence) <= amount
+        low = max(low, math.ceil(-((1 - limit.confidence) * limit.amount + earned) / limit.confidence))
+    return list(range(math.floor(limit.amount), low - 1, -1)) or [math.floor(limit.amount)]
+
+
 class LinearProgram:
     """The program of a chain; `solve` maximises the objective, `least` minimises one risk.
 
@@ -201,20 +215,7 @@ class LinearProgram:
 
     def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
         self.chain, self._lattice, self._deadline = chain, Lattice(chain), deadline
-        self._programs = [_Columns(self._lattice, worst, deadline) for worst in self._worst(chain)]
-
-    @staticmethod
-    def _worst(chain: Chain) -> list[int]:
-        market, limit = chain.market, chain.limits.cvar
-        if limit is None:
-            return [0]
-        best = max(p * ticks for ticks, p in market.fill_probabilities.items())
-        drift = abs(sum((move * p for move, p in market.mid_moves.items()), Fraction(0)))
-        earned = market.num_steps * (2 * best + chain.inventory_limit * drift)  # more than any expected wealth
-        low = -market.num_steps * max(step for steps in chain.outcomes.values() for _, step, _ in steps)
-        if limit.confidence > 0:  # t + (E[loss] - t) / (1 - confidence) <= amount
-            low = max(low, math.ceil(-((1 - limit.confidence) * limit.amount + earned) / limit.confidence))
-        return list(range(math.floor(limit.amount), low - 1, -1)) or [math.floor(limit.amount)]
+        self._programs = [_Columns(self._lattice, worst, deadline) for worst in shortfall_candidates(chain)]
 
     @property
     def late(self) -> bool:

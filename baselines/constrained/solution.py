@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmgym.baselines.constrained.lattice import Lattice
@@ -22,6 +23,7 @@ from mmgym.baselines.constrained.model import (
 )
 from mmgym.baselines.constrained.problem import ConstrainedProblem
 from mmgym.baselines.constrained.schedule_program import ScheduleOptimum, ScheduleProgram
+from mmgym.baselines.constrained.schedule_proof import prove_schedule
 from mmgym.baselines.constrained.schedule_search import search_schedule
 
 __all__ = ["PARTS", "ConstrainedSolution", "Infeasibility", "constrain"]
@@ -30,7 +32,8 @@ PARTS = ("lp", "schedule")  # what `constrain` solves
 ROUNDING = Fraction(1, 10**9)  # of a risk of the linear program's mixture
 RESERVE = 0.1  # of the time limit, for exact evaluations and output after the searches
 PATIENCE = 60  # new starts of the local search without a better schedule
-SEARCH = 0.3  # of the time limit, at most, for the local search where CP-SAT follows
+SEARCH = 0.3  # of the time limit, at most, for the local search
+PROOF = 0.7  # of what is left then, at most, for branch and bound where CP-SAT may follow
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Infeasibility:
     asked : dict
         The bound of each limit: a probability, or ticks for ``cvar``.
     alone : dict
-        The smallest risk without the other limits.
+        The smallest risk without the other limits; empty where that could not be asked (see ``uncertified``).
     with_others : dict
         The smallest risk where the others are kept: what the bound has to be raised to; None where nothing keeps them.
     relaxation : dict or None
@@ -65,6 +68,9 @@ class Infeasibility:
         lines = [f"infeasible: no {'policy' if self.of == 'policies' else 'schedule'} keeps to all limits"]
         at = "" if self.proved else "at most "
         for name, asked in self.asked.items():
+            if name not in self.alone:
+                lines.append(f"  {name}: {_number(asked)} is asked")
+                continue
             alone, others = self.alone[name], self.with_others[name]
             line = f"  {name}: {_number(asked)} is asked; the smallest alone is {at}{_number(alone)}"
             if len(self.asked) > 1:
@@ -113,7 +119,9 @@ class ConstrainedSolution:
         The best schedule; None where it was not asked for, or no policy keeps to the limits.
     infeasibility : Infeasibility or None
     uncertified : str or None
-        Why CP-SAT could not be asked for a certificate.
+        Why CP-SAT could not be asked.
+    proof : str or None
+        What proved the schedule the best one, or was the last to try.
     """
 
     problem: ConstrainedProblem
@@ -123,6 +131,7 @@ class ConstrainedSolution:
     schedule: ScheduleOptimum | None = None
     infeasibility: Infeasibility | None = None
     uncertified: str | None = None
+    proof: str | None = None
 
     @property
     def bound(self) -> Fraction | None:
@@ -153,7 +162,7 @@ class ConstrainedSolution:
                 f"{randomised.bound:.10g} (weak duality; {met})"
             )
         if schedule is not None and schedule.evaluation is not None:
-            how = "the best schedule (CP-SAT)" if schedule.status == "optimal" else "found, not proved the best"
+            how = f"the best schedule ({self.proof})" if schedule.status == "optimal" else "found, not proved the best"
             lines.append(f"certified: the schedule's value and risks, in whole numbers; {how}")
         if self.uncertified is not None:
             lines.append(f"CP-SAT was not asked: {self.uncertified}")
@@ -219,6 +228,7 @@ class ConstrainedSolution:
             content["schedule"] = {
                 **(_evaluation(schedule.evaluation) or {}),
                 "seconds": schedule.seconds,
+                "proof": self.proof,
                 "quotes": [
                     {"step": n, "inventory": q, "bid": pair.bid or None, "ask": pair.ask or None}
                     for (n, q), pair in sorted((schedule.schedule or {}).items())
@@ -280,7 +290,8 @@ def constrain(
     ----------
     problem : ConstrainedProblem
     parts : tuple of str
-        "lp", the linear program over randomised policies; "schedule", local search and CP-SAT over schedules.
+        "lp", the linear program over randomised policies; "schedule", local search, branch and bound, and CP-SAT, over
+        schedules.
     time_limit : float, optional
         Of everything, seconds; the problem's by default. What was found by then is returned, with its status.
     workers : int, optional
@@ -322,29 +333,42 @@ def constrain(
 def _with_schedule(
     solution: ConstrainedSolution, deadline: float, seconds: float, workers: int, progress: Progress
 ) -> ConstrainedSolution:
-    """Local search from the solutions there are, for so many seconds at most; then CP-SAT from the best schedule."""
-    chain, started = solution.problem.chain, time.perf_counter()
-    program, uncertified = None, None
-    try:
-        program = ScheduleProgram(chain, started + 0.5 * (deadline - started))
-    except (ImportError, OverflowError, TimeoutError, MemoryError) as error:
-        uncertified = str(error)
+    """Local search from the solutions there are, for so many seconds at most; then branch and bound, then CP-SAT."""
+    chain, started, randomised = solution.problem.chain, time.perf_counter(), solution.randomised
     starts: list[Schedule] = [as_schedule(best_unlimited(chain))]
-    if solution.randomised is not None and solution.randomised.schedule:
-        starts.insert(0, solution.randomised.schedule)
-    until = deadline if program is None else min(deadline, time.perf_counter() + seconds)
-    patience = PATIENCE if program is not None else 20 * PATIENCE  # where nothing follows, it may take its time
+    if randomised is not None and randomised.schedule:
+        starts.insert(0, randomised.schedule)
     enough = float(solution.bound or math.inf)
-    first = search_schedule(chain, starts, until, enough=enough, patience=patience, progress=progress)
-    remaining = deadline - time.perf_counter()
-    if program is None or remaining <= 0.0:
-        worth = None if first is None else evaluate_table(chain, first)
-        status = "unknown" if first is None else "feasible"
-        optimum = ScheduleOptimum(status, first, worth, None, time.perf_counter() - started)
-        return replace(solution, schedule=optimum, uncertified=uncertified or "the time limit came first")
-    optimum = program.solve(time_limit=remaining, workers=workers, progress=progress, first=first)
-    why = _why_no_schedule(chain, program, deadline, workers) if optimum.status == "infeasible" else None
-    return replace(solution, schedule=optimum, infeasibility=why)
+    first = search_schedule(
+        chain, starts, min(deadline, started + seconds), enough=enough, patience=PATIENCE, progress=progress
+    )
+    prices = [0.0 if randomised is None else randomised.prices.get(name, 0.0) for name in chain.bounds]
+    now = time.perf_counter()
+    proof = prove_schedule(chain, np.array(prices), first, now + PROOF * (deadline - now), progress)
+    worth = None if proof.table is None else evaluate_table(chain, proof.table)
+    bound = Fraction(proof.bound) if math.isfinite(proof.bound) else None
+    if proof.complete and worth is not None:
+        bound = worth.value
+    status = ("optimal", "infeasible") if proof.complete else ("feasible", "unknown")
+    found = ScheduleOptimum(status[worth is None], proof.table, worth, bound, time.perf_counter() - started)
+    solution = replace(solution, schedule=found, proof=f"branch and bound, {proof.nodes} nodes")
+    if found.status == "optimal":
+        return solution
+    try:
+        program = ScheduleProgram(chain, deadline)
+    except (ImportError, OverflowError, TimeoutError, MemoryError) as error:
+        unexplained = Infeasibility("schedules", dict(chain.bounds), {}, {}, None, True)
+        why = unexplained if found.status == "infeasible" else None
+        return replace(solution, uncertified=str(error), infeasibility=why)
+    if not proof.complete:
+        remaining = max(deadline - time.perf_counter(), 0.01)
+        optimum = program.solve(time_limit=remaining, workers=workers, progress=progress, first=proof.table)
+        bounds = [number for number in (bound, optimum.bound) if number is not None]
+        optimum = optimum._replace(bound=min(bounds, default=None), seconds=time.perf_counter() - started)
+        solution = replace(solution, schedule=optimum, proof="CP-SAT")
+    if solution.schedule is not None and solution.schedule.status == "infeasible":
+        return replace(solution, infeasibility=_why_no_schedule(chain, program, deadline, workers))
+    return solution
 
 
 def _others(chain: Chain, name: str) -> list[str]:
