@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from mmgym import baselines
 from mmgym.agents.cli import main
 from mmgym.agents.config import read_yaml
+from mmgym.baselines.catalogue import environment_of, problem_of
 from mmgym.baselines.constrained import (
     Chain,
     FiniteMarket,
@@ -27,8 +28,9 @@ from mmgym.baselines.constrained import (
     RiskLimit,
     ShortfallLimit,
     constrain,
+    environment,
     evaluate_schedule,
-    limit_loss,
+    limit_risks,
     limit_verdict,
     limited_risks,
     read_problem,
@@ -41,7 +43,7 @@ from mmgym.baselines.constrained.problem import AgentSettings
 from mmgym.baselines.constrained.schedule_program import ScheduleProgram
 from mmgym.baselines.constrained.schedule_proof import prove_schedule
 from mmgym.baselines.constrained.schedule_search import search_schedule
-from mmgym.baselines.risk import path_risks
+from mmgym.baselines.risk import path_risks, pnl_distribution
 
 # Reference mathematics, section 6: without limits, linear program, optimum, P(loss), P(drawdown)
 FIGURES = {
@@ -288,7 +290,8 @@ def test_some_random_chains_are_infeasible_and_some_are_not():
     assert statuses == {"optimal", "infeasible"}
 
 
-def test_time_limit_returns_the_best_schedule_and_its_gap():
+def test_time_limit_returns_the_best_schedule_and_its_gap(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # whatever else the machine does
     content = shipped_content("constrain_4_3_4")
     content["market"]["num_steps"] = 8
     content["limits"] |= {"loss": {"amount": 5, "probability": "1/50"}, "drawdown": {"amount": 6, "probability": "1/8"}}
@@ -654,8 +657,9 @@ def test_prices_are_derivatives_of_the_bound():
 
 
 @pytest.mark.long
-def test_ten_steps_and_five_ticks():
+def test_ten_steps_and_five_ticks(monkeypatch):
     """25,272 states: value from exact masses of the mixture's quotes; a schedule near the bound; no CP-SAT, and why."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
     started = time.perf_counter()
     solution = constrain(shipped("constrain_10_6_8"), time_limit=8.0)
     assert time.perf_counter() - started < 8.8
@@ -693,21 +697,46 @@ def test_only_one_part(capsys, tmp_path):
 
 
 @pytest.mark.long
-def test_limits_in_the_environment():
-    """Exact probabilities of a loss against simulation (false alarms: 1e-6 each), and broken limits are told."""
+@pytest.mark.parametrize("kind", ["loss", "drawdown", "floor"])
+def test_smoothed_risks_of_an_environment(monkeypatch, kind):
+    """Value against simulation (false alarms: 1e-5 each), with little smoothing; gradient against differences."""
+    monkeypatch.setattr(environment, "SMOOTHING", 0.07)
+    settings = shipped("constrain_3_2_2").environment
+    env = environment_of(settings.id, **settings.arguments, initial_inventory=1.0)
+    problem, policy = problem_of(env), baselines.optimal_policy(env)
+    risk = environment._Risk(problem, kind, 2.0, pnl_distribution(env, policy), 0.0)
+    paths = path_risks(env, policy, 20_000, seed=3)
+    happened = {"loss": paths.gains <= -2.0, "drawdown": paths.drawdowns > 2.0, "floor": paths.lowest < -2.0}[kind]
+    spread = 4.5 * happened.std() / math.sqrt(len(happened))
+    assert risk.value(policy.controls) == pytest.approx(happened.mean(), abs=spread + 1e-3)
+    monkeypatch.setattr(environment, "SMOOTHING", 0.2)
+    risk = environment._Risk(problem, kind, 2.0, pnl_distribution(env, policy), 0.0)
+    slopes = risk.gradient(policy.controls)
+    for cell in ((0, 3, 1), (1, 2, 0), (2, 4, 0), (2, 1, 1)):
+        up, down = policy.controls.copy(), policy.controls.copy()
+        up[cell] += 1e-4
+        down[cell] -= 1e-4
+        assert slopes[cell] == pytest.approx((risk.value(up) - risk.value(down)) / 2e-4, abs=1e-7)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("limits", [{"loss": 0.015}, {"drawdown": 0.085}])
+def test_limits_in_the_environment(limits):
+    """Limits are met, and bind; a loss against simulation (false alarms: 1e-6 each); broken limits are told."""
     problem = shipped("constrain_3_2_2")
-    settings, chain, episodes = problem.environment, problem.chain, 20_000
+    settings, episodes = problem.environment, 20_000
+    chain = Chain(problem.chain.market, Limits(**{k: RiskLimit(2, Fraction(str(p))) for k, p in limits.items()}))
     env, schedule = schedule_policy(as_schedule(best_unlimited(chain)), settings, chain)
-    limited = limit_loss(env, 2.0, 0.015)
-    assert limited.probability.high <= 0.015
-    assert limited.probability.value > 0.014  # the limit binds
+    limited, (name, bound) = limit_risks(env, chain, settings.tick), *limits.items()
+    assert limited.keeps
+    assert limited.risks[name].high <= bound
+    assert limited.risks[name].value > 0.93 * bound  # the limit binds
     assert limited.value == pytest.approx(baselines.score(env, limited.policy).value, abs=1e-9)
-    assert baselines.score(env, schedule).value < limited.value < baselines.optimal_policy(env).optimum
-    for policy in (schedule, limited.policy):
-        risks = limited_risks(env, policy, chain, settings.tick, 1000)
-        losses = int((path_risks(env, policy, episodes, seed=7).gains <= -2.0).sum())
-        assert binomtest(losses, episodes, risks["loss"].value).pvalue > 1e-6
-        assert limit_verdict(risks, chain).startswith("NO: ")
-        assert "drawdown" in limit_verdict(risks, chain)
+    assert limited.value < baselines.optimal_policy(env).optimum
+    paths = path_risks(env, limited.policy, episodes, seed=99)
+    happened = {"loss": paths.gains <= -2.0, "drawdown": paths.drawdowns > 2.0}[name]
+    assert binomtest(int(happened.sum()), episodes, limited.risks[name].value).pvalue > 1e-6
+    assert limit_verdict(limited_risks(env, limited.policy, chain, settings.tick, 100_000), chain) == "yes"
+    assert limit_verdict(limited_risks(env, schedule, chain, settings.tick, 10_000), chain) == f"NO: {name}"
     with pytest.raises(ValueError, match=r"num_steps = 600 with 61 inventories is not allowed: .* lower num_steps"):
-        limit_loss("mmgym/GLFT-v0", 2.0, 0.01)
+        limit_risks("mmgym/GLFT-v0", chain, 1.0)

@@ -16,6 +16,7 @@ from mmgym.provenance import provenance
 __all__ = ["CONSTRAIN"]
 
 EPISODES = 100_000  # of the probabilities in the environment
+PLAY = 0.5  # of the time limit, for the finite market, where a policy is sought in an environment too
 EVERY = 5.0  # seconds between lines of progress where nobody watches
 
 
@@ -26,7 +27,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("lp", "schedule", "agent"), help=text)
     text = (
         "seconds for all solving and training, instead of the configuration's; what was found by then is returned, "
-        "with its gap (playing in an environment comes after)"
+        "with its gap (the last table, of what is played in an environment, comes after)"
     )
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=text)
     parser.add_argument("--workers", type=int, help="threads of CP-SAT (default: the configuration's)")
@@ -67,12 +68,13 @@ def _constrain(options: argparse.Namespace) -> None:
     _print_problem(problem, Path(source).stem)
     parts = PARTS if options.only is None else tuple(part for part in PARTS if part == options.only)
     trains = options.agent or options.only == "agent"
-    remaining = limit - (time.perf_counter() - started)
+    plays = problem.environment is not None and bool(problem.chain.bounds)
+    remaining = (PLAY if plays else 1.0) * limit - (time.perf_counter() - started)
     share = (0.6 if trains else 1.0) if parts else 0.05
     solution = constrain(problem, parts=parts, time_limit=share * remaining, workers=workers, progress=_progress())
     agent: dict[str, Any] = {"schedule": None, "evaluation": None, "record": None}
     if trains and solution.infeasibility is None:
-        agent = _train(problem, started + 0.95 * limit)
+        agent = _train(problem, started + 0.95 * (PLAY if plays else 1.0) * limit)
     seconds = time.perf_counter() - started
     schedules = _print_solution(solution, agent, limit, seconds)
     result: dict[str, Any] = {
@@ -85,7 +87,7 @@ def _constrain(options: argparse.Namespace) -> None:
         **provenance(),
     }
     if problem.environment is not None and schedules:
-        result["environment"] = _play(problem, schedules, folder, limit)
+        result["environment"] = _play(problem, schedules, folder, started + 0.9 * limit)
     write_json(folder / "solution.json", result)
     print(f"\nwritten: {folder}")
 
@@ -194,30 +196,32 @@ def _train(problem: Any, deadline: float) -> dict[str, Any]:
     return {"schedule": run.schedule, "evaluation": evaluation, "record": record}
 
 
-def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path, seconds: float) -> dict[str, Any]:
+def _play(problem: Any, schedules: Mapping[str, tuple[str, Any]], folder: Path, deadline: float) -> dict[str, Any]:
     """Play schedules in the problem's environment, beside its own policy: print their risks, write them as tables."""
     import pandas as pd
 
     from mmgym.baselines import score, write_table
     from mmgym.baselines.catalogue import TablePolicy
-    from mmgym.baselines.constrained import limit_loss, limit_verdict, limited_risks, schedule_policy
+    from mmgym.baselines.constrained import limit_risks, limit_verdict, limited_risks, schedule_policy
     from mmgym.baselines.constrained.solution import risk_label
 
     settings, chain = problem.environment, problem.chain
     played = {
         name: (label, *schedule_policy(schedule, settings, chain)) for name, (label, schedule) in schedules.items()
     }
-    env, loss = next(iter(played.values()))[1], chain.limits.loss
-    if loss is not None:
-        deadline = time.perf_counter() + seconds
+    env = next(iter(played.values()))[1]
+    if chain.bounds:
         try:
-            limited = limit_loss(env, loss.amount * settings.tick, float(loss.probability), deadline=deadline)
+            limited = limit_risks(env, chain, settings.tick, deadline=deadline)
         except ValueError as error:  # too large, or not a criterion that has one
-            print(f"\nno policy with a limited loss was sought in {settings.id}: {error}", file=sys.stderr)
-            limited = None
-        if limited is not None:
-            label = "loss-limited there, Lagrangian" + ("" if limited.solved else " (time limit)")
-            played["lagrangian"] = (label, env, limited.policy)
+            print(f"\nno policy with limited risks was sought in {settings.id}: {error}", file=sys.stderr)
+        else:
+            label = "limited there, Lagrangian" if limited.keeps else "least excess there, Lagrangian"
+            played["lagrangian"] = (label + ("" if limited.solved else " (stopped)"), env, limited.policy)
+            if not limited.keeps:
+                least = ", ".join(f"{risk_label(name)} {risk}" for name, risk in limited.risks.items())
+                print(f"\nno policy of step and inventory was found that keeps to the limits in {settings.id}:")
+                print(f"the one that exceeds them least has {least}")
     rows: list[dict[str, Any]] = []
     record = {}
     for name, (label, env, policy) in played.items():

@@ -1,8 +1,8 @@
 """Quoting under limits on losses, drawdown, inventory and spread, in a finite market: exact optima and bounds."""
 
 from mmgym.baselines.constrained.environment import (
-    LossLimitedPolicy,
-    limit_loss,
+    LimitedPolicy,
+    limit_risks,
     limit_verdict,
     limited_risks,
     schedule_policy,
@@ -25,14 +25,14 @@ __all__ = [
     "ConstrainedProblem",
     "ConstrainedSolution",
     "FiniteMarket",
+    "LimitedPolicy",
     "Limits",
-    "LossLimitedPolicy",
     "Quotes",
     "RiskLimit",
     "ShortfallLimit",
     "constrain",
     "evaluate_schedule",
-    "limit_loss",
+    "limit_risks",
     "limit_verdict",
     "limited_risks",
     "read_problem",

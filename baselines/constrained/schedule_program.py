@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mmgym.baselines.constrained.linear_program import Progress
 from mmgym.baselines.constrained.model import Chain, Evaluation, Quotes, Table, evaluate_table
 
-__all__ = ["ScheduleOptimum", "ScheduleProgram"]
+__all__ = ["ScheduleOptimum", "ScheduleProgram", "check_program"]
 
 LARGEST = 2**53  # whole numbers in the program stay below this
 
@@ -45,6 +45,29 @@ def _cp_model() -> Any:
     return cp_model
 
 
+def _scales(chain: Chain) -> tuple[int, int]:
+    """What makes the shortfall and the objective whole numbers, beside the parts of ``B^N``."""
+    cvar, market = chain.limits.cvar, chain.market
+    penalties = (market.terminal_penalty, market.running_penalty)
+    return 1 if cvar is None else cvar.confidence.denominator, math.lcm(*(p.denominator for p in penalties))
+
+
+def check_program(chain: Chain) -> None:
+    """Raise ImportError without OR-Tools, OverflowError if masses leave the whole numbers up to 2^53."""
+    _cp_model()
+    market, steps, bound = chain.market, chain.market.num_steps, chain.inventory_limit
+    farthest = max(map(abs, market.mid_moves))
+    wealth = steps * (max(market.fill_probabilities) + bound * farthest)
+    reach = wealth + (market.terminal_penalty + steps * market.running_penalty) * bound**2 + 1
+    shortfall, objective = _scales(chain)
+    if chain.denominator**steps * max(objective, 2 * shortfall) * reach > LARGEST:
+        raise OverflowError(
+            f"num_steps = {steps} with probabilities in parts of {chain.denominator} is not allowed: masses in "
+            f"parts of {chain.denominator}^{steps} leave the whole numbers up to 2^53; use fewer steps or "
+            "probabilities with a smaller common denominator"
+        )
+
+
 class ScheduleProgram:
     """The program of a chain; `solve` maximises the objective, `least` minimises one risk.
 
@@ -65,28 +88,15 @@ class ScheduleProgram:
     """
 
     def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
+        check_program(chain)
         self._library = _cp_model()
         self.chain, self._deadline = chain, deadline
-        whole = chain.denominator**chain.market.num_steps
-        cvar, scale = chain.limits.cvar, 1
+        self._whole = whole = chain.denominator**chain.market.num_steps
+        cvar = chain.limits.cvar
         self._units = dict.fromkeys(chain.bounds, whole)
+        self._shortfall_scale, self._objective_scale = _scales(chain)
         if cvar is not None:
-            scale = cvar.confidence.denominator
-            self._units["cvar"] = whole * int(scale * (1 - cvar.confidence))
-        self._shortfall_scale = scale
-        self._whole = whole
-        penalties = (chain.market.terminal_penalty, chain.market.running_penalty)
-        self._objective_scale = math.lcm(*(penalty.denominator for penalty in penalties))
-        steps, bound = chain.market.num_steps, chain.inventory_limit
-        farthest = max(map(abs, chain.market.mid_moves))
-        wealth = steps * (max(chain.market.fill_probabilities) + bound * farthest)
-        reach = wealth + (penalties[0] + steps * penalties[1]) * bound**2 + 1
-        if whole * max(self._objective_scale, 2 * scale) * reach > LARGEST:
-            raise OverflowError(
-                f"num_steps = {steps} with probabilities in parts of {chain.denominator} is not allowed: masses in "
-                f"parts of {chain.denominator}^{steps} leave the whole numbers up to 2^53; use fewer steps or "
-                "probabilities with a smaller common denominator"
-            )
+            self._units["cvar"] = whole * int(self._shortfall_scale * (1 - cvar.confidence))
         self._build()
 
     def _build(self) -> None:

@@ -1,5 +1,6 @@
 """Solving a risk-constrained problem: bounds, the best schedule found, what is certified, or why there is none."""
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from mmgym.baselines.constrained.linear_program import LinearProgram, Progress, 
 from mmgym.baselines.constrained.model import (
     Chain,
     Evaluation,
+    Quotes,
     Schedule,
     as_schedule,
     best_unlimited,
@@ -22,7 +24,7 @@ from mmgym.baselines.constrained.model import (
     evaluate_table,
 )
 from mmgym.baselines.constrained.problem import ConstrainedProblem
-from mmgym.baselines.constrained.schedule_program import ScheduleOptimum, ScheduleProgram
+from mmgym.baselines.constrained.schedule_program import ScheduleOptimum, ScheduleProgram, check_program
 from mmgym.baselines.constrained.schedule_proof import prove_schedule
 from mmgym.baselines.constrained.schedule_search import search_schedule
 
@@ -32,8 +34,8 @@ PARTS = ("lp", "schedule")  # what `constrain` solves
 ROUNDING = Fraction(1, 10**9)  # of a risk of the linear program's mixture
 RESERVE = 0.1  # of the time limit, for exact evaluations and output after the searches
 PATIENCE = 60  # new starts of the local search without a better schedule
-SEARCH = 0.3  # of the time limit, at most, for the local search
-PROOF = 0.7  # of what is left then, at most, for branch and bound where CP-SAT may follow
+SEARCH = 0.4  # of the time limit, at most, for the local search
+PROOF = 0.5  # of what is left then, at most, for branch and bound; CP-SAT or more local searches follow
 
 
 @dataclass(frozen=True)
@@ -342,9 +344,17 @@ def _with_schedule(
     first = search_schedule(
         chain, starts, min(deadline, started + seconds), enough=enough, patience=PATIENCE, progress=progress
     )
+    uncertified = None
+    try:
+        check_program(chain)
+    except (ImportError, OverflowError) as error:
+        uncertified = str(error)
     prices = [0.0 if randomised is None else randomised.prices.get(name, 0.0) for name in chain.bounds]
     now = time.perf_counter()
     proof = prove_schedule(chain, np.array(prices), first, now + PROOF * (deadline - now), progress)
+    if uncertified is not None and not proof.complete:
+        again = _search_again(chain, starts, proof.table, deadline, enough, progress)
+        proof = proof._replace(table=again)
     worth = None if proof.table is None else evaluate_table(chain, proof.table)
     bound = Fraction(proof.bound) if math.isfinite(proof.bound) else None
     if proof.complete and worth is not None:
@@ -354,21 +364,55 @@ def _with_schedule(
     solution = replace(solution, schedule=found, proof=f"branch and bound, {proof.nodes} nodes")
     if found.status == "optimal":
         return solution
-    try:
-        program = ScheduleProgram(chain, deadline)
-    except (ImportError, OverflowError, TimeoutError, MemoryError) as error:
-        unexplained = Infeasibility("schedules", dict(chain.bounds), {}, {}, None, True)
-        why = unexplained if found.status == "infeasible" else None
-        return replace(solution, uncertified=str(error), infeasibility=why)
-    if not proof.complete:
+    if uncertified is None:
+        try:
+            return _with_program(solution, found, ScheduleProgram(chain, deadline), deadline, workers, progress)
+        except (TimeoutError, MemoryError) as error:
+            uncertified = str(error)
+    why = Infeasibility("schedules", dict(chain.bounds), {}, {}, None, True) if found.status == "infeasible" else None
+    return replace(solution, uncertified=uncertified, infeasibility=why)
+
+
+def _search_again(
+    chain: Chain,
+    starts: list[Schedule],
+    best: dict[tuple[int, int], Quotes] | None,
+    deadline: float,
+    enough: float,
+    progress: Progress,
+) -> dict[tuple[int, int], Quotes] | None:
+    """The best of a schedule and what local searches with other draws find until the deadline."""
+    value = -math.inf if best is None else evaluate_table(chain, best).value
+    for seed in itertools.count(1):
+        if time.perf_counter() > deadline or value >= enough:
+            break
+        table = search_schedule(chain, starts, deadline, enough=enough, patience=PATIENCE, seed=seed, progress=progress)
+        if table is not None and evaluate_table(chain, table).value > value:
+            best, value = table, evaluate_table(chain, table).value
+    return best
+
+
+def _with_program(
+    solution: ConstrainedSolution,
+    found: ScheduleOptimum,
+    program: ScheduleProgram,
+    deadline: float,
+    workers: int,
+    progress: Progress,
+) -> ConstrainedSolution:
+    """CP-SAT where branch and bound has not ended, and why there is no schedule."""
+    if found.status != "infeasible":
         remaining = max(deadline - time.perf_counter(), 0.01)
-        optimum = program.solve(time_limit=remaining, workers=workers, progress=progress, first=proof.table)
-        bounds = [number for number in (bound, optimum.bound) if number is not None]
-        optimum = optimum._replace(bound=min(bounds, default=None), seconds=time.perf_counter() - started)
-        solution = replace(solution, schedule=optimum, proof="CP-SAT")
-    if solution.schedule is not None and solution.schedule.status == "infeasible":
-        return replace(solution, infeasibility=_why_no_schedule(chain, program, deadline, workers))
-    return solution
+        optimum = program.solve(time_limit=remaining, workers=workers, progress=progress, first=found.schedule)
+        bounds = [number for number in (found.bound, optimum.bound) if number is not None]
+        seconds = found.seconds + optimum.seconds
+        solution = replace(
+            solution, schedule=optimum._replace(bound=min(bounds, default=None), seconds=seconds), proof="CP-SAT"
+        )
+        if optimum.status != "infeasible":
+            return solution
+    why = _why_no_schedule(solution.problem.chain, program, deadline, workers)
+    return replace(solution, infeasibility=why)
 
 
 def _others(chain: Chain, name: str) -> list[str]:
