@@ -510,13 +510,14 @@ def run(capsys, *arguments):
     return status, out, err
 
 
+@pytest.mark.long
 def test_command_writes_what_it_prints(capsys, tmp_path):
     content = changed("environment", {"id": "mmgym/GLFT-v0", "arguments": {}})
     content["environment"]["arguments"] = {
         "horizon": 2.0, "num_steps": 2, "fill_rate": 0.9, "fill_decay": 0.6, "inventory_limit": 1.0, "min_depth": 1.0,
         "max_depth": 2.0,
     }  # fmt: skip
-    content["agent"] = {"iterations": 300}
+    content |= {"agent": {"iterations": 300}, "solver": {"time_limit": 300}}
     config = tmp_path / "two_steps.yml"
     config.write_text(yaml.safe_dump(content), encoding="utf-8")
     folder = tmp_path / "found"

@@ -260,11 +260,11 @@ Hard limits - inventory, spread, probabilities of a final loss, of a drawdown an
 conditional value at risk - in a finite market: whole ticks, rational fill probabilities, at most one fill a step. The
 linear program over occupancy measures bounds what any policy can be worth, seeing wealth and drawdown and drawing its
 quotes; its bound is certified by weak duality, and its multipliers are the prices of the limits. A local search finds
-schedules of quotes by step and inventory (`time_only`: by step); OR-Tools CP-SAT (extra `constraints`) proves in whole
-numbers which is the best, where the market is small. The time limit is one for all: it returns the best schedule and
-its gap, and limits that cannot be kept are explained. The penalised agent draws its quotes, so it may lie between the
-best schedule and the bound. In an environment the schedules are played with their limits checked, beside a policy that
-limits the loss there.
+schedules of quotes by step and inventory (`time_only`: by step); branch and bound, on bounds from dynamic programming,
+proves which is the best (6 steps in seconds), or else OR-Tools CP-SAT (extra `constraints`). The time limit is one for
+all: it returns the best schedule and its gap, and limits that cannot be kept are explained. The penalised agent draws
+its quotes, so it may lie between the best schedule and the bound. In an environment the schedules are played with their
+limits checked, beside a policy that is made to keep to them there, or comes nearest to it.
 
 $ mmgym constrain constrain_3_2_2 --agent
 constrain_3_2_2: 3 steps, ticks 1 2 3, |inventory| <= 2, 322 states, masses in parts of 16^3
@@ -279,7 +279,7 @@ its quotes by step and inventory, drawn 1.7387118         0.022381224         0.
 
 certified: no policy within the limits, drawing or seeing wealth, is worth more than 1.738711806 (weak duality; \\
     which a mixture of policies attains)
-certified: the schedule's value and risks, in whole numbers; the best schedule (CP-SAT)
+certified: the schedule's value and risks, in whole numbers; the best schedule (branch and bound, 2 nodes)
 price of the limit on loss: 0.0432593 per 0.01 of probability
 price of the limit on drawdown: 0.016 per 0.01 of probability
 
@@ -292,18 +292,21 @@ schedule (optimal, worth 221/128, gap 0, 8.4 s):
     1          1   3   1
     2         -2   1
     2         -1   1   3
-    2          0   3   2
+    2          0   2   2
     2          1   3   1
     2          2       1
+
+no policy of step and inventory was found that keeps to the limits in mmgym/GLFT-v0:
+the one that exceeds them least has P(loss) 0.00898198, P(drawdown) 0.0662 [0.06467, 0.06776]
 
 played in mmgym/GLFT-v0, where time is continuous and several orders may fill in a step, so that
 values and risks are others (optimum there, without limits: 2.0623283):
 
-                        policy     value  skill            P(loss)                P(drawdown) keeps limits
-                 best schedule 1.9396512 0.7275 0.0164416 +- 5e-08 0.08455 [0.08283, 0.08629] NO: drawdown
-linear program's quotes, drawn 1.9421129  0.733 0.0180651 +- 1e-07 0.08858 [0.08683, 0.09036] NO: drawdown
-        penalised agent, drawn 1.9453248 0.7401 0.0165416 +- 5e-08 0.08376 [0.08205, 0.08549] NO: drawdown
-loss-limited there, Lagrangian 2.0551713 0.9841 0.0199543 +- 2e-08 0.09604 [0.09422, 0.09788] NO: drawdown
+                                  policy     value  skill            P(loss)                P(drawdown) keeps limits
+                           best schedule 1.9413597 0.7313 0.0169078 +- 1e-07 0.08484 [0.08312, 0.08658] NO: drawdown
+          linear program's quotes, drawn 1.9421129  0.733 0.0180651 +- 1e-07 0.08858 [0.08683, 0.09036] NO: drawdown
+                  penalised agent, drawn 1.9453248 0.7401 0.0165416 +- 5e-08 0.08376 [0.08205, 0.08549] NO: drawdown
+least excess there, Lagrangian (stopped) 1.8950318 0.6285         0.00898198  0.06515 [0.06363, 0.0667] NO: drawdown
 
 WARNING: limits are broken in mmgym/GLFT-v0 by: best schedule (drawdown); ...
 
