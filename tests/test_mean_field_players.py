@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.linalg import expm
-from scipy.optimize import minimize
+from scipy.optimize import approx_fprime, minimize
 
 from mmgym.baselines import optimal_policy, write_table
-from mmgym.baselines.frozen import Functional, Table, criterion_value, evaluate, state_laws
-from mmgym.baselines.mean_field import MeanFieldProblem
+from mmgym.baselines.frozen import Functional, Table, criterion_value, evaluate, solve, state_laws
+from mmgym.baselines.mean_field import MeanFieldProblem, joint_maker
+from mmgym.baselines.mean_field.exchangeable import Multisets
 from mmgym.baselines.mean_field.joint import deviation_on_steps, nash_on_steps
+from mmgym.baselines.mean_field.joint_maker import maker_deviation_on_steps
 from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field
@@ -441,7 +443,8 @@ def test_nash_equilibria_by_brute_force(takers):
     """Nobody gains by other depths, and the value is that of the joint chain."""
     game = Game.create(**FEW)
     nash = nash_on_steps(game, takers)
-    value, best = brute_force(game, lambda n, own, others: nash.depths[n, own, *others], takers)
+    seen = {tuple(others): place for place, others in enumerate(nash.others.tolist())}
+    value, best = brute_force(game, lambda n, own, others: nash.depths[n, own, seen[tuple(sorted(others))]], takers)
     assert nash.value == pytest.approx(value, abs=1e-9)
     assert best == pytest.approx(value, abs=1e-6)
     assert nash.missed < 1e-8
@@ -467,7 +470,7 @@ def test_deviations_with_signals(takers):
     deviation = deviation_on_steps(game, depths, takers)
     assert deviation.value == pytest.approx(criterion_value(problem, table) + 0.5 * game.impact / takers * squares)
     assert deviation.value < deviation.blind < deviation.seeing
-    for count, message in ((1, "num_takers = 1"), (9, r"9\^9 states")):
+    for count, message in ((0, "num_takers = 0"), (12, "680,238 joint states.* at most 200,000")):
         with pytest.raises(ValueError, match=message):
             deviation_on_steps(game, depths, count)
     with pytest.raises(ValueError, match="of shape"):
@@ -480,3 +483,159 @@ def test_inventory_fluctuates_like_independent_takers():
     assert (abs(table["rms"] - table["rms_exact"]) < z * table["rms_error"]).all()
     assert loglog_slope(table["num_takers"], table["rms_exact"]) == pytest.approx(-0.5)
     assert table["histogram"].iloc[1] == pytest.approx(table["histogram_normal"].iloc[1], rel=0.1)
+
+
+# --- The maker among few takers ---------------------------------------------------------------------------------------
+
+
+def maker_brute_force(game, depths, takers):
+    """A function from the maker's depths by (step, joint state) to her value: one dense chain of all players.
+
+    Joint states are (her level, takers' levels); the takers have no signals.
+    """
+    levels, count, h = len(game.maker_inventory), game.shape[1], game.step_length
+    states = list(itertools.product(range(levels), *[range(count)] * takers))
+    place = {state: i for i, state in enumerate(states)}
+    push = game.impact * game.order_size / takers
+
+    def step(start, played, own, values):
+        """One step from a joint state, in which quotes and her intensities rest."""
+        quoting = [[d[side] for d, q in zip(played, start[1:], strict=True) if q != closed]
+                   for side, closed in ((0, count - 1), (1, 0))]  # fmt: skip
+        system = np.zeros((len(states) + 1, len(states) + 1))
+        for state, i in place.items():
+            held = game.maker_inventory[state[0]]
+            system[i, -1] -= game.maker_penalty * held**2
+            for player, side in itertools.product(range(takers + 1), range(2)):
+                sign, after = 1 - 2 * side, list(state)
+                after[player] += sign
+                if not 0 <= after[player] < (count if player else levels):
+                    continue
+                if player:
+                    depth = played[player - 1][side]
+                    rate = game.taker_fill_rate[side] * math.exp(-game.taker_fill_decay[side] * depth)
+                    earned = sign * held * push
+                else:
+                    met = quoting[1 - side]
+                    depth = own[side]
+                    rate = game.maker_fill_rate[side] * math.exp(
+                        -game.maker_fill_decay[side] * (depth + (sum(met) / len(met) if met else math.inf))
+                    )
+                    earned = game.order_size * depth
+                system[i, place[tuple(after)]] += rate
+                system[i, i] -= rate
+                system[i, -1] += rate * earned
+        return (expm(h * system) @ [*values, 1.0])[place[start]]
+
+    def played(n, state):
+        return [depths[n, 0, q] for q in state[1:]]
+
+    def value(policy):
+        values = np.zeros(len(states))
+        for n in reversed(range(game.num_steps)):
+            values = np.array([step(s, played(n, s), policy(n, s), values) for s in states])
+        return law @ values
+
+    def best():
+        values = np.zeros(len(states))
+        for n in reversed(range(game.num_steps)):
+            found = [
+                minimize(
+                    lambda d, s=s, n=n, after=values: -step(s, played(n, s), d, after), [0.3, 0.3],
+                    method="Nelder-Mead", bounds=[(-game.max_depth, game.max_depth)] * 2,
+                    options={"xatol": 1e-5, "fatol": 1e-9},
+                ).fun
+                for s in states
+            ]  # fmt: skip
+            values = -np.array(found)
+        return law @ values
+
+    law = functools.reduce(np.kron, [np.eye(levels)[game.maker_start], *[game.initial[0]] * takers])
+    return value, best
+
+
+MAKER_FEW = {**FEW, "maker_fill_rate": [30.0, 22.0], "maker_inventory_limit": 10.0, "maker_risk_aversion": 2e-3}
+
+
+def maker_table(game):
+    """The maker's optimum against the equilibrium's flow, (N, M, 2), and the takers' depths."""
+    flow = solve_equilibrium_flow(game)
+    params = MakerParams(*game, population=("equilibrium", ""), reward="pnl", role="maker")
+    return solve(MeanFieldProblem(params, flow)).controls, best_response(game, flow)[0]
+
+
+@pytest.mark.parametrize("takers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_the_maker_s_deviations_by_brute_force(takers):
+    """Values of the joint chain; blind depths that a quasi-Newton method on all of them at once does not improve."""
+    game = Game.create(**MAKER_FEW)
+    own, depths = maker_table(game)
+    crowd = joint_maker._Crowd(game, depths.reshape(game.num_steps, -1, 2), takers)
+    deviation = maker_deviation_on_steps(game, depths, own, takers)
+    value, best = maker_brute_force(game, depths, takers)
+    assert deviation.value == pytest.approx(value(lambda n, s: own[n, s[0]]), abs=1e-9)
+    assert deviation.seeing == pytest.approx(best(), abs=1e-6)
+    blind = crowd.blind(own)
+    assert deviation.blind == pytest.approx(value(lambda n, s: blind[n, s[0]]), abs=1e-9)
+    assert 1e-5 < deviation.gain < deviation.seeing_gain
+    gradient = approx_fprime(blind.ravel(), lambda x: value(lambda n, s: x.reshape(blind.shape)[n, s[0]]), 1e-5)
+    assert np.abs(gradient).max() < 1e-3
+
+
+def test_without_impact_and_with_constant_quotes_the_maker_gains_nothing():
+    """Her fills and the mid do not depend on the takers' states then: she has the optimum of the limit."""
+    game = Game.create(**{**MAKER_FEW, "impact": 0.0, "signal_limit": 1, "initial_law": [0.0, 0]})
+    depths = np.broadcast_to(1.0 / game.taker_fill_decay, (game.num_steps, *game.shape, 2))
+    problem = MeanFieldProblem(
+        MakerParams(*game, population=("constant", ""), reward="pnl", role="maker"), constant_flow(game)
+    )
+    optimum = solve(problem)
+    expected = float(problem.initial @ optimum.raw[0])
+    deviation = maker_deviation_on_steps(game._replace(boundary_quotes="risk_neutral"), depths, optimum.controls, 2)
+    assert deviation == pytest.approx((2, *[expected] * 3), rel=1e-12)
+    worse = maker_deviation_on_steps(
+        game._replace(boundary_quotes="risk_neutral"), depths, np.full(optimum.controls.shape, 0.2), 2
+    )
+    assert worse.blind == pytest.approx(expected, rel=1e-9)
+    assert worse.seeing == pytest.approx(expected, rel=1e-12)
+    assert worse.value < expected - 1.0
+    for wrong, message in (
+        ({"num_takers": 0}, "num_takers = 0"),
+        ({"num_takers": 20}, "have 9,324,315 joint states, 3 times the multisets of 20 of 9; at most 200,000"),
+        ({"num_takers": 1, "maker_depths": depths}, "maker_depths of shape"),
+        ({"num_takers": 1, "depths": depths[:1]}, "depths of shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            maker_deviation_on_steps(game, **{"depths": depths, "maker_depths": optimum.controls, **wrong})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("takers", [1, 3])
+def test_the_maker_earns_in_play_what_the_joint_chain_says(takers, check_mean):
+    """By simulation of the N-player game, with takers whose depths depend on signals too."""
+    arguments = {**LOPSIDED, "inventory_limit": [10.0, 10.0], "initial_law": [10.0, 1], "num_steps": 4}
+    game = Game.create(**arguments)
+    actions, quotes = quote_table(game), np.array([0.3, 0.4], np.float32)
+    depths = actions.astype(np.float64) * game.max_depth
+    own = np.broadcast_to(quotes.astype(np.float64) * game.max_depth, (game.num_steps, len(game.maker_inventory), 2))
+    crowd = joint_maker._Crowd(game, depths.reshape(game.num_steps, -1, 2), takers)
+    _, makers, _ = play(40_000, takers, actions, maker=quotes, **arguments)
+    check_mean(makers, crowd.value(own), alarms=FALSE_ALARM)
+
+
+@pytest.mark.parametrize(("states", "players"), [(1, 3), (4, 1), (3, 3), (5, 4)])
+def test_players_who_cannot_be_told_apart(states, players):
+    """Multisets against all tuples: what is behind a move of each player, its transpose, and their law."""
+    rng = np.random.default_rng(states)
+    sets = Multisets(states, players)
+    tuples = np.array(list(itertools.product(range(states), repeat=players)))
+    places, shape = sets.place(tuples), (states,) * players
+    moves, values = rng.dirichlet(np.ones(states), states), rng.normal(size=(1, len(sets.members[players])))
+    full = values[0, places].reshape(shape)
+    for axis in range(players):
+        full = np.moveaxis(np.tensordot(moves, full, axes=(1, axis)), 0, axis)
+    behind = sets.behind(values, moves, players)
+    np.testing.assert_allclose(behind[0, places], full.ravel(), atol=1e-14)
+    law = sets.law(moves[0], players)[None]
+    alone = functools.reduce(np.multiply.outer, [moves[0]] * players)
+    np.testing.assert_allclose(law[0], np.bincount(places, alone.ravel()), atol=1e-14)
+    assert (sets.forward(law, moves, players) * values).sum() == pytest.approx((law * behind).sum(), abs=1e-14)

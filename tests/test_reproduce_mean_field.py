@@ -46,7 +46,7 @@ def test_artifacts(made: tuple[Path, str]) -> None:
     for stem in (*stems, "players"):
         assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / f"{stem}.png").stat().st_size > 15_000
-    tables = {"claims", "values", "players_deviations", "players_fluctuations"}
+    tables = {"claims", "values", "players_deviations", "players_few", "players_fluctuations"}
     assert {path.name for path in folder.iterdir()} == {
         *(f"{stem}.png" for stem in (*stems, "players")),
         *(f"{stem}.csv" for stem in (*stems, *tables)),
@@ -114,6 +114,13 @@ def test_convergence(made: tuple[Path, str]) -> None:
     deviations = pd.read_csv(folder / "players_deviations.csv")
     slope = np.polyfit(np.log(deviations["num_takers"]), np.log(deviations["gain"]), 1)[0]
     assert slope == pytest.approx(-2.0, abs=0.01)
+    few = pd.read_csv(folder / "players_few.csv")
+    assert few["num_takers"].tolist() == [1, 2]
+    assert few["taker_seeing_gain"][0] == few["taker_gain"][0]  # there is nobody else
+    for player in ("taker", "maker"):
+        gain, seeing = few[f"{player}_gain"], few[f"{player}_seeing_gain"]
+        assert ((gain > 0.0) & (gain <= seeing)).all()
+        assert (gain[1] < gain[0]) & (seeing[1] < seeing[0])
     fluctuations = pd.read_csv(folder / "players_fluctuations.csv")
     counts = fluctuations["num_takers"].to_numpy()
     np.testing.assert_allclose(

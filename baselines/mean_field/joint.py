@@ -1,17 +1,10 @@
 r"""Games of a few takers on decision steps, by dynamic programming: deviations from a table, and Nash equilibria.
 
-Takers ``2 .. N`` play one table of their own states, and taker 1 sees them all, or only herself; or all see all. Given
-the states at the start of a step nobody's fills depend on another's inside it, so that for taker 1
-
-    E int q dS = kappa / N sum_j int E[q_s] dE[q^j_s] + kappa / (2 N) (E[q_h^2] - q_0^2 - z^2 E[fills]),
-
-the first sum over the others. The second part is what her own fills push the mid by, at which they are executed after
-the push, as in `mmgym.models.mean_field_players`. So each state of the others leaves her with one step of a taker in a
-crowd, whose kernels serve: with their drift, with the values behind their transitions, and with depths that are less by
-``kappa z / (2 N)``.
+Takers ``2 .. N`` play one table of their own states, and taker 1 sees them all, or only herself; or all see all. The
+others cannot be told apart, so that the joint states are hers with a multiset of theirs. `joint_player` has the steps,
+`joint_maker` what the maker gains by leaving the mean field.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmgym.arguments import integer, together
-from mmgym.models import mean_field_steps
+from mmgym.baselines.mean_field.exchangeable import Multisets, num_multisets
+from mmgym.baselines.mean_field.joint_player import Player, agreed, taker_of, taker_step
 from mmgym.models.mean_field_finite import inventory_steps
-from mmgym.models.mean_field_flow import UNCLIMBED, StepSystem, step_system
 from mmgym.models.mean_field_game import Game
-from mmgym.trust_region import rounding
 
-__all__ = ["Nash", "StepDeviation", "deviation_on_steps", "nash_on_steps"]
+__all__ = ["MAX_STATES", "Nash", "StepDeviation", "check_states", "check_table", "deviation_on_steps", "nash_on_steps"]
 
 Array = NDArray[np.float64]
-MAX_STATES = 200_000  # of all takers together
+MAX_STATES = 200_000  # of all players together
 SETTLED = 1e-5  # change of best depths, in units of 1 / taker_fill_decay, at which a stage's search ends: see `missed`
 MOST_ROUNDS = 400  # of best depths in a stage
 LEAST_PART = 0.125  # of the way to the best depths that a round goes where they do not settle
@@ -56,103 +48,46 @@ class StepDeviation(NamedTuple):
 class Nash(NamedTuple):
     """A symmetric Markov-perfect equilibrium of ``N`` takers who see each other's states."""
 
-    depths: Array  # (steps, S, ..., S, 2), by her own state, then the others' in any order
+    depths: Array  # (steps, S, M, 2), by her own state and the multiset of the others'
+    others: NDArray[np.int64]  # (M, N - 1): the multisets, each ascending
     value: float  # of each taker (currency)
     missed: float  # bound on what one of them gains by any other depths
 
 
-class _OneTaker:
-    """Steps of one taker who pushes the mid herself, under a drift that the others' states give."""
+def check_states(game: Game, num_takers: int, others: int, names: tuple[str, ...], alone: int) -> None:
+    """Refuse too many joint states: those of ``others`` takers who cannot be told apart, times ``alone``.
 
-    def __init__(self, game: Game, num_takers: int) -> None:
-        self.game, self.system = game, step_system(game)
-        self.push = game.impact / (2.0 * num_takers)
-        self.cost = self.push * game.order_size  # of a fill, by asset
-        self.factors = game.taker_fill_rate * np.exp(-game.taker_fill_decay * self.cost)
-        self.box = np.array([-game.max_depth, game.max_depth]) - self.cost
-        self.reward = -game.taker_penalty * game.inventory**2
-        self.states = np.arange(game.shape[0] * game.shape[1])
-        self.room = float(self.factors @ np.exp(-game.taker_fill_decay * self.box[0]))
-
-    def after(self, values: Array) -> Array:
-        """Values (S,) behind a step, with her pushes, averaged over the signal's move: (B, Q)."""
-        game = self.game
-        return np.ascontiguousarray(self.system.moves @ (values.reshape(game.shape) + self.push * game.inventory**2))
-
-    def value(self, depths: Array, drift: Array, values: Array) -> Array:
-        """Of depths (S, 2) under a drift (K,) before values (S,), shape (S,)."""
-        game, system, result = self.game, self.system, np.empty(len(self.states))
-        mean_field_steps.backward_mean(
-            game.step_length,
-            np.arange(len(self.states) + 1),
-            self.states % game.shape[1],
-            self.states // game.shape[1],
-            game.taker_fill_rate * np.exp(-game.taker_fill_decay * depths),
-            game.order_size * (depths - self.cost),
-            self.reward,
-            system.nodes,
-            system.weights,
-            system.beliefs + drift,
-            self.after(values),
-            game.inventory,
-            result,
-        )
-        return result - self.push * np.tile(game.inventory**2, game.shape[0])
-
-    def best(self, depths: Array, drift: Array, values: Array) -> Array:
-        """Of the best depths near some (S, 2), or near a corner of the box, shape (S,)."""
-        game = self.game
-        corners = itertools.product(self.box, repeat=2)
-        starts = [depths - self.cost, *(np.tile(corner, (len(depths), 1)) for corner in corners)]
-        climbed = np.max([self._climb(start, drift, values)[1] for start in starts], axis=0)
-        return np.asarray(climbed.ravel() - self.push * np.tile(game.inventory**2, game.shape[0]))
-
-    def near(self, depths: Array, drift: Array, values: Array) -> Array:
-        """The best depths (S, 2) near some."""
-        return np.asarray(self._climb(depths - self.cost, drift, values)[0].reshape(-1, 2) + self.cost)
-
-    def _climb(self, start: Array, drift: Array, values: Array) -> tuple[Array, Array]:
-        game, system, after = self.game, self.system, self.after(values)
-        depths, best = np.clip(start, *self.box).reshape(*game.shape, 2), np.empty(game.shape)
-        missing, drifts = np.empty(game.shape), system.beliefs + drift
-        mean_field_steps.improve(
-            game.step_length,
-            self.factors,
-            game.taker_fill_decay,
-            game.order_size,
-            self.box,
-            self.reward,
-            system.nodes,
-            system.weights,
-            drifts,
-            after,
-            game.inventory,
-            depths,
-            np.zeros(2),
-            mean_field_steps.new_weights(game.step_length, self.room, np.ones(game.shape[0], np.bool_)),
-            depths,
-            best,
-            missing,
-        )
-        unit = game.order_size / game.taker_fill_decay.min()
-        earned = mean_field_steps.step_reward(game.step_length, self.reward, drifts, game.inventory)
-        if not missing.max() <= UNCLIMBED * rounding(after, unit + earned):
-            raise ArithmeticError(
-                "the best depths of a taker were not found; raise num_steps, or lower taker_fill_rate"
-            )
-        return depths, best
-
-
-def _checked_states(game: Game, num_takers: int) -> int:
-    """States of one taker, if there are not too many of all takers together."""
+    Raises
+    ------
+    ValueError
+        With both numbers, that asked for and that allowed, and these names of arguments.
+    """
+    integer("num_takers", num_takers, low=1, high=100)
     states = game.shape[0] * game.shape[1]
-    integer("num_takers", num_takers, low=2, high=100)
-    if states**num_takers > MAX_STATES:
+    asked = alone * num_multisets(states, others)
+    if asked > MAX_STATES:
+        given = {"num_takers": num_takers, **{name: getattr(game, name) for name in names}}
         raise together(
-            {"num_takers": num_takers, "inventory_limit": game.inventory_limit, "signal_limit": game.signal_limit},
-            f"all takers together have {states}^{num_takers} states, at most {MAX_STATES:,} are allowed",
+            given,
+            f"the players have {asked:,} joint states, {alone} times the multisets of {others} of {states}; at most "
+            f"{MAX_STATES:,} are allowed",
         )
-    return states
+
+
+def check_table(name: str, depths: Array, steps: int, states: int, shape: tuple[int, ...]) -> Array:
+    """A table (N, S, 2) of depths of this size.
+
+    Raises
+    ------
+    ValueError
+        If it has another one; the message has the shape that is allowed.
+    """
+    if np.size(depths) != steps * states * 2:
+        raise ValueError(f"{name} of shape {np.shape(depths)} are not allowed: {shape} are")
+    return np.asarray(depths, dtype=np.float64).reshape(steps, states, 2)
+
+
+LIMITS = "inventory_limit", "signal_limit"
 
 
 def deviation_on_steps(game: Game, depths: Array, num_takers: int) -> StepDeviation:
@@ -164,55 +99,38 @@ def deviation_on_steps(game: Game, depths: Array, num_takers: int) -> StepDeviat
     depths : (N, B, Q, 2) or (N, S, 2)
         The table, such as the equilibrium's by `mmgym.models.mean_field_flow.best_response`.
     num_takers : int
-        From 2 on; all their states together are ``S^N``, at most 200,000.
+        From 1 on; hers and the others' joint states are ``S C(S + N - 2, N - 1)``, at most 200,000.
 
     Raises
     ------
     ValueError
         If the table has another shape, or the takers have too many states.
     ArithmeticError
-        If best depths are not found.
+        If best depths are not found, or a value comes out otherwise when evaluated anew: backwards and forwards for the
+        table's, backwards once more for the best depths.
     """
-    states = _checked_states(game, num_takers)
-    if np.size(depths) != game.num_steps * states * 2:
-        raise ValueError(f"depths of shape {np.shape(depths)} are not allowed: {(game.num_steps, *game.shape, 2)} are")
-    table = np.asarray(depths, dtype=np.float64).reshape(game.num_steps, states, 2)
-    taker, levels = _OneTaker(game, num_takers), np.tile(np.arange(game.shape[1]), game.shape[0])
-    steps = [_step(game, taker.system, levels, table[n]) for n in range(game.num_steps)]
+    states, others = game.shape[0] * game.shape[1], num_takers - 1
+    check_states(game, num_takers, others, LIMITS, states)
+    table = check_table("depths", depths, game.num_steps, states, (game.num_steps, *game.shape, 2))
+    taker, rate, sets = taker_of(game, num_takers), game.taker_fill_rate, Multisets(states, others)
+    steps = [taker_step(game, table[n], taker.system.nodes) for n in range(game.num_steps)]
     laws = [game.initial.ravel()]
     for moves, _ in steps:
         laws.append(laws[-1] @ moves)
-    shape = (states,) * num_takers
-    seeing, value, blind = np.zeros(shape), np.zeros(states), np.zeros(states)
-    others: Any = list(itertools.combinations_with_replacement(range(states), num_takers - 1))
+    members = sets.members[others]
+    seeing, value, blind, earned = np.zeros((states, len(members))), np.zeros(states), np.zeros(states), 0.0
     for n in reversed(range(game.num_steps)):
         moves, pace = steps[n]
-        mean = (num_takers - 1) / num_takers * laws[n] @ pace
-        value, blind = taker.value(table[n], mean, value), taker.best(table[n], mean, blind)
-        ahead, seeing = _behind(seeing, moves), np.empty(shape)
-        for places in others:
-            drift = pace[list(places)].sum(axis=0) / num_takers
-            best = taker.best(table[n], drift, ahead[:, *places])
-            same: Any
-            for same in set(itertools.permutations(places)):
-                seeing[:, *same] = best
-    for _ in range(num_takers - 1):
-        seeing = seeing @ laws[0]
-    return StepDeviation(num_takers, *(float(laws[0] @ of_state) for of_state in (value, blind, seeing)))
-
-
-def _step(game: Game, system: StepSystem, levels: NDArray[np.int64], depths: Array) -> tuple[Array, Array]:
-    """Transitions of one taker (S, S), and the drift (S, K) of a crowd of takers in her state."""
-    laws, _, pace = inventory_steps(game, levels, depths)
-    moves = np.repeat(system.moves, game.shape[1], axis=0)[:, :, None] * laws[:, None, :]
-    return moves.reshape(len(levels), len(levels)), game.impact / game.step_length * pace
-
-
-def _behind(values: Array, moves: Array) -> Array:
-    """Values behind the transitions of all takers but the first."""
-    for other in range(1, values.ndim):
-        values = np.moveaxis(np.tensordot(moves, values, axes=(1, other)), 0, other)
-    return values
+        mean = others / num_takers * laws[n] @ pace
+        earned += float(laws[n] @ taker.value(rate, table[n], mean, np.zeros(states)))
+        value, blind = taker.value(rate, table[n], mean, value), taker.best(rate, table[n], mean, blind)[1]
+        drifts, ahead = pace[members].sum(axis=1) / num_takers, sets.behind(seeing, moves, others)
+        for place, drift in enumerate(drifts):
+            seeing[:, place] = taker.best(rate, table[n], drift, np.ascontiguousarray(ahead[:, place]))[1]
+    seen = seeing @ sets.law(laws[0], others)
+    worth = [float(laws[0] @ of_state) for of_state in (value, blind, seen)]
+    agreed(worth[0], earned, abs(worth[0]) + taker.size / taker.decay.min())
+    return StepDeviation(num_takers, *worth)
 
 
 def nash_on_steps(game: Game, num_takers: int = 2) -> Nash:
@@ -225,8 +143,7 @@ def nash_on_steps(game: Game, num_takers: int = 2) -> Nash:
     ----------
     game : Game
     num_takers : int
-        From 2 on; all their states together are ``S^N``, at most 200,000. Ten steps of two takers
-        with 21 states each take a minute.
+        From 2 on; their joint states are ``S C(S + N - 2, N - 1)``, at most 200,000.
 
     Raises
     ------
@@ -235,16 +152,18 @@ def nash_on_steps(game: Game, num_takers: int = 2) -> Nash:
     ArithmeticError
         If best depths are not found, or do not settle in 400 rounds.
     """
-    states = _checked_states(game, num_takers)
-    shape = (states,) * num_takers
-    taker, missed, values = _OneTaker(game, num_takers), 0.0, np.zeros(shape)
-    depths = np.empty((game.num_steps, *shape, 2))
+    integer("num_takers", num_takers, low=2, high=100)
+    states, others = game.shape[0] * game.shape[1], num_takers - 1
+    check_states(game, num_takers, others, LIMITS, states)
+    taker, sets, rate, missed = taker_of(game, num_takers), Multisets(states, others), game.taker_fill_rate, 0.0
+    shape = states, len(sets.members[others])
+    values, depths = np.zeros(shape), np.empty((game.num_steps, *shape, 2))
     guess = np.broadcast_to(1.0 / game.taker_fill_decay, (*shape, 2)).copy()
     for n in reversed(range(game.num_steps)):
-        stage, part, last = _Stage(taker, values), 1.0, np.inf
+        stage, part, last = _Stage(game, taker, sets, values), 1.0, np.inf
         for _ in range(MOST_ROUNDS):
             stage.play(guess)
-            better = stage.each(lambda own, drift, ahead, at: taker.near(at, drift, ahead)[own], (2,))
+            better = stage.each(lambda own, drift, ahead, at: taker.near(rate, at, drift, ahead)[own], (2,))
             change = float((np.abs(better - guess) * game.taker_fill_decay).max())
             if change > last:
                 part = max(0.5 * part, LEAST_PART)
@@ -257,54 +176,47 @@ def nash_on_steps(game: Game, num_takers: int = 2) -> Nash:
                 f"in units of 1 / taker_fill_decay after {MOST_ROUNDS} rounds; raise num_steps, or lower the impact"
             )
         stage.play(guess)
-        values = stage.each(lambda own, drift, ahead, at: taker.value(at, drift, ahead)[own], ())
-        best = stage.each(lambda own, drift, ahead, at: taker.best(at, drift, ahead)[own], ())
+        values = stage.each(lambda own, drift, ahead, at: taker.value(rate, at, drift, ahead)[own], ())
+        best = stage.each(lambda own, drift, ahead, at: taker.best(rate, at, drift, ahead)[1][own], ())
         missed += max(float((best - values).max()), 0.0)
         depths[n] = guess
-    law, value = game.initial.ravel(), values
-    for _ in range(num_takers):
-        value = value @ law
-    return Nash(depths, float(value), missed)
+    law = game.initial.ravel()
+    value = float(law @ values @ sets.law(law, others))
+    return Nash(depths, sets.members[others], value, missed)
 
 
 class _Stage:
-    """One step of all takers, before values (S, ..., S) of the first."""
+    """One step of all takers, before values (S, M) of the first, by the multiset of the others."""
 
-    def __init__(self, taker: _OneTaker, values: Array) -> None:
-        self.taker, self.values = taker, values
-        states, others = values.shape[0], values.ndim - 1
-        self.places: Any = [
-            (own, *rest)
-            for own in range(states)
-            for rest in itertools.combinations_with_replacement(range(states), others)
-        ]
+    def __init__(self, game: Game, taker: Player, sets: Multisets, values: Array) -> None:
+        self.game, self.taker, self.values = game, taker, values
+        self.members, self.added = sets.members[-1], sets.added
+        rest = sets.without_each(self.members.shape[1])
+        self.seen = np.moveaxis(sets.added[-1][rest], -1, 0)  # (S, M, N - 1): whom each of the others sees
 
     def play(self, depths: Array) -> None:
-        """Let all play depths (S, ..., S, 2) in this stage."""
-        game, shape = self.taker.game, self.values.shape
+        """Let all play depths (S, M, 2) in this stage."""
+        game, shape = self.game, self.values.shape
         self.depths = depths
-        owners = np.indices(shape)[0].ravel()
+        owners = np.repeat(np.arange(shape[0]), shape[1])
         laws, _, pace = inventory_steps(game, owners % game.shape[1], depths.reshape(-1, 2))
         signals = self.taker.system.moves[owners // game.shape[1]]
         self.moves = (signals[:, :, None] * laws[:, None, :]).reshape(*shape, shape[0])
         self.pace = (game.impact / game.step_length * pace).reshape(*shape, -1)
 
     def each(self, worth: Callable[[int, Array, Array, Array], Any], width: tuple[int, ...]) -> Array:
-        """An array (S, ..., S, *width) of what a function finds for the first taker in each joint state.
+        """An array (S, M, *width) of what a function finds for the first taker in each joint state.
 
         Its arguments are her state, the others' drift (K,), the values (S,) behind their transitions, and her depths,
         repeated for all states (S, 2).
         """
-        result, count = np.empty((*self.values.shape, *width)), self.values.ndim - 1
-        for own, *rest in self.places:
-            drift, ahead = 0.0, self.values
-            for other in range(count, 0, -1):
-                seen: Any = (rest[other - 1], own, *rest[: other - 1], *rest[other:])
-                drift = drift + self.pace[seen]
-                ahead = ahead @ self.moves[seen]
-            here: Any = (own, *rest)
-            at = np.tile(self.depths[here], (len(ahead), 1))
-            value = worth(own, np.asarray(drift) / (count + 1), ahead, at)
-            for same in set(itertools.permutations(rest)):
-                result[own, *same] = value
+        result, count = np.empty((*self.values.shape, *width)), self.members.shape[1]
+        for own, place in np.ndindex(self.values.shape):
+            seen = self.members[place], self.seen[own, place]
+            ahead = self.values
+            for added, law in zip(reversed(self.added), self.moves[seen], strict=True):
+                ahead = ahead[:, added] @ law
+            drift = self.pace[seen].sum(axis=0) / (count + 1)
+            at = np.tile(self.depths[own, place], (len(ahead), 1))
+            result[own, place] = worth(own, drift, np.ascontiguousarray(ahead[:, 0]), at)
         return result

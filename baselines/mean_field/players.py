@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.frozen import solve, state_laws
+from mmgym.baselines.mean_field.joint import StepDeviation, deviation_on_steps
+from mmgym.baselines.mean_field.joint_maker import MakerDeviation, maker_deviation_on_steps
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field_limit as limit
-from mmgym.models.mean_field import TakerParams
+from mmgym.models.mean_field import MakerParams, TakerParams
+from mmgym.models.mean_field_flow import best_response
 from mmgym.models.mean_field_game import Game
 
-__all__ = ["Deviation", "best_deviation", "inventory_fluctuations", "loglog_slope"]
+__all__ = ["Deviation", "best_deviation", "few_takers", "inventory_fluctuations", "loglog_slope"]
 
 Array = NDArray[np.float64]
 
@@ -155,6 +158,40 @@ def inventory_fluctuations(
                 "histogram_normal": float(np.sqrt(2.0 / np.pi * law * (1.0 - law) / count).sum()),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def few_takers(counts: tuple[int, ...] = (1, 2, 3), **arguments: Any) -> pd.DataFrame:
+    """What a player gains by leaving the equilibrium of the limit where there are few takers, on decision steps.
+
+    Parameters
+    ----------
+    counts : tuple of int
+        Numbers of takers.
+    **arguments
+        Those of `mmgym.models.mean_field_game.Game.create`, of a game with few states.
+
+    Returns
+    -------
+    DataFrame
+        For each ``num_takers`` of a taker and of the maker: ``value`` of the equilibrium's depths, ``gain`` of depths
+        of her own state, and ``seeing_gain`` of depths of all takers' states, from
+        `mmgym.baselines.mean_field.joint` and `joint_maker` (currency).
+    """
+    params = MakerParams.create(**arguments)
+    game, flow = params.game, params.flow
+    depths, own = best_response(game, flow)[0], solve(MeanFieldProblem(params, flow)).controls
+    rows = []
+    for count in counts:
+        players: dict[str, StepDeviation | MakerDeviation] = {
+            "taker": deviation_on_steps(game, depths, count),
+            "maker": maker_deviation_on_steps(game, depths, own, count),
+        }
+        row: dict[str, Any] = {"num_takers": count}
+        for name, found in players.items():
+            entries = {"value": found.value, "gain": found.gain, "seeing_gain": found.seeing_gain}
+            row |= {f"{name}_{entry}": value for entry, value in entries.items()}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

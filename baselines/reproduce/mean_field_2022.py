@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines.mean_field.players import best_deviation, inventory_fluctuations, loglog_slope
+from mmgym.baselines.mean_field.players import best_deviation, few_takers, inventory_fluctuations, loglog_slope
 from mmgym.baselines.reproduce.artifacts import paragraph, text_table, write_table
 from mmgym.models import mean_field_limit as limit
 from mmgym.models import mean_field_ode
@@ -40,6 +40,10 @@ STRONG: dict[str, Any] = {
     "initial_law": [80.0, 2],
 }  # the strongest impact: there a deviation gains something
 MODERATE: dict[str, Any] = {"impact": 0.005, "initial_law": [80.0, 2]}  # the same, quicker to solve
+FEW: dict[str, Any] = {  # so small a game that all joint states of few takers are worked out
+    "impact": 0.05, "initial_law": [10.0, 1], "inventory_limit": 10.0, "maker_inventory_limit": 30.0, "signal_limit": 1,
+    "horizon": 0.4,
+}  # fmt: skip
 BETWEEN = 5.0  # signal jumps a day at which the paper's statements on fast signals hold together
 FIGURES = {"slow": range(1, 9), "fast": range(9, 17)}
 TITLES = {"slow": "1.5 signal jumps a day", "fast": "15 signal jumps a day"}
@@ -471,7 +475,9 @@ def _players(quick: bool, folder: Path) -> str:
     deviations = pd.DataFrame([best_deviation(game, count, equilibrium)._asdict() for count in numbers])
     fluctuations = inventory_fluctuations(numbers, players=4_000 if quick else 200_000)
     write_table(deviations, folder / "players_deviations.csv")
+    few = few_takers((1, 2) if quick else (1, 2, 3), num_steps=4 if quick else 10, **FEW)
     write_table(fluctuations, folder / "players_fluctuations.csv")
+    write_table(few, folder / "players_few.csv")
     counts = np.array(numbers, dtype=np.float64)
     slopes = {
         "gain of a deviation": loglog_slope(counts, deviations["gain"].to_numpy()),
@@ -499,7 +505,10 @@ def _players(quick: bool, folder: Path) -> str:
     shown = pd.DataFrame({"quantity": slopes.keys(), "slope": slopes.values(), "expected": [-2.0, -1.0, -0.5, -0.5]})
     return (
         f"N takers: convergence to the limit (deviations with impact {game.impact:g} from (80, 2), fluctuations in the "
-        f"base game)\n\n{text_table(deviations, 6)}\n\n{text_table(fluctuations, 4)}\n\n{text_table(shown, 3)}"
+        f"base game)\n\n{text_table(deviations, 6)}\n\n{text_table(fluctuations, 4)}\n\n{text_table(shown, 3)}\n\n"
+        f"Few takers in a small game on decision steps (impact {FEW['impact']:g}, signals up to {FEW['signal_limit']}, "
+        f"takers' limit {FEW['inventory_limit']:g}): what a player gains by depths of her own state, and by depths of "
+        f"all takers' states\n\n{text_table(few, 4)}"
     )
 
 

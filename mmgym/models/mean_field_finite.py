@@ -97,18 +97,22 @@ def finite_game(game: Game, depths: Sequence[float] | Array) -> FiniteGame:
     )  # fmt: skip
 
 
-def inventory_steps(game: Game, levels: NDArray[np.int64], depths: Array) -> tuple[Array, Array, Array]:
+def inventory_steps(
+    game: Game, levels: NDArray[np.int64], depths: Array, nodes: Array | None = None
+) -> tuple[Array, Array, Array]:
     """What a step does to a taker's inventory, from levels (M,) with depths (M, 2).
+
+    ``nodes`` (K,) are times in [0, 1], by default those of `step_system`.
 
     Returns
     -------
     laws : (M, Q)
         Of the level after the step.
     held, pace : (M, K)
-        Expected inventory (assets) at the nodes of `step_system`, and its derivative by the elapsed part of the step.
+        Expected inventory (assets) at the nodes, and its derivative by the elapsed part of the step.
     """
-    system, count = step_system(game), len(POINTS)
-    points = np.concatenate([POINTS, system.nodes])
+    nodes, count = step_system(game).nodes if nodes is None else nodes, len(POINTS)
+    points = np.concatenate([POINTS, nodes])
     laws, moved = np.zeros((len(levels), 1, game.shape[1])), np.zeros((len(levels), len(points)))
     rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * depths)
     for m, level in enumerate(levels):
@@ -116,7 +120,7 @@ def inventory_steps(game: Game, levels: NDArray[np.int64], depths: Array) -> tup
         mean_field_steps.forward(game.step_length, every, np.eye(1, game.shape[1], level), points, laws[m], moved[m])
     moved *= game.order_size
     powers, order = movement_through(moved[:, :count], game.order_size), np.arange(1, count)
-    pace = powers[:, 1:] @ (order[:, None] * system.nodes ** (order - 1)[:, None])
+    pace = powers[:, 1:] @ (order[:, None] * nodes ** (order - 1)[:, None])
     return laws[:, 0], game.inventory[levels, None] + moved[:, count:], pace
 
 
