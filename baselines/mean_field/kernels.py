@@ -35,8 +35,8 @@ def backward_moments(
         Levels of inventory and of the signal at the start of the step.
     rates, gains : (M, 2)
         Fill intensities of bid and ask, and what a fill adds to the functional.
-    jumps : (2,)
-        Rates at which the signal rises and falls.
+    jumps : (2, J)
+        Rates at which the signal rises and falls by 1, 2, ... levels.
     reward, variance : (B, Q)
         What the functional gains per unit of time besides the crowd's drift, and the variance of its Brownian part.
     lever, drift : (Q,), (L,)
@@ -55,19 +55,20 @@ def backward_moments(
     first = np.zeros((ring, count_b + 2, count_q + 2))
     second, next_second = np.zeros((count_b + 2, count_q + 2)), np.zeros((count_b + 2, count_q + 2))
     pushed, pulls = np.zeros(count_q + 2), np.zeros(degree)
-    rise, fall = jumps[0], jumps[1]
+    rise, fall, reach = jumps[0, 0], jumps[1, 0], jumps.shape[1]
+    farther = jumps[:, 1:].sum()  # rates of jumps by several levels
     for group in range(groups.shape[0] - 1):
         i, end = groups[group], groups[group + 1]
         up, down = rates[i, 0], rates[i, 1]
         gain_up, gain_down = gains[i, 0], gains[i, 1]
-        shift = max(up + down + rise + fall, 1e-3 / step)
-        stay = shift - up - down - rise - fall
+        shift = max(up + down + rise + fall + farther, 1e-3 / step)
+        stay = shift - up - down - rise - fall - farther
         terms = num_terms(shift * step) + degree + 2
         weights = poisson_weights(shift * step, terms + 1)
         first_q, last_q = states[i:end].min() + 1, states[i:end].max() + 1
         first_b, last_b = signals[i:end].min() + 1, signals[i:end].max() + 1
         low_q, high_q = max(1, first_q - terms), min(count_q, last_q + terms)
-        low_b, high_b = max(1, first_b - terms), min(count_b, last_b + terms)
+        low_b, high_b = max(1, first_b - reach * terms), min(count_b, last_b + reach * terms)
         for b in range(low_b, high_b + 1):
             for q in range(low_q, high_q + 1):
                 first[0, b, q] = values[0, b - 1, q - 1]
@@ -90,7 +91,7 @@ def backward_moments(
                 f[0], g[0] = f[1], g[1]
             left = terms - 1 - k
             low_q, high_q = max(1, first_q - left), min(count_q, last_q + left)
-            low_b, high_b = max(1, first_b - left), min(count_b, last_b + left)
+            low_b, high_b = max(1, first_b - reach * left), min(count_b, last_b + reach * left)
             flow, used, pull = 0.0, min(k + 1, degree), 1.0
             for m in range(used):  # the factor of v_{k - m}
                 pulls[m] = pull * drift[m]
@@ -118,6 +119,12 @@ def backward_moments(
                         + down * (g0[q - ONE] + gain_down * (2.0 * below + gain_down))
                         + 2.0 * (r * f0[q] + x * pushed[q]) + spread[q - ONE]
                     ) / shift  # fmt: skip
+                for far in range(2, reach + 1):
+                    above_b, below_b = b + far if b + far <= count_b else b, b - far if b > far else b
+                    more, less = jumps[0, far - 1] / shift, jumps[1, far - 1] / shift
+                    for q in range(np.uint64(low_q), np.uint64(high_q + 1)):
+                        to_f[q] += more * f[above_b, q] + less * f[below_b, q]
+                        to_g[q] += more * g[above_b, q] + less * g[below_b, q]
             second, next_second = next_second, second
             for m in range(i, end):
                 result[m, 0] += weights[k + 1] * new_f[signals[m] + 1, states[m] + 1]
@@ -138,7 +145,8 @@ def backward_exponential(
     w = np.zeros((ring, count_b + 2, count_q + 2), dtype=values.dtype)
     growth, pushed = np.zeros((count_b, count_q), dtype=values.dtype), np.zeros(count_q + 2, dtype=values.dtype)
     pulls = np.zeros(degree, dtype=values.dtype)
-    rise, fall = jumps[0], jumps[1]
+    rise, fall, reach = jumps[0, 0], jumps[1, 0], jumps.shape[1]
+    farther = jumps[:, 1:].sum()  # rates of jumps by several levels
     for column in range(columns):
         z = exponents[column]
         slowest, levered, pushes = 0.0, 0.0, 0.0
@@ -154,15 +162,24 @@ def backward_exponential(
             i, end = groups[group], groups[group + 1]
             up, down = rates[i, 0], rates[i, 1]
             factor_up, factor_down = np.exp(z * gains[i, 0]), np.exp(z * gains[i, 1])
-            shift = max(up + down + rise + fall - slowest, 1e-3 / step)
-            stay = shift - up - down - rise - fall
-            rate = fastest + (stay + slowest) + rise + fall + up * abs(factor_up) + down * abs(factor_down) + pushes
+            shift = max(up + down + rise + fall + farther - slowest, 1e-3 / step)
+            stay = shift - up - down - rise - fall - farther
+            rate = (
+                fastest
+                + (stay + slowest)
+                + rise
+                + fall
+                + farther
+                + up * abs(factor_up)
+                + down * abs(factor_down)
+                + pushes
+            )
             terms = num_terms(rate * step) + degree + 2
             weights = poisson_weights(rate * step, terms + 1)
             first_q, last_q = states[i:end].min() + 1, states[i:end].max() + 1
             first_b, last_b = signals[i:end].min() + 1, signals[i:end].max() + 1
             low_q, high_q = max(1, first_q - terms), min(count_q, last_q + terms)
-            low_b, high_b = max(1, first_b - terms), min(count_b, last_b + terms)
+            low_b, high_b = max(1, first_b - reach * terms), min(count_b, last_b + reach * terms)
             for b in range(low_b, high_b + 1):
                 for q in range(low_q, high_q + 1):
                     w[0, b, q] = values[column, b - 1, q - 1]
@@ -181,7 +198,7 @@ def backward_exponential(
                     f[0] = f[1]
                 left = terms - 1 - k
                 low_q, high_q = max(1, first_q - left), min(count_q, last_q + left)
-                low_b, high_b = max(1, first_b - left), min(count_b, last_b + left)
+                low_b, high_b = max(1, first_b - reach * left), min(count_b, last_b + reach * left)
                 used, pull = min(k + 1, degree), z
                 for m in range(used):  # the factor of v_{k - m}
                     pulls[m] = pull * drift[m]
@@ -199,6 +216,11 @@ def backward_exponential(
                             + up * factor_up * f0[q + ONE] + down * factor_down * f0[q - ONE]
                             + lever[q - ONE] * pushed[q]
                         ) / rate  # fmt: skip
+                    for far in range(2, reach + 1):
+                        above_b, below_b = b + far if b + far <= count_b else b, b - far if b > far else b
+                        more, less = jumps[0, far - 1] / rate, jumps[1, far - 1] / rate
+                        for q in range(np.uint64(low_q), np.uint64(high_q + 1)):
+                            to[q] += more * f[above_b, q] + less * f[below_b, q]
                 for m in range(i, end):
                     result[m, column] += weights[k + 1] * new[signals[m] + 1, states[m] + 1]
             for m in range(i, end):

@@ -66,7 +66,7 @@ class MeanFieldProblem:
             self.coordinates = {"signal": self.signals.astype(np.float64), **self.coordinates}
         self.initial = p.initial.ravel()
         self.criterion = Functional(gain=1.0, price=1.0, penalty=1.0)
-        self.jumps = game.jumps if taker else np.zeros(2)
+        self.jumps = game.jumps if taker else np.zeros((2, 1))
         self.signal = game.signal if taker else np.zeros(1)
         flow = p.flow if flow is None else flow
         self.tolerance = game.impact * float(np.abs(self.inventory).max()) * flow.variation

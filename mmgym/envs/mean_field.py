@@ -29,7 +29,7 @@ class MeanFieldFace(MarketFace):
         }
 
     def describe(self, state: Any, controls: Sequence[Any], full: bool) -> dict[str, Any]:
-        """Info entries: cash and mid since the reset (price), inventory (assets), fills; `full` adds the rest."""
+        """Info entries: cash and mid since the reset (price), inventory (assets), signal (levels), fills; or all."""
         p, mid = self.params, state.mid
         inventory = state.inventory * p.order_size
         gain = state.drift_gain + state.price_gain
@@ -80,10 +80,11 @@ class MeanFieldTakerEnv(MeanFieldTakerFace, KernelEnv):
     ## Description
     The minor player of Baldacci, Bergault & Possamai. She quotes a bid and an ask to a market-maker, is filled at
     intensity ``taker_fill_rate * exp(-taker_fill_decay * depth)`` on each side, and believes in a private signal: for
-    her the mid drifts by the signal, a walk on the whole numbers up to `signal_limit` with `signal_rate` jumps a day
-    either way. A crowd of takers like her plays `population` and moves the mid by ``impact`` times the change of its
-    mean inventory; she is too small to move it. So the mid obeys ``dS = signal dt + impact d(mean inventory) +
-    volatility dW``: the drift by the signal is her belief, and other players do not see it.
+    her the mid drifts by the signal, a walk on the multiples of `signal_unit` up to `signal_limit` of them, with
+    `signal_rate` jumps a day either way, by as many levels as `signal_jump_sizes` says. A crowd of takers like her
+    plays `population` and moves the mid by ``impact`` times the change of its mean inventory; she is too small to move
+    it. So the mid obeys ``dS = signal dt + impact d(mean inventory) + volatility dW``: the drift by the signal is her
+    belief, and other players do not see it.
 
     A step freezes both depths for ``horizon / num_steps`` and simulates the rest exactly, in continuous time: several
     fills may happen, the signal may jump, and the crowd goes on moving inside the step. With

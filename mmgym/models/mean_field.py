@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from mmgym.arguments import together
 from mmgym.market import Market, Shared, scalar_kernel
 from mmgym.models.mean_field_flow import DEGREE, Flow
-from mmgym.models.mean_field_game import MAX_EVENTS, MAX_LEVELS, MAX_SIGNAL, Game
+from mmgym.models.mean_field_game import MAX_EVENTS, MAX_JUMP, MAX_LEVELS, MAX_SIGNAL, Game
 from mmgym.models.mean_field_limit import maker_factors
 from mmgym.models.mean_field_population import flow_of, population_of
 from mmgym.parameters import Choice, OtherSide, Row, create, row_of
@@ -62,6 +62,8 @@ class Params(NamedTuple):
     signal_rate_up: Annotated[float, of_game("signal_rate")]
     signal_rate_down: OtherSide
     signal_limit: Annotated[int, of_game("signal_limit")]
+    signal_unit: Annotated[float, of_game("signal_unit")]
+    signal_jump_sizes: Annotated[tuple[float, ...], of_game("signal_jump_sizes")]
     taker_fill_rate_bid: Annotated[float, of_game("taker_fill_rate")]
     taker_fill_rate_ask: OtherSide
     taker_fill_decay_bid: Annotated[float, of_game("taker_fill_decay")]
@@ -180,7 +182,17 @@ class Params(NamedTuple):
     @property
     def impact_scale(self) -> float:
         """A drift ``m`` is observed as ``m / (|m| + impact_scale)`` (price / time): the largest signal, at least 1."""
-        return float(max(self.signal_limit, 1))
+        return float(max(self.signal_unit * self.signal_limit, 1))
+
+    @property
+    def signal_sizes(self) -> int:
+        """Levels in the largest jump of the signal."""
+        return len(self.signal_jump_sizes)
+
+    @property
+    def signal_jumps(self) -> NDArray[np.float64]:
+        """Rates at which the signal rises and falls by 1, 2, ... levels (1 / time), shape (2, J)."""
+        return self.game.jumps
 
     @property
     def initial(self) -> NDArray[np.float64]:
@@ -349,6 +361,32 @@ def impact_one(row, x):
 
 
 @scalar_kernel
+def signal_rates(p, b, most):
+    """Rates at which the signal rises and falls from a level (1 / time): jumps beyond the limit do not happen."""
+    rise = fall = 0.0
+    for size in range(1, p.signal_sizes + 1):
+        rise += p.signal_jumps[0, size - 1] if b + size <= most else 0.0
+        fall += p.signal_jumps[1, size - 1] if b - size >= -most else 0.0
+    return rise, fall
+
+
+@scalar_kernel
+def signal_jump(p, draw, fills, rise, b, most):
+    """How far the signal jumps from a level: the draw, uniform on the sum of rates, is beyond that of the fills."""
+    side = 0 if draw < fills + rise else 1
+    size = 1
+    if p.signal_sizes > 1:
+        draw -= fills if side == 0 else fills + rise
+        largest = min(p.signal_sizes, most - b if side == 0 else most + b)
+        while size < largest and draw >= p.signal_jumps[side, size - 1]:
+            draw -= p.signal_jumps[side, size - 1]
+            size += 1
+        while p.signal_jumps[side, size - 1] == 0.0:  # rounding, at the end of the draws
+            size -= 1
+    return size if side == 0 else -size
+
+
+@scalar_kernel
 def step_one(p, s, controls, intensities, flow_rows):
     """One exact step: (reward, terminated)."""
     row = flow_rows[s.step]
@@ -361,8 +399,7 @@ def step_one(p, s, controls, intensities, flow_rows):
     bids = asks = 0
     active_bid = bid_rate if q < p.long else 0.0
     active_ask = ask_rate if q > -p.short else 0.0
-    rise = p.signal_rate_up if b < p.signal_levels else 0.0
-    fall = p.signal_rate_down if b > -p.signal_levels else 0.0
+    rise, fall = signal_rates(p, b, p.signal_levels)
     rate = active_bid + active_ask + (rise + fall)
     clock, s0, s1 = exponential(s0, s1)
     while clock < rate * left:
@@ -388,9 +425,8 @@ def step_one(p, s, controls, intensities, flow_rows):
             active_bid = bid_rate if q < p.long else 0.0
             active_ask = ask_rate if q > -p.short else 0.0
         else:
-            b += 1 if draw < active_bid + active_ask + rise else -1
-            rise = p.signal_rate_up if b < p.signal_levels else 0.0
-            fall = p.signal_rate_down if b > -p.signal_levels else 0.0
+            b += signal_jump(p, draw, active_bid + active_ask, rise, b, p.signal_levels)
+            rise, fall = signal_rates(p, b, p.signal_levels)
         rate = active_bid + active_ask + (rise + fall)
         clock, s0, s1 = exponential(s0, s1)
     length = q * left
@@ -409,13 +445,13 @@ def step_one(p, s, controls, intensities, flow_rows):
         int_q_dw = mean_q * brownian + math.sqrt(max(int_qq - int_q * mean_q, 0.0)) * z
 
     size = p.order_size
-    drift_gain = size * (earned + moved + int_bq)
+    drift_gain = size * (earned + moved + p.signal_unit * int_bq)
     price_gain = size * p.volatility * int_q_dw
     inventory_square = size * size * int_qq
     s.drift_gain += drift_gain
     s.price_gain += price_gain
     s.inventory_square += inventory_square
-    s.mid += row[STEP_IMPACT] + int_b + p.volatility * brownian
+    s.mid += row[STEP_IMPACT] + p.signal_unit * int_b + p.volatility * brownian
     s.inventory = q
     s.signal = b
     s.bid_fills = bids
@@ -511,6 +547,7 @@ def _market(params_type: Any, observe_one: Any, low: tuple[int, ...]) -> Market:
             "long",
             "short",
             "signal_levels",
+            "signal_sizes",
             "bid_decay",
             "ask_decay",
             "running_penalty",
@@ -518,7 +555,10 @@ def _market(params_type: Any, observe_one: Any, low: tuple[int, ...]) -> Market:
             "start_signal",
             "draws_start",
         ),
-        arrays={"cumulative_initial_law": ((2 * MAX_LEVELS + 1) * (2 * MAX_SIGNAL + 1),)},
+        arrays={
+            "cumulative_initial_law": ((2 * MAX_LEVELS + 1) * (2 * MAX_SIGNAL + 1),),
+            "signal_jumps": (2, MAX_JUMP),
+        },
         shared=Shared(_crowd, _flow_rows, "flows of distinct crowds"),
         num_controls=2,
         num_intensities=2,

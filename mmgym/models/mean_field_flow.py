@@ -68,6 +68,8 @@ FIELDS = (  # of the game, that the crowd depends on
     "boundary_quotes",
 )  # fmt: skip
 
+ADDED: dict[str, Any] = {"signal_unit": 1.0, "signal_jump_sizes": (1.0,)}  # named in files where they differ from this
+
 # Chebyshev points of the second kind on [0, 1], and the map from values there to coefficients of 1, x, x^2, ...
 POINTS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
 CHECKS: Array = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * DEGREE + 1) / (2 * DEGREE))  # these, and one between any two
@@ -402,7 +404,8 @@ class _NearTheLimit:
 
 def _crowd(game: Game) -> dict[str, Any]:
     """The fields that the crowd depends on, as JSON types."""
-    content: dict[str, Any] = json.loads(json.dumps({name: getattr(game, name) for name in FIELDS}))
+    later = {name: value for name, value in ADDED.items() if getattr(game, name) != value}
+    content: dict[str, Any] = json.loads(json.dumps({name: getattr(game, name) for name in (*FIELDS, *later)}))
     return content
 
 

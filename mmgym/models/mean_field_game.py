@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from mmgym.arguments import TINY, integer, multiple, normalised, real, refusal, shown, together
 from mmgym.parameters import Choice, Integer, Multiple, OtherSide, Pair, Real, Row, create
 
-__all__ = ["BOUNDARY_QUOTES", "MAX_LEVELS", "MAX_SIGNAL", "MAX_STEPS", "PRESETS", "Game"]
+__all__ = ["BOUNDARY_QUOTES", "MAX_JUMP", "MAX_LEVELS", "MAX_SIGNAL", "MAX_STEPS", "PRESETS", "Game"]
 
 MAX_STEPS = 5_000  # decisions of an episode: the crowd's flow has a row for each
 MAX_LEVELS = 50  # orders on one side
 MAX_SIGNAL = 10  # levels of the signal on one side
+MAX_JUMP = 2 * MAX_SIGNAL  # levels in a jump of the signal
 MAX_EVENTS = 600.0  # expected events a step at the smallest depths
 MAX_EXPONENT = 50.0  # fill_decay * max_depth
 MAX_WORK = 3e7  # num_steps * signals * inventories^2: a minute at most for each best response to a crowd
@@ -121,6 +122,25 @@ class InitialLaw(Row):
         return table.tolist()
 
 
+class JumpSizes(Row):
+    """Probabilities of jumps by 1, 2, ... levels."""
+
+    def check(self, name: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """Probabilities that sum to 1, as many as the largest jump has levels."""
+        most = max(2 * values["signal_limit"], 1)
+        allowed = f"1 to {most} probabilities of jumps by 1, 2, ... levels (at most 2 signal_limit), the last above 0"
+        if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= most:
+            raise refusal(name, value, allowed)
+        law = [real(f"{name}[{k}]", share, low=0.0, high=1.0) for k, share in enumerate(value)]
+        if abs(math.fsum(law) - 1.0) > 1e-9 or law[-1] == 0.0:
+            raise refusal(name, value, f"{allowed}, with the sum 1")
+        return tuple(normalised(law)) if len(law) > 1 else (1.0,)
+
+    def argument_of(self, values: Sequence[Any], params: Any) -> Any:
+        """A list."""
+        return list(values[0])
+
+
 class Game(NamedTuple):
     """Parameters of the game. Build them with `Game.create`, which checks them."""
 
@@ -137,7 +157,14 @@ class Game(NamedTuple):
         float, Pair(1.5, 0.0, 1e6, "1 / day", "lambda", sides=("up", "down")), "jumps of the takers' signals"
     ]
     signal_rate_down: OtherSide
-    signal_limit: Annotated[int, Integer(4, 0, MAX_SIGNAL, "dollars / day", "b")]
+    signal_limit: Annotated[int, Integer(4, 0, MAX_SIGNAL, "units", "b"), "levels of the signal on either side of 0"]
+    signal_unit: Annotated[float, Real(1.0, TINY, 1e9, "dollars / day"), "the drift that a level of the signal is"]
+    signal_jump_sizes: Annotated[
+        tuple[float, ...],
+        JumpSizes((1.0,)),
+        "probabilities of jumps by 1, 2, ... levels, at most ``2 signal_limit`` of them; jumps beyond the limit do not "
+        "happen",
+    ]
     taker_fill_rate_bid: Annotated[float, Pair(70.0, TINY, 1e9, "fills / day", "A^m"), "the takers', at depth 0"]
     taker_fill_rate_ask: OtherSide
     taker_fill_decay_bid: Annotated[float, Pair(2.375, 1e-9, 1e9, "1 / dollar", "k^m / sigma")]
@@ -301,19 +328,20 @@ class Game(NamedTuple):
     @property
     def signal(self) -> Array:
         """Signals (price / time), shape (B,)."""
-        return np.arange(-self.signal_limit, self.signal_limit + 1, dtype=np.float64)
+        return self.signal_unit * np.arange(-self.signal_limit, self.signal_limit + 1, dtype=np.float64)
 
     @property
     def jumps(self) -> Array:
-        """Rates at which the signal rises and falls (1 / time), shape (2,)."""
-        return np.array([self.signal_rate_up, self.signal_rate_down])
+        """Rates at which the signal rises and falls by 1, 2, ... levels (1 / time), shape (2, J)."""
+        return np.outer([self.signal_rate_up, self.signal_rate_down], self.signal_jump_sizes)
 
     @property
     def signal_generator(self) -> Array:
         """Generator of the signal, shape (B, B), rows sum to 0."""
         count = self.shape[0]
-        rates = np.diag(np.full(count - 1, self.signal_rate_up), 1)
-        rates += np.diag(np.full(count - 1, self.signal_rate_down), -1)
+        rates = np.zeros((count, count))
+        for size, (up, down) in enumerate(self.jumps.T[: count - 1], 1):
+            rates += np.diag(np.full(count - size, up), size) + np.diag(np.full(count - size, down), -size)
         return np.asarray(rates - np.diag(rates.sum(axis=1)))
 
     @property

@@ -231,7 +231,7 @@ def maker_optimum(game: Game, flow: ContinuousFlow, euler: bool = False) -> tupl
     slopes = np.empty_like(values)
     factors = maker_factors(game, flow.mean_quotes, flow.quoting)
     box = (game.order_size, game.maker_fill_decay)
-    place = (np.zeros(2), np.zeros(1), game.maker_inventory)
+    place = (np.zeros((2, 1)), np.zeros(1), game.maker_inventory)
     ode.hjb(flow.times, flow.drift, factors, *place, *box, game.maker_penalty, game.max_depth, euler, values, slopes)
     quotes = np.empty((len(flow.drift), *values.shape[1:], 2))
     ode.best_quotes(flow.times, values, slopes, *box, game.max_depth, quotes)
@@ -272,7 +272,7 @@ def evaluate_maker(game: Game, flow: ContinuousFlow, feedback: Feedback) -> Arra
     """Value (n + 1, M) of a maker who plays a feedback of shape (K, 1, M, 2) against a crowd."""
     values = np.empty((len(flow.times), 1, len(game.maker_inventory)))
     factors = maker_factors(game, flow.mean_quotes, flow.quoting)
-    system = (np.zeros(2), np.zeros(1), game.maker_inventory, game.order_size, game.maker_penalty)
+    system = (np.zeros((2, 1)), np.zeros(1), game.maker_inventory, game.order_size, game.maker_penalty)
     ode.evaluate(flow.times, flow.drift, feedback.hits, feedback.earned, factors, *system, values)
     return values[:, 0]
 
@@ -405,15 +405,16 @@ def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> 
     times : (n + 1,)
     rates : (2 n + 1, B, Q, 2)
         Fill rates (1 / time); blocked sides do not count.
-    jumps : (2,), optional
-        Rates of the signal's jumps (1 / time).
+    jumps : (2, J), optional
+        Rates of the signal's jumps by 1, 2, ... levels (1 / time).
     """
     total = np.zeros(rates.shape[:-1])
     total[..., :-1] += rates[..., :-1, 0]
     total[..., 1:] += rates[..., 1:, 1]
     if jumps is not None:
-        total[:, :-1] += jumps[0]
-        total[:, 1:] += jumps[1]
+        for size, (up, down) in enumerate(jumps.T, 1):
+            total[:, :-size] += up
+            total[:, size:] += down
     fastest = total.max(axis=(1, 2))
     events = np.diff(times) * np.maximum(np.maximum(fastest[:-1:2], fastest[1::2]), fastest[2::2])
     return float(events.max()) if np.isfinite(events).all() else np.inf

@@ -47,9 +47,14 @@ def _hjb_slope(w, drift, factors, jumps, signal, inventory, size, decay, penalty
             value = w[b, q]
             total = (drift + signal[b]) * x - penalty * x * x
             if b < count_b - 1:
-                total += jumps[0] * (w[b + 1, q] - value)
+                total += jumps[0, 0] * (w[b + 1, q] - value)
             if b > 0:
-                total += jumps[1] * (w[b - 1, q] - value)
+                total += jumps[1, 0] * (w[b - 1, q] - value)
+            for far in range(2, jumps.shape[1] + 1):
+                if b + far < count_b:
+                    total += jumps[0, far - 1] * (w[b + far, q] - value)
+                if b >= far:
+                    total += jumps[1, far - 1] * (w[b - far, q] - value)
             for side in range(2):
                 other = q + 1 - 2 * side
                 if 0 <= other < count_q:
@@ -70,8 +75,8 @@ def hjb(times, drift, factors, jumps, signal, inventory, size, decay, penalty, m
         Drift of the price that all share (price / time).
     factors : (2 n + 1 or 1, 2)
         Fill intensities of bids and asks at depth 0 (1 / time).
-    jumps : (2,)
-        Rates at which the signal rises and falls (1 / time).
+    jumps : (2, J)
+        Rates at which the signal rises and falls by 1, 2, ... levels (1 / time).
     signal, inventory : (B,), (Q,)
     decay : (2,)
         Of bids and asks (1 / price).
@@ -146,11 +151,12 @@ def _law_slope(p, rates, jumps, slope):
                     flow = rates[b, q, side] * mass
                     slope[b, q] -= flow
                     slope[b, other] += flow
-                to = b + 1 - 2 * side
-                if 0 <= to < count_b:
-                    flow = jumps[side] * mass
-                    slope[b, q] -= flow
-                    slope[to, q] += flow
+                for far in range(1, jumps.shape[1] + 1):
+                    to = b + (1 - 2 * side) * far
+                    if 0 <= to < count_b:
+                        flow = jumps[side, far - 1] * mass
+                        slope[b, q] -= flow
+                        slope[to, q] += flow
 
 
 @njit(**KERNEL)
@@ -205,9 +211,10 @@ def _linear_slope(v, drift, rates, earned, factors, jumps, signal, inventory, si
                 if 0 <= other < count_q:
                     gain = size * earned[b, q, side] + rates[b, q, side] * (v[b, other] - v[b, q])
                     total += factors[side] * gain
-                to = b + 1 - 2 * side
-                if 0 <= to < count_b:
-                    total += jumps[side] * (v[to, q] - v[b, q])
+                for far in range(1, jumps.shape[1] + 1):
+                    to = b + (1 - 2 * side) * far
+                    if 0 <= to < count_b:
+                        total += jumps[side, far - 1] * (v[to, q] - v[b, q])
             slope[b, q] = total
 
 

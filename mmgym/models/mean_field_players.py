@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import choice, integer
 from mmgym.compiling import KERNEL
-from mmgym.models.mean_field import MakerParams
+from mmgym.models.mean_field import MakerParams, signal_jump, signal_rates
 from mmgym.models.mean_field_game import Game
 from mmgym.models.mean_field_population import population_of
 from mmgym.random_streams import exponential, normal, start_stream, uniform
@@ -91,8 +91,6 @@ class Params(NamedTuple):
             "maker_ask_rate": g.maker_fill_rate_ask,
             "maker_bid_decay": g.maker_fill_decay_bid,
             "maker_ask_decay": g.maker_fill_decay_ask,
-            "rise": g.signal_rate_up,
-            "fall": g.signal_rate_down,
             "taker_penalty": g.taker_penalty,
             "maker_penalty": g.maker_penalty,
             "max_depth": g.max_depth,
@@ -106,12 +104,15 @@ class Params(NamedTuple):
             "maker_short": g.maker_short,
             "maker_start": g.maker_start - g.maker_short,
             "signal_limit": g.signal_limit,
+            "signal_unit": g.signal_unit,
+            "signal_sizes": len(g.signal_jump_sizes),
             "num_steps": g.num_steps,
             "boundary": codes.index(g.boundary_quotes),
             "expected": int(self.reward == "expected"),
         }
-        kinds = [(name, "f8" if isinstance(value, float) else "i8") for name, value in entries.items()]
-        return np.array([tuple(entries.values())], dtype=kinds)[0]
+        kinds: list[Any] = [(name, "f8" if isinstance(value, float) else "i8") for name, value in entries.items()]
+        kinds.append(("signal_jumps", "f8", g.jumps.shape))
+        return np.array([(*entries.values(), g.jumps)], dtype=kinds)[0]
 
     @property
     def cumulative_initial_law(self) -> Array:
@@ -229,8 +230,7 @@ def step_games(
                 ask_depth = p.max_depth * min(max(np.float64(taker_actions[g, i, 1]), -1.0), 1.0)
                 bid_rate = p.bid_rate * math.exp(-p.bid_decay * bid_depth)
                 ask_rate = p.ask_rate * math.exp(-p.ask_decay * ask_depth)
-                rise = p.rise if b < ceiling else 0.0
-                fall = p.fall if b > -ceiling else 0.0
+                rise, fall = signal_rates(p, b, ceiling)
             held[i], last[i], moved[i] = q, 0.0, 0.0
             active_bid = bid_rate if q < long else 0.0
             active_ask = ask_rate if q > -short else 0.0
@@ -258,14 +258,13 @@ def step_games(
                     active_bid = bid_rate if q < long else 0.0
                     active_ask = ask_rate if q > -short else 0.0
                 else:
-                    b += 1 if draw < active_bid + active_ask + rise else -1
-                    rise = p.rise if b < ceiling else 0.0
-                    fall = p.fall if b > -ceiling else 0.0
+                    b += signal_jump(p, draw, active_bid + active_ask, rise, b, ceiling)
+                    rise, fall = signal_rates(p, b, ceiling)
                 rate = active_bid + active_ask + (rise + fall)
                 clock, s0, s1 = exponential(s0, s1)
             int_qq += q * q * left
             int_bq += b * q * left
-            reward = size * (earned + int_bq) - penalty * size * size * int_qq
+            reward = size * (earned + p.signal_unit * int_bq) - penalty * size * size * int_qq
             if maker:
                 maker_inventory[g] = q
                 maker_rewards[g] = reward
