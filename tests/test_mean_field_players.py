@@ -372,10 +372,11 @@ def test_gains_of_a_deviation_under_strong_impact():
         best_deviation(game, 0, equilibrium)
 
 
-def brute_force(game, played_by, takers):
+def brute_force(game, played_by, takers, searched=True):
     """Values of what all play, and of the best depths that see all, from the joint chain: dense matrices, Nelder-Mead.
 
-    ``played_by(n, own, others)`` are depths by the levels of a taker and of the others.
+    ``played_by(n, own, others)`` are depths by the levels of a taker and of the others. Not ``searched``, the best ones
+    are left out.
 
     The mid moves at every taker's fill, and the first holds what she held before it: no part is worked out apart.
     """
@@ -408,14 +409,14 @@ def brute_force(game, played_by, takers):
         played = [[played_by(n, s[i], s[:i] + s[i + 1 :]) for i in range(takers)] for s in states]
         value = np.array([step(s, play, value) for s, play in zip(states, played, strict=True)])
         optima = []
-        for state, play in zip(states, played, strict=True):
+        for state, play in zip(states, played, strict=True) if searched else ():
             most = minimize(
                 lambda d, s=state, play=play, after=best: -step(s, [d, *play[1:]], after), play[0] + 0.05,
                 method="Nelder-Mead", bounds=[(-game.max_depth, game.max_depth)] * 2,
                 options={"xatol": 1e-5, "fatol": 1e-9},
             )  # fmt: skip
             optima.append(-most.fun)
-        best = np.array(optima)
+        best = np.array(optima) if searched else value
     law = functools.reduce(np.kron, [game.initial[0]] * takers)
     return law @ value, law @ best
 
@@ -438,13 +439,15 @@ def test_deviations_that_see_the_others_by_brute_force(takers):
     assert 1e-6 < deviation.gain < deviation.seeing_gain
 
 
-@pytest.mark.parametrize("takers", [2, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("takers", [2, *(pytest.param(number, marks=pytest.mark.long) for number in (3, 4))])
 def test_nash_equilibria_by_brute_force(takers):
     """Nobody gains by other depths, and the value is that of the joint chain."""
     game = Game.create(**FEW)
     nash = nash_on_steps(game, takers)
     seen = {tuple(others): place for place, others in enumerate(nash.others.tolist())}
-    value, best = brute_force(game, lambda n, own, others: nash.depths[n, own, seen[tuple(sorted(others))]], takers)
+    value, best = brute_force(
+        game, lambda n, own, others: nash.depths[n, own, seen[tuple(sorted(others))]], takers, searched=takers < 4
+    )
     assert nash.value == pytest.approx(value, abs=1e-9)
     assert best == pytest.approx(value, abs=1e-6)
     assert nash.missed < 1e-8

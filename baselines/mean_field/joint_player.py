@@ -25,6 +25,7 @@ from mmgym.trust_region import rounding
 __all__ = ["Player", "agreed", "maker_of", "taker_of", "taker_step"]
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
 AGREEING = 1e-9  # of two evaluations of one value, relative
 
 
@@ -51,6 +52,7 @@ class Player:
         self.system, self.push, self.cost = system, push, push * game.order_size  # the cost of a fill, by asset
         self.shape = len(system.moves), len(inventory)
         self.num_states = self.shape[0] * self.shape[1]
+        self.states = np.arange(self.num_states)
         self.most = most
         self.box = np.array([-game.max_depth, game.max_depth])
         self.reward = -penalty * inventory**2
@@ -61,12 +63,17 @@ class Player:
         """Values (S,) behind a step, with her pushes, averaged over the signal's move: (B, Q)."""
         return np.ascontiguousarray(self.system.moves @ (values + self.pushed).reshape(self.shape))
 
-    def value(self, factors: Array, depths: Array, drift: Array, values: Array) -> Array:
-        """Of depths (S, 2) before values (S,), shape (S,), where depth 0 is filled at the rates ``factors`` (2,)."""
-        states, system, result = np.arange(self.num_states), self.system, np.empty(self.num_states)
+    def value(
+        self, factors: Array, depths: Array, drift: Array, values: Array, states: Integers | None = None
+    ) -> Array:
+        """Of depths (M, 2) in some states (M,), or all, before values (S,), shape (M,).
+
+        Depth 0 is filled at the rates ``factors`` (2,).
+        """
+        states, system, result = self.states if states is None else states, self.system, np.empty(len(depths))
         mean_field_steps.backward_mean(
             self.step,
-            np.arange(self.num_states + 1),
+            np.arange(len(states) + 1),
             states % self.shape[1],
             states // self.shape[1],
             factors * np.exp(-self.decay * depths),
@@ -79,29 +86,31 @@ class Player:
             self.inventory,
             result,
         )
-        return np.asarray(result - self.pushed)
+        return np.asarray(result - self.pushed[states])
 
-    def best(self, factors: Array, depths: Array, drift: Array, values: Array) -> tuple[Array, Array]:
-        """The best depths (S, 2) near some, or near a corner of the box, and their values (S,), evaluated anew.
+    def best(
+        self, factors: Array, depths: Array, drift: Array, values: Array, states: Integers | None = None
+    ) -> tuple[Array, Array]:
+        """The best depths (M, 2) near some, or near a corner of the box, and their values (M,), evaluated anew.
 
         Raises
         ------
         ArithmeticError
             If best depths are not found, or are worth something else than their search says.
         """
-        corners = itertools.product(self.box, repeat=2)
+        states, corners = self.states if states is None else states, itertools.product(self.box, repeat=2)
         starts = [depths, *(np.tile(corner, (len(depths), 1)) for corner in corners)]
-        climbed = [self._climb(factors, start, drift, values) for start in starts]
+        climbed = [self._climb(factors, start, drift, values, states) for start in starts]
         heights = np.stack([height for _, height in climbed])
-        highest = heights.argmax(axis=0), np.arange(self.num_states)
+        highest = heights.argmax(axis=0), np.arange(len(states))
         found = np.stack([at for at, _ in climbed])[highest]
-        worth = self.value(factors, found, drift, values)
-        agreed(worth, heights[highest] - self.pushed, self.noise(drift, values) / AGREEING)
+        worth = self.value(factors, found, drift, values, states)
+        agreed(worth, heights[highest] - self.pushed[states], self.noise(drift, values) / AGREEING)
         return found, worth
 
-    def near(self, factors: Array, depths: Array, drift: Array, values: Array) -> Array:
-        """The best depths (S, 2) near some."""
-        return self._climb(factors, depths, drift, values)[0]
+    def near(self, factors: Array, depths: Array, drift: Array, values: Array, states: Integers) -> Array:
+        """The best depths (M, 2) near some, in states (M,)."""
+        return self._climb(factors, depths, drift, values, states)[0]
 
     def noise(self, drift: Array, values: Array) -> float:
         """What a further move from the best depths may promise at most (currency)."""
@@ -110,10 +119,14 @@ class Player:
         earned = mean_field_steps.step_reward(self.step, self.reward, drifts, self.inventory)
         return float(UNCLIMBED * rounding(self.after(values), unit + earned))
 
-    def _climb(self, factors: Array, start: Array, drift: Array, values: Array) -> tuple[Array, Array]:
+    def _climb(
+        self, factors: Array, start: Array, drift: Array, values: Array, states: Integers
+    ) -> tuple[Array, Array]:
         system, box = self.system, self.box - self.cost
-        depths = np.clip(start - self.cost, *box).reshape(*self.shape, 2)
-        best, missing = np.empty(self.shape), np.empty(self.shape)
+        depths, best, missing = np.full((*self.shape, 2), np.nan), np.zeros(self.shape), np.zeros(self.shape)
+        depths.reshape(-1, 2)[states] = np.clip(start - self.cost, *box)
+        present = np.zeros(self.shape[0], np.bool_)
+        present[states // self.shape[1]] = True
         mean_field_steps.improve(
             self.step,
             factors * np.exp(-self.decay * self.cost),
@@ -128,14 +141,14 @@ class Player:
             self.inventory,
             depths,
             np.zeros(2),
-            mean_field_steps.new_weights(self.step, self.room, np.ones(self.shape[0], np.bool_)),
+            mean_field_steps.new_weights(self.step, self.room, present),
             depths,
             best,
             missing,
         )
         if not missing.max() <= self.noise(drift, values):
             raise ArithmeticError("best depths were not found; raise num_steps, or lower the fill rates")
-        return np.asarray(depths.reshape(-1, 2) + self.cost), best.ravel()
+        return np.asarray(depths.reshape(-1, 2)[states] + self.cost), best.ravel()[states]
 
 
 def taker_of(game: Game, num_takers: int) -> Player:

@@ -263,7 +263,7 @@ def improve(
     weights : StepWeights
         With room for rates at the least depths and all signals.
     depths : (B, Q, 2)
-        In: guess. Out: best depths.
+        In: guess, nan where a state is left out. Out: best depths.
     best, shortfalls : (B, Q)
         Out: best values, and what a further move promises.
     """
@@ -278,6 +278,8 @@ def improve(
     noise = rounding(values, size / decay.min() + step_reward(step, reward, drift, inventory))
     for b in range(count_b):
         for q in range(count_q):
+            if np.isnan(depths[b, q, 0]):
+                continue
             for side in range(2):
                 rate = factors[side] * math.exp(-decay[side] * depths[b, q, side])
                 rates[side] = min(max(rate, low[side]), high[side])
