@@ -448,7 +448,9 @@ def _maker_fills(case: Case) -> float:
     factors = limit.maker_factors(game, flow.mean_quotes, flow.quoting)
     rates = (factors[:, None] * np.exp(-game.maker_fill_decay * quotes))[:, None]
     laws = np.empty((len(rates), 1, game.shape[1]))
-    mean_field_ode.law(times, rates, np.zeros(2), np.eye(1, len(game.maker_inventory), game.maker_start), False, laws)
+    mean_field_ode.law(
+        times, rates, np.zeros((2, 1)), np.eye(1, len(game.maker_inventory), game.maker_start), False, laws
+    )
     speed = (laws * rates[..., 0])[..., :-1].sum(axis=(1, 2)) + (laws * rates[..., 1])[..., 1:].sum(axis=(1, 2))
     return float(limit.curve_weights(times) @ speed)
 
