@@ -30,6 +30,7 @@ DEFAULTS = ("default_box", "default_discrete")  # entries for ids without one, b
 # Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
 WRAPPER = "mmgym.adapters.sb3.CentredRewards"  # the only one that `vec_env_wrapper` may name: no code comes from files
+HURDLE = "mmgym.agents.hurdle.HurdlePolicy"  # the only one of ours that `policy` may name
 _PPO_KEYS = (
     "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
     "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
@@ -284,7 +285,7 @@ OWN_VALUES: dict[str, dict[str, _Values]] = {
     "maskable_ppo": {
         "policy_kwargs": _mapping({name: part for name, part in _ACTOR_CRITIC.items() if name != "log_std_init"})
     },
-    "ppo": {"policy_kwargs": _mapping(_ACTOR_CRITIC)},
+    "ppo": {"policy": _words("MlpPolicy", HURDLE), "policy_kwargs": _mapping(_ACTOR_CRITIC)},
     "qrdqn": {"policy_kwargs": _mapping({**_NETWORK, "n_quantiles": _whole(1, 10_000)})},
     "recurrent_ppo": {
         "policy": _words("MlpLstmPolicy"),

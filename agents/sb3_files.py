@@ -26,6 +26,7 @@ __all__ = ["load_sb3_file"]
 
 MOST_BYTES = 500_000_000  # of one part, unpacked
 POLICIES = {  # where a policy class is -> its name there
+    "mmgym.agents.hurdle": "HurdlePolicy",
     "stable_baselines3.common.policies": "ActorCriticPolicy",
     "stable_baselines3.dqn.policies": "DQNPolicy",
     "stable_baselines3.sac.policies": "SACPolicy",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.agents.algorithms import NEED_FLAT_ACTIONS, OWN_LEARNERS, RECURRENT, algorithm_class
-from mmgym.agents.config import ALGORITHM_KEYS, Config, in_batches, load_config
+from mmgym.agents.config import ALGORITHM_KEYS, HURDLE, Config, in_batches, load_config
 from mmgym.agents.model_files import (
     ModelFileError,
     check_curve,
@@ -62,6 +62,7 @@ try:
         statistics_of,
     )
     from mmgym.agents.exact_gradient import ExactGradient, network_of, restore_network
+    from mmgym.agents.hurdle import HurdlePolicy
     from mmgym.agents.natural_gradient import NaturalGradient, actor_of
     from mmgym.agents.network import NetworkPolicy
 except ImportError as error:
@@ -117,7 +118,7 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
     options = {"seed": seed, "device": "cpu", "tensorboard_log": tensorboard, "verbose": 0, **settings}
     try:
-        return algorithm_class(config.algorithm)(policy, venv, **options)
+        return algorithm_class(config.algorithm)(HurdlePolicy if policy == HURDLE else policy, venv, **options)
     except AssertionError as error:  # of its action spaces
         raise ValueError(f"{config.algorithm} does not suit this market: {error}") from error
 

@@ -294,8 +294,8 @@ class ModelPolicy(RememberingPolicy):
     def distribution(self, observations: Array) -> tuple[Array, Array]:
         """How the model acts: actions (B, M, A) and their weights (B, M).
 
-        Of a clipped Gaussian head on a box, they are quadrature nodes; of discrete heads all actions, (B, M) if an
-        action is one number, with their probabilities.
+        Of a clipped Gaussian head on a box, and of one that has ``nodes()``, they are quadrature nodes; of discrete
+        heads all actions, (B, M) if an action is one number, with their probabilities.
 
         Raises
         ------
@@ -311,6 +311,9 @@ class ModelPolicy(RememberingPolicy):
             head = self.model.policy.get_distribution(tensor, **masks)
         if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
             return all_actions(head, space)
+        if hasattr(head, "nodes"):
+            nodes: tuple[Array, Array] = head.nodes()
+            return nodes
         if type(head).__name__ != "DiagGaussianDistribution" or not isinstance(space, gymnasium.spaces.Box):
             raise TypeError(f"{type(head).__name__} has no quadrature: use method='simulated'")
         mean, std = head.distribution.mean.numpy(), head.distribution.stddev.numpy()

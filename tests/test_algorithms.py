@@ -15,7 +15,7 @@ from mmgym import baselines
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 from mmgym.agents.algorithms import ALGORITHMS, OWN_LEARNERS, algorithm_class
 from mmgym.agents.checkpoints import batch_under
-from mmgym.agents.config import DEFAULTS, WRAPPER, config_names, load_config, shipped_folder
+from mmgym.agents.config import DEFAULTS, HURDLE, WRAPPER, config_names, load_config, shipped_folder
 from mmgym.agents.policies import as_policy
 from mmgym.agents.train import build_env, load_model, train
 from mmgym.registration import ENVIRONMENTS
@@ -51,7 +51,7 @@ TINY = {
 DISCRETE = ("maskable_ppo", "dqn", "qrdqn")
 
 
-def write(folder, algorithm):
+def write(folder, algorithm, **changes):
     """A tiny configuration of an algorithm: its path and the environment it is for."""
     env_id = TS if algorithm in DISCRETE else AS
     common = {"n_envs": 8, "n_timesteps": 960, "policy": "MlpPolicy"} | ({"gamma": 1.0} if algorithm != "ars" else {})
@@ -59,7 +59,7 @@ def write(folder, algorithm):
     if algorithm in ("a2c", "sac", "td3"):  # the others go without
         common["vec_env_wrapper"] = {WRAPPER: {"per_step": 0.3}}
     path = folder / f"{algorithm}.yml"
-    path.write_text(yaml.safe_dump({env_id: {**common, **TINY[algorithm]}}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({env_id: {**common, **TINY[algorithm], **changes}}), encoding="utf-8")
     return str(path), env_id
 
 
@@ -76,10 +76,10 @@ def test_every_algorithm_is_tried():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("algorithm", TINY)
-def test_a_killed_run_resumes_to_the_same_parameters(algorithm, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("algorithm", "changes"), [*((name, {}) for name in TINY), ("ppo", {"policy": HURDLE})])
+def test_a_killed_run_resumes_to_the_same_parameters(algorithm, changes, tmp_path, monkeypatch):
     """Bit for bit: networks, optimisers, normalisation; replay buffer and hidden states are part of the checkpoint."""
-    config, env_id = write(tmp_path, algorithm)
+    config, env_id = write(tmp_path, algorithm, **changes)
     options = {"seed": 2, "arguments": MARKET[env_id], "progress": False, "score_steps": 480}
     whole, score = train(config, env_id, folder=tmp_path / "whole", **options)
 
