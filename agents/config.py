@@ -189,7 +189,7 @@ VALUES = {
     "gamma": _words(1.0, 1),
     "gae_lambda": _SHARE,
     "normalize_advantage": _BOOL,
-    "ent_coef": _number(0.0, _BIG),
+    "ent_coef": _either(_number(0.0, _BIG), _text_number("lin_", 0.0, _BIG)),
     "vf_coef": _number(0.0, _BIG),
     "max_grad_norm": _POSITIVE,
     "target_kl": _either(_POSITIVE, _words(None)),

@@ -16,7 +16,6 @@ import math
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from stable_baselines3.common.distributions import DiagGaussianDistribution, sum_independent_dims
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -94,7 +93,7 @@ class HurdleDistribution(DiagGaussianDistribution):  # type: ignore[misc]
     def nodes(self) -> tuple[Any, Any]:
         """Quadrature of the actions: see `mmgym.baselines.gaussian.hurdle_nodes`."""
         gate, mean, std = (part.double().numpy() for part in (torch.sigmoid(self.gate), self.mean, self.std))
-        return hurdle_nodes(gate, mean, std, *(np.asarray(edge, float) for edge in (self.space.low, self.space.high)))
+        return hurdle_nodes(gate, mean, std, self.space.low, self.space.high)
 
 
 class HurdlePolicy(ActorCriticPolicy):  # type: ignore[misc]

@@ -87,6 +87,12 @@ def _schedule(value: Any) -> Any:
     return value
 
 
+def _entropy_schedule(config: Config) -> Any:
+    """How the weight of entropy falls over a run, by what remains of it; None if it is constant or learned."""
+    given = str(config.hyperparameters.get("ent_coef"))
+    return _schedule(given) if given.startswith("lin_") else None
+
+
 def _action_noise(kind: str, std: float, actions: int) -> Any:
     from stable_baselines3.common.noise import NormalActionNoise
 
@@ -107,6 +113,9 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     for name in ("learning_rate", "clip_range", "delta_std"):
         if name in settings:
             settings[name] = _schedule(settings[name])
+    entropy = _entropy_schedule(config)
+    if entropy is not None:
+        settings["ent_coef"] = entropy(1.0)  # see `_Watcher`
     if isinstance(settings.get("train_freq"), list):  # [number, "step" or "episode"]
         settings["train_freq"] = tuple(settings["train_freq"])
     kind, std = settings.pop("noise_type", None), settings.pop("noise_std", 0.0)
@@ -288,12 +297,13 @@ class _Trained(NamedTuple):
 
 
 class _Watcher(BaseCallback):  # type: ignore[misc]
-    """Between updates: progress bar, exact skill in TensorBoard, checkpoints."""
+    """Between updates: progress bar, exact skill in TensorBoard, checkpoints; the weight of entropy."""
 
     def __init__(self, run: _Run, save: Any, env: Any, bar: Any, curve: list[dict[str, float]]) -> None:
         super().__init__()
         self._run, self._save, self._env, self._bar = run, save, env, bar
         self._next_checkpoint = 0
+        self._entropy = _entropy_schedule(run.config)
         self.curve = curve  # of what was trained before, if anything was
 
     def _on_training_start(self) -> None:
@@ -301,6 +311,12 @@ class _Watcher(BaseCallback):  # type: ignore[misc]
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_rollout_end(self) -> None:
+        """Before an update: Stable-Baselines3 has no schedule of the weight of entropy."""
+        if self._entropy is not None:
+            model: Any = self.model
+            model.ent_coef = self._entropy(1.0 - self.num_timesteps / self._run.config.n_timesteps)
 
     def _on_rollout_start(self) -> None:
         """After an update (and before the first): the model and its environment are at rest."""

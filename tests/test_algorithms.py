@@ -76,7 +76,9 @@ def test_every_algorithm_is_tried():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("algorithm", "changes"), [*((name, {}) for name in TINY), ("ppo", {"policy": HURDLE})])
+@pytest.mark.parametrize(
+    ("algorithm", "changes"), [*((name, {}) for name in TINY), ("ppo", {"policy": HURDLE, "ent_coef": "lin_0.01"})]
+)
 def test_a_killed_run_resumes_to_the_same_parameters(algorithm, changes, tmp_path, monkeypatch):
     """Bit for bit: networks, optimisers, normalisation; replay buffer and hidden states are part of the checkpoint."""
     config, env_id = write(tmp_path, algorithm, **changes)
@@ -243,6 +245,17 @@ def test_off_policy_heads_have_no_quadrature(tmp_path):
         baselines.score(AS, policy, deterministic=False, **MARKET[AS])
     acting = baselines.score(AS, policy, deterministic=False, method="simulated", episodes=100, **MARKET[AS])
     assert acting.method == "simulated"
+
+
+def test_the_weight_of_entropy_falls_linearly_to_zero(tmp_path, monkeypatch):
+    weights, update = [], algorithm_class("ppo").train
+    monkeypatch.setattr(algorithm_class("ppo"), "train", lambda self: weights.append(self.ent_coef) or update(self))
+    config, env_id = write(tmp_path, "ppo", ent_coef="lin_0.06")
+    train(config, env_id, folder=tmp_path / "run", arguments=MARKET[AS], progress=False)
+    np.testing.assert_allclose(weights, [0.05, 0.04, 0.03, 0.02, 0.01, 0.0], atol=1e-12)
+    config, env_id = write(tmp_path, "sac", ent_coef="lin_0.06")
+    with pytest.raises(ValueError, match=r"ent_coef = 'lin_0.06' .* must be a number .*, or auto"):
+        load_config(config, env_id)
 
 
 def test_noise_of_another_kind_is_refused(tmp_path):
