@@ -31,6 +31,7 @@ DEFAULTS = ("default_box", "default_discrete")  # entries for ids without one, b
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
 WRAPPER = "mmgym.adapters.sb3.CentredRewards"  # the only one that `vec_env_wrapper` may name: no code comes from files
 HURDLE = "mmgym.agents.hurdle.HurdlePolicy"  # the only one of ours that `policy` may name
+CLOCK = "mmgym.agents.clock.ClockExtractor"  # the only one that `features_extractor_class` may name
 _PPO_KEYS = (
     "policy", "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range",
     "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "policy_kwargs",
@@ -245,12 +246,14 @@ VALUES = {
     "value_lambda": _SHARE,
 }
 _SAC_ENTROPY = _either(_number(0.0, _BIG), _words("auto"), _text_number("auto_", 0.0, _BIG))
-_NETWORK = {"net_arch": _LAYERS}
+_FEATURES = {"features_extractor_class": _words(CLOCK)}
+_NETWORK = {"net_arch": _LAYERS, **_FEATURES}
 TABLE_NETWORK = _mapping({"net_arch": _LAYERS, "steps": _whole(1)})  # of games that are learned with one
 _ACTOR_CRITIC = {
     "net_arch": _either(_LAYERS, _mapping({"pi": _LAYERS, "vf": _LAYERS})),
     "ortho_init": _BOOL,
     "log_std_init": _number(-20.0, 20.0),
+    **_FEATURES,
 }
 _OFF_POLICY = {
     "net_arch": _either(_LAYERS, _mapping({"pi": _LAYERS, "qf": _LAYERS})),
@@ -444,6 +447,11 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
     normalize = checked.pop("normalize", False)
     if normalize is True:
         normalize = {"norm_obs": True, "norm_reward": True, "gamma": 1.0}
+    sees = checked.get("policy_kwargs", {}).get("features_extractor_class")
+    if sees is not None and normalize and normalize.get("norm_obs", True):
+        raise ValueError(
+            f"{source}: features_extractor_class = {sees} of {env_id} needs normalize with norm_obs: false"
+        )
     n_envs, n_timesteps = int(checked.pop("n_envs")), int(checked.pop("n_timesteps"))
     _check_together(algorithm, checked, n_envs, f"{source}: ", f" of {env_id}")
     return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), checked)

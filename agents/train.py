@@ -61,6 +61,7 @@ try:
         save_checkpoint,
         statistics_of,
     )
+    from mmgym.agents.clock import ClockExtractor
     from mmgym.agents.exact_gradient import ExactGradient, network_of, restore_network
     from mmgym.agents.hurdle import HurdlePolicy
     from mmgym.agents.natural_gradient import NaturalGradient, actor_of
@@ -123,6 +124,8 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
         settings["action_noise"] = _action_noise(kind, std, math.prod(venv.action_space.shape or ()))
     if config.algorithm == "ars":
         settings["n_eval_episodes"] = venv.num_envs  # of a candidate: an episode in each environment
+    if "features_extractor_class" in settings.get("policy_kwargs", {}):
+        settings["policy_kwargs"]["features_extractor_class"] = ClockExtractor
     policy = settings.pop("policy", "MlpLstmPolicy" if config.algorithm in RECURRENT else "MlpPolicy")
     settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
     options = {"seed": seed, "device": "cpu", "tensorboard_log": tensorboard, "verbose": 0, **settings}

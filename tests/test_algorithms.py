@@ -4,18 +4,22 @@ import argparse
 import json
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 (extra agents) is not installed")
 
+import torch
+
 import mmgym.agents.train as module
 from mmgym import baselines
 from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 from mmgym.agents.algorithms import ALGORITHMS, OWN_LEARNERS, algorithm_class
 from mmgym.agents.checkpoints import batch_under
-from mmgym.agents.config import DEFAULTS, HURDLE, WRAPPER, config_names, load_config, shipped_folder
+from mmgym.agents.clock import ClockExtractor
+from mmgym.agents.config import CLOCK, DEFAULTS, HURDLE, WRAPPER, config_names, load_config, shipped_folder
 from mmgym.agents.policies import as_policy
 from mmgym.agents.train import build_env, load_model, train
 from mmgym.registration import ENVIRONMENTS
@@ -49,6 +53,10 @@ TINY = {
     "qrdqn": Q_LEARNING,
 }
 DISCRETE = ("maskable_ppo", "dqn", "qrdqn")
+SEES_TIME = {
+    "normalize": {"norm_obs": False, "norm_reward": True, "gamma": 1.0},
+    "policy_kwargs": {"features_extractor_class": CLOCK, "net_arch": [8]},
+}
 
 
 def write(folder, algorithm, **changes):
@@ -77,7 +85,13 @@ def test_every_algorithm_is_tried():
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("algorithm", "changes"), [*((name, {}) for name in TINY), ("ppo", {"policy": HURDLE, "ent_coef": "lin_0.01"})]
+    ("algorithm", "changes"),
+    [
+        *((name, {}) for name in TINY),
+        ("ppo", {"policy": HURDLE, "ent_coef": "lin_0.01"}),
+        ("dqn", SEES_TIME),
+        ("maskable_ppo", SEES_TIME),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_parameters(algorithm, changes, tmp_path, monkeypatch):
     """Bit for bit: networks, optimisers, normalisation; replay buffer and hidden states are part of the checkpoint."""
@@ -255,6 +269,24 @@ def test_the_weight_of_entropy_falls_linearly_to_zero(tmp_path, monkeypatch):
     np.testing.assert_allclose(weights, [0.05, 0.04, 0.03, 0.02, 0.01, 0.0], atol=1e-12)
     config, env_id = write(tmp_path, "sac", ent_coef="lin_0.06")
     with pytest.raises(ValueError, match=r"ent_coef = 'lin_0.06' .* must be a number .*, or auto"):
+        load_config(config, env_id)
+
+
+def test_what_networks_see_of_time(tmp_path):
+    """Against the formula in float64; and that it needs observations as they are."""
+    space = gymnasium.spaces.Box(np.float32([0.0, -1.0, 2.0]), np.float32([1.0, 1.0, 6.0]))
+    seen = np.random.default_rng(0).uniform(space.low, space.high, (50, 3)).astype(np.float32)
+    seen[:2, 0] = 0.0, 1.0
+    features = ClockExtractor(space)(torch.from_numpy(seen)).numpy()
+    exact = seen.astype(np.float64)
+    expected = (exact - [0.5, 0.0, 4.0]) / np.array([1.0, 2.0, 4.0]) * 12.0**0.5
+    times = np.log(0.005 + np.stack([exact[:, 0], 1.0 - exact[:, 0]], axis=1)) + 1.0
+    np.testing.assert_allclose(features, np.concatenate([expected, times], axis=1), rtol=1e-5, atol=1e-5)
+    for wrong in (gymnasium.spaces.Box(-1.0, 1.0, (2,)), gymnasium.spaces.Box(0.0, np.inf, (2,))):
+        with pytest.raises(ValueError, match="a clock needs bounded observations whose first entry is from 0 to 1"):
+            ClockExtractor(wrong)
+    config, env_id = write(tmp_path, "dqn", policy_kwargs={"features_extractor_class": CLOCK})
+    with pytest.raises(ValueError, match="needs normalize with norm_obs: false"):
         load_config(config, env_id)
 
 
