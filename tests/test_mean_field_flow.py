@@ -223,7 +223,7 @@ def test_a_fixed_point_that_is_not_there_is_never_returned():
     assert image == pytest.approx(x)
 
 
-@pytest.mark.parametrize("correct", [lambda r: r, lambda r: 0.2 * r, lambda r: r[::-1].copy()])
+@pytest.mark.parametrize("correct", [lambda x, r: r, lambda x, r: 0.2 * r, lambda x, r: r[::-1].copy()])
 def test_a_fixed_point_does_not_need_a_good_inverse(correct):
     """Where a correction does not contract, it only preconditions: the answer is that of linear algebra."""
     matrix = np.array([[0.0, 4.0, 0.1], [-4.0, 0.0, 0.0], [1.0, 0.0, -6.0]])
@@ -244,6 +244,31 @@ def test_a_fixed_point_does_not_need_a_good_inverse(correct):
     with pytest.raises(limit.NotConverged, match=f"after {most} evaluations"):
         limit.fixed_point(counted, np.zeros(3), np.ones(3), 1e-9, correct, most)
     assert len(calls) == most
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"initial_law": [30.0, 1]}, {**LOPSIDED, "num_steps": 8, "horizon": 0.5}, {"signal_limit": 0, "max_depth": 0.45}],
+)
+def test_the_derivative_of_the_map_is_its_difference_quotient(arguments):
+    """With depths at the box and asymmetric sides; and Newton's step with it solves the linear equation."""
+    game = Game.create(**{**SMALL, "impact": 0.03, **arguments})
+    times = limit.time_grid(game, 1000)
+    curve = limit.curve_times(times)
+    drift, change = 30.0 * np.sin(9.0 * curve) + 2.0, np.cos(20.0 * curve) + curve
+    quotes = limit.taker_optimum(game, times, drift)[1]
+    laws = limit.induced_flow(game, times, limit.feedback_of_quotes(quotes, game.taker_fill_decay)).laws
+    if "max_depth" in arguments:
+        assert (quotes == game.max_depth).any()
+    linearised, step = limit.Linearised(game, times, quotes, laws), 1e-4
+    above, below = (limit.best_drift(game, times, drift + sign * step * change) for sign in (1.0, -1.0))
+    wanted = (above - below) / (2.0 * step)
+    derivative = linearised.derivative(change)
+    assert np.abs(derivative - wanted).max() < 1e-5 * np.abs(wanted).max()
+    solution = change + linearised.response(change)
+    missed = solution - linearised.derivative(solution) - change
+    weights = limit.curve_weights(times)
+    assert weights @ missed**2 < 1e-6 * (weights @ change**2)
 
 
 # --- Rates, starts and orders -------------------------------------------------------------------------------------
@@ -564,6 +589,22 @@ def test_the_strongest_impact_on_few_steps(arguments):
     """Up to 309 events a step: the price moves at once, and the continuous game's derivative is far from that here."""
     game = Game.create(**{**SMALL, "impact": 0.05, **arguments})
     is_an_equilibrium(game, flows.solve_equilibrium_flow(game))
+
+
+def test_an_equilibrium_on_steps_does_not_depend_on_how_roughly_it_is_approached(monkeypatch):
+    """Early answers leave small gains: without that, and from tolerances of any size, the flow is the same."""
+    game = Game.create(**{**SMALL, "impact": 0.04, "initial_law": [30.0, 1], "num_steps": 40})
+    flow, points = flows.solve_equilibrium_flow(game), np.linspace(0.0, 1.0, 9)
+    rough = flows.solve_equilibrium_flow(game, 1e-5)
+    quotes, _ = flows.best_response(game, rough)  # exact ones: the residual that is stated is theirs
+    again = flows.induced_flow(game, quotes)[0]
+    assert game.impact * np.abs(again.powers(points) - rough.powers(points)).max() < 2e-5 * 100.0
+    monkeypatch.setattr(flows, "MOST_SLACK", 0.0)
+    exact = flows.solve_equilibrium_flow(game)
+    assert flow.powers(points) == pytest.approx(exact.powers(points), abs=1e-8)
+    assert flow.mean_quotes == pytest.approx(exact.mean_quotes, abs=1e-9)
+    assert max(flow.residual, exact.residual) <= 1e-10 * 1e3
+    assert flow.iterations == pytest.approx(exact.iterations, abs=2)
 
 
 def test_an_equilibrium_on_steps_is_given_up_in_bounded_time(monkeypatch):

@@ -58,6 +58,7 @@ DEGREE = 16  # of the movement's polynomial
 UNCLIMBED = 1e6  # of a best depth: what a further move promises, in units of the values' rounding error
 WEAKEST = 8.0  # the smallest step towards an impact is its share of 1 / 8
 MOST_EVALUATIONS = 200  # of the frozen map, after which an equilibrium is given up: minutes in the registered sizes
+SLACK, MOST_SLACK = 100.0, 3e-8  # of best depths' values: times the square of the residual, and at most, both relative
 START_TOLERANCE = (
     1e-3  # residual of the equilibrium in continuous time that a solution starts from, relative to a value
 )
@@ -172,12 +173,12 @@ def step_system(game: Game) -> StepSystem:
     return StepSystem(nodes, weights, np.ascontiguousarray(beliefs), np.maximum(expm(generator), 0.0))
 
 
-def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[Array, Array]:
+def best_response(game: Game, flow: Flow, guess: Array | None = None, slack: float = 0.0) -> tuple[Array, Array]:
     """Best frozen depths of one taker against a flow, shape (N, B, Q, 2), and values (N + 1, B, Q).
 
     ``guess`` are depths of that shape near them, as those against a flow like this one. Where a step has many fills,
     the best of the local maxima that the corners of the box and the guesses lead to; `mmgym.baselines.frozen.solve`
-    looks for others on a grid.
+    looks for others on a grid. With a ``slack`` (price * assets) gains of less than a thousandth of it a step are left.
 
     Raises
     ------
@@ -201,6 +202,7 @@ def best_response(game: Game, flow: Flow, guess: Array | None = None) -> tuple[A
         system.beliefs,
         system.moves,
         game.inventory,
+        slack,
         quotes,
         values,
     )
@@ -267,13 +269,14 @@ def constant_flow(game: Game) -> Flow:
     return induced_flow(game, quotes)[0]
 
 
-def frozen_map(game: Game, moved: Array, guess: Array | None) -> tuple[Array, Flow, Array, Array]:
+def frozen_map(game: Game, moved: Array, guess: Array | None, slack: float = 0.0) -> tuple[Array, Flow, Array, Array]:
     """Movement at `POINTS` of the crowd that plays best against the movement ``moved`` (N, D + 1), and its parts.
 
-    They are its flow, depths and values; the guess is that of `best_response`.
+    They are its flow, depths and values; guess and slack are those of `best_response`.
     """
     nothing = np.zeros((game.num_steps, 2))
-    quotes, values = best_response(game, Flow(movement_through(moved, game.order_size), nothing, nothing), guess)
+    against = Flow(movement_through(moved, game.order_size), nothing, nothing)
+    quotes, values = best_response(game, against, guess, slack)
     one = np.ones((*quotes.shape[:-1], 1))
     flow = _crowd_flow(game, quotes[..., None, :], one, POINTS)[0]
     return flow.powers(POINTS), flow, quotes, values
@@ -312,33 +315,42 @@ def solve_equilibrium_flow(
     """
     if not 1e-13 <= tolerance < 1.0:
         raise ValueError(f"tolerance = {tolerance!r} is not allowed: it must be from 1e-13 to below 1")
-    shape = (game.num_steps, DEGREE + 1)
-    moved = np.zeros(shape)
-    image, _, quotes, values = frozen_map(game, moved, None)
-    scale = game.impact * game.inventory_limit / DEGREE
-    size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
-    residual, iterations = float(scale * np.abs(image).sum()), 1
-    if not residual <= tolerance * size:
-        quotes, residual, evaluations = _coupled(game, tolerance * size, start, quotes)
-        iterations += evaluations
+    quotes, residual, iterations = _still_equilibrium(game, tolerance) or _equilibrium(game, tolerance, start)
     flow, _ = induced_flow(game, quotes)
     return replace(flow, residual=residual, iterations=iterations)
 
 
-def _coupled(
-    game: Game, tolerance: float, start: mean_field_limit.Equilibrium | None, guess: Array
-) -> tuple[Array, float, int]:
+def _still_equilibrium(game: Game, tolerance: float) -> tuple[Array, float, int] | None:
+    """As `_equilibrium`, of games in which nobody moves the price, for one is as likely to buy as another to sell."""
+    law, sides = game.initial, (game.jumps, game.taker_fill_rate, game.taker_fill_decay)
+    mirrored = np.array_equal(game.inventory, -game.inventory[::-1]) and all(up == down for up, down in sides)
+    if game.impact > 0.0 and not (mirrored and np.array_equal(law, law[::-1, ::-1])):
+        return None
+    image, _, quotes, values = frozen_map(game, np.zeros((game.num_steps, DEGREE + 1)), None)
+    residual = float(game.impact * game.inventory_limit / DEGREE * np.abs(image).sum())
+    size = max(abs(float((game.initial * values[0]).sum())), 1e-6 * game.inventory_limit)
+    return (quotes, residual, 1) if residual <= tolerance * size else None
+
+
+def _equilibrium(game: Game, tolerance: float, start: mean_field_limit.Equilibrium | None) -> tuple[Array, float, int]:
     """The equilibrium's quotes, residual and evaluations: from the continuous one, else from weaker impacts."""
     zeros, evaluations = np.zeros((game.num_steps, 1)), 0
     reached, step, beyond = 0.0, game.impact, np.zeros(game.num_steps * DEGREE)
+    guess: Array | None = None
+    size, missed = 1e-6 * game.inventory_limit, np.inf  # least value of a taker, and the residual relative to hers
 
-    def frozen(part: Game, moved: Array) -> tuple[Array, Flow, Array, Array]:
-        nonlocal evaluations, guess
-        evaluations += 1
-        bar.update(1)
-        mapped = frozen_map(part, np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1), guess)
-        guess = mapped[2]
-        return mapped
+    def frozen(part: Game, moved: Array) -> Array:
+        nonlocal evaluations, guess, missed
+        slack = min(MOST_SLACK, SLACK * missed**2) * size
+        while True:
+            evaluations += 1
+            bar.update(1)
+            answered = np.concatenate([zeros, moved.reshape(-1, DEGREE)], axis=1)
+            image, _, guess, _ = frozen_map(part, answered, guess, slack)
+            missed = float(part.impact * game.inventory_limit / DEGREE * np.abs(image - answered).sum() / size)
+            if slack <= 1e-14 * size or missed > tolerance:
+                return np.asarray(image[:, 1:].ravel())
+            slack = 0.0  # what is near enough is worked out exactly
 
     with tqdm(desc="equilibrium", unit="evaluation", delay=2.0, disable=None) as bar:
         while True:
@@ -348,14 +360,16 @@ def _coupled(
             bar.set_postfix(impact=f"{impact:.3g}")
 
             def apply(moved: Array, part: Game = part) -> Array:
-                return frozen(part, moved)[0][:, 1:].ravel()
+                return frozen(part, moved)
 
             try:
                 start = mean_field_limit.rough_equilibrium(part, START_TOLERANCE, start)
                 limit = _NearTheLimit(part, start)
+                if guess is None:
+                    guess, size = limit.quotes, max(abs(start.taker_value), size)
                 first, left = limit.start.ravel(), MOST_EVALUATIONS - evaluations
                 solution, _, residual, _ = mean_field_limit.fixed_point(
-                    apply, first + beyond, weights, tolerance, limit.correct, left
+                    apply, first + beyond, weights, tolerance * size, limit.correct, left
                 )
             except mean_field_limit.NotConverged as error:
                 step *= 0.5
@@ -367,7 +381,7 @@ def _coupled(
                     ) from error
                 continue
             if impact == game.impact:
-                return frozen(game, solution)[2], residual, evaluations
+                return guess, residual, evaluations
             beyond, reached = solution - first, impact
 
 
@@ -376,17 +390,18 @@ class _NearTheLimit:
 
     def __init__(self, game: Game, continuous: mean_field_limit.Equilibrium) -> None:
         self.game, times = game, continuous.flow.times
-        self.linearised = mean_field_limit.Linearised(game, times, continuous.flow.drift)
+        self.linearised = mean_field_limit.Linearised(game, times, continuous.taker_quotes, continuous.flow.laws)
         self.steps = game.step_length * np.arange(game.num_steps)
         self.inside = (self.steps[:, None] + game.step_length * POINTS[None, :]).clip(0.0, game.horizon)
         self.start = self._moved(continuous.flow.drift)
+        self.quotes = continuous.taker_quotes[np.searchsorted(self.linearised.curve, self.steps)]
 
     def _moved(self, drift: Array) -> Array:
         """Movement at `POINTS` but the first, shape (N, D), that gives a drift curve."""
-        path = CubicSpline(self.linearised.curve, drift).antiderivative()(self.inside) / self.game.impact
-        return np.asarray(path[:, 1:] - path[:, :1])
+        path = CubicSpline(self.linearised.curve, drift).antiderivative()(self.inside)
+        return np.asarray((path[:, 1:] - path[:, :1]) / self.game.impact)
 
-    def correct(self, residual: Array) -> Array:
+    def correct(self, _: Array, residual: Array) -> Array:
         """About ``(1 - DPhi)^-1 residual``, by GMRES on the continuous map's derivative."""
         game, curve = self.game, self.linearised.curve
         full = np.concatenate([np.zeros((game.num_steps, 1)), residual.reshape(game.num_steps, DEGREE)], axis=1)

@@ -19,7 +19,6 @@ A strong impact makes the fixed point hard to reach from a crowd that stays wher
 weaker impacts, each starting from the one before.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -62,6 +61,7 @@ WEAKEST = 64.0  # the smallest step towards an impact is its share of 1 / 64
 NEWTON_STEPS = 30
 MOST_DIRECTIONS = 120  # in which the derivative of a map is known
 KRYLOV, FORCING = 12, 0.03  # evaluations of a Newton step that has an approximate inverse, and its relative error
+CONTRACTS = {"image": 0.3, "correction": 0.5, "newton": 0.95}  # largest share of the residual that a way may leave
 
 
 class NotConverged(RuntimeError):  # noqa: N818  # the public name
@@ -285,7 +285,7 @@ class _Equation:
         apply: Callable[[Array], Array],
         weights: Array,
         tolerance: float,
-        correct: Callable[[Array], Array] | None,
+        correct: Callable[[Array, Array], Array] | None,
         most: int,
     ) -> None:
         self.apply, self.weights, self.tolerance, self.correct, self.most = apply, weights, tolerance, correct, most
@@ -316,7 +316,7 @@ class _Equation:
         length = float(np.sqrt(self.weights @ x**2)) + 1e-3 * float(np.sqrt(self.weights.sum()))
 
         def product(scaled: Array) -> Array:
-            direction = scaled / root if correct is None else correct(scaled / root)
+            direction = scaled / root if correct is None else correct(x, scaled / root)
             step = 1e-6 * length / max(float(np.linalg.norm(root * direction)), 1e-300)
             return np.asarray(root * (direction - (self.phi(x + step * direction) - image) / step))
 
@@ -324,7 +324,7 @@ class _Equation:
         forcing = min(0.1, max(1e-4, 0.1 * self.tolerance / size)) if correct is None else FORCING
         restart = 40 if correct is None else KRYLOV
         solution, _ = gmres(operator, root * residual, rtol=forcing, restart=restart, maxiter=1)
-        return np.asarray(solution / root if correct is None else correct(solution / root))
+        return np.asarray(solution / root if correct is None else correct(x, solution / root))
 
 
 def fixed_point(
@@ -332,7 +332,7 @@ def fixed_point(
     start: Array,
     weights: Array,
     tolerance: float,
-    correct: Callable[[Array], Array] | None = None,
+    correct: Callable[[Array, Array], Array] | None = None,
     most: int = 100_000,
 ) -> tuple[Array, Array, float, int]:
     """A fixed point ``x = Phi(x)``: Picard while it contracts well, corrections while they do, then Newton-Krylov.
@@ -346,8 +346,9 @@ def fixed_point(
     tolerance : float
         Norm of the residual at which to stop.
     correct : function, optional
-        An approximate ``(1 - DPhi)^-1``. It is applied to the residuals, and where that contracts no more it
-        preconditions the GMRES with differences of ``Phi`` that Newton's directions come from.
+        Of an ``x`` that was reached and of a residual, to which it applies an approximate ``(1 - DPhi)^-1``. Where such
+        steps contract no more, it preconditions the GMRES with differences of ``Phi`` that Newton's directions come
+        from.
     most : int
         Evaluations of ``Phi`` after which to give up.
 
@@ -376,13 +377,14 @@ def fixed_point(
         if ways[0] == "image":
             step = residual
         elif ways[0] == "correction" and correct is not None:
-            step = correct(residual)
+            step = correct(x, residual)
         else:
             step = equation.newton_direction(x, image, residual, size)
         for _ in range(1 if len(ways) > 1 else 5):
-            trial_image = equation.phi(x + step)
-            trial_size = equation.norm(trial_image - x - step)
-            if trial_size < (0.3 if len(ways) > 1 else 0.95) * size:
+            trial = x + step
+            trial_image = equation.phi(trial)
+            trial_size = equation.norm(trial_image - trial)
+            if trial_size < CONTRACTS[ways[0]] * size:
                 break
             step = 0.5 * step
         else:
@@ -390,8 +392,7 @@ def fixed_point(
                 break
             ways.pop(0)
             continue
-        x = x + step
-        image, size = trial_image, trial_size
+        x, image, size = trial, trial_image, trial_size
         residual = image - x
         equation.history.append(size)
     raise equation.missed()
@@ -423,9 +424,9 @@ def events_in_a_step(times: Array, rates: Array, jumps: Array | None = None) -> 
 class _TooCoarse(Exception):  # noqa: N818  # leads to a finer grid
     """Time steps are too long for the rates of a role: Runge-Kutta steps explode."""
 
-    def __init__(self, role: str, events: float) -> None:
+    def __init__(self, role: str, events: float, drift: Array | None) -> None:
         super().__init__(role)
-        self.role, self.events = role, events
+        self.role, self.events, self.drift = role, events, drift  # of an equilibrium, if there is one
 
 
 def solve_equilibrium(game: Game, tolerance: float = 1e-8, start: Equilibrium | None = None) -> Equilibrium:
@@ -483,6 +484,7 @@ def _refined(game: Game, tolerance: float, residual: float, start: Equilibrium |
                 f"({problem.events:.3g} in the busiest step, where {STABLE:g} are allowed), and {FINEST} are the most; "
                 "lower the horizon, the fill rates, the signal rates or max_depth"
             )
+            known = known if problem.drift is None else (curve, problem.drift)
             intervals, history, coarse = 2 * intervals, [], None
             continue
         iterations += equilibrium.iterations
@@ -491,7 +493,7 @@ def _refined(game: Game, tolerance: float, residual: float, start: Equilibrium |
         if error <= tolerance:
             return replace(equilibrium, iterations=iterations, error=error)
         known = curve, equilibrium.flow.drift
-        coarse = Linearised(game, times, equilibrium.flow.drift) if coarse is None else coarse
+        coarse = Linearised(game, times, equilibrium.taker_quotes, equilibrium.flow.laws) if coarse is None else coarse
         cause = (
             f"the values have a relative error of about {error:.3g} on the finest grid of {intervals} time steps, not "
             f"{tolerance:.3g}; raise the tolerance"
@@ -560,56 +562,76 @@ def _solve_from(
                 kept["events"] = events_in_a_step(times, game.taker_fill_rate * feedback.hits, game.jumps)
         if np.isfinite(flow.drift).all():
             kept["value"] = float((flow.laws[0] * values[0]).sum())
+        kept["last"] = drift, quotes, flow.laws
         return flow.drift
 
-    def too_coarse(role: str, events: float) -> None:
+    def correct(drift: Array, residual: Array) -> Array:
+        """About ``(1 - DPhi)^-1 residual`` at a drift that was reached: Newton's step."""
+        if coarse is not None:
+            return coarse.correct(curve_times(times), residual)
+        if kept.get("near") is not drift:
+            if kept["last"][0] is not drift:
+                apply(drift)
+            kept["near"], kept["linearised"] = drift, Linearised(game, times, *kept["last"][1:])
+        return np.asarray(residual + kept["linearised"].response(residual))
+
+    def too_coarse(role: str, events: float, drift: Array | None = None) -> None:
         if not euler and not events <= STABLE:
-            raise _TooCoarse(role, events)
+            raise _TooCoarse(role, events, drift)
 
     too_coarse("taker", float(game.jumps.sum() * np.diff(times).max()) if game.signal_limit > 0 else 0.0)
     weights = scale * curve_weights(times)
     first = apply(start)
     too_coarse("taker", kept["events"])
     size = max(abs(kept.get("value", 0.0)), 1e-6 * scale)
-    correct = None if coarse is None else coarse.on(curve_times(times))
     drift, _, residual, evaluations = fixed_point(
-        lambda x: first if x is start else apply(x), start, weights, tolerance * size, correct
+        lambda x: first if x is start else apply(x), start, weights, tolerance * size, None if euler else correct
     )
     values, quotes = taker_optimum(game, times, drift, euler)
     feedback = feedback_of_quotes(quotes, game.taker_fill_decay)
-    too_coarse("taker", events_in_a_step(times, game.taker_fill_rate * feedback.hits, game.jumps))
+    too_coarse("taker", events_in_a_step(times, game.taker_fill_rate * feedback.hits, game.jumps), drift)
     flow = induced_flow(game, times, feedback, euler)
     with np.errstate(all="ignore"):
         maker_values, maker_quotes = maker_optimum(game, flow, euler)
         rates = maker_factors(game, flow.mean_quotes, flow.quoting)[:, None] * np.exp(
             -game.maker_fill_decay * maker_quotes
         )
-        too_coarse("maker", events_in_a_step(times, rates[:, None]))
+        too_coarse("maker", events_in_a_step(times, rates[:, None]), drift)
     start_level = game.maker_start
     return Equilibrium(flow, values, maker_values, quotes, maker_quotes, start_level, residual, evaluations + 1, np.nan)
 
 
 class Linearised:
-    """The map of the fixed point near a drift, on a grid: an approximate ``(1 - DPhi)^-1`` for finer descriptions.
+    """The map of the fixed point near a drift, on a grid: an approximate ``(1 - DPhi)^-1``.
 
     Parameters
     ----------
     game : Game
     times : (n + 1,)
-    drift : (2 n + 1,)
-        Near the fixed point.
+    quotes, laws : (2 n + 1, B, Q, 2), (2 n + 1, B, Q)
+        Best depths under the drift, and the law of the crowd that plays them.
     """
 
-    def __init__(self, game: Game, times: Array, drift: Array) -> None:
-        self.game, self.times, self.drift = game, times, drift
+    def __init__(self, game: Game, times: Array, quotes: Array, laws: Array) -> None:
+        self.game, self.times = game, times
         self.curve = curve_times(times)
         self._root = np.sqrt(curve_weights(times))
-        self._size = 1.0 + float(np.abs(drift).max())
+        rates = np.zeros((len(self.curve), 2, quotes.shape[1], quotes.shape[2] + 2))
+        bends = np.zeros_like(rates)
+        for side, (fill, decay) in enumerate(zip(game.taker_fill_rate, game.taker_fill_decay, strict=True)):
+            here = slice(None, -1) if side == 0 else slice(1, None)  # who can trade on this side
+            depths, to = quotes[:, :, here, side], slice(1, -2) if side == 0 else slice(2, -1)
+            rates[:, side, :, to] = fill * np.exp(-decay * depths)
+            free = np.abs(depths) < game.max_depth
+            bends[:, side, :, to] = free * rates[:, side, :, to] * laws[:, :, here] * (decay / game.order_size)
+        self._system = rates, bends, game.jumps, game.inventory
         self._known: list[tuple[Array, Array]] = []  # directions and their images, times the root of the weights
 
-    @functools.cached_property
-    def _image(self) -> Array:
-        return best_drift(self.game, self.times, self.drift)
+    def derivative(self, change: Array) -> Array:
+        """``DPhi`` in the direction of a drift curve (2 n + 1,)."""
+        bought = np.empty(len(self.curve))
+        ode.response(self.times, *self._system, change, bought)
+        return np.asarray(self.game.impact * self.game.order_size * bought)
 
     def response(self, source: Array) -> Array:
         """``x - source`` where ``x`` is about ``(1 - DPhi)^-1 source``, to 1e-3; both are drift curves (2 n + 1,).
@@ -631,10 +653,7 @@ class Linearised:
 
     def _explored(self, direction: Array) -> tuple[Array, Array]:
         """A direction like this one, and its image under ``1 - DPhi``: of norm 1, orthogonal to the images known."""
-        curve = direction / self._root
-        step = 1e-6 * self._size / max(float(np.abs(curve).max()), 1e-300)
-        derivative = (best_drift(self.game, self.times, self.drift + step * curve) - self._image) / step
-        direction, image = direction.copy(), direction - self._root * derivative
+        direction, image = direction.copy(), direction - self._root * self.derivative(direction / self._root)
         for other, known in self._known + self._known:  # twice, against rounding
             part = float(known @ image)
             direction -= part * other
@@ -642,14 +661,10 @@ class Linearised:
         size = max(float(np.linalg.norm(image)), 1e-300)
         return direction / size, image / size
 
-    def on(self, curve: Array) -> Callable[[Array], Array]:
-        """About ``(1 - DPhi)^-1`` for drifts on other times."""
-
-        def correct(residual: Array) -> Array:
-            response = self.response(np.interp(self.curve, curve, residual))
-            return np.asarray(residual + CubicSpline(self.curve, response)(curve))
-
-        return correct
+    def correct(self, curve: Array, residual: Array) -> Array:
+        """About ``(1 - DPhi)^-1 residual`` for drifts on other times ``curve``."""
+        response = self.response(np.interp(self.curve, curve, residual))
+        return np.asarray(residual + CubicSpline(self.curve, response)(curve))
 
 
 def best_drift(game: Game, times: Array, drift: Array) -> Array:

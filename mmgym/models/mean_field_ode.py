@@ -16,6 +16,8 @@ from numba import njit
 
 from mmgym.compiling import KERNEL
 
+ONE = np.uint64(1)  # unsigned loop indices spare the check for negative ones, and the inner loops become vectors
+
 
 @njit(**KERNEL)
 def _row(curve, k):
@@ -236,3 +238,93 @@ def evaluate(times, drift, rates, earned, factors, jumps, signal, inventory, siz
             _start_stage(stage, values[i + 1], h, stages, state)
             _linear_slope(state, drift[k], r, e, f, jumps, signal, inventory, size, penalty, stages[stage])
         _end_step(values[i + 1], h, stages, values[i])
+
+
+@njit(**KERNEL)
+def response(times, rates, bends, jumps, inventory, source, result):
+    """First-order change of the crowd's purchases, where it plays best and the drift changes.
+
+    The derivatives of `hjb`, in which the best depths stay as they are, and of `law` under depths that follow.
+
+    Parameters
+    ----------
+    rates : (2 n + 1, 2, B, Q + 2)
+        Fill rates of bids and asks (1 / time), between two cells of zeros; 0 where a side is blocked.
+    bends : (2 n + 1, 2, B, Q + 2)
+        What they change with the value of a fill, times the law.
+    source : (2 n + 1,)
+        Change of the drift (price / time).
+    result : (2 n + 1,)
+        Out: change of the net rate of purchases (fills / time).
+    """
+    count_b, count_q = rates.shape[2], rates.shape[3] - 2
+    last = len(times) - 1
+    rises, falls = np.full(count_b, jumps[0]), np.full(count_b, jumps[1])
+    rises[count_b - 1], falls[0] = 0.0, 0.0
+    shape = (count_b + 2, count_q + 2)
+    values = np.zeros((2 * last + 1, *shape))
+    slopes, state, slope_after = np.zeros((4, *shape)), np.zeros(shape), np.zeros(shape)
+    for i in range(last - 1, -2, -1):
+        h = times[i + 1] - times[max(i, 0)]
+        for stage in range(4 if i >= 0 else 1):
+            k = 2 * i + 2 - (stage + 1) // 2
+            _start_stage(stage, values[2 * i + 2], h, slopes, state)
+            drift, slope = source[k], slopes[stage]
+            for b in range(count_b):
+                up, down, rise, fall = rates[k, 0, b], rates[k, 1, b], rises[b], falls[b]
+                w, above, below, out = state[b + 1], state[b + 2], state[b], slope[b + 1]
+                for q in range(np.uint64(1), np.uint64(count_q + 1)):
+                    value = w[q]
+                    out[q] = (
+                        drift * inventory[q - ONE] + up[q] * (w[q + ONE] - value) + down[q] * (w[q - ONE] - value)
+                        + rise * (above[q] - value) + fall * (below[q] - value)
+                    )  # fmt: skip
+        if i < last - 1:
+            h_after, middle = times[i + 2] - times[i + 1], 2 * i + 3
+            values[middle] = 0.5 * (values[middle - 1] + values[middle + 1]) - 0.125 * h_after * (
+                slopes[0] - slope_after
+            )
+        slope_after[:] = slopes[0]
+        if i >= 0:
+            _end_step(values[2 * i + 2], h, slopes, values[2 * i])
+    change, end, half = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    moving = np.zeros((2, count_b, count_q + 2))
+    slopes[:] = 0.0
+    _law_response(rates[0], bends[0], rises, falls, values[0], change, moving, slopes[0])
+    result[0] = (moving[0] - moving[1]).sum()
+    for i in range(last):
+        h = times[i + 1] - times[i]
+        for stage in range(1, 4):
+            k = 2 * i + (stage + 1) // 2
+            _start_stage(stage, change, h, slopes, state)
+            _law_response(rates[k], bends[k], rises, falls, values[k], state, moving, slopes[stage])
+        _end_step(change, h, slopes, end)
+        for k in (2 * i + 2, 2 * i + 1):
+            if k == 2 * i + 1:
+                half[:] = 0.5 * (change + end) + 0.125 * h * (slopes[0] - slopes[1])
+            p = end if k == 2 * i + 2 else half
+            _law_response(rates[k], bends[k], rises, falls, values[k], p, moving, slopes[1 if k == 2 * i + 2 else 2])
+            result[k] = (moving[0] - moving[1]).sum()
+        change[:] = end
+        slopes[0] = slopes[1]
+
+
+@njit(**KERNEL)
+def _law_response(rates, bends, rises, falls, values, law, moving, slope):
+    """Put the change of how many buy and sell in each cell, (2, B, Q + 2), and the slope of the law's change."""
+    count_b, count_q = rates.shape[1], rates.shape[2] - 2
+    for b in range(count_b):
+        p, w, bids, asks = law[b + 1], values[b + 1], moving[0, b], moving[1, b]
+        up, down, up_bend, down_bend = rates[0, b], rates[1, b], bends[0, b], bends[1, b]
+        for q in range(np.uint64(1), np.uint64(count_q + 1)):
+            bids[q] = up[q] * p[q] + up_bend[q] * (w[q + ONE] - w[q])
+            asks[q] = down[q] * p[q] + down_bend[q] * (w[q - ONE] - w[q])
+        below, above, out = law[b], law[b + 2], slope[b + 1]
+        rise = rises[b - 1] if b > 0 else 0.0
+        fall = falls[b + 1] if b < count_b - 1 else 0.0
+        leave = rises[b] + falls[b]
+        for q in range(np.uint64(1), np.uint64(count_q + 1)):
+            out[q] = (
+                bids[q - ONE] + asks[q + ONE] - bids[q] - asks[q]
+                + rise * below[q] + fall * above[q] - leave * p[q]
+            )  # fmt: skip

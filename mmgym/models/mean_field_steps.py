@@ -267,6 +267,19 @@ def improve(
     best, shortfalls : (B, Q)
         Out: best values, and what a further move promises.
     """
+    climb(
+        step, factors, decay, size, box, reward, nodes, node_weights, drift, values, inventory, prior, penalty,
+        weights, rounding(values, size / decay.min() + step_reward(step, reward, drift, inventory)), depths, best,
+        shortfalls,
+    )  # fmt: skip
+
+
+@njit(**KERNEL)
+def climb(
+    step, factors, decay, size, box, reward, nodes, node_weights, drift, values, inventory, prior, penalty,
+    weights, noise, depths, best, shortfalls,
+):  # fmt: skip
+    """`improve`, where gains of less than some ``noise`` are not looked for."""
     count_b, count_q = values.shape
     block, out, sources = np.empty((2, 6, count_q + 2)), np.empty(6), np.zeros((2, 3))
     search, relative = new_search(2), np.empty(0)
@@ -275,7 +288,6 @@ def improve(
     for side in range(2):
         low[side] = factors[side] * math.exp(-decay[side] * box[1])
         high[side] = factors[side] * math.exp(-decay[side] * box[0])
-    noise = rounding(values, size / decay.min() + step_reward(step, reward, drift, inventory))
     for b in range(count_b):
         for q in range(count_q):
             if np.isnan(depths[b, q, 0]):
@@ -352,6 +364,7 @@ def best_response(
     beliefs,
     moves,
     inventory,
+    slack,
     quotes,
     values,
 ):
@@ -369,13 +382,15 @@ def best_response(
         Expected signal at the nodes, by the signal at the start of a step.
     moves : (B, B)
         Transition matrix of the signal over a step.
+    slack : float
+        Gains of less than a thousandth of it are not looked for; at 0, of the values' rounding error.
     quotes, values : (N, B, Q, 2), (N + 1, B, Q)
         Out. ``quotes`` hold guesses: depths that are near the best ones, or any that are the same at all steps.
 
     Returns
     -------
     float
-        What a further move promises in the worst cell, in units of the rounding error of its values.
+        What a further move promises in the worst cell, in units of the rounding error of its values, or of the slack.
     """
     count, worst = quotes.shape[0], 0.0
     shortfalls = np.empty(values.shape[1:])
@@ -393,18 +408,18 @@ def best_response(
         for b in range(drift.shape[0]):
             drift[b] = beliefs[b] + impact[n]
         after = moves @ values[n + 1]
-        improve(
+        noise = max(rounding(after, size / decay.min() + step_reward(step, reward, drift, inventory)), slack)
+        climb(
             step, factors[n], decay, size, box, reward, nodes, node_weights, drift, after, inventory, guess,
-            no_penalty, weights, quotes[n], values[n], shortfalls,
+            no_penalty, weights, noise, quotes[n], values[n], shortfalls,
         )  # fmt: skip
-        noise = rounding(after, size / decay.min() + step_reward(step, reward, drift, inventory))
         if is_crowded(step, factors[n], decay, size, max_depth, reward, drift @ node_weights, after, inventory):
             for corner in range(4):
                 others[:, :, 0] = max_depth if corner % 2 else -max_depth
                 others[:, :, 1] = max_depth if corner < 2 else -max_depth
-                improve(
+                climb(
                     step, factors[n], decay, size, box, reward, nodes, node_weights, drift, after, inventory,
-                    guess, no_penalty, weights, others, reached, missing,
+                    guess, no_penalty, weights, noise, others, reached, missing,
                 )  # fmt: skip
                 for b in range(after.shape[0]):
                     for q in range(after.shape[1]):
