@@ -248,8 +248,11 @@ def test_a_fixed_point_does_not_need_a_good_inverse(correct):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"initial_law": [30.0, 1]}, {**LOPSIDED, "num_steps": 8, "horizon": 0.5}, {"signal_limit": 0, "max_depth": 0.45}],
-)
+    [
+        {"initial_law": [30.0, 1]}, {**LOPSIDED, "signal_jump_sizes": [0.7, 0.3]},
+        {"signal_limit": 0, "max_depth": 0.45},
+    ],
+)  # fmt: skip
 def test_the_derivative_of_the_map_is_its_difference_quotient(arguments):
     """With depths at the box and asymmetric sides; and Newton's step with it solves the linear equation."""
     game = Game.create(**{**SMALL, "impact": 0.03, **arguments})

@@ -323,7 +323,7 @@ def solve_equilibrium_flow(
 def _still_equilibrium(game: Game, tolerance: float) -> tuple[Array, float, int] | None:
     """As `_equilibrium`, of games in which nobody moves the price, for one is as likely to buy as another to sell."""
     law, sides = game.initial, (game.jumps, game.taker_fill_rate, game.taker_fill_decay)
-    mirrored = np.array_equal(game.inventory, -game.inventory[::-1]) and all(up == down for up, down in sides)
+    mirrored = all(np.array_equal(*pair) for pair in (*sides, (game.inventory, -game.inventory[::-1])))
     if game.impact > 0.0 and not (mirrored and np.array_equal(law, law[::-1, ::-1])):
         return None
     image, _, quotes, values = frozen_map(game, np.zeros((game.num_steps, DEGREE + 1)), None)

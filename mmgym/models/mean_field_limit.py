@@ -624,7 +624,7 @@ class Linearised:
             rates[:, side, :, to] = fill * np.exp(-decay * depths)
             free = np.abs(depths) < game.max_depth
             bends[:, side, :, to] = free * rates[:, side, :, to] * laws[:, :, here] * (decay / game.order_size)
-        self._system = rates, bends, game.jumps, game.inventory
+        self._system = rates, bends, game.signal_generator, game.inventory
         self._known: list[tuple[Array, Array]] = []  # directions and their images, times the root of the weights
 
     def derivative(self, change: Array) -> Array:

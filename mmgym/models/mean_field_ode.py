@@ -241,7 +241,7 @@ def evaluate(times, drift, rates, earned, factors, jumps, signal, inventory, siz
 
 
 @njit(**KERNEL)
-def response(times, rates, bends, jumps, inventory, source, result):
+def response(times, rates, bends, generator, inventory, source, result):
     """First-order change of the crowd's purchases, where it plays best and the drift changes.
 
     The derivatives of `hjb`, in which the best depths stay as they are, and of `law` under depths that follow.
@@ -252,6 +252,8 @@ def response(times, rates, bends, jumps, inventory, source, result):
         Fill rates of bids and asks (1 / time), between two cells of zeros; 0 where a side is blocked.
     bends : (2 n + 1, 2, B, Q + 2)
         What they change with the value of a fill, times the law.
+    generator : (B, B)
+        Of the signal (1 / time).
     source : (2 n + 1,)
         Change of the drift (price / time).
     result : (2 n + 1,)
@@ -259,9 +261,7 @@ def response(times, rates, bends, jumps, inventory, source, result):
     """
     count_b, count_q = rates.shape[2], rates.shape[3] - 2
     last = len(times) - 1
-    rises, falls = np.full(count_b, jumps[0]), np.full(count_b, jumps[1])
-    rises[count_b - 1], falls[0] = 0.0, 0.0
-    shape = (count_b + 2, count_q + 2)
+    shape = (count_b, count_q + 2)
     values = np.zeros((2 * last + 1, *shape))
     slopes, state, slope_after = np.zeros((4, *shape)), np.zeros(shape), np.zeros(shape)
     for i in range(last - 1, -2, -1):
@@ -271,14 +271,13 @@ def response(times, rates, bends, jumps, inventory, source, result):
             _start_stage(stage, values[2 * i + 2], h, slopes, state)
             drift, slope = source[k], slopes[stage]
             for b in range(count_b):
-                up, down, rise, fall = rates[k, 0, b], rates[k, 1, b], rises[b], falls[b]
-                w, above, below, out = state[b + 1], state[b + 2], state[b], slope[b + 1]
+                up, down, w, out = rates[k, 0, b], rates[k, 1, b], state[b], slope[b]
                 for q in range(np.uint64(1), np.uint64(count_q + 1)):
                     value = w[q]
                     out[q] = (
                         drift * inventory[q - ONE] + up[q] * (w[q + ONE] - value) + down[q] * (w[q - ONE] - value)
-                        + rise * (above[q] - value) + fall * (below[q] - value)
                     )  # fmt: skip
+                _add_rows(generator[b], state, out)
         if i < last - 1:
             h_after, middle = times[i + 2] - times[i + 1], 2 * i + 3
             values[middle] = 0.5 * (values[middle - 1] + values[middle + 1]) - 0.125 * h_after * (
@@ -290,41 +289,46 @@ def response(times, rates, bends, jumps, inventory, source, result):
     change, end, half = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     moving = np.zeros((2, count_b, count_q + 2))
     slopes[:] = 0.0
-    _law_response(rates[0], bends[0], rises, falls, values[0], change, moving, slopes[0])
+    _law_response(rates[0], bends[0], generator, values[0], change, moving, slopes[0])
     result[0] = (moving[0] - moving[1]).sum()
     for i in range(last):
         h = times[i + 1] - times[i]
         for stage in range(1, 4):
             k = 2 * i + (stage + 1) // 2
             _start_stage(stage, change, h, slopes, state)
-            _law_response(rates[k], bends[k], rises, falls, values[k], state, moving, slopes[stage])
+            _law_response(rates[k], bends[k], generator, values[k], state, moving, slopes[stage])
         _end_step(change, h, slopes, end)
         for k in (2 * i + 2, 2 * i + 1):
             if k == 2 * i + 1:
                 half[:] = 0.5 * (change + end) + 0.125 * h * (slopes[0] - slopes[1])
             p = end if k == 2 * i + 2 else half
-            _law_response(rates[k], bends[k], rises, falls, values[k], p, moving, slopes[1 if k == 2 * i + 2 else 2])
+            _law_response(rates[k], bends[k], generator, values[k], p, moving, slopes[1 if k == 2 * i + 2 else 2])
             result[k] = (moving[0] - moving[1]).sum()
         change[:] = end
         slopes[0] = slopes[1]
 
 
 @njit(**KERNEL)
-def _law_response(rates, bends, rises, falls, values, law, moving, slope):
+def _law_response(rates, bends, generator, values, law, moving, slope):
     """Put the change of how many buy and sell in each cell, (2, B, Q + 2), and the slope of the law's change."""
     count_b, count_q = rates.shape[1], rates.shape[2] - 2
     for b in range(count_b):
-        p, w, bids, asks = law[b + 1], values[b + 1], moving[0, b], moving[1, b]
+        p, w, bids, asks = law[b], values[b], moving[0, b], moving[1, b]
         up, down, up_bend, down_bend = rates[0, b], rates[1, b], bends[0, b], bends[1, b]
         for q in range(np.uint64(1), np.uint64(count_q + 1)):
             bids[q] = up[q] * p[q] + up_bend[q] * (w[q + ONE] - w[q])
             asks[q] = down[q] * p[q] + down_bend[q] * (w[q - ONE] - w[q])
-        below, above, out = law[b], law[b + 2], slope[b + 1]
-        rise = rises[b - 1] if b > 0 else 0.0
-        fall = falls[b + 1] if b < count_b - 1 else 0.0
-        leave = rises[b] + falls[b]
+        out = slope[b]
         for q in range(np.uint64(1), np.uint64(count_q + 1)):
-            out[q] = (
-                bids[q - ONE] + asks[q + ONE] - bids[q] - asks[q]
-                + rise * below[q] + fall * above[q] - leave * p[q]
-            )  # fmt: skip
+            out[q] = bids[q - ONE] + asks[q + ONE] - bids[q] - asks[q]
+        _add_rows(generator[:, b], law, out)
+
+
+@njit(**KERNEL)
+def _add_rows(shares, rows, out):
+    """Add shares (B,) of rows (B, Q + 2) between their first and last cells."""
+    for b in range(len(shares)):
+        share, row = shares[b], rows[b]
+        if share != 0.0:
+            for q in range(np.uint64(1), np.uint64(len(out) - 1)):
+                out[q] += share * row[q]
