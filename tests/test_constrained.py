@@ -285,6 +285,27 @@ def test_certified_optimum_is_the_best_of_all_schedules(seed):
     assert evaluate_table(chain, searched).value == best
 
 
+def test_limit_on_shortfall_that_asks_for_a_profit():
+    """The best of all schedules where only two reach the CVaR asked, exactly, and every other limit is 0."""
+    market = FiniteMarket(
+        num_steps=4,
+        fill_probabilities={2: Fraction(1, 15), 3: Fraction(3, 7)},
+        mid_moves={1: Fraction(1)},
+        inventory_limit=1,
+        terminal_penalty=Fraction(2, 3),
+        initial_inventory=1,
+    )
+    never = {"drawdown": RiskLimit(4, Fraction(0)), "floor": RiskLimit(2, Fraction(0))}
+    cvar = ShortfallLimit(Fraction(1, 5), Fraction(-64315, 9604))
+    chain = Chain(market, Limits(**never, cvar=cvar, time_only=True))
+    worths = [by_paths(chain, table) for table in all_schedules(chain)]
+    kept = [worth.value for worth in worths if worth.meets(chain)]
+    assert len(kept) == 2
+    proof = prove_schedule(chain, np.zeros(3), None, math.inf)
+    assert proof.complete
+    assert proof.bound == by_paths(chain, proof.table).value == max(kept)
+
+
 def test_some_random_chains_are_infeasible_and_some_are_not():
     statuses = {ScheduleProgram(random_chain(seed)).solve().status for seed in range(12)}
     assert statuses == {"optimal", "infeasible"}

@@ -80,7 +80,7 @@ class _Search:
         self.capacity = int(min(MOST_PRICES, max(MOST_MEMORY // (8.0 * options * sum(sizes)), 2.0)))
         self.tables = [np.empty((options, self.capacity, size)) for size in sizes]  # (O, prices, W) of each step
         self.prices = np.zeros((0, len(self.limits)))
-        self.rounding = 0.0
+        self.roundings = np.zeros(0)  # of the bounds at these prices
         self.symmetric = _mirrored(chain)
 
     @property
@@ -101,17 +101,24 @@ class _Search:
             policy.append(values)
             largest = np.maximum(largest, np.abs(parts).max(axis=(0, 1)))
         self.prices = np.concatenate([self.prices, prices[None]])
-        summands = lattice.size(steps) + len(self.chain.market.mid_moves) + max(map(len, lattice.mixtures))
-        rounding = 32.0 * summands * steps * 2.0**-53 * float(np.abs(weights) @ (largest + 1.0))
-        self.rounding = max(self.rounding, rounding)
+        self.roundings = np.append(self.roundings, self._rounding(weights, largest))
         return policy[::-1]
+
+    def _rounding(self, weights: Array, largest: Array) -> float:
+        """A bound of the rounding of weighted functionals (F,) that are no larger than these."""
+        lattice, market = self.lattice, self.chain.market
+        summands = lattice.size(market.num_steps) + len(market.mid_moves) + max(map(len, lattice.mixtures))
+        return 32.0 * summands * market.num_steps * 2.0**-53 * float(np.abs(weights) @ (largest + 1.0))
 
     def lowest(self) -> float:
         """Every policy is worth at least this."""
         values, weights = self.lattice.terminal(), -np.eye(1 + len(self.limits))[0]
+        largest = np.abs(values).max(axis=(0, 1))
         for n in reversed(range(self.chain.market.num_steps)):
-            _, values = self.lattice.best(self.lattice.parts(n, values), weights)
-        return float(values[self.lattice.start, 0, 0]) - self.rounding
+            parts = self.lattice.parts(n, values)
+            _, values = self.lattice.best(parts, weights)
+            largest = np.maximum(largest, np.abs(parts).max(axis=(0, 1)))
+        return float(values[self.lattice.start, 0, 0]) - self._rounding(weights, largest)
 
     def bounds(self, node: _Node, first: int = 0) -> Array:
         """What every choice at a node adds to the bounds, of prices from the first on: (R, L), decision by decision."""
@@ -144,6 +151,10 @@ class _Search:
                 node.decisions.append((visited, kept))
         node.starts = np.cumsum([0, *(len(choices) for _, choices in node.decisions)], dtype=np.int64)
 
+    def _base(self, node: _Node) -> Array:
+        """The bounds (L,) at a node, raised by their rounding, without what its choices add."""
+        return np.asarray(node.earned + self.prices @ self.limits + self.roundings)
+
     def open(self, node: _Node, threshold: float) -> bool:
         """Prepare a node's choices; False if its bound is below the threshold."""
         self._decide(node)
@@ -152,7 +163,7 @@ class _Search:
         def most_of(rows: Array) -> Array:
             return np.array([rows[i:j].max(axis=0) for i, j in itertools.pairwise(ends)])
 
-        totals = node.earned + self.prices @ self.limits + most_of(gains).sum(axis=0)
+        totals = self._base(node) + most_of(gains).sum(axis=0)
         best = int(totals.argmin())
         node.bound, prices = float(totals[best]), self.prices[best]
         cuts: list[Array] = []
@@ -175,7 +186,7 @@ class _Search:
         most = most_of(node.gains)
         node.most = np.concatenate([np.cumsum(most[::-1], axis=0)[::-1], np.zeros((1, most.shape[1]))])
         node.sums = np.zeros_like(node.most)
-        node.sums[0] = node.earned + self.prices @ self.limits
+        node.sums[0] = self._base(node)
         node.place = np.zeros(len(node.decisions), dtype=np.int64)
         return True
 
@@ -190,7 +201,7 @@ class _Search:
         best = [i + int(row[i:j, 0].argmax()) for i, j in itertools.pairwise(ends)]
         cut = functionals[best].sum(axis=0)
         cut[0] += node.earned
-        return cut, row, float(node.earned + prices @ self.limits + row[best, 0].sum())
+        return cut, row, float(self._base(node)[-1] + row[best, 0].sum())
 
     def _lowest(self, cuts: list[Array], centre: Array) -> Array:
         """Prices at which the largest of the cutting planes is lowest, not too far from where they began."""
@@ -222,9 +233,9 @@ class _Search:
         parts = np.einsum("owf,ow->of", self.last, node.law[self.lattice.sources])
         functionals = self._rows(node, parts)[found].sum(axis=1)
         worths, better = functionals[:, 0] + node.earned, False
-        keeps = (functionals[:, 1:] <= self.limits + MARGIN * (1.0 + self.limits)).all(axis=1)
+        keeps = (functionals[:, 1:] <= self.limits + MARGIN * (1.0 + np.abs(self.limits))).all(axis=1)
         for k in np.flatnonzero(keeps)[np.argsort(-worths[keeps], kind="stable")]:
-            if worths[k] < best.threshold(-math.inf, self.rounding):
+            if worths[k] + self.roundings[0] < best.threshold(-math.inf):
                 break
             better = best.offer(self.child(node, found[k]).table) or better
         return better
@@ -256,9 +267,9 @@ class _Best:
         self.table, self.value = full, worth.value
         return True
 
-    def threshold(self, low: float, rounding: float) -> float:
+    def threshold(self, low: float) -> float:
         """Bounds below this have no better schedule; ``low``: what every schedule is worth at least."""
-        return (low if self.value is None else float(self.value + self.granule)) - rounding
+        return low if self.value is None else float(self.value + self.granule)
 
 
 def _mirrored(chain: Chain) -> bool:
@@ -296,12 +307,12 @@ def prove_schedule(
             search.add(prices)
         low = search.lowest()
         root = _Node(0, search.lattice.initial(), 0.0, {})
-        stack = [root] if search.open(root, best.threshold(low, search.rounding)) else []
+        stack = [root] if search.open(root, best.threshold(low)) else []
         while stack:
             if search.late:
-                complete, bound = False, max([bound, *(node.bound + search.rounding for node in stack)])
+                complete, bound = False, max([bound, *(node.bound for node in stack)])
                 break
-            node, threshold = stack[-1], best.threshold(low, search.rounding)
+            node, threshold = stack[-1], best.threshold(low)
             found = np.empty((CHUNK, len(node.place)), dtype=np.int64)
             state = (node.sums, node.place, node.level)
             count, node.level = next_choices(node.gains, node.starts, node.most, threshold, *state, found)
@@ -314,7 +325,7 @@ def prove_schedule(
                 continue
             for row in found[:count][::-1]:
                 child = search.child(node, row)
-                if search.late or search.open(child, best.threshold(low, search.rounding)):
+                if search.late or search.open(child, best.threshold(low)):
                     child.bound = min(child.bound, node.bound)
                     stack.append(child)
     return Proof(best.table, max(bound, -math.inf if best.value is None else float(best.value)), complete, nodes)
