@@ -32,6 +32,7 @@ __all__ = ["LinearProgram", "RandomisedOptimum", "shortfall_candidates"]
 Array = NDArray[Any]
 DIGITS = 12  # of the probabilities in a marginal schedule
 TOLERANCE = 1e-10  # of the distance between the bound and the value, relative to 1 + |value|
+SLACK = 1e-8  # of a limit, where only rounding keeps it from being met
 Progress = Callable[[float, float, float], None]  # seconds, best value so far (nan: none), bound
 
 
@@ -104,15 +105,18 @@ class _Columns:
         table = np.array(self.functionals).T
         count, rows = table.shape[1], int(kept.sum())
         extra = rows if relaxed else 0
-        result: Any = linprog(  # type: ignore[call-overload]
-            np.concatenate([-(objective @ table), np.ones(extra)]),
-            A_ub=np.hstack([table[1:][kept], -np.eye(rows)[:, :extra]]) if rows else None,
-            b_ub=self.limits[kept] if rows else None,
-            A_eq=np.concatenate([np.ones(count), np.zeros(extra)])[None],
-            b_eq=[1.0],
-            bounds=(0.0, None),
-            method="highs",
-        )
+        for slack in (0.0, SLACK):
+            result: Any = linprog(  # type: ignore[call-overload]
+                np.concatenate([-(objective @ table), np.ones(extra)]),
+                A_ub=np.hstack([table[1:][kept], -np.eye(rows)[:, :extra]]) if rows else None,
+                b_ub=(self.limits + slack * (1.0 + np.abs(self.limits)))[kept] if rows else None,
+                A_eq=np.concatenate([np.ones(count), np.zeros(extra)])[None],
+                b_eq=[1.0],
+                bounds=(0.0, None),
+                method="highs",
+            )
+            if result.status != 2:  # limits that are kept but for rounding: infeasible to HiGHS
+                break
         if result.status != 0:
             raise RuntimeError(f"HiGHS did not solve the master program: {result.message}")
         prices = np.zeros(len(self.limits))
