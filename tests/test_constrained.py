@@ -720,26 +720,64 @@ def test_only_one_part(capsys, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["loss", "drawdown", "floor"])
+@pytest.mark.parametrize("kind", ["loss", "drawdown", "floor", "cvar"])
 def test_smoothed_risks_of_an_environment(monkeypatch, kind):
     """Value against simulation (false alarms: 1e-5 each), with little smoothing; gradient against differences."""
     monkeypatch.setattr(environment, "SMOOTHING", 0.07)
     settings = shipped("constrain_3_2_2").environment
     env = environment_of(settings.id, **settings.arguments, initial_inventory=1.0)
     problem, policy = problem_of(env), baselines.optimal_policy(env)
-    risk = environment._Risk(problem, kind, 2.0, pnl_distribution(env, policy), 0.0)
+    law, worst = pnl_distribution(env, policy), 1.2
+
+    def risk_of():
+        if kind in ("drawdown", "floor"):
+            return environment._PathRisk(problem, kind, 2.0, law.mean, law.std)
+        return environment._FinalRisk(problem, kind, 2.0 if kind == "loss" else worst, law.mean, law.std, 0.9)
+
+    risk = risk_of()
     paths = path_risks(env, policy, 20_000, seed=3)
-    happened = {"loss": paths.gains <= -2.0, "drawdown": paths.drawdowns > 2.0, "floor": paths.lowest < -2.0}[kind]
+    happened = {
+        "loss": paths.gains <= -2.0,
+        "drawdown": paths.drawdowns > 2.0,
+        "floor": paths.lowest < -2.0,
+        "cvar": worst + np.maximum(-paths.gains - worst, 0.0) / 0.1,
+    }[kind]
     spread = 4.5 * happened.std() / math.sqrt(len(happened))
-    assert risk.value(policy.controls) == pytest.approx(happened.mean(), abs=spread + 1e-3)
+    assert risk.value(policy.controls) == pytest.approx(
+        happened.mean(), abs=spread + (0.02 if kind == "cvar" else 1e-3)
+    )
     monkeypatch.setattr(environment, "SMOOTHING", 0.2)
-    risk = environment._Risk(problem, kind, 2.0, pnl_distribution(env, policy), 0.0)
+    risk = risk_of()
     slopes = risk.gradient(policy.controls)
     for cell in ((0, 3, 1), (1, 2, 0), (2, 4, 0), (2, 1, 1)):
         up, down = policy.controls.copy(), policy.controls.copy()
         up[cell] += 1e-4
         down[cell] -= 1e-4
         assert slopes[cell] == pytest.approx((risk.value(up) - risk.value(down)) / 2e-4, abs=1e-7)
+
+
+@pytest.mark.long
+def test_floor_and_shortfall_in_the_environment():
+    """Limits are met and bind; both against simulation (false alarms: 1e-6 each). A profit may be asked for."""
+    problem = shipped("constrain_3_2_2")
+    env, episodes = environment_of(problem.environment.id, **problem.environment.arguments), 20_000
+    market = problem.chain.market
+    floor = Chain(market, Limits(floor=RiskLimit(2, Fraction(25, 1000))))
+    limited = limit_risks(env, floor, 1.0, episodes=episodes)
+    assert limited.keeps
+    assert limited.value > 2.03  # 2.0623 without a limit
+    broken = path_risks(env, limited.policy, episodes, seed=98).lowest < -2.0
+    assert binomtest(int(broken.sum()), episodes, 0.025, alternative="greater").pvalue > 1e-6
+    for confidence, amount in ((Fraction(9, 10), Fraction(1)), (Fraction(1, 10), Fraction(-211, 100))):
+        chain = Chain(market, Limits(cvar=ShortfallLimit(confidence, amount)))
+        limited = limit_risks(env, chain, 1.0)
+        assert limited.keeps
+        assert limited.risks["cvar"].value == pytest.approx(float(amount), abs=0.05)
+        losses = -path_risks(env, limited.policy, episodes, seed=97).gains
+        worst = pnl_distribution(env, limited.policy).value_at_risk(float(confidence))
+        tails = worst + np.maximum(losses - worst, 0.0) / float(1 - confidence)
+        error = 5.0 * tails.std() / math.sqrt(episodes)
+        assert tails.mean() == pytest.approx(limited.risks["cvar"].value, abs=error)
 
 
 @pytest.mark.long

@@ -27,7 +27,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("lp", "schedule", "agent"), help=text)
     text = (
         "seconds for all solving and training, instead of the configuration's; what was found by then is returned, "
-        "with its gap (the last table, of what is played in an environment, comes after)"
+        "with its gap (the search in an environment looks at the clock once in a gradient, seconds in large ones; the "
+        "last table, of what is played there, comes after)"
     )
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help=text)
     parser.add_argument("--workers", type=int, help="threads of CP-SAT (default: the configuration's)")

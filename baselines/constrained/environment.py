@@ -1,17 +1,18 @@
 """Limits in an environment: schedules of the finite market as its policies, what they risk there, and policies of it.
 
 `limit_risks` maximises the criterion over the quotes of every step and state, which do not see wealth or drawdown,
-under limits on them (sequential quadratic programming: stationary points of the Lagrangian). The loss so far, or the
-drawdown, is carried on a grid; what a step does to it follows from the characteristic function of its gain, and a quote
-changes a risk by the mass that reaches its cell times what the step and the rest make of it: so the gradient is exact,
-of the risk smoothed by a normal error that is small against the P&L. The smoothed limits are moved until the risks
-themselves, from the exact law or from simulated episodes, keep to the limits.
+under limits on them (sequential quadratic programming: stationary points of the Lagrangian). A risk of the final P&L is
+a sum over its characteristic function; for others the drawdown, or the loss so far, is carried on a grid, and what a
+step does to it follows from the characteristic function of its gain. A quote changes a risk by the mass that reaches
+its cell times what the step and the rest make of it: so the gradient is exact, of the risk smoothed by a normal error
+that is small against the P&L. The smoothed limits are moved until the risks themselves, from the exact law or from
+simulated episodes, keep to the limits.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,17 @@ from scipy.optimize import minimize
 from mmgym.baselines.catalogue import TablePolicy, environment_of, problem_of, table_policy
 from mmgym.baselines.constrained.model import OFF, Chain, Quotes, Schedule
 from mmgym.baselines.constrained.problem import EnvironmentSettings
-from mmgym.baselines.frozen import PNL, FrozenProblem, Table, criterion_value, evaluate, solve, state_laws
+from mmgym.baselines.frozen import (
+    PNL,
+    FrozenProblem,
+    Functional,
+    Table,
+    criterion_value,
+    evaluate,
+    moments,
+    solve,
+    state_laws,
+)
 from mmgym.baselines.pnl_law import EXACT, PnlLaw
 from mmgym.baselines.risk import Estimate, path_risks, pnl_distribution, proportion_estimate, shortfall_estimate
 
@@ -32,7 +43,9 @@ SMOOTHING = 0.2  # standard deviation of the normal error of all steps, in those
 NODES = 1.5  # grid points in a standard deviation of that error
 TERMS = 2.5  # standard deviations of its characteristic function that the transforms have
 NUDGE = 1e-5  # of a depth, in lengths of the box, for the derivative of a risk
-LARGEST = 2_000  # steps times squared states that `limit_risks` takes: a gradient takes seconds there
+LARGEST = 10_000  # steps times squared states that `limit_risks` takes: a gradient takes seconds there
+MOST_VARIABLES = 400  # of the quadratic programs: where there are more cells, quotes are moved by blocks of steps
+LEAST_PROBABILITY = 1e-3  # a limit below is met to 2 % of this, and a CVaR within a tick to 2 % of a tick
 PRECISION = 0.02  # of a limit that binds
 MOST_ATTEMPTS = 8  # of moving the limits on smoothed risks
 MOST_ITERATIONS = 15  # of each
@@ -126,22 +139,22 @@ def _loss_probability(law: PnlLaw, amount: float) -> Estimate:
 
 
 def limited_risks(
-    env: Any, policy: Any, chain: Chain, tick: float, episodes: int, seed: int = 0
+    env: Any, policy: Any, chain: Chain, tick: float, episodes: int, seed: int = 0, law: PnlLaw | None = None
 ) -> dict[str, Estimate]:
     """The risks that a chain limits, of a policy of an environment, with intervals.
 
     The final loss and its conditional value at risk come from the exact law of the P&L, where it is known (points, or
-    its error), the others from simulated episodes (confidence 0.95).
+    its error), the others from simulated episodes (confidence 0.95). ``law``: that of the P&L, if it is known already.
     """
     limits, risks = chain.limits, dict[str, Estimate]()
-    law = None
-    if limits.loss is not None or limits.cvar is not None:
+    if law is None and not (limits.loss is None and limits.cvar is None):
         try:
             law = pnl_distribution(env, policy, deterministic=isinstance(policy, TablePolicy))
         except ValueError:  # no price noise, hence no density
             law = None
     paths = None
-    if law is None or limits.drawdown is not None or limits.floor is not None:
+    final = law is None and not (limits.loss is None and limits.cvar is None)
+    if final or limits.drawdown is not None or limits.floor is not None:
         paths = path_risks(env, policy, episodes, seed, deterministic=isinstance(policy, TablePolicy))
     if limits.loss is not None:
         amount = tick * limits.loss.amount
@@ -186,42 +199,112 @@ class LimitedPolicy(NamedTuple):
 
 
 class _Risk:
-    """A limited risk of controls, smoothed, and its gradient.
+    """A limited risk of controls, smoothed, and its gradient: what both kinds share."""
 
-    The state is ``x``, the loss so far or the drawdown, on a grid. A step takes it to ``x - gain``, and a drawdown not
-    below 0; beyond the amount of a drawdown or a floor it is broken for good (the last place). The law of the gain of a
-    step, from every state to every state, has the Fourier transform that `FrozenProblem.backward` gives, so a step is a
-    product of discrete Fourier transforms, with a normal error that is small against the P&L.
+    u: Array  # (U,) arguments of the characteristic function of a gain
+    functional: Functional
+
+    def __init__(self, problem: FrozenProblem) -> None:
+        self.problem, self.states = problem, np.arange(problem.num_states)
+        ends = problem.controls(np.stack([-np.ones(problem.num_controls), np.ones(problem.num_controls)]))
+        self.ends = ends.min(axis=0), ends.max(axis=0)
+        self.nudge = NUDGE * (self.ends[1] - self.ends[0])
+
+    def _set_arguments(self, u: Array) -> None:
+        self.u, self.functional = u, PNL._replace(exponents=1j * u)
+
+    def _backward(self, n: int, controls: Array, waves: Array) -> Array:
+        return self.problem.backward(n, self.states, controls, waves, self.functional)
+
+    def _kernel(self, n: int, controls: Array) -> Array:
+        """(S, U, S): what a state contributes to each state after a step, at each argument."""
+        count = len(self.states)
+        unit, columns = np.tile(np.eye(count, dtype=complex), len(self.u)), np.repeat(1j * self.u, count)
+        kernel = self.problem.backward(n, self.states, controls, unit, PNL._replace(exponents=columns))
+        return np.asarray(kernel.reshape(count, len(self.u), count))
+
+    def _sides(self, n: int, controls: Array, waves: Array) -> Iterator[tuple[int, Array]]:
+        """The derivatives of `_backward` in each control."""
+        for c, nudge in enumerate(self.nudge):
+            moves = nudge * np.eye(self.problem.num_controls)[c]
+            up, down = (self._backward(n, controls + sign * moves, waves) for sign in (1.0, -1.0))
+            yield c, (up - down) / (2.0 * nudge)
+
+
+class _FinalRisk(_Risk):
+    """A risk of the final P&L, ``E[f(R)]`` by a cosine series: ``loss``, ``P(R <= -amount)``, or ``cvar``, that beyond
+    ``amount``: ``amount + E[(-R - amount)^+] / (1 - confidence)``.
     """
 
-    def __init__(self, problem: FrozenProblem, kind: str, amount: float, law: PnlLaw, confidence: float) -> None:
-        self.problem, self.barrier = problem, kind in ("drawdown", "floor")
-        error = SMOOTHING * law.std / math.sqrt(problem.num_steps)
-        reach = 8.0 * law.std + 2.0 * abs(law.mean)  # of the gain, in a step or in all
-        width = error / NODES if amount <= 0.0 else amount / (math.ceil(amount * NODES / error) + 0.5)
-        around = math.ceil((reach + amount) / width)
-        low, high = (0 if kind == "drawdown" else -around), around
-        places = np.arange(low, high + 1)
-        if self.barrier:
-            places = places[places * width <= amount]
-        padded = np.arange(low - around, high + around + 1)
-        self.kept = len(places)
-        source = np.clip(padded - low, 0, self.kept - 1)
-        self.source = np.where(self.barrier & (padded * width > amount), self.kept, source)
-        self.place = places - padded[0]
-        self.start = -low
-        waves = 2.0 * np.pi * np.fft.rfftfreq(len(padded), width)
-        self.u = waves[waves * error <= TERMS]
-        self.fade = np.exp(-0.5 * (error * self.u) ** 2)
-        x = places * width
-        if kind == "cvar":
-            worst = law.value_at_risk(confidence)
-            self.final = worst + np.maximum(x - worst, 0.0) / (1.0 - confidence)
+    def __init__(self, problem: FrozenProblem, kind: str, amount: float, mean: float, std: float, confidence: float):
+        super().__init__(problem)
+        error, reach = SMOOTHING * std, max(8.0 * std, 2.0 * abs(mean + amount))
+        low, width = mean - reach, 2.0 * reach
+        self._set_arguments(np.arange(math.ceil(TERMS / error * width / math.pi)) * math.pi / width)
+        below, u = -amount - low, self.u[1:]
+        if kind == "loss":
+            series, self.constant = np.append(below, np.sin(u * below) / u), 0.0
         else:
-            self.final = (x >= amount).astype(float) if kind == "loss" else np.zeros(len(x))
-        self.functional = PNL._replace(exponents=-1j * self.u)
-        ends = problem.controls(np.stack([-np.ones(problem.num_controls), np.ones(problem.num_controls)]))
-        self.nudge = NUDGE * (ends.max(axis=0) - ends.min(axis=0))
+            series = np.append(0.5 * below**2, (1.0 - np.cos(u * below)) / u**2) / (1.0 - confidence)
+            self.constant = amount
+        series *= 2.0 / width * np.exp(-0.5 * (error * self.u) ** 2)
+        series[0] *= 0.5
+        self.weights = series * np.exp(-1j * self.u * low)
+
+    def value(self, controls: Array) -> float:
+        """The risk of controls (N, S, C)."""
+        values = self.problem.terminal(self.functional)
+        for n in reversed(range(self.problem.num_steps)):
+            values = self._backward(n, controls[n], values)
+        return self.constant + float((self.problem.initial @ values @ self.weights).real)
+
+    def gradient(self, controls: Array) -> Array:
+        """Derivatives (N, S, C) of the risk in the controls."""
+        problem, slopes = self.problem, np.empty_like(controls)
+        measures = [np.repeat(problem.initial[:, None], len(self.u), axis=1).astype(complex)]  # law times exp(i u gain)
+        for n in range(problem.num_steps - 1):
+            measures.append(np.einsum("su,sut->tu", measures[-1], self._kernel(n, controls[n])))
+        values = problem.terminal(self.functional)
+        for n in reversed(range(problem.num_steps)):
+            for c, moved in self._sides(n, controls[n], values):
+                slopes[n, :, c] = (measures[n] * moved @ self.weights).real
+            values = self._backward(n, controls[n], values)
+        return slopes
+
+
+class _PathRisk(_Risk):
+    """The probability of a drawdown, or of a loss at some step end (``floor``), of more than an amount.
+
+    The state is ``x``, the drawdown or the loss so far, on a grid. A step takes it to ``x - gain``, and a drawdown not
+    below 0; beyond the amount it is broken for good (the last place). A step is a product of discrete Fourier
+    transforms, with a normal error that is small against the P&L and the amount.
+    """
+
+    def __init__(self, problem: FrozenProblem, kind: str, amount: float, mean: float, std: float) -> None:
+        super().__init__(problem)
+        error = SMOOTHING * (min(std, amount) if amount > 0.0 else std) / math.sqrt(problem.num_steps)
+        width = error / NODES if amount <= 0.0 else amount / (math.ceil(amount * NODES / error) + 0.5)
+        around = math.ceil(self._reach() / width)
+        high = math.floor(amount / width)
+        low = 0 if kind == "drawdown" else -math.ceil((8.0 * std + 2.0 * abs(mean) + amount) / width)
+        places, padded = np.arange(low, high + 1), np.arange(low - around, high + around + 1)
+        self.kept = len(places)
+        self.source = np.where(padded > high, self.kept, np.clip(padded - low, 0, self.kept - 1))
+        self.place, self.start = places - padded[0], -low
+        waves = -2.0 * np.pi * np.fft.rfftfreq(len(padded), width)
+        self._set_arguments(waves[-waves * error <= TERMS])
+        self.fade = np.exp(-0.5 * (error * self.u) ** 2)
+
+    def _reach(self) -> float:
+        """What the gain of a step hardly exceeds."""
+        problem, reach, none = self.problem, 0.0, np.zeros((len(self.states), 2))
+        for n in (0, problem.num_steps - 1):
+            for end in self.ends:
+                controls = np.repeat(end[None], len(self.states), axis=0)
+                first, second = problem.backward(n, self.states, controls, none, PNL._replace(moments=2)).T
+                spread = np.sqrt(np.maximum(second - first**2, 0.0))
+                reach = max(reach, float((np.abs(first) + 8.0 * spread).max()))
+        return reach
 
     def _waves(self, values: Array) -> Array:
         """Transforms (S, U) of values on the whole grid, smoothed."""
@@ -229,19 +312,16 @@ class _Risk:
 
     def _before(self, n: int, controls: Array, waves: Array) -> Array:
         """Values (S, X) before a step, from the transforms (S, U) of those after it."""
-        states = np.arange(self.problem.num_states)
-        moved = self.problem.backward(n, states, controls, waves, self.functional)
-        return np.asarray(np.fft.irfft(moved, len(self.source))[:, self.place])
+        return np.asarray(np.fft.irfft(self._backward(n, controls, waves), len(self.source))[:, self.place])
 
     def _laws(self, controls: Array) -> list[Array]:
         """Laws (S, X) at each step."""
         problem, count = self.problem, self.problem.num_states
         law = np.zeros((count, self.kept))
         law[:, self.start] = problem.initial
-        laws, unit = [law], np.tile(np.eye(count, dtype=complex), len(self.u))
-        columns = PNL._replace(exponents=np.repeat(-1j * self.u, count))
+        laws = [law]
         for n in range(problem.num_steps - 1):
-            kernel = problem.backward(n, np.arange(count), controls[n], unit, columns).reshape(count, len(self.u), -1)
+            kernel = self._kernel(n, controls[n])
             placed = np.zeros((count, len(self.source)))
             placed[:, self.place] = laws[-1]
             waves = np.einsum("su,sut->tu", self._waves(placed), kernel.conj())
@@ -255,7 +335,7 @@ class _Risk:
 
     def value(self, controls: Array) -> float:
         """The risk of controls (N, S, C)."""
-        values = np.repeat(self.final[None], self.problem.num_states, axis=0)
+        values = np.zeros((self.problem.num_states, self.kept))
         for n in reversed(range(self.problem.num_steps)):
             values = self._before(n, controls[n], self._after(values))
         return float(self.problem.initial @ values[:, self.start])
@@ -263,13 +343,12 @@ class _Risk:
     def gradient(self, controls: Array) -> Array:
         """Derivatives (N, S, C) of the risk in the controls."""
         problem, slopes = self.problem, np.empty_like(controls)
-        laws, values = self._laws(controls), np.repeat(self.final[None], problem.num_states, axis=0)
+        laws, values = self._laws(controls), np.zeros((problem.num_states, self.kept))
         for n in reversed(range(problem.num_steps)):
             waves = self._after(values)
-            for c, nudge in enumerate(self.nudge):
-                moves = nudge * np.eye(problem.num_controls)[c]
-                up, down = (self._before(n, controls[n] + sign * moves, waves) for sign in (1.0, -1.0))
-                slopes[n, :, c] = (laws[n] * (up - down)).sum(axis=1) / (2.0 * nudge)
+            for c, moved in self._sides(n, controls[n], waves):
+                places = np.fft.irfft(moved, len(self.source))[:, self.place]
+                slopes[n, :, c] = (laws[n] * places).sum(axis=1)
             values = self._before(n, controls[n], waves)
         return slopes
 
@@ -279,43 +358,69 @@ class _LateError(Exception):
 
 
 def _improved(
-    problem: FrozenProblem, controls: Array, risks: list[_Risk], targets: Array, deadline: float
+    problem: FrozenProblem,
+    controls: Array,
+    risks: list[_FinalRisk | _PathRisk],
+    targets: Array,
+    scales: Array,
+    deadline: float,
 ) -> tuple[Array, Array]:
-    """Controls (N, S, C) of a local maximum of the criterion with risks (K,) up to targets, and their risks."""
-    ends = problem.controls(np.stack([-np.ones(problem.num_controls), np.ones(problem.num_controls)]))
-    low, high = ends.min(axis=0), ends.max(axis=0)
-    shape, states = controls.shape, np.arange(problem.num_states)
-    last = np.clip(controls, low, high)
+    """Controls (N, S, C) of a local maximum of the criterion with risks (K,) up to targets, and their risks.
+
+    Unknown is what is added to the controls of a block of steps; a block is one step where there are few cells.
+    """
+    low, high = risks[0].ends
+    steps, states = problem.num_steps, np.arange(problem.num_states)
+    blocks = max(min(steps, MOST_VARIABLES // controls[0].size), 1)
+    block = np.arange(steps) * blocks // steps
+    firsts = np.searchsorted(block, np.arange(blocks))
+    start = np.clip(controls, low, high)
+    shape, last = (blocks, *start.shape[1:]), start
+
+    def moved(flat: Array) -> Array:
+        return np.asarray(np.clip(start + flat.reshape(shape)[block], low, high))
+
+    def gathered(slopes: Array, flat: Array) -> Array:
+        """Derivatives in the unknowns, from those in the controls: none where a control is clipped."""
+        there = start + flat.reshape(shape)[block]
+        free = (there >= low - 1e-9) & (there <= high + 1e-9)
+        return np.asarray(np.add.reduceat(slopes * free, firsts, axis=0).ravel())
 
     def worth(flat: Array) -> tuple[float, Array]:
-        table = flat.reshape(shape)
+        table = moved(flat)
         values, _ = evaluate(problem, table)
-        laws, slopes = state_laws(problem, table), np.empty(shape)
-        for n in range(problem.num_steps):
+        laws, slopes = state_laws(problem, table), np.empty_like(table)
+        for n in range(steps):
             _, slope = problem.gradient(n, states, table[n], values[n + 1])
             slopes[n] = laws[n][:, None] * slope
-        return -float(problem.initial @ values[0, :, 0]), -slopes.ravel()
+        return -float(problem.initial @ values[0, :, 0]), -gathered(slopes, flat)
 
-    def excess(flat: Array) -> Array:
+    def check_time() -> None:
         if time.perf_counter() > deadline:
             raise _LateError
-        return np.array([risk.value(flat.reshape(shape)) for risk in risks]) / targets - 1.0
+
+    def excess(flat: Array) -> Array:
+        check_time()
+        return (np.array([risk.value(moved(flat)) for risk in risks]) - targets) / scales
 
     def slopes_of_excess(flat: Array) -> Array:
-        return np.array([risk.gradient(flat.reshape(shape)).ravel() for risk in risks]) / targets[:, None]
+        check_time()
+        table = moved(flat)
+        return np.array([gathered(risk.gradient(table), flat) for risk in risks]) / scales[:, None]
 
     def remember(flat: Array) -> None:
         nonlocal last
-        last = flat.reshape(shape).copy()
+        last = moved(flat)
 
     limits = {"type": "ineq", "fun": lambda flat: -excess(flat), "jac": lambda flat: -slopes_of_excess(flat)}
-    bounds = list(zip(low, high, strict=True)) * (last.size // len(low))
+    lowest = np.minimum.reduceat(low - start, firsts, axis=0).ravel()
+    highest = np.maximum.reduceat(high - start, firsts, axis=0).ravel()
     with contextlib.suppress(_LateError):
         optimum: Any = minimize(  # type: ignore[call-overload]
-            worth, last.ravel(), jac=True, method="SLSQP", bounds=bounds, constraints=[limits], callback=remember,
-            options={"maxiter": MOST_ITERATIONS, "ftol": 1e-7},
+            worth, np.zeros(lowest.size), jac=True, method="SLSQP", bounds=list(zip(lowest, highest, strict=True)),
+            constraints=[limits], callback=remember, options={"maxiter": MOST_ITERATIONS, "ftol": 1e-7},
         )  # fmt: skip
-        last = np.clip(optimum.x.reshape(shape), low, high)
+        last = moved(optimum.x)
     return last, np.array([risk.value(last) for risk in risks])
 
 
@@ -347,7 +452,7 @@ def limit_risks(
     Raises
     ------
     ValueError
-        If the criterion is exponential, or steps times squared states are more than 2,000.
+        If the criterion is exponential, or steps times squared states are more than 10,000.
     """
     base = environment_of(env, **arguments)
     problem = problem_of(base)
@@ -356,45 +461,49 @@ def limit_risks(
     if problem.num_steps * problem.num_states**2 > LARGEST:
         raise ValueError(
             f"num_steps = {problem.num_steps} with {problem.num_states} inventories is not allowed: limits on risk "
-            f"take num_steps x inventories^2 <= {LARGEST:,}; lower num_steps or inventory_limit"
+            f"take num_steps x inventories^2 <= {LARGEST:,}, and here it is "
+            f"{problem.num_steps * problem.num_states**2:,}; lower num_steps or inventory_limit"
         )
     limits, names = chain.limits, list(chain.bounds)
     asked = np.array([float(bound) for bound in chain.bounds.values()])
+    units = np.array([tick if name == "cvar" else 1.0 for name in names])
+    scales = np.maximum(np.abs(asked), [1.0 if name == "cvar" else LEAST_PROBABILITY for name in names])
     controls, best, best_rank = solve(problem).controls, None, (False, -math.inf)
     targets, smoothed = np.full(len(names), math.inf), np.zeros(len(names))
+    confidence = 0.0 if limits.cvar is None else float(limits.cvar.confidence)
     for attempt in range(MOST_ATTEMPTS):
         policy = TablePolicy(problem, controls)
         value = criterion_value(problem, policy.controls)
-        found = limited_risks(base, policy, chain, tick, episodes, seed=attempt + 1)
+        law = None if limits.loss is None and limits.cvar is None else pnl_distribution(base, policy)
+        found = limited_risks(base, policy, chain, tick, episodes, seed=attempt + 1, law=law)
         true = np.array([found[name].value for name in names])
         # another sample has another interval: twice the distance keeps it within the limit
         allowed = asked - 2.0 * np.array([found[name].high for name in names]) + 2.0 * true
-        keeps, binds = bool((true <= allowed).all()), smoothed >= 0.99 * targets
-        excess = float(np.maximum(true - allowed, 0.0).sum())
-        rank = (keeps, value if keeps else -excess)
+        keeps, binds = bool((true <= allowed).all()), smoothed >= targets - 0.01 * scales
+        rank = (keeps, value if keeps else -float((np.maximum(true - allowed, 0.0) / scales).sum()))
         if best is None or rank > best_rank:
             best, best_rank = LimitedPolicy(policy, value, found, keeps, False), rank
-        if keeps and bool((~binds | (true >= allowed - PRECISION * np.abs(asked))).all()):
+        if keeps and bool((~binds | (true >= allowed - PRECISION * scales)).all()):
             return best._replace(solved=True)
         if time.perf_counter() > deadline:
             return best
-        if not keeps and not best.keeps and bool((smoothed > 1.01 * targets).any()):
+        if not keeps and not best.keeps and bool((smoothed > targets + 0.01 * scales).any()):
             return best._replace(solved=True)  # a local minimum of the excess lies above the limits
-        law = pnl_distribution(base, policy)
-        risks = [
-            _Risk(
-                problem,
-                name,
-                0.0 if name == "cvar" else tick * getattr(limits, name).amount,
-                law,
-                0.0 if limits.cvar is None else float(limits.cvar.confidence),
-            )
-            for name in names
-        ]
-        units = np.array([tick if name == "cvar" else 1.0 for name in names])
+        mean, std = moments(problem, policy.controls, PNL)
+        risks: list[_FinalRisk | _PathRisk] = []
+        for name in names:
+            if name in ("drawdown", "floor"):
+                risks.append(_PathRisk(problem, name, tick * getattr(limits, name).amount, mean, std))
+            else:
+                amount = tick * limits.loss.amount if name == "loss" and limits.loss is not None else 0.0
+                if name == "cvar" and law is not None:
+                    amount = law.value_at_risk(confidence)
+                risks.append(_FinalRisk(problem, name, amount, mean, std, confidence))
         smoothed = np.array([risk.value(policy.controls) for risk in risks]) / units
-        targets = np.maximum(smoothed + allowed - 0.5 * PRECISION * np.abs(asked) - true, 0.1 * np.abs(asked))
-        controls, smoothed = _improved(problem, policy.controls, risks, targets * units, deadline)
+        targets = smoothed + allowed - 0.5 * PRECISION * scales - true
+        probabilities = np.array([name != "cvar" for name in names])
+        targets = np.where(probabilities, np.maximum(targets, 0.1 * scales), targets)
+        controls, smoothed = _improved(problem, policy.controls, risks, targets * units, scales * units, deadline)
         smoothed = smoothed / units
     assert best is not None
     return best
