@@ -19,11 +19,10 @@ from typing import IO, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from mmgym.agents.algorithms import RECURRENT
 from mmgym.agents.benchmark_cell import ONE_THREAD, lost_cell, result_file, run_folder
 from mmgym.agents.benchmark_ray import run_ray
 from mmgym.agents.benchmark_result import read_result
-from mmgym.agents.config import configurations_for, load_config, read_yaml
+from mmgym.agents.config import configurations_for, load_config, read_yaml, remembers
 from mmgym.agents.runs import MOST_SEED
 from mmgym.plain_files import shortened, write_json
 from mmgym.registration import check_foreign_environment
@@ -143,16 +142,19 @@ def _cell(
 
 
 def _suitable(env_id: str, params: Any) -> list[str]:
-    """Configurations with settings for an id: recurrent ones only where the observation hides something."""
+    """Configurations with settings for an id: those with a memory only where the observation hides something."""
     observed = [getattr(params, field) for field in params._fields if field.startswith("observe")]
     hides = any(what not in (True, "state") for what in observed)
-    return [name for name in configurations_for(env_id) if hides or name not in RECURRENT]
+    configurations = {name: load_config(name, env_id) for name in configurations_for(env_id)}
+    return [
+        name for name, each in configurations.items() if hides or not remembers(each.algorithm, each.hyperparameters)
+    ]
 
 
 def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
     """The cells of a benchmark: the policies of every market, then the agents, one seed after the other.
 
-    A market without a list of algorithms gets every one that has a configuration for its environment; recurrent ones
+    A market without a list of algorithms gets every one that has a configuration for its environment; with a memory
     only where the observation hides something.
 
     Raises

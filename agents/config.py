@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import yaml
 
-from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, OWN_LEARNERS
+from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS, OWN_LEARNERS, RECURRENT
 from mmgym.plain_files import shortened
 
 __all__ = [
@@ -21,13 +21,15 @@ __all__ = [
     "in_batches",
     "load_config",
     "read_yaml",
+    "remembers",
     "shipped_folder",
 ]
 
 _LOG = logging.getLogger(__name__)
 DEFAULTS = ("default_box", "default_discrete")  # entries for ids without one, by their actions
 
-# Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` go to the algorithm's constructor.
+# Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` and our own `memory` (arguments of
+# `mmgym.memory_traces.MemoryTraces`) go to the algorithm's constructor.
 RUN_KEYS = ("n_envs", "n_timesteps", "normalize")
 WRAPPER = "mmgym.adapters.sb3.CentredRewards"  # the only one that `vec_env_wrapper` may name: no code comes from files
 HURDLE = "mmgym.agents.hurdle.HurdlePolicy"  # the only one of ours that `policy` may name
@@ -76,6 +78,11 @@ ALGORITHM_KEYS = {
 def in_batches(algorithm: str) -> bool:
     """Whether an algorithm learns from batches of a rollout."""
     return {"gae_lambda", "batch_size"} <= set(ALGORITHM_KEYS[algorithm])
+
+
+def remembers(algorithm: str, hyperparameters: Mapping[str, Any]) -> bool:
+    """Whether what is trained has a memory: a network's own, or that of its observations."""
+    return algorithm in RECURRENT or "memory" in hyperparameters
 
 
 _WHOLE, _BIG = 10**9, 1e12  # limits of what has none of its own
@@ -160,6 +167,10 @@ _LAYERS = _Values(
     lambda value: isinstance(value, list) and 1 <= len(value) <= 20 and all(map(_whole(1, 10_000).allows, value)),
     "a list of whole numbers >= 1 and <= 10000, at most 20",
 )
+_RATES = _Values(
+    lambda value: isinstance(value, list) and 1 <= len(value) <= 20 and all(map(_number(1e-9, 1e9).allows, value)),
+    "a list of numbers from 1e-9 to 1e9, per horizon, at most 20",
+)
 _PER_STEP = _mapping({"per_step": _number(-_BIG, _BIG), "scale": _number(0.0, _BIG, above=True)}, ("per_step",))
 _NORMALIZE = _mapping(
     {
@@ -180,6 +191,7 @@ VALUES = {
         words=f"true, false or a mapping with gamma: 1.0: {_NORMALIZE.words}"
     ),
     "vec_env_wrapper": _mapping({WRAPPER: _PER_STEP}, (WRAPPER,)),
+    "memory": _mapping({"entries": _LAYERS, "rates": _RATES}, ("entries", "rates")),
     "policy": _words("MlpPolicy"),
     "learning_rate": _SCHEDULE,
     "clip_range": _SCHEDULE,
@@ -429,6 +441,7 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
     """
     checked = dict(settings)
     run_keys = RUN_KEYS[:2] if algorithm in OWN_LEARNERS else (*RUN_KEYS, "vec_env_wrapper")
+    run_keys = run_keys if algorithm in EXACT_LEARNERS else (*run_keys, "memory")
     allowed = (*run_keys, *ALGORITHM_KEYS[algorithm])
     values = {**VALUES, **OWN_VALUES.get(algorithm, {})}
     checked = {**OWN_DEFAULTS.get(algorithm, {}), **checked}

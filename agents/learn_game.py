@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.agents.config import TABLE_NETWORK, Config, load_config, read_yaml
+from mmgym.agents.config import TABLE_NETWORK, Config, load_config, read_yaml, remembers
 from mmgym.agents.runs import MOST_SEED, derived_seed
 from mmgym.arguments import integer
 from mmgym.baselines.catalogue import environment_of, problem_of, table_policy
@@ -132,6 +132,8 @@ def load_game(name_or_path: str) -> tuple[Settings, str]:
         for env_id in (environment, maker):
             if env_id is not None and learner != "exact":
                 trained = load_config(learner, env_id)
+                if remembers(trained.algorithm, trained.hyperparameters):
+                    raise ValueError("it has a memory, but answers must be functions of the observation")
                 if "independent" in algorithms and trained.algorithm not in ("a2c", "ppo"):
                     raise ValueError("independent takers need the learner ppo or a2c")
     except (FileNotFoundError, TypeError, ValueError) as error:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from mmgym.agents.model_files import ModelFileError, flatten
 from mmgym.agents.network import NetworkPolicy, StandardisedNetwork, jacobian_of, restore_network
 from mmgym.baselines.baseline import baseline_of
+from mmgym.memory_traces import MemoryTraces
 from mmgym.plain_files import shortened
 
 try:
@@ -102,7 +103,7 @@ class NaturalGradient:
 
     Parameters
     ----------
-    envs : KernelVectorEnv
+    envs : KernelVectorEnv or RememberingVectorEnv
         A batch with a box of actions, ``autoreset_mode="Disabled"``: finished rows are restarted here.
     policy : NetworkPolicy
         The actor, with the network's view of time (``clock=True``). It is trained.
@@ -133,7 +134,7 @@ class NaturalGradient:
         self.envs, self.policy, self.settings, self.total, self.steps = envs, policy, settings, total, 0
         inputs = envs.single_observation_space.shape[0]
         self.critic = StandardisedNetwork(inputs, 1, settings["net_arch"]["vf"], seed, **VIEW)
-        self._noise = baseline_of(envs).price_noise() if expected else None
+        self._noise = baseline_of(envs.unwrapped).price_noise() if expected else None
         self._random = torch.Generator().manual_seed(seed)
         self._metrics = {"actor": Metric(policy.network, 1e-3), "critic": Metric(self.critic.network, 1e-5)}
         self.table = torch.zeros(min(envs.params.num_steps, MOST_TIMES) + 1)  # values, by time
@@ -144,10 +145,11 @@ class NaturalGradient:
 
     def step(self, actions: Array) -> tuple[Array, Array, Array]:
         """What a step leads to, finished rows restarted: observations (E, D), rewards (E,), and which finished (E,)."""
-        before = {} if self._noise is None else self.envs.get_state()
+        batch = self.envs.unwrapped
+        before = {} if self._noise is None else batch.get_state()
         observations, rewards, finished, *_ = self.envs.step(actions)
         if self._noise is not None:
-            rewards = rewards - self._noise(before, self.envs.get_state())
+            rewards = rewards - self._noise(before, batch.get_state())
         if finished.any():
             finished = finished.copy()
             observations, _ = self.envs.reset(options={"reset_mask": finished})
@@ -322,8 +324,8 @@ class NaturalGradient:
         self._observations = observations
 
 
-def actor_of(env: Any, widths: list[int], seed: int = 0) -> NetworkPolicy:
-    """A fresh network of an environment with a box of actions.
+def actor_of(env: Any, widths: list[int], seed: int = 0, memory: Mapping[str, Any] | None = None) -> NetworkPolicy:
+    """A fresh network of an environment with a box of actions, for observations with memory traces if they are told.
 
     Raises
     ------
@@ -333,6 +335,7 @@ def actor_of(env: Any, widths: list[int], seed: int = 0) -> NetworkPolicy:
     space = env.action_space
     if not isinstance(space, gymnasium.spaces.Box):
         raise TypeError(f"natural_gradient needs a box of actions, not {space}")
-    policy = NetworkPolicy(env.observation_space.shape[0], space.shape[0], list(widths), seed, **VIEW)
+    seen = env.observation_space if memory is None else MemoryTraces(env.observation_space, **memory).space
+    policy = NetworkPolicy(seen.shape[0], space.shape[0], list(widths), seed, **VIEW)
     policy.quotes_of = env.to_quotes
     return policy

@@ -40,7 +40,9 @@ from mmgym.baselines.catalogue import environment_of, expansions_of, params_of
 from mmgym.baselines.choices import FrozenChoices
 from mmgym.baselines.expansion import Expansions
 from mmgym.baselines.imitation import ImitationExpansions
+from mmgym.baselines.policy import MemoryPolicy
 from mmgym.baselines.scoring import Score, exact_skill, score, skill_of_value
+from mmgym.memory_traces import MemoryTraces, RememberingVectorEnv
 from mmgym.plain_files import read_json, write_json
 from mmgym.provenance import provenance
 from mmgym.registration import check_foreign_environment
@@ -127,7 +129,8 @@ def build_model(config: Config, venv: VecEnv, seed: int, tensorboard: str | None
     if "features_extractor_class" in settings.get("policy_kwargs", {}):
         settings["policy_kwargs"]["features_extractor_class"] = ClockExtractor
     policy = settings.pop("policy", "MlpLstmPolicy" if config.algorithm in RECURRENT else "MlpPolicy")
-    settings.pop("vec_env_wrapper", None)  # around the environment: see `build_env`
+    for name in ("vec_env_wrapper", "memory"):  # around the environment: see `build_env`
+        settings.pop(name, None)
     options = {"seed": seed, "device": "cpu", "tensorboard_log": tensorboard, "verbose": 0, **settings}
     try:
         return algorithm_class(config.algorithm)(HurdlePolicy if policy == HURDLE else policy, venv, **options)
@@ -140,21 +143,27 @@ class ExpectedPriceMoves(SB3VecEnv):
 
     def __init__(self, envs: Any) -> None:
         super().__init__(envs)
-        self._noise = baseline_of(envs).price_noise()
+        self._noise = baseline_of(envs.unwrapped).price_noise()
 
     def step_batch(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """As in `SB3VecEnv`."""
         if self._noise is None:
             return super().step_batch()
-        before = self.envs.get_state()
+        batch = self.envs.unwrapped
+        before = batch.get_state()
         observations, rewards, finished, info = super().step_batch()
-        return observations, rewards - self._noise(before, self.envs.get_state()), finished, info
+        return observations, rewards - self._noise(before, batch.get_state()), finished, info
 
 
 def build_env(
     config: Config, env_id: str, arguments: Mapping[str, Any], threads: int, reward: str | None = None
 ) -> VecEnv:
-    adapter = ExpectedPriceMoves if reward == "expected" else SB3VecEnv
+    memory = config.hyperparameters.get("memory")
+
+    def adapter(envs: Any) -> SB3VecEnv:
+        adapted = ExpectedPriceMoves if reward == "expected" else SB3VecEnv
+        return adapted(RememberingVectorEnv(envs, **memory) if memory else envs)
+
     venv: VecEnv = make_sb3_env(env_id, config.n_envs, threads=threads, adapter=adapter, **arguments)
     for settings in config.hyperparameters.get("vec_env_wrapper", {}).values():
         venv = CentredRewards(venv, **settings)
@@ -213,9 +222,10 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     description["arguments"] = arguments
     try:
         if config.algorithm in OWN_LEARNERS:
-            network = _fresh_network(config, environment_of(env_id, **arguments), 0)
+            env = environment_of(env_id, **arguments)
+            network = _fresh_network(config, env, 0)
             restore_network(network, description, arrays)
-            return network, description
+            return _player(config, env, network), description
         venv = build_env(config, env_id, arguments, 1)
         model = build_model(config, venv, 0, None)
         restore_parameters(model, description, arrays)
@@ -231,8 +241,14 @@ def _fresh_network(config: Config, env: Any, seed: int) -> Any:
     """An untrained network of one of our own learners."""
     layers = config.hyperparameters["net_arch"]
     if config.algorithm == "natural_gradient":
-        return actor_of(env, layers["pi"], seed)
+        return actor_of(env, layers["pi"], seed, config.hyperparameters.get("memory"))
     return network_of(env, layers, seed)
+
+
+def _player(config: Config, env: Any, network: Any) -> Any:
+    """A network of ours as a policy of the environment, with the memory that its configuration gives it."""
+    memory = config.hyperparameters.get("memory")
+    return MemoryPolicy(network, MemoryTraces(env.observation_space, **memory)) if memory else network
 
 
 class _Run(NamedTuple):
@@ -373,7 +389,9 @@ def _own_learner(run: _Run, env: Any, policy: Any) -> ExactGradient | NaturalGra
     config, settings, seed = run.config, run.config.hyperparameters, derived_seed(run.seed, "environment")
     if config.algorithm == "natural_gradient":
         options: dict[str, Any] = {"num_envs": config.n_envs, "threads": run.threads, "autoreset_mode": "Disabled"}
-        envs = gymnasium.make_vec(run.env_id, **options, **run.arguments)
+        envs: Any = gymnasium.make_vec(run.env_id, **options, **run.arguments)
+        if "memory" in settings:
+            envs = RememberingVectorEnv(envs.unwrapped, **settings["memory"])
         return NaturalGradient(envs, policy, settings, config.n_timesteps, seed, expected=run.reward == "expected")
     if config.algorithm == "exact_gradient":
         expansions: Expansions | FrozenChoices = expansions_of(env)
@@ -387,8 +405,8 @@ def _train_in_rounds(run: _Run) -> _Trained:
     from torch.utils.tensorboard import SummaryWriter
 
     env, config = run.environment(), run.config
-    policy = _fresh_network(config, env, derived_seed(run.seed, "environment"))
-    learner = _own_learner(run, env, policy)
+    network = _fresh_network(config, env, derived_seed(run.seed, "environment"))
+    learner, policy = _own_learner(run, env, network), _player(config, env, network)
     before, curve = _resume_rounds(run, learner) if run.resumed else (0.0, [])
     started = time.perf_counter() - before
     next_score = (int(curve[-1]["steps"]) // run.score_steps + 1) * run.score_steps if curve else 0
@@ -401,7 +419,7 @@ def _train_in_rounds(run: _Run) -> _Trained:
         moving = True
         while moving and learner.steps < config.n_timesteps:
             due, step = learner.steps >= next_score, learner.steps
-            scored = exact_skill(env, policy) if due and isinstance(policy, NetworkPolicy) else None
+            scored = exact_skill(env, policy) if due and isinstance(network, NetworkPolicy) else None
             moving = learner.iterate()
             if due:
                 next_score = (step // run.score_steps + 1) * run.score_steps

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from mmgym.baselines.baseline import environment_of
 from mmgym.baselines.choices import component_sizes
 from mmgym.baselines.gaussian import clipped_gaussian_nodes
-from mmgym.baselines.policy import CallablePolicy, GivenPolicy, Policy, RememberingPolicy, StatelessPolicy, title
+from mmgym.baselines.policy import (
+    CallablePolicy,
+    GivenPolicy,
+    MemoryPolicy,
+    Policy,
+    RememberingPolicy,
+    StatelessPolicy,
+    title,
+)
 from mmgym.baselines.through_wrappers import ThroughWrappers
 from mmgym.baselines.wrappers import Wrapped, changing_layers, innermost, is_function, refuse_policy_wrappers
 
@@ -346,8 +354,10 @@ def all_actions(head: Any, space: Any) -> tuple[Array, Array]:
     return np.broadcast_to(actions, (len(weights), *actions.shape)), weights
 
 
-def model_policy(model: Any, *, wrapped: bool = False) -> ModelPolicy:
+def model_policy(model: Any, *, wrapped: bool = False) -> Policy:
     """A Stable-Baselines3 model as a policy, with the normalisation of the `VecNormalize` around its environment.
+
+    If that has memory traces, so has the policy.
 
     Raises
     ------
@@ -361,6 +371,8 @@ def model_policy(model: Any, *, wrapped: bool = False) -> ModelPolicy:
         refuse_policy_wrappers(model)
     venv = model.get_env()
     normalisation = model.get_vec_normalize_env() if venv is not None else None
+    batch = getattr(innermost(venv), "envs", None)  # of an `mmgym.adapters.sb3.SB3VecEnv`
+    traces = None if wrapped else getattr(batch, "traces", None)
     masks = None
     if "Maskable" in type(model).__name__:
         if venv is None:
@@ -368,4 +380,8 @@ def model_policy(model: Any, *, wrapped: bool = False) -> ModelPolicy:
         masks = venv.get_attr("masks", 0)[0]
     if normalisation is not None and not normalisation.norm_obs:
         normalisation = None
-    return ModelPolicy(model, normalisation, masks, None if wrapped else getattr(innermost(venv), "to_quotes", None))
+    quotes_of = None if wrapped else getattr(innermost(venv), "to_quotes", None)
+    if traces is None:
+        return ModelPolicy(model, normalisation, masks, quotes_of)
+    of_observed = None if masks is None else lambda seen: masks(seen[..., : traces.observed])
+    return MemoryPolicy(ModelPolicy(model, normalisation, of_observed, quotes_of), traces)

@@ -9,12 +9,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from mmgym.memory_traces import MemoryTraces
+
 Array = NDArray[Any]
 
 __all__ = [
     "CallablePolicy",
     "Float64Policy",
     "GivenPolicy",
+    "MemoryPolicy",
     "Policy",
     "PolicyThrough",
     "QuotingPolicy",
@@ -220,6 +223,38 @@ class PolicyThrough:
         assert self._policy.distribution is not None
         nodes, weights = self._policy.distribution(self.seen(observations))
         return self.played(nodes), weights
+
+
+class MemoryPolicy(PolicyThrough):
+    """A policy of observations with memory traces, as one of observations that remembers.
+
+    Parameters
+    ----------
+    policy : Policy
+    traces : MemoryTraces
+        As those that it was trained with.
+    """
+
+    markov = False
+    distribution = None
+
+    def __init__(self, policy: Policy, traces: MemoryTraces) -> None:
+        super().__init__(policy)
+        self.traces, self.quotes_of = traces, policy.quotes_of
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """The policy's actions; the hidden state is what it saw last, and its own."""
+        before, own = (None, None) if state is None else state
+        seen = self.traces.seen(before, observation, episode_start)
+        actions, own = self._policy.predict(seen, own, episode_start, deterministic, action_masks)
+        return actions, (seen, own)
 
 
 def uniform_nodes(nodes: int, dimensions: int) -> tuple[Array, Array]:

@@ -295,12 +295,13 @@ def _require_function(base: Any, player: Any) -> None:
 
 
 def exact_skill(env: Any, policy: Any) -> tuple[float, float]:
-    """Skill and regret of a policy of the observation at its mode: the part of `score` that is quick to find.
+    """Skill and regret of a policy at its mode: the part of `score` that is quick to find.
 
-    In a market with continuous coordinates from a short simulation, and to the best policy known.
+    Of a policy that remembers, and in a market with continuous coordinates, from a short simulation, and to the best
+    policy known.
     """
     base = environment_of(env)
-    value = baseline_of(base).criterion_value(policy)
+    value = baseline_of(base).criterion_value(policy) if policy.markov else None
     if value is None:
         value = score(base, policy, method="simulated", episodes=QUICK_EPISODES).value
     return skill_of_value(base, value)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,8 +15,6 @@ try:
 except ImportError as error:
     raise ImportError("mmgym.adapters.sb3 needs Stable-Baselines3: pip install 'mmgym[agents]'") from error
 
-from mmgym.kernel_env import KernelVectorEnv
-
 __all__ = ["CentredRewards", "SB3VecEnv", "make_sb3_env"]
 
 Array = NDArray[Any]
@@ -27,7 +25,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
 
     Parameters
     ----------
-    envs : KernelVectorEnv
+    envs : KernelVectorEnv or RememberingVectorEnv
         A batch with ``autoreset_mode="Disabled"``: this class restarts finished rows itself, as SB3 expects it, within
         the step. The finished rows' infos have ``terminal_observation``, ``TimeLimit.truncated`` (False: the horizon
         is a true end) and ``episode``, from which SB3 logs ``rollout/ep_rew_mean``: its return ``r``, its number of
@@ -44,7 +42,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
         If the batch resets itself.
     """
 
-    def __init__(self, envs: KernelVectorEnv) -> None:
+    def __init__(self, envs: Any) -> None:
         if envs.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(f"autoreset_mode {envs.autoreset_mode.value!r} is not allowed here: it must be 'Disabled'")
         self.envs = envs
@@ -57,6 +55,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc]
     def reset(self) -> Array:
         """Start an episode in every row, with the seeds of the last `seed` call if there was one."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
+        observations: Array
         observations, info = self.envs.reset(seed=seeds)
         self.returns[:], self.lengths[:] = 0.0, 0
         self.reset_infos = self._row_infos(info)
@@ -201,7 +200,7 @@ class CentredRewards(VecEnvWrapper):  # type: ignore[misc]
 
 
 def make_sb3_env(
-    env_id: str, num_envs: int, *, threads: int = 1, adapter: type[SB3VecEnv] = SB3VecEnv, **arguments: Any
+    env_id: str, num_envs: int, *, threads: int = 1, adapter: Callable[[Any], SB3VecEnv] = SB3VecEnv, **arguments: Any
 ) -> SB3VecEnv:
     """A batch of an mmgym id for Stable-Baselines3.
 
@@ -210,8 +209,8 @@ def make_sb3_env(
     env_id : str
     num_envs, threads : int
         Rows, and threads that share a step.
-    adapter : type
-        `SB3VecEnv` or a subclass of it.
+    adapter : callable
+        From the batch to what is returned: `SB3VecEnv` or a subclass of it.
     **arguments
         The environment's constructor arguments.
     """
@@ -225,4 +224,4 @@ def make_sb3_env(
         autoreset_mode="Disabled",
         **arguments,
     )
-    return adapter(envs.unwrapped)  # type: ignore[arg-type]
+    return adapter(envs.unwrapped)
