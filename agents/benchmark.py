@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from mmgym.agents.benchmark_cell import ONE_THREAD, lost_cell, result_file, run_folder
 from mmgym.agents.benchmark_ray import run_ray
 from mmgym.agents.benchmark_result import read_result
-from mmgym.agents.config import configurations_for, load_config, read_yaml, remembers
+from mmgym.agents.config import Config, configurations_for, load_config, read_yaml, remembers
 from mmgym.agents.runs import MOST_SEED
 from mmgym.plain_files import shortened, write_json
 from mmgym.registration import check_foreign_environment
@@ -141,14 +141,20 @@ def _cell(
     return identity | {"market": market, "key": f"{env_id.replace('/', '-')}/{run}-{digest}"}  # the name is no setting
 
 
-def _suitable(env_id: str, params: Any) -> list[str]:
-    """Configurations with settings for an id: those with a memory only where the observation hides something."""
+def _suitable(env_id: str, env: Any) -> list[str]:
+    """Configurations with settings for an id: with a memory only where the observation hides something.
+
+    It must then show what the memory is of.
+    """
+    params, width = env.params, env.observation_space.shape[0]
     observed = [getattr(params, field) for field in params._fields if field.startswith("observe")]
     hides = any(what not in (True, "state") for what in observed)
-    configurations = {name: load_config(name, env_id) for name in configurations_for(env_id)}
-    return [
-        name for name, each in configurations.items() if hides or not remembers(each.algorithm, each.hyperparameters)
-    ]
+
+    def suits(config: Config) -> bool:
+        memory = config.hyperparameters.get("memory", {"entries": [0]})
+        return not remembers(config.algorithm, config.hyperparameters) or (hides and max(memory["entries"]) < width)
+
+    return [name for name in configurations_for(env_id) if suits(load_config(name, env_id))]
 
 
 def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
@@ -167,9 +173,9 @@ def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
     papers, agents = [], []
     for market, settings in benchmark.environments.items():
         env_id, arguments = settings.get("env", market), settings.get("arguments") or {}
-        params = environment_of(env_id, **arguments).params  # refused here, not in a worker
+        env = environment_of(env_id, **arguments)  # refused here, not in a worker
         papers.append(_cell(market, "policies", env_id, arguments, "policies", None, policies=settings.get("policies")))
-        names = settings.get("algorithms") or _suitable(env_id, params)
+        names = settings.get("algorithms") or _suitable(env_id, env)
         if not names:
             raise ValueError(f"{env_id}: no configuration has settings for it; name its algorithms")
         for name in names:

@@ -137,8 +137,10 @@ class RememberingVectorEnv(gymnasium.vector.VectorWrapper):  # type: ignore[type
         """Start episodes, in the rows of ``options["reset_mask"]`` or in all."""
         observations, info = self.env.reset(seed=seed, options=options)
         fresh = self.traces.seen(None, observations)
-        mask = (options or {}).get("reset_mask")
-        self._seen = fresh if self._seen is None or mask is None else np.where(mask[:, None], fresh, self._seen)
+        if self._seen is None or options is None or "reset_mask" not in options:
+            self._seen = fresh
+        else:
+            self._seen = np.where(np.asarray(options["reset_mask"])[:, None], fresh, self._seen)
         return self._seen.copy(), info
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
