@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 
 class MemoryTraces:
-    """The recurrence, for observations that begin with the time left as a share of the horizon.
+    """The recurrence, for observations whose first entry is the share of the horizon that has passed, or is left.
 
     Parameters
     ----------
@@ -82,14 +82,15 @@ class MemoryTraces:
             What this returned of the last observations; None if there were none.
         observations : array (..., D)
         begun : array (...) of bool, optional
-            Which of them are the first of an episode. Where more time is left than before, they are in any case.
+            Which of them are the first of an episode; none by default.
         """
         now = np.asarray(observations, dtype=np.float32)
         sums = np.maximum(self._signs * now[..., self._entries], 0.0)[..., None] + np.zeros(len(self._rates))
         if before is not None:
-            elapsed = before[..., 0].astype(np.float64) - now[..., 0]
-            first = elapsed < 0.0 if begun is None else (elapsed < 0.0) | np.reshape(begun, elapsed.shape).astype(bool)
-            kept = np.where(first[..., None], 0.0, np.exp(-self._rates * np.maximum(elapsed, 0.0)[..., None]))
+            elapsed = np.abs(before[..., 0].astype(np.float64) - now[..., 0])
+            kept = np.exp(-self._rates * elapsed[..., None])
+            if begun is not None:
+                kept[np.reshape(begun, elapsed.shape).astype(np.bool_)] = 0.0
             sums += before[..., self.observed :].reshape(sums.shape) * kept[..., None, :]
         return np.concatenate([now, sums.reshape(*now.shape[:-1], -1).astype(np.float32)], axis=-1)
 
@@ -145,12 +146,17 @@ class RememberingVectorEnv(gymnasium.vector.VectorWrapper):  # type: ignore[type
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """As of the batch, with observations and traces."""
-        observations, *rest = self.env.step(actions)
-        self._seen = self.traces.seen(self._seen, observations)
-        return self._seen.copy(), *rest  # type: ignore[return-value]
+        observations, rewards, terminated, truncated, info = self.env.step(actions)
+        seen = self.traces.seen(self._seen, observations)
+        self._seen = seen.copy()
+        self._seen[terminated, self.traces.observed :] = 0.0  # an episode comes next
+        return seen, rewards, terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """The complete state of all rows, as in `KernelVectorEnv.get_state`, and ``memory``, their traces."""
+        """The complete state of all rows, as in `KernelVectorEnv.get_state`, and ``memory``, their traces.
+
+        Of rows that have ended they are 0: an episode comes next.
+        """
         state: dict[str, Any] = self.env.get_state()  # type: ignore[attr-defined]
         return state if self._seen is None else {**state, "memory": self._seen[:, self.traces.observed :].copy()}
 

@@ -37,11 +37,11 @@ def batch_of(env_id, rows, mode="NextStep", **arguments):
     return gymnasium.make_vec(env_id, num_envs=rows, autoreset_mode=mode, **arguments).unwrapped
 
 
-def direct_sums(observations, entries, rates, low):
-    """Traces (T, B, M) of histories (T, B, D), whose episodes begin where more time is left than before."""
+def direct_sums(observations, begun, entries, rates, low):
+    """Traces (T, B, M) of histories (T, B, D), and where episodes begin in them (T, B)."""
     count, rows, _ = observations.shape
     expected = np.zeros((count, rows, 0))
-    left = observations[..., 0].astype(np.float64)
+    times = observations[..., 0].astype(np.float64)  # passed, or left
     for entry in entries:
         for sign in (1.0, -1.0) if low[entry] < 0.0 else (1.0,):
             inputs = np.maximum(sign * observations[..., entry].astype(np.float64), 0.0)
@@ -50,25 +50,28 @@ def direct_sums(observations, entries, rates, low):
                 for b in range(rows):
                     start = 0
                     for i in range(count):
-                        start = i if i == 0 or left[i, b] > left[i - 1, b] else start
-                        lags = left[start : i + 1, b] - left[i, b]
+                        start = i if begun[i, b] else start
+                        lags = np.abs(times[start : i + 1, b] - times[i, b])
                         column[i, b, 0] = np.exp(-rate * lags) @ inputs[start : i + 1, b]
                 expected = np.concatenate([expected, column], axis=2)
     return expected
 
 
-@pytest.mark.parametrize(("env_id", "entries"), [(FLOW, [2]), (FLOW, [1, 3]), (POWER, [3, 4, 5, 6, 7, 8])])
+@pytest.mark.parametrize(
+    ("env_id", "entries", "arguments"),
+    [(FLOW, [2], TAPE), (FLOW, [1, 3], TAPE), (POWER, [3, 4, 5, 6, 7, 8], TAPE), (AS, [1], SMALL[AS])],
+)
 @pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
-def test_traces_are_sums_over_the_history_of_the_episode(env_id, entries, mode):
+def test_traces_are_sums_over_the_history_of_the_episode(env_id, entries, arguments, mode):
     """Of every row, over several episodes, by the wrapper and by the policy, which has the observations alone."""
     rates, rows = [0.3, 5.0, 300.0], 5
-    plain, envs = (batch_of(env_id, rows, mode, **TAPE) for _ in range(2))
+    plain, envs = (batch_of(env_id, rows, mode, **arguments) for _ in range(2))
     envs = RememberingVectorEnv(envs, entries, rates)
     policy = MemoryPolicy(CallablePolicy(lambda seen: seen), envs.traces)
     history, (seen, _) = [plain.reset(seed=3)[0]], envs.reset(seed=3)
-    given, random = [seen], np.random.default_rng(0)
-    remembered, state = policy.predict(history[0])
-    answers = [remembered]
+    given, random, ended_before = [seen], np.random.default_rng(0), np.zeros(rows, np.bool_)
+    first, state = policy.predict(history[0])
+    answers, begun = [first], [np.ones(rows, np.bool_)]
     for _ in range(80):
         actions = random.uniform(-1.0, 1.0, (rows, *envs.single_action_space.shape)).astype(np.float32)
         observations, _, ended, *_ = plain.step(actions)
@@ -77,13 +80,15 @@ def test_traces_are_sums_over_the_history_of_the_episode(env_id, entries, mode):
         if mode == "Disabled" and ended.any():
             observations = plain.reset(options={"reset_mask": ended})[0]
             seen = envs.reset(options={"reset_mask": finished})[0]
+        begun.append(ended if mode == "Disabled" else ended_before)
+        ended_before = ended.copy()
         history.append(observations)
         given.append(seen)
-        answer, state = policy.predict(observations, state)
+        answer, state = policy.predict(observations, state, begun[-1])
         answers.append(answer)
     observed, low = np.stack(history), plain.single_observation_space.low
-    assert (np.diff(observed[..., 0], axis=0) > 0.0).sum() > rows  # episodes that began
-    expected = direct_sums(observed, entries, rates, low)
+    assert np.sum(begun) > 2 * rows
+    expected = direct_sums(observed, np.stack(begun), entries, rates, low)
     np.testing.assert_allclose(np.stack(given)[..., observed.shape[2] :], expected, rtol=1e-4, atol=1e-5)
     assert envs.single_observation_space.contains(seen[0])
     assert np.array_equal(np.stack(answers), np.stack(given))
@@ -96,7 +101,7 @@ def test_at_a_markets_own_rates_traces_tell_its_intensities():
     rates = [5.0 * decay for decay in flows["decay"]]
     envs = RememberingVectorEnv(batch_of(FLOW, 8, info="full", **arguments), [2], rates)
     seen, info = envs.reset(seed=1)
-    for _ in range(100):
+    for _ in range(100):  # three episodes or more
         now = 5.0 * (1.0 - seen[:, 0])
         for k, name in enumerate(("buy", "sell")):
             base, jump, decay, first = (flows[key][k] for key in ("base_rate", "excitation", "decay", "initial_rates"))
