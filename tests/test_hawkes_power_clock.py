@@ -17,7 +17,14 @@ from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_power import HawkesPowerBaseline, solved
 from mmgym.baselines.hawkes_power.baseline import DistancePolicy
-from mmgym.baselines.hawkes_power.clock import held_bounds, most_of_walk, offset_nodes, walk
+from mmgym.baselines.hawkes_power.clock import (
+    best_held_offsets,
+    edge_slopes,
+    held_bounds,
+    most_of_walk,
+    offset_nodes,
+    walk,
+)
 from mmgym.models.hawkes_power import BUY, MID_SIGN, SELL, SPREAD_SIGN, Params
 
 MOVING = {
@@ -59,15 +66,17 @@ def test_a_book_that_never_moves_has_the_certified_optimum_below(excitation):
 def test_the_policy_of_the_bound_is_what_an_environment_plays():
     """Path by path: with the penalty, the policy's estimates have the mean of its returns, and lie below the bound."""
     p, paths, seed = Params.create(**MOVING), 1_000, 40
-    function, nodes = solved(p, "fitted"), offset_nodes(p)
+    function, random = solved(p, "fitted"), np.random.default_rng(8)
+    slopes = edge_slopes(p, function)
     found = held_bounds(p, function, paths, seed, 20)
     assert (found[:, 0] >= found[:, 1]).all()
 
     def distances(time_left, inventory, spread, rates):
+        """Of the bound's law: futures are drawn afresh at every decision."""
         flat = [np.ravel(x) for x in (time_left, inventory, spread)]
-        edges = function.at(p, *flat, np.reshape(rates, (-1, 6)))[:, :2].reshape(*np.shape(rates)[:-1], 2)
-        offsets = best_offsets(edges, *reach_laws(p))
-        return np.rint(offsets / nodes[1]) * nodes[1] + p.half_tick * np.asarray(spread)[..., None]
+        draws = random.integers(2**63, size=len(flat[0])).astype(np.uint64)
+        offsets = best_held_offsets(p, function, slopes, *flat, np.reshape(rates, (-1, 6)), draws)
+        return offsets.reshape(*np.shape(rates)[:-1], 2) + p.half_tick * np.asarray(spread)[..., None]
 
     policy, baseline = DistancePolicy(p, distances), HawkesPowerBaseline(p)
     played = simulated_columns(baseline.environment(), policy, baseline.control_variate(policy), paths, seed)

@@ -12,7 +12,7 @@ import mmgym.models.hawkes_power as model
 from mmgym.baselines.baseline import BestKnownPolicy, Bounds, PriceNoise, SimulatedBaseline, best_lower, make_baseline
 from mmgym.baselines.episodes import ControlVariate, Decision, Step, simulated_columns
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
-from mmgym.baselines.hawkes_power import closed_forms, kernels
+from mmgym.baselines.hawkes_power import clock, closed_forms, kernels
 from mmgym.baselines.hawkes_power.bounds import (
     CERTAIN,
     MOST,
@@ -37,12 +37,14 @@ __all__ = [
     "DistancePolicy",
     "FittedPolicy",
     "HawkesPowerBaseline",
+    "HeldPolicy",
     "ReconstructedPolicy",
     "ValuePolicy",
 ]
 
 ROUGH_SEED, LOWER_SEED, REFERENCE_SEED = 0x10BD, 0x10BE, 0x10BF
 ROUGH = 200  # paths of all policies that may be the best one
+HELD_MOST = 1_000  # paths of the one that simulates futures at every decision
 
 
 class DistancePolicy(StatePolicy):
@@ -119,6 +121,29 @@ class FittedPolicy(ValuePolicy):
         ahead = np.clip(ahead, 0.0, longest)
         faded = p.base_rates + (rates - p.base_rates) * np.exp(-p.decays * ahead[..., None])
         return super()._best_distances(time_left - ahead, inventory, spread, faded)
+
+
+class HeldPolicy(DistancePolicy):
+    """Quotes that are expected to earn most while they rest for a step, by the fitted value function.
+
+    What is expected comes from simulated futures of every state, always the same for the same time left.
+    """
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params, self._best_distances)
+
+    @functools.cached_property
+    def _slopes(self) -> Array:
+        return clock.edge_slopes(self.params, solved(self.params, "fitted"))
+
+    def _best_distances(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
+        p, shape = self.params, np.shape(rates)[:-1]
+        left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
+        seeds = np.rint(left / p.step_length).astype(np.uint64)
+        function = solved(p, "fitted")
+        flat = np.reshape(rates, (-1, len(PROCESSES)))
+        offsets = clock.best_held_offsets(p, function, self._slopes, left, lots, ticks, flat, seeds)
+        return np.asarray(offsets.reshape(*shape, 2) + p.half_tick * np.asarray(spread)[..., None])
 
 
 class _Memory(NamedTuple):
@@ -206,7 +231,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     only_bounds = True
     reference = "join_best"
-    ours = ("reconstructed", "fitted", "first_order_expansion", "frozen_intensity", "join_best")
+    ours = ("held", "reconstructed", "fitted", "first_order_expansion", "frozen_intensity", "join_best")
 
     def best_policy(self) -> BestPowerPolicy:
         """The policy with the best lower bound."""
@@ -259,7 +284,9 @@ class HawkesPowerBaseline(SimulatedBaseline):
             return lambda: DistancePolicy(p, functools.partial(distances, p, **options), control)
 
         remembering = {"reconstructed": lambda: ReconstructedPolicy(p)} if p.observe == "tape" else {}
+        held = {"held": lambda: HeldPolicy(p)} if clock.offset_nodes(p) is not None else {}
         return {
+            **held,
             **remembering,
             "fitted": lambda: FittedPolicy(p),
             "first_order_expansion": lambda: ValuePolicy(p, "first_order"),
@@ -277,7 +304,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
 
     def _simulated(self, name: str, seed: int, most: int = MOST) -> Array:
         """Estimates (paths,) of the value of a policy, kept on disk."""
-        count = min(paths_for(self.params), most)
+        count = min(paths_for(self.params), most, HELD_MOST if name == "held" else MOST)
 
         def make() -> Mapping[str, Any]:
             policy = self.policies()[name]()

@@ -13,6 +13,10 @@ which is the bound:
 
     B_k(q) = max_d  E Z + (what the orders of the step earn at d - Z) + E[B_{k+1}(q') | book, d].
 
+Fills of both sides in one step are worth a second difference of ``Theta`` besides; ``Z`` has that too, times the number
+of such pairs, as if no offset were below 0. The quotes that maximise ``E Z`` from the state alone are the best known
+policy.
+
 Any edges will do as long as a path has the same ``Z`` when it is played and when it is a future: ``e_u`` is that of the
 start plus a linear function of the moves of half-spread and intensities. All kinks in ``d`` lie at multiples of half a
 tick; there, and at equal parts in between, the maximum is taken, and a bound of the second derivative covers the rest.
@@ -25,7 +29,7 @@ from numba import njit
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mmgym.baselines.hawkes_flow.reach import best_offset, order_gain
+from mmgym.baselines.hawkes_flow.reach import order_gain
 from mmgym.baselines.hawkes_power.basis import features_at, sampled_states
 from mmgym.baselines.hawkes_power.kernels import (
     NODES,
@@ -57,14 +61,15 @@ from mmgym.random_streams import start_stream
 
 Array = NDArray[np.float64]
 
-__all__ = ["held_bounds", "most_of_walk", "offset_nodes", "walk"]
+__all__ = ["best_held_offsets", "edge_slopes", "held_bounds", "most_of_walk", "offset_nodes", "walk"]
 
 FINEST = 0.02  # spacing of offsets, in units of 1 / kappa, or below
 MOST_NODES, MOST_BYTES, MOST_ORDERS = 1_000, 2.0**29, 1.5  # offsets; of the tables of a path; of both sides in a step
-FUTURES = 200  # of each step
+FUTURES, AHEAD = 200, 64  # of each step, for the bound and for the policy
 TOGETHER = 5  # paths of a kernel's call
 ORDERS = 64  # of a side in a step that the penalty counts
 FILLS = 9  # in a step that are told apart, less one
+CERTAIN_FILLS = 2.0  # largest weight of an order in pairs, in units of one at the start's half-spread
 FUTURE_SALT = np.uint64(0x5DEECE66D1234567)
 
 
@@ -110,7 +115,7 @@ def edge_slopes(params: Params, function: ValueFunction) -> Array:
 
 
 def held_bounds(params: Params, function: ValueFunction, paths: int, seed: int, futures: int = FUTURES) -> Array:
-    """Estimates (paths, 2): of the bound, and of the policy of the value function with offsets rounded to the nodes.
+    """Estimates (paths, 2): of the bound, and of the policy that looks a step ahead, which has futures of its own.
 
     Parameters
     ----------
@@ -138,11 +143,58 @@ def held_bounds(params: Params, function: ValueFunction, paths: int, seed: int, 
             for first in range(0, missing.size, TOGETHER):
                 rest = missing[first : first + TOGETHER]
                 part = np.empty((rest.size, 2))
-                held_paths(record, rows, *function, slopes, seeds[rest], futures, nodes, most, part)
+                held_paths(record, rows, *function, slopes, seeds[rest], futures, AHEAD, nodes, most, part)
                 values[rest] = part
                 bar.update(int(np.isfinite(part[:, 0]).sum()))
             most, missing = 4 * most, np.flatnonzero(np.isnan(values[:, 0]))
     return np.asarray(values + function.initial(params))
+
+
+def best_held_offsets(
+    params: Params,
+    function: ValueFunction,
+    slopes: Array,
+    time_left: Array,
+    inventory: Array,
+    spread: Array,
+    rates: Array,
+    seeds: NDArray[np.uint64],
+    futures: int = AHEAD,
+) -> Array:
+    """Offsets of bid and ask (S, 2), EUR / MWh, that are expected to earn most while they rest for a step.
+
+    Parameters
+    ----------
+    params : Params
+        With `offset_nodes`.
+    function : ValueFunction
+    slopes : array
+        Its `edge_slopes`.
+    time_left, inventory, spread, rates : array_like, shapes (S,), (S,), (S,), (S, 6)
+        Minutes, lots, ticks, 1 / minute.
+    seeds : array, shape (S,)
+        Of the futures that are simulated from each state.
+    futures : int
+    """
+    nodes = offset_nodes(params)
+    if nodes is None:
+        raise ValueError("quotes that rest are not looked for in this market: see `offset_nodes`")
+    offsets = np.empty((len(time_left), 2))
+    held_offsets(
+        MARKET.record(params),
+        np.zeros(1, MARKET.row_dtype),
+        *function,
+        slopes,
+        np.ascontiguousarray(time_left, dtype=np.float64),
+        np.ascontiguousarray(inventory, dtype=np.int64),
+        np.ascontiguousarray(spread, dtype=np.int64),
+        np.ascontiguousarray(rates, dtype=np.float64),
+        np.ascontiguousarray(seeds, dtype=np.uint64),
+        futures,
+        nodes,
+        offsets,
+    )
+    return offsets
 
 
 @njit(**KERNEL)
@@ -213,6 +265,8 @@ def _add_counts(n, half_spreads, start, decay, nodes, room, law):
 def _add_repeated(law, edges, start, nodes, ask, scale, out):
     """Add what further fills of one side change, given the law of their number, to out (D, 2 Q)."""
     fills, lots = law.shape[1], out.shape[1]
+    while fills > 2 and law[:, fills - 1].max() == 0.0:
+        fills -= 1
     for q in range(lots):
         room = q + 1 if ask else lots - q
         gain, beyond = 0.0, 0.0
@@ -300,11 +354,25 @@ def _add_orders(n, half_spreads, start, decays, nodes, room, law, pairs):
 
 
 @njit(**KERNEL)
+def _both(n, half_spreads, start, decays):
+    """Weight of orders of both sides that fill in one step, at no offsets: how often, were nothing certain to fill."""
+    weights = np.zeros(2)
+    for side in range(2):
+        for o in range(n[side]):
+            weights[side] += min(math.exp(decays[side] * (half_spreads[side, o] - start)), CERTAIN_FILLS)
+    return weights[0] * weights[1]
+
+
+@njit(**KERNEL)
 def _add_futures(
     p, s, start, excess, slopes, decays, edges, worths, futures, nodes, stream, sums, free, law, pairs, room
 ):
-    """Simulate futures of a step from its start and add what `_add_step` takes; the stream goes on."""
+    """Simulate futures of a step from its start and add what `_add_step` takes; the stream goes on.
+
+    Returns the stream and the sum of `_both`.
+    """
     s0, s1 = stream
+    both = 0.0
     half_spreads, n, changes = np.empty((2, ORDERS)), np.empty(2, dtype=np.int64), np.empty((2, 2))
     for _ in range(futures):
         _set_excess(s, excess)
@@ -326,8 +394,9 @@ def _add_futures(
             spread += SPREAD_SIGN[process] * ticks
             excite(p, s, process)
         _add_orders(n, half_spreads, p.half_tick * start[0], decays, nodes, room, law, pairs)
+        both += _both(n, half_spreads, p.half_tick * start[0], decays)
     _set_excess(s, excess)
-    return s0, s1
+    return (s0, s1), both
 
 
 @njit(**KERNEL)
@@ -399,32 +468,131 @@ def most_of_walk(orders, q, sides, half_spreads, edges, sums, after, start, deca
 
 
 @njit(**KERNEL)
-def _best_of_step(orders, q, sides, half_spreads, edges, sums, after, start, nodes, bids, asks, decays, values):
+def best_pair(q, cross, bids, asks, fades):
+    """Nodes of bid and ask that are good together, found by turns, with ``cross`` times their ``fades`` (2, D)."""
+    lots = bids.shape[1] + 1
+    j = np.argmax(bids[:, q]) if q < lots - 1 else 0
+    i = np.argmax(asks[:, q - 1]) if q > 0 else 0
+    if 0 < q < lots - 1 and cross != 0.0:
+        for _ in range(3):
+            best = -math.inf
+            for n in range(len(bids)):
+                value = bids[n, q] + cross * fades[0, n] * fades[1, i]
+                if value > best:
+                    best, j = value, n
+            best = -math.inf
+            for n in range(len(asks)):
+                value = asks[n, q - 1] + cross * fades[0, j] * fades[1, n]
+                if value > best:
+                    best, i = value, n
+    return j, i
+
+
+@njit(**KERNEL)
+def _best_of_step(
+    orders, q, sides, half_spreads, edges, sums, after, start, nodes, cross, fades, bids, asks, decays, values
+):
     """The largest value over the nodes of bid and ask, from inventory ``q`` on."""
     lots, count = len(after), len(nodes)
-    i, j = (np.argmax(asks[:, q - 1]) if q > 0 else 0), (np.argmax(bids[:, q]) if q < lots - 1 else 0)
-    ask, bid = (asks[i, q - 1] if q > 0 else 0.0), (bids[j, q] if q < lots - 1 else 0.0)
     parts = (orders, q, sides, half_spreads, edges, sums, after)
-    best = ask + bid + walk(*parts, start + nodes[j], start + nodes[i], decays, values)
-    if orders == 0:
-        return best, 0.0
-    most, curve = most_of_walk(*parts, start, decays)
-    buys = 0
+    j, i = best_pair(q, cross, bids, asks, fades)
+    of_bid = bids[:, q].copy() if q < lots - 1 else np.zeros(count)
+    of_ask = asks[:, q - 1].copy() if q > 0 else np.zeros(count)
+    buys, most, curve = 0, 0.0, abs(cross) * (decays[0] ** 2 + decays[1] ** 2)
     for n in range(orders):
         buys += sides[n] == BUY
-    for i in range(count if buys > 0 else 1):
-        of_ask = ask if buys == 0 or q == 0 else asks[i, q - 1]
-        if of_ask + bid + most <= best:
+    both = 0 < buys < orders
+    if orders > 0:
+        largest, of_walk = most_of_walk(*parts, start, decays)
+        most = largest if both else 0.0
+        curve += 2.0 * max(decays[0], decays[1]) ** 2 * of_walk
+    if orders == 0:
+        of_bid += walk(*parts, start, start, decays, values)
+    elif not both:  # what orders earn depends on the quote of one side
+        for n in range(count):
+            if buys > 0:
+                of_ask[n] += walk(*parts, start, start + nodes[n], decays, values)
+            else:
+                of_bid[n] += walk(*parts, start + nodes[n], start, decays, values)
+    best = of_ask[i] + of_bid[j] + cross * fades[0, j] * fades[1, i]
+    if both:
+        best += walk(*parts, start + nodes[j], start + nodes[i], decays, values)
+    low, high = fades[1, count - 1], fades[1, 0]
+    at_low, at_high = (of_bid + cross * low * fades[0]).max(), (of_bid + cross * high * fades[0]).max()
+    for i in range(count):
+        share = (fades[1, i] - low) / (high - low)  # the best bid's worth is convex in the ask's fading
+        if of_ask[i] + share * at_high + (1.0 - share) * at_low + most <= best:
             continue
-        for j in range(count if buys < orders else 1):
-            of_bid = bid if buys == orders or q == lots - 1 else bids[j, q]
-            if of_ask + of_bid + most > best:
-                best = max(best, of_ask + of_bid + walk(*parts, start + nodes[j], start + nodes[i], decays, values))
+        for j in range(count):
+            value = of_ask[i] + of_bid[j] + cross * fades[0, j] * fades[1, i]
+            if value + most > best:
+                if both:
+                    value += walk(*parts, start + nodes[j], start + nodes[i], decays, values)
+                best = max(best, value)
     return best, curve
 
 
 @njit(**KERNEL)
-def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, nodes, most, out):
+def _foresee(p, s, basis, table, slopes, spread, futures, nodes, stream, work, features, tables, curves):
+    """What quotes of a step are expected to earn, from its state ``s``: tables (2, D, 2 Q), bounds of their curvature.
+
+    Returns the start (7,) of `_moved`, edges and worths (2, 2 Q), the weight (2 Q + 1,) of fills of both sides,
+    and the stream.
+    """
+    lots, decays = table.shape[1], np.array([p.fill_decay_sell, p.fill_decay_buy])
+    start, room = np.empty(7), np.empty((2, lots))
+    edges, worths, free, cross = (
+        np.empty((2, lots - 1)),
+        np.empty((2, lots - 1)),
+        np.zeros((2, lots - 1)),
+        np.zeros(lots),
+    )
+    sums, law, pairs = np.zeros((2, 3, p.largest_spread)), np.zeros((2, len(nodes), FILLS)), np.zeros(2)
+    lines, fills = np.empty((2, len(nodes))), np.empty(FILLS)
+    start[0] = spread
+    rates_at(p, s, 0.0, start[1:])
+    state_features(p, basis, spread, start[1:], work, features)
+    edges_at(p, basis, features, table, spread, room[0], room[1], edges[1], edges[0])
+    _start_edges(p, edges, spread, decays, worths)
+    stream, both = _add_futures(
+        p, s, start, start[1:] - p.base_rates, slopes, decays, edges, worths, futures, nodes, stream, sums, free, law,
+        pairs, fills,
+    )  # fmt: skip
+    tables[:] = 0.0
+    curves[:] = 0.0
+    for side in range(2):
+        _add_step(
+            p, sums[side], law[side], free[side], pairs[side], edges[side], spread, nodes, side == 1, 1.0 / futures,
+            lines, tables[side], curves[side],
+        )  # fmt: skip
+    for q in range(1, lots - 1):
+        cross[q] = edges[1, q] - edges[1, q - 1]
+    return start, edges, worths, cross, both / futures, stream
+
+
+@njit(**KERNEL)
+def held_offsets(record, rows, basis, borders, table, slopes, left, lots, spreads, rates, seeds, futures, nodes, out):
+    """Offsets (S, 2) of bid and ask at states, the best ones for what simulated futures say from seeds (S,)."""
+    p, s = record[0], rows[0]
+    work, features = scratch(basis), np.empty((4, table.shape[1]))
+    tables = np.empty((2, len(nodes), table.shape[2] - 1))
+    curves = np.empty((2, table.shape[2] - 1))
+    fades = np.exp(-np.outer(np.array([p.fill_decay_sell, p.fill_decay_buy]), nodes))
+    for n in range(len(left)):
+        _set_excess(s, rates[n] - p.base_rates)
+        level = min(max(np.searchsorted(borders, left[n] * (1.0 + 1e-12)) - 1, 0), len(table) - 1)
+        k = min(max(np.int64(np.rint((p.horizon - left[n]) / p.step_length)), 0), p.num_steps - 1)
+        _, _, _, cross, both, _ = _foresee(
+            p, s, basis, table[level], slopes[k], spreads[n], futures, nodes, start_stream(seeds[n]), work, features,
+            tables, curves,
+        )  # fmt: skip
+        q = lots[n] + p.inventory_limit
+        j, i = best_pair(q, cross[q] * both, tables[0], tables[1], fades)
+        out[n, 0], out[n, 1] = nodes[j], nodes[i]
+
+
+@njit(**KERNEL)
+def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, ahead, nodes, most, out):
     """Pathwise estimates (paths, 2) of `held_bounds`, less the value function at the start.
 
     Not-a-number where a step has more than ``most`` orders.
@@ -434,46 +602,38 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
     limit, largest = p.inventory_limit, p.largest_spread
     work, features = scratch(basis), np.empty((4, table.shape[1]))
     decays = np.array([p.fill_decay_sell, p.fill_decay_buy])
-    rates, start, room, jump = np.empty(PROCESSES), np.empty(7), np.empty((3, lots)), np.empty(lots)
-    now_edges, edges, worths = np.empty((2, lots - 1)), np.empty((2, lots - 1)), np.empty((2, lots - 1))
+    rates, room, jump, now_edges = np.empty(PROCESSES), np.empty((3, lots)), np.empty(lots), np.empty((2, lots - 1))
     own, values, changes = np.empty((2, lots - 1)), np.empty(lots), np.empty((2, 2))
     tables, curves = np.empty((steps, 2, len(nodes), lots - 1)), np.empty((steps, 2, lots - 1))
     chosen, spreads, counts = np.zeros((steps, 2, lots), np.int64), np.empty(steps, np.int64), np.empty(steps, np.int64)
     sides, half_spreads = np.empty((steps, most), np.int64), np.empty((steps, most))
     order_edges, sums = np.empty((steps, most, lots - 1)), np.empty((steps, most + 1, lots))
-    step_sums, free, law = np.empty((2, 3, largest)), np.empty((2, lots - 1)), np.empty((2, len(nodes), FILLS))
-    pairs, lines, fills = np.empty(2), np.empty((2, len(nodes))), np.empty(FILLS)
+    step_sums, free, law = np.zeros((2, 3, largest)), np.empty((2, lots - 1)), np.empty((2, len(nodes), FILLS))
+    pairs, fills = np.empty(2), np.empty(FILLS)
     seen, n = np.empty((2, ORDERS)), np.empty(2, np.int64)
+    crosses, fades = np.empty((steps, lots)), np.exp(-np.outer(decays, nodes))
     spacing = nodes[1] - nodes[0]
     for path in range(len(seeds)):
         s0, s1 = start_stream(seeds[path])
         stream = start_stream(seeds[path] ^ FUTURE_SALT)
         reset_one(p, s)
         spread, level, enough = np.int64(s.spread), len(table) - 1, True
-        tables[:] = 0.0
-        curves[:] = 0.0
         for k in range(steps):
             now, rest = p.step_length * (steps - k), p.step_length
-            spreads[k], start[0] = spread, spread
+            spreads[k] = spread
             height = p.half_tick * spread
-            rates_at(p, s, 0.0, start[1:])
-            state_features(p, basis, spread, start[1:], work, features)
-            edges_at(p, basis, features, table[level], spread, room[0], room[1], edges[1], edges[0])
-            for q in range(lots - 1):
-                for side in range(2):
-                    offset = best_offset(edges[side, q], decays[side], 0.0, nodes[-1])
-                    chosen[k, side, q + side] = round(offset / spacing)
-            _start_edges(p, edges, spread, decays, worths)
-            step_sums[:], free[:], law[:], pairs[:] = 0.0, 0.0, 0.0, 0.0
-            stream = _add_futures(
-                p, s, start, start[1:] - p.base_rates, slopes[k], decays, edges, worths, futures, nodes, stream,
-                step_sums, free, law, pairs, fills,
+            # the policy's quotes come from futures of their own: those of the penalty flatter what is chosen by them
+            _, _, _, cross, both, stream = _foresee(
+                p, s, basis, table[level], slopes[k], spread, ahead, nodes, stream, work, features, tables[k],
+                curves[k],
             )  # fmt: skip
-            for side in range(2):
-                _add_step(
-                    p, step_sums[side], law[side], free[side], pairs[side], edges[side], spread, nodes, side == 1,
-                    1.0 / futures, lines, tables[k, side], curves[k, side],
-                )  # fmt: skip
+            for q in range(lots):
+                chosen[k, 0, q], chosen[k, 1, q] = best_pair(q, both * cross[q], tables[k, 0], tables[k, 1], fades)
+            start, edges, worths, cross, both, stream = _foresee(
+                p, s, basis, table[level], slopes[k], spread, futures, nodes, stream, work, features, tables[k],
+                curves[k],
+            )  # fmt: skip
+            crosses[k] = both * cross
             free[:], law[:], pairs[:], n[:], orders = 0.0, 0.0, 0.0, 0, 0
             sums[k, 0] = 0.0
             while True:
@@ -545,6 +705,7 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
                 break
             counts[k] = orders
             _add_orders(n, seen, height, decays, nodes, fills, law, pairs)
+            crosses[k] -= _both(n, seen, height, decays) * cross
             for side in range(2):
                 span = edges[side].max() - edges[side].min()
                 for q in range(lots - 1):
@@ -569,13 +730,15 @@ def held_paths(record, rows, basis, borders, table, slopes, seeds, futures, node
                 height, bids, asks = p.half_tick * spreads[k], tables[k, 0], tables[k, 1]
                 for q in range(lots):
                     if kind == 0:
-                        best, curve = _best_of_step(counts[k], q, *parts, height, nodes, bids, asks, decays, values)
-                        curve *= 2.0 * max(decays[0], decays[1]) ** 2
+                        best, curve = _best_of_step(
+                            counts[k], q, *parts, height, nodes, crosses[k, q], fades, bids, asks, decays, values
+                        )
                         curve += (curves[k, 1, q - 1] if q > 0 else 0.0) + (curves[k, 0, q] if q < lots - 1 else 0.0)
                         before[q] = best + 0.125 * spacing * spacing * curve
                     else:
                         j, i = chosen[k, 0, q], chosen[k, 1, q]
                         before[q] = walk(counts[k], q, *parts, height + nodes[j], height + nodes[i], decays, values)
                         before[q] += (bids[j, q] if q < lots - 1 else 0.0) + (asks[i, q - 1] if q > 0 else 0.0)
+                        before[q] += crosses[k, q] * fades[0, j] * fades[1, i]
                 after[:] = before
             out[path, kind] = after[limit + p.initial_inventory]
