@@ -177,8 +177,8 @@ class Player(NamedTuple):
     long: int
     short: int
     signal_levels: int
-    signal_rate_up: float
-    signal_rate_down: float
+    signal_unit: float
+    signal_rates: tuple[tuple[float, float], ...]  # up and down, by 1, 2, ... levels
     running_penalty: float
     max_depth: float
     horizon: float
@@ -199,13 +199,16 @@ def quote(name, sign, j):
     )
 
 
-def belief(name, sign):
+def belief(name, sign, size):
     return declare.Event(
-        name,
-        intensity=lambda p: p.signal_rate_up if sign > 0 else p.signal_rate_down,
-        effect=lambda x: (x.signal + sign, x.inventory),
-        when=lambda p, x: sign * x.signal < p.signal_levels,
+        f"{name}_{size}",
+        intensity=lambda p: p.jump[size - 1, (1 - sign) // 2],
+        effect=lambda x: (x.signal + sign * size, x.inventory),
+        when=lambda p, x: sign * x.signal + size <= p.signal_levels,
     )
+
+
+SIZES = 4  # of jumps of the signal, in levels
 
 
 PLAYER = declare.Market(
@@ -219,13 +222,21 @@ PLAYER = declare.Market(
         declare.Box("bid_depth", lambda p: -p.max_depth, lambda p: p.max_depth, lambda p: 1.0 / p.bid_decay),
         declare.Box("ask_depth", lambda p: -p.max_depth, lambda p: p.max_depth, lambda p: 1.0 / p.ask_decay),
     ],
-    events=[quote("bid", 1, 0), quote("ask", -1, 1), belief("up", 1), belief("down", -1)],
+    events=[
+        quote("bid", 1, 0),
+        quote("ask", -1, 1),
+        *(belief(name, sign, size) for size in range(1, SIZES + 1) for name, sign in (("up", 1), ("down", -1))),
+    ],
     position=lambda p, x: p.order_size * x.inventory,
     variance=lambda p: p.volatility**2,
-    drift=lambda p, x: x.signal + p.drift_of[x.step],
+    drift=lambda p, x: p.signal_unit * x.signal + p.drift_of[x.step],
     running_penalty=lambda p, x: p.running_penalty * (p.order_size * x.inventory) ** 2,
     start=lambda p: [((int(signal), int(lots)), chance) for lots, signal, chance in p.law],
-    tables={"crowd_rate": (lambda p: p.crowd_rates, (2048, 2)), "drift_of": (lambda p: p.crowd_drift, (2048,))},
+    tables={
+        "crowd_rate": (lambda p: p.crowd_rates, (2048, 2)),
+        "drift_of": (lambda p: p.crowd_drift, (2048,)),
+        "jump": (lambda p: p.signal_rates, (SIZES, 2)),
+    },
     policies={"constant": lambda p, x, n: (1.0 / p.bid_decay, 1.0 / p.ask_decay)},
 )
 
@@ -234,9 +245,11 @@ def player(p, flow, parts=1):
     """A role against a flow, each step in so many parts, in which the crowd moves the price at an even pace."""
     moved = p.impact * np.diff(flow.powers(np.linspace(0.0, 1.0, parts + 1)), axis=1)
     law = p.initial_law if p.role == "taker" else ((p.maker_initial_inventory / p.order_size, 0.0, 1.0),)
+    shares = [*p.signal_jump_sizes, *[0.0] * (SIZES - len(p.signal_jump_sizes))]
+    rates = tuple((p.signal_rate_up * share, p.signal_rate_down * share) for share in shares)
     return Player(
-        p.volatility, *p.fill_decay.tolist(), p.order_size, p.long, p.short, p.signal_levels, p.signal_rate_up,
-        p.signal_rate_down, p.running_penalty, p.max_depth, p.horizon, parts * p.num_steps,
+        p.volatility, *p.fill_decay.tolist(), p.order_size, p.long, p.short, p.signal_levels, p.signal_unit, rates,
+        p.running_penalty, p.max_depth, p.horizon, parts * p.num_steps,
         tuple(map(tuple, np.repeat(p.factors(flow), parts, axis=0).tolist())),
         tuple((moved * parts / p.step_length).ravel().tolist()), law,
     )  # fmt: skip
@@ -250,12 +263,16 @@ def drawn_player(number, degree):
     law = random.random(shape) * (random.random(shape) < 0.3)
     law[0, 0] = 0.1
     decay = random.uniform(0.5, 3.0, (2, 2))
+    shares = random.dirichlet(np.ones(max(min(int(random.integers(1, SIZES + 1)), 2 * levels), 1)))
+    shares[: int(random.integers(0, len(shares)))] = 0.0
     kind = (mean_field.TakerParams, mean_field.MakerParams)[number % 2]
     p = kind.create(
         volatility=random.uniform(0.0, 3.0),
         impact=random.uniform(0.0, 0.05),
         signal_rate=random.uniform(0.0, 5.0, 2).tolist(),
         signal_limit=levels,
+        signal_unit=random.uniform(0.2, 3.0),
+        signal_jump_sizes=(shares / shares.sum()).tolist(),
         taker_fill_rate=random.uniform(0.5, 20.0, 2).tolist(),
         taker_fill_decay=decay[0].tolist(),
         maker_fill_rate=random.uniform(0.5, 20.0, 2).tolist(),

@@ -350,6 +350,7 @@ def test_supersuit():
 # --- Against the limit ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_gain_of_a_deviation_in_the_base_game():
     """Section 5 of the reference mathematics: 9.6e-6 for ten takers."""
     assert best_deviation(Game.create(), 10).gain == pytest.approx(9.6e-6, abs=0.06e-6)

@@ -363,6 +363,10 @@ def impact_one(row, x):
 @scalar_kernel
 def signal_rates(p, b, most):
     """Rates at which the signal rises and falls from a level (1 / time): jumps beyond the limit do not happen."""
+    rise = p.signal_rate_up if b < most else 0.0
+    fall = p.signal_rate_down if b > -most else 0.0
+    if p.signal_sizes == 1:
+        return rise, fall
     rise = fall = 0.0
     for size in range(1, p.signal_sizes + 1):
         rise += p.signal_jumps[0, size - 1] if b + size <= most else 0.0

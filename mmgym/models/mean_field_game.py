@@ -162,8 +162,8 @@ class Game(NamedTuple):
     signal_jump_sizes: Annotated[
         tuple[float, ...],
         JumpSizes((1.0,)),
-        "probabilities of jumps by 1, 2, ... levels, at most ``2 signal_limit`` of them; jumps beyond the limit do not "
-        "happen",
+        "a list of the probabilities of jumps by 1, 2, ... levels, at most ``2 signal_limit`` of them, the last above "
+        "0, with the sum 1; jumps beyond the limit do not happen",
     ]
     taker_fill_rate_bid: Annotated[float, Pair(70.0, TINY, 1e9, "fills / day", "A^m"), "the takers', at depth 0"]
     taker_fill_rate_ask: OtherSide

@@ -91,6 +91,8 @@ class Params(NamedTuple):
             "maker_ask_rate": g.maker_fill_rate_ask,
             "maker_bid_decay": g.maker_fill_decay_bid,
             "maker_ask_decay": g.maker_fill_decay_ask,
+            "signal_rate_up": g.signal_rate_up,
+            "signal_rate_down": g.signal_rate_down,
             "taker_penalty": g.taker_penalty,
             "maker_penalty": g.maker_penalty,
             "max_depth": g.max_depth,
