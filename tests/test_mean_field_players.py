@@ -440,6 +440,21 @@ def test_deviations_that_see_the_others_by_brute_force(takers):
     assert 1e-6 < deviation.gain < deviation.seeing_gain
 
 
+def test_many_fills_a_step():
+    """Up to some hundred, where the mean inventory rushes to its rest: joint chains say the same of both roles."""
+    rates = {"taker_fill_rate": [400.0, 250.0], "maker_fill_rate": [300.0, 200.0]}
+    game = Game.create(**{**MAKER_FEW, **rates, "max_depth": 0.4})
+    rng = np.random.default_rng(4)
+    depths = rng.uniform(-0.3, 0.4, (game.num_steps, *game.shape, 2))
+    own = rng.uniform(-0.2, 0.4, (game.num_steps, len(game.maker_inventory), 2))
+    value, _ = brute_force(game, lambda n, own, others: depths[n, 0, own], 2, searched=False)
+    assert deviation_on_steps(game, depths, 2).value == pytest.approx(value, rel=1e-9)
+    value, _ = maker_brute_force(game, depths, 1)
+    assert maker_deviation_on_steps(game, depths, own, 1).value == pytest.approx(
+        value(lambda n, s: own[n, s[0]]), rel=1e-9
+    )
+
+
 @pytest.mark.parametrize("takers", [2, *(pytest.param(number, marks=pytest.mark.long) for number in (3, 4))])
 def test_nash_equilibria_by_brute_force(takers):
     """Nobody gains by other depths, and the value is that of the joint chain."""

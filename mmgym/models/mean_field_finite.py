@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmgym.arguments import check_memory, real, refusal
 from mmgym.models import mean_field_steps
-from mmgym.models.mean_field_flow import POINTS, movement_through, step_system
+from mmgym.models.mean_field_flow import step_system
 from mmgym.models.mean_field_game import Game
 
 __all__ = ["FiniteGame", "finite_game", "inventory_steps"]
@@ -111,17 +111,17 @@ def inventory_steps(
     held, pace : (M, K)
         Expected inventory (assets) at the nodes, and its derivative by the elapsed part of the step.
     """
-    nodes, count = step_system(game).nodes if nodes is None else nodes, len(POINTS)
-    points = np.concatenate([POINTS, nodes])
-    laws, moved = np.zeros((len(levels), 1, game.shape[1])), np.zeros((len(levels), len(points)))
+    nodes = step_system(game).nodes if nodes is None else nodes
+    shape, highest = (len(levels), 3), game.shape[1] - 1
+    laws, moved = np.zeros((*shape, 1, game.shape[1])), np.zeros((*shape, len(nodes)))
     rates = game.taker_fill_rate * np.exp(-game.taker_fill_decay * depths)
-    for m, level in enumerate(levels):
-        every = np.tile(rates[m], (1, game.shape[1], 1))
-        mean_field_steps.forward(game.step_length, every, np.eye(1, game.shape[1], level), points, laws[m], moved[m])
-    moved *= game.order_size
-    powers, order = movement_through(moved[:, :count], game.order_size), np.arange(1, count)
-    pace = powers[:, 1:] @ (order[:, None] * nodes ** (order - 1)[:, None])
-    return laws[:, 0], game.inventory[levels, None] + moved[:, count:], pace
+    starts = np.clip(levels[:, None] + np.array([0, 1, -1]), 0, highest)  # where she is, and where a fill takes her
+    for m, k in np.ndindex(shape):
+        every, start = np.tile(rates[m], (1, game.shape[1], 1)), np.eye(1, game.shape[1], starts[m, k])
+        mean_field_steps.forward(game.step_length, every, start, nodes, laws[m, k], moved[m, k])
+    held = game.inventory[starts][..., None] + game.order_size * moved
+    pace = game.step_length * (rates[:, :, None] * (held[:, 1:] - held[:, :1])).sum(axis=1)  # Kolmogorov's backward one
+    return laws[:, 0, 0], held[:, 0], pace
 
 
 def _own_rewards(game: Game, pairs: Array) -> Array:
