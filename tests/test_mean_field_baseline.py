@@ -247,6 +247,7 @@ def test_functions_and_callables_are_populations_as_score_takes_them():
         population_exploitability(TAKER, Drawing(), **COUPLED)
 
 
+@pytest.mark.long
 def test_an_equilibrium_with_sides_and_roles_that_differ():
     """Found under strong impact, not exploitable, and its crowd is the mirror image of that of the mirrored game."""
     lopsided = {
@@ -307,7 +308,9 @@ def test_a_crowd_too_fast_for_polynomials_is_not_called_exact(tmp_path):
     assert calm.tolerance == 0.0
 
 
-@pytest.mark.parametrize(("num_steps", "most", "gap"), [(42, 5.2, 300.0), (500, 2e-5, 1e-2)])
+@pytest.mark.parametrize(
+    ("num_steps", "most", "gap"), [(42, 5.2, 300.0), pytest.param(500, 2e-5, 1e-2, marks=pytest.mark.long)]
+)
 def test_the_smallest_depths_of_the_paper_s_game(tmp_path, num_steps, most, gap):
     """A crowd that buys 200 assets as fast as it can, in up to 294 fills a step: polynomials miss 5.3 of them at times
     inside 42 steps and 2e-5 inside 500, but not at their ends, and the stated error covers what a taker's value misses.
