@@ -8,7 +8,6 @@ divides that rate evenly over its p-values.
 """
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -506,23 +505,3 @@ def test_rendering_follows_the_elapsed_time():
 def test_refused_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         HawkesPowerEnv(**arguments)
-
-
-# --- Speed -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("decision", "num_steps"), [("event", 240), ("order", 240), ("clock", 60)])
-def test_two_million_events_a_second(decision, num_steps):
-    envs = HawkesPowerVectorEnv(1024, decision=decision, num_steps=num_steps, copy=False)
-    envs.reset(seed=0)
-    actions, best = np.full((1024, 2), -0.6, np.float32), 0.0
-    for _ in range(8):
-        events, start = 0, time.process_time()
-        for _ in range(10):
-            envs.step(actions)
-        elapsed = time.process_time() - start
-        state = envs.get_state()
-        events = 10 * sum(state[name].sum() for name in ("book_events", "buy_orders", "sell_orders"))
-        best = max(best, events / elapsed)
-    assert best > 2e6
