@@ -27,21 +27,21 @@ LEAST_PART = 0.125  # of the way to the best depths that a round goes where they
 
 
 class StepDeviation(NamedTuple):
-    """What one of ``N`` takers can gain who leaves the table that all play (currency)."""
+    """What one of ``N`` takers, or the maker among them, can gain who leaves a table (currency)."""
 
     num_takers: int
     value: float  # of the table
-    blind: float  # of her best depths of her own state
-    seeing: float  # of her best depths of all takers' states
+    blind: float  # of better depths of her own state: a taker's best ones; the maker's that no others of a step improve
+    seeing: float  # of her best depths of all players' states
 
     @property
     def gain(self) -> float:
-        """Of the best deviation that sees her own state only."""
+        """Of the deviation that sees her own state only, at most `seeing_gain`."""
         return self.blind - self.value
 
     @property
     def seeing_gain(self) -> float:
-        """Of the best deviation that sees all takers' states: the table is an epsilon-Nash equilibrium with it."""
+        """Of the best deviation that sees all: tables of all players are an epsilon-Nash equilibrium with the most."""
         return self.seeing - self.value
 
 
@@ -51,7 +51,7 @@ class Nash(NamedTuple):
     depths: Array  # (steps, S, M, 2), by her own state and the multiset of the others'
     others: NDArray[np.int64]  # (M, N - 1): the multisets, each ascending
     value: float  # of each taker (currency)
-    missed: float  # bound on what one of them gains by any other depths
+    missed: float  # what one of them gains by the best other depths that are found from these and the box's corners
 
 
 def check_states(game: Game, num_takers: int, others: int, names: tuple[str, ...], alone: int) -> None:

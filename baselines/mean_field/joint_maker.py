@@ -21,38 +21,19 @@ from numpy.typing import NDArray
 
 from mmgym.baselines.maximise import climb
 from mmgym.baselines.mean_field.exchangeable import Multisets
-from mmgym.baselines.mean_field.joint import check_states, check_table
+from mmgym.baselines.mean_field.joint import StepDeviation, check_states, check_table
 from mmgym.baselines.mean_field.joint_player import Player, agreed, maker_of, taker_step
 from mmgym.baselines.mean_field.kernels import backward_gradient
 from mmgym.compiling import KERNEL
 from mmgym.models import mean_field_limit, mean_field_steps
 from mmgym.models.mean_field_game import MAX_EVENTS, Game
 
-__all__ = ["MakerDeviation", "maker_deviation_on_steps"]
+__all__ = ["maker_deviation_on_steps"]
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 MOST_ROUNDS = 100  # of better depths of all steps
 SETTLED = 1e-10  # what a last round gains, relative to the value and what a fill is worth
-
-
-class MakerDeviation(NamedTuple):
-    """What the maker can gain who leaves the depths that are best in the mean field (currency)."""
-
-    num_takers: int
-    value: float  # of those depths, in the game of N takers
-    blind: float  # of depths of her own inventory that no other ones of one step improve on
-    seeing: float  # of her best depths of her inventory and all takers' states
-
-    @property
-    def gain(self) -> float:
-        """Of the deviation that sees her own inventory only; by such ones at most `seeing_gain`."""
-        return self.blind - self.value
-
-    @property
-    def seeing_gain(self) -> float:
-        """Of the best deviation that sees all takers' states too."""
-        return self.seeing - self.value
 
 
 class _Meeting(NamedTuple):
@@ -63,7 +44,7 @@ class _Meeting(NamedTuple):
     drifts: Array  # (X, K)
 
 
-def maker_deviation_on_steps(game: Game, depths: Array, maker_depths: Array, num_takers: int) -> MakerDeviation:
+def maker_deviation_on_steps(game: Game, depths: Array, maker_depths: Array, num_takers: int) -> StepDeviation:
     """What the maker gains among ``N`` takers by leaving a table of her own, with what she sees.
 
     Parameters
@@ -93,7 +74,7 @@ def maker_deviation_on_steps(game: Game, depths: Array, maker_depths: Array, num
     own = check_table("maker_depths", maker_depths, game.num_steps, levels, (game.num_steps, levels, 2))
     crowd = _Crowd(game, table, num_takers)
     value, blind = crowd.value(own), crowd.value(crowd.blind(own))
-    return MakerDeviation(num_takers, value, blind, crowd.seeing(own))
+    return StepDeviation(num_takers, value, blind, crowd.seeing(own))
 
 
 class _Crowd:

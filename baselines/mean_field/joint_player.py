@@ -153,10 +153,8 @@ class Player:
 
 def taker_of(game: Game, num_takers: int) -> Player:
     """One of so many takers."""
-    most, push = game.taker_fill_rate, game.impact / (2.0 * num_takers)
-    return Player(
-        game, game.inventory, game.taker_fill_decay, game.taker_penalty, step_system(game), most, push
-    )  # fmt: skip
+    most, push, system = game.taker_fill_rate, game.impact / (2.0 * num_takers), step_system(game)
+    return Player(game, game.inventory, game.taker_fill_decay, game.taker_penalty, system, most, push)
 
 
 def maker_of(game: Game, most: Array) -> Player:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mmgym.baselines.differential_equations import runge_kutta_step
 from mmgym.baselines.frozen import solve, state_laws
 from mmgym.baselines.mean_field.joint import StepDeviation, deviation_on_steps
-from mmgym.baselines.mean_field.joint_maker import MakerDeviation, maker_deviation_on_steps
+from mmgym.baselines.mean_field.joint_maker import maker_deviation_on_steps
 from mmgym.baselines.mean_field.one_step import MeanFieldProblem
 from mmgym.envs.mean_field_players import MeanFieldPlayers
 from mmgym.models import mean_field_limit as limit
@@ -183,7 +183,7 @@ def few_takers(counts: tuple[int, ...] = (1, 2, 3), **arguments: Any) -> pd.Data
     depths, own = best_response(game, flow)[0], solve(MeanFieldProblem(params, flow)).controls
     rows = []
     for count in counts:
-        players: dict[str, StepDeviation | MakerDeviation] = {
+        players: dict[str, StepDeviation] = {
             "taker": deviation_on_steps(game, depths, count),
             "maker": maker_deviation_on_steps(game, depths, own, count),
         }

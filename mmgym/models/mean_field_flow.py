@@ -306,7 +306,7 @@ def solve_equilibrium_flow(
     Notes
     -----
     Found and tested at the strongest impact that is allowed, 0.05 with orders of 10 assets: the default game with
-    ``initial_law=[80, 2]``, with ``signal_rate`` 1.5 and 15 (some 40 evaluations); and 8 steps in half a day with
+    ``initial_law=[80, 2]``, with ``signal_rate`` 1.5 and 15; and 8 steps in half a day with
     ``inventory_limit=40`` and ``signal_limit=1``, from ``initial_law=[30, 1]`` or with ``signal_rate=[3, 0]``.
 
     Not found: the default game with ``signal_rate=[3, 0]`` at impacts 0.04 and 0.05; at 0.035 it was. All takers start
