@@ -123,26 +123,25 @@ class FittedPolicy(ValuePolicy):
         return super()._best_distances(time_left - ahead, inventory, spread, faded)
 
 
-class HeldPolicy(DistancePolicy):
+class HeldPolicy(ValuePolicy):
     """Quotes that are expected to earn most while they rest for a step, by the fitted value function.
 
     What is expected comes from simulated futures of every state, always the same for the same time left.
     """
 
     def __init__(self, params: Params) -> None:
-        super().__init__(params, self._best_distances)
+        super().__init__(params, "fitted")
 
     @functools.cached_property
     def _slopes(self) -> Array:
-        return clock.edge_slopes(self.params, solved(self.params, "fitted"))
+        return clock.edge_slopes(self.params, self.function)
 
     def _best_distances(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
         p, shape = self.params, np.shape(rates)[:-1]
         left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
         seeds = np.rint(left / p.step_length).astype(np.uint64)
-        function = solved(p, "fitted")
         flat = np.reshape(rates, (-1, len(PROCESSES)))
-        offsets = clock.best_held_offsets(p, function, self._slopes, left, lots, ticks, flat, seeds)
+        offsets = clock.best_held_offsets(p, self.function, self._slopes, left, lots, ticks, flat, seeds)
         return np.asarray(offsets.reshape(*shape, 2) + p.half_tick * np.asarray(spread)[..., None])
 
 

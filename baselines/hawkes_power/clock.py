@@ -93,6 +93,18 @@ def offset_nodes(params: Params) -> Array | None:
     return nodes if tables <= MOST_BYTES else None
 
 
+def _required_nodes(params: Params) -> Array:
+    """Those of `offset_nodes`, or a ValueError that says what is needed."""
+    nodes = offset_nodes(params)
+    if nodes is None:
+        raise ValueError(
+            "quotes that rest are not looked for with these parameters, nor is their bound: that needs "
+            f"decision='clock', no reach_atom, at most {MOST_ORDERS} orders a step and {MOST_NODES} offsets, and "
+            f"tables of {MOST_BYTES / 2**20:g} MiB"
+        )
+    return nodes
+
+
 def edge_slopes(params: Params, function: ValueFunction) -> Array:
     """Slopes (steps, 2, 7) of the edges of bid and ask at no inventory in half-spread and intensities."""
     p, basis = params, function.basis
@@ -129,12 +141,7 @@ def held_bounds(params: Params, function: ValueFunction, paths: int, seed: int, 
     futures : int
         Simulated at each step for what is expected of it; few make the bound wider, not wrong.
     """
-    nodes = offset_nodes(params)
-    if nodes is None:
-        raise ValueError(
-            "the bound of quotes that rest is not made for these parameters: it needs decision='clock', no reach_atom, "
-            f"at most {MOST_ORDERS} orders a step and {MOST_NODES} offsets, and tables of {MOST_BYTES / 2**20:g} MiB"
-        )
+    nodes = _required_nodes(params)
     seeds = np.uint64(seed) + np.arange(paths, dtype=np.uint64)
     record, rows, slopes = MARKET.record(params), np.zeros(1, MARKET.row_dtype), edge_slopes(params, function)
     values, most, missing = np.full((paths, 2), np.nan), 32, np.arange(paths)
@@ -175,10 +182,14 @@ def best_held_offsets(
     seeds : array, shape (S,)
         Of the futures that are simulated from each state.
     futures : int
+        How many.
+
+    Raises
+    ------
+    ValueError
+        If the market has no `offset_nodes`.
     """
-    nodes = offset_nodes(params)
-    if nodes is None:
-        raise ValueError("quotes that rest are not looked for in this market: see `offset_nodes`")
+    nodes = _required_nodes(params)
     offsets = np.empty((len(time_left), 2))
     held_offsets(
         MARKET.record(params),
