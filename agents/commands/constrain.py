@@ -284,7 +284,7 @@ certified: the schedule's value and risks, in whole numbers; the best schedule (
 price of the limit on loss: 0.0432593 per 0.01 of probability
 price of the limit on drawdown: 0.016 per 0.01 of probability
 
-schedule (optimal, worth 221/128, gap 0, 8.4 s):
+schedule (optimal, worth 221/128, gap 0, 25.1 s):
 
  step  inventory bid ask
     0          0   2   3
@@ -298,16 +298,16 @@ schedule (optimal, worth 221/128, gap 0, 8.4 s):
     2          2       1
 
 no policy of step and inventory was found that keeps to the limits in mmgym/GLFT-v0:
-the one that exceeds them least has P(loss) 0.00898198, P(drawdown) 0.0662 [0.06467, 0.06776]
+the one that exceeds them least has P(loss) 0.00897634, P(drawdown) 0.06617 [0.06464, 0.06773]
 
 played in mmgym/GLFT-v0, where time is continuous and several orders may fill in a step, so that
 values and risks are others (optimum there, without limits: 2.0623283):
 
-                                  policy     value  skill            P(loss)                P(drawdown) keeps limits
-                           best schedule 1.9413597 0.7313 0.0169078 +- 1e-07 0.08484 [0.08312, 0.08658] NO: drawdown
-          linear program's quotes, drawn 1.9421129  0.733 0.0180651 +- 1e-07 0.08858 [0.08683, 0.09036] NO: drawdown
-                  penalised agent, drawn 1.9453248 0.7401 0.0165416 +- 5e-08 0.08376 [0.08205, 0.08549] NO: drawdown
-least excess there, Lagrangian (stopped) 1.8950318 0.6285         0.00898198  0.06515 [0.06363, 0.0667] NO: drawdown
+                        policy     value  skill            P(loss)                P(drawdown) keeps limits
+                 best schedule 1.9413597 0.7313 0.0169078 +- 1e-07 0.08484 [0.08312, 0.08658] NO: drawdown
+linear program's quotes, drawn 1.9421129  0.733 0.0180651 +- 1e-07 0.08858 [0.08683, 0.09036] NO: drawdown
+        penalised agent, drawn 1.9453248 0.7401 0.0165416 +- 5e-08 0.08376 [0.08205, 0.08549] NO: drawdown
+least excess there, Lagrangian 1.8959339 0.6305         0.00897634 0.06521 [0.06369, 0.06676] NO: drawdown
 
 WARNING: limits are broken in mmgym/GLFT-v0 by: best schedule (drawdown); ...
 
