@@ -25,6 +25,7 @@ __all__ = ["search_space", "settings_of"]
 Space = dict[str, BaseDistribution]
 
 ROLLOUTS = 16  # at least in a run, where the shortest rollout allows it
+LEAST_BATCH = 512  # transitions of a rollout: smaller ones take a multiple of the time
 MOST_KEPT = 1_000_000  # transitions in a replay buffer
 ACTORS = {"tiny": [16], "small": [32, 32], "medium": [64, 64]}
 CRITICS = {"tiny": [64, 64], "small": [128, 128], "medium": [256, 256]}  # of replayed experience
@@ -233,5 +234,6 @@ def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_st
         else:
             settings[name] = value
     if "minibatches" in settings:
-        settings["batch_size"] = settings["n_envs"] * settings["n_steps"] // settings.pop("minibatches")
+        rollout = settings["n_envs"] * settings["n_steps"]  # a power of two
+        settings["batch_size"] = max(rollout // settings.pop("minibatches"), min(rollout, LEAST_BATCH))
     return settings | ({"policy_kwargs": kwargs} if kwargs else {})
