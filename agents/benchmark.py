@@ -35,7 +35,7 @@ __all__ = [
     "run_benchmark",
 ]
 
-KEYS = ("title", "seeds", "budgets", "environments")
+KEYS = ("title", "seeds", "budgets", "tuning", "environments")
 MARKET_KEYS = ("env", "algorithms", "budgets", "arguments", "policies")
 ENGINES = ("processes", "ray")
 Done = Callable[[Mapping[str, Any], dict[str, Any]], None]
@@ -48,6 +48,7 @@ class Benchmark(NamedTuple):
     seeds: list[int]
     budgets: dict[str, int]  # algorithm -> environment steps; absent: what the algorithm's configuration says
     environments: dict[str, dict[str, Any]]  # market (an id, unless its settings have ``env``) -> settings
+    tuning: dict[str, Any] | None = None  # trials and seeds of studies, see `mmgym.agents.studies`
 
 
 def _refuse_unknown(source: str, where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
@@ -65,6 +66,30 @@ def _checked_budgets(source: str, where: str, budgets: Any) -> dict[str, int]:
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
             raise ValueError(f"{source}: budget of {name}{where} = {shortened(steps)} must be a whole number >= 1")
     return budgets
+
+
+def _checked_seeds(source: str, where: str, seeds: Any) -> list[int]:
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise ValueError(f"{source}: seeds{where} = {shortened(seeds)} must be a list of whole numbers >= 0")
+    if max(seeds) > MOST_SEED:
+        raise ValueError(f"{source}: seeds{where} = {shortened(seeds)} must be at most {MOST_SEED}")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"{source}: seeds{where} = {shortened(seeds)} must differ from each other")
+    return seeds
+
+
+def _checked_tuning(source: str, tuning: Any, seeds: Sequence[int]) -> dict[str, Any] | None:
+    """How studies are made, on seeds that are not reported."""
+    if tuning is None:
+        return None
+    if not isinstance(tuning, dict) or set(tuning) != {"trials", "seeds"}:
+        raise ValueError(f"{source}: tuning = {shortened(tuning)} must be a mapping with the keys trials and seeds")
+    if type(tuning["trials"]) is not int or not 1 <= tuning["trials"] <= 10**6:
+        raise ValueError(f"{source}: trials of tuning = {shortened(tuning['trials'])} must be a whole number >= 1")
+    both = sorted(set(_checked_seeds(source, " of tuning", tuning["seeds"])) & set(seeds))
+    if both:
+        raise ValueError(f"{source}: seeds of tuning = {both} are reported too: settings must be tuned on others")
+    return tuning
 
 
 def _check_market(source: str, market: Any, settings: Any) -> None:
@@ -106,13 +131,8 @@ def load_benchmark(path: str | Path) -> Benchmark:
     if not isinstance(content, dict):
         raise ValueError(f"{source} must be a mapping with the keys {', '.join(KEYS)}")
     _refuse_unknown(source, "", content, KEYS)
-    seeds, environments = content.get("seeds"), content.get("environments")
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ValueError(f"{source}: seeds = {shortened(seeds)} must be a list of whole numbers >= 0")
-    if max(seeds) > MOST_SEED:
-        raise ValueError(f"{source}: seeds = {shortened(seeds)} must be at most {MOST_SEED}")
-    if len(set(seeds)) != len(seeds):
-        raise ValueError(f"{source}: seeds = {shortened(seeds)} must differ from each other")
+    environments = content.get("environments")
+    seeds = _checked_seeds(source, "", content.get("seeds"))
     title = content.get("title", Path(source).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", title):
         raise ValueError(
@@ -129,6 +149,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
         seeds,
         budgets,
         {str(market): dict(settings or {}) for market, settings in environments.items()},
+        _checked_tuning(source, content.get("tuning"), seeds),
     )
 
 
@@ -179,7 +200,7 @@ def plan(benchmark: Benchmark) -> list[dict[str, Any]]:
         if not names:
             raise ValueError(f"{env_id}: no configuration has settings for it; name its algorithms")
         for name in names:
-            config, label = load_config(name, env_id), Path(name).stem
+            config, label = load_config(name, env_id, market), Path(name).stem
             budget = {**benchmark.budgets, **settings.get("budgets", {})}.get(label)
             steps = config.n_timesteps if budget is None else budget
             resolved = config._replace(n_timesteps=steps)._asdict()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmgym.agents.config import remembers
+from mmgym.agents.config import Config, remembers
 from mmgym.baselines import best_known_policy, paper_policies, score
 from mmgym.baselines.baseline import Baseline, baseline_of, environment_of
 from mmgym.baselines.catalogue import policy_origins
@@ -104,16 +104,15 @@ def _train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from mmgym.agents.train import load_model, train
 
     env = environment_of(cell["env"], **cell["arguments"])
-    settings = cell["settings"]
-    simulated = baseline_of(env).problem is None or remembers(settings["algorithm"], settings["hyperparameters"])
+    config = Config(**cell["settings"])
+    simulated = baseline_of(env).problem is None or remembers(config.algorithm, config.hyperparameters)
     points = SIMULATED_POINTS if simulated else POINTS
     home, result = train(
-        cell["config"],
+        config,
         cell["env"],
         seed=cell["seed"],
         folder=folder,
         arguments=cell["arguments"],
-        timesteps=cell["timesteps"],
         threads=1,
         score_steps=max(cell["timesteps"] // points, 1),
         resume=True,

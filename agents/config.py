@@ -507,7 +507,7 @@ def _check_together(algorithm: str, settings: Mapping[str, Any], n_envs: int, be
         raise ValueError(f"{before}shared_lstm = True{after} needs enable_critic_lstm: false")
 
 
-def load_config(name_or_path: str, env_id: str) -> Config:
+def load_config(name_or_path: str, env_id: str, market: str | None = None) -> Config:
     """Settings for an environment id from a configuration file.
 
     The algorithm is the file's key ``algorithm``, or else its name begins with it. An id without an
@@ -519,6 +519,8 @@ def load_config(name_or_path: str, env_id: str) -> Config:
         Path of a configuration, or the name of a shipped one ("ppo").
     env_id : str
         With or without its module in front (``module:id``); entries are without.
+    market : str, optional
+        Whose entry is taken, if there is one, rather than the id's: an environment with arguments of its own.
 
     Raises
     ------
@@ -538,7 +540,9 @@ def load_config(name_or_path: str, env_id: str) -> Config:
             f"name one, not {shortened(algorithm)}"
         )
     entry = key = env_id.rpartition(":")[2]
-    if isinstance(content, dict) and key not in content:
+    if market is not None and isinstance(content, dict) and market in content:
+        entry = key = market
+    elif isinstance(content, dict) and key not in content:
         entry = _default_entry(content, env_id)
     if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
         known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"

@@ -296,16 +296,6 @@ def configured_arguments(algorithm: str, env_id: str, arguments: dict[str, Any],
     return arguments
 
 
-def _configured(
-    config_name: str, env_id: str, arguments: dict[str, Any], reward: str | None, timesteps: int | None
-) -> tuple[Config, dict[str, Any]]:
-    """The configuration of a run, and its environment's arguments with those that the algorithm asks for."""
-    config = load_config(config_name, env_id)
-    if timesteps is not None:
-        config = config._replace(n_timesteps=timesteps)
-    return config, configured_arguments(config.algorithm, env_id, arguments, reward)
-
-
 class _Trained(NamedTuple):
     """What training left, besides the model's folder."""
 
@@ -463,7 +453,7 @@ def write_rounds(
 
 
 def train(
-    config_name: str,
+    config: str | Config,
     env_id: str,
     *,
     seed: int = 0,
@@ -483,8 +473,8 @@ def train(
 
     Parameters
     ----------
-    config_name : str
-        A shipped configuration ("ppo") or the path of one.
+    config : str or Config
+        A shipped configuration ("ppo"), the path of one, or what `mmgym.agents.config.load_config` made of it.
     env_id : str
         ``module:id`` imports the module first, which registers it.
     seed : int
@@ -533,7 +523,9 @@ def train(
     ):
         if value is not None:
             integer(name, value, low=1, high=2**62)
-    config, arguments = _configured(config_name, env_id, dict(arguments or {}), reward, timesteps)
+    config = config if isinstance(config, Config) else load_config(config, env_id)
+    config = config if timesteps is None else config._replace(n_timesteps=timesteps)
+    arguments = configured_arguments(config.algorithm, env_id, dict(arguments or {}), reward)
     run_name = f"{env_id.rpartition(':')[2].replace('/', '-')}/{config.algorithm}-{seed}"
     home = Path("runs") / run_name if folder is None else Path(folder)
     recover_folder(home / "checkpoint")

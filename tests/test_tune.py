@@ -20,9 +20,11 @@ from sqlalchemy.engine import Engine  # noqa: E402
 
 from mmgym.agents import tune as module  # noqa: E402
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS  # noqa: E402
+from mmgym.agents.benchmark import load_benchmark, plan  # noqa: E402
 from mmgym.agents.cli import main  # noqa: E402
-from mmgym.agents.config import check_settings  # noqa: E402
+from mmgym.agents.config import Config, check_settings, load_config  # noqa: E402
 from mmgym.agents.search_spaces import ENVS, search_space, settings_of  # noqa: E402
+from mmgym.agents.studies import tune_benchmark  # noqa: E402
 from mmgym.agents.train import train  # noqa: E402
 from mmgym.agents.tune import tune  # noqa: E402
 
@@ -216,3 +218,97 @@ def test_the_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "mmgym.agents.tune")
     assert main(["tune", "ppo", "--env", AS]) == 2
     assert "pip install 'mmgym[agents,tune]'" in capsys.readouterr().err
+
+
+PLAN = """\
+title: small
+seeds: [10, 11]
+tuning: {trials: 2, seeds: [100, 101]}
+budgets: {ppo-tuned: 50000, a2c-tuned: 20000}
+environments:
+  mmgym/AvellanedaStoikov-v0, short:
+    env: mmgym/AvellanedaStoikov-v0
+    arguments: {num_steps: 10, horizon: 0.5, inventory_limit: 3.0}
+    algorithms: [ppo-tuned, ppo]
+  mmgym/AvellanedaStoikov-v0: {algorithms: [ppo-tuned, a2c-tuned]}
+"""
+
+
+def test_a_benchmark_is_tuned_and_trains_with_what_was_best(tmp_path, monkeypatch, capsys):
+    """Two markets of one id have an entry each; the second of planted trials is the best: the third and fourth of the runs, say."""
+    runs = planted(monkeypatch, lambda settings, seed: len(runs) + seed)
+    file = tmp_path / "plan.yml"
+    file.write_text(PLAN, encoding="utf-8")
+    words = ["--folder", str(tmp_path / "studies"), "--workers", "1", "--output", str(tmp_path / "studies.csv")]
+    assert main(["tune", str(file), *words]) == 0
+    assert f"written: {tmp_path}/studies/ppo-tuned.yml, a2c-tuned.yml, and" in capsys.readouterr().out
+    rows = (tmp_path / "studies.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [row.rsplit(",", 1)[0] for row in rows] == [
+        f'"{AS}, short",ppo,2,0,0,0001,104.0',
+        f"{AS},ppo,2,0,0,0001,108.0",
+        f"{AS},a2c,2,0,0,0001,112.0",
+    ]
+    assert [run["settings"]["n_timesteps"] for run in runs] == [50_000] * 8 + [20_000] * 4
+    best = [runs[at]["settings"] for at in (2, 6, 10)]
+    found = [
+        load_config(str(tmp_path / "studies" / f"{name}.yml"), AS, market)
+        for name, market in (("ppo-tuned", f"{AS}, short"), ("ppo-tuned", AS), ("a2c-tuned", AS))
+    ]
+    assert found == [
+        check_settings(algorithm, settings, "", AS)
+        for algorithm, settings in zip(("ppo", "ppo", "a2c"), best, strict=True)
+    ]
+    text = file.read_text(encoding="utf-8").replace("ppo-tuned,", f"{tmp_path}/studies/ppo-tuned.yml,")
+    file.write_text(text.replace("a2c-tuned]", f"{tmp_path}/studies/a2c-tuned.yml]"), encoding="utf-8")
+    cells = [cell for cell in plan(load_benchmark(file)) if cell["kind"] == "agent" and cell["seed"] == 10]
+    assert [cell["name"] for cell in cells] == ["ppo-tuned", "ppo", "ppo-tuned", "a2c-tuned"]
+    assert [cell["settings"]["n_timesteps"] for cell in cells] == [50_000, 9_216_000, 50_000, 20_000]
+    assert Config(**cells[0]["settings"]) == found[0] and Config(**cells[2]["settings"]) == found[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[100, 101]", "[11, 100]", r"seeds of tuning = \[11\] are reported too"),
+        ("trials: 2", "trials: 0", "trials of tuning = 0"),
+        ("trials: 2, ", "", "must be a mapping with the keys trials and seeds"),
+        ("seeds: [100, 101]", "seeds: []", r"seeds of tuning = \[\] must be"),
+        ("tuning: {trials: 2, seeds: [100, 101]}", "", "needs the key tuning"),
+        (", a2c-tuned: 20000", "", "needs a budget of a2c-tuned"),
+        ("-tuned", "-other", "no algorithm whose name ends with -tuned"),
+        (f"{AS}, short", AS.replace("/", "-"), "differ in signs alone"),
+    ],
+)
+def test_what_a_tuned_benchmark_may_not_be(tmp_path, old, new, message):
+    file = tmp_path / "plan.yml"
+    file.write_text(PLAN.replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        tune_benchmark(load_benchmark(file), tmp_path / "studies", workers=1)
+    assert not (tmp_path / "studies").exists()
+
+
+def test_options_that_a_benchmark_says_itself_are_refused(tmp_path, capsys):
+    for words, message in [
+        ([str(tmp_path / "plan.yml"), "--trials", "3"], "--trials is not allowed with a benchmark file"),
+        (["ppo"], "--env is missing"),
+        (["ppo", "--env", AS, "--workers", "2"], "--workers 2: only with a benchmark file"),
+    ]:
+        assert main(["tune", *words]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="workers = 0"):
+        tune_benchmark(load_benchmark("benchmark_quick"), tmp_path, workers=0)
+
+
+@pytest.mark.long
+def test_processes_run_the_studies_of_one_process(tmp_path):
+    """Bit for bit, on one thread each."""
+    file = tmp_path / "plan.yml"
+    text = PLAN.replace("50000", "20000").replace("  mmgym/AvellanedaStoikov-v0: {", f"  {AS}, too: {{env: {AS}, ")
+    file.write_text(text.replace("a2c-tuned]}", "a2c-tuned], arguments: {num_steps: 20}}"), encoding="utf-8")
+    tables = [
+        tune_benchmark(load_benchmark(file), tmp_path / str(workers), workers=workers, progress=False)
+        for workers in (1, 2)
+    ]
+    assert len(tables[0]) == 3 and tables[0].drop(columns="seconds").equals(tables[1].drop(columns="seconds"))
+    written = [(tmp_path / str(workers) / "ppo-tuned.yml").read_text(encoding="utf-8") for workers in (1, 2)]
+    assert written[0] == written[1]

@@ -38,10 +38,10 @@ class UsageError(Exception):
     """Something in the command line cannot be used; the message says what is allowed."""
 
 
-def add_environment(parser: argparse.ArgumentParser) -> None:
+def add_environment(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """An environment and its arguments."""
     text = "environment id, see `mmgym list`; its mmgym/ and version may be left out"
-    parser.add_argument("--env", required=True, metavar="ID", help=text)
+    parser.add_argument("--env", required=required, metavar="ID", help=text)
     text = "constructor argument of the environment (may be repeated)"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 

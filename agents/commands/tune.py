@@ -21,27 +21,37 @@ def _add_tune_options(parser: argparse.ArgumentParser) -> None:
     from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS
 
     names = ", ".join(name for name in ALGORITHMS if name not in EXACT_LEARNERS)
-    parser.add_argument("algorithm", metavar="ALGORITHM", help=f"whose settings: {names}")
-    add_environment(parser)
+    text = f"whose settings: {names}; or a benchmark file with the key tuning, without --env and what it says itself"
+    parser.add_argument("algorithm", metavar="ALGORITHM", help=text)
+    add_environment(parser, required=False)
     text = "of the study in all (default 20); what the folder has is not run again"
-    parser.add_argument("--trials", type=int, default=20, help=text)
+    parser.add_argument("--trials", type=int, help=text)
     text = "environment steps of each run (default 1e6)"
-    parser.add_argument("--timesteps", type=int, default=1_000_000, help=text)
+    parser.add_argument("--timesteps", type=int, help=text)
     text = "of each trial's runs (default 100,101); seeds that are reported must be others"
-    parser.add_argument("--seeds", default="100,101", help=text)
-    parser.add_argument("--folder", help="of the study (default runs/tune/ENVIRONMENT/ALGORITHM)")
+    parser.add_argument("--seeds", help=text)
+    text = "of the study (default runs/tune/ENVIRONMENT/ALGORITHM, of a benchmark runs/tune/TITLE)"
+    parser.add_argument("--folder", help=text)
+    parser.add_argument("--workers", type=int, help="studies of a benchmark at a time (default one for each core)")
     add_output(parser)
 
 
 def _tune(options: argparse.Namespace) -> None:
-    seeds = _seeds(options.seeds)
+    if options.algorithm.endswith((".yml", ".yaml")) or options.algorithm.startswith("benchmark"):
+        _tune_benchmark(options)
+        return
+    if options.env is None:
+        raise UsageError("--env is missing: an algorithm is tuned in a market, see `mmgym list`")
+    if options.workers is not None:
+        raise UsageError(f"--workers {options.workers}: only with a benchmark file; {options.algorithm} is one study")
+    seeds = _seeds(options.seeds or "100,101")
     from mmgym.agents.tune import tune
 
     folder, best = tune(
         options.algorithm,
         options.env,
-        trials=options.trials,
-        timesteps=options.timesteps,
+        trials=20 if options.trials is None else options.trials,
+        timesteps=1_000_000 if options.timesteps is None else options.timesteps,
         seeds=seeds,
         folder=options.folder,
         arguments=environment_arguments(options.set),
@@ -54,10 +64,31 @@ def _tune(options: argparse.Namespace) -> None:
     print(f"\nwritten: {folder}/study.json, study.db, best.yml\nthe best on another seed: {shlex.join(words)} --seed 0")
 
 
+def _tune_benchmark(options: argparse.Namespace) -> None:
+    """Every study that a benchmark file asks for."""
+    for name in ("env", "set", "trials", "timesteps", "seeds"):
+        if getattr(options, name):
+            raise UsageError(f"--{name} is not allowed with a benchmark file, which says it itself")
+    from mmgym.agents.benchmark import load_benchmark
+    from mmgym.agents.studies import tune_benchmark
+
+    benchmark = load_benchmark(options.algorithm)
+    folder = options.folder or f"runs/tune/{benchmark.title}"
+    table = tune_benchmark(
+        benchmark, folder, workers=options.workers, imports=options.imports, progress=sys.stderr.isatty()
+    )
+    show(table, options.output)
+    written = ", ".join(dict.fromkeys(f"{name}-tuned.yml" for name in table["algorithm"]))
+    print(f"\nwritten: {folder}/{written}, and a folder for each market")
+
+
 STUDY = """\
 A trial trains on every seed and counts with its mean exact skill at the end. From the sixth on it is pruned where the
 best skill of its curve so far is below the median of earlier trials' at that point. Algorithms of one family have the
 same search space; trials that fail are counted. After Ctrl-C, or with more --trials, the same command goes on.
+
+With a benchmark file there is a study of each of its algorithms whose names end with -tuned, in each market, all with
+the same trials and seeds (`mmgym tune benchmark_tuned` is the one whose results are shipped).
 """
 
 TEXT = "search an algorithm's settings in a market: trials pruned by exact skill"
