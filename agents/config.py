@@ -465,6 +465,11 @@ def check_settings(algorithm: str, settings: Mapping[Any, Any], source: str, env
         raise ValueError(
             f"{source}: features_extractor_class = {sees} of {env_id} needs normalize with norm_obs: false"
         )
+    if sees is not None and "memory" in checked:
+        raise ValueError(
+            f"{source}: features_extractor_class = {sees} of {env_id} needs bounded observations, which those with "
+            "memory are not: leave one of the two out"
+        )
     n_envs, n_timesteps = int(checked.pop("n_envs")), int(checked.pop("n_timesteps"))
     _check_together(algorithm, checked, n_envs, f"{source}: ", f" of {env_id}")
     return Config(algorithm, n_envs, n_timesteps, dict(normalize or {}), checked)

@@ -288,6 +288,9 @@ def test_what_networks_see_of_time(tmp_path):
     config, env_id = write(tmp_path, "dqn", policy_kwargs={"features_extractor_class": CLOCK})
     with pytest.raises(ValueError, match="needs normalize with norm_obs: false"):
         load_config(config, env_id)
+    config, env_id = write(tmp_path, "ppo", **SEES_TIME, memory={"rates": [1.0], "entries": [1]})
+    with pytest.raises(ValueError, match="memory are not: leave one of the two out"):
+        load_config(config, env_id)
 
 
 def test_noise_of_another_kind_is_refused(tmp_path):
