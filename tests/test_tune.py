@@ -235,7 +235,7 @@ environments:
 
 
 def test_a_benchmark_is_tuned_and_trains_with_what_was_best(tmp_path, monkeypatch, capsys):
-    """Two markets of one id have an entry each; the second of planted trials is the best: the third and fourth of the runs, say."""
+    """Two markets of one id have an entry each; the second planted trial of a study, of two runs, is its best."""
     runs = planted(monkeypatch, lambda settings, seed: len(runs) + seed)
     file = tmp_path / "plan.yml"
     file.write_text(PLAN, encoding="utf-8")
