@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from mmgym.agents.benchmark_cell import ONE_THREAD, lost_cell, result_file, run_folder
 from mmgym.agents.benchmark_ray import run_ray
 from mmgym.agents.benchmark_result import read_result
-from mmgym.agents.config import Config, configurations_for, load_config, read_yaml, remembers
+from mmgym.agents.config import TUNED, Config, configurations_for, load_config, read_yaml, remembers
 from mmgym.agents.runs import MOST_SEED
 from mmgym.plain_files import shortened, write_json
 from mmgym.registration import check_foreign_environment
@@ -163,7 +163,7 @@ def _cell(
 
 
 def _suitable(env_id: str, env: Any) -> list[str]:
-    """Configurations with settings for an id: with a memory only where the observation hides something.
+    """Configurations with settings for an id, without those of studies; with a memory where something is hidden.
 
     It must then show what the memory is of.
     """
@@ -175,7 +175,8 @@ def _suitable(env_id: str, env: Any) -> list[str]:
         memory = config.hyperparameters.get("memory", {"entries": [0]})
         return not remembers(config.algorithm, config.hyperparameters) or (hides and max(memory["entries"]) < width)
 
-    return [name for name in configurations_for(env_id) if suits(load_config(name, env_id))]
+    names = [name for name in configurations_for(env_id) if not name.endswith(TUNED)]
+    return [name for name in names if suits(load_config(name, env_id))]
 
 
 def plan(benchmark: Benchmark) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+TUNED = "-tuned"  # what names of configurations end with that are results of studies: see `mmgym.agents.studies`
 DEFAULTS = ("default_box", "default_discrete")  # entries for ids without one, by their actions
 
 # Keys of rl-baselines3-zoo that describe the run; all others but `vec_env_wrapper` and our own `memory` (arguments of

@@ -20,12 +20,11 @@ from tqdm.auto import tqdm
 
 from mmgym.agents.benchmark import Benchmark
 from mmgym.agents.benchmark_cell import ONE_THREAD
+from mmgym.agents.config import TUNED
 from mmgym.agents.tune import tune
 from mmgym.plain_files import read_json, replacing
 
-__all__ = ["TUNED", "tune_benchmark"]
-
-TUNED = "-tuned"  # what the name of an algorithm ends with
+__all__ = ["tune_benchmark"]
 
 
 class _Study(NamedTuple):

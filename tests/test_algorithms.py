@@ -19,7 +19,7 @@ from mmgym.adapters.sb3 import CentredRewards, SB3VecEnv, make_sb3_env
 from mmgym.agents.algorithms import ALGORITHMS, OWN_LEARNERS, algorithm_class
 from mmgym.agents.checkpoints import batch_under
 from mmgym.agents.clock import ClockExtractor
-from mmgym.agents.config import CLOCK, DEFAULTS, HURDLE, WRAPPER, config_names, load_config, shipped_folder
+from mmgym.agents.config import CLOCK, DEFAULTS, HURDLE, TUNED, WRAPPER, config_names, load_config, shipped_folder
 from mmgym.agents.policies import as_policy
 from mmgym.agents.train import build_env, load_model, train
 from mmgym.registration import ENVIRONMENTS
@@ -318,7 +318,7 @@ ZOO = [
     for name in config_names()
     if not name.startswith((*OWN_LEARNERS, "maskable_ppo"))
     for env_id in yaml.safe_load((shipped_folder() / f"{name}.yml").read_text(encoding="utf-8"))
-    if env_id not in DEFAULTS
+    if env_id not in DEFAULTS and ", " not in env_id  # not those of a market of the benchmark alone
 ]
 
 
@@ -326,7 +326,7 @@ ZOO = [
 def test_the_zoo_reads_our_configurations(name, env_id, tmp_path):
     """rl-baselines3-zoo's own preprocessing gives arguments that the algorithm takes, and the same ones as ours."""
     manager_module = pytest.importorskip("rl_zoo3.exp_manager", reason="rl-baselines3-zoo is not installed")
-    algorithm = {"recurrent_ppo": "ppo_lstm"}.get(name, name)
+    algorithm = {"recurrent_ppo": "ppo_lstm"}.get(name, name.removesuffix(TUNED))
     manager = manager_module.ExperimentManager(
         argparse.Namespace(), algorithm, env_id, str(tmp_path), verbose=0, config=str(shipped_folder() / f"{name}.yml")
     )
