@@ -351,7 +351,7 @@ def test_the_zoo_reads_our_configurations(name, env_id, tmp_path):
     assert json.loads(json.dumps(kept)) == json.loads(json.dumps(ours.hyperparameters))
     if ours.normalize:
         assert set(hyperparameters) == expected
-    algorithm_class(name)  # the class exists; the tiny runs above build it from such settings
+    algorithm_class(ours.algorithm)  # the class exists; the tiny runs above build it from such settings
 
 
 def test_models_of_other_libraries_are_refused():
