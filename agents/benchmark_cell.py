@@ -47,7 +47,8 @@ def _digits(values: Any) -> Any:
 
 def _state_quotes(problem: FrozenProblem, policy: Any, best: Any) -> list[dict[str, Any]]:
     """Quotes over inventory at a few times; other coordinates of the state where the optimum is most often."""
-    played, laws = tabulate(problem, policy).controls, state_laws(problem, best.controls)
+    played, optimal = (tabulate(problem, each).controls for each in (policy, best))
+    laws = state_laws(problem, optimal)
     inventory, others = problem.coordinates["inventory"], [c for c in problem.coordinates if c != "inventory"]
     panels = []
     for fraction in FRACTIONS:
@@ -59,7 +60,7 @@ def _state_quotes(problem: FrozenProblem, policy: Any, best: Any) -> list[dict[s
             chosen &= problem.coordinates[name] == value
         rows = np.flatnonzero(chosen)[np.argsort(inventory[chosen])]
         where = {"fraction": fraction, **fixed}
-        curves = {"inventory": inventory[rows], "optimal": best.controls[n, rows].T, "learned": played[n, rows].T}
+        curves = {"inventory": inventory[rows], "optimal": optimal[n, rows].T, "learned": played[n, rows].T}
         panels.append({"where": where, **{name: _digits(values) for name, values in curves.items()}})
     return panels
 

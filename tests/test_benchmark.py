@@ -86,6 +86,28 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.long
+def test_a_market_whose_parameters_are_drawn(tmp_path):
+    """Its settings are those of the market's own entry; regret is that to who knows the parameters."""
+    market = f"{AS}, drawn"
+    (tmp_path / "ppo.yml").write_text(TINY + TINY.replace(AS, market).replace("n_envs: 8", "n_envs: 4"))
+    path = tmp_path / "drawn.yml"
+    path.write_text(
+        f"title: drawn\nseeds: [0]\nenvironments:\n  {market}:\n    env: {AS}\n    policies: []\n"
+        "    arguments: {num_steps: 20, randomise: {fill_decay: [uniform, 1.0, 2.0]}, observe_parameters: true}\n"
+        f"    algorithms: [{tmp_path}/ppo.yml]\n"
+    )
+    cells = plan(load_benchmark(path))
+    assert cells[1]["settings"]["n_envs"] == 4
+    policies, agent = (run_cell(cell, tmp_path) for cell in cells)
+    assert (policies["status"], agent["status"]) == ("finished", "finished")
+    cells = agent["analysis"]["regret"]["coordinates"]["fill_decay"]["cells"]
+    assert np.sum(cells) == pytest.approx(agent["score"]["regret"][1], rel=1e-6)
+    for panel in agent["analysis"]["quotes"]:
+        assert panel["where"]["fill_decay"] == pytest.approx(1.5) and len(panel["inventory"]) == 21
+        assert np.all(np.diff(panel["optimal"][0]) > 0.0)  # depths of the bid grow with the inventory
+
+
+@pytest.mark.long
 def test_a_killed_benchmark_goes_on_and_runs_nothing_twice(finished):
     file, out, before, results = finished
     cells = plan(load_benchmark(file))
