@@ -6,8 +6,10 @@ half as many: the value of every market at a node is as exact as that market's, 
 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
-policy of the average market, whose skill is 0. Where a law is continuous, the fixed table is improved at the nodes of
-the nested rule, and what it is worth is found at all of them, with the error of that as of every other mean.
+policy of the average market, whose skill is 0. Skill 1 is the second, or the first where observations end in the
+parameters: that of every episode's own market, which is solved when its parameters are first seen. Where a law is
+continuous, the fixed table is improved at the nodes of the nested rule, and what it is worth is found at all of them,
+with the error of that as of every other mean.
 """
 
 import functools
@@ -33,7 +35,7 @@ from mmgym.baselines.baseline import (
 from mmgym.baselines.episodes import ControlVariate, Rewards
 from mmgym.baselines.frozen import Solution, Table, evaluate
 from mmgym.baselines.mixture import MixtureProblem, best_fixed_table, mean_value, union_solution
-from mmgym.baselines.policy import Policy, PolicyThrough
+from mmgym.baselines.policy import Policy, PolicyThrough, StatelessPolicy
 from mmgym.baselines.table_policy import tabulated
 from mmgym.variation import Law, Variation
 
@@ -43,6 +45,8 @@ Array = NDArray[Any]
 
 NODES = {"uniform": 9, "loguniform": 9, "normal": 17}  # of a continuous law; the nested rule has 5, or 9
 MOST_NODES = 1024  # of all laws together: a market is solved at each
+INFORMED = "informed_optimum"  # of every episode's own market, where observations end in its parameters
+KEPT = 256  # of its markets
 FINE = 400  # nodes of the Gauss-Legendre rule that integrates the interpolating polynomials against a density
 
 
@@ -191,7 +195,8 @@ class RandomisedBaseline(FiniteBaseline):
         tables["average_optimum"] = self._average_optimum
         if seen is None:
             tables["fixed_optimum"] = self._fixed_optimum
-        ours = (*shared.average.ours, *(name for name in ("average_optimum", "fixed_optimum") if name in tables))
+        new = ("average_optimum", "fixed_optimum") if seen is None else ("average_optimum", INFORMED)
+        ours = (*shared.average.ours, *new)
         super().__init__(shared.average_params, self.mixture, PaperPolicies(tables, shared.average.reference, ours))
 
     def _tiled(self, table: Array | Table) -> Array | Table:
@@ -250,23 +255,38 @@ class RandomisedBaseline(FiniteBaseline):
         if self.mixture.seen is not None and self.nodes.is_exact:
             return Bounds(upper, upper, error)
         lower, lower_error = max(self._criterion(self.policies()[name](), True) for name in self._candidates())
-        return Bounds(min(lower, upper), upper, max(error, lower_error + self.mixture.tolerance))
+        error = max(error, lower_error + self.mixture.tolerance)
+        return Bounds(min(lower, upper), upper if self.mixture.seen is None else upper + error, error)
+
+    def policies(self) -> Mapping[str, Callable[[], Policy]]:
+        """As in `Baseline`; with the optimum of what observations end in."""
+        policies = dict(super().policies())
+        return policies if self.mixture.seen is None else policies | {INFORMED: lambda: self._informed}
+
+    @functools.cached_property
+    def _informed(self) -> "InformedOptimum":
+        assert self.mixture.seen is not None
+        return InformedOptimum(self.shared.variation, self.mixture.seen, self.shared.markets)
 
     def _candidates(self) -> list[str]:
-        """Policies that may be the best known of those that do not know the parameters.
+        """Policies that may be the best known of those that know what observations tell.
 
         The fixed table of choices over a continuous law is not: it takes minutes, and is found when it is asked for.
         """
+        if self.mixture.seen is not None:
+            return [INFORMED]
         slow = not self.nodes.is_exact and self.mixture.action_values is not None
-        names = ("average_optimum",) if slow else ("average_optimum", "fixed_optimum")
-        return [name for name in names if name in self.papers.tables]
+        return ["average_optimum"] if slow else ["average_optimum", "fixed_optimum"]
 
     def bounds(self) -> Bounds:
-        """Below: the best policy known that does not know the parameters; above: the best one that does."""
+        """Below: the best policy known that knows what observations tell; above: the best that knows the parameters.
+
+        Where both are the same, as observations tell all, the upper end has the error of the quadrature in it.
+        """
         return self._bounds
 
     def best_known(self) -> tuple[str, float]:
-        """Name and value of the policy with the best value of those that do not know the parameters."""
+        """Name and value of the best policy known of those that know what observations tell."""
         values = {name: self.criterion_value(self.policies()[name]()) for name in self._candidates()}
         best = max(values, key=lambda name: values[name])
         return best, values[best]
@@ -276,13 +296,13 @@ class RandomisedBaseline(FiniteBaseline):
         return self.bounds().upper
 
     def value(self, observation: Any) -> Array:
-        """What can still be reached from an observation, by the optimum of the average market."""
-        return np.asarray(self.shared.average.best_policy().value(observation))
+        """What can still be reached from an observation, in the average market where it does not tell which."""
+        optimum = self.shared.average.best_policy() if self.mixture.seen is None else self._informed
+        return np.asarray(optimum.value(observation))
 
     def best_policy(self) -> Any:
         """The optimum where it is one of the observation, otherwise the best policy known."""
-        bounds = self.bounds()
-        return super().best_policy() if bounds.lower == bounds.upper else BestKnownPolicy(self)
+        return super().best_policy() if self.bounds().lower == self.bounds().upper else BestKnownPolicy(self)
 
     def criterion_value(self, policy: Policy) -> float:
         """As in `Baseline`."""
@@ -313,6 +333,58 @@ class RandomisedBaseline(FiniteBaseline):
     def converted(self, mean: float, stderr: float) -> tuple[float, float]:
         """As in `Baseline`, of the mean of rewards."""
         return Rewards.converted(mean, stderr, self.params.risk_aversion if self.expected_utility else 0.0)
+
+
+class InformedOptimum(StatelessPolicy):
+    """The optimum of the market whose parameters observations end in, which is solved when they are first seen.
+
+    Parameters
+    ----------
+    variation : Variation
+    shown : (K, W)
+        What observations of certain markets end in.
+    markets : sequence of Baseline
+        Those markets.
+    """
+
+    def __init__(self, variation: Variation, shown: Array, markets: Sequence[Baseline]) -> None:
+        self._variation, self._first = variation, markets[0]
+        self._known = {row.astype(np.float32).tobytes(): market for row, market in zip(shown, markets, strict=True)}
+        self._kept = functools.lru_cache(maxsize=KEPT)(self._solved)
+
+    @property
+    def quotes_of(self) -> Callable[[Any], Array] | None:  # type: ignore[override]
+        """As the optimum of any of the markets: actions mean the same quotes in all of them."""
+        quotes: Callable[[Any], Array] | None = self._first.best_policy().quotes_of
+        return quotes
+
+    def _solved(self, shown: bytes) -> Any:
+        market = self._known.get(shown)
+        if market is None:
+            values = self._variation.unscaled(np.frombuffer(shown, np.float32))
+            market = baseline_for(self._variation.params(values))
+        return market.best_policy()
+
+    def _by_market(self, observation: Any, of: Callable[[Any, Array], Any]) -> Array:
+        """What optimal policies say to the observations of their markets, in the order of the observations."""
+        given = np.asarray(observation, np.float32)
+        rows, width = given.reshape(-1, given.shape[-1]), self._variation.width
+        shown, which = np.unique(rows[:, -width:], axis=0, return_inverse=True)
+        places = [np.flatnonzero(which.ravel() == k) for k in range(len(shown))]
+        parts = [
+            np.asarray(of(self._kept(tail.tobytes()), rows[place, :-width]))
+            for tail, place in zip(shown, places, strict=True)
+        ]
+        whole = np.concatenate(parts)[np.argsort(np.concatenate(places))]
+        return whole.reshape((*given.shape[:-1], *whole.shape[1:]))
+
+    def act(self, observation: Any) -> Array:
+        """Action of one observation, or actions of a batch."""
+        return self._by_market(observation, lambda optimum, rows: optimum.predict(rows)[0])
+
+    def value(self, observation: Any) -> Array:
+        """What can still be reached from an observation, or from each of a batch."""
+        return self._by_market(observation, lambda optimum, rows: optimum.value(rows))
 
 
 class SeesValues(PolicyThrough):
