@@ -101,7 +101,7 @@ def test_a_market_whose_parameters_are_drawn(tmp_path):
     policies, agent = (run_cell(cell, tmp_path) for cell in cells)
     assert (policies["status"], agent["status"]) == ("finished", "finished")
     cells = agent["analysis"]["regret"]["coordinates"]["fill_decay"]["cells"]
-    assert np.sum(cells) == pytest.approx(agent["score"]["regret"][1], rel=1e-6)
+    assert np.sum(cells) == pytest.approx(agent["score"]["regret"][0], rel=1e-6)
     for panel in agent["analysis"]["quotes"]:
         assert panel["where"]["fill_decay"] == pytest.approx(1.5) and len(panel["inventory"]) == 21
         assert np.all(np.diff(panel["optimal"][0][:-1]) > 0.0)  # bids recede below its limit
