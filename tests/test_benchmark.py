@@ -428,7 +428,7 @@ def test_a_changed_budget_is_another_cell(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["benchmark_quick", "benchmark"])
+@pytest.mark.parametrize("name", ["benchmark_quick", "benchmark", "benchmark_tuned"])
 def test_the_page_shows_the_committed_results(name):
     folder = ROOT / "configs" / "results" / name
     about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))

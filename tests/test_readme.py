@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Discrete
 
 import mmgym
 from mmgym import baselines
+from mmgym.agents.benchmark_tables import overall_table
 from mmgym.agents.cli import COMMANDS, main, make_parser
 from mmgym.baselines.baseline import baseline_of
 from mmgym.models.multi_asset_glft import MAX_ASSETS
@@ -155,6 +156,11 @@ def prose():
     boxes = BOXES[BOXES["name"] == "natural_gradient"]
     assert boxes["env"].nunique() == 10
     yield f"the same recipe in ten other markets {boxes['skill'].min():.3f} to {boxes['skill'].max():.3f}"
+    tuned = pd.read_csv(RESULTS / "benchmark_tuned" / "results.csv")
+    means = overall_table(tuned.astype({"seed": "Int64"})).set_index("algorithm")["skill"]
+    yield "over all markets: " + ", ".join(f"{name.removesuffix('-tuned')} {mean:.2f}" for name, mean in means.items())
+    agents = tuned[tuned["kind"] == "agent"]
+    assert (agents["seed"].nunique(), agents["env"].nunique(), agents["name"].nunique()) == (3, 6, 4)
     ours = RUNS[(RUNS["env"] == AS) & (RUNS["name"] == "ppo")]
     yield (
         f"PPO reached skill {ours['skill'].min():.3f} to {ours['skill'].max():.3f} in `{AS}` (seeds "
