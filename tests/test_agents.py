@@ -376,7 +376,7 @@ def test_bad_settings_of_algorithms_are_named(tmp_path, algorithm, settings, mes
 
 
 def test_missing_configurations_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one of a2c, ars, behaviour_cloning, dqn, exact_gradient"):
+    with pytest.raises(FileNotFoundError, match="one of a2c, a2c-tuned, ars, behaviour_cloning, dqn, exact_gradient"):
         load_config("nothing", AS)
     with pytest.raises(ValueError, match="has no settings for 'mmgym/GLFT-v0'"):
         load_config("maskable_ppo", "mmgym/GLFT-v0")
