@@ -7,9 +7,8 @@ half as many: the value of every market at a node is as exact as that market's, 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
 policy of the average market, whose skill is 0. Skill 1 is the second, or the first where observations end in the
-parameters: that of every episode's own market, which is solved when its parameters are first seen. Where a law is
-continuous, the fixed table is improved at the nodes of the nested rule, and what it is worth is found at all of them,
-with the error of that as of every other mean.
+parameters: the optimum of every episode's own market. Where a law is continuous, the fixed table is improved at the
+nodes of the nested rule, and what it is worth is found at all of them, with the error of that as of every other mean.
 """
 
 import functools
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import BarycentricInterpolator
 
 from mmgym.baselines.baseline import (
     Baseline,
@@ -46,7 +46,7 @@ Array = NDArray[Any]
 NODES = {"uniform": 9, "loguniform": 9, "normal": 17}  # of a continuous law; the nested rule has 5, or 9
 MOST_NODES = 1024  # of all laws together: a market is solved at each
 INFORMED = "informed_optimum"  # of every episode's own market, where observations end in its parameters
-KEPT = 256  # of its markets
+SAME = 1e-6  # of what observations end in: the node itself, to single precision
 FINE = 400  # nodes of the Gauss-Legendre rule that integrates the interpolating polynomials against a density
 
 
@@ -68,14 +68,19 @@ class Quadrature(NamedTuple):
         return float(self.weights @ numbers), float(abs((self.weights - self.coarse) @ numbers))
 
 
+def _places(law: Law) -> Array:
+    """Where in -1 ... 1 the nodes of a continuous law are: Chebyshev points."""
+    count = NODES[law.kind]
+    return -np.cos(np.pi * np.arange(count) / (count - 1))
+
+
 def _rule(law: Law) -> tuple[list[dict[str, Any]], Array, Array]:
     """Nodes, weights and coarse weights of one law."""
     if law.kind == "choice":
         choices = law.choices()
         weights = np.array([weight for _, weight in choices])
         return [values for values, _ in choices], weights, weights
-    count = NODES[law.kind]
-    places = -np.cos(np.pi * np.arange(count) / (count - 1))
+    places, count = _places(law), NODES[law.kind]
     fine, masses = np.polynomial.legendre.leggauss(FINE)
     masses = masses * law.density(fine)
     masses /= masses.sum()
@@ -266,7 +271,9 @@ class RandomisedBaseline(FiniteBaseline):
     @functools.cached_property
     def _informed(self) -> "InformedOptimum":
         assert self.mixture.seen is not None
-        return InformedOptimum(self.shared.variation, self.mixture.seen, self.shared.markets)
+        optima = [market.best_policy() for market in self.shared.markets]
+        chooses = self.mixture.action_values is not None
+        return InformedOptimum(self.shared.variation, self.mixture.seen, optima, chooses)
 
     def _candidates(self) -> list[str]:
         """Policies that may be the best known of those that know what observations tell.
@@ -336,55 +343,74 @@ class RandomisedBaseline(FiniteBaseline):
 
 
 class InformedOptimum(StatelessPolicy):
-    """The optimum of the market whose parameters observations end in, which is solved when they are first seen.
+    """The optimum of the market whose parameters observations end in, from those of the markets at the nodes.
+
+    Between the nodes of continuous laws its actions are those of the polynomial through the nodes' (Chebyshev points),
+    within their range; where actions are chosen from a list, those of the nearest node.
 
     Parameters
     ----------
     variation : Variation
     shown : (K, W)
-        What observations of certain markets end in.
-    markets : sequence of Baseline
-        Those markets.
+        What observations of the markets at the nodes end in, in the order of `quadrature`.
+    optima : sequence of Policy
+        Of those markets, each with ``value(observation)``.
+    chooses : bool
+        Whether actions are chosen from a list.
     """
 
-    def __init__(self, variation: Variation, shown: Array, markets: Sequence[Baseline]) -> None:
-        self._variation, self._first = variation, markets[0]
-        self._known = {row.astype(np.float32).tobytes(): market for row, market in zip(shown, markets, strict=True)}
-        self._kept = functools.lru_cache(maxsize=KEPT)(self._solved)
+    def __init__(self, variation: Variation, shown: Array, optima: Sequence[Any], chooses: bool) -> None:
+        self._optima, self._width = list(optima), variation.width
+        self.quotes_of = self._optima[0].quotes_of  # actions mean the same quotes in all of the markets
+        sizes = [len(law.values) if law.kind == "choice" else NODES[law.kind] for law in variation.laws]
+        grid = shown.reshape(*sizes, -1)
+        self._laws = []  # columns of what is shown, and the nodes' values there, or the polynomials through the nodes
+        for k, (law, size) in enumerate(zip(variation.laws, sizes, strict=True)):
+            rows = np.moveaxis(grid, k, 0).reshape(size, -1, self._width)[:, 0]
+            columns = variation.columns_of(law)
+            polynomials = None
+            if law.kind != "choice" and not chooses:
+                polynomials = BarycentricInterpolator(_places(law), np.eye(size))
+            self._laws.append((columns, rows[:, columns], polynomials))
 
-    @property
-    def quotes_of(self) -> Callable[[Any], Array] | None:  # type: ignore[override]
-        """As the optimum of any of the markets: actions mean the same quotes in all of them."""
-        quotes: Callable[[Any], Array] | None = self._first.best_policy().quotes_of
-        return quotes
+    def _weights(self, shown: Array) -> Array:
+        """Weights (B, K) of the nodes."""
+        whole = np.ones((len(shown), 1))
+        for columns, nodes, polynomials in self._laws:
+            gaps = np.abs(shown[:, None, columns] - nodes).sum(axis=-1)
+            part = np.eye(len(nodes))[gaps.argmin(axis=-1)]
+            if polynomials is not None:
+                between = gaps.min(axis=-1) > SAME
+                part[between] = polynomials(shown[between, columns[0]])
+            whole = (whole[:, :, None] * part[:, None, :]).reshape(len(shown), -1)
+        return whole
 
-    def _solved(self, shown: bytes) -> Any:
-        market = self._known.get(shown)
-        if market is None:
-            values = self._variation.unscaled(np.frombuffer(shown, np.float32))
-            market = baseline_for(self._variation.params(values))
-        return market.best_policy()
-
-    def _by_market(self, observation: Any, of: Callable[[Any, Array], Any]) -> Array:
-        """What optimal policies say to the observations of their markets, in the order of the observations."""
+    def _between(self, observation: Any, of: Callable[[Any, Array], Any]) -> Array:
+        """What the optima say (B, ...), each asked where it has a weight."""
         given = np.asarray(observation, np.float32)
-        rows, width = given.reshape(-1, given.shape[-1]), self._variation.width
-        shown, which = np.unique(rows[:, -width:], axis=0, return_inverse=True)
-        places = [np.flatnonzero(which.ravel() == k) for k in range(len(shown))]
-        parts = [
-            np.asarray(of(self._kept(tail.tobytes()), rows[place, :-width]))
-            for tail, place in zip(shown, places, strict=True)
-        ]
-        whole = np.concatenate(parts)[np.argsort(np.concatenate(places))]
+        rows = given.reshape(-1, given.shape[-1])
+        shown, which = np.unique(rows[:, -self._width :].astype(np.float64), axis=0, return_inverse=True)
+        weights = self._weights(shown)
+        first = np.asarray(of(self._optima[0], rows[:1, : -self._width]))
+        total = np.zeros((len(rows), *first.shape[1:]))
+        low, high = np.full_like(total, np.inf), np.full_like(total, -np.inf)
+        for optimum, column in zip(self._optima, weights.T, strict=True):
+            part = column[which.ravel()]
+            at = np.flatnonzero(part)
+            if len(at):
+                said = np.asarray(of(optimum, rows[at, : -self._width]))
+                total[at] += part[at].reshape(-1, *([1] * (said.ndim - 1))) * said
+                low[at], high[at] = np.minimum(low[at], said), np.maximum(high[at], said)
+        whole = np.clip(total, low, high).astype(first.dtype)
         return whole.reshape((*given.shape[:-1], *whole.shape[1:]))
 
     def act(self, observation: Any) -> Array:
         """Action of one observation, or actions of a batch."""
-        return self._by_market(observation, lambda optimum, rows: optimum.predict(rows)[0])
+        return self._between(observation, lambda optimum, rows: optimum.predict(rows)[0])
 
     def value(self, observation: Any) -> Array:
         """What can still be reached from an observation, or from each of a batch."""
-        return self._by_market(observation, lambda optimum, rows: optimum.value(rows))
+        return self._between(observation, lambda optimum, rows: optimum.value(rows))
 
 
 class SeesValues(PolicyThrough):

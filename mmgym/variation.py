@@ -418,6 +418,12 @@ class Variation:
         ]
         return np.concatenate(parts)
 
+    def columns_of(self, law: Law) -> NDArray[np.int64]:
+        """Which of the entries that observations end in are those of a law."""
+        starts = np.cumsum([0, *self._sizes])
+        names = [self.names.index(name) for name in law.names]
+        return np.concatenate([np.arange(starts[k], starts[k + 1]) for k in names])
+
     def scaled(self, values: Mapping[str, Any]) -> NDArray[np.float32]:
         """What observations end in: values scaled from their ranges to -1 ... 1 (0 where all are equal)."""
         entries, low, high = self._entries(values), self._low, self._high
@@ -427,28 +433,6 @@ class Variation:
         width = np.where(high > low, high - low, 1.0)
         scaled = np.where(high > low, 2.0 * (entries - low) / width - 1.0, 0.0)
         return np.clip(scaled, -1.0, 1.0).astype(np.float32)
-
-    def unscaled(self, shown: NDArray[Any]) -> Values:
-        """The values that observations end in: to single precision where laws are continuous, otherwise the nearest.
-
-        Parameters
-        ----------
-        shown : (W,)
-            As `scaled` has them.
-        """
-        values = dict(self.middle())
-        starts = dict(zip(self.names, np.cumsum([0, *self._sizes[:-1]]), strict=True))
-        for law in self.laws:
-            if law.kind != "choice":
-                values[law.names[0]] = law.value(float(shown[starts[law.names[0]]]))
-                continue
-            places = np.concatenate(
-                [np.arange(starts[name], starts[name] + self._sizes[self.names.index(name)]) for name in law.names]
-            )
-            given = shown[places]
-            choices = [choice for choice, _ in law.choices()]
-            values |= min(choices, key=lambda c: float(np.abs(self.scaled({**values, **c})[places] - given).sum()))
-        return values
 
 
 def _distinct(rows: Sequence[Values]) -> list[Values]:

@@ -165,23 +165,27 @@ def test_a_policy_that_sees_the_parameters_can_be_optimal() -> None:
 
 @pytest.mark.parametrize("law", [["uniform", 1.0, 3.0], ["loguniform", 0.8, 3.0], ["normal", 2.0, 0.2]])
 def test_who_sees_parameters_of_a_continuous_law_plays_each_market_at_its_optimum(law: list[object]) -> None:
-    """Values between the nodes against the optima of their markets; the mean against a sum over many of them."""
+    """At values between the nodes against the optima of their markets; the mean against a sum over many of them."""
     arguments = {**TINY, "min_depth": -1.0, "max_depth": 3.0}
     env = gymnasium.make(AS, randomise={"fill_decay": law}, observe_parameters=True, **arguments)
     best, variation = best_known_policy(env), env.unwrapped.variation
     assert best.name == "informed_optimum" and best.level == "bracketed"
-    random, optima = np.random.default_rng(0), []
+    bounds, optima = baseline_of(env).bounds(), list[float]()
     for quantile in np.linspace(0.01, 0.99, 50):
         values = variation.laws[0].at(float(quantile))
-        own = optimal_policy(gymnasium.make(AS, **arguments, **values))
-        seen = np.column_stack([random.uniform(0.0, 0.9, 8), random.integers(-3, 4, 8) / 3.0]).astype(np.float32)
-        told = np.hstack([seen, np.tile(variation.scaled(values), (8, 1))])
-        quotes = [each.quotes_of(each.predict(rows)[0]) for each, rows in ((own, seen), (best.policy, told))]
-        np.testing.assert_allclose(*quotes, atol=1e-4)
-        np.testing.assert_allclose(best.value(told), own.value(seen), rtol=1e-5, atol=1e-5)
-        assert best.value(told[0]) == pytest.approx(own.value(seen[0]), rel=1e-5, abs=1e-5)
-        optima.append(own.optimum)
-    bounds = baseline_of(env).bounds()
+        market = gymnasium.make(AS, **arguments, **values)
+        told = variation.scaled(values)
+
+        def informed(observations: np.ndarray, told: np.ndarray = told) -> np.ndarray:
+            end = np.broadcast_to(told, (*np.shape(observations)[:-1], len(told)))
+            return best.predict(np.concatenate([observations, end], axis=-1))[0]
+
+        played = score(market, informed, markov=True)
+        assert played.optimum_upper - played.value < 1e-7 * abs(played.optimum_upper)
+        start, _ = market.reset(seed=0)
+        value = best.value(np.concatenate([start, told]))
+        assert value == pytest.approx(played.optimum_upper, abs=bounds.error)  # as near as the nested rule says
+        optima.append(played.optimum_upper)
     scored = score(env, best)
     assert scored.skill == pytest.approx(1.0, abs=1e-9) and bounds.lower <= bounds.upper
     assert np.mean(optima) == pytest.approx(bounds.lower, abs=bounds.error + 1e-3 * abs(bounds.lower))  # midpoints
@@ -189,21 +193,25 @@ def test_who_sees_parameters_of_a_continuous_law_plays_each_market_at_its_optimu
         assert score(env, policy).value <= bounds.lower + 1e-9, name
 
 
-def test_values_are_read_back_from_what_observations_end_in() -> None:
-    """Choices exactly, continuous laws to single precision; of laws of several names, of lists, and of one value."""
+def test_who_sees_parameters_of_several_laws_plays_the_optimum_of_the_nearest_choices() -> None:
+    """Mixed laws, some of several names; at ends and choices, where it is that of a market of its own."""
+    arguments = {**TINY, "min_depth": -1.0, "max_depth": 3.0}
     law = {
-        "volatility": ["loguniform", 0.5, 8.0],
-        "fill_decay": ["choice", [1.0, [1.0, 2.0], [1.5, 0.7]]],
-        "drift": ["normal", 0.0, 0.1],
-        "horizon": ["choice", [0.1, 0.2]],
+        "running_penalty": ["uniform", 0.0, 2.0],
+        "fill_decay, volatility": ["choice", [[1.0, 1.0], [1.5, 2.0]]],
+        "horizon": ["choice", [0.05, 0.1]],
     }
-    variation = gymnasium.make(AS, **{**TINY, "randomise": law, "observe_parameters": True}).unwrapped.variation
-    for at in np.random.default_rng(1).uniform(size=(50, 4)):
-        drawn = {name: value for part, q in zip(variation.laws, at, strict=True) for name, value in part.at(q).items()}
-        read = variation.unscaled(variation.scaled(drawn))
-        assert read["fill_decay"] == drawn["fill_decay"] and read["horizon"] == drawn["horizon"]
-        assert read["volatility"] == pytest.approx(drawn["volatility"], rel=1e-6)
-        assert read["drift"] == pytest.approx(drawn["drift"], abs=1e-6)
+    env = gymnasium.make(AS, **{**arguments, "randomise": law, "observe_parameters": True})
+    best, variation, random = best_known_policy(env), env.unwrapped.variation, np.random.default_rng(0)
+    for at in np.random.default_rng(1).uniform(size=(20, 3)):
+        at[0] = round(at[0])  # an end
+        values = {name: v for part, q in zip(variation.laws, at, strict=True) for name, v in part.at(float(q)).items()}
+        own = optimal_policy(gymnasium.make(AS, **{**arguments, **values}))
+        seen = np.column_stack([random.uniform(0.0, 0.9, 8), random.integers(-2, 3, 8) / 2.0]).astype(np.float32)
+        told = np.hstack([seen, np.tile(variation.scaled(values), (8, 1))])
+        quotes = [each.quotes_of(each.predict(rows)[0]) for each, rows in ((own, seen), (best, told))]
+        np.testing.assert_allclose(*quotes, atol=1e-5)
+        np.testing.assert_allclose(best.value(told), own.value(seen), rtol=1e-6)
 
 
 @pytest.mark.long
