@@ -1,6 +1,7 @@
 """Studies of settings: spaces that configurations allow, planted curves, interruptions, and runs that train again."""
 
 import json
+import re
 import sys
 from itertools import chain
 from pathlib import Path
@@ -22,7 +23,7 @@ from mmgym.agents import tune as module  # noqa: E402
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS  # noqa: E402
 from mmgym.agents.benchmark import load_benchmark, plan  # noqa: E402
 from mmgym.agents.cli import main  # noqa: E402
-from mmgym.agents.config import Config, check_settings, load_config  # noqa: E402
+from mmgym.agents.config import Config, check_settings, load_config, shipped_folder  # noqa: E402
 from mmgym.agents.search_spaces import ENVS, search_space, settings_of  # noqa: E402
 from mmgym.agents.studies import tune_benchmark  # noqa: E402
 from mmgym.agents.train import train  # noqa: E402
@@ -285,6 +286,27 @@ def test_what_a_tuned_benchmark_may_not_be(tmp_path, old, new, message):
     with pytest.raises(ValueError, match=message):
         tune_benchmark(load_benchmark(file), tmp_path / "studies", workers=1)
     assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.long
+def test_the_shipped_settings_are_the_best_of_the_shipped_studies():
+    """By Optuna's own reading of their databases; all with the budget that the benchmark says."""
+    benchmark, folder = load_benchmark("benchmark_tuned"), shipped_folder() / "results" / "studies"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    cells = [c for c in plan(benchmark) if c["kind"] == "agent" and c["seed"] == benchmark.seeds[0]]
+    assert len(cells) == len(list(folder.rglob("study.db"))) == 24
+    for cell in cells:
+        algorithm = cell["name"].removesuffix("-tuned")
+        home = folder / re.sub(r"\W", "-", cell["market"]) / algorithm
+        about = json.loads((home / "study.json").read_text(encoding="utf-8"))
+        said = {name: about["settings"][name] for name in ("algorithm", "env_id", "arguments", "timesteps", "seeds")}
+        run = (algorithm, cell["env"], cell["arguments"], cell["timesteps"], benchmark.tuning["seeds"])
+        assert tuple(said.values()) == run
+        database = f"file:{home / 'study.db'}?mode=ro&immutable=1&uri=true"
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{database}")
+        assert len(study.trials) == benchmark.tuning["trials"] == sum(about["trials"].values())
+        drawn = settings_of(algorithm, study.best_params, cell["timesteps"], about["settings"]["per_step"])
+        assert Config(**cell["settings"]) == check_settings(algorithm, drawn, "best", cell["env"])
 
 
 def test_options_that_a_benchmark_says_itself_are_refused(tmp_path, capsys):
