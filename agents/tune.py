@@ -106,8 +106,11 @@ def _open(search: _Search, storage: optuna.storages.BaseStorage, folder: Path) -
         storage=storage, study_name=(names or [name])[0], pruner=pruner, direction="maximize", load_if_exists=True
     )
     kept = {"settings": search.settings, "interrupted": [], "sessions": [], **study.user_attrs}
-    if kept["settings"] != search.settings:
-        raise ValueError(f"{folder} holds a study with other settings (study.json): choose another folder")
+    others = [name for name, value in search.settings.items() if kept["settings"].get(name) != value]
+    if others:
+        raise ValueError(
+            f"{folder} holds a study with other settings (study.json; {', '.join(others)}): choose another folder"
+        )
     running = [trial.number for trial in study.get_trials(states=[TrialState.RUNNING])]
     for name, content in (kept | {"interrupted": kept["interrupted"] + running}).items():
         study.set_user_attr(name, content)

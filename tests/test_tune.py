@@ -205,7 +205,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
             study_of(tmp_path, **options)
     assert not runs
     study_of(tmp_path, trials=1)
-    with pytest.raises(ValueError, match="holds a study with other settings"):
+    with pytest.raises(ValueError, match=r"holds a study with other settings \(study.json; timesteps\)"):
         study_of(tmp_path, trials=1, timesteps=100_001)
     with FileLock(tmp_path / "lock"), pytest.raises(RuntimeError, match="another study is at work"):
         study_of(tmp_path, trials=2)
