@@ -2,7 +2,7 @@
 
 Raffin et al., rl-baselines3-zoo (https://github.com/DLR-RM/rl-baselines3-zoo), ``rl_zoo3/hyperparams_opt.py``: its
 parameters and, where they suit many environments without a discount, its ranges. Other than there, ``gamma`` stays 1,
-batches are parts of a rollout, learning rates fall linearly, and rewards may be centred
+batches are parts of a rollout, learning rates and bonuses on entropy fall linearly, and rewards may be centred
 (`mmgym.adapters.sb3.CentredRewards`).
 """
 
@@ -25,7 +25,7 @@ __all__ = ["search_space", "settings_of"]
 Space = dict[str, BaseDistribution]
 
 ROLLOUTS = 16  # at least in a run, where the shortest rollout allows it
-LEAST_BATCH = 512  # transitions of a rollout: smaller ones take a multiple of the time
+LEAST_BATCH = 1024  # transitions of a rollout: smaller ones take a multiple of the time
 MOST_KEPT = 1_000_000  # transitions in a replay buffer
 ACTORS = {"tiny": [16], "small": [32, 32], "medium": [64, 64]}
 CRITICS = {"tiny": [64, 64], "small": [128, 128], "medium": [256, 256]}  # of replayed experience
@@ -57,10 +57,10 @@ def _rollout(family: str, timesteps: int, low: int, high: int) -> IntDistributio
 def _rollouts_space(algorithm: str, timesteps: int, box: bool) -> Space:
     space: Space = {
         "n_steps_pow": _rollout("rollouts", timesteps, 3, 8),
-        "learning_rate": _log(1e-4, 2e-2),
+        "learning_rate": _log(5e-4, 2e-2),
         "one_minus_gae_lambda": _log(2e-3, 0.5),
         "net_arch": _one_of("tiny", "small", "medium"),
-        "centred": FloatDistribution(0.0, 1.0),
+        "centred": _one_of(0.0, 1.0),
     }
     if algorithm == "trpo":
         space |= {
@@ -70,10 +70,10 @@ def _rollouts_space(algorithm: str, timesteps: int, box: bool) -> Space:
             "cg_damping": _log(1e-3, 0.5),
         }
         return space | ({"log_std_init": FloatDistribution(-3.0, 0.0)} if box else {})
-    space |= {"ent_coef": _log(1e-8, 0.1), "max_grad_norm": FloatDistribution(0.3, 2.0)}
+    space |= {"ent_coef": _log(1e-6, 0.1), "max_grad_norm": FloatDistribution(0.3, 2.0)}
     if "n_epochs" in ALGORITHM_KEYS[algorithm]:
         space |= {
-            "minibatches_pow": IntDistribution(0, 5),
+            "minibatches_pow": IntDistribution(0, 4),
             "n_epochs": _one_of(1, 2, 5, 10),
             "clip_range": _one_of(0.1, 0.2, 0.3, 0.4),
         }
@@ -86,12 +86,12 @@ def _rollouts_space(algorithm: str, timesteps: int, box: bool) -> Space:
 
 def _replay_space(algorithm: str, timesteps: int, box: bool) -> Space:
     space: Space = {
-        "learning_rate": _log(1e-4, 5e-3),
-        "batch_size_pow": IntDistribution(7, 10),
+        "learning_rate": _log(2e-4, 5e-3),
+        "batch_size_pow": IntDistribution(8, 10),
         "gradient_steps_pow": IntDistribution(0, 2),
         "net_arch": _one_of("tiny", "small", "medium"),
         "norm_reward": _one_of(False, True),
-        "centred": FloatDistribution(0.0, 1.0),
+        "centred": _one_of(0.0, 1.0),
     }
     if algorithm in NEED_LISTS:
         space |= {
@@ -100,12 +100,12 @@ def _replay_space(algorithm: str, timesteps: int, box: bool) -> Space:
             "target_update_interval": IntDistribution(500, 50_000, log=True),
         }
     else:
-        space |= {"tau": _log(1e-3, 0.5)} if "tau" in ALGORITHM_KEYS[algorithm] else {}  # how far targets follow
+        space |= {"tau": _log(5e-3, 0.5)} if "tau" in ALGORITHM_KEYS[algorithm] else {}  # how far targets follow
         space |= {"n_critics": _one_of(1, 2)}
     if algorithm == "td3":
         space |= {"noise_std": FloatDistribution(0.01, 0.5), "target_policy_noise": _log(0.01, 0.2)}
     elif algorithm in ("crossq", "sac", "tqc"):
-        space |= {"ent_coef": _log(1e-6, 0.1)}
+        space |= {"ent_coef": _log(1e-6, 0.01)}
     if algorithm in ("tqc", "qrdqn"):
         space |= {"n_quantiles": IntDistribution(5, 50)}
     return space | ({"top_quantiles_to_drop_per_net": IntDistribution(0, 4)} if algorithm == "tqc" else {})
@@ -216,7 +216,8 @@ def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_st
         rewards = {"norm_reward": params.pop("norm_reward", True), "clip_reward": 1000.0}
         settings["normalize"] = {"norm_obs": True, **rewards, "gamma": 1.0}
         settings["vec_env_wrapper"] = {WRAPPER: {"per_step": params.pop("centred") * per_step}}
-        settings["learning_rate"] = f"lin_{params.pop('learning_rate')!r}"
+        for name in {"rollouts": ("learning_rate", "ent_coef"), "replay": ("learning_rate",)}[family]:
+            settings |= {name: f"lin_{params.pop(name)!r}"} if name in params else {}
         second = "qf" if family == "replay" else "vf"
         kwargs["net_arch"] = critic if algorithm in NEED_LISTS else {"pi": actor, second: critic}
     if family == "replay":

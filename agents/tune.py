@@ -40,8 +40,8 @@ except ImportError as error:
 __all__ = ["SEEDS", "tune"]
 
 SEEDS = (100, 101)  # reported ones must be others
-POINTS = 20  # of the curve of a run, at which a trial may be pruned
-FIRST_PRUNED = 5  # trials, and points of a trial, before any is pruned
+POINTS = 10  # of the curve of a run, at which a trial may be pruned
+FIRST = 5  # trials that are drawn at random, and before any is pruned
 SHOWN = 10  # trials in the table
 NEVER = 2**62  # steps to a checkpoint: an interrupted trial starts again
 OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -62,7 +62,7 @@ class _Search(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """What tells this study from others."""
         space = {name: json.loads(distribution_to_json(distribution)) for name, distribution in self.space.items()}
-        what = self._asdict() | {"space": space, "points": POINTS, "first_pruned": FIRST_PRUNED}
+        what = self._asdict() | {"space": space, "points": POINTS, "first": FIRST}
         settings: dict[str, Any] = json.loads(json.dumps(what))
         return settings
 
@@ -99,7 +99,7 @@ def _counted(study: optuna.Study) -> list[FrozenTrial]:
 
 def _open(search: _Search, storage: optuna.storages.BaseStorage, folder: Path) -> optuna.Study:
     """The study of a folder, without what an interrupted session left running."""
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_PRUNED, n_warmup_steps=FIRST_PRUNED)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=POINTS // 4)
     name = f"{search.algorithm} {search.env_id}"
     names = optuna.get_all_study_names(storage)
     study = optuna.create_study(
@@ -160,7 +160,7 @@ def _play(search: _Search, trial: optuna.Trial, home: Path) -> None:
 def _next(search: _Search, study: optuna.Study, folder: Path) -> None:
     """One more trial: complete, pruned or failed."""
     number = len(_counted(study))
-    study.sampler = optuna.samplers.TPESampler(seed=number)  # an interrupted trial is drawn again as it was
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=FIRST, seed=number)  # an interrupted trial is drawn again as it was
     trial = study.ask(search.space)
     trial.set_user_attr("folder", f"{number:04d}")
     started = time.perf_counter()

@@ -95,7 +95,7 @@ def test_what_is_drawn_is_a_configuration(algorithm):
         if "n_steps" in settings:
             rollout = settings["n_envs"] * settings["n_steps"]
             batch = settings.get("batch_size", rollout)
-            assert rollout % batch == 0 and batch >= min(512, rollout)
+            assert rollout % batch == 0 and batch >= min(1024, rollout)
             assert rollout <= max(timesteps / 16, 16 * ENVS["natural_gradient"])
         else:
             assert settings["learning_starts"] >= settings["n_envs"] and settings["buffer_size"] <= timesteps
