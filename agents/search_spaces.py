@@ -29,15 +29,20 @@ LEAST_BATCH = 1024  # transitions of a rollout: smaller ones take a multiple of 
 MOST_KEPT = 1_000_000  # transitions in a replay buffer
 ACTORS = {"tiny": [16], "small": [32, 32], "medium": [64, 64]}
 CRITICS = {"tiny": [64, 64], "small": [128, 128], "medium": [256, 256]}  # of replayed experience
-ENVS = {"rollouts": 256, "replay": 64, "natural_gradient": 1024, "ars": 64}
+ENVS = {"rollouts": 256, "a2c": 64, "replay": 64, "natural_gradient": 1024, "ars": 64}  # one epoch: more updates
 IN_POLICY = ("log_std_init", "n_critics", "n_quantiles", "lstm_hidden_size", "enable_critic_lstm")  # policy_kwargs
 
 
 def _family(algorithm: str) -> str:
     """Which space an algorithm has."""
-    if algorithm in ENVS:
+    if algorithm in SPACES:
         return algorithm
     return "replay" if "buffer_size" in ALGORITHM_KEYS[algorithm] else "rollouts"
+
+
+def _envs(algorithm: str) -> int:
+    """How many environments are stepped together."""
+    return ENVS.get(algorithm, ENVS[_family(algorithm)])
 
 
 def _log(low: float, high: float) -> FloatDistribution:
@@ -48,15 +53,15 @@ def _one_of(*values: Any) -> CategoricalDistribution:
     return CategoricalDistribution(values)
 
 
-def _rollout(family: str, timesteps: int, low: int, high: int) -> IntDistribution:
+def _rollout(algorithm: str, timesteps: int, low: int, high: int) -> IntDistribution:
     """The binary logarithm of a rollout's steps in each environment."""
-    room = int(math.log2(max(timesteps / (ROLLOUTS * ENVS[family]), 1.0)))
+    room = int(math.log2(max(timesteps / (ROLLOUTS * _envs(algorithm)), 1.0)))
     return IntDistribution(low, max(low, min(high, room)))
 
 
 def _rollouts_space(algorithm: str, timesteps: int, box: bool) -> Space:
     space: Space = {
-        "n_steps_pow": _rollout("rollouts", timesteps, 3, 8),
+        "n_steps_pow": _rollout(algorithm, timesteps, 3, 8),
         "learning_rate": _log(5e-4, 2e-2),
         "one_minus_gae_lambda": _log(2e-3, 0.5),
         "net_arch": _one_of("tiny", "small", "medium"),
@@ -113,7 +118,7 @@ def _replay_space(algorithm: str, timesteps: int, box: bool) -> Space:
 
 def _natural_space(algorithm: str, timesteps: int, box: bool) -> Space:
     return {
-        "n_steps_pow": _rollout("natural_gradient", timesteps, 4, 7),
+        "n_steps_pow": _rollout(algorithm, timesteps, 4, 7),
         "exploration_first": _log(0.05, 1.0),
         "exploration_kept": _log(0.1, 1.0),  # at the end, of that at the start
         "step_size": _log(0.01, 0.5),
@@ -203,10 +208,10 @@ def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_st
         What the best known policy earns in a step (currency): ``centred`` is the share of it that rewards are without.
     """
     family, params, kwargs = _family(algorithm), dict(drawn), dict[str, Any]()
-    settings: dict[str, Any] = {"n_envs": ENVS[family], "n_timesteps": timesteps, "gamma": 1.0}
+    settings: dict[str, Any] = {"n_envs": _envs(algorithm), "n_timesteps": timesteps, "gamma": 1.0}
     size = params.pop("net_arch")
     if family == "ars":
-        return {"n_envs": ENVS[family], "n_timesteps": timesteps, **_random_search(size, params)}
+        return {"n_envs": settings["n_envs"], "n_timesteps": timesteps, **_random_search(size, params)}
     actor, critic = ACTORS[size], CRITICS[size] if family == "replay" else [64, 64]
     if family == "natural_gradient":
         first = params.pop("exploration_first")
@@ -221,7 +226,7 @@ def settings_of(algorithm: str, drawn: Mapping[str, Any], timesteps: int, per_st
         second = "qf" if family == "replay" else "vf"
         kwargs["net_arch"] = critic if algorithm in NEED_LISTS else {"pi": actor, second: critic}
     if family == "replay":
-        warm = max(timesteps // 40, ENVS[family])
+        warm = max(timesteps // 40, settings["n_envs"])
         settings |= {"buffer_size": min(timesteps, MOST_KEPT), "learning_starts": warm, "train_freq": 1}
     if algorithm == "td3":
         settings |= {"noise_type": "normal", "target_noise_clip": 2.0 * params["target_policy_noise"]}
