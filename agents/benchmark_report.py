@@ -1,5 +1,6 @@
 """What a benchmark leaves to read: CSV, JSON provenance, a page of tables, and one HTML file without outside links."""
 
+import base64
 import datetime
 import json
 import math
@@ -149,10 +150,16 @@ def results_page(folder: Path) -> str:
         "## All markets together\n\nInterquartile mean of the skill over the runs of all markets that an algorithm was "
         "trained in.",
         _markdown(overall_table(tidy)),
+        *(["![Performance profiles](profiles.png)"] if (folder / "profiles.png").is_file() else []),
     ]
     if len(pairwise):
         text = "Probability that a run of the first algorithm beats one of the second, over the markets that both have."
         parts += [f"## Pairs\n\n{text}", _markdown(pairwise)]
+    if "steps_to_0.9" in tidy:  # folders of older versions lack it
+        text = "Runs that reach skill 0.9 during training, and medians over all runs of when they first do."
+        tables = [efficiency_table(tidy, env_id).assign(environment=f"`{env_id}`") for env_id in summaries]
+        efficiency = pd.concat(tables).set_index("environment").reset_index()
+        parts += [f"## What it takes\n\n{text}", _markdown(efficiency)]
     return "\n\n".join([*parts, f"Made with {versions}."]) + "\n"
 
 
@@ -216,7 +223,7 @@ def _market(
         "anchor": re.sub(r"\W+", "-", env_id),
         "facts": facts,
         "table": _text_table(summary),
-        "efficiency": _text_table(efficiency_table(finished)) if finished else None,
+        "efficiency": _text_table(efficiency_table(tidy, env_id)) if finished else None,
         "pictures": pictures,
         "undecomposed": bool(finished) and not decomposed,
     }
@@ -241,7 +248,7 @@ def _about(
 
 
 def write_report(benchmark: Benchmark, results: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, pd.DataFrame]:
-    """Write ``results.csv``, ``summary.csv``, ``benchmark.json``, ``README.md`` and ``report.html``.
+    """Write ``results.csv``, ``summary.csv``, ``benchmark.json``, ``README.md``, ``profiles.png`` and ``report.html``.
 
     Returns
     -------
@@ -289,18 +296,23 @@ def write_pages(
         frames = [summary.assign(env=env_id).set_index("env").reset_index() for env_id, summary in summaries.items()]
         write_table(pd.concat(frames), folder / "summary.csv")
     write_json(folder / "benchmark.json", dict(about))
+    skills = skills_of(tidy)
+    profiles = picture_of_profiles(skills) if skills else None
+    if profiles:
+        with replacing(folder / "profiles.png") as part:
+            part.write_bytes(base64.b64decode(profiles.partition(",")[2]))
     with replacing(folder / "README.md") as part:
         part.write_text(results_page(folder), encoding="utf-8")
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    pairwise, skills = pairwise_table(tidy), skills_of(tidy)
+    pairwise = pairwise_table(tidy)
     facts = {name: value for name, value in about.items() if name not in ("benchmark", "failures")}
     html = page.render(
         about=about,
         added=_said_of_added(about),
         overall=_text_table(overall_table(tidy)),
         pairwise=_text_table(pairwise) if len(pairwise) else None,
-        profiles=picture_of_profiles(skills) if skills else None,
+        profiles=profiles,
         markets=[_market(env_id, summary, tidy, results) for env_id, summary in summaries.items()],
         failures=about["failures"],
         missing=missing,

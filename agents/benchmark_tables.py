@@ -30,8 +30,9 @@ _SCORE = (
 )  # fmt: skip
 COLUMNS = (
     "env", "kind", "name", "seed", "status", *_SCORE[:9], "regret", "regret_upper", *_SCORE[9:], "steps", "seconds",
-    "steps_per_second", "error",
+    "steps_per_second", "steps_to_0.9", "error",
 )  # fmt: skip
+ENOUGH = 0.9  # the skill whose cost `efficiency_table` tells
 
 
 def _row(cell: Mapping[str, Any], kind: str, name: str, score: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def tidy_table(results: Results) -> pd.DataFrame:
     "agent", "paper", "ours" (a fixed policy that no paper has), "added" (`mmgym.agents.leaderboard`) or "optimum" (the
     best known policy, where only bounds are known); ``regret`` is the gap to ``optimum_lower``, ``regret_upper`` to
     ``optimum_upper``; ``clipped`` is the share of decisions at which the action box clips what a policy wants;
-    ``seconds`` those of training.
+    ``seconds`` those of training; ``steps_to_0.9`` is where a run's curve of skill is first at 0.9 or above (the later
+    of two points counts), infinite if it never is.
     """
     rows: list[dict[str, Any]] = []
     for result in results:
@@ -64,7 +66,10 @@ def tidy_table(results: Results) -> pd.DataFrame:
             rows.append(row | {"error": result["error"], "seconds": result["wall_seconds"]})
         elif cell["kind"] == "agent":
             timing = {name: result[name] for name in ("steps", "seconds", "steps_per_second")}
-            rows.append(_row(cell, "agent", cell["name"], result["score"], **timing))
+            steps, skills = curve_of(result)
+            reached = np.flatnonzero(skills >= ENOUGH)
+            first = float(steps[reached[0]]) if len(reached) else math.inf
+            rows.append(_row(cell, "agent", cell["name"], result["score"], **timing, **{"steps_to_0.9": first}))
         else:
             for number, (name, policy) in enumerate(result["policies"].items()):
                 kind = policy.get("kind", "paper" if number else "optimum")  # folders of older versions lack it
@@ -134,26 +139,18 @@ def curve_of(result: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np
     return steps, skills
 
 
-ENOUGH = 0.9  # the skill whose cost `efficiency_table` tells
-
-
-def efficiency_table(results: Results) -> pd.DataFrame:
+def efficiency_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
     """What it takes to reach skill 0.9 in a market: runs that do, and medians of steps and seconds when they first do.
 
-    Between two points of a run's curve the later one counts. Medians are over all finished runs: infinite where at
-    most half of them get there.
+    Medians are over all finished runs: infinite where at most half of them get there.
     """
+    market = tidy[(tidy["env"] == env_id) & (tidy["kind"] == "agent") & (tidy["status"] == "finished")]
     rows = []
-    for name in dict.fromkeys(result["cell"]["name"] for result in results):
-        runs = [result for result in results if result["cell"]["name"] == name]
-        first, seconds = [], []
-        for run in runs:
-            steps, skills = curve_of(run)
-            reached = np.flatnonzero(skills >= ENOUGH)
-            first.append(steps[reached[0]] if len(reached) else math.inf)
-            seconds.append(first[-1] * run["seconds"] / run["steps"])
+    for name, runs in market.groupby("name", sort=False):
+        first = runs["steps_to_0.9"].astype(float)
         there = f"{np.isfinite(first).sum()} of {len(runs)}"
-        rows.append({"algorithm": name, "runs": there, "steps": np.median(first), "seconds": np.median(seconds)})
+        seconds = first * runs["seconds"] / runs["steps"]
+        rows.append({"algorithm": name, "runs": there, "steps": first.median(), "seconds": seconds.median()})
     return pd.DataFrame(rows, columns=["algorithm", "runs", "steps", "seconds"])
 
 

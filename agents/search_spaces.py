@@ -28,7 +28,7 @@ ROLLOUTS = 16  # at least in a run, where the shortest rollout allows it
 LEAST_BATCH = 1024  # transitions of a rollout: smaller ones take a multiple of the time
 MOST_KEPT = 1_000_000  # transitions in a replay buffer
 ACTORS = {"tiny": [16], "small": [32, 32], "medium": [64, 64]}
-CRITICS = {"tiny": [64, 64], "small": [128, 128], "medium": [256, 256]}  # of replayed experience
+CRITICS = {"tiny": [64, 64], "small": [128, 128]}  # of replayed experience
 ENVS = {"rollouts": 256, "a2c": 64, "replay": 64, "natural_gradient": 1024, "ars": 64}  # one epoch: more updates
 IN_POLICY = ("log_std_init", "n_critics", "n_quantiles", "lstm_hidden_size", "enable_critic_lstm")  # policy_kwargs
 
@@ -92,9 +92,9 @@ def _rollouts_space(algorithm: str, timesteps: int, box: bool) -> Space:
 def _replay_space(algorithm: str, timesteps: int, box: bool) -> Space:
     space: Space = {
         "learning_rate": _log(2e-4, 5e-3),
-        "batch_size_pow": IntDistribution(8, 10),
-        "gradient_steps_pow": IntDistribution(0, 2),
-        "net_arch": _one_of("tiny", "small", "medium"),
+        "batch_size_pow": IntDistribution(8, 9),
+        "gradient_steps_pow": IntDistribution(0, 1),
+        "net_arch": _one_of("tiny", "small"),
         "norm_reward": _one_of(False, True),
         "centred": _one_of(0.0, 1.0),
     }

@@ -281,14 +281,21 @@ def test_overall_and_pairwise_tables_of_made_up_runs():
 def test_what_it_takes_to_reach_a_skill():
     """By hand: the later of two points of a curve counts, the end of a run too, and runs that never do are infinite."""
 
+    value = {"value": 1.0, "optimum_lower": 2.0, "optimum_upper": 2.0}
+
     def run(name, curve, end):
         points = [{"steps": steps, "skill": skill} for steps, skill in curve]
-        return {"cell": {"name": name}, "curve": points, "steps": 100, "seconds": 50.0, "score": {"skill": end}}
+        cell = {"kind": "agent", "market": "a", "name": name, "seed": 0}
+        result = {"cell": cell, "status": "finished", "curve": points, "steps": 100, "seconds": 50.0}
+        return result | {"steps_per_second": 2.0, "score": {"skill": end, **value}}
 
     x = [run("x", [(0, 0.1), (40, 0.95)], 0.99), run("x", [(0, 0.1), (60, 0.89)], 0.9), run("x", [(20, 0.9)], 0.5)]
-    table = efficiency_table([*x, run("y", [(0, 0.0)], 0.8)]).set_index("algorithm")
+    tidy = tidy_table([*x, run("y", [(0, 0.0)], 0.8)])
+    assert tidy["steps_to_0.9"].tolist() == [40.0, 100.0, 20.0, math.inf]
+    table = efficiency_table(tidy, "a").set_index("algorithm")
     assert table.loc["x"].tolist() == ["3 of 3", 40.0, 20.0]
     assert table.loc["y"].tolist() == ["0 of 1", math.inf, math.inf]
+    assert not len(efficiency_table(tidy, "b"))
 
 
 def test_performance_profiles(monkeypatch):
