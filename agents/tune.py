@@ -160,9 +160,8 @@ def _play(search: _Search, trial: optuna.Trial, home: Path) -> None:
 def _next(search: _Search, study: optuna.Study, folder: Path) -> None:
     """One more trial: complete, pruned or failed."""
     number = len(_counted(study))
-    study.sampler = optuna.samplers.TPESampler(
-        n_startup_trials=FIRST, seed=number
-    )  # an interrupted trial is drawn again as it was
+    # an interrupted trial is drawn again as it was
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=FIRST, seed=number)
     trial = study.ask(search.space)
     trial.set_user_attr("folder", f"{number:04d}")
     started = time.perf_counter()

@@ -51,7 +51,7 @@ def planted(monkeypatch, skills, interrupted=()):
     """Put straight curves to planted skills in the place of training; what it was asked for, one run after the other.
 
     ``skills`` are those of the runs in turn, where one that is an exception is raised at the end of the run; or a
-    function of the settings and the seed. Runs that are numbered in ``interrupted`` end halfway.
+    function of the settings and the seed. Runs that are numbered in ``interrupted`` end before any may be pruned.
     """
     runs = []
 
@@ -61,10 +61,10 @@ def planted(monkeypatch, skills, interrupted=()):
         runs.append({"points": points, "settings": settings, "trial": Path(config).parent.name})
         skill = skills(settings, seed) if callable(skills) else skills[number]
         failing = isinstance(skill, Exception)
-        for point in range(0, 20, 3):
-            if point == 9 and number in interrupted:
+        for point in range(module.POINTS):
+            if point == 1 and number in interrupted:
                 raise KeyboardInterrupt
-            watch(point * score_steps, point / 20.0 * (0.5 if failing else skill))
+            watch(point * score_steps, point / module.POINTS * (0.5 if failing else skill))
             points.append(point)
         if failing:
             raise skill
@@ -103,10 +103,10 @@ def test_what_is_drawn_is_a_configuration(algorithm):
 
 def test_pruned_by_the_median_of_planted_curves(tmp_path, monkeypatch):
     """Of curves to 0.1, ..., 0.5 the median is 0.3: that to 0.2 ends where any may, after a quarter; 0.9 does not."""
-    every = list(range(0, 20, 3))
+    every = list(range(10))
     runs = planted(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.2])
     best, study = study_of(tmp_path, trials=6)
-    assert [run["points"] for run in runs] == [every] * 5 + [[0, 3]] and len(best) == 5
+    assert [run["points"] for run in runs] == [every] * 5 + [[0, 1]] and len(best) == 5
     runs = planted(monkeypatch, [0.9])
     best, study = study_of(tmp_path, trials=7)
     assert runs[0]["points"] == every
@@ -119,7 +119,7 @@ def test_pruned_by_the_median_of_planted_curves(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_study_has_the_trials_of_one_that_was_not(tmp_path, monkeypatch, capsys):
-    """Past the tenth trial too, from where on they follow from those before."""
+    """Past the fifth trial too, from where on they follow from those before."""
 
     def skills(settings, seed):
         return 0.5 + 0.1 * np.log10(float(settings["learning_rate"].removeprefix("lin_"))) - 1e-4 * seed
