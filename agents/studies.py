@@ -8,6 +8,7 @@ environment steps of its ``budgets``. The seeds that are reported must be others
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import import_module
@@ -71,7 +72,15 @@ def _studies(benchmark: Benchmark) -> list[_Study]:
     return studies
 
 
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _start(imports: Sequence[str]) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     for name in imports:
         import_module(name)
 
