@@ -34,7 +34,7 @@ ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 FRACTIONS = (0.0, 0.5, 0.9)  # of the episode, at which quotes are drawn
-POINTS, SIMULATED_POINTS = 20, 5  # of the curve of skill during training: exact ones are quick
+POINTS, SIMULATED_POINTS = 10, 5  # of the curve of skill during training: exact ones are quick
 SAMPLE = 64  # episodes of the best policy on which quotes are compared in a market with continuous coordinates
 
 Array = NDArray[Any]

@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import sys
+import time
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -334,3 +336,23 @@ def test_processes_run_the_studies_of_one_process(tmp_path):
     assert len(tables[0]) == 3 and tables[0].drop(columns="seconds").equals(tables[1].drop(columns="seconds"))
     written = [(tmp_path / str(workers) / "ppo-tuned.yml").read_text(encoding="utf-8") for workers in (1, 2)]
     assert written[0] == written[1]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are read from /proc")
+def test_processes_end_with_the_command(tmp_path):
+    """Killed without a word, it leaves no study at work."""
+    file = tmp_path / "plan.yml"
+    file.write_text(PLAN.replace("50000", "100000000"), encoding="utf-8")
+    command = [sys.executable, "-m", "mmgym.agents.cli", "tune", str(file), "--folder", str(tmp_path / "studies")]
+    with subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while len(list((tmp_path / "studies").rglob("run.json"))) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        process.kill()
+    assert len(children) >= 2
+    end = time.monotonic() + 20
+    while time.monotonic() < end and any(Path(f"/proc/{child}").exists() for child in children):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
