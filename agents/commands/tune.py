@@ -88,7 +88,7 @@ best skill of its curve so far is below the median of earlier trials' at that po
 same search space; trials that fail are counted. After Ctrl-C, or with more --trials, the same command goes on.
 
 With a benchmark file there is a study of each of its algorithms whose names end with -tuned, in each market, all with
-the same trials and seeds (`mmgym tune benchmark_tuned` is the one whose results are shipped).
+the same trials and seeds (`mmgym tune benchmark` is the one whose results are shipped).
 """
 
 TEXT = "search an algorithm's settings in a market: trials pruned by exact skill"
