@@ -5,6 +5,7 @@ a benchmark that is killed takes its workers along.
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -161,6 +162,9 @@ def run_cell(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"cell": dict(cell), **provenance()}
     try:
         measured = _train(cell, folder) if cell["kind"] == "agent" else _policies(cell)
+        scores = [measured["score"]] if "score" in measured else [p["score"] for p in measured["policies"].values()]
+        if any(math.isnan(figures["skill"]) for figures in scores):
+            raise ValueError("no policy is better there than the one with skill 0, so there is nothing to compare")
         result |= {"status": "finished", **measured}
     except Exception as error:
         result |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}

@@ -106,7 +106,8 @@ def summary_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
             row |= _ends("skill", bootstrap_interval([skill])) | _ends("regret", bootstrap_interval([regret]))
             if len(papers):
                 row |= _ends("P(improvement)", probability_of_improvement([skill], [[float(papers["skill"].max())]]))
-            row |= {"steps": runs["steps"].median(), "seconds": runs["seconds"].median()}
+            finished = runs[runs["status"] == "finished"]
+            row |= {"steps": finished["steps"].median(), "seconds": finished["seconds"].median()}
         else:
             row |= {
                 "skill": skill[0],
@@ -142,14 +143,14 @@ def curve_of(result: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np
 def efficiency_table(tidy: pd.DataFrame, env_id: str) -> pd.DataFrame:
     """What it takes to reach skill 0.9 in a market: runs that do, and medians of steps and seconds when they first do.
 
-    Medians are over all finished runs: infinite where at most half of them get there.
+    Medians are over all runs: infinite where at most half of them get there. A run that failed never does.
     """
-    market = tidy[(tidy["env"] == env_id) & (tidy["kind"] == "agent") & (tidy["status"] == "finished")]
+    market = tidy[(tidy["env"] == env_id) & (tidy["kind"] == "agent")]
     rows = []
     for name, runs in market.groupby("name", sort=False):
-        first = runs["steps_to_0.9"].astype(float)
+        first = runs["steps_to_0.9"].astype(float).where(runs["status"] == "finished", math.inf)
         there = f"{np.isfinite(first).sum()} of {len(runs)}"
-        seconds = first * runs["seconds"] / runs["steps"]
+        seconds = (first * runs["seconds"] / runs["steps"]).where(np.isfinite(first), math.inf)
         rows.append({"algorithm": name, "runs": there, "steps": first.median(), "seconds": seconds.median()})
     return pd.DataFrame(rows, columns=["algorithm", "runs", "steps", "seconds"])
 

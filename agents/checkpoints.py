@@ -303,8 +303,10 @@ def _restore_training(model: Any, description: dict[str, Any], training: Arrays)
 def stored_state(arrays: Arrays) -> dict[str, Any]:
     """The state of a batch (see `KernelVectorEnv.get_state`) among arrays, where its names begin with ``env.``."""
     state: dict[str, Any] = {name[4:]: value for name, value in arrays.items() if name.startswith("env.")}
-    for name in ("format", "parameters", "started"):
+    for name in ("format", "started"):
         state[name] = int(numbers(state[name], f"env.{name}", (), "iu"))
+    shape = np.shape(state["streams"])[:1] if np.ndim(state["parameters"]) else ()  # drawn ones: of every row
+    state["parameters"] = numbers(state["parameters"], "env.parameters", shape, "iu")
     state["market"] = str(state["market"])
     return state
 

@@ -88,12 +88,24 @@ def _before(benchmark: Benchmark, folder: Path) -> tuple[pd.DataFrame, dict[str,
     for file in (folder / "benchmark.json", *sorted((shipped_folder() / "results").glob("*/benchmark.json"))):
         about = read_json(file) if file.is_file() else {}
         if about.get("title") == benchmark.title:
-            tidy = pd.read_csv(file.parent / "results.csv")
-            return tidy[tidy["env"].isin(list(benchmark.environments))], about
+            _refuse_other_markets(benchmark, about["benchmark"]["environments"], file)
+            return pd.read_csv(file.parent / "results.csv"), about
     raise ValueError(
         f"there are no results of the benchmark {benchmark.title!r} in {folder}, and none are shipped: run it first, "
         "without --add"
     )
+
+
+def _refuse_other_markets(benchmark: Benchmark, ran: Mapping[str, Any], file: Path) -> None:
+    """Agents are compared in markets that the benchmark was run in."""
+    for market, settings in benchmark.environments.items():
+        before = ran.get(market, {})
+        same = all(settings.get(key) == before.get(key) for key in ("env", "arguments"))
+        if market not in ran or not same:
+            raise ValueError(
+                f"{file} has no results of {market} as it is in the benchmark {benchmark.title!r}: allowed are "
+                f"{', '.join(ran)}, with the same arguments"
+            )
 
 
 def _agents(source: str, env: Any, env_id: str, seeds: Sequence[int]) -> Iterator[tuple[int | None, Any]]:

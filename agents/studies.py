@@ -85,16 +85,25 @@ def _start(imports: Sequence[str]) -> None:
         import_module(name)
 
 
-def _run(study: _Study, home: Path, trials: int, seeds: list[int]) -> None:
-    tune(
-        study.algorithm,
-        study.env_id,
-        trials=trials,
-        timesteps=study.timesteps,
-        seeds=seeds,
-        folder=study.folder(home),
-        arguments=study.arguments,
-        progress=False,
+def _run(study: _Study, home: Path, trials: int, seeds: list[int]) -> str | None:
+    """Run what is missing of a study; why it has no result, if so."""
+    folder = study.folder(home)
+    try:
+        tune(
+            study.algorithm,
+            study.env_id,
+            trials=trials,
+            timesteps=study.timesteps,
+            seeds=seeds,
+            folder=folder,
+            arguments=study.arguments,
+            progress=False,
+        )
+    except RuntimeError as error:
+        return str(error)
+    count = sum(read_json(folder / "study.json")["trials"].values())
+    return (
+        None if count == trials else f"{folder} has {count} trials, but all must have {trials}: raise those of tuning"
     )
 
 
@@ -149,7 +158,8 @@ def tune_benchmark(
     ValueError
         If the benchmark asks for no studies, or an argument is out of range.
     RuntimeError
-        If none of the trials of a study came to its end.
+        If none of the trials of a study came to its end, another process is at work in its folder, or it has more
+        trials than the others; what the other studies end with is written first.
     """
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
@@ -160,8 +170,9 @@ def tune_benchmark(
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(studies), unit="study", disable=not progress))
         if workers == 1:
+            reasons = []
             for study in studies:
-                _run(study, home, *budget)
+                reasons.append(_run(study, home, *budget))
                 bar.update()
         else:
             stack.enter_context(_environment(ONE_THREAD))
@@ -171,10 +182,12 @@ def tune_benchmark(
             waiting = [pool.submit(_run, study, home, *budget) for study in studies]
             for _ in as_completed(waiting):
                 bar.update()
-            for done in waiting:
-                done.result()
-    for name in dict.fromkeys(study.name for study in studies):
-        _write(home, [study for study in studies if study.name == name], budget[1])
+            reasons = [done.result() for done in waiting]
+    finished = [study for study, reason in zip(studies, reasons, strict=True) if reason is None]
+    for name in dict.fromkeys(study.name for study in finished):
+        _write(home, [study for study in finished if study.name == name], budget[1])
+    if len(finished) < len(studies):
+        raise RuntimeError(f"studies without a result: {'; '.join(filter(None, reasons))}; the others are written")
     return pd.DataFrame([_row(study, home) for study in studies])
 
 

@@ -66,12 +66,12 @@ class _Search(NamedTuple):
         settings: dict[str, Any] = json.loads(json.dumps(what))
         return settings
 
-    def configuration(self, drawn: Mapping[str, Any], note: str) -> str:
-        """A configuration file with the settings of a trial."""
+    def configuration(self, drawn: Mapping[str, Any]) -> str:
+        """The content of a configuration file with the settings of a trial."""
         settings = settings_of(self.algorithm, drawn, self.timesteps, self.per_step)
         content = {"algorithm": self.algorithm, self.env_id.rpartition(":")[2]: settings}
         text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
-        return f"# {note}\n{text}"
+        return text
 
 
 def _search(algorithm: str, env_id: str, arguments: Mapping[str, Any], timesteps: int, seeds: Sequence[int]) -> _Search:
@@ -107,12 +107,16 @@ def _open(search: _Search, storage: optuna.storages.BaseStorage, folder: Path) -
     )
     kept = {"settings": search.settings, "interrupted": [], "sessions": [], **study.user_attrs}
     others = [name for name, value in search.settings.items() if kept["settings"].get(name) != value]
+    for trial in () if others else study.get_trials(deepcopy=False):  # what is not drawn may have changed since
+        text = trial.user_attrs.get("configuration")
+        if text is not None and text != search.configuration(trial.params):
+            others.append(f"trial {trial.number}")
     if others:
         raise ValueError(
             f"{folder} holds a study with other settings (study.json; {', '.join(others)}): choose another folder"
         )
     running = [trial.number for trial in study.get_trials(states=[TrialState.RUNNING])]
-    for name, content in (kept | {"interrupted": kept["interrupted"] + running}).items():
+    for name, content in (kept | {"interrupted": sorted({*kept["interrupted"], *running})}).items():
         study.set_user_attr(name, content)
     for number in running:
         study.tell(number, state=TrialState.FAIL)
@@ -128,8 +132,10 @@ def _play(search: _Search, trial: optuna.Trial, home: Path) -> None:
         If the best skill so far is below the median of what others had at this point.
     """
     config, skills = home / "config.yml", list[float]()
+    content = search.configuration(trial.params)
+    trial.set_user_attr("configuration", content)
     with replacing(config) as part:
-        part.write_text(search.configuration(trial.params, f"trial {home.name}"), encoding="utf-8")
+        part.write_text(f"# trial {home.name}\n{content}", encoding="utf-8")
     every = max(search.timesteps // POINTS, 1)
     for seed in search.seeds:
         before = len(skills) * (search.timesteps // every + 1)
@@ -212,7 +218,7 @@ def _write(search: _Search, study: optuna.Study, folder: Path) -> None:
         best = ranked[0]
         note = f"Best of {len(counted)} trials: skill {best.value:.6f} on seeds {search.seeds} (study.json)"
         with replacing(folder / "best.yml") as part:
-            part.write_text(search.configuration(best.params, note), encoding="utf-8")
+            part.write_text(f"# {note}\n{search.configuration(best.params)}", encoding="utf-8")
 
 
 def tune(

@@ -7,8 +7,11 @@ half as many: the value of every market at a node is as exact as that market's, 
 Three values frame a policy: the best policy that knows the parameters (above every other), the best one that is known
 not to (one fixed table for all of them, or the optimum of the average market, below the optimum), and the reference
 policy of the average market, whose skill is 0. Skill 1 is the second, or the first where observations end in the
-parameters: the optimum of every episode's own market. Where a law is continuous, the fixed table is improved at the
-nodes of the nested rule, and what it is worth is found at all of them, with the error of that as of every other mean.
+parameters: the mean of the optimum of every episode's own market, which `InformedOptimum` is at the nodes and comes
+near between them (where actions are chosen from a list it plays those of the nearest node). Markets without a table of
+the optimum have the best policy of the average market there too, which does not see the parameters. Where a law is
+continuous, the fixed table is improved at the nodes of the nested rule, and what it is worth is found at all of them,
+with the error of that as of every other mean.
 """
 
 import functools
@@ -19,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import BarycentricInterpolator
 
 from mmgym.baselines.baseline import (
     Baseline,
@@ -364,24 +366,26 @@ class InformedOptimum(StatelessPolicy):
         self.quotes_of = self._optima[0].quotes_of  # actions mean the same quotes in all of the markets
         sizes = [len(law.values) if law.kind == "choice" else NODES[law.kind] for law in variation.laws]
         grid = shown.reshape(*sizes, -1)
-        self._laws = []  # columns of what is shown, and the nodes' values there, or the polynomials through the nodes
+        self._laws = []  # columns of what is shown, the nodes' values there, and the polynomials through the nodes
         for k, (law, size) in enumerate(zip(variation.laws, sizes, strict=True)):
             rows = np.moveaxis(grid, k, 0).reshape(size, -1, self._width)[:, 0]
             columns = variation.columns_of(law)
-            polynomials = None
+            expansion = None  # of the nodes' Lagrange polynomials in Chebyshev polynomials
             if law.kind != "choice" and not chooses:
-                polynomials = BarycentricInterpolator(_places(law), np.eye(size))
-            self._laws.append((columns, rows[:, columns], polynomials))
+                expansion = np.linalg.inv(np.polynomial.chebyshev.chebvander(_places(law), size - 1))
+            self._laws.append((columns, rows[:, columns], expansion))
 
     def _weights(self, shown: Array) -> Array:
         """Weights (B, K) of the nodes."""
         whole = np.ones((len(shown), 1))
-        for columns, nodes, polynomials in self._laws:
+        for columns, nodes, expansion in self._laws:
             gaps = np.abs(shown[:, None, columns] - nodes).sum(axis=-1)
             part = np.eye(len(nodes))[gaps.argmin(axis=-1)]
-            if polynomials is not None:
+            if expansion is not None:
                 between = gaps.min(axis=-1) > SAME
-                part[between] = polynomials(shown[between, columns[0]])
+                part[between] = (
+                    np.polynomial.chebyshev.chebvander(shown[between, columns[0]], len(nodes) - 1) @ expansion
+                )
             whole = (whole[:, :, None] * part[:, None, :]).reshape(len(shown), -1)
         return whole
 

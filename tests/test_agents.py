@@ -150,6 +150,23 @@ def test_a_run_is_reproducible_and_its_model_can_be_loaded(config, tmp_path):
 
 
 @pytest.mark.long
+def test_a_run_with_drawn_parameters_resumes_to_the_same_parameters(config, tmp_path):
+    laws = {"randomise": {"fill_decay": ["uniform", 1.0, 2.0]}, "observe_parameters": True}
+    options = {"seed": 3, "arguments": laws, "checkpoint_steps": 1600, "score_steps": 1600, "progress": False}
+    whole, _ = train(config, AS, folder=tmp_path / "whole", **options)
+
+    def stop(steps, skill):
+        if (tmp_path / "stopped" / "checkpoint").is_dir():
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, AS, folder=tmp_path / "stopped", watch=stop, **options)
+    folder, _ = train(config, AS, folder=tmp_path / "stopped", resume=True, **options)
+    first, second = parameters(whole), parameters(folder)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_parameters(config, tmp_path):
     """The child process is killed right after its second checkpoint."""
     whole, _ = train(config, AS, seed=3, folder=tmp_path / "whole", progress=False)

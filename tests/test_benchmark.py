@@ -290,11 +290,13 @@ def test_what_it_takes_to_reach_a_skill():
         return result | {"steps_per_second": 2.0, "score": {"skill": end, **value}}
 
     x = [run("x", [(0, 0.1), (40, 0.95)], 0.99), run("x", [(0, 0.1), (60, 0.89)], 0.9), run("x", [(20, 0.9)], 0.5)]
-    tidy = tidy_table([*x, run("y", [(0, 0.0)], 0.8)])
-    assert tidy["steps_to_0.9"].tolist() == [40.0, 100.0, 20.0, math.inf]
+    lost = [run("z", [], 0.95) | {"status": "failed", "error": "", "wall_seconds": 1.0} for _ in range(2)]
+    tidy = tidy_table([*x, run("y", [(0, 0.0)], 0.8), run("z", [(50, 0.9)], 0.9), *lost])
+    assert tidy["steps_to_0.9"][:4].tolist() == [40.0, 100.0, 20.0, math.inf]
     table = efficiency_table(tidy, "a").set_index("algorithm")
     assert table.loc["x"].tolist() == ["3 of 3", 40.0, 20.0]
     assert table.loc["y"].tolist() == ["0 of 1", math.inf, math.inf]
+    assert table.loc["z"].tolist() == ["1 of 3", math.inf, math.inf]
     assert not len(efficiency_table(tidy, "b"))
 
 
@@ -558,3 +560,13 @@ def test_agents_of_others_stand_beside_the_shipped_results(tmp_path, monkeypatch
         assert words in capsys.readouterr().err
     assert main(["benchmark", "benchmark_quick", "--add", "ppo", "somebody_else:alone", "--folder", str(folder)]) == 2
     assert "the name 'ppo' is taken" in capsys.readouterr().err
+    # a file of the same title with fewer markets leaves the others' rows; one with other arguments is refused
+    rows, few = len(pd.read_csv(folder / "results.csv")), tmp_path / "few.yml"
+    few.write_text(f"title: quick\nseeds: [0]\nenvironments: {{{AS}: {{algorithms: [ppo]}}}}\n", encoding="utf-8")
+    words = ["benchmark", str(few), "--add", "one", "somebody_else:alone", "--folder", str(folder)]
+    assert main(words) == 0 and len(pd.read_csv(folder / "results.csv")) == rows + 1
+    assert main([*words, "--add", "one", "somebody_else:seeded"]) == 2
+    assert "--add one is there twice" in capsys.readouterr().err
+    few.write_text(few.read_text().replace("ppo]", "ppo], arguments: {num_steps: 20}"), encoding="utf-8")
+    assert main([*words[:3], "two", *words[4:]]) == 2
+    assert f"has no results of {AS} as it is in the benchmark 'quick'" in capsys.readouterr().err

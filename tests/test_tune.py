@@ -21,6 +21,7 @@ from filelock import FileLock  # noqa: E402
 from sqlalchemy import event  # noqa: E402
 from sqlalchemy.engine import Engine  # noqa: E402
 
+from mmgym.agents import search_spaces  # noqa: E402
 from mmgym.agents import tune as module  # noqa: E402
 from mmgym.agents.algorithms import ALGORITHMS, EXACT_LEARNERS  # noqa: E402
 from mmgym.agents.benchmark import load_benchmark, plan  # noqa: E402
@@ -267,6 +268,30 @@ def test_a_benchmark_is_tuned_and_trains_with_what_was_best(tmp_path, monkeypatc
     assert [cell["name"] for cell in cells] == ["ppo-tuned", "ppo", "ppo-tuned", "a2c-tuned"]
     assert [cell["settings"]["n_timesteps"] for cell in cells] == [50_000, 9_216_000, 50_000, 20_000]
     assert Config(**cells[0]["settings"]) == found[0] and Config(**cells[2]["settings"]) == found[1]
+
+
+def test_a_study_without_a_result_leaves_the_others(tmp_path, monkeypatch):
+    def skills(settings, seed):
+        return ValueError("no room") if "n_epochs" not in settings else 0.5
+
+    planted(monkeypatch, skills)
+    file = tmp_path / "plan.yml"
+    file.write_text(PLAN, encoding="utf-8")
+    with pytest.raises(RuntimeError, match=r"without a result: .*/a2c: none of 2 trials came to its end; the last: "):
+        tune_benchmark(load_benchmark(file), tmp_path / "studies", workers=1, progress=False)
+    assert [path.name for path in (tmp_path / "studies").glob("*.yml")] == ["ppo-tuned.yml"]
+    file.write_text(PLAN.replace("trials: 2", "trials: 1"), encoding="utf-8")
+    with pytest.raises(RuntimeError, match="ppo has 2 trials, but all must have 1: raise those of tuning"):
+        tune_benchmark(load_benchmark(file), tmp_path / "studies", workers=1, progress=False)
+
+
+def test_a_study_does_not_go_on_with_other_settings_of_what_is_not_drawn(tmp_path, monkeypatch):
+    runs = planted(monkeypatch, [0.5, 0.6])
+    study_of(tmp_path, trials=1)
+    monkeypatch.setattr(search_spaces, "ACTORS", {size: [8] for size in search_spaces.ACTORS})
+    with pytest.raises(ValueError, match=r"holds a study with other settings \(study.json; trial 0\)"):
+        study_of(tmp_path, trials=2)
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize(

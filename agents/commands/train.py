@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmgym.agents.commands.command import Command, add_environment, add_plot, environment_arguments
+from mmgym.agents.commands.command import Command, UsageError, add_environment, add_plot, environment_arguments
 
 __all__ = ["BENCHMARK", "DEMO", "TRAIN"]
 
@@ -93,6 +93,9 @@ def _benchmark(options: argparse.Namespace) -> None:
     if options.add:
         from mmgym.agents.leaderboard import add_agents
 
+        names = [name for name, _ in options.add]
+        if len(set(names)) < len(names):
+            raise UsageError(f"--add {max(names, key=names.count)} is there twice: choose another name for one of them")
         folder = Path(options.folder or Path("results") / f"leaderboard-{benchmark.title}")
         print(markdown_table(add_agents(benchmark, dict(options.add), folder)))
         print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")

@@ -58,16 +58,18 @@ def _tune(options: argparse.Namespace) -> None:
         progress=sys.stderr.isatty(),
     )
     show(best, options.output)
+    other = next(seed for seed in range(len(seeds) + 1) if seed not in seeds)
     words = ["mmgym", "train", str(folder / "best.yml"), "--env", options.env]
     for pair in options.set:
         words += ["--set", pair]
-    print(f"\nwritten: {folder}/study.json, study.db, best.yml\nthe best on another seed: {shlex.join(words)} --seed 0")
+    print(f"\nwritten: {folder}/study.json, study.db, best.yml")
+    print(f"the best on another seed: {shlex.join(words)} --seed {other}")
 
 
 def _tune_benchmark(options: argparse.Namespace) -> None:
     """Every study that a benchmark file asks for."""
     for name in ("env", "set", "trials", "timesteps", "seeds"):
-        if getattr(options, name):
+        if getattr(options, name) not in (None, []):
             raise UsageError(f"--{name} is not allowed with a benchmark file, which says it itself")
     from mmgym.agents.benchmark import load_benchmark
     from mmgym.agents.studies import tune_benchmark
@@ -83,9 +85,9 @@ def _tune_benchmark(options: argparse.Namespace) -> None:
 
 
 STUDY = """\
-A trial trains on every seed and counts with its mean exact skill at the end. From the sixth on it is pruned where the
-best skill of its curve so far is below the median of earlier trials' at that point. Algorithms of one family have the
-same search space; trials that fail are counted. After Ctrl-C, or with more --trials, the same command goes on.
+A trial trains on every seed and counts with its mean exact skill at the end. Once five are complete it is pruned
+where the best skill of its curves so far is below the median of earlier trials' at that point. Algorithms of one family
+have the same search space; trials that fail are counted. After Ctrl-C, or with more --trials, the same command goes on.
 
 With a benchmark file there is a study of each of its algorithms whose names end with -tuned, in each market, all with
 the same trials and seeds (`mmgym tune benchmark` is the one whose results are shipped).
