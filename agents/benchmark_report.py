@@ -113,7 +113,8 @@ def markdown_table(summaries: Mapping[str, pd.DataFrame]) -> str:
 _READ = """\
 **Skill** is 0 at the market's reference policy and 1 at the optimum (the lower end, where only bounds are known);
 **regret** is what is missing to it, in currency. Agents have the interquartile mean over their seeds and its 95 %
-stratified bootstrap interval; **better than the papers' best** is the probability that a run beats the best policy of
+stratified bootstrap interval (which covers less with few: of normal runs, 76 % with three, 89 % with five, 94 % with
+ten; in simulations); **better than the papers' best** is the probability that a run beats the best policy of
 the papers, which is the market's last row (Agarwal et al. 2021). A row "ours" is the best fixed policy that no paper
 has, where it is better than theirs; "clipped" is the share of decisions at which the action box clips what a policy
 wants. **Seconds** are those of training, the median of the seeds. A failed run counts as an infinite loss."""
