@@ -393,11 +393,16 @@ def test_bad_settings_of_algorithms_are_named(tmp_path, algorithm, settings, mes
 
 
 def test_missing_configurations_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one of a2c, a2c-tuned, ars, behaviour_cloning, dqn, exact_gradient"):
+    with pytest.raises(
+        FileNotFoundError, match="one of a2c, a2c-defaults, a2c-tuned, ars, behaviour_cloning, dqn, dqn-tuned"
+    ):
         load_config("nothing", AS)
     with pytest.raises(ValueError, match="has no settings for 'mmgym/GLFT-v0'"):
         load_config("maskable_ppo", "mmgym/GLFT-v0")
-    with pytest.raises(ValueError, match="shipped ones for it are dqn, maskable_ppo; mmgym tune trpo --env mm"):
+    with pytest.raises(
+        ValueError,
+        match="shipped ones for it are a2c-tuned, dqn, dqn-tuned, maskable_ppo, maskable_ppo-tuned; mmgym tune trpo --env mm",
+    ):
         load_config("trpo", "mmgym/TickSpreadCompact-v0")
     with pytest.raises(TypeError, match="CartPoleEnv is not an mmgym environment"):
         load_config("ppo", "CartPole-v1")

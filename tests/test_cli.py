@@ -213,7 +213,10 @@ def test_errors_say_what_is_allowed(capsys, tmp_path):
             ("score", "--env", AS, "nobody"),
             "module:function nor one of: all, optimal",
         ),
-        (("train", "nothing", "--env", AS), "one of a2c, a2c-tuned, ars, behaviour_cloning, dqn, exact_gradient"),
+        (
+            ("train", "nothing", "--env", AS),
+            "one of a2c, a2c-defaults, a2c-tuned, ars, behaviour_cloning, dqn, dqn-tuned",
+        ),
         (("calibrate", "glft", str(tmp_path / "none.csv")), "none.csv"),
         (("list", "--output", "table.txt"), ".csv or .json"),
         (("throughput", "--seconds", "0"), "must be > 0"),
