@@ -215,7 +215,7 @@ def test_errors_say_what_is_allowed(capsys, tmp_path):
         ),
         (
             ("train", "nothing", "--env", AS),
-            "one of a2c, a2c-defaults, a2c-tuned, ars, behaviour_cloning, dqn, dqn-tuned",
+            "one of a2c, a2c-defaults, a2c-tuned, ars, behaviour_cloning, dqn",
         ),
         (("calibrate", "glft", str(tmp_path / "none.csv")), "none.csv"),
         (("list", "--output", "table.txt"), ".csv or .json"),
