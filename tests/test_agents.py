@@ -397,10 +397,8 @@ def test_missing_configurations_are_named(tmp_path):
         load_config("nothing", AS)
     with pytest.raises(ValueError, match="has no settings for 'mmgym/GLFT-v0'"):
         load_config("maskable_ppo", "mmgym/GLFT-v0")
-    with pytest.raises(
-        ValueError,
-        match="shipped ones for it are a2c-tuned, dqn, dqn-tuned, maskable_ppo, maskable_ppo-tuned; mmgym tune trpo --env mm",
-    ):
+    shipped = "a2c-tuned, dqn, dqn-tuned, maskable_ppo, maskable_ppo-tuned"
+    with pytest.raises(ValueError, match=f"shipped ones for it are {shipped}; mmgym tune trpo --env mm"):
         load_config("trpo", "mmgym/TickSpreadCompact-v0")
     with pytest.raises(TypeError, match="CartPoleEnv is not an mmgym environment"):
         load_config("ppo", "CartPole-v1")
