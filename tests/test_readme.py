@@ -95,7 +95,9 @@ def test_why_training_is_set_so():
 
 def test_the_table_has_every_environment():
     assert sorted(ROWS) == sorted(IDS)
-    assert set(IDS) - set(MEASURED.index) - QUICK_IDS == {"mmgym/TickQuotes-v0", "mmgym/GeometricPrice-v0"}  # long only
+    long_only = {f"MeanField{role}{kind}" for role in ("Taker", "Maker") for kind in ("Coupled", "FastSignals")}
+    long_only |= {"GeometricPrice", "TickQuotes", "TickSpread"}
+    assert set(IDS) - set(MEASURED.index) - QUICK_IDS == {f"mmgym/{name}-v0" for name in long_only}
     for row in ENVIRONMENTS:
         env = gymnasium.make(row.id).unwrapped
         _, state, action, _, optimum, level = ROWS[row.id]
