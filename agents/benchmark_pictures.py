@@ -89,7 +89,7 @@ def picture_of_profiles(skills: Mapping[str, Sequence[float]]) -> str:
         share = (np.asarray(runs)[:, None] > thresholds).mean(axis=0)
         axis.plot(thresholds, share, color=COLORS[number % len(COLORS)], linewidth=1.5, label=f"{name} ({len(runs)})")
     axis.set(xlabel="skill", ylabel="share of runs above it", ylim=(-0.02, 1.02))
-    axis.legend(fontsize=8, loc="lower left")
+    axis.legend(fontsize=8, loc="best")
     plain(axis)
     return _uri(figure)
 
