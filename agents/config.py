@@ -552,7 +552,9 @@ def load_config(name_or_path: str, env_id: str, market: str | None = None) -> Co
         entry = _default_entry(content, env_id)
     if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
         known = ", ".join(str(key)[:100] for key in list(content)[:50]) if isinstance(content, dict) else "none"
-        raise ValueError(f"{source} has no settings for {key!r}: it has them for {known}{_other_ways(algorithm, key)}")
+        raise ValueError(
+            f"{source} has no settings for {key!r}: it has them for {known}{_other_ways(algorithm, env_id)}"
+        )
     if entry != key:
         _LOG.warning("%s has no entry %s: training takes %s, that of no market in particular", source, key, entry)
     return check_settings(algorithm, content[entry], source, key)
@@ -560,7 +562,7 @@ def load_config(name_or_path: str, env_id: str, market: str | None = None) -> Co
 
 def _other_ways(algorithm: str, env_id: str) -> str:
     """Where settings for an environment id are, and how they are found."""
-    names = configurations_for(env_id)
+    names = configurations_for(env_id.rpartition(":")[2])
     shipped = f"; shipped ones for it are {', '.join(names)}" if names else ""
     if algorithm in EXACT_LEARNERS:
         return shipped

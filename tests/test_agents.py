@@ -400,6 +400,8 @@ def test_missing_configurations_are_named(tmp_path):
     shipped = "a2c-tuned, dqn, dqn-tuned, maskable_ppo, maskable_ppo-tuned"
     with pytest.raises(ValueError, match=f"shipped ones for it are {shipped}; mmgym tune trpo --env mm"):
         load_config("trpo", "mmgym/TickSpreadCompact-v0")
+    with pytest.raises(ValueError, match=f"ones for it are {shipped}; mmgym tune trpo --env mmgym:mmgym/Tick"):
+        load_config("trpo", "mmgym:mmgym/TickSpreadCompact-v0")
     with pytest.raises(TypeError, match="CartPoleEnv is not an mmgym environment"):
         load_config("ppo", "CartPole-v1")
     (tmp_path / "dreamer.yml").write_text(TINY)
