@@ -85,6 +85,15 @@ def finished(tmp_path_factory):
     return file, out, before, run_benchmark(load_benchmark(file), out, workers=2, progress=False)
 
 
+def test_a_market_in_which_nothing_is_better_is_a_failed_cell(tmp_path):
+    """Without fills every policy is worth the same: its skill would be 0/0."""
+    path = tmp_path / "idle.yml"
+    arguments = "{num_steps: 3, fill_rate: 1.0e-12, running_penalty: 0.0}"
+    path.write_text(f"seeds: [0]\nenvironments: {{{AS}: {{algorithms: [ppo], arguments: {arguments}}}}}\n")
+    result = run_cell(plan(load_benchmark(path))[0], tmp_path)
+    assert result["status"] == "failed" and "no policy is better there than the one with skill 0" in result["error"]
+
+
 @pytest.mark.long
 def test_a_market_whose_parameters_are_drawn(tmp_path):
     """Its settings are those of the market's own entry; regret is that to who knows the parameters."""
@@ -372,7 +381,7 @@ BOX = {"ppo", "a2c", "sac", "td3", "tqc", "behaviour_cloning"}
 DISCRETE = {"ppo", "maskable_ppo", "dqn", "qrdqn"}
 
 
-# The others have the settings of ids without an entry, or carried over, and no runs.
+# The others have the settings of ids without an entry, or carried over.
 BENCHMARKED = [row for row in ENVIRONMENTS if not row.declared and row.market != "robust_glft"]
 BENCHMARKED = [row for row in BENCHMARKED if "Compact" not in row.id and "StrongImpact" not in row.id]
 
