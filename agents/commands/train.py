@@ -98,7 +98,7 @@ def _benchmark(options: argparse.Namespace) -> None:
             raise UsageError(f"--add {max(names, key=names.count)} is there twice: choose another name for one of them")
         folder = Path(options.folder or Path("results") / f"leaderboard-{benchmark.title}")
         print(markdown_table(add_agents(benchmark, dict(options.add), folder)))
-        print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")
+        print(f"\nwritten: {folder}/report.html, README.md, profiles.png, results.csv, summary.csv, benchmark.json")
         return
     folder = Path(options.folder or Path("results") / f"benchmark-{benchmark.title}")
     results = run_benchmark(
@@ -114,7 +114,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     failures = [result for result in results if result["status"] == "failed"]
     for result in failures:
         print(f"failed: {result['cell']['key']}: {result['error']}")
-    print(f"\nwritten: {folder}/report.html, README.md, results.csv, summary.csv, benchmark.json")
+    print(f"\nwritten: {folder}/report.html, README.md, profiles.png, results.csv, summary.csv, benchmark.json")
     if failures:
         raise SystemExit(1)
 
