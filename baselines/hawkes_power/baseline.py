@@ -44,7 +44,7 @@ __all__ = [
 
 ROUGH_SEED, LOWER_SEED, REFERENCE_SEED = 0x10BD, 0x10BE, 0x10BF
 ROUGH = 200  # paths of all policies that may be the best one
-HELD_MOST = 1_000  # paths of the one that simulates futures at every decision
+HELD_MOST = 60  # paths of the one that simulates futures at every decision
 
 
 class DistancePolicy(StatePolicy):
@@ -124,24 +124,21 @@ class FittedPolicy(ValuePolicy):
 
 
 class HeldPolicy(ValuePolicy):
-    """Quotes that are expected to earn most while they rest for a step, by the fitted value function.
+    """Quotes that are expected to earn most while they rest for a step, by the value function of quotes that rest.
 
     What is expected comes from simulated futures of every state, always the same for the same time left.
     """
 
     def __init__(self, params: Params) -> None:
-        super().__init__(params, "fitted")
-
-    @functools.cached_property
-    def _slopes(self) -> Array:
-        return clock.edge_slopes(self.params, self.function)
+        super().__init__(params, "held")
+        self.control = "held"
 
     def _best_distances(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
         p, shape = self.params, np.shape(rates)[:-1]
         left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
         seeds = np.rint(left / p.step_length).astype(np.uint64)
         flat = np.reshape(rates, (-1, len(PROCESSES)))
-        offsets = clock.best_held_offsets(p, self.function, self._slopes, left, lots, ticks, flat, seeds)
+        offsets = clock.best_held_offsets(p, self.function, left, lots, ticks, flat, seeds)
         return np.asarray(offsets.reshape(*shape, 2) + p.half_tick * np.asarray(spread)[..., None])
 
 

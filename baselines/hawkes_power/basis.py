@@ -97,7 +97,9 @@ def sampled_states(params: Params, per_path: int = PER_PATH) -> tuple[NDArray[np
     return spreads, rates
 
 
-def fitted_space(params: Params, weight: float = WEIGHT, per_path: int = PER_PATH) -> Space:
+def fitted_space(
+    params: Params, weight: float = WEIGHT, per_path: int = PER_PATH, book_degree: int = BOOK_DEGREE
+) -> Space:
     """Products of features up to a total weight, fitted to states of simulated paths."""
     spreads, rates = sampled_states(params, per_path)
     bounded = rates / (rates + params.rate_scales)
@@ -112,7 +114,7 @@ def fitted_space(params: Params, weight: float = WEIGHT, per_path: int = PER_PAT
     varies = rates.std(axis=0) > 1e-9 * rates.mean(axis=0)
     shapes[~varies] = 1.0
     table, _ = spread_features(params, SPREAD_DEGREE)
-    most = [BOOK_DEGREE] * 4 + [ORDER_DEGREE] * 2
+    most = [book_degree] * 4 + [ORDER_DEGREE] * 2
     ranges = [range(table.shape[1]), *(range(n + 1 if v else 1) for n, v in zip(most, varies, strict=True))]
     weights = np.array([SPREAD_WEIGHT, *[BOOK_WEIGHT] * 4, *[ORDER_WEIGHT] * 2])
     degrees = np.array(list(itertools.product(*ranges)), dtype=np.int64)

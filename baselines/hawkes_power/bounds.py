@@ -58,7 +58,7 @@ __all__ = [
 EVENTS = 1_500_000  # simulated for a bound
 FEWEST, MOST = 200, 2_000  # paths
 TOGETHER = 100  # paths of a kernel's call
-HELD_STEPS = 48_000  # simulated for a bound of quotes that rest, on as many paths as that makes, and 50 at least
+HELD_STEPS = 14_400  # simulated for a bound of quotes that rest, on as many paths as that makes, and 50 at least
 CERTAIN = 4.0  # standard errors
 
 
@@ -161,11 +161,18 @@ def _continuous(params: Params) -> Params:
 
 @functools.lru_cache(maxsize=16)
 def solved(params: Params, kind: str) -> ValueFunction:
-    """A value function (one of `mmgym.baselines.hawkes_power.values.KINDS`), kept in memory and on disk."""
-    market = _continuous(params)
+    """A value function, kept in memory and on disk.
+
+    One of `mmgym.baselines.hawkes_power.values.KINDS`, or ``held``, that of quotes that rest between ticks of the clock
+    (`mmgym.baselines.hawkes_power.clock.held_value`).
+    """
+    market = params._replace(observe="state") if kind == "held" else _continuous(params)
 
     def make() -> Mapping[str, Any]:
-        function = value_function(market, kind)
+        if kind == "held":
+            function = clock.held_value(market, solved(market, "fitted"))
+        else:
+            function = value_function(market, kind)
         return {**function.basis._asdict(), "borders": function.borders, "table": function.table}
 
     def fits(arrays: dict[str, NDArray[Any]]) -> bool:
@@ -182,7 +189,10 @@ def solved(params: Params, kind: str) -> ValueFunction:
 
 
 def upper_estimates(params: Params, seed: int) -> Array:
-    """Estimates (paths,) of the dual bound of the fitted value function, on the paths from a seed, kept on disk."""
+    """Estimates (paths,) of the lower one of the dual bounds that are made for a market, on the paths from a seed.
+
+    They are kept on disk.
+    """
     market = params._replace(observe="state")
     count = paths_for(market)
 
@@ -195,7 +205,7 @@ def upper_estimates(params: Params, seed: int) -> Array:
     fewer = min(max(HELD_STEPS // market.num_steps, 50), count)
 
     def make_held() -> Mapping[str, Any]:
-        return {"estimates": clock.held_bounds(market, solved(market, "fitted"), fewer, seed)[:, 0]}
+        return {"estimates": clock.held_bounds(market, solved(market, "held"), fewer, seed)[:, 0]}
 
     held: Array = kept(market, ("held", seed), make_held, is_sample("estimates", fewer))["estimates"]
 

@@ -121,8 +121,30 @@ def state_features(p, basis, spread, rates, work, out):
 
 
 @njit(**KERNEL)
+def order_features(p, basis, spread, rates, work, out):
+    """The last two rows of `state_features` alone: expectations just after a buy and just after a sell."""
+    degrees, active = basis.degrees, basis.active
+    for k in range(PROCESSES):
+        if k >= BUY:
+            _rate_features(rates[k] + p.excitations[k], basis.shapes[k], work[k, 1:])
+            work[k, 2] = work[k, 1]
+        _rate_features(rates[k], basis.shapes[k], work[k, :2])
+    buy, sell = basis.moved_table[BUY, spread - 1], basis.moved_table[SELL, spread - 1]
+    for b in range(degrees.shape[0]):
+        n, across = degrees[b, 0], 1.0
+        for a in range(active.shape[1]):
+            k = active[b, a]
+            if k < 0 or k >= BUY:
+                break
+            across *= work[k, 0, degrees[b, k + 1]]
+        bought, sold = degrees[b, BUY + 1], degrees[b, SELL + 1]
+        out[2, b] = buy[n] * across * work[BUY, 2, bought] * work[SELL, 0, sold]
+        out[3, b] = sell[n] * across * work[BUY, 0, bought] * work[SELL, 2, sold]
+
+
+@njit(**KERNEL)
 def scratch(basis):
-    """Room for `state_features`."""
+    """Room for `state_features` and `order_features`."""
     return np.empty((PROCESSES + 1, 3, basis.degrees.max() + 1))
 
 

@@ -92,11 +92,14 @@ class _RightHandSide:
     ----------
     offsets : pair of arrays (S, 2 Q + 1) or None
         Of bid and ask at the states and inventories (EUR / MWh); None for the best ones.
+    losses : array (S, 2 Q + 1) or float
+        What else is earned at the states and inventories (EUR lots / MWh / minute).
     """
 
     def __init__(self, params: Params, space: Space) -> None:
         self.laws = list(zip(*reach_laws(params), strict=True))
         self.offsets: tuple[Array | None, Array | None] = (None, None)
+        self.losses: Array | float = 0.0
         features = features_at(params, space.basis, space.spreads, space.rates)
         self.bought, self.sold = (np.ascontiguousarray(features[:, row]) for row in (2, 3))
         self.projection = space.projection
@@ -119,7 +122,7 @@ class _RightHandSide:
 
     def __call__(self, table: Array, half_steps: int = 0) -> Array:
         steps = np.diff(table, axis=1)
-        self.total[:] = 0.0
+        self.total[:] = self.losses
         asks = self.asks[:, None] - self.bought @ steps
         kernels.add_order_gains(self.buys, asks, self.laws[1], True, self.offsets[1], self.total)
         bids = self.bids[:, None] + self.sold @ steps
@@ -138,6 +141,7 @@ def march(
     space: Space,
     *,
     offsets: Callable[[float], Array] | None = None,
+    losses: Callable[[float], Array] | None = None,
     borders: Array | None = None,
 ) -> ValueFunction:
     """Solve for ``Theta`` in a space, by fourth-order Runge-Kutta steps.
@@ -149,6 +153,9 @@ def march(
     offsets : callable, optional
         Time left in the middle of a slice -> offsets (2, S, 2 Q + 1) of bid and ask, at the states of the space and all
         inventories, EUR / MWh, of the policy whose value is meant; the best ones by default.
+    losses : callable, optional
+        Time left in the middle of a slice -> what is earned besides, (S, 2 Q + 1), EUR lots / MWh / minute, at the
+        states of the space and all inventories; nothing by default.
     borders : array, optional
         Of the slices of the time left; `slice_borders` by default.
 
@@ -164,6 +171,8 @@ def march(
     for left, half in tqdm(slices, "value function", unit="slice", delay=2.0, leave=False, disable=None):
         if offsets is not None:
             slope.offsets = tuple(offsets(left + half))
+        if losses is not None:
+            slope.losses = losses(left + half)
         steps = max(1, int(np.ceil(half * fastest / STABLE)))
         width = half / steps
         for part in range(2):
