@@ -450,9 +450,7 @@ def test_a_changed_budget_is_another_cell(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "name", ["benchmark", "benchmark_boxes", "benchmark_defaults", "benchmark_quick", "benchmark_unseen"]
-)
+@pytest.mark.parametrize("name", ["benchmark", "benchmark_boxes", "benchmark_quick", "benchmark_unseen"])
 def test_the_page_shows_the_committed_results(name):
     folder = ROOT / "configs" / "results" / name
     about = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))

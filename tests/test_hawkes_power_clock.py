@@ -16,10 +16,12 @@ from mmgym.baselines import optimal_policy
 from mmgym.baselines.episodes import simulated_columns
 from mmgym.baselines.hawkes_flow.reach import best_offsets, reach_laws
 from mmgym.baselines.hawkes_power import HawkesPowerBaseline, solved
-from mmgym.baselines.hawkes_power.baseline import DistancePolicy
-from mmgym.baselines.hawkes_power.clock import best_held_offsets, held_bounds, offset_nodes
-from mmgym.baselines.hawkes_power.clock_kernels import curvature_of_walk, most_of_walk, walk
-from mmgym.models.hawkes_power import BUY, MID_SIGN, SELL, SPREAD_SIGN, Params
+from mmgym.baselines.hawkes_power.baseline import DistancePolicy, HeldPolicy
+from mmgym.baselines.hawkes_power.basis import features_at, fitted_space
+from mmgym.baselines.hawkes_power.clock import fill_grid, held_bounds, offset_nodes
+from mmgym.baselines.hawkes_power.clock_kernels import curvature_of_walk, most_of_walk, walk, walk_alone
+from mmgym.baselines.hawkes_power.kernels import order_features, scratch
+from mmgym.models.hawkes_power import BUY, MARKET, MID_SIGN, SELL, SPREAD_SIGN, Params
 
 MOVING = {
     "base_rate": [1.0, 1.5, 1.2, 2.0, 0.8, 0.5],
@@ -59,19 +61,10 @@ def test_a_book_that_never_moves_has_the_certified_optimum_below(excitation):
 @pytest.mark.long
 def test_the_policy_of_the_bound_is_what_an_environment_plays():
     """Path by path: with the penalty, the policy's estimates have the mean of its returns, and lie below the bound."""
-    p, paths, seed = Params.create(**MOVING), 600, 40
-    function, random = solved(p, "fitted"), np.random.default_rng(8)
-    found = held_bounds(p, function, paths, seed, 20, 20)
+    p, paths, seed = Params.create(**MOVING), 150, 40
+    found = held_bounds(p, solved(p, "held"), paths, seed, 20)
     assert (found[:, 0] >= found[:, 1]).all()
-
-    def distances(time_left, inventory, spread, rates):
-        """Of the bound's law: futures are drawn afresh at every decision."""
-        flat = [np.ravel(x) for x in (time_left, inventory, spread)]
-        draws = random.integers(2**63, size=len(flat[0])).astype(np.uint64)
-        offsets = best_held_offsets(p, function, *flat, np.reshape(rates, (-1, 6)), draws, 20)
-        return offsets.reshape(*np.shape(rates)[:-1], 2) + p.half_tick * np.asarray(spread)[..., None]
-
-    policy, baseline = DistancePolicy(p, distances), HawkesPowerBaseline(p)
+    policy, baseline = HeldPolicy(p), HawkesPowerBaseline(p)
     played = simulated_columns(baseline.environment(), policy, baseline.control_variate(policy), paths, seed)
     difference = found[:, 1] - played["estimate"]
     assert abs(difference.mean()) < 4.0 * difference.std(ddof=1) / math.sqrt(paths) + 1e-4
@@ -242,3 +235,43 @@ def test_what_the_orders_of_a_step_earn_between_offsets():
             second += abs(value(bid, ask + step) - 2.0 * here + value(bid, ask - step))
             assert here <= most + 1e-9 * (1.0 + abs(most)), trial
             assert second <= step**2 * curve + 1e-11 * (1.0 + abs(edges).max()), trial
+
+
+def test_orders_of_one_side_alone():
+    """What they earn is that of all orders, from every inventory at once."""
+    random = np.random.default_rng(5)
+    for _ in range(50):
+        orders, lots = int(random.integers(1, 6)), 2 * int(random.integers(1, 4)) + 1
+        half_spreads, quote = 0.05 * random.integers(1, 20, orders), random.uniform(0.05, 1.5)
+        edges, decays = random.normal(size=(orders, lots - 1)), np.exp(random.uniform(0.0, 3.0, 2))
+        none, room, found = np.zeros((orders + 1, lots)), np.empty(lots), np.empty(lots)
+        for process, side in ((SELL, 0), (BUY, 1)):
+            walk_alone(orders, half_spreads, edges, quote, decays[side], side == 1, found)
+            for q in range(lots):
+                parts = (orders, q, np.full(orders, process), half_spreads, edges, none, none[0])
+                assert found[q] == pytest.approx(walk(*parts, quote, quote, decays, room), rel=1e-9, abs=1e-12)
+
+
+def test_what_lies_between_the_offsets_of_both_sides():
+    p = Params.create(**MOVING)
+    grid, nodes = fill_grid(p, offset_nodes(p)), offset_nodes(p)
+    for side, decay in enumerate((p.fill_decay_sell, p.fill_decay_buy)):
+        fading, coarse = np.exp(-decay * nodes), grid.coarse[side]
+        assert coarse[0] == 0 and coarse[-1] == len(nodes) - 1 and (np.diff(coarse) > 0).all()
+        values = np.random.default_rng(side).normal(size=len(coarse))
+        between = (1.0 - grid.share[side]) * values[grid.below[side]] + grid.share[side] * values[grid.below[side] + 1]
+        np.testing.assert_allclose(between, np.interp(-fading, -fading[coarse], values), atol=1e-12)
+
+
+def test_features_just_after_orders():
+    """Those of the kernel that makes nothing else."""
+    p, random = Params.create(**MOVING), np.random.default_rng(6)
+    basis = fitted_space(p).basis
+    spreads, rates = (
+        random.integers(1, p.largest_spread + 1, 20),
+        p.base_rates * np.exp(random.normal(0.5, 0.5, (20, 6))),
+    )
+    expected, found = features_at(p, basis, spreads, rates), np.empty((4, len(basis.degrees)))
+    for n in range(20):
+        order_features(MARKET.record(p)[0], basis, spreads[n], rates[n], scratch(basis), found)
+        np.testing.assert_allclose(found[2:], expected[n, 2:], rtol=1e-12)

@@ -17,6 +17,7 @@ from mmgym.baselines.hawkes_power.bounds import (
     CERTAIN,
     MOST,
     Interval,
+    held_estimates,
     mean_of,
     paths_for,
     solved,
@@ -269,8 +270,15 @@ class HawkesPowerBaseline(SimulatedBaseline):
         return upper_estimates(self.params, LOWER_SEED << 32)
 
     def value(self, observation: Any) -> Array:
-        """What can still be reached from an observation, or from each of a batch, by the fitted value function."""
-        return FittedPolicy(self.params).value(observation)
+        """What can still be reached from an observation, or from each of a batch, by the best value function made.
+
+        That is the fitted one, or that of quotes that rest, where quotes do and it is made for the market.
+        """
+        return self._valued(self.params).value(observation)
+
+    @staticmethod
+    def _valued(params: Params) -> ValuePolicy:
+        return HeldPolicy(params) if clock.offset_nodes(params) is not None else FittedPolicy(params)
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """The paper's policies and `ours`: those of value functions, and the plainest one."""
@@ -299,7 +307,12 @@ class HawkesPowerBaseline(SimulatedBaseline):
         return mean_of(self._simulated(self.reference, REFERENCE_SEED))[0]
 
     def _simulated(self, name: str, seed: int, most: int = MOST) -> Array:
-        """Estimates (paths,) of the value of a policy, kept on disk."""
+        """Estimates (paths,) of the value of a policy, kept on disk.
+
+        What the bound of quotes that rest knows of the policy that looks ahead is taken from there.
+        """
+        if name == "held" and seed == LOWER_SEED and self.params.observe == "state":
+            return held_estimates(self.params, seed << 32)[1]
         count = min(paths_for(self.params), most, HELD_MOST if name == "held" else MOST)
 
         def make() -> Mapping[str, Any]:
@@ -336,7 +349,7 @@ class HawkesPowerBaseline(SimulatedBaseline):
     def examples(self, control_names: Sequence[str]) -> list[dict[str, float]]:
         """Values and best offsets at some times, inventories, spreads and intensities."""
         p = self.params._replace(observe="state")  # rows have intensities of their own, seen or not
-        best = FittedPolicy(p)
+        best = self._valued(p)
         rates, rows = np.array(p.initial_rates), []
         for time_left in (p.horizon, 0.5 * p.horizon, 0.1 * p.horizon):
             for inventory in np.unique([-p.inventory_limit // 2, 0, 1, p.inventory_limit // 2]).tolist():

@@ -39,7 +39,7 @@ from mmgym.models.hawkes_power import BUY, MARKET, Params
 
 Array = NDArray[np.float64]
 
-__all__ = ["best_held_offsets", "held_bounds", "held_value", "offset_nodes"]
+__all__ = ["best_held_offsets", "fill_grid", "held_bounds", "held_value", "offset_nodes"]
 
 FINEST = 0.02  # spacing of offsets, in units of 1 / kappa, or below
 MOST_NODES, MOST_BYTES, MOST_ORDERS = 1_000, 2.0**29, 1.5  # offsets; of the tables of a path; of both sides in a step
@@ -83,7 +83,7 @@ def _required_nodes(params: Params) -> Array:
     return nodes
 
 
-def _grid(params: Params, nodes: Array) -> Grid:
+def fill_grid(params: Params, nodes: Array) -> Grid:
     """Offsets for fills of both sides: those nodes at which ``exp(-kappa offset)`` is nearest to equal parts."""
     count, last = min(COARSE, len(nodes)), len(nodes) - 1
     places = np.arange(count)
@@ -103,7 +103,9 @@ def _grid(params: Params, nodes: Array) -> Grid:
 def held_bounds(
     params: Params, function: ValueFunction, paths: int, seed: int, futures: int = FUTURES, ahead: int = AHEAD
 ) -> Array:
-    """Estimates (paths, 2): of the bound, and of the policy that looks a step ahead, which has futures of its own.
+    """Estimates (paths, 2): of the bound, and of what the policy that looks a step ahead is worth, its fills averaged.
+
+    The policy is that of `best_held_offsets`, the seeds of its futures the steps that are left.
 
     Parameters
     ----------
@@ -125,7 +127,7 @@ def held_bounds(
         If the market has no `offset_nodes`.
     """
     nodes = _required_nodes(params)
-    grid = _grid(params, nodes)
+    grid = fill_grid(params, nodes)
     seeds = np.uint64(seed) + np.arange(paths, dtype=np.uint64)
     record, rows = MARKET.record(params), np.zeros(1, MARKET.row_dtype)
     values, most, missing = np.full((paths, 2), np.nan), 32, np.arange(paths)
@@ -197,7 +199,7 @@ def _foreseen(
         np.ascontiguousarray(seeds, dtype=np.uint64),
         futures,
         nodes,
-        _grid(params, nodes),
+        fill_grid(params, nodes),
         offsets,
         gains,
     )

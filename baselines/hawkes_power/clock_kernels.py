@@ -242,7 +242,7 @@ def curvature_of_walk(orders, q, sides, half_spreads, edges, sums, after, start,
 
 
 @njit(**KERNEL)
-def _alone(n, half_spreads, edges, quote, decay, ask, out):
+def walk_alone(n, half_spreads, edges, quote, decay, ask, out):
     """`walk` of ``n`` orders of one side without anything else, from each inventory: out (2 Q + 1,)."""
     lots = len(out)
     out[:] = 0.0
@@ -331,7 +331,7 @@ def _add_walks(
             room.sides[: n[side]] = BUY if side == 1 else SELL
             for i in range(len(nodes)):
                 quote = start + nodes[i]
-                _alone(n[side], room.half_spreads[side], room.edges[side], quote, decays[side], side == 1, values)
+                walk_alone(n[side], room.half_spreads[side], room.edges[side], quote, decays[side], side == 1, values)
                 for q in range(first, last):
                     out[side, i, q] += scale * values[q]
             for q in range(first, last):
@@ -344,7 +344,7 @@ def _add_walks(
     for side in range(2):
         for a in range(count):
             quote = start + nodes[grid.coarse[side, a]]
-            _alone(
+            walk_alone(
                 n[side], room.half_spreads[side], room.edges[side], quote, decays[side], side == 1, room.alone[side, a]
             )
     for q in range(first, last):
@@ -537,9 +537,9 @@ def held_paths(record, rows, basis, borders, table, seeds, futures, ahead, nodes
             now, rest = p.step_length * (steps - k), p.step_length
             spreads[k] = spread
             # the policy's quotes come from futures of their own: those of the penalty flatter what is chosen by them
-            stream = _foresee(
-                p, s, basis, borders, table, level, now, spread, 0, lots, ahead, nodes, grid, stream, work, features,
-                room, tables[k], mixed[k], curves[k],
+            _foresee(
+                p, s, basis, borders, table, level, now, spread, 0, lots, ahead, nodes, grid,
+                start_stream(np.uint64(steps - k)), work, features, room, tables[k], mixed[k], curves[k],
             )  # fmt: skip
             for q in range(lots):
                 j, i, _ = _best_pair(tables[k, 0, :, q], tables[k, 1, :, q], mixed[k, q], grid, column)
