@@ -321,8 +321,10 @@ def test_the_shipped_settings_are_the_best_of_the_shipped_studies():
     benchmark, folder = load_benchmark("benchmark"), shipped_folder() / "results" / "studies"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     cells = [c for c in plan(benchmark) if c["kind"] == "agent" and c["seed"] == benchmark.seeds[0]]
-    assert len(cells) == len(list(folder.rglob("study.db"))) == 31
-    for cell in cells:
+    tuned = [cell for cell in cells if cell["name"].endswith("-tuned")]
+    assert all(cell["name"].endswith("-defaults") for cell in cells if cell not in tuned)  # these have no study
+    assert len(tuned) == len(list(folder.rglob("study.db"))) == 31
+    for cell in tuned:
         algorithm = cell["name"].removesuffix("-tuned")
         home = folder / re.sub(r"\W", "-", cell["market"]) / algorithm
         about = json.loads((home / "study.json").read_text(encoding="utf-8"))
