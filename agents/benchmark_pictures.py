@@ -83,13 +83,17 @@ def picture_of_curves(results: Sequence[Result]) -> str:
 
 def picture_of_profiles(skills: Mapping[str, Sequence[float]]) -> str:
     """Performance profiles (Agarwal et al. 2021): the share of an algorithm's runs whose skill is above a threshold."""
-    figure = new_figure(7.5, 3.2)
-    axis, thresholds = figure.subplots(), np.linspace(0.0, 1.0, 501)
-    for number, (name, runs) in enumerate(skills.items()):
+    figure = new_figure(8.5, 3.4)
+    axis, thresholds, seen = figure.subplots(), np.linspace(0.0, 1.0, 501), list[str]()
+    for name, runs in skills.items():
+        algorithm = name.partition("-")[0]  # configurations of one algorithm share a colour
+        seen.append(algorithm)
+        color, style = COLORS[list(dict.fromkeys(seen)).index(algorithm) % len(COLORS)], seen.count(algorithm) - 1
         share = (np.asarray(runs)[:, None] > thresholds).mean(axis=0)
-        axis.plot(thresholds, share, color=COLORS[number % len(COLORS)], linewidth=1.5, label=f"{name} ({len(runs)})")
+        label = f"{name} ({len(runs)})"
+        axis.plot(thresholds, share, color=color, linestyle=("-", "--", ":")[style % 3], linewidth=1.5, label=label)
     axis.set(xlabel="skill", ylabel="share of runs above it", ylim=(-0.02, 1.02))
-    axis.legend(fontsize=8, loc="best")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     plain(axis)
     return _uri(figure)
 
