@@ -56,8 +56,8 @@ class DistancePolicy(StatePolicy):
     depths : callable
         ``(time_left, inventory, spread, rates) -> (..., 2)`` distances [bid, ask] from the mid, EUR / MWh.
     control : str
-        The value function (one of `mmgym.baselines.hawkes_power.values.KINDS`) that a simulation of it is controlled
-        with.
+        The value function (a kind of `mmgym.baselines.hawkes_power.bounds.solved`) that a simulation of it is
+        controlled with.
     """
 
     model = model
@@ -78,7 +78,7 @@ class ValuePolicy(DistancePolicy):
     Attributes
     ----------
     kind : str
-        One of `mmgym.baselines.hawkes_power.values.KINDS`.
+        One of those of `mmgym.baselines.hawkes_power.bounds.solved`.
     """
 
     def __init__(self, params: Params, kind: str) -> None:
@@ -137,9 +137,8 @@ class HeldPolicy(ValuePolicy):
     def _best_distances(self, time_left: Any, inventory: Any, spread: Any, rates: Any) -> Array:
         p, shape = self.params, np.shape(rates)[:-1]
         left, lots, ticks = (np.ravel(np.broadcast_to(x, shape)) for x in (time_left, inventory, spread))
-        seeds = np.rint(left / p.step_length).astype(np.uint64)
         flat = np.reshape(rates, (-1, len(PROCESSES)))
-        offsets = clock.best_held_offsets(p, self.function, left, lots, ticks, flat, seeds)
+        offsets = clock.best_held_offsets(p, self.function, left, lots, ticks, flat)
         return np.asarray(offsets.reshape(*shape, 2) + p.half_tick * np.asarray(spread)[..., None])
 
 

@@ -6,11 +6,12 @@ h`` of a fill, at every moment those of the state at that moment, what the quote
 
     Z(d) = sum over sides int y [f(d - h_u) (d + e_u) - psi(h_u + e_u)] du + N(d),
 
-``N`` what changes where several orders fill one after another: of both sides, too, each side's ``d`` with the other at
-an anchor, so that what is left is the mixed difference around the anchors. ``E[Z | start of the step]`` for all ``d``
-and ``q`` at once comes from simulated futures that nothing else uses: an unbiased estimate, hence a valid penalty ``Z -
-E Z`` (Rogers 2002; Brown, Smith & Sun 2010). Whoever knows the book in advance chooses ``d`` step by step, backwards,
-which is the bound:
+``N`` what changes where several orders fill one after another: those of each side alone, and what is left where both
+sides have some, at few offsets and interpolated (`mmgym.baselines.hawkes_power.clock_kernels.Grid`). The bound holds
+however near that is, as long as a path has the same ``Z`` when it is played and when it is a future: ``E[Z | start of
+the step]``, for all ``d`` and ``q`` at once, comes from simulated futures that nothing else uses, which is unbiased, so
+that ``Z - E Z`` is a valid penalty (Rogers 2002; Brown, Smith & Sun 2010). Whoever knows the book in advance chooses
+``d`` step by step, backwards, which is the bound:
 
     B_k(q) = max_d  E Z + (what the orders of the step earn at d - Z) + E[B_{k+1}(q') | book, d].
 
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmgym.baselines.hawkes_power.basis import fitted_space
-from mmgym.baselines.hawkes_power.clock_kernels import Grid, foresee_states, held_paths
+from mmgym.baselines.hawkes_power.clock_kernels import AHEAD_SALT, Grid, foresee_states, held_paths
 from mmgym.baselines.hawkes_power.values import ValueFunction, march
 from mmgym.models import hawkes
 from mmgym.models.hawkes_power import BUY, MARKET, Params
@@ -84,7 +85,7 @@ def _required_nodes(params: Params) -> Array:
 
 
 def fill_grid(params: Params, nodes: Array) -> Grid:
-    """Offsets for fills of both sides: those nodes at which ``exp(-kappa offset)`` is nearest to equal parts."""
+    """Offsets (EUR / MWh) for fills of both sides: those nodes at which ``exp(-kappa offset)`` is near equal parts."""
     count, last = min(COARSE, len(nodes)), len(nodes) - 1
     places = np.arange(count)
     coarse, below = np.empty((2, count), dtype=np.int64), np.empty((2, len(nodes)), dtype=np.int64)
@@ -105,7 +106,7 @@ def held_bounds(
 ) -> Array:
     """Estimates (paths, 2): of the bound, and of what the policy that looks a step ahead is worth, its fills averaged.
 
-    The policy is that of `best_held_offsets`, the seeds of its futures the steps that are left.
+    The policy is that of `best_held_offsets`.
 
     Parameters
     ----------
@@ -150,10 +151,11 @@ def best_held_offsets(
     inventory: NDArray[Any],
     spread: NDArray[Any],
     rates: Array,
-    seeds: NDArray[np.uint64],
     futures: int = AHEAD,
 ) -> Array:
     """Offsets of bid and ask (S, 2), EUR / MWh, that are expected to earn most while they rest for a step.
+
+    The futures of a state have random numbers that depend on the steps that are left only.
 
     Parameters
     ----------
@@ -162,32 +164,16 @@ def best_held_offsets(
     function : ValueFunction
     time_left, inventory, spread, rates : array_like, shapes (S,), (S,), (S,), (S, 6)
         Minutes, lots, ticks, 1 / minute.
-    seeds : array, shape (S,)
-        Of the futures that are simulated from each state.
     futures : int
-        How many.
+        Simulated from each state.
 
     Raises
     ------
     ValueError
         If the market has no `offset_nodes`.
     """
-    no_gains = np.empty((0, 0))
-    return _foreseen(params, function, time_left, inventory, spread, rates, seeds, futures, no_gains)
-
-
-def _foreseen(
-    params: Params,
-    function: ValueFunction,
-    time_left: Array,
-    inventory: NDArray[Any],
-    spread: NDArray[Any],
-    rates: Array,
-    seeds: NDArray[np.uint64],
-    futures: int,
-    gains: Array,
-) -> Array:
     nodes, offsets = _required_nodes(params), np.empty((len(time_left), 2))
+    steps = np.rint(np.asarray(time_left) / params.step_length).astype(np.uint64)
     foresee_states(
         MARKET.record(params),
         np.zeros(1, MARKET.row_dtype),
@@ -196,12 +182,12 @@ def _foreseen(
         np.ascontiguousarray(inventory, dtype=np.int64),
         np.ascontiguousarray(spread, dtype=np.int64),
         np.ascontiguousarray(rates, dtype=np.float64),
-        np.ascontiguousarray(seeds, dtype=np.uint64),
+        steps ^ AHEAD_SALT,
         futures,
         nodes,
         fill_grid(params, nodes),
         offsets,
-        gains,
+        np.empty((0, 0)),
     )
     return offsets
 
@@ -228,11 +214,13 @@ def held_value(params: Params, function: ValueFunction) -> ValueFunction:
     p, space = params, fitted_space(params, book_degree=BOOK_DEGREE)
     steps = np.array(sorted({min(n, p.num_steps) for n in LOSS_STEPS}))
     size, lots = len(space.spreads), 2 * p.inventory_limit + 1
-    losses, none = np.empty((len(steps), size, lots)), np.zeros(size, dtype=np.int64)
+    record, rows, nodes = MARKET.record(p), np.zeros(1, MARKET.row_dtype), _required_nodes(p)
+    losses, none, grid = np.empty((len(steps), size, lots)), np.zeros(size, dtype=np.int64), fill_grid(p, nodes)
+    best, states = np.empty((size, 2)), (none, space.spreads, space.rates)
     seeds = np.random.SeedSequence(LOSS_SEED).generate_state(len(steps) * size, np.uint64).reshape(len(steps), size)
     for n in tqdm(range(len(steps)), "what resting costs", unit="time", delay=2.0, leave=False, disable=None):
         left = np.full(size, steps[n] * p.step_length)
-        _foreseen(p, function, left, none, space.spreads, space.rates, seeds[n], LOSS_FUTURES, losses[n])
+        foresee_states(record, rows, *function, left, *states, seeds[n], LOSS_FUTURES, nodes, grid, best, losses[n])
     losses /= p.step_length
     logs = np.log(steps)
 

@@ -39,7 +39,8 @@ from mmgym.models.hawkes_power import (
 from mmgym.random_streams import start_stream
 
 ORDERS = 64  # of a step that the penalty counts
-FUTURE_SALT = np.uint64(0x5DEECE66D1234567)
+# The futures of the bound and of the policy have streams of their own, not those that seeds of episodes start
+FUTURE_SALT, AHEAD_SALT = np.uint64(0x5DEECE66D1234567), np.uint64(0x2545F4914F6CDD1D)
 
 
 @njit(**KERNEL)
@@ -60,13 +61,15 @@ def _order_edges(p, basis, level, spread, rates, work, features, room, edges):
 
 
 @njit(**KERNEL)
-def _add_wait(p, s, wait, now, end, level, basis, borders, table, spread, work, features, room, edges, sums, free):
+def _add_wait(
+    p, s, wait, now, end, level, basis, borders, table, spread, rates, work, features, room, edges, sums, free
+):
     """Add a time without events to what orders may earn in it; returns the slice at its end.
 
     ``sums`` (2, 2 Q + 1, L) has ``int y``, and the same times ``e`` at each inventory, by spread; ``free`` (2, 2, 2 Q)
     has ``int y psi`` and ``int y |e|``.
     """
-    rates, done, half_spread = np.empty(PROCESSES), 0.0, p.half_tick * spread
+    done, half_spread = 0.0, p.half_tick * spread
     while True:
         border = max(borders[level], end) if level > 0 else end
         width = now - border
@@ -417,7 +420,7 @@ def _foresee(
             wait, process, s0, s1 = next_event(p, s, rest, s0, s1)
             end = last_end if process < 0 else max(now - wait, 0.0)
             at = _add_wait(
-                p, s, wait, now, end, at, basis, borders, table, here, work, features, pair, edges, sums, free
+                p, s, wait, now, end, at, basis, borders, table, here, rates, work, features, pair, edges, sums, free
             )
             relax(p, s, wait)
             rest -= wait
@@ -524,6 +527,7 @@ def held_paths(record, rows, basis, borders, table, seeds, futures, ahead, nodes
     chosen, spreads, counts = np.empty((steps, 2, lots), np.int64), np.empty(steps, np.int64), np.empty(steps, np.int64)
     sides, half_spreads = np.empty((steps, most), np.int64), np.empty((steps, most))
     order_edges, sums = np.empty((steps, most, lots - 1)), np.empty((steps, most + 1, lots))
+    # ``waits`` is not read: where quotes rest, what orders earn and its compensator are known to cancel
     waits, free = np.zeros((2, lots, largest)), np.empty((2, 2, lots - 1))
     count, values, bounds = grid.coarse.shape[1], np.empty(lots), np.empty((6, lots))
     room, mixed, column = _room(lots, count), np.empty((steps, lots, count, count)), np.empty(count)
@@ -539,7 +543,7 @@ def held_paths(record, rows, basis, borders, table, seeds, futures, ahead, nodes
             # the policy's quotes come from futures of their own: those of the penalty flatter what is chosen by them
             _foresee(
                 p, s, basis, borders, table, level, now, spread, 0, lots, ahead, nodes, grid,
-                start_stream(np.uint64(steps - k)), work, features, room, tables[k], mixed[k], curves[k],
+                start_stream(np.uint64(steps - k) ^ AHEAD_SALT), work, features, room, tables[k], mixed[k], curves[k],
             )  # fmt: skip
             for q in range(lots):
                 j, i, _ = _best_pair(tables[k, 0, :, q], tables[k, 1, :, q], mixed[k, q], grid, column)
@@ -555,8 +559,9 @@ def held_paths(record, rows, basis, borders, table, seeds, futures, ahead, nodes
                 end = 0.0 if k == steps - 1 and process < 0 else max(now - wait, 0.0)
                 done = 0.0
                 _add_wait(
-                    p, s, wait, now, end, level, basis, borders, table, spread, work, features, pair, edges, waits, free
-                )
+                    p, s, wait, now, end, level, basis, borders, table, spread, rates, work, features, pair, edges,
+                    waits, free,
+                )  # fmt: skip
                 while True:
                     border = max(borders[level], end) if level > 0 else end
                     width = now - border
