@@ -23,7 +23,7 @@ second-order terms only, but for the kink that ``psi`` then has.
 
 Quotes that rest while the book moves are worth less, and this bound does not know of it: by the clock that of
 `mmgym.baselines.hawkes_power.clock` is simulated too, where it is made for the market, and the lower one counts: with
-the defaults 34.35 +- 0.06 on 60 paths in place of 40.1, and 0.241 +- 0.016 above the best known policy there.
+the defaults 34.35 +- 0.06 on 60 paths in place of 40.1, and 0.240 +- 0.016 above the best known policy there.
 """
 
 import functools
