@@ -323,7 +323,7 @@ def test_the_shipped_settings_are_the_best_of_the_shipped_studies():
     cells = [c for c in plan(benchmark) if c["kind"] == "agent" and c["seed"] == benchmark.seeds[0]]
     tuned = [cell for cell in cells if cell["name"].endswith("-tuned")]
     assert all(cell["name"].endswith("-defaults") for cell in cells if cell not in tuned)  # these have no study
-    assert len(tuned) == len(list(folder.rglob("study.db"))) == 31
+    assert len(tuned) == len(list(folder.rglob("study.db"))) == 34
     for cell in tuned:
         algorithm = cell["name"].removesuffix("-tuned")
         home = folder / re.sub(r"\W", "-", cell["market"]) / algorithm
