@@ -33,7 +33,7 @@ TRAINING = next(code for _, code in SNIPPETS if ".learn(" in code)
 COMMAND_LINES = list(dict.fromkeys(re.findall(r"^    mmgym (.+)$", "\n".join(PAGES.values()), flags=re.M)))
 INLINE_COMMANDS = list(dict.fromkeys(re.findall(r"`mmgym ([^`]+)`", WORDS)))
 IDS = [row.id for row in ENVIRONMENTS]
-AS, POWER = "mmgym/AvellanedaStoikov-v0", "mmgym/HawkesPower-v0"
+AS, POWER, TAPE = "mmgym/AvellanedaStoikov-v0", "mmgym/HawkesPower-v0", "mmgym/HawkesFlow-v0, tape"
 RESULTS = ROOT / "configs" / "results"
 RUNS = pd.read_csv(RESULTS / "benchmark" / "results.csv")
 BOXES = pd.read_csv(RESULTS / "benchmark_boxes" / "results.csv")
@@ -155,13 +155,16 @@ def prose():
     yield f"reached skill {low:.3f} to {high:.3f} in `{AS}`, PPO {ppo_low:.3f} to {ppo_high:.3f}"
     power = pd.read_csv(RESULTS / "benchmark_boxes" / "summary.csv").set_index(["env", "policy"])["skill"].loc[POWER]
     yield f"`exact_gradient` {power['exact_gradient']:.4f}, `fitted` {power['fitted']:.4f} (ours)"
-    boxes = BOXES[BOXES["name"] == "natural_gradient"]
+    boxes = BOXES[(BOXES["name"] == "natural_gradient") & (BOXES["env"] != TAPE)]
     assert boxes["env"].nunique() == 10
     yield f"the same recipe in ten other markets {boxes['skill'].min():.3f} to {boxes['skill'].max():.3f}"
     means = overall_table(RUNS.astype({"seed": "Int64"})).set_index("algorithm")["skill"]
     for words, kind in (("over all markets: ", "-tuned"), ("libraries' own settings, ", "-defaults")):
         values = [(name.removesuffix(kind), mean) for name, mean in means.items() if name.endswith(kind)]
         yield words + ", ".join(f"{name} {mean:.2f}" for name, mean in values)
+    tape = pd.read_csv(RESULTS / "benchmark" / "summary.csv").set_index(["env", "policy"])["skill"].loc[TAPE]
+    learned, without = tape["recurrent_ppo-tuned"], tape["ppo-tuned"]
+    yield f"with the tape of `mmgym/HawkesFlow-v0` alone, recurrent_ppo {learned:.2f}, ppo {without:.2f}"
     about = json.loads((RESULTS / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
     steps = {key.split()[-1]: budget for key, budget in about["budgets"].items()}
     for kind in ("tuned", "defaults"):
