@@ -154,20 +154,20 @@ def prose():
     (low, ppo_low), (high, ppo_high) = (part[["natural_gradient", "ppo"]] for part in (unseen.min(), unseen.max()))
     yield f"reached skill {low:.3f} to {high:.3f} in `{AS}`, PPO {ppo_low:.3f} to {ppo_high:.3f}"
     long_runs = pd.read_csv(RESULTS / "benchmark_boxes" / "summary.csv").set_index(["env", "policy"])["skill"]
-    power, tape = long_runs[POWER], long_runs[TAPE]
+    power, long_tape = long_runs[POWER], long_runs[TAPE]
     yield f"`exact_gradient` {power['exact_gradient']:.4f}, `fitted` {power['fitted']:.4f} (ours)"
     boxes = BOXES[(BOXES["name"] == "natural_gradient") & (BOXES["env"] != TAPE)]
     assert boxes["env"].nunique() == 10
     yield f"the same recipe in ten other markets {boxes['skill'].min():.3f} to {boxes['skill'].max():.3f}"
-    remembers, forgets = tape["natural_gradient-memory"], tape["natural_gradient"]
+    remembers, forgets = long_tape["natural_gradient-memory"], long_tape["natural_gradient"]
     yield f"On five such seeds it had skill {remembers:.3f}, without memory {forgets:.3f}."
     means = overall_table(RUNS.astype({"seed": "Int64"})).set_index("algorithm")["skill"]
     for words, kind in (("over all markets: ", "-tuned"), ("libraries' own settings, ", "-defaults")):
         values = [(name.removesuffix(kind), mean) for name, mean in means.items() if name.endswith(kind)]
         yield words + ", ".join(f"{name} {mean:.2f}" for name, mean in values)
     tape = pd.read_csv(RESULTS / "benchmark" / "summary.csv").set_index(["env", "policy"])["skill"].loc[TAPE]
-    learned, without = tape["recurrent_ppo-tuned"], tape["ppo-tuned"]
-    yield f"with the tape of `mmgym/HawkesFlow-v0` alone, recurrent_ppo {learned:.2f}, ppo {without:.2f}"
+    recurrent, ppo, natural = (f"{tape[f'{name}-tuned']:.2f}" for name in ("recurrent_ppo", "ppo", "natural_gradient"))
+    yield f"`mmgym/HawkesFlow-v0` alone recurrent_ppo has {recurrent}, ppo {ppo} and natural_gradient {natural}, both"
     about = json.loads((RESULTS / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
     steps = {key.split()[-1]: budget for key, budget in about["budgets"].items()}
     for kind in ("tuned", "defaults"):
