@@ -326,7 +326,7 @@ ZOO = [
 def test_the_zoo_reads_our_configurations(name, env_id, tmp_path):
     """rl-baselines3-zoo's own preprocessing gives arguments that the algorithm takes, and the same ones as ours."""
     manager_module = pytest.importorskip("rl_zoo3.exp_manager", reason="rl-baselines3-zoo is not installed")
-    algorithm = {"recurrent_ppo": "ppo_lstm"}.get(name, name.removesuffix(TUNED))
+    algorithm = name.removesuffix(TUNED).replace("recurrent_ppo", "ppo_lstm")
     manager = manager_module.ExperimentManager(
         argparse.Namespace(), algorithm, env_id, str(tmp_path), verbose=0, config=str(shipped_folder() / f"{name}.yml")
     )
